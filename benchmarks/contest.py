@@ -1,0 +1,90 @@
+"""What a contest is: what it measures, for whom, and what neoq promises in it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+PATIENCE = 120.0
+
+Measures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A promise: a metric of a contender, or its ratio to another's in the same round, and its limit."""
+
+    promise: str
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+    contender: str = "neoq"
+    against: str | None = None
+
+    def reached(self, value: float) -> bool:
+        if self.at_least is not None:
+            return value >= self.at_least
+        return self.at_most is not None and value <= self.at_most
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One measurement, made by each contender in turn, each time in a process of its own."""
+
+    title: str
+    contenders: tuple[str, ...]
+    measure: Callable[[str, bool], Measures]
+    bars: tuple[Bar, ...] = ()
+    ratio: tuple[str, str] | None = None  # the metric to compare in the table, and whom with
+    needs: str | None = None  # a package without which it cannot be measured
+    long: bool = False
+
+
+class Handled:
+    """The handler of all contenders: a no-op that notes which job it got."""
+
+    def __init__(self, expected: int) -> None:
+        self.expected = expected
+        self.numbers: list[int] = []
+        self.all = threading.Event()
+
+    def note(self, payload: dict[str, Any]) -> None:
+        self.numbers.append(payload["n"])
+        if len(self.numbers) >= self.expected:
+            self.all.set()
+
+    def wait(self) -> None:
+        """Wait until as many ran as were enqueued."""
+        if not self.all.wait(PATIENCE):
+            raise RuntimeError(
+                f"after {PATIENCE:.0f} s {len(self.numbers):,} of {self.expected:,} jobs have run"
+            )
+
+    def check(self) -> None:
+        """Fail unless every job ran exactly once; called when the contender has stopped."""
+        if sorted(self.numbers) != list(range(self.expected)):
+            missing = self.expected - len(set(self.numbers))
+            twice = len(self.numbers) - len(set(self.numbers))
+            raise RuntimeError(f"of {self.expected:,} jobs {missing:,} never ran and {twice:,} ran again")
+
+
+def payloads(count: int, start: int = 0) -> Iterator[dict[str, Any]]:
+    """Small payloads, no two equal."""
+    return ({"n": n, "to": "someone@example.com"} for n in range(start, start + count))
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value that this share of all does not exceed."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def resident_bytes() -> int:
+    """The memory of this process that is resident, garbage collected before."""
+    import gc
+
+    import psutil
+
+    gc.collect()
+    return int(psutil.Process().memory_info().rss)

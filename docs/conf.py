@@ -1,0 +1,24 @@
+import neoq
+
+project = "neoq"
+author = "the neoq authors"
+copyright = author
+version = release = neoq.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_title = f"neoq {release}"
+html_copy_source = False
+
+myst_heading_anchors = 4
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+default_role = "code"  # a name between single backticks in a docstring
+
+# No inventory of Python's own documentation is fetched, so names from outside neoq have nowhere to lead.
+nitpick_ignore_regex = [("py:.*", r"(?!neoq\.).*")]

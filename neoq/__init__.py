@@ -1,0 +1,103 @@
+"""Background jobs for synchronous Python: in memory, in one file, in your database or in Redis."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from neoq.backend import Backend, Stats
+from neoq.config import Config
+from neoq.errors import (
+    BackendClosedError,
+    BackendError,
+    BackendUnavailable,
+    ConfigError,
+    CronError,
+    DeadlineExceeded,
+    Discard,
+    DuplicateJobError,
+    InvalidJobError,
+    JobCancelled,
+    JobInterrupted,
+    JobTimeout,
+    ListenerExistsError,
+    NeoqError,
+    NoListenerError,
+    PayloadError,
+    QueueFullError,
+    Retry,
+    ShutdownRequested,
+    Signal,
+    Snooze,
+    StaleLeaseError,
+    UnsupportedError,
+)
+from neoq.job import Job, Status
+from neoq.mem_backend import MemBackend
+from neoq.retry import RetryPolicy
+from neoq.shutdown import ShutdownReport
+from neoq.store import QueueCounts, WorkerInfo
+from neoq.worker import current_job
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Backend",
+    "BackendClosedError",
+    "BackendError",
+    "BackendUnavailable",
+    "Config",
+    "ConfigError",
+    "CronError",
+    "DeadlineExceeded",
+    "Discard",
+    "DuplicateJobError",
+    "InvalidJobError",
+    "Job",
+    "JobCancelled",
+    "JobInterrupted",
+    "JobTimeout",
+    "ListenerExistsError",
+    "MemBackend",
+    "NeoqError",
+    "NoListenerError",
+    "PayloadError",
+    "QueueCounts",
+    "QueueFullError",
+    "Retry",
+    "RetryPolicy",
+    "ShutdownReport",
+    "ShutdownRequested",
+    "Signal",
+    "Snooze",
+    "StaleLeaseError",
+    "Stats",
+    "Status",
+    "UnsupportedError",
+    "WorkerInfo",
+    "connect",
+    "current_job",
+]
+
+_SCHEMES = {"memory": ("neoq.mem_backend", "MemBackend")}
+
+
+def connect(url: str | None = None, *, environ: Mapping[str, str] = os.environ, **options: Any) -> Backend:
+    """The backend that a URL names: ``memory://``, settings as its query (``memory://?concurrency=4``).
+
+    Without a URL it is ``$NEOQ_URL``, or ``memory://``. Keywords are settings too and come first.
+    Raises ConfigError for a URL or a setting that is wrong.
+    """
+    import importlib
+
+    url = url or environ.get("NEOQ_URL") or "memory://"
+    scheme = url.partition(":")[0] if isinstance(url, str) else ""
+    if scheme not in _SCHEMES:
+        known = ", ".join(f"{name}://" for name in _SCHEMES)
+        raise ConfigError([f"no backend knows the URL {url!r}; it begins with one of {known}"])
+    module, name = _SCHEMES[scheme]
+    backend: type[Backend] = getattr(importlib.import_module(module), name)
+    return backend.from_url(url, options)

@@ -1,0 +1,536 @@
+"""Backend: the public face of the library, the same above every store."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta, tzinfo
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, TypeVar, Unpack, overload
+
+from neoq.clock import Clock
+from neoq.config import Config, OnError
+from neoq.engine import Engine
+from neoq.errors import InvalidJobError, NeoqError
+from neoq.executor import Handler, Listener, Middleware
+from neoq.job import Job, JobOptions, Status, check_queue, encode_payload, refuse_size, to_seconds
+from neoq.retry import RetryPolicy
+from neoq.shutdown import ShutdownReport
+from neoq.store import QueueCounts, Store
+from neoq.ticker import Cron
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+EnqueueMiddleware = Callable[[Job, Callable[..., Job]], Job]
+AnyHandler = TypeVar("AnyHandler", bound=Handler)
+_NOT_GIVEN: Any = object()
+
+
+class ListenOptions(TypedDict, total=False):
+    """The keywords of ``listen``; what is not given comes from the backend's `Config`."""
+
+    concurrency: int
+    timeout: timedelta | float | None
+    capacity: int | None
+    max_retries: int
+    retry: RetryPolicy
+    on_error: OnError | None
+
+
+@dataclass(frozen=True)
+class Stats:
+    """A backend in numbers.
+
+    Jobs in the store by where they are in their life, summed over its queues, and what this process did:
+    ``processed`` attempts that have ended here, ``failed`` of them, ``runners`` alive, ``abandoned``
+    stuck threads that are stuck still, ``skipped_ticks`` of cron whose predecessor was unfinished.
+    """
+
+    ready: int
+    scheduled: int
+    retrying: int
+    running: int
+    succeeded: int
+    dead: int
+    cancelled: int
+    processed: int
+    failed: int
+    runners: int
+    abandoned: int
+    skipped_ticks: int
+
+
+class Backend(Store):
+    """Background jobs: listen, enqueue, shut down. Make one of its subclasses, or call `neoq.connect`.
+
+    All methods may be called from any thread. As a context manager it shuts down at the end of the block,
+    and runs what is ready first unless the block ends by an exception.
+    """
+
+    config_class: ClassVar[type[Config]] = Config
+
+    def __init__(self, **options: Any) -> None:
+        self.config = self.config_class.load(options)
+        self._set_up()
+
+    @classmethod
+    def from_url(cls, url: str, options: Mapping[str, Any]) -> Self:
+        """A backend as its URL and keywords describe it; called by `neoq.connect`."""
+        from urllib.parse import parse_qsl, urlsplit
+
+        backend = cls.__new__(cls)
+        query = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
+        backend.config = cls.config_class.load(options, query)
+        backend._set_up()
+        return backend
+
+    def _set_up(self) -> None:
+        self.engine = Engine(self, self.config)
+        self._enqueue_middleware: list[EnqueueMiddleware] = []
+        self._idempotent = "local" not in self.features
+        self._max_payload = self.config.max_payload
+
+    def __repr__(self) -> str:
+        settings = {"job_check_interval": self.config.job_check_interval}
+        settings["future_job_window"] = self.config.future_job_window
+        settings |= self.config.changed()
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
+
+    @property
+    def clock(self) -> Clock:
+        """What it takes for the time; assign an object with ``time`` and ``monotonic`` to change it."""
+        return self.engine.clock
+
+    @clock.setter
+    def clock(self, clock: Clock) -> None:
+        self.engine.clock.follow(clock)
+
+    # -- listen ------------------------------------------------------------------------------------------
+
+    @overload
+    def listen(self, queue: str, handler: AnyHandler, **options: Unpack[ListenOptions]) -> AnyHandler: ...
+    @overload
+    def listen(self, queue: str, **options: Unpack[ListenOptions]) -> Callable[[AnyHandler], AnyHandler]: ...
+    def listen(self, queue: str, handler: Any = _NOT_GIVEN, **options: Unpack[ListenOptions]) -> Any:
+        """Run a queue's jobs with ``handler(job)``; without a handler it is a decorator.
+
+        ``concurrency`` runners at most; ``timeout`` an attempt in seconds or as a timedelta (None: for
+        ever); ``capacity`` ready jobs before producers wait; ``max_retries`` and ``retry`` for attempts that
+        fail; ``on_error(job, exception)`` after each of these. What is not given comes from the Config.
+
+        Raises ListenerExistsError for a queue that has a handler, InvalidJobError for a bad argument.
+        """
+        if handler is _NOT_GIVEN or handler is None:
+            return lambda function: self.listen(queue, function, **options)
+        self.engine.listen(self._listener(queue, handler, options))
+        return handler
+
+    @overload
+    def listen_cron(
+        self,
+        spec: str,
+        handler: AnyHandler,
+        *,
+        queue: str | None = None,
+        timezone: str | tzinfo = ...,
+        catch_up: bool = False,
+        **options: Unpack[ListenOptions],
+    ) -> AnyHandler: ...
+    @overload
+    def listen_cron(
+        self,
+        spec: str,
+        *,
+        queue: str | None = None,
+        timezone: str | tzinfo = ...,
+        catch_up: bool = False,
+        **options: Unpack[ListenOptions],
+    ) -> Callable[[AnyHandler], AnyHandler]: ...
+    def listen_cron(
+        self,
+        spec: str,
+        handler: Any = _NOT_GIVEN,
+        *,
+        queue: str | None = None,
+        timezone: str | tzinfo = _NOT_GIVEN,
+        catch_up: bool = False,
+        **options: Unpack[ListenOptions],
+    ) -> Any:
+        """Run ``handler(job)`` whenever a cron spec says; without a handler it is a decorator.
+
+        ``job.payload["scheduled_at"]`` is the tick, ISO 8601 in UTC. The queue is named after the spec
+        unless ``queue`` names it. A failed tick is not retried unless ``max_retries`` says so.
+        ``catch_up`` enqueues one tick for those missed while nothing ran (durable backends).
+
+        Raises CronError for a bad spec or timezone, ListenerExistsError where the name is taken.
+        """
+        from neoq.cron import Schedule
+
+        schedule = Schedule(spec, self.config.timezone if timezone is _NOT_GIVEN else timezone)
+        name = schedule.queue_name if queue is None else queue
+        if handler is _NOT_GIVEN or handler is None:
+            return lambda function: self.listen_cron(
+                spec, function, queue=queue, timezone=schedule.timezone, catch_up=catch_up, **options
+            )
+        options.setdefault("max_retries", 0)
+        cron = Cron(name, schedule, catch_up=catch_up)
+        self.engine.listen(self._listener(name, handler, options), cron)
+        return handler
+
+    def _listener(self, queue: str, handler: Any, options: ListenOptions) -> Listener:
+        check_queue(queue)
+        if not callable(handler):
+            raise InvalidJobError(
+                f"the handler of queue {queue!r} is {handler!r}; it takes a function of the job", queue=queue
+            )
+        config = self.config
+        unknown = set(options) - ListenOptions.__annotations__.keys()
+        if unknown:
+            raise InvalidJobError(
+                f"listen does not know {', '.join(sorted(unknown))}; "
+                f"it takes {', '.join(ListenOptions.__annotations__)}",
+                queue=queue,
+            )
+        retry = options.get("retry", RetryPolicy())
+        if not isinstance(retry, RetryPolicy):
+            raise InvalidJobError(f"retry is {retry!r}; it takes a RetryPolicy", queue=queue)
+        given = {name: options[name] for name in options if name not in {"retry", "capacity"}}  # type: ignore[literal-required]
+        if "capacity" in options:
+            given["queue_capacity"] = options["capacity"]
+        checked = config.replace(given, queue)
+        return Listener(
+            queue,
+            handler,
+            concurrency=checked.concurrency,
+            timeout=checked.timeout,
+            capacity=checked.queue_capacity,
+            max_retries=checked.max_retries,
+            retry=retry,
+            on_error=checked.on_error,
+            clock=self.engine.clock,
+            logger=config.logger,
+            failed=self.engine.count_failure,
+        )
+
+    def use(self, middleware: Middleware) -> None:
+        """Put ``middleware(job, call_next) -> result`` around every attempt; the first is outermost."""
+        _check_callable("middleware", middleware)
+        self.engine.use_middleware(middleware)
+
+    def use_enqueue(self, middleware: EnqueueMiddleware) -> None:
+        """Put ``middleware(job, call_next) -> job`` around every enqueue; the first is outermost.
+
+        It sees the job before it is stored. In a bulk enqueue ``call_next`` returns the job unstored, and
+        one for which it is not called is left out.
+        """
+        _check_callable("middleware", middleware)
+        self._enqueue_middleware.append(middleware)
+
+    # -- enqueue -----------------------------------------------------------------------------------------
+
+    @overload
+    def enqueue(
+        self,
+        queue: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        transaction: Any = None,
+        **options: Unpack[JobOptions],
+    ) -> Job: ...
+    @overload
+    def enqueue(self, queue: Job, *, transaction: Any = None) -> Job: ...
+    def enqueue(
+        self,
+        queue: str | Job,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        transaction: Any = None,
+        **options: Unpack[JobOptions],
+    ) -> Job:
+        """Store a job and return a snapshot of it; takes a `Job`, or a queue, a payload and Job's keywords.
+
+        The payload is serialised now: later changes to it are not seen. Where an unfinished job has the same
+        fingerprint that one is returned, with ``duplicate=True`` (or as ``on_duplicate`` says).
+        ``transaction`` is a connection of yours whose commit the job waits for (backends that share one).
+
+        Raises InvalidJobError, PayloadError, NoListenerError, DuplicateJobError, QueueFullError,
+        BackendClosedError, BackendUnavailable.
+        """
+        if options or queue.__class__ is not str or self._enqueue_middleware:
+            return self._enqueue_special(queue, payload, options, transaction)
+        engine = self.engine
+        if engine.attention or queue not in engine.lanes:
+            engine.admit(queue)
+        data = encode_payload(payload, queue)
+        if len(data) > self._max_payload:
+            refuse_size(data, self._max_payload, queue)
+        return self.add_plain(queue, data, engine.clock.time(), transaction)
+
+    def add_plain(self, queue: str, data: bytes, now: float, transaction: Any = None) -> Job:
+        """Store one job that is nothing but a queue and a payload (as JSON), due now: most are."""
+        job = Job(queue)
+        job._data = data
+        job._run_after = job._created_at = now
+        return self.add((job,), token=self._new_token(), transaction=transaction)[0]
+
+    def _enqueue_special(self, queue: Any, payload: Any, options: JobOptions, transaction: Any) -> Job:
+        job = _given(queue, payload, options)
+        if not self._enqueue_middleware:
+            return self._enqueue(job, transaction)
+
+        def store(given: Job | None = None) -> Job:
+            return self._enqueue(job if given is None else given, transaction)
+
+        return self._through_middleware(job, store)
+
+    def _enqueue(self, job: Job, transaction: Any) -> Job:
+        engine = self.engine
+        if engine.attention or job.queue not in engine.lanes:
+            engine.admit(job.queue)
+        job._prepare(engine.clock.time(), self._max_payload)
+        return self.add((job,), token=self._new_token(), transaction=transaction)[0]
+
+    def _through_middleware(self, job: Job, last: Callable[..., Job]) -> Job:
+        call = last
+        for layer in reversed(self._enqueue_middleware):
+            call = _around(layer, job, call)
+        return call()
+
+    def enqueue_many(self, jobs: Iterable[Job], *, transaction: Any = None) -> list[Job]:
+        """Store jobs in their order, all or none, and return a snapshot of each.
+
+        Of equal fingerprints the later are duplicates of the first. Raises what `enqueue` raises; a bad job
+        is named by its place in the list.
+        """
+        engine = self.engine
+        if engine.attention:
+            engine.use_or_pass()
+        batch = [job if job.__class__ is Job and job._data is None else _given(job, None, {}) for job in jobs]
+        if self._enqueue_middleware:
+            batch = self._batch_through_middleware(batch)
+        self._prepare_batch(batch)
+        return self.add(batch, token=self._new_token(), transaction=transaction) if batch else []
+
+    def _prepare_batch(self, batch: list[Job]) -> None:
+        now, limit = self.engine.clock.time(), self._max_payload
+        for queue in {job.queue for job in batch}:
+            if queue not in self.engine.lanes:
+                self.engine.refuse_unheard(queue)
+        for place, job in enumerate(batch):
+            try:
+                job._prepare(now, limit)
+            except InvalidJobError as error:
+                error.args = (f"job {place} of the list: {error}",)
+                raise
+
+    def _batch_through_middleware(self, batch: list[Job]) -> list[Job]:
+        kept: list[Job] = []
+
+        def keep(job: Job) -> Callable[..., Job]:
+            def last(given: Job | None = None) -> Job:
+                kept.append(job if given is None else given)
+                return kept[-1]
+
+            return last
+
+        for job in batch:
+            self._through_middleware(job, keep(job))
+        return kept
+
+    def _new_token(self) -> bytes:
+        return os.urandom(16) if self._idempotent else b""
+
+    # -- for stores --------------------------------------------------------------------------------------
+
+    def capacity_of(self, queue: str) -> int | None:
+        """How many ready jobs a queue holds before its producers wait."""
+        listener = self.engine.listeners.get(queue)
+        return self.config.queue_capacity if listener is None else listener.capacity
+
+    def handed_over(self, queue: str) -> int:
+        """Jobs of a queue that runners of this process hold and have not started."""
+        lane = self.engine.lanes.get(queue)
+        return 0 if lane is None else lane.handed_over()
+
+    def in_runner(self) -> bool:
+        """Whether this thread is a runner of this backend: it must never wait for room."""
+        return self.engine.in_runner()
+
+    # -- start and stop ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to run jobs, where ``autostart=False`` has left that open. Idempotent."""
+        self.engine.start()
+
+    def shutdown(self, timeout: timedelta | float | None = None, *, drain: bool = False) -> ShutdownReport:
+        """Shut down gracefully, and report what became of each job.
+
+        Stops claiming, waits for running jobs up to ``timeout`` (default ``shutdown_timeout``), then
+        interrupts them; the whole call takes at most a second more. ``drain`` runs what is ready first, in
+        the same time. Idempotent and safe from any thread. From a handler, its own job is left to end.
+        From a signal handler that came while this thread was inside neoq it only asks a thread to do it, and
+        the report fills later.
+        """
+        return self.engine.shutdown(_seconds(timeout), drain=drain)
+
+    def run(self) -> ShutdownReport:
+        """Run jobs until SIGTERM or SIGINT, then shut down gracefully; for the main thread of a worker."""
+        if threading.current_thread() is not threading.main_thread():
+            raise NeoqError("run() waits for signals, which only the main thread gets; elsewhere use start()")
+        asked = threading.Event()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        before = [signal.signal(number, lambda *_: asked.set()) for number in signals]
+        try:
+            self.start()
+            asked.wait()
+            return self.shutdown()
+        finally:
+            for number, handler in zip(signals, before, strict=True):
+                signal.signal(number, handler)
+
+    def drain(self, timeout: timedelta | float | None = None) -> bool:
+        """Wait until every job that is ready or running here is settled; False if ``timeout`` comes first.
+
+        Future, retrying and paused jobs are not waited for, nor queues without a listener here.
+        """
+        return self.engine.drain(_seconds(timeout))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown(drain=kind is None)
+
+    # -- looking -----------------------------------------------------------------------------------------
+
+    def get(self, job_id: int) -> Job | None:
+        """A snapshot of a job, or None where nothing is known of it."""
+        self.engine.look()
+        return next(iter(self.find(ids=[job_id], limit=1)), None)
+
+    def jobs(
+        self,
+        queue: str | None = None,
+        status: Status | None = None,
+        limit: int = 100,
+        after: int | None = None,
+    ) -> list[Job]:
+        """Snapshots of jobs, newest first; ``after`` is the id of the last one on the page before."""
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise InvalidJobError(f"limit is {limit!r}; it takes an int from 1 on")
+        self.engine.look()
+        return self.find(
+            queue=queue, status=None if status is None else Status(status), limit=limit, after=after
+        )
+
+    def wait(self, job_id: int, timeout: timedelta | float | None = None) -> Job:
+        """Wait until a job has finished, and return it.
+
+        Raises TimeoutError when ``timeout`` comes first, and NeoqError where nothing is known of the job:
+        finished ones are kept as ``retention`` and ``max_finished`` say.
+        """
+        return self.engine.wait(job_id, _seconds(timeout))
+
+    def stats(self) -> Stats:
+        """This backend in numbers."""
+        counts = self.queues()
+        lanes = list(self.engine.lanes.values())
+        return Stats(
+            ready=sum(queue.ready for queue in counts),
+            scheduled=sum(queue.scheduled for queue in counts),
+            retrying=sum(queue.retrying for queue in counts),
+            running=sum(queue.running for queue in counts),
+            succeeded=sum(queue.succeeded for queue in counts),
+            dead=sum(queue.dead for queue in counts),
+            cancelled=sum(queue.cancelled for queue in counts),
+            processed=sum(lane.attempts() for lane in lanes),
+            failed=self.engine.failures,
+            runners=sum(len(lane.runners) for lane in lanes),
+            abandoned=sum(len(lane.stuck) for lane in lanes),
+            skipped_ticks=self.engine.ticker.skipped,
+        )
+
+    def queues(self) -> list[QueueCounts]:
+        """Every queue's jobs, counted by where they are in their life."""
+        self.engine.look()
+        return self.counts()
+
+    # -- operating ---------------------------------------------------------------------------------------
+
+    def cancel(self, job_id: int) -> bool:
+        """Cancel a job: a waiting one at once, a running one by an interrupt; False if there is none."""
+        self.engine.look()
+        changed = self.change([job_id], "cancel")
+        self.engine.cancel_running(set(changed.running))
+        self.engine.tell()
+        return bool(changed.done or changed.running)
+
+    def retry(self, job_id: int) -> bool:
+        """Run a dead or waiting job now, a dead one with its retries counted anew.
+
+        Raises DuplicateJobError where its fingerprint is taken meanwhile.
+        """
+        self.engine.look()
+        return bool(self.change([job_id], "retry").done)
+
+    def delete(self, job_id: int) -> bool:
+        """Forget a job that is not running."""
+        self.engine.look()
+        deleted = bool(self.change([job_id], "delete").done)
+        self.engine.tell()
+        return deleted
+
+    def pause(self, queue: str) -> None:
+        """Start no more jobs of a queue until `resume`; they can still be enqueued."""
+        check_queue(queue)
+        self.engine.look()
+        self.set_paused(queue, True)
+        self.engine.tell()
+
+    def resume(self, queue: str) -> None:
+        """Let a paused queue go on."""
+        check_queue(queue)
+        self.engine.look()
+        self.set_paused(queue, False)
+
+
+def _around(middleware: EnqueueMiddleware, job: Job, inner: Callable[..., Job]) -> Callable[..., Job]:
+    def call(given: Job | None = None) -> Job:
+        current = job if given is None else given
+
+        def call_next(other: Job | None = None) -> Job:
+            return inner(current if other is None else other)
+
+        return middleware(current, call_next)
+
+    return call
+
+
+def _given(job: Any, payload: Any, options: JobOptions) -> Job:
+    """The job to store for what ``enqueue`` was given."""
+    if not isinstance(job, Job):
+        return Job(job, payload, **options)
+    if payload is not None or options:
+        extra = ", ".join([*(["payload"] if payload is not None else []), *options])
+        raise InvalidJobError(f"enqueue(job) takes everything from the Job; {extra} was given beside it")
+    return job._fresh()
+
+
+def _check_callable(name: str, value: Any) -> None:
+    if not callable(value):
+        raise InvalidJobError(f"{name} is {value!r}; it takes a function of job and call_next")
+
+
+def _seconds(timeout: timedelta | float | None) -> float | None:
+    if timeout is None:
+        return None
+    seconds = to_seconds("timeout", timeout)
+    if seconds < 0:
+        raise InvalidJobError(f"timeout is {timeout!r}; it takes seconds from 0 on, or None")
+    return seconds

@@ -1,0 +1,292 @@
+"""Config: every setting, its default and its range, from keywords, a URL or the environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Self
+from zoneinfo import ZoneInfo
+
+from neoq.errors import ConfigError, InvalidJobError
+
+if TYPE_CHECKING:
+    from neoq.job import Job
+
+OnError = Callable[["Job", BaseException], object]
+
+_ENV_PREFIX = "NEOQ_"
+_NOT_SETTINGS = ("NEOQ_URL", "NEOQ_TEST_")  # read elsewhere
+_NONE_WORDS = frozenset({"none", "null", ""})
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a setting takes: its type, its range, and whether None (no limit) is allowed."""
+
+    words: str
+    parse: Callable[[Any], Any]
+    low: float = -math.inf
+    high: float = math.inf
+    none: bool = False
+
+    def read(self, value: Any) -> Any:
+        """The value as the setting holds it; ValueError says what it takes."""
+        if value is None or (isinstance(value, str) and value.lower() in _NONE_WORDS):
+            if self.none:
+                return None
+            raise ValueError(self.words)
+        parsed = self.parse(value)
+        if isinstance(parsed, (int, float)) and not self.low <= parsed <= self.high:
+            raise ValueError(self.words)
+        return parsed
+
+
+def _span(value: Any) -> float:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(value)
+    return float(value)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError(value)
+    return int(value)
+
+
+def _flag(value: Any) -> bool:
+    words = {
+        "1": True,
+        "true": True,
+        "yes": True,
+        "on": True,
+        "0": False,
+        "false": False,
+        "no": False,
+        "off": False,
+    }
+    if isinstance(value, bool):
+        return value
+    return words[value.lower()]
+
+
+def _zone(value: Any) -> str:
+    ZoneInfo(value)
+    return str(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(value)
+    return value
+
+
+def _function(value: Any) -> Any:
+    if not callable(value):
+        raise ValueError(value)
+    return value
+
+
+def _logger(value: Any) -> logging.Logger | logging.LoggerAdapter[Any]:
+    if isinstance(value, str):
+        return logging.getLogger(value)
+    if not isinstance(value, (logging.Logger, logging.LoggerAdapter)):
+        raise ValueError(value)
+    return value
+
+
+def span(low: float, high: float = 366 * 86400.0, *, none: bool = False) -> Kind:
+    """A setting in seconds (or a timedelta) from ``low`` to ``high``."""
+    words = f"seconds (or a timedelta) from {low:g} to {high:g}{', or None' if none else ''}"
+    return Kind(words, _span, low, high, none)
+
+
+def count(low: int, high: int = 2**31 - 1, *, none: bool = False) -> Kind:
+    """A setting that is a whole number from ``low`` to ``high``."""
+    return Kind(f"a whole number from {low} to {high}{', or None' if none else ''}", _count, low, high, none)
+
+
+TEXT = Kind("a text", _text)
+OPTIONAL_TEXT = Kind("a text, or None", _text, none=True)
+FLAG = Kind("True or False (in a URL or the environment 1 or 0)", _flag)
+
+
+def setting(default: Any, kind: Kind, doc: str) -> Any:
+    """A field of a Config: its default, what it takes, and what it means."""
+    metadata = {"kind": kind, "doc": doc}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def _default_concurrency() -> int:
+    return min(32, (os.cpu_count() or 1) + 4)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of a backend; immutable, checked as a whole. Spans are held in seconds.
+
+    Give them as keywords to a backend, as query parameters of its URL, or as ``NEOQ_*`` variables; of one
+    that is given twice the earlier of these three counts. Raises ConfigError with every problem found.
+    """
+
+    job_check_interval: float = setting(
+        1.0, span(0.001, 3600), "How often the scheduler looks for future jobs that enter the window."
+    )
+    future_job_window: float = setting(
+        30.0, span(0.0, 86400), "How long before its run_after a job is promoted to a timer."
+    )
+    queue_capacity: int | None = setting(
+        None, count(1, none=True), "Ready jobs a queue holds before its producers wait; None: no bound."
+    )
+    enqueue_timeout: float | None = setting(
+        10.0, span(0.0, none=True), "How long a producer waits for room; None: as long as it takes."
+    )
+    concurrency: int = setting(_default_concurrency, count(1, 10_000), "Runner threads of a queue, at most.")
+    timeout: float | None = setting(
+        600.0, span(0.001, none=True), "How long an attempt may run; None: for ever."
+    )
+    max_retries: int = setting(23, count(0), "Retries after the first attempt, before a job is dead.")
+    max_abandoned: int = setting(
+        100, count(1), "Stuck threads that a queue may leave behind before it claims no more."
+    )
+    shutdown_timeout: float = setting(30.0, span(0.0), "How long shutdown waits for running jobs.")
+    lease: float = setting(30.0, span(0.1, 86400), "Durable backends: how long a claim lives unrenewed.")
+    heartbeat: float = setting(5.0, span(0.01, 3600), "Durable backends: how often a claim is renewed.")
+    max_crashes: int = setting(
+        3, count(1), "Durable backends: workers that a job may take with it before it is dead."
+    )
+    retention: float | None = setting(
+        86400.0, span(0.0, none=True), "How long finished jobs can be looked up; None: for ever."
+    )
+    max_finished: int | None = setting(
+        None, count(0, none=True), "Finished jobs that can be looked up; None: no bound."
+    )
+    max_dead: int | None = setting(
+        None, count(1, none=True), "Dead jobs kept; the oldest goes, with a warning. None: no bound."
+    )
+    max_payload: int = setting(2**20, count(2), "Bytes that a payload may have as JSON.")
+    timezone: str = setting("UTC", Kind("a timezone such as Europe/Paris", _zone), "Timezone of cron specs.")
+    autostart: bool = setting(True, FLAG, "False: listen only registers, start() starts.")
+    on_error: OnError | None = setting(
+        None,
+        Kind("a function of job and exception, or None", _function, none=True),
+        "Called after each failed attempt.",
+    )
+    logger: logging.Logger | logging.LoggerAdapter[Any] = setting(
+        lambda: logging.getLogger("neoq"), Kind("a logging.Logger or its name", _logger), "Where neoq logs."
+    )
+
+    def __post_init__(self) -> None:
+        problems = []
+        for spec in fields(self):
+            kind: Kind = spec.metadata["kind"]
+            value = getattr(self, spec.name)
+            try:
+                object.__setattr__(self, spec.name, kind.read(value))
+            except (ValueError, TypeError, KeyError, AttributeError, OSError, OverflowError):
+                problems.append(f"{spec.name} is {value!r}; it takes {kind.words}")
+        if not problems:
+            problems = self._contradictions()
+        if problems:
+            raise ConfigError(problems)
+
+    def _contradictions(self) -> list[str]:
+        if self.heartbeat * 2 > self.lease:
+            return [
+                f"heartbeat is {self.heartbeat:g} s, lease {self.lease:g} s; a lease outlives two heartbeats"
+            ]
+        return []
+
+    @classmethod
+    def load(
+        cls,
+        options: Mapping[str, Any],
+        url_options: Mapping[str, str] | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> Self:
+        """A Config from keywords, then URL parameters, then ``NEOQ_*`` variables, then the defaults.
+
+        Raises ConfigError for a key that this backend does not know, or a value out of range.
+        """
+        known = {spec.name for spec in fields(cls)}
+        url_options = url_options or {}
+        problems = [
+            _unknown(name, known, cls) for name in (*options, *url_options) if name not in known
+        ] + _misspelt_variables(environ, known, cls)
+        values = {
+            **{name: environ[variable] for name in known if (variable := _variable(name)) in environ},
+            **{name: value for name, value in url_options.items() if name in known},
+            **{name: value for name, value in options.items() if name in known},
+        }
+        try:
+            config = cls(**values)
+        except ConfigError as error:
+            problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        return config
+
+    def replace(self, settings: Mapping[str, Any], queue: str) -> Self:
+        """The same with the settings of one queue; InvalidJobError for what is wrong with them."""
+        if not settings:
+            return self
+        try:
+            return dataclasses.replace(self, **settings)
+        except ConfigError as error:
+            problems = str(error).replace("queue_capacity", "capacity")
+            raise InvalidJobError(f"listen({queue!r}): {problems}", queue=queue) from None
+
+    def changed(self) -> dict[str, Any]:
+        """The settings that differ from their defaults."""
+        return {
+            spec.name: value for spec in fields(self) if (value := getattr(self, spec.name)) != _default(spec)
+        }
+
+
+def _default(spec: Field[Any]) -> Any:
+    return spec.default if spec.default_factory is MISSING else spec.default_factory()
+
+
+def _variable(name: str) -> str:
+    return _ENV_PREFIX + name.upper()
+
+
+def _unknown(name: str, known: set[str], cls: type[Config]) -> str:
+    return f"{name} is no setting of {cls.__name__}{_did_you_mean(name, known)}"
+
+
+def _did_you_mean(name: str, known: set[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]}?" if near else f"; it knows {', '.join(sorted(known))}"
+
+
+def _misspelt_variables(environ: Mapping[str, str], known: set[str], cls: type[Config]) -> list[str]:
+    """NEOQ_* variables that look like a misspelt setting; others may belong to another backend."""
+    strange = [
+        name
+        for name in environ
+        if name.startswith(_ENV_PREFIX)
+        and not name.startswith(_NOT_SETTINGS)
+        and name[len(_ENV_PREFIX) :].lower() not in known
+    ]
+    if not strange:
+        return []
+    import difflib
+
+    variables = [_variable(name) for name in known]
+    near = {name: difflib.get_close_matches(name, variables, 1, 0.8) for name in strange}
+    return [
+        f"the variable {name} is no setting of {cls.__name__}; did you mean {match[0]}?"
+        for name, match in near.items()
+        if match
+    ]

@@ -1,0 +1,467 @@
+"""The engine: what one backend runs. It wires lanes, watchdog and cron together, starts and stops them."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import socket
+import sys
+import threading
+import time as _time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from neoq.clock import LiveClock
+from neoq.errors import BackendClosedError, JobCancelled, ListenerExistsError, NeoqError, NoListenerError
+from neoq.executor import Listener, Middleware
+from neoq.fetcher import Fetcher
+from neoq.job import Job, Status, check_queue, to_datetime
+from neoq.keeper import Keeper
+from neoq.settler import Settler
+from neoq.shutdown import ShutdownReport, Stopping, interrupts_us
+from neoq.source import LocalSource, Source
+from neoq.store import Outcome, Store, WorkerInfo
+from neoq.ticker import Cron, Ticker
+from neoq.timeouts import Slot, Watchdog
+from neoq.worker import Lane, Runner, current_slot
+
+if TYPE_CHECKING:
+    from neoq.config import Config
+
+_HOST = socket.gethostname()
+
+
+class Engine:
+    """The threads of one backend, and who may do what when.
+
+    ``attention`` is True while an enqueue has to ask first: before the store is open, after a fork, and
+    once it is being shut down. ``manual`` is True while a test runs the jobs by itself.
+    """
+
+    def __init__(self, store: Store, config: Config) -> None:
+        self.store = store
+        self.config = config
+        self.clock = LiveClock()
+        self.middleware: list[Middleware] = []
+        self.crons: list[Cron] = []
+        self.listeners: dict[str, Listener] = {}
+        self.durable = "durable" in store.features
+        self.local = "local" in store.features
+        self.started = config.autostart
+        self._reset()
+
+    def _reset(self) -> None:
+        """A fresh life: at first, and in the child of a fork."""
+        self.attention = True
+        self.manual = False
+        self.opened = False
+        self.running = False
+        self.lock = threading.RLock()
+        self.lanes: dict[str, Lane] = {}
+        self.changed = threading.Condition()
+        self.watchers = 0
+        self.stopping: Stopping | None = None
+        self.worker_id = uuid.uuid4().hex
+        self.began = self.clock.time()
+        self.failures = 0
+        self.watchdog = Watchdog("neoq-watchdog", self.clock, self._runners)
+        self.ticker = Ticker(self.store, self.config, self.clock)
+        self.settler: Settler | None = None
+        self.fetcher: Fetcher | None = None
+        self.keeper: Keeper | None = None
+        self.source: Source = self._new_source()
+        for cron in self.crons:
+            cron.seen = None
+            self.ticker.add(cron)
+        for listener in self.listeners.values():
+            self._new_lane(listener)
+
+    def _new_source(self) -> Source:
+        if self.local:
+            return LocalSource(self.store, self.settled, self.succeeded, self.parked)
+        config = self.config
+        self.settler = Settler(self.store, self.settled, config.logger)
+        self.fetcher = Fetcher(
+            self.store,
+            self.settler,
+            self.config,
+            lanes=lambda: list(self.lanes.values()),
+            parked=self.parked,
+        )
+        self.keeper = Keeper(
+            self.store,
+            config,
+            self.clock,
+            held=self.held,
+            info=self.worker_info,
+            interrupt=self.cancel_running,
+            fence=self.fetcher.fence,
+        )
+        return self.fetcher
+
+    def forked(self) -> None:
+        """Begin again in the child of a fork, where no thread but the forking one exists."""
+        for lane in self.lanes.values():
+            for runner in lane.runners:
+                runner.slot.abandoned = True  # if it is this very thread, its loop ends with its job
+        if not self.closed:
+            self._reset()
+
+    # -- listening ---------------------------------------------------------------------------------------
+
+    def listen(self, listener: Listener, cron: Cron | None = None) -> None:
+        """Register a queue's handler, and start it unless that is left to `start`."""
+        with self.lock:
+            self._refuse_closed()
+            if listener.queue in self.listeners:
+                advice = "; pass queue= to give this cron a name of its own" if cron else ""
+                raise ListenerExistsError(
+                    f"queue {listener.queue!r} has a handler already{advice}", queue=listener.queue
+                )
+            listener.wrap(self.middleware)
+            self.listeners[listener.queue] = listener
+            self._new_lane(listener)
+            if cron is not None:
+                self.crons.append(cron)
+                self.ticker.add(cron)
+            if self.started:
+                self.start()
+
+    def _new_lane(self, listener: Listener) -> None:
+        self.lanes[listener.queue] = Lane(
+            listener,
+            source=self.source,
+            watchdog=self.watchdog,
+            clock=self.clock,
+            max_abandoned=self.config.max_abandoned,
+            new_slot=self._new_slot,
+        )
+
+    def _new_slot(self) -> Slot:
+        return Slot(self.clock, self._complete if "transactions" in self.store.features else None)
+
+    def _complete(self, job: Job, connection: Any, result: Any) -> None:
+        raise NotImplementedError
+
+    def use_middleware(self, middleware: Middleware) -> None:
+        """Put middleware around every handler, those that listen already included."""
+        with self.lock:
+            self.middleware.append(middleware)
+            for listener in self.listeners.values():
+                listener.wrap(self.middleware)
+
+    @property
+    def listens(self) -> bool:
+        """Whether this process runs jobs."""
+        return self.running and bool(self.lanes)
+
+    # -- starting ----------------------------------------------------------------------------------------
+
+    def use(self) -> None:
+        """Be ready for a call: open the store at the first one, and start what was to start by itself."""
+        if not self.attention:
+            return
+        with self.lock:
+            self._refuse_closed()
+            self._open()
+            if self.started and not self.running:
+                self.start()
+
+    def _open(self) -> None:
+        if not self.opened:
+            self.store.open_store(self.notify)
+            self.opened = True
+            self.attention = self.stopping is not None
+            _alive[id(self)] = self
+
+    def start(self) -> None:
+        """Run jobs: idempotent."""
+        with self.lock:
+            self._refuse_closed()
+            self.started = True
+            if not self.lanes or self.manual:
+                return
+            self._open()
+            self.running = True
+            for lane in self.lanes.values():
+                lane.begin()
+            self.ticker.start()
+            if self.fetcher is not None and self.keeper is not None:
+                self.keeper.start()
+                self.fetcher.start()
+                self.fetcher.call()
+            else:
+                for counts in self.store.counts():
+                    if counts.ready and counts.queue in self.lanes:
+                        self.lanes[counts.queue].wake()
+
+    # -- what stores and runners tell --------------------------------------------------------------------
+
+    def notify(self, queue: str, notice: str) -> None:
+        """Something may have changed in the store."""
+        if notice == "ready":
+            lane = self.lanes.get(queue)
+            if self.fetcher is not None:
+                self.fetcher.call()
+            elif lane is not None:
+                lane.wake()
+        elif notice == "cancel" and self.keeper is not None:
+            self.keeper.call()
+        if self.watchers:
+            self.tell()
+
+    def succeeded(self, jobs: Sequence[Job], stale: set[int]) -> None:
+        """Successes are recorded; the stale ones were dropped."""
+        if stale:
+            self._warn_of(stale)
+        if self.stopping is not None:
+            self.stopping.note_succeeded(jobs, stale)
+        if self.watchers:
+            self.tell()
+
+    def settled(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
+        """Outcomes are recorded; the stale ones were dropped."""
+        if stale:
+            self._warn_of(stale)
+        if self.stopping is not None:
+            self.stopping.note(outcomes, stale)
+        if self.watchers:
+            self.tell()
+
+    def _warn_of(self, stale: set[int]) -> None:
+        for job_id in stale:
+            self.config.logger.warning(
+                "job %s was settled elsewhere meanwhile: its outcome is dropped", job_id
+            )
+
+    def parked(self) -> None:
+        """A runner found nothing to do."""
+        if self.watchers:
+            self.tell()
+
+    def tell(self) -> None:
+        """Let those who wait for a change look again."""
+        with self.changed:
+            self.changed.notify_all()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """While somebody waits for a change."""
+        with self.changed:
+            self.watchers += 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.watchers -= 1
+
+    def wait_for_change(self, seconds: float) -> None:
+        """Wait until something was settled or parked, or the time is up."""
+        with self.changed:
+            self.changed.wait(min(seconds, self.config.job_check_interval))
+
+    # -- enqueue -----------------------------------------------------------------------------------------
+
+    def admit(self, queue: str) -> None:
+        """Let an enqueue pass, or raise: closed, or nobody here ever runs that job."""
+        check_queue(queue)
+        self.use_or_pass()
+        self.refuse_unheard(queue)
+
+    def refuse_unheard(self, queue: str) -> None:
+        """In memory, refuse a queue that nothing here listens on."""
+        if not self.durable and queue not in self.lanes:
+            raise NoListenerError(
+                f"nothing in this process listens on queue {queue!r}, and jobs in memory run nowhere else; "
+                f"call listen({queue!r}, handler) first, or use a durable backend"
+                + (f" (it listens on {', '.join(map(repr, sorted(self.lanes)))})" if self.lanes else ""),
+                queue=queue,
+            )
+
+    def use_or_pass(self) -> None:
+        """As `use`, but handlers may still enqueue while the backend is being shut down."""
+        if not (self.stopping is not None and self.opened and self.in_runner()):
+            self.use()
+
+    def look(self) -> None:
+        """Be ready to be asked about jobs, also after the end."""
+        if not self.opened:
+            self.use()
+
+    def in_runner(self) -> bool:
+        """Whether this thread is one of our runners."""
+        slot = current_slot()
+        return slot is not None and any(slot is runner.slot for runner in self.all_runners())
+
+    # -- looking -----------------------------------------------------------------------------------------
+
+    def _runners(self) -> list[Runner]:
+        return [runner for lane in list(self.lanes.values()) for runner in list(lane.runners)]
+
+    def all_runners(self) -> list[Runner]:
+        """Every runner whose thread lives, those that were left behind included."""
+        return self._runners() + [runner for lane in list(self.lanes.values()) for runner in list(lane.stuck)]
+
+    def held(self) -> list[Job]:
+        """Every job whose lease is ours: fetched, handed over, running, or not settled yet."""
+        held = self.fetcher.held() if self.fetcher is not None else []
+        for runner in self._runners():
+            held += list(runner.ahead)
+            if (job := runner.slot.job) is not None:
+                held.append(job)
+        return held
+
+    def cancel_running(self, job_ids: set[int]) -> None:
+        """Interrupt jobs that run here, and keep those that were handed over from starting."""
+        if not job_ids:
+            return
+        for job in self.held():
+            if job.id in job_ids:
+                job._cancel = True
+        for runner in self._runners():
+            running = runner.slot.job
+            if running is not None and running.id in job_ids and runner.slot.interrupt(running, JobCancelled):
+                self.watchdog.expect(runner.slot.due())
+
+    def worker_info(self) -> WorkerInfo:
+        """This process, as others see it."""
+        now = to_datetime(self.clock.time())
+        assert now is not None
+        running = sum(runner.slot.job is not None for runner in self._runners())
+        began: datetime = to_datetime(self.began) or now
+        return WorkerInfo(self.worker_id, _HOST, os.getpid(), began, now, tuple(sorted(self.lanes)), running)
+
+    def count_failure(self) -> None:
+        """Count one failed attempt."""
+        with self.changed:
+            self.failures += 1
+
+    # -- drain, wait and shutdown ------------------------------------------------------------------------
+
+    def is_quiet(self) -> bool:
+        """Whether nothing is ready or runs here."""
+        if self.settler is not None and (self.held() or self.settler.unsettled()):
+            return False
+        for counts in self.store.counts():
+            lane = self.lanes.get(counts.queue)
+            if lane is None:
+                continue
+            if counts.ready and not counts.paused:
+                return False
+            if counts.running and self.local:
+                return False
+        return True
+
+    def drain(self, timeout: float | None) -> bool:
+        """Wait until `is_quiet`; False where the time ran out."""
+        if self.in_runner():
+            raise NeoqError("drain() inside a handler would wait for its own job to end")
+        self.use()
+        if not self.running and not self.is_quiet():
+            raise NeoqError("drain() waits for jobs that nobody runs: call start() first")
+        return self.await_quiet(math.inf if timeout is None else _time.monotonic() + timeout)
+
+    def await_quiet(self, give_up: float) -> bool:
+        """Wait until `is_quiet`, at most until ``give_up`` (monotonic)."""
+        with self.watching():
+            while not self.is_quiet():
+                left = give_up - _time.monotonic()
+                if left <= 0:
+                    return False
+                self.wait_for_change(left)
+        return True
+
+    def wait(self, job_id: int, timeout: float | None) -> Job:
+        """Wait until a job has finished."""
+        self.look()
+        give_up = math.inf if timeout is None else _time.monotonic() + timeout
+        with self.watching():
+            while True:
+                job = next(iter(self.store.find(ids=[job_id], limit=1)), None)
+                if job is None:
+                    raise NeoqError(
+                        f"nothing is known of job {job_id}: it never was, or it finished and was forgotten "
+                        "(max_finished, retention)",
+                        job_id=job_id,
+                    )
+                if job.finished:
+                    return job
+                left = give_up - _time.monotonic()
+                if left <= 0:
+                    raise TimeoutError(f"job {job_id} of {job.queue} is {job.status.name} after {timeout} s")
+                self.wait_for_change(left)
+
+    def unfinished(self) -> list[Job]:
+        """Every job that has not ended, oldest first."""
+        statuses = (Status.PENDING, Status.RUNNING, Status.RETRYING)
+        jobs = [job for status in statuses for job in self.store.find(status=status, limit=sys.maxsize)]
+        return sorted(jobs, key=lambda job: job.id or 0)
+
+    def shutdown(self, timeout: float | None, *, drain: bool) -> ShutdownReport:
+        """End; see `neoq.shutdown`."""
+        if self.stopping is None and interrupts_us():
+            return self._ask_for_shutdown(timeout, drain)
+        return self._stopping(timeout, drain).run()
+
+    def _stopping(self, timeout: float | None, drain: bool) -> Stopping:
+        with self.lock:
+            if self.stopping is None:
+                seconds = self.config.shutdown_timeout if timeout is None else timeout
+                self.stopping = Stopping(self, seconds, drain)
+                self.attention = True
+            return self.stopping
+
+    def _ask_for_shutdown(self, timeout: float | None, drain: bool) -> ShutdownReport:
+        """Leave it to a thread; the report fills when it is done."""
+        stopping = Stopping(self, self.config.shutdown_timeout if timeout is None else timeout, drain)
+
+        def shut_down() -> None:
+            with self.lock:
+                if self.stopping is None:
+                    self.stopping = stopping
+                    self.attention = True
+            self.stopping.run()
+
+        threading.Thread(target=shut_down, name="neoq-shutdown").start()
+        return stopping.report
+
+    def stop_at_exit(self) -> None:
+        """End with the interpreter: in memory what is ready is run first."""
+        if self.stopping is None and self.opened:
+            for lane in self.lanes.values():
+                lane.vacant = 0 if lane.runners else lane.vacant  # no thread can be started any more
+            self._stopping(None, drain=not self.durable).run()
+
+    def forget(self) -> None:
+        """It is closed: nothing is to be done for it after a fork or at exit."""
+        _alive.pop(id(self), None)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is shut down, or about to be."""
+        return self.stopping is not None
+
+    def _refuse_closed(self) -> None:
+        if self.stopping is not None:
+            raise BackendClosedError("this backend was shut down; make a new one")
+
+
+_alive: dict[int, Engine] = {}  # engines whose store is open
+
+
+def _forked() -> None:
+    for engine in list(_alive.values()):
+        engine.forked()
+
+
+def _exiting() -> None:
+    for engine in list(_alive.values()):
+        engine.stop_at_exit()
+
+
+os.register_at_fork(after_in_child=_forked)
+atexit.register(_exiting)

@@ -1,0 +1,169 @@
+"""Every error neoq raises, in one tree.
+
+::
+
+    NeoqError
+    ├─ ConfigError(ValueError)        a setting is wrong; every problem found, one per line
+    ├─ InvalidJobError(ValueError)    a bad argument of enqueue or listen
+    │   └─ PayloadError               the payload is not JSON, or too large
+    ├─ CronError(ValueError)          a cron spec is wrong: names the field and what it accepts
+    ├─ NoListenerError                memory only: nothing in this process listens on that queue
+    ├─ ListenerExistsError            that queue has a handler already
+    ├─ DuplicateJobError              only with on_duplicate="raise", or retry() of a taken fingerprint
+    ├─ QueueFullError                 capacity reached and enqueue_timeout ran out
+    ├─ BackendClosedError             used after shutdown
+    └─ BackendError                   the store failed
+        ├─ BackendUnavailable         it cannot be reached
+        ├─ StaleLeaseError            the job is no longer ours to settle
+        └─ UnsupportedError           this backend cannot do that
+
+    Signal(Exception)                 raised by a handler to steer, not errors
+    ├─ Retry · Snooze · Discard
+
+    JobInterrupted(BaseException)     raised inside a handler; ``except Exception`` cannot eat them
+    └─ JobTimeout · DeadlineExceeded · ShutdownRequested · JobCancelled
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from neoq.job import Job
+
+
+class NeoqError(Exception):
+    """The root of every error of neoq.
+
+    ``queue`` and ``job_id`` say what it is about, where that is known.
+    """
+
+    def __init__(self, message: str, *, queue: str | None = None, job_id: int | None = None) -> None:
+        super().__init__(message)
+        self.queue = queue
+        self.job_id = job_id
+
+
+class ConfigError(NeoqError, ValueError):
+    """A setting is unknown or out of range; ``problems`` lists every one found."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class InvalidJobError(NeoqError, ValueError):
+    """An argument of ``enqueue``, ``listen`` or ``Job`` is wrong; the message names it and the fix."""
+
+
+class PayloadError(InvalidJobError):
+    """The payload is not JSON or is too large; ``path`` is the place in it, such as ``user.tags[2]``."""
+
+    def __init__(self, message: str, *, path: str = "", queue: str | None = None) -> None:
+        super().__init__(message, queue=queue)
+        self.path = path
+
+
+class CronError(NeoqError, ValueError):
+    """A cron spec is wrong; ``spec`` is the whole of it, ``field`` the name of the part."""
+
+    def __init__(self, message: str, *, spec: str = "", field: str | None = None) -> None:
+        super().__init__(message)
+        self.spec = spec
+        self.field = field
+
+
+class NoListenerError(NeoqError):
+    """Nothing in this process listens on that queue, and in memory no other process can."""
+
+
+class ListenerExistsError(NeoqError):
+    """That queue has a handler already."""
+
+
+class DuplicateJobError(NeoqError):
+    """An unfinished job has that fingerprint; ``job`` is the one already there."""
+
+    def __init__(self, message: str, *, job: Job) -> None:
+        super().__init__(message, queue=job.queue, job_id=job.id)
+        self.job = job
+
+
+class QueueFullError(NeoqError):
+    """The queue's capacity was reached and no room came in time."""
+
+
+class BackendClosedError(NeoqError):
+    """The backend was used after its shutdown."""
+
+
+class BackendError(NeoqError):
+    """The store failed; the driver's own exception is chained."""
+
+
+class BackendUnavailable(BackendError):
+    """The store cannot be reached.
+
+    ``outcome_unknown`` is True where the operation may have happened all the same.
+    Repeating an enqueue is safe: its token makes it idempotent.
+    """
+
+    def __init__(self, message: str, *, outcome_unknown: bool = False, queue: str | None = None) -> None:
+        super().__init__(message, queue=queue)
+        self.outcome_unknown = outcome_unknown
+
+
+class StaleLeaseError(BackendError):
+    """The job's lease was lost: another worker may have it, and this outcome is dropped."""
+
+
+class UnsupportedError(BackendError):
+    """This backend cannot do that; the message says which can."""
+
+
+class Signal(Exception):
+    """What a handler raises to steer its job: control flow, not an error."""
+
+
+class Retry(Signal):
+    """Fail this attempt and try again after ``after`` (a timedelta, or seconds; None: the policy's delay)."""
+
+    def __init__(self, reason: str = "", *, after: timedelta | float | None = None) -> None:
+        super().__init__(reason or "the handler asked for a retry")
+        self.after = after
+
+
+class Snooze(Signal):
+    """Run again after ``delay`` (a timedelta, or seconds) or at a datetime; no attempt is charged."""
+
+    def __init__(self, delay: timedelta | float | datetime) -> None:
+        super().__init__(f"the handler snoozed for {delay}")
+        self.delay = delay
+
+
+class Discard(Signal):
+    """Give the job up now: it is DEAD and will not be retried."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason or "the handler discarded the job")
+
+
+class JobInterrupted(BaseException):
+    """Raised inside a running handler; clean up and let it pass."""
+
+
+class JobTimeout(JobInterrupted):
+    """The attempt ran longer than its queue's timeout."""
+
+
+class DeadlineExceeded(JobInterrupted):
+    """The job was still running at its deadline."""
+
+
+class ShutdownRequested(JobInterrupted):
+    """The backend shuts down; the job is given back, and no attempt is charged."""
+
+
+class JobCancelled(JobInterrupted):
+    """The job was cancelled while it ran."""

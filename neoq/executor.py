@@ -1,0 +1,262 @@
+"""One attempt of one job: deadline, then middleware, timeout, handler; what comes out is an Outcome.
+
+Nothing here touches storage. Whatever a handler raises, an attempt ends in an Outcome and the thread
+that ran it lives on.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from neoq.errors import (
+    DeadlineExceeded,
+    Discard,
+    InvalidJobError,
+    JobCancelled,
+    JobInterrupted,
+    PayloadError,
+    Retry,
+    ShutdownRequested,
+    Snooze,
+)
+from neoq.job import Job, Status, encode_result, to_seconds
+from neoq.retry import RetryPolicy
+from neoq.store import Failure, Outcome, lease_of
+
+if TYPE_CHECKING:
+    import logging
+
+    from neoq.clock import Clock
+    from neoq.config import OnError
+    from neoq.timeouts import Interrupt, Slot, Watchdog
+
+Handler = Callable[[Job], Any]
+Middleware = Callable[[Job, Handler], Any]
+
+
+class Listener:
+    """How a queue's jobs are run: the handler and everything that `listen` was told."""
+
+    def __init__(
+        self,
+        queue: str,
+        handler: Handler,
+        *,
+        concurrency: int,
+        timeout: float | None,
+        capacity: int | None,
+        max_retries: int,
+        retry: RetryPolicy,
+        on_error: OnError | None,
+        clock: Clock,
+        logger: logging.Logger | logging.LoggerAdapter[Any],
+        failed: Callable[[], None],
+    ) -> None:
+        self.queue = queue
+        self.handler = handler
+        self.concurrency = concurrency
+        self.timeout = timeout
+        self.capacity = capacity
+        self.max_retries = max_retries
+        self.retry = retry
+        self.on_error = on_error
+        self.clock = clock
+        self.logger = logger
+        self.failed = failed
+        self.call = handler
+
+    def wrap(self, middleware: Sequence[Middleware]) -> None:
+        """Put middleware around the handler, the first outermost."""
+        call = self.handler
+        for layer in reversed(middleware):
+            call = _around(layer, call)
+        self.call = call
+
+
+def _around(middleware: Middleware, inner: Handler) -> Handler:
+    def call(job: Job) -> Any:
+        def call_next(given: Job | None = None) -> Any:
+            return inner(job if given is None else given)
+
+        return middleware(job, call_next)
+
+    return call
+
+
+def attempt(
+    job: Job, listener: Listener, slot: Slot, watchdog: Watchdog | None = None
+) -> Job | Outcome | None:
+    """Run one attempt in this thread.
+
+    Returns the job itself where it succeeded (with ``_ran_at``, ``_finished_at`` and ``_result`` set), the
+    Outcome of anything else, and None where the attempt was abandoned meanwhile and is settled already.
+    """
+    now = listener.clock.time
+    started = now()
+    if job._cancel or (job._deadline is not None and started >= job._deadline):
+        return _not_started(job, listener, started)
+    error: BaseException | None = None
+    asked: Interrupt | None = None
+    result = None
+    try:
+        until = slot.begin(job, listener.timeout, started)
+        if watchdog is not None and until < watchdog.wakes_at:
+            watchdog.expect(until)
+        result = listener.call(job)
+        slot.job = None  # first of all: from here on no interrupt is raised for this attempt
+    except BaseException as raised:
+        slot.job = None
+        error = raised
+    while slot.asked is not None:  # one is under way, and may land at any call from here to its end
+        try:
+            asked = slot.end()
+        except JobInterrupted:
+            continue
+    if slot.abandoned:
+        return None
+    if error is not None:
+        try:
+            return _failed(job, listener, started, error, asked)
+        finally:
+            error = None  # or the traceback and this frame would keep each other alive
+    if result is not None:
+        job._result = _encoded(result, job, listener)
+    job._finished_at = now()
+    return job
+
+
+def _not_started(job: Job, listener: Listener, now: float) -> Outcome:
+    if job._cancel:
+        return Outcome(lease_of(job), Status.CANCELLED, finished_at=now)
+    message = f"not started by its deadline {job.deadline:%Y-%m-%d %H:%M:%S} UTC"
+    listener.logger.warning("job %s of %s is dead: %s", job.id, job.queue, message)
+    failure = Failure("DeadlineExceeded", message, "")
+    return Outcome(lease_of(job), Status.DEAD, finished_at=now, failure=failure)
+
+
+def _encoded(result: Any, job: Job, listener: Listener) -> bytes | None:
+    """The result as JSON; the work is done, so one that is not JSON is no reason to do it again."""
+    try:
+        return encode_result(result)
+    except PayloadError as error:
+        listener.logger.warning("job %s of %s: its result is stored as null: %s", job.id, job.queue, error)
+        return None
+
+
+def _failed(
+    job: Job, listener: Listener, started: float, error: BaseException, asked: Interrupt | None
+) -> Outcome:
+    now = listener.clock.time()
+    lease = lease_of(job)
+    if asked is ShutdownRequested:
+        listener.logger.info("job %s of %s was interrupted by shutdown and is given back", job.id, job.queue)
+        return Outcome(lease, Status.PENDING, job._run_after, False, started, now)
+    if asked is JobCancelled:
+        listener.logger.info("job %s of %s was cancelled while it ran", job.id, job.queue)
+        return Outcome(lease, Status.CANCELLED, None, False, started, now)
+    if isinstance(error, Snooze) and asked is None:
+        try:
+            again = _instant(error.delay, now)
+        except InvalidJobError as wrong:
+            return failed_attempt(job, listener, started, wrong)
+        return Outcome(lease, Status.PENDING, again, False, started, now)
+    if isinstance(error, Discard):
+        listener.logger.info("job %s of %s was discarded: %s", job.id, job.queue, error)
+        return Outcome(lease, Status.DEAD, None, False, started, now, describe(error))
+    if isinstance(error, JobInterrupted) and asked is not None and not error.args:
+        error = asked(_reason(asked, job, listener)).with_traceback(error.__traceback__)
+    return failed_attempt(job, listener, started, error, asked)
+
+
+def failed_attempt(
+    job: Job,
+    listener: Listener,
+    started: float,
+    error: BaseException,
+    asked: Interrupt | None = None,
+) -> Outcome:
+    """The outcome of an attempt that failed with ``error``: another attempt, or the end."""
+    now = listener.clock.time()
+    failure = describe(error)
+    delay = None if asked is DeadlineExceeded else _delay(job, listener, error)
+    _report(job, listener, error, delay)
+    lease = lease_of(job)
+    if delay is None:
+        return Outcome(lease, Status.DEAD, None, False, started, now, failure)
+    return Outcome(lease, Status.RETRYING, now + delay, True, started, now, failure)
+
+
+def _delay(job: Job, listener: Listener, error: BaseException) -> float | None:
+    """Seconds until the next attempt, or None: there is none."""
+    if job.retries >= _max_retries(job, listener) or not listener.retry.retries(error):
+        return None
+    try:
+        if isinstance(error, Retry) and error.after is not None:
+            return max(0.0, to_seconds("Retry.after", error.after))
+        return listener.retry.seconds(job.retries)
+    except Exception:
+        listener.logger.exception("the retry delay of queue %s failed; its default is used", job.queue)
+        return RetryPolicy().seconds(job.retries)
+
+
+def _max_retries(job: Job, listener: Listener) -> int:
+    return listener.max_retries if job.max_retries is None else job.max_retries
+
+
+def _report(job: Job, listener: Listener, error: BaseException, delay: float | None) -> None:
+    """Log a failed attempt, once, and tell on_error."""
+    listener.failed()
+    total = _max_retries(job, listener) + 1
+    next_step = "dead" if delay is None else f"again in {delay:.1f} s"
+    listener.logger.log(
+        40 if delay is None else 30,  # ERROR, WARNING
+        "job %s of %s failed, attempt %d of %d, %s: %s: %s",
+        job.id,
+        job.queue,
+        job.attempt,
+        total,
+        next_step,
+        type(error).__name__,
+        error,
+        exc_info=error,
+        extra={"job_id": job.id, "queue": job.queue, "attempt": job.attempt},
+    )
+    if listener.on_error is None:
+        return
+    try:
+        listener.on_error(job, error)
+    except Exception:
+        listener.logger.exception("on_error of queue %s failed for job %s", job.queue, job.id)
+
+
+def _reason(asked: Interrupt, job: Job, listener: Listener) -> str:
+    if asked is DeadlineExceeded:
+        return f"still running at its deadline {job.deadline:%Y-%m-%d %H:%M:%S} UTC"
+    return f"ran longer than the queue's timeout of {listener.timeout:g} s"
+
+
+def abandoned(job: Job, listener: Listener, asked: Interrupt) -> Outcome:
+    """The outcome of an attempt whose thread did not heed its interrupt and was left behind."""
+    started = job._ran_at or listener.clock.time()
+    error = asked(f"{_reason(asked, job, listener)} and did not stop when interrupted")
+    return _failed(job, listener, started, error, asked)
+
+
+def describe(error: BaseException) -> Failure:
+    """An exception as type, message and traceback, whatever its own ``__str__`` does."""
+    try:
+        message = str(error)
+    except Exception as broken:
+        message = f"<its message could not be read: {type(broken).__name__}>"
+    return Failure(type(error).__name__, message, "".join(traceback.format_exception(error)))
+
+
+def _instant(delay: timedelta | float | datetime, now: float) -> float:
+    if isinstance(delay, datetime):
+        if delay.utcoffset() is None:
+            raise InvalidJobError(f"Snooze got the naive datetime {delay!r}; give it a timezone")
+        return delay.timestamp()
+    return now + max(0.0, to_seconds("Snooze", delay))

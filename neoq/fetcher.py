@@ -1,0 +1,161 @@
+"""The fetcher: one thread that claims jobs for all queues of a store which is a round trip away.
+
+It claims what the runners can take now, and ahead of them as much as they finish in a few milliseconds:
+nothing where jobs are long. It sleeps until it is called, the next job is due, or the poll interval ends.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from neoq.errors import BackendError
+from neoq.job import Job
+from neoq.settler import Settler
+from neoq.store import Demand, Outcome, Store, succeeded
+
+if TYPE_CHECKING:
+    from neoq.config import Config
+    from neoq.worker import Lane
+
+MAX_PREFETCH = 500  # jobs of a queue claimed ahead, at most
+FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0  # seconds between attempts to reach the store
+
+
+class Fetcher:
+    """A `Source` whose jobs were fetched by a thread of its own."""
+
+    def __init__(
+        self,
+        store: Store,
+        settler: Settler,
+        config: Config,
+        *,
+        lanes: Callable[[], Iterable[Lane]],
+        parked: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._settler = settler
+        self._lanes = lanes
+        self._parked = parked
+        self._interval = config.job_check_interval
+        self._logger = config.logger
+        self._buffers: dict[str, deque[Job]] = {}
+        self._prefetch: dict[str, int] = {}
+        self._call = threading.Event()
+        self._stopping = False
+        self._fenced = False
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def take(self, queue: str, limit: int) -> tuple[Sequence[Job], bool]:
+        """Jobs that were fetched for a queue."""
+        buffer = self._buffers.get(queue)
+        jobs: list[Job] = []
+        if buffer:
+            try:
+                while len(jobs) < limit:
+                    jobs.append(buffer.popleft())
+            except IndexError:
+                pass
+        if not buffer or len(buffer) * 2 < self._prefetch.get(queue, 0):
+            self._call.set()
+        return jobs, bool(buffer)
+
+    def settle(self, outcomes: list[Outcome]) -> None:
+        """Leave outcomes to the settler."""
+        self._settler.put(outcomes)
+
+    def settle_succeeded(self, jobs: list[Job]) -> None:
+        """Leave successes to the settler."""
+        self._settler.put([succeeded(job) for job in jobs])
+
+    def nothing_to_do(self, queue: str) -> None:
+        """A runner of this queue is free."""
+        self._prefetch[queue] = 0
+        self._call.set()
+        self._parked()
+
+    def call(self) -> None:
+        """Look for jobs now."""
+        self._call.set()
+
+    def fence(self, fenced: bool) -> None:
+        """Claim nothing while this process cannot renew what it has."""
+        self._fenced = fenced
+        self._call.set()
+
+    def held(self) -> list[Job]:
+        """Jobs that were fetched and not taken."""
+        return [job for buffer in list(self._buffers.values()) for job in list(buffer)]
+
+    def start(self) -> None:
+        """Start the thread, once."""
+        with self._lock:
+            if self._thread is None and not self._stopping:
+                self._thread = threading.Thread(target=self._run, name="neoq-fetcher", daemon=True)
+                self._thread.start()
+
+    def stop(self, timeout: float) -> list[Job]:
+        """Claim no more; return the jobs that were fetched and not taken."""
+        with self._lock:
+            self._stopping = True
+            thread = self._thread
+        self._call.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+        left: list[Job] = []
+        for buffer in self._buffers.values():
+            while buffer:
+                left.append(buffer.popleft())
+        return left
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while not self._stopping:
+            self._call.clear()
+            try:
+                wait = self._fetch()
+                pause = FIRST_PAUSE
+            except BackendError as error:
+                self._logger.warning("no jobs can be fetched, again in %.1f s: %s", pause, error)
+                self._call.wait(pause)
+                pause = min(2 * pause, LAST_PAUSE)
+                continue
+            if wait > 0:
+                self._call.wait(wait)
+
+    def _fetch(self) -> float:
+        """Claim once for all queues; return the seconds until it is worth trying again."""
+        demands = [] if self._fenced else [demand for lane in self._lanes() if (demand := self._demand(lane))]
+        if not demands:
+            return self._interval
+        claimed = self._store.claim(demands)
+        got: dict[str, int] = {}
+        for job in claimed.jobs:
+            self._buffers.setdefault(job.queue, deque()).append(job)
+            got[job.queue] = got.get(job.queue, 0) + 1
+        for lane in self._lanes():
+            if lane.queue in got:
+                lane.wake()
+        for demand in demands:
+            self._adapt(demand, got.get(demand.queue, 0))
+        if any(got.get(demand.queue, 0) >= demand.limit for demand in demands):
+            return 0.0
+        if claimed.next_due is None:
+            return self._interval
+        return min(self._interval, max(0.0, (claimed.next_due - claimed.now).total_seconds()))
+
+    def _demand(self, lane: Lane) -> Demand | None:
+        buffered = len(self._buffers.get(lane.queue, ()))
+        free = len(lane.idle) + lane.vacant
+        ahead = min(self._prefetch.get(lane.queue, 0), lane.fits_ahead())
+        limit = free + ahead - buffered
+        return Demand(lane.queue, limit) if limit > 0 and not lane.choked else None
+
+    def _adapt(self, demand: Demand, got: int) -> None:
+        """Fetch further ahead while claims come back full."""
+        if got >= demand.limit:
+            self._prefetch[demand.queue] = min(MAX_PREFETCH, 2 * self._prefetch.get(demand.queue, 0) + 8)

@@ -1,0 +1,551 @@
+"""A job: what it is, how it looks from outside, and what may be in its payload."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from types import MappingProxyType, NoneType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict
+
+import orjson
+
+from neoq.errors import InvalidJobError, NeoqError, PayloadError
+
+if TYPE_CHECKING:
+    from neoq.timeouts import Slot
+
+Unique = bool | Literal["until_started"]
+OnDuplicate = Literal["return", "raise", "replace"]
+When = datetime | timedelta | float
+Asked = tuple[float | None, float | None]  # a point in time, or a span counted from the enqueue
+
+CODEC = 1  # how payload and result bytes are written: 1 is JSON with sorted keys
+MAX_DEPTH = 100
+_LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+_SCALARS = frozenset({str, int, bool, NoneType})
+_NO_META: Mapping[str, str] = MappingProxyType({})
+
+
+class JobOptions(TypedDict, total=False):
+    """The keywords of `Job` and of ``enqueue``."""
+
+    run_after: When | None
+    deadline: When | None
+    priority: int
+    max_retries: int | None
+    fingerprint: str | None
+    unique: Unique
+    on_duplicate: OnDuplicate
+    key: str | None
+    meta: Mapping[str, str] | None
+
+
+class Status(enum.StrEnum):
+    """Where a job is in its life."""
+
+    PENDING = "pending"  # ready now, or waiting for run_after
+    RUNNING = "running"
+    RETRYING = "retrying"  # failed, waiting for its next attempt
+    SUCCEEDED = "succeeded"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+FINISHED = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED})
+
+
+class Job:
+    """One piece of work: a queue's name, a JSON payload, and when and how to run it.
+
+    ``run_after`` and ``deadline`` take an aware datetime, a timedelta, or seconds from now.
+    ``max_retries`` None leaves it to the queue's listener. ``unique`` True holds the fingerprint until
+    the job ends, ``"until_started"`` until its first attempt starts, False not at all.
+    ``on_duplicate`` says what an enqueue does that meets an unfinished job of equal fingerprint.
+
+    Jobs that a backend returns are snapshots; the one that a handler gets also has `remaining`,
+    `cancelled`, `progress`, `shield` and `complete`. Treat the fields as read-only.
+
+    Raises InvalidJobError for a bad argument. The payload is checked when the job is enqueued.
+    """
+
+    id: int | None = None
+    queue: str
+    status: Status = Status.PENDING
+    priority: int = 0
+    retries: int = 0
+    max_retries: int | None = None
+    unique: Unique = True
+    on_duplicate: OnDuplicate = "return"
+    duplicate: bool = False
+    error: str | None = None
+    traceback: str | None = None
+    kind: str | None = None
+    key: str | None = None
+    group: str | None = None
+    meta: Mapping[str, str] = _NO_META
+    worker: str | None = None
+    crashes: int = 0
+
+    # Seconds since the epoch: a float is cheap, and most jobs' datetimes are never looked at.
+    _run_after: float | None = None
+    _deadline: float | None = None
+    _asked_run_after: Asked = (None, None)
+    _asked_deadline: Asked = (None, None)
+    _created_at: float | None = None
+    _ran_at: float | None = None
+    _finished_at: float | None = None
+    _own_fingerprint: str | None = None  # the caller's
+    _fingerprint: str | None = None  # the computed one, once somebody asked for it
+    _data: bytes | None = None  # the payload as stored; None: not enqueued yet
+    _waits: bool = False  # for its time, as its store sees it
+    _special: bool = False  # there is more to it than a queue and a payload
+    _payload: dict[str, Any] | None = None
+    _result: bytes | None = None
+    _progress: tuple[float, str] | None = None
+    _token: int = 0  # of the lease that holds it, 0: nobody's
+    _cancel: bool = False
+    _slot: Slot | None = None
+
+    def __init__(
+        self,
+        queue: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        run_after: When | None = None,
+        deadline: When | None = None,
+        priority: int = 0,
+        max_retries: int | None = None,
+        fingerprint: str | None = None,
+        unique: Unique = True,
+        on_duplicate: OnDuplicate = "return",
+        key: str | None = None,
+        meta: Mapping[str, str] | None = None,
+    ) -> None:
+        if queue.__class__ is not str or not queue:
+            check_queue(queue)
+        self.queue = queue
+        self._payload = payload  # type: ignore[assignment]  # encode_payload is the judge of it
+        self._special = not (
+            unique is True
+            and run_after is None
+            and deadline is None
+            and max_retries is None
+            and fingerprint is None
+            and key is None
+            and meta is None
+            and on_duplicate == "return"
+            and priority.__class__ is int
+            and not priority
+        )
+        if self._special:  # most jobs are not, and creating them is the hot path
+            self._describe(
+                run_after=run_after,
+                deadline=deadline,
+                priority=priority,
+                max_retries=max_retries,
+                fingerprint=fingerprint,
+                unique=unique,
+                on_duplicate=on_duplicate,
+                key=key,
+                meta=meta,
+            )
+
+    def _describe(
+        self,
+        *,
+        run_after: When | None,
+        deadline: When | None,
+        priority: int,
+        max_retries: int | None,
+        fingerprint: str | None,
+        unique: Unique,
+        on_duplicate: OnDuplicate,
+        key: str | None,
+        meta: Mapping[str, str] | None,
+    ) -> None:
+        """Check and take over what is more than a queue and a payload."""
+        if run_after is not None:
+            self._asked_run_after = epoch_or_span("run_after", run_after)
+            self._run_after = self._asked_run_after[0]
+        if deadline is not None:
+            self._asked_deadline = epoch_or_span("deadline", deadline)
+            self._deadline = self._asked_deadline[0]
+        self.priority = _checked_int("priority", priority, -100, 100)
+        if max_retries is not None:
+            self.max_retries = _checked_int("max_retries", max_retries, 0, 2**31 - 1)
+        if fingerprint is not None:
+            self._own_fingerprint = _checked_text("fingerprint", fingerprint)
+        self.unique = _checked_choice("unique", unique, (True, False, "until_started"))
+        self.on_duplicate = _checked_choice("on_duplicate", on_duplicate, ("return", "raise", "replace"))
+        if key is not None:
+            self.key = _checked_text("key", key)
+        if meta is not None:
+            self.meta = _checked_meta(meta)
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} of {self.queue!r} {self.status.name} retries={self.retries}>"
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The payload: a fresh copy for each attempt and each snapshot."""
+        if self._payload is None:
+            self._payload = orjson.loads(self._data) if self._data else {}
+        return self._payload
+
+    @property
+    def fingerprint(self) -> str:
+        """What uniqueness compares: the caller's own, or a hash of queue and canonical payload."""
+        if self._own_fingerprint is not None:
+            return self._own_fingerprint
+        if self._fingerprint is None:
+            data = encode_payload(self._payload, self.queue) if self._data is None else self._data
+            self._fingerprint = fingerprint(self.queue, data)
+        return self._fingerprint
+
+    @property
+    def result(self) -> Any:
+        """What the handler returned, as JSON; None until it has succeeded."""
+        return None if self._result is None else orjson.loads(self._result)
+
+    @property
+    def run_after(self) -> datetime | None:
+        """When it may start; never None once accepted."""
+        return to_datetime(self._run_after)
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When it must have finished, or None."""
+        return to_datetime(self._deadline)
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When it was accepted."""
+        return to_datetime(self._created_at)
+
+    @property
+    def ran_at(self) -> datetime | None:
+        """When its latest attempt started."""
+        return to_datetime(self._ran_at)
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """When it succeeded, died or was cancelled."""
+        return to_datetime(self._finished_at)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has succeeded, died or been cancelled."""
+        return self.status in FINISHED
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1."""
+        return self.retries + 1
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether this attempt was asked to stop: cancelled, timed out, or the backend shuts down."""
+        return self._cancel or (self._slot is not None and self._slot.asked_to_stop(self))
+
+    def remaining(self) -> float:
+        """Seconds until this attempt is interrupted; ``math.inf`` where it has no timeout or deadline."""
+        return self._running_slot("remaining").remaining()
+
+    def progress(self, fraction: float | None = None, message: str = "") -> tuple[float, str] | None:
+        """Report how far the attempt is (0.0 to 1.0), or without arguments read the last report."""
+        if fraction is not None:
+            self._running_slot("progress")
+            self._progress = (_checked_fraction(fraction), str(message))
+        return self._progress
+
+    def shield(self) -> AbstractContextManager[None]:
+        """Hold interrupts back inside a ``with`` block; one that came meanwhile is raised at its end.
+
+        The clock is not held: one second after its timeout the attempt counts as failed all the same.
+        """
+        return self._running_slot("shield").shield()
+
+    def complete(self, connection: Any, result: Any = None) -> None:
+        """Settle the job as succeeded inside the caller's own transaction on ``connection``.
+
+        Raises UnsupportedError where the backend shares no transactions, StaleLeaseError where another
+        worker has the job by now.
+        """
+        self._running_slot("complete").complete(self, connection, result)
+
+    def _running_slot(self, method: str) -> Slot:
+        slot = self._slot
+        if slot is None or slot.job is not self:
+            raise NeoqError(
+                f"job.{method}() works only while its handler runs; this is a snapshot of job {self.id}",
+                queue=self.queue,
+                job_id=self.id,
+            )
+        return slot
+
+    def _prepare(self, now: float, max_payload: int) -> None:
+        """Make a job that was built by its user ready for a store: payload as bytes, spans as times."""
+        data = encode_payload(self._payload, self.queue)
+        if len(data) > max_payload:
+            refuse_size(data, max_payload, self.queue)
+        if self._special:
+            self._resolve(now)
+        else:
+            self._run_after = now
+        self._data = data
+        self._payload = None
+        self._created_at = now
+
+    def _resolve(self, now: float) -> None:
+        """Turn what was asked for into times."""
+        at, span = self._asked_run_after
+        self._run_after = add_span("run_after", now, span or 0.0) if at is None else at
+        self._waits = self._run_after > now
+        at, span = self._asked_deadline
+        self._deadline = at if span is None else add_span("deadline", now, span)
+
+    def _fresh(self) -> Job:
+        """This job, or where it came from a backend a new one like it: what enqueue stores."""
+        if self._data is None:
+            return self
+        fresh = self._copy()
+        for name in _LIFE:
+            fresh.__dict__.pop(name, None)
+        fresh._payload = orjson.loads(self._data)
+        return fresh
+
+    def _record(self) -> Job:
+        """The store's own record of a job that it accepts."""
+        record = Job.__new__(Job)
+        record.id = self.id
+        record.queue = self.queue
+        record._data = self._data
+        record._run_after = self._run_after
+        record._created_at = self._created_at
+        record._deadline = self._deadline
+        record._cancel = False
+        if self._special:
+            for name in _DESCRIBED & self.__dict__.keys():
+                setattr(record, name, self.__dict__[name])
+        return record
+
+    def _copy(self) -> Job:
+        """A job of the same fields and stored bytes that shares no decoded payload and no attempt."""
+        copy = Job.__new__(Job)
+        copy.__dict__.update(self.__dict__)
+        copy._payload = None if self._data is not None else self._payload
+        copy._slot = None
+        return copy
+
+
+_DESCRIBED = frozenset(
+    "priority max_retries unique on_duplicate kind key group meta _own_fingerprint _waits _special".split()
+)  # what a user may say of a job, beyond the plain
+_LIFE = frozenset(
+    """id status retries duplicate error traceback worker crashes _run_after _deadline _created_at _ran_at
+    _finished_at _fingerprint _data _waits _result _progress _token _cancel _slot""".split()
+)  # what a store gives a job
+
+
+def fingerprint(queue: str, data: bytes) -> str:
+    """The fingerprint of a payload (as `encode_payload` wrote it) on a queue: BLAKE2b, 128 bits, hex."""
+    return blake2b(queue.encode() + b"\0" + data, digest_size=16).hexdigest()
+
+
+def encode_payload(payload: Any, queue: str) -> bytes:
+    """A payload as canonical JSON, or PayloadError naming the place that is not JSON."""
+    if payload is None:
+        return b"{}"
+    try:
+        if payload.__class__ is not dict or not _SCALARS.issuperset(map(type, payload.values())):
+            payload = _plain_object(payload, "payload", queue, 0)
+        return orjson.dumps(payload, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        # orjson says what, never where; the walk finds the place, or makes plain what orjson refuses.
+        return orjson.dumps(_plain_object(payload, "payload", queue, 0), option=orjson.OPT_SORT_KEYS)
+
+
+def encode_result(result: Any) -> bytes | None:
+    """A handler's result as JSON (None for None), or PayloadError."""
+    if result is None:
+        return None
+    return orjson.dumps(_plain(result, "result", None, 0))
+
+
+def refuse_size(data: bytes, limit: int, queue: str) -> NoReturn:
+    """Refuse a payload of more than ``limit`` bytes."""
+    raise PayloadError(
+        f"the payload for queue {queue!r} is {len(data):,} bytes as JSON, more than max_payload "
+        f"({limit:,}): store the bulk elsewhere and enqueue a reference to it",
+        queue=queue,
+    )
+
+
+def _plain_object(value: Any, path: str, queue: str | None, depth: int) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise PayloadError(
+            f"{path} is {_describe(value)}; a payload is a dict of JSON values", path=path, queue=queue
+        )
+    if depth > MAX_DEPTH:
+        raise PayloadError(
+            f"{path[:80]}... is nested deeper than {MAX_DEPTH} levels, or contains itself",
+            path=path,
+            queue=queue,
+        )
+    plain = {}
+    for key, item in value.items():
+        if not isinstance(key, str):
+            raise PayloadError(
+                f"{path} has the key {key!r}, {_describe(key)}; JSON keys are str", path=path, queue=queue
+            )
+        plain[_text(key, f"a key of {path}", queue)] = _plain(item, f"{path}.{key}", queue, depth + 1)
+    return plain
+
+
+def _plain(value: Any, path: str, queue: str | None, depth: int) -> Any:
+    """The value made of nothing but exact dict, list, str, int, float, bool and None."""
+    if value is None or value is True or value is False:
+        return value
+    if isinstance(value, str):
+        return _text(value, path, queue)
+    if isinstance(value, int):
+        return _integer(value, path, queue)
+    if isinstance(value, float):
+        return _number(value, path, queue)
+    if isinstance(value, dict):
+        return _plain_object(value, path, queue, depth)
+    if isinstance(value, (list, tuple)):
+        if depth > MAX_DEPTH:
+            _plain_object({}, path, queue, depth)
+        return [_plain(item, f"{path}[{at}]", queue, depth + 1) for at, item in enumerate(value)]
+    raise PayloadError(
+        f"{path} is {_describe(value)}, which is not JSON; use str, int, float, bool, None, list or dict"
+        f"{_advice(value)}",
+        path=path,
+        queue=queue,
+    )
+
+
+def _text(value: str, path: str, queue: str | None) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise PayloadError(
+            f"{path} holds a lone surrogate at character {error.start}, which UTF-8 cannot carry; "
+            'decode its source with errors="replace"',
+            path=path,
+            queue=queue,
+        ) from None
+    return value if value.__class__ is str else str.__str__(value)
+
+
+def _integer(value: int, path: str, queue: str | None) -> int:
+    if not -(2**63) <= value < 2**64:
+        raise PayloadError(f"{path} is an integer beyond 64 bits; send it as a str", path=path, queue=queue)
+    return int(value)
+
+
+def _number(value: float, path: str, queue: str | None) -> float:
+    if not math.isfinite(value):
+        raise PayloadError(
+            f"{path} is {value!r}, which JSON cannot carry; send None or a str", path=path, queue=queue
+        )
+    return float(value)
+
+
+def _advice(value: Any) -> str:
+    if isinstance(value, (set, frozenset)):
+        return " (a set: send sorted(...))"
+    if isinstance(value, datetime):
+        return " (a datetime: send .isoformat())"
+    if isinstance(value, (bytes, bytearray)):
+        return " (bytes: send .decode() or base64)"
+    return ""
+
+
+def _describe(value: Any) -> str:
+    return f"a {type(value).__name__}"
+
+
+def to_datetime(epoch: float | None) -> datetime | None:
+    """Seconds since the epoch as an aware datetime in UTC."""
+    return None if epoch is None else datetime.fromtimestamp(epoch, UTC)
+
+
+def epoch_or_span(name: str, when: When) -> Asked:
+    """A point in time as (seconds since the epoch, None), a span as (None, seconds)."""
+    if not isinstance(when, datetime):
+        return None, to_seconds(name, when)
+    if when.utcoffset() is None:
+        raise InvalidJobError(
+            f"{name} is the naive datetime {when!r}; give it a timezone: "
+            "datetime.now(timezone.utc) + ..., or .replace(tzinfo=zoneinfo.ZoneInfo('Europe/Paris'))"
+        )
+    return when.timestamp(), None
+
+
+def add_span(name: str, now: float, span: float) -> float:
+    """``now`` plus a span in seconds, where that is a time that a datetime can hold."""
+    if not 0 <= now + span <= _LATEST:
+        raise InvalidJobError(f"{name} is {span!r} seconds from now, outside the years 1970 to 9999")
+    return now + span
+
+
+def to_seconds(name: str, span: timedelta | float) -> float:
+    """A timedelta, or a number of seconds, as a finite float."""
+    if isinstance(span, timedelta):
+        return span.total_seconds()
+    if isinstance(span, bool) or not isinstance(span, (int, float)) or not math.isfinite(span):
+        raise InvalidJobError(
+            f"{name} is {span!r}; it takes a timedelta, a number of seconds, or where it is a point in "
+            "time an aware datetime"
+        )
+    return float(span)
+
+
+def check_queue(queue: Any) -> None:
+    """Refuse what is no queue name: 1 to 200 printable characters."""
+    if not isinstance(queue, str) or not queue.strip():
+        raise InvalidJobError(f'the queue is {queue!r}; it takes a name such as "emails"')
+    if len(queue) > 200 or not queue.isprintable():
+        raise InvalidJobError(f"the queue is {queue[:40]!r}...; a name has 1 to 200 printable characters")
+
+
+def _checked_int(name: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidJobError(f"{name} is {value!r}; it takes an int from {low} to {high}")
+    return value
+
+
+def _checked_text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= 1000 or not value.isprintable():
+        raise InvalidJobError(f"{name} is {value!r:.80}; it takes 1 to 1,000 printable characters")
+    return value
+
+
+def _checked_choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    for choice in choices:
+        if value is choice or (isinstance(value, str) and value == choice):
+            return choice
+    raise InvalidJobError(f"{name} is {value!r}; it takes {' or '.join(map(repr, choices))}")
+
+
+def _checked_fraction(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise InvalidJobError(f"progress is {value!r}; it takes a number from 0.0 to 1.0")
+    return float(value)
+
+
+def _checked_meta(meta: Any) -> Mapping[str, str]:
+    if not isinstance(meta, Mapping):
+        raise InvalidJobError(f"meta is {meta!r:.80}; it takes a dict of str to str")
+    for key, value in meta.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise InvalidJobError(f"meta[{key!r}] is {value!r:.80}; keys and values of meta are str")
+        _text(key, "a key of meta", None)
+        _text(value, f"meta[{key!r}]", None)
+    return dict(meta)

@@ -1,0 +1,687 @@
+"""MemBackend: jobs in this process's memory. No server, nothing to install, gone with the process."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+import time as _time
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar
+
+from neoq.backend import Backend
+from neoq.config import Config, count, setting, span
+from neoq.errors import BackendClosedError, DuplicateJobError, QueueFullError, UnsupportedError
+from neoq.job import FINISHED, Job, Status, to_datetime
+from neoq.mem_queues import REPLACED, FutureJobs, Key, QueueState
+from neoq.store import (
+    Action,
+    Changed,
+    Claimed,
+    Demand,
+    Extended,
+    Lease,
+    Notify,
+    Outcome,
+    QueueCounts,
+    Reclaimed,
+    Tick,
+    WorkerInfo,
+)
+
+_PENDING, _RUNNING, _RETRYING = Status.PENDING, Status.RUNNING, Status.RETRYING
+_SUCCEEDED, _DEAD, _CANCELLED = Status.SUCCEEDED, Status.DEAD, Status.CANCELLED
+_WAITING = frozenset({_PENDING, _RETRYING})
+_REMEMBERED_TOKENS = 1000
+new_job = Job.__new__
+_CLOCK_WAS_WRONG = 3 * 3600.0  # a tick that much older than the last one: the clock was set right
+_HANDED_OVER_AT_MOST = 2048  # far from its capacity, a queue is not full whatever the runners hold
+
+
+@dataclass(frozen=True)
+class MemConfig(Config):
+    """The settings of `MemBackend`: those of every backend, bounded by default since memory is."""
+
+    queue_capacity: int | None = setting(
+        10_000, count(1, none=True), "Ready jobs a queue holds before its producers wait; None: no bound."
+    )
+    retention: float | None = setting(
+        None, span(0.0, none=True), "How long finished jobs can be looked up; None: for ever."
+    )
+    max_finished: int | None = setting(
+        1000, count(0, none=True), "Finished jobs that can be looked up, the newest; None: no bound."
+    )
+    max_dead: int | None = setting(
+        10_000, count(1, none=True), "Dead jobs kept; the oldest goes, with a warning. None: no bound."
+    )
+
+
+class MemBackend(Backend):
+    """Jobs in memory: ``MemBackend(job_check_interval=1.0, future_job_window=30.0)``.
+
+    Takes every setting of `Config` as a keyword. What has not run when the process ends is lost, and the
+    report of `shutdown` lists it. Safe to use from many threads; after a fork the child starts empty.
+
+    Raises ConfigError for a setting that is unknown or out of range.
+    """
+
+    config_class = MemConfig
+    features: ClassVar[frozenset[str]] = frozenset({"local"})
+
+    def open_store(self, notify: Notify) -> None:
+        """Begin with no jobs at all."""
+        self._notify = notify
+        self._lock = threading.Lock()
+        self._queues: dict[str, QueueState] = {}
+        self._jobs: dict[int, Job] = {}  # every job that can be looked up, in the order of their ids
+        self._finished: deque[Job] = deque()
+        self._dead: OrderedDict[int, None] = OrderedDict()
+        self._ids = itertools.count(1)
+        self._leases = itertools.count(1)
+        self._ticks: dict[str, float] = {}
+        self._added: OrderedDict[bytes, list[int]] = OrderedDict()
+        self._refusing = False
+        self._future = FutureJobs(
+            self._lock,
+            self.clock,
+            self.config.job_check_interval,
+            self.config.future_job_window,
+            self.release_due,
+        )
+        self._beats: dict[str, WorkerInfo] = {}
+
+    def close_store(self) -> None:
+        """Stop the threads; what is left stays readable for the report."""
+        self.stop_waiting()
+        self._future.close()
+
+    def stop_waiting(self) -> None:
+        """End every add that waits for room."""
+        with self._lock:
+            self._refusing = True
+            for state in self._queues.values():
+                state.ready.not_full.notify_all()
+
+    # -- enqueue ----------------------------------------------------------------------------------------
+
+    def add(self, jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:
+        """Store jobs; see `Store.add`. Waits for room in a full queue, up to ``enqueue_timeout``."""
+        if transaction is not None:
+            raise UnsupportedError(
+                "jobs in memory cannot join a transaction; enqueue after its commit, or use a backend that "
+                "keeps jobs in that database"
+            )
+        return self._add_batch(jobs, token)
+
+    def add_plain(self, queue: str, data: bytes, now: float, transaction: Any = None) -> Job:
+        """The hot path of enqueue: each call and lookup here is paid by every job."""
+        state = self._queues.get(queue)
+        if state is None or state.hashed or transaction is not None:
+            return super().add_plain(queue, data, now, transaction)
+        ready, holders = state.ready, state.holders
+        with self._lock:
+            if data in holders:
+                return self._meet(holders[data], None, state)
+            if ready.length >= state.plenty and self._is_full(state, 1):
+                self._wait_for_room(state, 1)
+                if data in holders:  # it came while this one waited
+                    return self._meet(holders[data], None, state)
+            record, snapshot = new_job(Job), new_job(Job)
+            record.id = snapshot.id = job_id = next(self._ids)
+            record.queue = snapshot.queue = queue
+            record._data = snapshot._data = data
+            record._run_after = record._created_at = snapshot._run_after = snapshot._created_at = now
+            record._deadline = None
+            record._cancel = record._special = False
+            holders[data] = self._jobs[job_id] = record
+            quiet = ready.length
+            ready.push(record)
+        if not quiet:  # who was called for the job before finds this one as well
+            self._notify(queue, "ready")
+        return snapshot
+
+    def _add_batch(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
+        with self._lock:
+            if token and token in self._added:
+                return [self._jobs[job_id]._copy() for job_id in self._added[token] if job_id in self._jobs]
+            states = {
+                queue: self._queues.get(queue) or self._new_queue(queue)
+                for queue in {job.queue for job in jobs}
+            }
+            self._make_room(jobs, states)
+            special = [job for job in jobs if job._special]
+            if special:
+                self._refuse_duplicates(jobs, states)
+            if special or len(states) > 1 or states[jobs[0].queue].hashed:
+                added = [self._add_one(job, states[job.queue]) for job in jobs]
+            else:
+                added = self._add_plain_batch(jobs, states[jobs[0].queue])
+            if token:
+                self._remember(token, added)
+        for queue in states:
+            self._notify(queue, "ready")
+        return added
+
+    def _add_one(self, job: Job, state: QueueState) -> Job:
+        holder = state.holders.get(state.key(job)) if job.unique else None
+        return self._accept(job, state) if holder is None else self._meet(holder, job, state)
+
+    def _add_plain_batch(self, jobs: Sequence[Job], state: QueueState) -> list[Job]:
+        """The hot path of enqueue_many: jobs of one queue that are due now, and nothing but a payload."""
+        holders, records, ids, ready = state.holders, self._jobs, self._ids, state.ready
+        fresh, added = [], []
+        for job in jobs:
+            data: bytes = job._data  # type: ignore[assignment]
+            if data in holders:
+                added.append(self._meet(holders[data], job, state))
+                continue
+            record = new_job(Job)
+            record.id = job.id = job_id = next(ids)
+            record.queue = job.queue
+            record._data = data
+            record._run_after = record._created_at = job._run_after
+            record._deadline = None
+            record._cancel = record._special = False
+            holders[data] = records[job_id] = record
+            fresh.append(record)
+            added.append(job)
+        ready.push_plain(fresh)
+        return added
+
+    def _accept(self, job: Job, state: QueueState) -> Job:
+        """Store a job that is new to its queue: a record of it, so that the caller's is a snapshot."""
+        job.id = next(self._ids)
+        record = job._record()
+        if record.unique:
+            state.holders[state.key(record)] = record
+            if record.unique == "until_started":
+                state.frees_early = True
+        self._jobs[job.id] = record
+        if record._waits:
+            self._schedule(record, state)
+        else:
+            state.ready.push(record)
+        return job
+
+    def _schedule(self, job: Job, state: QueueState) -> None:
+        """Let a waiting job become ready when it is due, which may be now."""
+        if job._run_after > self.clock.time():  # type: ignore[operator]  # accepted jobs have one
+            state.waits(job, 1)
+            self._future.push(job)
+        else:
+            job._waits = False
+            state.ready.push(job)
+
+    def _meet(self, holder: Job, job: Job | None, state: QueueState) -> Job:
+        """Enqueue a job (None: a plain one) whose fingerprint an unfinished one has."""
+        if job is not None and job.on_duplicate == "raise":
+            raise _duplicate(holder)
+        if holder.status is not _RUNNING:
+            due = self.clock.time() if job is None else job._run_after
+            if job is not None and job.on_duplicate == "replace":
+                holder = self._move(holder, state, due, job)
+            elif holder.status is _RETRYING and due < holder._run_after:  # type: ignore[operator]
+                holder = self._move(holder, state, due)
+        met = holder._copy()
+        met.duplicate = True
+        return met
+
+    def _move(self, holder: Job, state: QueueState, run_after: float | None, new: Job | None = None) -> Job:
+        """Put a waiting job at another time; its entry at the old one counts no more."""
+        record = self._stand_in(holder, state)
+        record._run_after = run_after
+        record._special = True
+        if new is not None:
+            record._data, record._deadline, record.priority = new._data, new._deadline, new.priority
+            record._fingerprint = None
+            record.max_retries, record.meta, record.key = new.max_retries, new.meta, new.key
+        self._schedule(record, state)
+        self._wake_soon(record.queue)
+        return record
+
+    def _stand_in(self, record: Job, state: QueueState) -> Job:
+        """Replace a waiting record by a copy, so that what points at the old one is void."""
+        copy = record._copy()
+        self._withdraw(record, state)
+        self._jobs[record.id] = copy  # type: ignore[index]
+        if record.unique and state.holders.get(key := state.key(record)) is record:
+            state.holders[key] = copy
+        return copy
+
+    def _withdraw(self, record: Job, state: QueueState) -> None:
+        """Take a waiting job out of where it waits; the entry itself is swept out later."""
+        record._token = REPLACED
+        if record._waits:
+            state.waits(record, -1)
+            self._future.void()
+        else:
+            state.ready.void()
+
+    def _wake_soon(self, queue: str) -> None:
+        self._notify(queue, "ready")
+
+    def _refuse_duplicates(self, jobs: Sequence[Job], states: dict[str, QueueState]) -> None:
+        """Raise for the first on_duplicate="raise" that meets a job, stored or earlier in the batch."""
+        if all(job.on_duplicate != "raise" for job in jobs):
+            return
+        earlier: dict[tuple[str, Key], Job] = {}
+        for job in jobs:
+            if not job.unique:
+                continue
+            state = states[job.queue]
+            key = state.key(job)
+            holder = state.holders.get(key) or earlier.get((job.queue, key))
+            if holder is not None and job.on_duplicate == "raise":
+                raise _duplicate(holder)
+            earlier[job.queue, key] = job
+
+    def _remember(self, token: bytes, added: list[Job]) -> None:
+        self._added[token] = [job.id for job in added if job.id is not None]
+        if len(self._added) > _REMEMBERED_TOKENS:
+            self._added.popitem(last=False)
+
+    def _new_queue(self, queue: str) -> QueueState:
+        state = self._queues[queue] = QueueState(queue, self._lock)
+        return state
+
+    # -- capacity ---------------------------------------------------------------------------------------
+
+    def _is_full(self, state: QueueState, wanted: int) -> bool:
+        capacity = self.capacity_of(state.queue)
+        if capacity is None:
+            state.plenty = math.inf
+            return False
+        state.plenty = capacity - _HANDED_OVER_AT_MOST
+        if len(state.ready) + wanted <= state.plenty:
+            return False
+        return len(state.ready) + wanted + self.handed_over(state.queue) > capacity
+
+    def _make_room(self, jobs: Sequence[Job], states: dict[str, QueueState]) -> None:
+        """Wait until every queue of a batch has room for its part of it."""
+        wanted = dict.fromkeys(states, 0)
+        if len(states) == 1:
+            wanted[jobs[0].queue] = len(jobs) - sum(job._waits for job in jobs if job._special)
+        else:
+            for job in jobs:
+                wanted[job.queue] += not job._waits
+        for queue, number in wanted.items():
+            capacity = self.capacity_of(queue)
+            if capacity is not None and number > capacity:
+                raise QueueFullError(
+                    f"{number:,} jobs at once are more than queue {queue!r} holds ({capacity:,}); enqueue "
+                    "them in parts, or raise its capacity",
+                    queue=queue,
+                )
+        while full := [queue for queue, number in wanted.items() if self._is_full(states[queue], number)]:
+            self._wait_for_room(states[full[0]], wanted[full[0]])
+
+    def _wait_for_room(self, state: QueueState, wanted: int) -> None:
+        """Wait, with the lock released, until a full queue has room again."""
+        if self.in_runner():  # a handler that waited for itself would wait for ever
+            return
+        timeout = self.config.enqueue_timeout
+        give_up = math.inf if timeout is None else _time.monotonic() + timeout
+        state.blocked += 1
+        try:
+            while not self._refusing and self._is_full(state, wanted):
+                left = give_up - _time.monotonic()
+                if left <= 0:
+                    raise QueueFullError(
+                        f"queue {state.queue!r} holds all {self.capacity_of(state.queue):,} jobs that it "
+                        f"may, and no room came within {timeout:g} s; add runners (concurrency), raise its "
+                        "capacity, or enqueue less",
+                        queue=state.queue,
+                    )
+                state.ready.not_full.wait(min(left, self.config.job_check_interval))
+        finally:
+            state.blocked -= 1
+        if self._refusing:
+            raise BackendClosedError(
+                f"the backend was shut down while enqueue waited for room in queue {state.queue!r}",
+                queue=state.queue,
+            )
+
+    # -- cron -------------------------------------------------------------------------------------------
+
+    def add_tick(self, cron: str, tick: datetime, job: Job) -> Tick:
+        """Record a tick and add its job; capacity does not hold it back."""
+        at = tick.timestamp()
+        with self._lock:
+            last = self._ticks.get(cron)
+            if last is not None and 0 <= last - at < _CLOCK_WAS_WRONG:
+                return Tick.EXISTS
+            self._ticks[cron] = at
+            state = self._queues.get(job.queue) or self._new_queue(job.queue)
+            if state.key(job) in state.holders:
+                return Tick.SKIPPED
+            self._accept(job, state)
+        self._notify(job.queue, "ready")
+        return Tick.NEW
+
+    def last_tick(self, cron: str) -> datetime | None:
+        """The newest tick of a cron in this process."""
+        with self._lock:
+            at = self._ticks.get(cron)
+        return to_datetime(at)
+
+    # -- claim and settle -------------------------------------------------------------------------------
+
+    def claim(self, demand: Sequence[Demand]) -> Claimed:
+        """Hand ready jobs over, best first."""
+        claimed: list[Job] = []
+        now = self.clock.time()
+        token = next(self._leases)
+        more = False
+        with self._lock:
+            for queue, limit, kinds in demand:
+                state = self._queues.get(queue)
+                if state is None or state.paused:
+                    continue
+                taken = state.ready.take(limit, kinds)
+                for job in taken:
+                    job.status = _RUNNING
+                    job._token = token
+                if state.frees_early:
+                    for job in taken:
+                        if job.unique == "until_started":
+                            state.free(job)
+                claimed += taken
+                state.running += len(taken)
+                more = more or len(state.ready) > 0
+                if state.blocked and taken:
+                    state.ready.not_full.notify(len(taken))
+            due = now if more else self._future.next_due()
+        return Claimed(claimed, to_datetime(due), to_datetime(now))  # type: ignore[arg-type]
+
+    def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
+        """Record how attempts ended; memory has no transactions to join."""
+        if transaction is not None:
+            raise UnsupportedError("jobs in memory cannot be completed inside a transaction")
+        stale: set[int] = set()
+        with self._lock:
+            for outcome in outcomes:
+                lease = outcome.lease
+                job = self._jobs.get(lease.job_id)
+                if job is None or job._token != lease.token or job.status is not _RUNNING:
+                    stale.add(lease.job_id)
+                    continue
+                state = self._queues[lease.queue]
+                state.running -= 1
+                self._settle_one(job, state, outcome)
+        for outcome in outcomes:
+            if outcome.follow and outcome.lease.job_id not in stale:
+                self._add_batch(outcome.follow, b"")
+        return stale
+
+    def settle_succeeded(self, jobs: Sequence[Job]) -> set[int]:
+        """The hot path of settle: a job's own record, as `claim` handed it out."""
+        stale: set[int] = set()
+        settled: dict[str, int] = {}
+        records, finished, state = self._jobs, self._finished, None
+        with self._lock:
+            for job in jobs:
+                if records.get(job.id) is not job or job.status is not _RUNNING:  # type: ignore[arg-type]
+                    stale.add(job.id)  # type: ignore[arg-type]
+                    continue
+                if state is None or state.queue != job.queue:
+                    state = self._queues[job.queue]
+                job.status = _SUCCEEDED
+                job._slot = job._payload = None
+                if job._special or state.hashed:
+                    if job.unique:
+                        state.free(job)
+                else:
+                    del state.holders[job._data]  # type: ignore[arg-type]
+                finished.append(job)
+                settled[job.queue] = settled.get(job.queue, 0) + 1
+            for queue, number in settled.items():
+                self._queues[queue].running -= number
+                self._queues[queue].succeeded += number
+            self._drop_finished()
+        return stale
+
+    def _drop_finished(self) -> None:
+        """Forget the oldest of too many finished jobs."""
+        limit = self.config.max_finished
+        if limit is None or len(self._finished) <= limit:
+            return
+        dropped: dict[str, int] = {}
+        for _ in range(len(self._finished) - limit):
+            job = self._finished.popleft()
+            if job.status is not _SUCCEEDED:
+                self._forget(job)
+            elif self._jobs.pop(job.id, None) is not None:  # type: ignore[arg-type]
+                dropped[job.queue] = dropped.get(job.queue, 0) + 1
+        for queue, number in dropped.items():
+            self._queues[queue].succeeded -= number
+
+    def _settle_one(self, job: Job, state: QueueState, outcome: Outcome) -> None:
+        """Settle an attempt: with a fresh record, since the handler may still hold the old one."""
+        record = job._copy()
+        self._jobs[job.id] = record  # type: ignore[index]
+        if state.holders.get(key := state.key(job)) is job:
+            state.holders[key] = record
+        record.retries += outcome.charged
+        record._cancel = False
+        record._token = 0
+        record._result = outcome.result
+        record._progress = outcome.lease.progress or job._progress
+        if outcome.started_at is not None:
+            record._ran_at = outcome.started_at
+        if outcome.failure is not None:
+            record.error = f"{outcome.failure.type}: {outcome.failure.message}"
+            record.traceback = outcome.failure.traceback
+        if outcome.status in FINISHED:
+            record._finished_at = outcome.finished_at
+            self._finish(record, state, outcome.status)
+        elif job._cancel:  # cancelled as it ran: it is not tried again
+            record._finished_at = outcome.finished_at
+            self._finish(record, state, _CANCELLED)
+        else:
+            record.status = outcome.status
+            record._progress = None
+            if outcome.run_after is not None:
+                record._run_after = outcome.run_after
+            self._schedule(record, state)
+            self._wake_soon(record.queue)
+
+    def _finish(self, job: Job, state: QueueState, status: Status) -> None:
+        job.status = status
+        if job.unique:
+            state.free(job)
+        if status is _DEAD:
+            state.dead += 1
+            self._dead[job.id] = None  # type: ignore[index]
+            self._drop_dead()
+            return
+        if status is _SUCCEEDED:
+            state.succeeded += 1
+        else:
+            state.cancelled += 1
+        self._finished.append(job)
+        self._drop_finished()
+
+    def _drop_dead(self) -> None:
+        limit = self.config.max_dead
+        if limit is not None and len(self._dead) > limit:
+            oldest = self._jobs[next(iter(self._dead))]
+            self.config.logger.warning(
+                "dead job %s of %s is dropped: max_dead is %d; look at dead jobs and retry or delete them",
+                oldest.id,
+                oldest.queue,
+                limit,
+            )
+            self._forget(oldest)
+
+    def _forget(self, job: Job) -> bool:
+        """Remove a job that has ended from all that can be looked up."""
+        if self._jobs.pop(job.id, None) is None:  # type: ignore[arg-type]
+            return False
+        state = self._queues[job.queue]
+        if job.status is _SUCCEEDED:
+            state.succeeded -= 1
+        elif job.status is _CANCELLED:
+            state.cancelled -= 1
+        elif job.status is _DEAD:
+            state.dead -= 1
+            self._dead.pop(job.id, None)  # type: ignore[arg-type]
+        return True
+
+    def extend(self, leases: Sequence[Lease]) -> Extended:
+        """Leases in memory do not expire; tell which are gone, and whose job was cancelled."""
+        lost, cancelled = set(), set()
+        with self._lock:
+            for lease in leases:
+                job = self._jobs.get(lease.job_id)
+                if job is None or job._token != lease.token:
+                    lost.add(lease.job_id)
+                    continue
+                if lease.progress is not None:
+                    job._progress = lease.progress
+                if job._cancel:
+                    cancelled.add(lease.job_id)
+        return Extended(lost, cancelled)
+
+    def reclaim(self) -> Reclaimed:
+        """Nothing: a worker in memory dies with its jobs."""
+        return Reclaimed([], [])
+
+    def prune(self) -> int:
+        """Forget finished jobs older than ``retention``."""
+        retention = self.config.retention
+        if retention is None:
+            return 0
+        oldest = self.clock.time() - retention
+        pruned = 0
+        with self._lock:
+            while self._finished:
+                if (self._finished[0]._finished_at or 0.0) > oldest:
+                    break
+                pruned += self._forget(self._finished.popleft())
+        return pruned
+
+    def beat(self, worker: WorkerInfo) -> None:
+        """Remember what this process serves."""
+        self._beats[worker.id] = worker
+
+    def workers(self) -> list[WorkerInfo]:
+        """This process, once it listens."""
+        return [self.engine.worker_info()] if self.engine.listens else []
+
+    # -- looking and operating --------------------------------------------------------------------------
+
+    def find(
+        self,
+        *,
+        ids: Iterable[int] | None = None,
+        queue: str | None = None,
+        status: Status | None = None,
+        limit: int = 100,
+        after: int | None = None,
+    ) -> list[Job]:
+        """Snapshots of jobs, newest first."""
+        with self._lock:
+            if ids is None:
+                candidates: Iterable[Job] = reversed(self._jobs.values())
+            else:
+                known = (self._jobs.get(job_id) for job_id in sorted(ids, reverse=True))
+                candidates = (job for job in known if job is not None)
+            matching = (
+                job
+                for job in candidates
+                if (after is None or job.id < after)  # type: ignore[operator]
+                and (queue is None or job.queue == queue)
+                and (status is None or job.status is status)
+            )
+            return [job._copy() for job in itertools.islice(matching, limit)]
+
+    def counts(self) -> list[QueueCounts]:
+        """Every queue that has or had jobs."""
+        with self._lock:
+            return [self._queues[queue].counts() for queue in sorted(self._queues)]
+
+    def change(self, job_ids: Iterable[int], action: Action) -> Changed:
+        """Cancel, retry or delete jobs."""
+        operate = {"cancel": self._cancel, "retry": self._retry, "delete": self._delete}[action]
+        done, running, queues = set(), set(), set()
+        with self._lock:
+            for job_id in job_ids:
+                job = self._jobs.get(job_id)
+                if job is None:
+                    continue
+                if operate(job, self._queues[job.queue]):
+                    done.add(job_id)
+                    queues.add(job.queue)
+                elif action == "cancel" and job.status is _RUNNING:
+                    job._cancel = True
+                    running.add(job_id)
+        return Changed(frozenset(done), frozenset(running), frozenset(queues))
+
+    def _cancel(self, job: Job, state: QueueState) -> bool:
+        if job.status not in _WAITING:
+            return False
+        record = self._stand_in(job, state)
+        record._finished_at = self.clock.time()
+        self._finish(record, state, _CANCELLED)
+        return True
+
+    def _retry(self, job: Job, state: QueueState) -> bool:
+        now = self.clock.time()
+        if job.status in _WAITING:
+            self._move(job, state, min(now, job._run_after))  # type: ignore[type-var]
+            return True
+        if job.status is not _DEAD:
+            return False
+        if job.unique:
+            holder = state.holders.get(key := state.key(job))
+            if holder is not None:
+                raise _duplicate(holder)
+            state.holders[key] = job
+        state.dead -= 1
+        self._dead.pop(job.id, None)  # type: ignore[arg-type]
+        job.status, job._run_after, job._finished_at, job.retries, job.crashes = _PENDING, now, None, 0, 0
+        job._deadline = None  # or one that has passed would kill it again
+        self._schedule(job, state)
+        self._wake_soon(job.queue)
+        return True
+
+    def _delete(self, job: Job, state: QueueState) -> bool:
+        if job.status is _RUNNING:
+            return False
+        if job.status in _WAITING:
+            if job.unique:
+                state.free(job)
+            self._withdraw(job, state)
+            self._jobs.pop(job.id)  # type: ignore[arg-type]
+            return True
+        return self._forget(job)
+
+    def set_paused(self, queue: str, paused: bool) -> None:
+        """Hold a queue's jobs back, or let them go."""
+        with self._lock:
+            state = self._queues.get(queue) or self._new_queue(queue)
+            state.paused = paused
+        self._notify(queue, "pause" if paused else "ready")
+
+    # -- future jobs ------------------------------------------------------------------------------------
+
+    def release_due(self) -> None:
+        """Make ready what is due by now; the timer calls it."""
+        with self._lock:
+            due = self._future.pop_due()
+            for job in due:
+                state = self._queues[job.queue]
+                state.waits(job, -1)
+                state.ready.push(job)
+        for queue in {job.queue for job in due}:
+            self._notify(queue, "ready")
+
+
+def _duplicate(holder: Job) -> DuplicateJobError:
+    return DuplicateJobError(
+        f"job {holder.id} of {holder.queue!r} has that fingerprint and is {holder.status.name}",
+        job=holder._copy(),
+    )

@@ -1,0 +1,358 @@
+"""Where jobs in memory wait: ready ones in a queue.Queue each, future ones in two heaps and one timer.
+
+Everything here is guarded by the one lock of its backend, and its methods are called with it held
+unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from queue import Queue
+from typing import TYPE_CHECKING
+
+from neoq.job import Job, Status
+from neoq.store import QueueCounts
+
+if TYPE_CHECKING:
+    from neoq.clock import Clock
+
+REPLACED = -1  # the lease token of a record that another one has taken the place of
+_SPARE = 1000  # void entries that may lie about before they are swept out
+_WAITING = frozenset({Status.PENDING, Status.RETRYING})
+
+Key = bytes | str
+Entry = tuple[float, int, Job]
+
+
+def _is_void(job: Job) -> bool:
+    """Whether a waiting place's job was cancelled, replaced or moved since."""
+    return job._token == REPLACED or job.status not in _WAITING
+
+
+class ReadyQueue(Queue[Job]):
+    """The jobs of one queue that are due: by priority, then due time, then enqueue order.
+
+    Most arrive in that order and lie in a deque, others in a heap; the better head goes first. Jobs that
+    were cancelled or moved stay behind as void entries until they come up or are too many.
+    """
+
+    def __init__(self, lock: threading.Lock) -> None:
+        super().__init__()
+        self.mutex = lock
+        self.not_full = threading.Condition(lock)
+        self.not_empty = threading.Condition(lock)
+
+    def _init(self, maxsize: int) -> None:  # noqa: ARG002
+        self._in_order: deque[Job] = deque()
+        self._others: list[tuple[int, float, int, int, Job]] = []
+        self._serial = itertools.count()
+        self._void = 0
+        self._last_priority = 0
+        self._last_due = 0.0
+        self.length = 0  # jobs, void entries not counted
+
+    def _qsize(self) -> int:
+        return self.length
+
+    __len__ = _qsize
+
+    def push(self, job: Job) -> None:
+        """Add a job that is due; there is always room for what was accepted."""
+        self.length += 1
+        priority = job.priority if job._special else 0
+        due: float = job._run_after  # type: ignore[assignment]
+        if not self._in_order or (priority == self._last_priority and due >= self._last_due):
+            self._last_priority, self._last_due = priority, due
+            self._in_order.append(job)
+        else:
+            heappush(self._others, (*_place(job), next(self._serial), job))
+
+    def push_plain(self, jobs: list[Job]) -> None:
+        """Add jobs of one due time that have no priority."""
+        if not jobs:
+            return
+        due: float = jobs[0]._run_after  # type: ignore[assignment]
+        if self._in_order and not (self._last_priority == 0 and due >= self._last_due):
+            for job in jobs:
+                self.push(job)
+        else:
+            self._last_priority, self._last_due = 0, due
+            self._in_order.extend(jobs)
+            self.length += len(jobs)
+
+    def take(self, limit: int, kinds: frozenset[str] | None) -> list[Job]:
+        """Remove and return the best jobs, at most ``limit``."""
+        if kinds is not None:
+            return self._take_kinds(limit, kinds)
+        in_order = self._in_order
+        if self._others or self._void:
+            taken = self._take_best(limit)
+        elif len(in_order) > limit:
+            taken = [in_order.popleft() for _ in range(limit)]
+        else:
+            taken = list(in_order)
+            in_order.clear()
+        self.length -= len(taken)
+        return taken
+
+    def _take_best(self, limit: int) -> list[Job]:
+        taken: list[Job] = []
+        in_order = self._in_order
+        while len(taken) < limit:
+            if self._others and (not in_order or self._others[0][:3] < _place(in_order[0])):
+                job = heappop(self._others)[-1]
+            elif in_order:
+                job = in_order.popleft()
+            else:
+                break
+            if self._void and _is_void(job):
+                self._void -= 1
+            else:
+                taken.append(job)
+        return taken
+
+    def _take_kinds(self, limit: int, kinds: frozenset[str]) -> list[Job]:
+        everything = self.take(len(self), None)
+        wanted = [job for job in everything if job.kind in kinds][:limit]
+        taken = set(map(id, wanted))
+        for job in everything:
+            if id(job) not in taken:
+                self.push(job)
+        return wanted
+
+    def void(self) -> None:
+        """Count one entry out whose job waits here no more."""
+        self._void += 1
+        self.length -= 1
+        if self._void > _SPARE and self._void * 2 > len(self._in_order) + len(self._others):
+            self._in_order = deque(job for job in self._in_order if not _is_void(job))
+            self._others = [entry for entry in self._others if not _is_void(entry[-1])]
+            heapify(self._others)
+            self._void = 0
+
+    def _put(self, item: Job) -> None:
+        self.push(item)
+
+    def _get(self) -> Job:
+        return self.take(1, None)[0]
+
+
+def _place(job: Job) -> tuple[int, float, int]:
+    return -job.priority, job._run_after, job.id  # type: ignore[return-value]
+
+
+class QueueState:
+    """All that the memory backend knows of one queue."""
+
+    def __init__(self, queue: str, lock: threading.Lock) -> None:
+        self.queue = queue
+        self.ready = ReadyQueue(lock)
+        self.holders: dict[Key, Job] = {}  # the unfinished job of each fingerprint
+        self.paused = False
+        self.blocked = 0  # producers that wait for room
+        self.scheduled = 0  # waiting for their time
+        self.retrying = 0  # waiting for their next attempt
+        self.running = 0
+        self.succeeded = 0
+        self.dead = 0
+        self.cancelled = 0
+        self.hashed = False  # the keys of `holders` are fingerprints
+        self.frees_early = False  # there are jobs that are unique until started
+        self.plenty: float = 0  # up to so many ready jobs there is room, whatever the runners hold
+
+    def key(self, job: Job) -> Key:
+        """What stands for a job's fingerprint here: mostly the payload itself, which spares the hashing.
+
+        A custom fingerprint could equal another job's hash only if it looks like one; from the first such
+        on, this queue compares the real fingerprints.
+        """
+        own = job._own_fingerprint
+        if self.hashed:
+            return job.fingerprint
+        if own is None:
+            return job._data  # type: ignore[return-value]
+        if len(own) == 32:
+            self.holders = {holder.fingerprint: holder for holder in self.holders.values()}
+            self.hashed = True
+        return own
+
+    def free(self, job: Job) -> None:
+        """Give up a job's fingerprint, if it is still the one that has it."""
+        key = self.key(job)
+        if self.holders.get(key) is job:
+            del self.holders[key]
+
+    def waits(self, job: Job, one: int) -> None:
+        """Count a job in (1) or out (-1) that waits for its time."""
+        if job.status is Status.RETRYING:
+            self.retrying += one
+        else:
+            self.scheduled += one
+
+    def counts(self) -> QueueCounts:
+        """The queue in numbers."""
+        return QueueCounts(
+            self.queue,
+            ready=len(self.ready),
+            scheduled=self.scheduled,
+            retrying=self.retrying,
+            running=self.running,
+            succeeded=self.succeeded,
+            dead=self.dead,
+            cancelled=self.cancelled,
+            paused=self.paused,
+        )
+
+
+class FutureJobs:
+    """Jobs whose time has not come.
+
+    Far ones lie in a heap that the scheduler thread looks at every ``interval``; those due within the
+    window move to the near heap, whose head has one armed timer. So a wake costs what is due, and a
+    million waiting jobs cost no thread.
+    """
+
+    def __init__(
+        self, lock: threading.Lock, clock: Clock, interval: float, window: float, release: Callable[[], None]
+    ) -> None:
+        self._lock = lock
+        self._clock = clock
+        self._interval = interval
+        self._horizon = max(window, 2 * interval)  # whatever the window, nobody is promoted too late
+        self._release = release
+        self._far: list[Entry] = []
+        self._near: list[Entry] = []
+        self._serial = itertools.count()
+        self._void = 0
+        self._timer: HeadTimer | None = None
+        self._scheduler: threading.Thread | None = None
+        self._closed = threading.Event()
+        self._drift = clock.time() - clock.monotonic()
+        self.threads = True  # False: nobody but the caller of `release_due` looks at the time
+
+    def push(self, job: Job) -> None:
+        """Let a job wait for its time."""
+        job._waits = True
+        due: float = job._run_after  # type: ignore[assignment]
+        entry = (due, next(self._serial), job)
+        if due - self._clock.time() > self._horizon:
+            heappush(self._far, entry)
+        else:
+            heappush(self._near, entry)
+            if self._near[0] is entry:
+                self._arm()
+        if self._scheduler is None:
+            self._start()
+
+    def pop_due(self) -> list[Job]:
+        """Remove and return the jobs whose time has come, in its order."""
+        now = self._clock.time()
+        self._promote(now)
+        due = []
+        near = self._near
+        while near and near[0][0] <= now:
+            job = heappop(near)[-1]
+            if self._void and _is_void(job):
+                self._void -= 1
+            else:
+                job._waits = False
+                due.append(job)
+        self._arm()
+        return due
+
+    def _promote(self, now: float) -> None:
+        far, near, until = self._far, self._near, now + self._horizon
+        while far and far[0][0] <= until:
+            heappush(near, heappop(far))
+
+    def next_due(self) -> float | None:
+        """When the next one is due, or None (a void entry may be taken for one)."""
+        heads = [heap[0][0] for heap in (self._near, self._far) if heap]
+        return min(heads, default=None)
+
+    def void(self) -> None:
+        """Count one entry out whose job waits here no more."""
+        self._void += 1
+        if self._void > _SPARE and self._void * 2 > len(self._far) + len(self._near):
+            for heap in (self._far, self._near):
+                heap[:] = [entry for entry in heap if not _is_void(entry[-1])]
+                heapify(heap)
+            self._void = 0
+
+    def start(self) -> None:
+        """Start the threads if anything waits for them."""
+        if self._near or self._far:
+            self._start()
+            self._arm()
+
+    def close(self) -> None:
+        """Stop both threads and wait for them; called without the lock."""
+        self._closed.set()
+        for thread in (self._timer, self._scheduler):
+            if isinstance(thread, HeadTimer):
+                thread.cancel()
+            if thread is not None and thread is not threading.current_thread():
+                thread.join(1.0)
+
+    def _arm(self) -> None:
+        if self._timer is not None and self.threads:
+            self._timer.arm(self._near[0][0] if self._near else None)
+
+    def _start(self) -> None:
+        if not self.threads or self._scheduler is not None or self._closed.is_set():
+            return
+        self._timer = HeadTimer(self._clock, self._release)
+        self._scheduler = threading.Thread(target=self._watch, name="neoq-scheduler", daemon=True)
+        self._arm()
+        self._timer.start()
+        self._scheduler.start()
+
+    def _watch(self) -> None:
+        """Promote far jobs, and notice a wall clock that was set, every ``interval``."""
+        while not self._closed.wait(self._interval):
+            with self._lock:
+                self._promote(self._clock.time())
+                drift = self._clock.time() - self._clock.monotonic()
+                jumped, self._drift = abs(drift - self._drift) > 0.001, drift
+                if jumped or self._near:
+                    self._arm()
+
+
+class HeadTimer(threading.Timer):
+    """One timer for the head of a heap: it can be set to another time while it waits.
+
+    A Timer for each job would be a thread for each job.
+    """
+
+    def __init__(self, clock: Clock, release: Callable[[], None]) -> None:
+        super().__init__(0, release)
+        self.name = "neoq-timer"
+        self.daemon = True
+        self._clock = clock
+        self._due: float | None = None
+        self._changed = threading.Event()
+
+    def arm(self, due: float | None) -> None:
+        """Fire at ``due`` (seconds since the epoch), or never."""
+        self._due = due
+        self._changed.set()
+
+    def cancel(self) -> None:
+        """Stop the thread."""
+        super().cancel()
+        self._changed.set()
+
+    def run(self) -> None:
+        """Wait for the head's time, again and again; the wall clock is read at each turn."""
+        while not self.finished.is_set():
+            self._changed.clear()
+            due = self._due
+            left = None if due is None else due - self._clock.time()
+            if left is not None and left <= 0:
+                self.function()
+            else:
+                self._changed.wait(None if left is None else min(left, threading.TIMEOUT_MAX))

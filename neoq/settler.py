@@ -1,0 +1,117 @@
+"""The settler: one thread that records outcomes in a store which is a round trip away.
+
+It commits whatever gathered while its last commit ran, so the batches grow with the load and nobody
+waits for a batch to fill. While the store is away it keeps the outcomes, and tries again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from neoq.errors import BackendError, BackendUnavailable
+from neoq.store import Outcome, Store
+
+MAX_BATCH = 1000
+MAX_WAITING = 10_000  # outcomes; runners wait beyond
+FIRST_PAUSE, LAST_PAUSE = 0.05, 2.0  # seconds between attempts to reach the store
+
+
+class Settler:
+    """Takes outcomes from many runners and settles them in batches."""
+
+    def __init__(
+        self,
+        store: Store,
+        settled: Callable[[Sequence[Outcome], set[int]], None],
+        logger: logging.Logger | logging.LoggerAdapter[logging.Logger],
+    ) -> None:
+        self._store = store
+        self._settled = settled
+        self._logger = logger
+        self._changed = threading.Condition()
+        self._waiting: list[Outcome] = []
+        self._in_hand: list[Outcome] = []
+        self._closing = False
+        self._give_up = False
+        self._thread: threading.Thread | None = None
+
+    def put(self, outcomes: list[Outcome]) -> None:
+        """Take over outcomes; waits while very many are unsettled."""
+        with self._changed:
+            while len(self._waiting) > MAX_WAITING and not self._closing:
+                self._changed.wait(1.0)
+            self._waiting += outcomes
+            if self._thread is None and not self._give_up:
+                self._start()
+            self._changed.notify_all()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="neoq-settler", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # the interpreter is going down; close() settles what is here
+            self._thread = None
+
+    def unsettled(self) -> list[Outcome]:
+        """Outcomes that are not recorded yet."""
+        with self._changed:
+            return [*self._in_hand, *self._waiting]
+
+    def close(self, timeout: float) -> list[Outcome]:
+        """Settle what is left, for up to ``timeout`` seconds; return what could not be."""
+        with self._changed:
+            self._closing = True
+            if self._thread is None and self._waiting:
+                self._start()
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is None:
+            self._drain_here()
+        elif thread is not threading.current_thread():
+            thread.join(timeout)
+        with self._changed:
+            self._give_up = True
+            self._changed.notify_all()
+        return self.unsettled()
+
+    def _drain_here(self) -> None:
+        """No thread can be started any more: settle in this one."""
+        batch = self._next_batch()
+        while batch and self._settle(batch):
+            batch = self._next_batch()
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while batch := self._next_batch():
+            while not self._settle(batch):
+                with self._changed:
+                    if self._give_up:
+                        return
+                    self._changed.wait(pause)
+                pause = min(2 * pause, LAST_PAUSE)
+            pause = FIRST_PAUSE
+
+    def _next_batch(self) -> list[Outcome]:
+        """Whatever has gathered; empty at the end."""
+        with self._changed:
+            self._in_hand = []
+            while not self._waiting and not self._closing:
+                self._changed.wait()
+            self._in_hand, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+            self._changed.notify_all()
+            return self._in_hand
+
+    def _settle(self, batch: list[Outcome]) -> bool:
+        """Record a batch; False where the store cannot be reached now."""
+        try:
+            stale = self._store.settle(batch)
+        except BackendUnavailable as error:
+            self._logger.warning("%d outcomes wait for the store: %s", len(batch), error)
+            return False
+        except BackendError:
+            self._logger.exception("%d outcomes could not be settled; their leases will run out", len(batch))
+            stale = {outcome.lease.job_id for outcome in batch}
+        self._settled(batch, stale)
+        return True

@@ -1,0 +1,219 @@
+"""The graceful end: stop claiming, give back, wait, interrupt, settle, close, and report on each job."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neoq.errors import BackendError, ShutdownRequested
+from neoq.executor import abandoned
+from neoq.job import FINISHED, Job, Status
+from neoq.store import Outcome, given_back
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from neoq.engine import Engine
+    from neoq.worker import Runner
+
+INTERRUPT_GRACE = 0.6  # seconds that interrupted handlers get to clean up
+CLOSING_GRACE = 0.3  # and the last settles after them: with it the whole call keeps to its bound
+NAMED_IN_LOG = 20
+
+_PACKAGE = str(Path(__file__).parent)
+
+
+@dataclass
+class ShutdownReport:
+    """What became of the jobs: snapshots.
+
+    ``finished`` ended while the backend was being shut down. ``interrupted`` still ran when the time was up,
+    and were stopped, uncharged. ``given_back`` were handed to this process and not started (durable
+    backends). ``lost`` will not be run by anybody: in memory every unfinished job, the interrupted,
+    future and retrying ones included; on durable backends those whose outcome could not be recorded.
+    """
+
+    finished: list[Job] = field(default_factory=list)
+    interrupted: list[Job] = field(default_factory=list)
+    given_back: list[Job] = field(default_factory=list)
+    lost: list[Job] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.finished)} finished, {len(self.interrupted)} interrupted, "
+            f"{len(self.given_back)} given back, {len(self.lost)} lost"
+        )
+
+
+class Stopping:
+    """One shutdown of one engine; whoever calls second waits for the first, and gets the same report."""
+
+    def __init__(self, engine: Engine, timeout: float, drain: bool) -> None:
+        self.report = ShutdownReport()
+        self._engine = engine
+        self._timeout = timeout
+        self._drain = drain
+        self._lock = threading.Lock()
+        self._begun = False
+        self._done = threading.Event()
+        self._ended: set[int] = set()
+        self._returned: set[int] = set()
+        self._asked: set[int] = set()
+        self._unsettled: set[int] = set()
+
+    def note(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
+        """Remember what was settled meanwhile."""
+        with self._lock:
+            for outcome in outcomes:
+                job_id = outcome.lease.job_id
+                if job_id in stale:
+                    continue
+                if outcome.status in FINISHED:
+                    self._ended.add(job_id)
+                elif outcome.status is Status.PENDING and outcome.started_at is None:
+                    self._returned.add(job_id)
+
+    def note_succeeded(self, jobs: Sequence[Job], stale: set[int]) -> None:
+        """Remember what succeeded meanwhile."""
+        with self._lock:
+            self._ended.update(job.id for job in jobs if job.id is not None and job.id not in stale)
+
+    def run(self) -> ShutdownReport:
+        """Shut down, or wait for the one who does."""
+        own = self._own_runner()
+        with self._lock:
+            first, self._begun = not self._begun, True
+        if first:
+            try:
+                self._stop(own)
+            finally:
+                self._done.set()
+        elif own is None:
+            self._done.wait(self._timeout + 1)
+        return self.report
+
+    def _own_runner(self) -> Runner | None:
+        """The runner of ours that this thread is, when a handler shuts its own backend down."""
+        me = threading.current_thread()
+        return next((runner for runner in self._engine.all_runners() if runner.thread is me), None)
+
+    def _stop(self, own: Runner | None) -> None:
+        engine = self._engine
+        give_up = time.monotonic() + self._timeout
+        engine.ticker.close()
+        if not engine.opened:
+            return
+        engine.store.stop_waiting()
+        if self._drain and engine.running and own is None:
+            engine.await_quiet(give_up)
+        if engine.fetcher is not None:
+            left = engine.fetcher.stop(CLOSING_GRACE)
+            engine.source.settle([given_back(job) for job in left])
+        for lane in engine.lanes.values():
+            lane.stop()
+        self._await_runners(own, give_up)
+        self._interrupt(own)
+        self._await_runners(own, time.monotonic() + INTERRUPT_GRACE)
+        self._leave_behind(own)
+        if own is None:
+            self._close()
+        else:
+            self._write_report(own)
+            # Its own job still runs: the watchdog and the store stay until it has ended.
+            threading.Thread(target=self._close_after, args=(own,), name="neoq-shutdown").start()
+
+    def _await_runners(self, own: Runner | None, give_up: float) -> None:
+        for runner in self._engine.all_runners():
+            if runner is not own and runner.thread.is_alive() and not runner.slot.abandoned:
+                runner.thread.join(max(0.0, give_up - time.monotonic()))
+
+    def _interrupt(self, own: Runner | None) -> None:
+        for runner in self._engine.all_runners():
+            job = runner.slot.job
+            if runner is own or job is None:
+                continue
+            if runner.slot.interrupt(job, ShutdownRequested) and runner.slot.asked is ShutdownRequested:
+                self._asked.add(job.id or 0)
+
+    def _leave_behind(self, own: Runner | None) -> None:
+        """Settle over the heads of handlers that did not heed their interrupt."""
+        for runner in self._engine.all_runners():
+            job, asked = runner.slot.job, runner.slot.asked
+            if runner is own or job is None or asked is None or not runner.slot.abandon(job):
+                continue
+            self._engine.config.logger.error(
+                "job %s of %s did not stop for the shutdown; its thread %s is left behind",
+                job.id,
+                job.queue,
+                runner.thread.name,
+            )
+            runner.lane.replace(runner)
+            self._engine.source.settle([abandoned(job, runner.lane.listener, asked)])
+
+    def _close_after(self, own: Runner) -> None:
+        own.thread.join()
+        self._close(report=False)
+
+    def _close(self, *, report: bool = True) -> None:
+        engine = self._engine
+        engine.watchdog.close()
+        if engine.settler is not None:
+            left = engine.settler.close(CLOSING_GRACE)
+            self._unsettled = {outcome.lease.job_id for outcome in left}
+        if engine.keeper is not None:
+            engine.keeper.close()
+        if report:
+            self._write_report(None)
+        try:
+            engine.store.close_store()
+        except BackendError:
+            engine.config.logger.exception("the store did not close cleanly")
+        engine.forget()
+
+    def _write_report(self, own: Runner | None) -> None:
+        engine, report = self._engine, self.report
+        try:
+            report.finished += self._find(self._ended)
+            report.interrupted += self._find(self._asked - self._ended)
+            if engine.durable:
+                report.given_back += self._find(self._returned - self._unsettled)
+                report.lost += self._find(self._unsettled)
+            else:
+                mine = None if own is None or own.slot.job is None else own.slot.job.id
+                report.lost += [job for job in engine.unfinished() if job.id != mine]
+        except BackendError as error:
+            engine.config.logger.error("the report of the shutdown is incomplete: %s", error)  # noqa: TRY400
+        if report.lost:
+            named = ", ".join(f"{job.id} of {job.queue}" for job in report.lost[:NAMED_IN_LOG])
+            more = f" and {len(report.lost) - NAMED_IN_LOG} more" if len(report.lost) > NAMED_IN_LOG else ""
+            engine.config.logger.warning(
+                "shutdown lost %d unfinished jobs: %s%s", len(report.lost), named, more
+            )
+
+    def _find(self, job_ids: set[int]) -> list[Job]:
+        return list(reversed(self._engine.store.find(ids=job_ids, limit=len(job_ids)))) if job_ids else []
+
+
+def interrupts_us() -> bool:
+    """Whether the caller is a signal handler that came while this thread was inside neoq.
+
+    The frame below may hold one of our locks, so nothing may be waited for here.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _is_ours(frame):
+        frame = frame.f_back
+    while frame is not None and not _is_ours(frame):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _is_ours(frame: FrameType) -> bool:
+    directory, _, _ = frame.f_code.co_filename.rpartition("/")
+    return directory == _PACKAGE

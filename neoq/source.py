@@ -1,0 +1,57 @@
+"""Where a lane's jobs come from and its outcomes go: straight from and to a store that is in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from neoq.job import Job
+from neoq.store import Demand, Outcome, Store
+
+Settled = Callable[[Sequence[Outcome], set[int]], None]
+Succeeded = Callable[[Sequence[Job], set[int]], None]
+
+
+class Source(Protocol):
+    """Where a lane's jobs come from, and where their outcomes go."""
+
+    def take(self, queue: str, limit: int) -> tuple[Sequence[Job], bool]:
+        """Up to ``limit`` jobs to run now, and whether there are more."""
+
+    def settle(self, outcomes: list[Outcome]) -> None:
+        """Take over outcomes; they are recorded now or soon."""
+
+    def settle_succeeded(self, jobs: list[Job]) -> None:
+        """Take over jobs that succeeded."""
+
+    def nothing_to_do(self, queue: str) -> None:
+        """A runner found nothing, and parks."""
+
+
+class LocalSource:
+    """A store whose claim and settle cost no round trip: the runners call it themselves."""
+
+    def __init__(
+        self, store: Store, settled: Settled, succeeded: Succeeded, parked: Callable[[], None]
+    ) -> None:
+        self._store = store
+        self._settled = settled
+        self._succeeded = succeeded
+        self._parked = parked
+
+    def take(self, queue: str, limit: int) -> tuple[Sequence[Job], bool]:
+        """Claim from the store."""
+        jobs, due, now = self._store.claim((Demand(queue, limit),))
+        return jobs, due is not None and due <= now
+
+    def settle(self, outcomes: list[Outcome]) -> None:
+        """Record outcomes in the store."""
+        self._settled(outcomes, self._store.settle(outcomes))
+
+    def settle_succeeded(self, jobs: list[Job]) -> None:
+        """Record successes in the store."""
+        self._succeeded(jobs, self._store.settle_succeeded(jobs))
+
+    def nothing_to_do(self, queue: str) -> None:  # noqa: ARG002
+        """Tell who waits for quiet."""
+        self._parked()

@@ -1,0 +1,261 @@
+"""The seam: what a backend does, and nothing about how. All policy is above it.
+
+A store keeps jobs, claims them and settles them; it starts no handler and decides no retry.
+Payloads, results and failures are opaque bytes to it. `neoq.testing.BackendConformance` holds an
+implementation to every sentence of this file.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from neoq.job import Job, Status
+
+Notice = Literal["ready", "cancel", "pause"]
+Notify = Callable[[str, Notice], None]
+Action = Literal["cancel", "retry", "delete"]
+
+
+class Demand(NamedTuple):
+    """How many jobs of a queue could be run now; ``kinds`` None takes any."""
+
+    queue: str
+    limit: int
+    kinds: frozenset[str] | None = None
+
+
+class Claimed(NamedTuple):
+    """Jobs that are ours to run, each with its `Lease`; ``next_due`` is when the next unclaimed one is due.
+
+    ``next_due`` at or before ``now`` means that more are ready; None that nothing waits. ``now`` is the
+    store's own clock.
+    """
+
+    jobs: list[Job]
+    next_due: datetime | None
+    now: datetime
+
+
+class Lease(NamedTuple):
+    """The right to settle one job: ``token`` is drawn at each claim, so an older claim's no longer fits."""
+
+    job_id: int
+    queue: str
+    token: int
+    progress: tuple[float, str] | None = None
+
+
+class Failure(NamedTuple):
+    """Why an attempt failed."""
+
+    type: str
+    message: str
+    traceback: str
+
+
+class Outcome(NamedTuple):
+    """How an attempt ended; the policy is already decided.
+
+    ``status`` is SUCCEEDED, DEAD, CANCELLED, RETRYING (failed, again at ``run_after``) or PENDING (given
+    back or snoozed). ``charged`` says whether the attempt counts as a retry. Times are seconds since the
+    epoch on this process's clock.
+    """
+
+    lease: Lease
+    status: Status
+    run_after: float | None = None
+    charged: bool = False
+    started_at: float | None = None
+    finished_at: float | None = None
+    failure: Failure | None = None
+    result: bytes | None = None
+    follow: tuple[Job, ...] = ()
+
+
+def lease_of(job: Job) -> Lease:
+    """The lease of a job that was claimed here."""
+    return Lease(job.id, job.queue, job._token, job._progress)  # type: ignore[arg-type]
+
+
+def succeeded(job: Job) -> Outcome:
+    """The outcome of a job that has run and succeeded here."""
+    return Outcome(
+        lease_of(job), Status.SUCCEEDED, None, False, job._ran_at, job._finished_at, None, job._result
+    )
+
+
+def given_back(job: Job) -> Outcome:
+    """The outcome of a job that was claimed here and not started."""
+    return Outcome(lease_of(job), Status.PENDING, job._run_after)
+
+
+class Extended(NamedTuple):
+    """What a heartbeat learned: ids of leases lost, and of jobs cancelled while they run."""
+
+    lost: set[int]
+    cancelled: set[int]
+
+
+class Reclaimed(NamedTuple):
+    """Jobs taken from workers that died: ``returned`` are ready again, ``dead`` crashed once too often."""
+
+    returned: list[Job]
+    dead: list[Job]
+
+
+class Tick(StrEnum):
+    """What became of a cron tick."""
+
+    NEW = "new"
+    SKIPPED = "skipped"  # its predecessor is unfinished
+    EXISTS = "exists"  # another process was first
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """One process that listens: where it runs, what it serves, when it was last heard of."""
+
+    id: str
+    host: str
+    pid: int
+    started_at: datetime
+    beat_at: datetime
+    queues: tuple[str, ...] = ()
+    running: int = 0
+
+
+@dataclass(frozen=True)
+class QueueCounts:
+    """The jobs of one queue, counted by where they are in their life."""
+
+    queue: str
+    ready: int = 0
+    scheduled: int = 0
+    retrying: int = 0
+    running: int = 0
+    succeeded: int = 0
+    dead: int = 0
+    cancelled: int = 0
+    paused: bool = False
+
+    @property
+    def unfinished(self) -> int:
+        """Jobs that have not ended."""
+        return self.ready + self.scheduled + self.retrying + self.running
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What an operation did: the ids it changed at once, and those running here or elsewhere."""
+
+    done: frozenset[int] = frozenset()
+    running: frozenset[int] = frozenset()
+    queues: frozenset[str] = field(default=frozenset())
+
+
+class Store(abc.ABC):
+    """The operations that a backend implements.
+
+    Only BackendError (and what a method names) escapes, the driver's own exception chained. Only ``add``
+    may block. ``notify`` may be called from any thread, spuriously or not at all: correctness never
+    depends on it, latency does.
+    """
+
+    features: ClassVar[frozenset[str]] = frozenset()
+    """What it offers beyond the contract: ``local`` (claim and settle cost no round trip, so runners call
+    them directly), ``durable``, ``shared``, ``transactions``. What is not there raises UnsupportedError."""
+
+    @abc.abstractmethod
+    def open_store(self, notify: Notify) -> None:
+        """Connect, and call ``notify(queue, notice)`` whenever something there may have changed."""
+
+    @abc.abstractmethod
+    def close_store(self) -> None:
+        """Release everything; called once, after the last settle."""
+
+    def stop_waiting(self) -> None:  # noqa: B027  # most stores never wait
+        """End every ``add`` that waits for room, with BackendClosedError: the backend is being shut down."""
+
+    @abc.abstractmethod
+    def add(self, jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:
+        """Store jobs atomically and in order, and return a snapshot of each accepted one.
+
+        A job whose fingerprint an unfinished job of its queue has is not stored: the one already there is
+        returned with ``duplicate=True`` (or as ``on_duplicate`` says). A repeated call with the same
+        non-empty token adds nothing and returns the same jobs.
+        """
+
+    @abc.abstractmethod
+    def add_tick(self, cron: str, tick: datetime, job: Job) -> Tick:
+        """Record that a cron fired and add its job, in one atomic step; one winner per (cron, tick)."""
+
+    @abc.abstractmethod
+    def last_tick(self, cron: str) -> datetime | None:
+        """The newest tick recorded for a cron, or None."""
+
+    @abc.abstractmethod
+    def claim(self, demand: Sequence[Demand]) -> Claimed:
+        """Take due jobs of unpaused queues, best first, never more than asked for, each with a new token."""
+
+    @abc.abstractmethod
+    def extend(self, leases: Sequence[Lease]) -> Extended:
+        """Renew leases and record progress; report those lost, and the jobs that were cancelled."""
+
+    @abc.abstractmethod
+    def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
+        """Record outcomes, each only under its current lease; return the ids of the stale ones."""
+
+    def settle_succeeded(self, jobs: Sequence[Job]) -> set[int]:
+        """As `settle`, for jobs that succeeded: their ``_ran_at``, ``_finished_at`` and ``_result`` are set.
+
+        A store that is ``local`` may do it without building an Outcome for each.
+        """
+        return self.settle([succeeded(job) for job in jobs])
+
+    @abc.abstractmethod
+    def reclaim(self) -> Reclaimed:
+        """Give back the jobs of workers that died, one crash charged; whoever knows their handler or not."""
+
+    @abc.abstractmethod
+    def prune(self) -> int:
+        """Forget finished and dead jobs beyond what the settings keep; return how many."""
+
+    @abc.abstractmethod
+    def beat(self, worker: WorkerInfo) -> None:
+        """Say that this process is alive."""
+
+    @abc.abstractmethod
+    def workers(self) -> list[WorkerInfo]:
+        """The processes that are alive."""
+
+    @abc.abstractmethod
+    def find(
+        self,
+        *,
+        ids: Iterable[int] | None = None,
+        queue: str | None = None,
+        status: Status | None = None,
+        limit: int = 100,
+        after: int | None = None,
+    ) -> list[Job]:
+        """Snapshots of jobs, newest first; ``after`` is the id to go on below."""
+
+    @abc.abstractmethod
+    def counts(self) -> list[QueueCounts]:
+        """Every queue that has or had jobs, by name."""
+
+    @abc.abstractmethod
+    def change(self, job_ids: Iterable[int], action: Action) -> Changed:
+        """Cancel (a running one is only marked, and reported), retry now, or delete jobs.
+
+        Raises DuplicateJobError where a retried job's fingerprint is taken.
+        """
+
+    @abc.abstractmethod
+    def set_paused(self, queue: str, paused: bool) -> None:
+        """Let a queue's jobs be claimed, or not."""

@@ -1,0 +1,273 @@
+"""Capacity: producers of a full queue wait; nobody else does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from neoq.errors import BackendClosedError, QueueFullError, Retry
+from neoq.job import Job, Status
+from neoq.retry import RetryPolicy
+from neoq.store import Tick
+from neoq.testing.cases.suite import (
+    LATER,
+    Background,
+    Make,
+    Seen,
+    Suite,
+    busy,
+    ended,
+    eventually,
+    fail,
+    id_of,
+    ignore,
+    prepared,
+    reached,
+    unfinished_jobs,
+)
+
+SOON = 0.02  # an enqueue_timeout for cases that run into it
+
+
+class CapacityCases(Suite):
+    """Capacity counts the ready, unstarted jobs of one queue, and holds back whoever adds to them."""
+
+    def test_a_full_queue_is_an_error_in_the_end(self, make: Make) -> None:
+        """A full queue makes enqueue wait for enqueue_timeout, and raise QueueFullError then."""
+        backend = make(autostart=False, queue_capacity=2, enqueue_timeout=0.1)
+        backend.listen("q", ignore)
+        for n in range(2):
+            backend.enqueue("q", {"n": n})
+        began = time.monotonic()
+        with pytest.raises(QueueFullError) as caught:
+            backend.enqueue("q", {"n": 2})
+        assert time.monotonic() - began >= 0.09
+        assert caught.value.queue == "q"
+        assert len(unfinished_jobs(backend)) == 2
+
+    def test_no_timeout_at_all(self, make: Make) -> None:
+        """With enqueue_timeout=0 a full queue is an error at once."""
+        backend = make(autostart=False, queue_capacity=1, enqueue_timeout=0)
+        backend.listen("q", ignore)
+        backend.enqueue("q", {"n": 0})
+        with pytest.raises(QueueFullError):
+            backend.enqueue("q", {"n": 1})
+
+    def test_a_listener_has_its_own_capacity(self, make: Make) -> None:
+        """The capacity given to listen counts more than that of the backend, None lifts it."""
+        backend = make(autostart=False, queue_capacity=2, enqueue_timeout=SOON)
+        backend.listen("small", ignore, capacity=1)
+        backend.listen("endless", ignore, capacity=None)
+        backend.enqueue("small", {"n": 0})
+        with pytest.raises(QueueFullError):
+            backend.enqueue("small", {"n": 1})
+        for n in range(5):
+            backend.enqueue("endless", {"n": n})
+
+    def test_a_blocked_producer_goes_on_when_there_is_room(
+        self, make: Make, seen: Seen, gate: threading.Event
+    ) -> None:
+        """A producer of a full queue waits until a job of it has started."""
+        backend = make(queue_capacity=1, enqueue_timeout=None)
+
+        def handler(job: Job) -> None:
+            seen(job.payload["n"])
+            busy(gate)
+
+        backend.listen("q", handler, concurrency=1)
+        backend.enqueue("q", {"n": 0})
+        seen.wait()
+        backend.enqueue("q", {"n": 1})
+        producer = Background(lambda: backend.enqueue("q", {"n": 2}))
+        assert producer.blocks()
+        gate.set()
+        assert producer.result().payload == {"n": 2}
+        assert seen.wait(3) == [0, 1, 2]
+
+    def test_every_blocked_producer_goes_on(self, make: Make, seen: Seen) -> None:
+        """Many producers of a small queue all get their jobs in, and each job runs once."""
+        backend = make(queue_capacity=2, enqueue_timeout=None, job_check_interval=LATER)
+        backend.listen("q", lambda job: seen(job.payload["n"]), concurrency=2)
+
+        def produce(first: int) -> None:
+            for n in range(first, first + 50):
+                backend.enqueue("q", {"n": n})
+
+        producers = [Background(lambda first=first: produce(first)) for first in range(0, 200, 50)]  # type: ignore[misc]
+        for producer in producers:
+            producer.result()
+        assert sorted(seen.wait(200)) == list(range(200))
+
+    @pytest.mark.parametrize("operation", ["cancel", "delete"])
+    def test_room_comes_from_a_job_that_is_taken_away(self, make: Make, operation: str) -> None:
+        """A waiting job that is cancelled or deleted leaves its room to a blocked producer."""
+        backend = make(autostart=False, queue_capacity=1, enqueue_timeout=None)
+        backend.listen("q", ignore)
+        first = backend.enqueue("q", {"n": 0})
+        producer = Background(lambda: backend.enqueue("q", {"n": 1}))
+        assert producer.blocks()
+        assert getattr(backend, operation)(id_of(first))
+        assert producer.result().payload == {"n": 1}
+
+    def test_a_batch_larger_than_the_capacity_fails_at_once(self, make: Make) -> None:
+        """A batch that can never fit raises QueueFullError without waiting, and nothing of it is stored."""
+        backend = make(autostart=False, queue_capacity=3, enqueue_timeout=None)
+        backend.listen("q", ignore)
+        with pytest.raises(QueueFullError):
+            backend.enqueue_many([Job("q", {"n": n}) for n in range(4)])
+        assert unfinished_jobs(backend) == []
+
+    def test_a_batch_waits_for_room_as_a_whole(self, make: Make) -> None:
+        """A batch of which only a part would fit is stored whole or not at all."""
+        backend = make(autostart=False, queue_capacity=3, enqueue_timeout=SOON)
+        backend.listen("q", ignore)
+        backend.enqueue_many([Job("q", {"n": n}) for n in range(2)])
+        with pytest.raises(QueueFullError):
+            backend.enqueue_many([Job("q", {"n": n}) for n in range(2, 4)])
+        assert len(unfinished_jobs(backend)) == 2
+
+    def test_one_full_queue_holds_a_batch_back(self, make: Make) -> None:
+        """A batch for two queues of which one is full is stored in neither."""
+        backend = make(autostart=False, queue_capacity=1, enqueue_timeout=SOON)
+        for queue in ("p", "q"):
+            backend.listen(queue, ignore)
+        backend.enqueue("q", {"n": 0})
+        with pytest.raises(QueueFullError) as caught:
+            backend.enqueue_many([Job("p", {"n": 1}), Job("q", {"n": 1})])
+        assert caught.value.queue == "q"
+        assert len(unfinished_jobs(backend)) == 1
+
+    def test_future_jobs_do_not_count(self, make: Make) -> None:
+        """Jobs that wait for their time take no room, and find room in a full queue."""
+        backend = make(autostart=False, queue_capacity=1, enqueue_timeout=SOON)
+        backend.listen("q", ignore)
+        for n in range(3):
+            backend.enqueue("q", {"n": n}, run_after=LATER)
+        backend.enqueue("q", {"n": 3})
+        backend.enqueue("q", {"n": 4}, run_after=LATER)
+        backend.enqueue_many([Job("q", {"n": n}, run_after=LATER) for n in range(5, 9)])
+        assert len(unfinished_jobs(backend)) == 9
+
+    def test_retrying_jobs_do_not_count(self, make: Make) -> None:
+        """Jobs that wait for their next attempt take no room."""
+        backend = make(queue_capacity=1, enqueue_timeout=5)
+        backend.listen("q", fail, retry=RetryPolicy(delay=LATER))
+        for n in range(3):
+            reached(backend, backend.enqueue("q", {"n": n}), Status.RETRYING)
+        backend.pause("q")
+        assert not backend.enqueue("q", {"n": 3}).duplicate
+
+    def test_running_jobs_do_not_count(self, make: Make, seen: Seen, gate: threading.Event) -> None:
+        """Jobs that run take no room."""
+        backend = make(queue_capacity=1, enqueue_timeout=SOON)
+
+        def handler(_job: Job) -> None:
+            seen()
+            busy(gate)
+
+        backend.listen("q", handler, concurrency=1)
+        backend.enqueue("q", {"n": 0})
+        seen.wait()
+        backend.enqueue("q", {"n": 1})
+        with pytest.raises(QueueFullError):
+            backend.enqueue("q", {"n": 2})
+
+    def test_a_handler_may_fill_its_own_queue(self, make: Make, seen: Seen) -> None:
+        """A handler that enqueues into its own full queue does not wait for itself."""
+        backend = make(queue_capacity=1, enqueue_timeout=None)
+
+        def handler(job: Job) -> None:
+            seen(job.payload["n"])
+            if job.payload["n"] == 0:
+                for n in (1, 2, 3):
+                    backend.enqueue("q", {"n": n})
+                backend.enqueue_many([Job("q", {"n": n}) for n in (4,)])
+
+        backend.listen("q", handler, concurrency=1)
+        backend.enqueue("q", {"n": 0})
+        assert seen.wait(5) == [0, 1, 2, 3, 4]
+
+    def test_a_handler_may_fill_another_queue(self, make: Make, seen: Seen) -> None:
+        """No runner thread waits for room, in whatever queue."""
+        backend = make(queue_capacity=1, enqueue_timeout=None)
+
+        def handler(_job: Job) -> None:
+            for n in range(3):
+                backend.enqueue("full", {"n": n})
+
+        backend.listen("full", lambda job: seen(job.payload["n"]), concurrency=1)
+        backend.listen("q", handler)
+        backend.pause("full")
+        assert ended(backend, backend.enqueue("q")).status is Status.SUCCEEDED
+        backend.resume("full")
+        assert seen.wait(3) == [0, 1, 2]
+
+    def test_jobs_fall_due_in_a_full_queue(self, make: Make, seen: Seen) -> None:
+        """Future jobs of a full queue become ready all the same."""
+        backend = make(queue_capacity=1, enqueue_timeout=SOON)
+        backend.listen("q", lambda job: seen(job.payload["n"]))
+        backend.pause("q")
+        for n in range(4):
+            backend.enqueue("q", {"n": n}, run_after=0.03)
+        eventually(lambda: [c.ready for c in backend.queues() if c.queue == "q"] == [4], "all are ready")
+        with pytest.raises(QueueFullError):
+            backend.enqueue("q", {"n": 4})
+        backend.resume("q")
+        assert sorted(seen.wait(4)) == [0, 1, 2, 3]
+
+    def test_a_retry_goes_into_a_full_queue(self, make: Make, seen: Seen) -> None:
+        """A failed job comes back to a full queue without waiting."""
+        backend = make(queue_capacity=1, enqueue_timeout=None)
+
+        def handler(job: Job) -> None:
+            if job.payload["n"] == 0 and job.attempt == 1:
+                backend.enqueue("q", {"n": 1})
+                raise Retry(after=0)
+            seen(job.payload["n"])
+
+        backend.listen("q", handler, concurrency=1)
+        backend.enqueue("q", {"n": 0})
+        assert sorted(seen.wait(2)) == [0, 1]
+
+    def test_a_cron_tick_goes_into_a_full_queue(self, make: Make) -> None:
+        """A tick is added to a full queue without waiting."""
+        backend = make(autostart=False, queue_capacity=1, enqueue_timeout=None)
+        backend.listen("q", ignore)
+        backend.enqueue("q", {"n": 0})
+        tick = datetime(2030, 1, 1, tzinfo=UTC)
+        assert backend.add_tick("cron", tick, prepared("q", {"n": 1})) is Tick.NEW
+
+    def test_a_full_queue_holds_up_no_other(self, make: Make, seen: Seen) -> None:
+        """While a producer is blocked on one queue, another's jobs are enqueued, fall due and run."""
+        backend = make(queue_capacity=1, enqueue_timeout=None)
+        backend.listen("full", ignore)
+        backend.listen("q", lambda job: seen(job.payload["n"]), concurrency=1)
+        backend.pause("full")
+        for n in range(3):
+            backend.enqueue("full", {"n": n}, run_after=0.03)
+        eventually(lambda: [c.ready for c in backend.queues() if c.queue == "full"] == [3], "it is full")
+        producer = Background(lambda: backend.enqueue("full", {"n": 3}))
+        assert producer.blocks()
+        backend.enqueue("q", {"n": 2}, run_after=0.1)
+        backend.enqueue("q", {"n": 1})
+        assert seen.wait(2) == [1, 2]
+        backend.resume("full")
+        producer.result()
+
+    def test_shutdown_wakes_a_blocked_producer(self, make: Make) -> None:
+        """An enqueue that waits for room ends with BackendClosedError at shutdown."""
+        backend = make(autostart=False, queue_capacity=1, enqueue_timeout=None, job_check_interval=LATER)
+        backend.listen("q", ignore)
+        backend.enqueue("q", {"n": 0})
+        producers = [
+            Background(lambda: backend.enqueue("q", {"n": 1})),
+            Background(lambda: backend.enqueue_many([Job("q", {"n": 2})])),
+        ]
+        assert all(producer.blocks() for producer in producers)
+        backend.shutdown(timeout=1)
+        for producer in producers:
+            with pytest.raises(BackendClosedError):
+                producer.result()

@@ -1,0 +1,71 @@
+"""The suite that every backend passes: what neoq promises, one case a sentence.
+
+Subclass it for a backend of your own, in a test file of yours::
+
+    from neoq.testing import BackendConformance
+
+    class TestMyBackend(BackendConformance):
+        features = MyBackend.features
+
+        def make_backend(self, **options):
+            return MyBackend("mine://somewhere-empty", **options)
+
+Each case gets backends on an empty store from `make_backend`, and closes them at its end: a job that its
+backend loses without a word, or a thread that outlives it, fails the case. Cases for ``features`` that the
+backend has not are not collected; with ``durable`` the suite needs `reopen`, with ``shared`` it needs
+`another` (and `die`, where the store does not judge by leases alone), with ``transactions`` `connection`.
+"""
+
+from __future__ import annotations
+
+from neoq.testing.cases.capacity import CapacityCases
+from neoq.testing.cases.durable import DurableCases, LeaseCases, SharedCases, TransactionCases
+from neoq.testing.cases.endings import DrainCases, ForkCases, ShutdownCases
+from neoq.testing.cases.interrupts import CancelRunningCases, DeadlineCases, TimeoutCases
+from neoq.testing.cases.listening import LifeCases, ListenCases, MiddlewareCases
+from neoq.testing.cases.operating import CancelCases, DeleteCases, LookingCases, PauseCases, RetryByHandCases
+from neoq.testing.cases.payloads import PayloadCases
+from neoq.testing.cases.periodic import CatchUpCases, CronCases, TickCases
+from neoq.testing.cases.retries import LogCases, RetryCases, SignalCases
+from neoq.testing.cases.seam import AddCases, ChangeCases, ClaimCases, SettleCases
+from neoq.testing.cases.timing import FutureCases, OrderCases, RunnerCases
+from neoq.testing.cases.unique import UniqueCases
+
+
+class BackendConformance(
+    PayloadCases,
+    UniqueCases,
+    FutureCases,
+    OrderCases,
+    RunnerCases,
+    CapacityCases,
+    RetryCases,
+    SignalCases,
+    LogCases,
+    DeadlineCases,
+    TimeoutCases,
+    CancelRunningCases,
+    CancelCases,
+    RetryByHandCases,
+    DeleteCases,
+    PauseCases,
+    LookingCases,
+    ListenCases,
+    MiddlewareCases,
+    LifeCases,
+    CronCases,
+    TickCases,
+    CatchUpCases,
+    DrainCases,
+    ShutdownCases,
+    ForkCases,
+    AddCases,
+    ClaimCases,
+    SettleCases,
+    ChangeCases,
+    DurableCases,
+    LeaseCases,
+    SharedCases,
+    TransactionCases,
+):
+    """Every promise of a backend. Override `make_backend`, and what your backend's ``features`` ask for."""

@@ -1,0 +1,156 @@
+"""Cron: one thread that enqueues a job for each tick.
+
+The wall clock is read at least every ``interval``, so that a clock that is set moves the ticks with it.
+No tick is enqueued twice: one that comes round again, since the clock was set back, is left out.
+"""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from neoq.errors import BackendError
+from neoq.job import Job, to_datetime
+from neoq.store import Store, Tick
+
+if TYPE_CHECKING:
+    from neoq.clock import Clock
+    from neoq.config import Config
+    from neoq.cron import Schedule
+
+ON_TIME = timedelta(seconds=60)  # a tick that comes later than this was missed
+CLOCK_WAS_WRONG = timedelta(hours=3)  # a clock set back further shows the true time now: follow it
+_LOOK_BACK = (
+    ON_TIME,
+    timedelta(hours=1),
+    timedelta(days=1),
+    timedelta(days=32),
+    timedelta(days=366),
+    timedelta(days=3000),
+)
+
+
+class Cron:
+    """One schedule, the queue that its ticks go to, and how far they have been dealt with."""
+
+    def __init__(self, queue: str, schedule: Schedule, *, catch_up: bool) -> None:
+        self.queue = queue
+        self.schedule = schedule
+        self.catch_up = catch_up
+        self.seen: datetime | None = None  # ticks up to here are dealt with
+
+    def due(self, now: datetime) -> tuple[datetime | None, bool]:
+        """The latest tick that has come since the last look, if any, and whether it is on time."""
+        assert self.seen is not None
+        if now < self.seen:
+            if self.seen - now > CLOCK_WAS_WRONG:
+                self.seen = now
+            return None, True
+        for span in _LOOK_BACK:
+            tick = self._latest(max(self.seen, now - span), now)
+            if tick is not None:
+                return tick, now - tick <= ON_TIME
+            if now - span <= self.seen:
+                break
+        return None, True
+
+    def _latest(self, start: datetime, now: datetime) -> datetime | None:
+        latest = None
+        tick = self.schedule.next_after(start)
+        while tick is not None and tick <= now:
+            latest = tick
+            tick = self.schedule.next_after(tick)
+        return latest
+
+
+class Ticker:
+    """Enqueues the ticks of all crons of a backend."""
+
+    def __init__(self, store: Store, config: Config, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._interval = config.job_check_interval
+        self._max_payload = config.max_payload
+        self._logger = config.logger
+        self._crons: list[Cron] = []
+        self._lock = threading.Lock()
+        self._call = threading.Event()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self.skipped = 0  # ticks whose predecessor was unfinished
+
+    def add(self, cron: Cron) -> None:
+        """Take up a schedule."""
+        with self._lock:
+            self._crons.append(cron)
+        self._call.set()
+
+    def start(self) -> None:
+        """Start the thread, if there is anything to tick."""
+        with self._lock:
+            if self._thread is None and self._crons and not self._closing:
+                self._thread = threading.Thread(target=self._run, name="neoq-cron", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Stop the thread."""
+        with self._lock:
+            self._closing = True
+            thread = self._thread
+        self._call.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(1.0)
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._call.clear()
+            try:
+                self.fire()
+                wait = self._seconds_to_next()
+            except BackendError as error:
+                self._logger.warning("cron cannot reach the store, and tries again: %s", error)
+                wait = self._interval
+            if wait > 0:
+                self._call.wait(min(wait, self._interval))
+
+    def fire(self) -> None:
+        """Enqueue every tick that is due."""
+        now = self._now()
+        with self._lock:
+            crons = list(self._crons)
+        for cron in crons:
+            if cron.seen is None:
+                self._begin(cron, now)
+            tick, on_time = cron.due(now)
+            if tick is not None and (on_time or cron.catch_up):
+                self._enqueue(cron, tick)
+            elif tick is not None:
+                self._logger.warning("cron %s missed its tick of %s", cron.queue, tick)
+            cron.seen = max(cron.seen, now)  # type: ignore[type-var]  # only now is it dealt with
+
+    def _begin(self, cron: Cron, now: datetime) -> None:
+        last = self._store.last_tick(cron.queue) if cron.catch_up else None
+        cron.seen = now if last is None or last > now else last
+
+    def _enqueue(self, cron: Cron, tick: datetime) -> None:
+        job = Job(cron.queue, {"scheduled_at": tick.isoformat()}, fingerprint=cron.queue)
+        job._prepare(self._clock.time(), self._max_payload)
+        if self._store.add_tick(cron.queue, tick, job) is Tick.SKIPPED:
+            self.skipped += 1
+            self._logger.warning(
+                "cron %s skips its tick of %s: the one before is unfinished", cron.queue, tick
+            )
+
+    def next_due(self) -> datetime | None:
+        """When the next tick is due."""
+        with self._lock:
+            ticks = [cron.schedule.next_after(cron.seen or self._now()) for cron in self._crons]
+        return min((tick for tick in ticks if tick is not None), default=None)
+
+    def _seconds_to_next(self) -> float:
+        due = self.next_due()
+        return self._interval if due is None else (due - self._now()).total_seconds()
+
+    def _now(self) -> datetime:
+        return to_datetime(self._clock.time())  # type: ignore[return-value]

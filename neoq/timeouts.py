@@ -1,0 +1,215 @@
+"""Stopping what runs too long: the slot that each runner keeps, and the watchdog that scans them.
+
+An interrupt is raised inside the handler's thread between two bytecodes. It can arrive late, and code
+blocked in C never sees it; so a second later the attempt is settled over its head, and its thread is
+left behind and replaced.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from neoq.clock import Clock
+from neoq.errors import DeadlineExceeded, JobInterrupted, JobTimeout, UnsupportedError
+
+if TYPE_CHECKING:
+    from neoq.job import Job
+
+GRACE = 1.0  # seconds between an interrupt and the abandonment of the thread that ignored it
+STALE = 0.02  # seconds that an outcome may wait behind a job that turned out long
+
+Interrupt = type[JobInterrupted]
+
+_raise_in_thread = ctypes.pythonapi.PyThreadState_SetAsyncExc
+_raise_in_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
+_clear_in_thread = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
+    ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
+)
+
+
+class Slot:
+    """What one runner thread runs, and until when.
+
+    The runner writes ``job`` without a lock, for that is the hot path. Whoever interrupts sets ``asked``
+    first and reads ``job`` again under the lock; the runner clears ``job`` first and reads ``asked``
+    after. One of the two sees the other, so no interrupt outlives its attempt.
+    """
+
+    def __init__(self, clock: Clock, complete: Callable[[Job, Any, Any], None] | None = None) -> None:
+        self.clock = clock
+        self.job: Job | None = None
+        self.until = math.inf  # monotonic
+        self.why: Interrupt = JobTimeout  # what happens at `until`
+        self.asked: Interrupt | None = None
+        self.abandoned = False
+        self.ident = 0
+        self.done: deque[Job] = deque()  # succeeded, and not settled yet
+        self._abandon_at = math.inf
+        self._pending = False  # raised by us, not yet seen to be delivered
+        self._shields = 0
+        self._lock = threading.Lock()
+        self._complete = complete
+
+    def begin(self, job: Job, timeout: float | None, wall: float) -> float:
+        """Take up an attempt; return the monotonic time at which it will be interrupted."""
+        until = math.inf if timeout is None else self.clock.monotonic() + timeout
+        self.why = JobTimeout
+        if job._deadline is not None:
+            dies = self.clock.monotonic() + job._deadline - wall
+            if dies <= until:
+                until, self.why = dies, DeadlineExceeded
+        self.until = until
+        job._slot = self
+        job._ran_at = wall
+        self.job = job
+        return until
+
+    def end(self) -> Interrupt | None:
+        """Close an attempt whose interrupt may be under way; return what it was asked, if anything.
+
+        The caller has set ``job`` to None, and calls again if the interrupt lands in here.
+        """
+        with self._lock:
+            if self._pending:
+                _clear_in_thread(self.ident, None)
+                self._pending = False
+            asked, self.asked = self.asked, None
+            self._shields = 0
+            self._abandon_at = math.inf
+            return asked
+
+    def asked_to_stop(self, job: Job) -> bool:
+        """Whether this very attempt was asked to stop."""
+        return self.job is job and self.asked is not None
+
+    def remaining(self) -> float:
+        """Seconds until the attempt is interrupted."""
+        return self.until - self.clock.monotonic()
+
+    def interrupt(self, job: Job, why: Interrupt) -> bool:
+        """Raise ``why`` in the thread, if that job still runs there and was not asked before."""
+        with self._lock:
+            if self.asked is not None:
+                return self.job is job
+            self.asked = why  # before the look at job: see the class
+            if self.job is not job:
+                self.asked = None
+                return False
+            self._abandon_at = self.clock.monotonic() + GRACE
+            if not self._shields:
+                self._raise(why)
+            return True
+
+    def _raise(self, why: Interrupt) -> None:
+        if self.ident != threading.get_ident():
+            self._pending = True
+            _raise_in_thread(self.ident, why)
+
+    @contextmanager
+    def shield(self) -> Iterator[None]:
+        """No interrupt lands inside; one that was asked for meanwhile is raised at the end."""
+        with self._lock:
+            if self._pending:  # asked already, and about to land: rather here than inside
+                self._take_back()
+            self._shields += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._shields -= 1
+                asked = self.asked if not self._shields else None
+        if asked is not None:
+            raise asked("held back by job.shield()")
+
+    def _take_back(self) -> None:
+        _clear_in_thread(self.ident, None)
+        self._pending = False
+        if self.asked is not None:
+            raise self.asked("before job.shield()")
+
+    def abandon(self, job: Job) -> bool:
+        """Leave the thread behind, if that job still runs there: what it does later counts no more."""
+        with self._lock:
+            if self.job is not job or self.abandoned:
+                return False
+            self.abandoned = True
+            return True
+
+    def complete(self, job: Job, connection: Any, result: Any) -> None:
+        """Settle the attempt inside the caller's transaction."""
+        if self._complete is None:
+            raise UnsupportedError("job.complete() needs a backend that shares transactions", job_id=job.id)
+        self._complete(job, connection, result)
+
+    def due(self) -> float:
+        """The monotonic time at which the watchdog has to look here again."""
+        if self.job is None:
+            return math.inf
+        return self.until if self.asked is None else self._abandon_at
+
+
+class Guarded(Protocol):
+    """What the watchdog looks at."""
+
+    def check(self, now: float) -> float:
+        """Do what is due at ``now`` (monotonic), and return when to look again."""
+
+
+class Watchdog:
+    """One thread that interrupts what is over its time, and abandons what does not heed it.
+
+    ``guarded`` yields everything whose ``check(now)`` does that, and returns when to look again.
+    """
+
+    def __init__(self, name: str, clock: Clock, guarded: Callable[[], Iterable[Guarded]]) -> None:
+        self._clock = clock
+        self._guarded = guarded
+        self._name = name
+        self.wakes_at = -math.inf
+        self._wake = threading.Event()
+        self._closing = False
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def expect(self, due: float) -> None:
+        """Make sure that the watchdog looks at ``due`` (monotonic) or earlier."""
+        if due < self.wakes_at:  # callers in a hurry look at it themselves
+            self._wake.set()
+
+    def start(self) -> None:
+        """Start the thread, once."""
+        with self._lock:
+            if self._thread is None and not self._closing:
+                self.wakes_at = math.inf
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Stop the thread and wait for it."""
+        with self._lock:
+            self._closing = True
+            thread = self._thread
+        self._wake.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(GRACE)
+
+    def _run(self) -> None:
+        while not self._closing:
+            # Infinity while scanning: a slot that begins behind our back then sets the event.
+            self.wakes_at = math.inf
+            self._wake.clear()
+            due = self.scan()
+            self.wakes_at = due
+            pause = due - self._clock.monotonic()
+            if pause > 0:
+                self._wake.wait(None if pause == math.inf else min(pause, threading.TIMEOUT_MAX))
+
+    def scan(self) -> float:
+        """Look at every slot once; return when the next one is due."""
+        return min((one.check(self._clock.monotonic()) for one in self._guarded()), default=math.inf)

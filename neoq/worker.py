@@ -1,0 +1,381 @@
+"""Runner threads: each takes jobs of one queue, runs them, and hands their outcomes on.
+
+A `Lane` is a queue's runners. They are started as work comes, up to its concurrency; those without work
+are parked, and are woken one at a time: each that finds more than it takes wakes the next.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from neoq.errors import JobInterrupted
+from neoq.executor import Listener, abandoned, attempt
+from neoq.job import Job
+from neoq.store import given_back
+from neoq.timeouts import STALE, Slot, Watchdog
+
+if TYPE_CHECKING:
+    from neoq.clock import Clock
+    from neoq.source import Source
+
+MAX_AHEAD = 64  # jobs handed to a runner at once, at most
+AHEAD_SECONDS = 0.005  # and never beyond what takes longer than this
+SMOOTHING = 0.2  # weight of the newest chunk in the average duration of a job
+STUMBLE = 1.0  # seconds that a runner waits after an error that was not its job's
+
+_current = threading.local()
+
+
+def current_slot() -> Slot | None:
+    """The slot of this thread, if it is a runner's."""
+    return getattr(_current, "slot", None)
+
+
+def current_job() -> Job | None:
+    """The job that this thread runs, or None outside a handler."""
+    slot = current_slot()
+    return None if slot is None else slot.job
+
+
+class Lane:
+    """One queue's runners; ``lock`` guards who is in which of its lists."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        *,
+        source: Source,
+        watchdog: Watchdog,
+        clock: Clock,
+        max_abandoned: int,
+        new_slot: Callable[[], Slot],
+    ) -> None:
+        self.listener = listener
+        self.queue = listener.queue
+        self.source = source
+        self.watchdog = watchdog
+        self.clock = clock
+        self.lock = threading.Lock()
+        self.runners: list[Runner] = []
+        self.idle: list[Runner] = []  # parked; who takes one out owes it a call
+        self.stuck: list[Runner] = []  # abandoned, and not yet come back
+        self.vacant = 0  # runners that may still be started
+        self.waking = False  # somebody was called and has not looked yet
+        self.stopping = False
+        self.processed = 0  # by runners that are gone
+        self._max_abandoned = max_abandoned
+        self._new_slot = new_slot
+        self._numbers = 0
+
+    def begin(self) -> None:
+        """Allow runners to be started."""
+        with self.lock:
+            if not self.stopping:
+                self.vacant = self.listener.concurrency - len(self.runners)
+
+    def wake(self) -> None:
+        """Let one more runner look for jobs; called for each enqueue, so it is cheap."""
+        if self.waking:
+            return
+        if self.idle:
+            self.waking = True
+            try:
+                runner = self.idle.pop()
+            except IndexError:  # another was faster
+                self.waking = False
+                return
+            runner.baton.release()
+        elif self.vacant > 0:
+            self._start_runner()
+
+    def _start_runner(self) -> None:
+        with self.lock:
+            if self.vacant <= 0 or self.waking:
+                return
+            self.waking = True
+            self._start(deque())
+
+    def _start(self, ahead: deque[Job]) -> None:
+        self.vacant -= 1
+        self._numbers += 1
+        runner = Runner(self, self._new_slot(), ahead, self._numbers)
+        self.runners.append(runner)
+        self.watchdog.start()
+        try:
+            runner.thread.start()
+        except RuntimeError as error:  # no threads left, or the interpreter is going down
+            self.runners.remove(runner)
+            self.vacant += 1
+            self.waking = False
+            self.listener.logger.error("no thread for queue %s: %s", self.queue, error)  # noqa: TRY400
+            if ahead:
+                self.source.settle([given_back(job) for job in ahead])
+
+    def stop(self) -> None:
+        """Take no more jobs; runners end after the one that they run."""
+        with self.lock:
+            self.stopping = True
+            self.vacant = 0
+        while self.idle:
+            try:
+                self.idle.pop().baton.release()
+            except IndexError:
+                return
+
+    def handed_over(self) -> int:
+        """Jobs that runners hold and have not started."""
+        return sum(len(runner.ahead) for runner in list(self.runners))
+
+    def fits_ahead(self) -> int:
+        """How many jobs these runners finish in the few milliseconds that may be claimed ahead."""
+        seconds = max((runner.seconds for runner in list(self.runners)), default=math.inf) or math.inf
+        return int(len(self.runners) * AHEAD_SECONDS / seconds)
+
+    def attempts(self) -> int:
+        """Attempts that have ended here."""
+        return self.processed + sum(runner.processed for runner in list(self.runners))
+
+    def left(self, runner: Runner) -> None:
+        """A runner's thread ends."""
+        with self.lock:
+            if runner in self.stuck:
+                self.stuck.remove(runner)
+                self._replace_missing()
+            elif runner in self.runners:
+                self.runners.remove(runner)
+                self.processed += runner.processed
+
+    def replace(self, runner: Runner) -> None:
+        """Give the place of a runner that hangs to a new thread, with all that it held ahead."""
+        ahead: deque[Job] = deque()
+        while runner.ahead:
+            try:
+                ahead.append(runner.ahead.popleft())
+            except IndexError:
+                break
+        with self.lock:
+            if runner not in self.runners:
+                return
+            self.runners.remove(runner)
+            self.processed += runner.processed
+            self.stuck.append(runner)
+            if self.stopping:
+                self.source.settle([given_back(job) for job in ahead])
+                return
+            self.vacant += 1
+            if len(self.stuck) >= self._max_abandoned:
+                self.vacant = 0
+                self._say_choked()
+                self.source.settle([given_back(job) for job in ahead])
+            else:
+                self.waking = True
+                self._start(ahead)
+
+    def _replace_missing(self) -> None:
+        """Fill the places that stayed empty while too many threads hung."""
+        if self.stopping:
+            return
+        self.vacant = self.listener.concurrency - len(self.runners)
+        if self.vacant > 0 and not self.idle:
+            self.waking = True
+            self._start(deque())
+
+    def _say_choked(self) -> None:
+        self.listener.logger.critical(
+            "queue %s has left %d stuck threads behind (max_abandoned) and starts no more; its handlers hang "
+            "where no timeout can stop them: give their sockets and locks timeouts of their own",
+            self.queue,
+            len(self.stuck),
+        )
+
+    @property
+    def choked(self) -> bool:
+        """Whether too many of its threads hang for it to take jobs."""
+        return len(self.stuck) >= self._max_abandoned
+
+
+class Runner:
+    """One thread that runs jobs, with what was handed to it ahead and what it has done."""
+
+    def __init__(self, lane: Lane, slot: Slot, ahead: deque[Job], number: int) -> None:
+        self.lane = lane
+        self.slot = slot
+        self.ahead = ahead
+        self.done = slot.done
+        self.baton = threading.Lock()
+        self.baton.acquire()
+        self.processed = 0
+        self._seen: Job | None = None
+        self._size = 1  # of the next chunk
+        self._chunk = 0
+        self._chunk_began = 0.0
+        self.seconds = 0.0  # that a job takes, on average
+        name = f"neoq-runner-{lane.queue}-{number}"
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def _run(self) -> None:
+        self.slot.ident = threading.get_ident()
+        _current.slot = self.slot
+        self.lane.waking = False
+        while True:
+            try:
+                self._work()
+                break
+            except JobInterrupted:
+                continue  # it landed after its job's end; the job is not concerned
+            except Exception:
+                self.lane.listener.logger.exception(
+                    "a runner of queue %s goes on after an error", self.lane.queue
+                )
+                if self.lane.stopping:
+                    break
+                threading.Event().wait(STUMBLE)
+        self.lane.left(self)
+
+    def _work(self) -> None:
+        lane, slot, ahead, done = self.lane, self.slot, self.ahead, self.done
+        listener, watchdog = lane.listener, lane.watchdog
+        while True:
+            try:
+                job = ahead.popleft()
+            except IndexError:
+                if self._next_chunk():
+                    continue
+                return
+            if lane.stopping:
+                lane.source.settle([given_back(job)])
+                continue
+            outcome = attempt(job, listener, slot, watchdog)
+            if outcome is job:
+                done.append(job)
+            elif outcome is not None:
+                self.processed += 1
+                lane.source.settle([outcome])  # type: ignore[list-item]
+            if slot.abandoned:
+                return  # another thread has this place by now
+
+    def _next_chunk(self) -> bool:
+        """Hand on what is done and take up more; False: the thread is to end."""
+        lane = self.lane
+        if self._chunk:
+            self._learn()
+        self._flush()
+        while not lane.stopping:
+            if self._take() or self._steal():
+                return True
+            self._park()
+            if self.ahead:
+                return True
+        return False
+
+    def _take(self) -> bool:
+        jobs, more = self.lane.source.take(self.lane.queue, self._size)
+        if not jobs:
+            return False
+        self.ahead.extend(jobs)
+        self._chunk = len(jobs)
+        self._chunk_began = now = self.lane.clock.monotonic()
+        if self._chunk > 1:
+            self.lane.watchdog.expect(now + STALE)
+        if more:
+            self.lane.wake()
+        return True
+
+    def _learn(self) -> None:
+        """Adapt how much is handed over at once to how long these jobs take."""
+        seconds = (self.lane.clock.monotonic() - self._chunk_began) / self._chunk
+        self.seconds += SMOOTHING * (seconds - self.seconds)
+        fits = int(AHEAD_SECONDS / max(self.seconds, seconds, 1e-6))
+        self._size = max(1, min(2 * self._size, fits, MAX_AHEAD))
+        self._chunk = 0
+
+    def _steal(self) -> bool:
+        """Take a job that waits behind another runner's."""
+        for other in list(self.lane.runners):
+            if other is not self and other.ahead:
+                try:
+                    self.ahead.append(other.ahead.popleft())
+                except IndexError:
+                    continue
+                return True
+        return False
+
+    def _park(self) -> None:
+        """Wait to be called. First it says that it is idle, then it looks once more: no call is missed."""
+        lane = self.lane
+        lane.idle.append(self)
+        if lane.stopping or self._take() or self._steal():
+            try:
+                lane.idle.remove(self)
+                return
+            except ValueError:
+                pass  # somebody has called meanwhile: take the call
+        else:
+            lane.source.nothing_to_do(lane.queue)
+        self.baton.acquire()
+        lane.waking = False
+        if self.ahead:
+            lane.wake()  # the call may have been for another job than the one taken here
+
+    def _flush(self) -> None:
+        """Hand on successes; the watchdog does it too, for those that wait behind a long job."""
+        done = self.done
+        if not done:
+            return
+        succeeded = []
+        try:
+            while True:
+                succeeded.append(done.popleft())
+        except IndexError:
+            pass
+        self.processed += len(succeeded)
+        self.lane.source.settle_succeeded(succeeded)
+
+    def _abandon(self, job: Job) -> None:
+        """Settle the attempt over the head of a thread that did not heed its interrupt, and replace it."""
+        asked = self.slot.asked
+        if asked is None or not self.slot.abandon(job):
+            return
+        _log_stack(self)
+        self.lane.replace(self)
+        self.lane.source.settle([abandoned(job, self.lane.listener, asked)])
+
+    def check(self, now: float) -> float:
+        """Interrupt, abandon, flush or call for help where it is due: the watchdog's look at this runner."""
+        slot, job = self.slot, self.slot.job
+        if job is not None and self._seen is job:  # it ran at the last look: nothing may wait behind it
+            self._flush()
+            if self.ahead:
+                self.lane.wake()
+        soon = now + STALE if self.done or self.ahead else math.inf
+        self._seen = job
+        if job is None:
+            return soon
+        if now >= slot.due():
+            if slot.asked is None:
+                slot.interrupt(job, slot.why)
+            else:
+                self._abandon(job)
+        return min(slot.due(), soon)
+
+
+def _log_stack(runner: Runner) -> None:
+    import sys
+    import traceback
+
+    frame = sys._current_frames().get(runner.slot.ident)
+    stack = "".join(traceback.format_stack(frame)) if frame is not None else "(no stack)"
+    job = runner.slot.job
+    runner.lane.listener.logger.log(
+        logging.ERROR,
+        "job %s of %s did not stop when interrupted; its thread %s is left behind, and hangs at:\n%s",
+        None if job is None else job.id,
+        runner.lane.queue,
+        runner.thread.name,
+        stack,
+    )

@@ -1,0 +1,42 @@
+"""What holds for every test: no settings from outside, no threads left behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+PATIENCE = 5.0
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the NEOQ_* variables of whoever runs the tests; NEOQ_TEST_* steer the tests themselves."""
+    for name in list(os.environ):
+        if name.startswith("NEOQ_") and not name.startswith("NEOQ_TEST_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def no_threads_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a thread of neoq, or one that would keep the interpreter alive."""
+    before = set(threading.enumerate())
+    yield
+    if request.node.get_closest_marker("leaves_threads"):
+        return
+    left = [thread for thread in threading.enumerate() if thread not in before and must_end(thread)]
+    give_up = time.monotonic() + PATIENCE
+    for thread in left:
+        thread.join(max(0.0, give_up - time.monotonic()))
+    alive = sorted(thread.name for thread in left if thread.is_alive())
+    if alive:
+        pytest.fail(f"threads left running: {', '.join(alive)}", pytrace=False)
+
+
+def must_end(thread: threading.Thread) -> bool:
+    if thread is threading.current_thread():
+        return False
+    return thread.name.startswith("neoq-") or not thread.daemon

@@ -1,0 +1,68 @@
+"""The benchmarks run, count what they measure, and fail when a job is lost or runs twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+TWICE = """
+
+def submit_twice(self, payload):
+    self.pool.submit(self.handler, payload)
+    self.pool.submit(self.handler, payload)
+
+
+Executor.put = submit_twice
+"""
+
+
+def bench(*arguments: str, directory: Path = BENCHMARKS) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(directory / "run.py"), "--quick", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+
+
+def test_a_quick_run_measures_and_judges(tmp_path: Path) -> None:
+    """Each contest prints its table, each promise its verdict, and every measurement is a line of JSON."""
+    log = tmp_path / "bench.jsonl"
+    done = bench("throughput", "latency", "lateness", "import", "--json", str(log))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Promises" in done.stdout
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    measured = {(line["contest"], line["contender"]) for line in lines if line["kind"] == "measurement"}
+    assert {("throughput", "neoq"), ("throughput", "ThreadPoolExecutor"), ("latency", "neoq")} <= measured
+    verdicts = {line["verdict"] for line in lines if line["kind"] == "bar"}
+    assert verdicts <= {"reached", "missed"}
+
+
+def test_a_job_that_ran_twice_ends_the_benchmark(tmp_path: Path) -> None:
+    """The run counts every job, and its exit status is 1 when one ran again."""
+    copy = shutil.copytree(BENCHMARKS, tmp_path / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
+    with (copy / "contenders.py").open("a") as contenders:
+        contenders.write(TWICE)
+    done = bench("throughput-1", directory=copy)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "ran again" in done.stderr
+
+
+def test_an_unknown_contest_is_refused() -> None:
+    """A contest that does not exist is a usage error that lists those that do."""
+    done = bench("speed")
+    assert done.returncode == 2
+    assert "there are throughput" in done.stderr
+
+
+def test_the_help_names_the_contests() -> None:
+    """Who asks for help learns what can be measured."""
+    done = bench("--help")
+    assert done.returncode == 0
+    assert "lateness" in done.stdout

@@ -1,0 +1,149 @@
+"""The demo runs as a user runs it, and its account is true."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SIGNUP = Path(__file__).parent.parent / "examples" / "signup"
+DEMO = SIGNUP / "demo.py"
+BALANCED = "every signup is accounted for"
+
+# The mail server forgets the first welcome mail that it was given.
+FORGETFUL = """
+import runpy, sys
+sys.path.insert(0, {directory!r})
+import sink
+deliver = sink.Sink.handle_DATA
+forgotten = []
+async def forget_the_first(self, server, session, envelope):
+    answer = await deliver(self, server, session, envelope)
+    if not forgotten and self.delivered["welcome"]:
+        forgotten.append(self.delivered["welcome"].popitem())
+    return answer
+sink.Sink.handle_DATA = forget_the_first
+sys.argv = [{demo!r}, "--signups", "60"]
+runpy.run_path({demo!r}, run_name="__main__")
+"""
+
+
+def run_demo(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=55, check=False)
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"signup_{name}", SIGNUP / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def whole() -> subprocess.CompletedProcess[str]:
+    return run_demo(str(DEMO))
+
+
+def test_the_whole_demo_reconciles(whole: subprocess.CompletedProcess[str]) -> None:
+    """All 300 signups are answered, and accepted mails are those delivered plus those lost."""
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    assert "300 signups posted" in whole.stdout
+    assert BALANCED in whole.stdout
+
+
+def test_the_demo_is_quiet_on_stderr(whole: subprocess.CompletedProcess[str]) -> None:
+    """No warning, no traceback of a thread, nothing but its own lines."""
+    assert whole.stderr == ""
+
+
+def test_the_demo_prints_plain_lines_without_a_terminal(whole: subprocess.CompletedProcess[str]) -> None:
+    """A log file gets lines of text, and no control sequences."""
+    assert "\x1b" not in whole.stdout
+    assert sum("signups posted |" in line for line in whole.stdout.splitlines()) >= 2
+
+
+def test_the_demo_shows_a_table_on_a_terminal() -> None:
+    """On a terminal the queues are drawn live."""
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(
+        [sys.executable, DEMO, "--signups", "20"], stdout=theirs, stderr=theirs, env=environment
+    ) as demo:
+        os.close(theirs)
+        screen = read_all(ours)
+    assert demo.returncode == 0, screen
+    assert "\x1b[" in screen
+    assert "runners" in screen
+    assert BALANCED in screen
+
+
+def read_all(terminal: int) -> str:
+    chunks = []
+    try:
+        while chunk := os.read(terminal, 65536):
+            chunks.append(chunk)
+    except OSError:  # how Linux says that the other end was closed
+        pass
+    os.close(terminal)
+    return b"".join(chunks).decode()
+
+
+def test_a_mail_that_the_server_forgot_makes_the_demo_fail() -> None:
+    """The exit status is 1 when one accepted mail is neither delivered nor reported."""
+    done = run_demo("-c", FORGETFUL.format(directory=str(SIGNUP), demo=str(DEMO)))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "does not reconcile" in done.stdout
+
+
+def test_ctrl_c_ends_the_demo_cleanly() -> None:
+    """An interrupt in the middle ends every thread, without a traceback."""
+    with subprocess.Popen(
+        [sys.executable, "-u", DEMO], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as demo:
+        assert demo.stdout is not None
+        assert "signups posted" in demo.stdout.readline()
+        demo.send_signal(signal.SIGINT)
+        out, err = demo.communicate(timeout=45)
+    assert demo.returncode == 130, out + err
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("accepted", "delivered", "lost", "balances"),
+    [
+        ("abc", "ab", "c", True),
+        ("abc", "ab", "", False),
+        ("abc", "abb", "c", False),
+        ("abc", "abc", "c", False),
+        ("abc", "abd", "c", False),
+        ("", "", "", True),
+    ],
+    ids=["all there", "one missing", "one twice", "delivered and lost", "a stranger", "nothing"],
+)
+def test_the_ledger_balances_only_when_each_mail_is_there_once(
+    accepted: str, delivered: str, lost: str, balances: bool
+) -> None:
+    """Each accepted mail is delivered once or lost once, and there is no other."""
+    ledger = load("ledger").Ledger("welcome", Counter(accepted), Counter(delivered), Counter(lost))
+    assert ledger.balances() is balances
+
+
+def test_the_recipients_hold_what_the_demo_is_about() -> None:
+    """Three hundred people at example domains, with double clicks, odd names and nonsense among them."""
+    people = load("crowd").read_people()
+    addresses = [person["email"].strip().lower() for person in people]
+    assert len(people) == 300
+    assert len(set(addresses)) < len(addresses)
+    assert any(not person["name"].isascii() for person in people)
+    assert all("example." in address for address in addresses if "@" in address)

@@ -1,0 +1,258 @@
+"""The documentation: its programs run, it leaves nothing out, and its links lead somewhere.
+
+Every block marked `python` in README.md and docs/*.md is run, the blocks of a page one after the other as
+one program. The line `<!-- prints -->` before a `text` block means: that is what the program above prints,
+with `...` for what differs from run to run. Code of other libraries is marked `python-other` and not run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+SECONDS_A_PAGE = 45
+PRINTS = "<!-- prints -->"
+END_OF_BLOCK = "\x1e"  # printed between the outputs of two blocks
+FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<language>[^\s`]*)")
+
+
+class Block(NamedTuple):
+    """A fenced block: its language, the number of its first line, and its lines."""
+
+    language: str
+    start: int
+    lines: list[str]
+    prints: bool  # it shows what the Python block above prints
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """Every fenced block of a page, in order."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    blocks, number = [], 0
+    while number < len(lines):
+        opened = FENCE.match(lines[number])
+        number += 1
+        if not opened:
+            continue
+        start, indent, ticks = number, len(opened["indent"]), opened["ticks"]
+        while lines[number].strip() != ticks:
+            number += 1
+        inside = [line[indent:] for line in lines[start:number]]
+        above = next((line for line in reversed(lines[: start - 1]) if line.strip()), "")
+        blocks.append(Block(opened["language"], start, inside, above.strip() == PRINTS))
+        number += 1
+    return blocks
+
+
+def program_of(page: Path) -> str:
+    """The Python blocks of a page as one program, each at the line that it has in the page."""
+    program: list[str] = []
+    for block in blocks_of(page):
+        if block.language == "python":
+            program += [""] * (block.start - len(program))
+            program += [*block.lines, f"print({END_OF_BLOCK!r}, flush=True)"]
+    return "\n".join(program) + "\n"
+
+
+def outputs_expected(page: Path) -> Iterator[tuple[int, Block]]:
+    """Each block that shows an output, with the place of the Python block that prints it."""
+    count = 0
+    for block in blocks_of(page):
+        if block.prints:
+            yield count - 1, block
+        count += block.language == "python"
+
+
+def run_page(page: Path, folder: Path) -> list[str]:
+    """Run the program of a page in a fresh interpreter; return what each of its blocks printed."""
+    program = folder / page.with_suffix(".py").name.lower()
+    program.write_text(program_of(page), encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(program)],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=SECONDS_A_PAGE,
+        check=False,
+    )
+    assert done.returncode == 0, f"{name_of(page)} failed\n{done.stdout}\n{done.stderr}"
+    return done.stdout.split(END_OF_BLOCK + "\n")
+
+
+def agree(expected: list[str], printed: str) -> bool:
+    """Whether a program printed what the page says, `...` standing for any text within a line."""
+    lines = [".*".join(map(re.escape, line.rstrip().split("..."))) for line in expected]
+    return re.fullmatch("\n".join(lines), printed.strip("\n")) is not None
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(b.language == "python" for b in blocks_of(page))], ids=name_of
+)
+def test_the_programs_run_and_print_what_the_page_says(page: Path, tmp_path: Path) -> None:
+    """The Python blocks of a page run without a warning, and print what the page shows."""
+    printed = run_page(page, tmp_path)
+    for at, block in outputs_expected(page):
+        expected = "\n".join(block.lines)
+        where = f"{name_of(page)}:{block.start}"
+        assert agree(block.lines, printed[at]), f"{where} shows\n{expected}\nbut printed was\n{printed[at]}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_blocks_are_marked_with_a_language(page: Path) -> None:
+    """Every block says what it is, so that none is left untested by a slip."""
+    known = {"python", "python-other", "text", "console", "ini", "{eval-rst}", "{toctree}"}
+    assert not [
+        f"{name_of(page)}:{b.start} {b.language!r}" for b in blocks_of(page) if b.language not in known
+    ]
+
+
+def public_objects() -> dict[str, Any]:
+    """Everything that a user may call or read, by the name that the documentation has to use."""
+    import neoq
+    import neoq.cron
+    import neoq.testing
+
+    names: dict[str, Any] = {name: getattr(neoq, name) for name in neoq.__all__}
+    names |= {f"neoq.testing.{name}": getattr(neoq.testing, name) for name in neoq.testing.__all__}
+    for cls in (neoq.Backend, neoq.Job, neoq.RetryPolicy, neoq.Stats, neoq.QueueCounts, neoq.WorkerInfo):
+        names |= public_members(cls)
+    names |= public_members(neoq.ShutdownReport) | public_members(neoq.cron.Schedule)
+    return names
+
+
+def public_members(cls: type) -> dict[str, Any]:
+    """The methods, properties and fields of a class, without the seam's."""
+    from neoq.store import Store
+
+    seam = set(dir(Store))
+    names = [*dir(cls), *(spec.name for spec in dataclasses.fields(cls) if dataclasses.is_dataclass(cls))]
+    return {
+        f"{cls.__name__}.{name}": inspect.getattr_static(cls, name, None)
+        for name in names
+        if not name.startswith("_") and name not in seam
+    }
+
+
+def code_in(page: Path) -> str:
+    """What a page sets as code: its blocks, and what stands between backticks."""
+    text = page.read_text(encoding="utf-8")
+    blocks = "\n".join("\n".join(block.lines) for block in blocks_of(page))
+    return blocks + "\n" + "\n".join(re.findall(r"`([^`\n]+)`", text))
+
+
+def test_every_public_name_is_documented() -> None:
+    """A page mentions, as code, every public name, method, property and field."""
+    code = "\n".join(map(code_in, PAGES))
+    missing = [
+        name
+        for name in public_objects()
+        if not re.search(rf"(?<!\w){re.escape(name.rpartition('.')[2])}(?!\w)", code)
+    ]
+    assert not missing, f"no page mentions {', '.join(missing)}"
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    """Every public class, function, method and property says what it does."""
+    described = (type, property, staticmethod, classmethod)
+    missing = [
+        name
+        for name, value in public_objects().items()
+        if (inspect.isroutine(value) or isinstance(value, described)) and not inspect.getdoc(value)
+    ]
+    assert not missing, f"no docstring: {', '.join(missing)}"
+
+
+def default_of(spec: dataclasses.Field[Any]) -> str:
+    """A setting's default as the page shows it."""
+    if spec.name == "concurrency":
+        return "min(32, cpus + 4)"
+    if spec.name == "logger":
+        return 'logging.getLogger("neoq")'
+    return repr(spec.default)
+
+
+def settings_table(config: type) -> list[str]:
+    """The rows of the table of settings, from what config.py says of each."""
+    return [
+        f"| `{spec.name}` | `{default_of(spec)}` | {spec.metadata['kind'].words} | {spec.metadata['doc']} |"
+        for spec in dataclasses.fields(config)
+    ]
+
+
+def test_every_setting_is_documented() -> None:
+    """docs/configuration.md has a row for each setting, with its default, range and meaning in config.py."""
+    import neoq
+
+    page = (DOCS / "configuration.md").read_text(encoding="utf-8").splitlines()
+    config = neoq.MemBackend.config_class
+    rows = settings_table(config)
+    missing = [row for row in rows if row not in page]
+    assert not missing, "docs/configuration.md lacks or misstates:\n" + "\n".join(missing)
+    names = re.findall(r"(?m)^\| `(\w+)` \| `", "\n".join(page))
+    assert set(names) <= {spec.name for spec in dataclasses.fields(config)}
+
+
+def links_of(page: Path) -> list[tuple[str, str]]:
+    """The links of a page that lead into the repository, as (file, anchor)."""
+    text = page.read_text(encoding="utf-8")
+    for block in blocks_of(page):
+        text = text.replace("\n".join(block.lines), "")
+    targets = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", text))
+    inside = [target for target in targets if not re.match(r"[a-z]+:", target)]
+    return [(file, anchor) for file, _, anchor in (target.partition("#") for target in inside)]
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors that a forge, and Sphinx, give to the headings of a page."""
+    inside = {number for b in blocks_of(page) for number in range(b.start, b.start + len(b.lines))}
+    lines = page.read_text(encoding="utf-8").splitlines()
+    headings = [line for number, line in enumerate(lines) if number not in inside and line.startswith("#")]
+    words = [re.sub(r"[^\w\- ]", "", heading.lstrip("#").strip().lower()) for heading in headings]
+    return {heading.replace(" ", "-") for heading in words}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every link into the repository names a file that exists, and a heading in it."""
+    dead = []
+    for file, anchor in links_of(page):
+        target = page.parent / file if file else page
+        if not target.exists() or (anchor and anchor not in anchors_of(target)):
+            dead.append(f"{file}#{anchor}")
+    assert not dead, f"{name_of(page)} links to {', '.join(dead)}"
+
+
+def test_the_index_lists_every_page() -> None:
+    """Each page stands in the table of contents of docs/index.md."""
+    listed = {
+        line.strip() for b in blocks_of(DOCS / "index.md") if b.language == "{toctree}" for line in b.lines
+    }
+    assert {page.stem for page in DOCS.glob("*.md")} - {"index"} <= listed
+
+
+def test_the_commands_of_make_exist() -> None:
+    """Every `make` command that a page names is in the Makefile."""
+    targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    named = {
+        (name_of(page), target) for page in PAGES for target in re.findall(r"\bmake ([a-z-]+)", code_in(page))
+    }
+    assert not {(page, target) for page, target in named if target not in targets}
