@@ -182,7 +182,7 @@ def failed_attempt(
     now = listener.clock.time()
     failure = describe(error)
     delay = None if asked is DeadlineExceeded else _delay(job, listener, error)
-    _report(job, listener, error, delay)
+    _report(job, listener, error, failure, delay)
     lease = lease_of(job)
     if delay is None:
         return Outcome(lease, Status.DEAD, None, False, started, now, failure)
@@ -206,29 +206,33 @@ def _max_retries(job: Job, listener: Listener) -> int:
     return listener.max_retries if job.max_retries is None else job.max_retries
 
 
-def _report(job: Job, listener: Listener, error: BaseException, delay: float | None) -> None:
-    """Log a failed attempt, once, and tell on_error."""
+def _report(
+    job: Job, listener: Listener, error: BaseException, failure: Failure, delay: float | None
+) -> None:
+    """Log a failed attempt, once, and tell on_error; neither can keep the job from being settled."""
     listener.failed()
-    total = _max_retries(job, listener) + 1
     next_step = "dead" if delay is None else f"again in {delay:.1f} s"
-    listener.logger.log(
-        40 if delay is None else 30,  # ERROR, WARNING
-        "job %s of %s failed, attempt %d of %d, %s: %s: %s",
-        job.id,
-        job.queue,
-        job.attempt,
-        total,
-        next_step,
-        type(error).__name__,
-        error,
-        exc_info=error,
-        extra={"job_id": job.id, "queue": job.queue, "attempt": job.attempt},
-    )
+    try:
+        listener.logger.log(
+            40 if delay is None else 30,  # ERROR, WARNING
+            "job %s of %s failed, attempt %d of %d, %s: %s: %s",
+            job.id,
+            job.queue,
+            job.attempt,
+            _max_retries(job, listener) + 1,
+            next_step,
+            failure.type,
+            failure.message,
+            exc_info=error,
+            extra={"job_id": job.id, "queue": job.queue, "attempt": job.attempt},
+        )
+    except Exception:  # noqa: S110  # a logger that fails has nowhere to say so
+        pass
     if listener.on_error is None:
         return
     try:
         listener.on_error(job, error)
-    except Exception:
+    except BaseException:
         listener.logger.exception("on_error of queue %s failed for job %s", job.queue, job.id)
 
 

@@ -315,6 +315,8 @@ class MemBackend(Backend):
                     "them in parts, or raise its capacity",
                     queue=queue,
                 )
+        if self.in_runner():  # a handler that waited for itself would wait for ever
+            return
         while full := [queue for queue, number in wanted.items() if self._is_full(states[queue], number)]:
             self._wait_for_room(states[full[0]], wanted[full[0]])
 

@@ -50,7 +50,7 @@ def everything(report: ShutdownReport) -> list[list[Job]]:
 
 
 def held(seen: Seen, gate: threading.Event) -> Callable[[Job], None]:
-    """Return a handler that reports its job's number, works until the gate opens, and reports what stopped it."""
+    """Return a handler that reports its number, works until the gate opens, and tells what stopped it."""
 
     def handler(job: Job) -> None:
         seen(job.payload["n"])
@@ -123,6 +123,13 @@ class DrainCases(Suite):
         assert dead.status is Status.DEAD
         assert dead.error is not None
         assert dead.error.startswith(NeoqError.__name__)
+
+    def test_drain_before_the_start(self, waiting: Backend) -> None:
+        """drain() of jobs that nobody runs yet raises instead of waiting for ever."""
+        waiting.listen("q", ignore)
+        waiting.enqueue("q")
+        with pytest.raises(NeoqError):
+            waiting.drain(PATIENCE)
 
     @needs("durable")
     def test_drain_and_queues_without_a_listener(self, backend: Backend) -> None:

@@ -220,8 +220,10 @@ class TimeoutCases(Suite):
         late = Seen()
 
         def handler(job: Job) -> str:
-            if job.payload["n"] == 0:
-                hang(gate)
+            try:
+                if job.payload["n"] == 0:
+                    hang(gate)
+            except JobTimeout:
                 late(job.id)
             return "result"
 

@@ -57,14 +57,14 @@ class ListenCases(Suite):
         assert seen.wait() == [job.id]
 
     @pytest.mark.parametrize(
-        "options",
+        "bad",
         [{"concurrency": 0}, {"concurrency": 1.5}, {"timeout": 0}, {"max_retries": -1}, {"capacity": 0}],
         ids=str,
     )
-    def test_a_bad_option_is_refused(self, waiting: Backend, options: dict[str, Any]) -> None:
+    def test_a_bad_option_is_refused(self, waiting: Backend, bad: dict[str, Any]) -> None:
         """An option of listen out of its range is an InvalidJobError or a ConfigError, and nobody listens."""
         with pytest.raises((InvalidJobError, ConfigError)):
-            waiting.listen("q", ignore, **options)
+            waiting.listen("q", ignore, **bad)
         waiting.listen("q", ignore)
 
     def test_a_handler_must_be_callable(self, waiting: Backend) -> None:

@@ -47,7 +47,7 @@ class PayloadCases(Suite):
         assert seen.wait() == [{}]
 
     def test_every_kind_of_json_arrives_unchanged(self, backend: Backend, seen: Seen) -> None:
-        """Texts, integers of 64 bits, floats, constants, nested lists and objects arrive as they were sent."""
+        """Texts, integers of 64 bits, floats, constants, nested lists and objects arrive as they were."""
         backend.listen("q", lambda job: seen(job.payload))
         assert backend.enqueue("q", EVERYTHING).payload == EVERYTHING
         assert seen.wait() == [EVERYTHING]

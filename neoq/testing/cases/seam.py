@@ -207,7 +207,7 @@ class ClaimCases(StoreSuite):
 
     def test_only_some_kinds(self, store: Backend) -> None:
         """A demand for kinds takes only jobs of these, and leaves the others as they were."""
-        batch = [prepared("q", {"n": n}) for n in range(6)]
+        batch = [prepared("q", {"n": n}, priority=1) for n in range(6)]
         for n, job in enumerate(batch):
             job.kind = "abc"[n % 3]
         store.add(batch, token=b"")

@@ -112,8 +112,8 @@ class FutureCases(Suite):
         distant = datetime(year, 12, 30, tzinfo=UTC)
         job = backend.enqueue("q", {"n": 1}, run_after=distant)
         assert job.run_after == distant
-        backend.enqueue("q", {"n": 2}, run_after=0.05)
-        assert seen.wait() == [2]
+        ended(backend, backend.enqueue("q", {"n": 2}, run_after=0.05))
+        assert seen.items == [2]
         assert [(left.id, left.run_after) for left in unfinished_jobs(backend)] == [(job.id, distant)]
 
     def test_times_can_be_given_in_three_ways(self, waiting: Backend) -> None:
@@ -346,6 +346,14 @@ class RunnerCases(Suite):
         backend.listen("child", lambda job: seen(job.payload["n"]), concurrency=1)
         backend.enqueue("parent", {"n": 4})
         assert seen.wait(5) == [4, 3, 2, 1, 0]
+
+    def test_a_handler_gets_the_job(self, backend: Backend, seen: Seen) -> None:
+        """The job that a handler gets is the one that was accepted, now RUNNING."""
+        backend.listen(
+            "q", lambda job: seen((job.id, job.status, job.priority, job.run_after, job.created_at))
+        )
+        job = backend.enqueue("q", priority=5, run_after=0.02)
+        assert seen.wait() == [(job.id, Status.RUNNING, 5, job.run_after, job.created_at)]
 
     def test_a_running_job_is_running(self, backend: Backend, seen: Seen, gate: threading.Event) -> None:
         """While its handler runs a job is RUNNING, with the time at which it started."""

@@ -386,6 +386,27 @@ class UniqueCases(Suite):
         ended(waiting, two)
         assert seen.items == [1, 2]
 
+    def test_one_job_object_twice_in_a_batch(self, waiting: Backend) -> None:
+        """The same Job object twice in one enqueue_many is stored once, and a duplicate of itself."""
+        waiting.listen("q", ignore)
+        job = Job("q", {"n": 1}, priority=2)
+        first, second = waiting.enqueue_many([job, job])
+        assert (first.duplicate, second.duplicate, second.id) == (False, True, first.id)
+        assert [stored.id for stored in unfinished_jobs(waiting)] == [first.id]
+
+    def test_one_job_object_again(self, backend: Backend, seen: Seen) -> None:
+        """A Job object, or a snapshot of a job that has ended, can be enqueued again: it is a new job."""
+        backend.listen("q", lambda job: seen((job.id, job.payload, job.priority, job.attempt)))
+        made = Job("q", {"n": 1}, priority=2)
+        first = ended(backend, backend.enqueue(made))
+        second = ended(backend, backend.enqueue(made))
+        third = ended(backend, backend.enqueue(second))
+        assert len({first.id, second.id, third.id}) == 3
+        assert seen.items == [(job.id, {"n": 1}, 2, 1) for job in (first, second, third)]
+        assert third.created_at is not None
+        assert second.finished_at is not None
+        assert third.created_at >= second.finished_at
+
     def test_a_batch_meets_what_is_stored(self, waiting: Backend) -> None:
         """A job of enqueue_many that is in the store already comes back in its place, as a duplicate."""
         waiting.listen("q", ignore)
