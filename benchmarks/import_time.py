@@ -20,7 +20,7 @@ PROGRAM = "import time; start = time.perf_counter(); import {}; print(time.perf_
 
 def measure(name: str, quick: bool) -> Measures:
     """The median of some interpreters, after one that only warms the file cache."""
-    seconds = [import_once(MODULES[name]) for _ in range(4 if quick else 8)]
+    seconds = [import_once(MODULES[name]) for _ in range(3 if quick else 6)]
     return {"ms": statistics.median(seconds[1:]) * 1e3}
 
 

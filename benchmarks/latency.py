@@ -8,7 +8,7 @@ from typing import Any
 from contenders import CONTENDERS
 from contest import Bar, Contest, Handled, Measures, payloads, percentile
 
-GAP = 0.003  # seconds between two jobs: time enough to run the one and go idle
+GAP = 0.002  # seconds between two jobs: time enough to run the one and go idle
 RUNNERS = 4
 
 

@@ -43,7 +43,7 @@ CHILD_SECONDS = 600
 
 # A contender's measures, one dict a round.
 Results = dict[str, list[Measures]]
-console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
 
 
 class MeasurementFailed(Exception):
@@ -64,7 +64,9 @@ def main() -> int:
             print(failure, file=sys.stderr)
             return 1
     console.print(table_of_bars(bars))
-    console.print(f"{options.rounds} rounds, {time.monotonic() - began:.0f} s")
+    if options.quick:
+        console.print("a quick run shows that all works; it is too short to judge by")
+    console.print(f"{time.monotonic() - began:.0f} s")
     return 0
 
 
@@ -120,7 +122,7 @@ def hold(name: str, options: argparse.Namespace, log: IO[str]) -> list[list[str]
                 measures = measure_in_child(name, contender, quick=options.quick)
                 results[contender].append(measures)
                 write(log, kind="measurement", contest=name, contender=contender, round=number, **measures)
-    console.print(table_of_results(contest, results))
+    console.print(table_of_results(contest, results, rounds))
     rows = [row for bar in contest.bars if (row := judge(bar, results))]
     for promise, value, verdict in rows:
         write(log, kind="bar", contest=name, promise=promise, value=value, verdict=verdict)
@@ -161,17 +163,17 @@ def series(results: Results, contender: str, metric: str, against: str | None = 
     return [value / other[metric] for value, other in zip(own, results[against], strict=True)]
 
 
-def table_of_results(contest: Contest, results: Results) -> Table:
-    table = Table(title=contest.title, title_justify="left", title_style="bold")
-    metrics = list(next(iter(results.values()))[0])
+def table_of_results(contest: Contest, results: Results, rounds: int) -> Table:
+    title = f"{contest.title} (rounds: {rounds})"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    metrics = list(dict.fromkeys(metric for measures in results.values() for metric in measures[0]))
     metric, against = contest.ratio or ("", "")
     compared = against in results
-    headings = [*metrics, *([f"{metric} x {against}"] if compared else [])]
-    table.add_column("")
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for contender in results:
-        cells = [spread(series(results, contender, name)) for name in metrics]
+    table.add_column("", no_wrap=True)
+    for heading in [*metrics, *([f"{metric} x {against}"] if compared else [])]:
+        table.add_column(heading, justify="right", overflow="fold")
+    for contender, measures in results.items():
+        cells = [spread(series(results, contender, name)) if name in measures[0] else "" for name in metrics]
         if compared:
             cells.append(spread(series(results, contender, metric, against)))
         table.add_row(contender, *cells)

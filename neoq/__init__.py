@@ -94,10 +94,11 @@ def connect(url: str | None = None, *, environ: Mapping[str, str] = os.environ, 
     import importlib
 
     url = url or environ.get("NEOQ_URL") or "memory://"
-    scheme = url.partition(":")[0] if isinstance(url, str) else ""
-    if scheme not in _SCHEMES:
+    scheme, separator, _ = url.partition("://") if isinstance(url, str) else ("", "", "")
+    if scheme not in _SCHEMES or not separator:
         known = ", ".join(f"{name}://" for name in _SCHEMES)
-        raise ConfigError([f"no backend knows the URL {url!r}; it begins with one of {known}"])
+        shown = f"{scheme}://..." if separator else repr(url)  # never more of it: it may hold a password
+        raise ConfigError([f"no backend knows the URL {shown}; it begins with one of {known}"])
     module, name = _SCHEMES[scheme]
     backend: type[Backend] = getattr(importlib.import_module(module), name)
     return backend.from_url(url, options)

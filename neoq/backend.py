@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, TypeVar, Unpac
 from neoq.clock import Clock
 from neoq.config import Config, OnError
 from neoq.engine import Engine
-from neoq.errors import InvalidJobError, NeoqError
+from neoq.errors import ConfigError, InvalidJobError, NeoqError
 from neoq.executor import Handler, Listener, Middleware
 from neoq.job import Job, JobOptions, Status, check_queue, encode_payload, refuse_size, to_seconds
 from neoq.retry import RetryPolicy
@@ -24,6 +24,7 @@ from neoq.ticker import Cron
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from urllib.parse import SplitResult
 
 EnqueueMiddleware = Callable[[Job, Callable[..., Job]], Job]
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
@@ -82,11 +83,29 @@ class Backend(Store):
         """A backend as its URL and keywords describe it; called by `neoq.connect`."""
         from urllib.parse import parse_qsl, urlsplit
 
+        parts = urlsplit(url)
+        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        query = dict(pairs)
+        problems = [
+            f"{name} is given twice in the URL" for name in query if [key for key, _ in pairs].count(name) > 1
+        ]
+        if problems:
+            raise ConfigError(problems)
         backend = cls.__new__(cls)
-        query = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
-        backend.config = cls.config_class.load(options, query)
+        backend.config = cls.config_class.load(cls.url_settings(parts) | dict(options), query)
         backend._set_up()
         return backend
+
+    @classmethod
+    def url_settings(cls, parts: SplitResult) -> dict[str, Any]:
+        """The settings in a URL's host, path and the like; ConfigError for what it cannot mean."""
+        if parts.netloc or parts.path or parts.fragment:
+            raise ConfigError(
+                [
+                    f"a {parts.scheme}:// URL takes no host, path or fragment, only settings: {parts.scheme}://?..."
+                ]
+            )
+        return {}
 
     def _set_up(self) -> None:
         self.engine = Engine(self, self.config)
@@ -283,7 +302,9 @@ class Backend(Store):
             return self._enqueue(job, transaction)
 
         def store(given: Job | None = None) -> Job:
-            return self._enqueue(job if given is None else given, transaction)
+            last = job if given is None else given
+            last._described()
+            return self._enqueue(last, transaction)
 
         return self._through_middleware(job, store)
 
@@ -295,6 +316,8 @@ class Backend(Store):
         return self.add((job,), token=self._new_token(), transaction=transaction)[0]
 
     def _through_middleware(self, job: Job, last: Callable[..., Job]) -> Job:
+        if type(job._payload) is dict:
+            job._payload = dict(job._payload)  # middleware may add to it; the caller's own stays as it is
         call = last
         for layer in reversed(self._enqueue_middleware):
             call = _around(layer, job, call)
@@ -333,6 +356,7 @@ class Backend(Store):
         def keep(job: Job) -> Callable[..., Job]:
             def last(given: Job | None = None) -> Job:
                 kept.append(job if given is None else given)
+                kept[-1]._described()
                 return kept[-1]
 
             return last
@@ -424,6 +448,8 @@ class Backend(Store):
         """Snapshots of jobs, newest first; ``after`` is the id of the last one on the page before."""
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise InvalidJobError(f"limit is {limit!r}; it takes an int from 1 on")
+        if status is not None and status not in tuple(Status):
+            raise InvalidJobError(f"status is {status!r}; it takes a neoq.Status: {', '.join(Status)}")
         self.engine.look()
         return self.find(
             queue=queue, status=None if status is None else Status(status), limit=limit, after=after
@@ -472,7 +498,7 @@ class Backend(Store):
         return bool(changed.done or changed.running)
 
     def retry(self, job_id: int) -> bool:
-        """Run a dead or waiting job now, a dead one with its retries counted anew.
+        """Run a dead or waiting job now; a dead one begins again with no retries behind it.
 
         Raises DuplicateJobError where its fingerprint is taken meanwhile.
         """

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 OnError = Callable[["Job", BaseException], object]
 
+_YEAR, _MOST = 366 * 86400.0, 2**31 - 1
 _ENV_PREFIX = "NEOQ_"
 _NOT_SETTINGS = ("NEOQ_URL", "NEOQ_TEST_")  # read elsewhere
 _NONE_WORDS = frozenset({"none", "null", ""})
@@ -101,15 +102,20 @@ def _logger(value: Any) -> logging.Logger | logging.LoggerAdapter[Any]:
     return value
 
 
-def span(low: float, high: float = 366 * 86400.0, *, none: bool = False) -> Kind:
+def span(low: float, high: float = _YEAR, *, none: bool = False) -> Kind:
     """A setting in seconds (or a timedelta) from ``low`` to ``high``."""
-    words = f"seconds (or a timedelta) from {low:g} to {high:g}{', or None' if none else ''}"
+    words = f"seconds (or a timedelta) from {low:g} {_up_to(high, _YEAR)}{', or None' if none else ''}"
     return Kind(words, _span, low, high, none)
 
 
-def count(low: int, high: int = 2**31 - 1, *, none: bool = False) -> Kind:
+def count(low: int, high: int = _MOST, *, none: bool = False) -> Kind:
     """A setting that is a whole number from ``low`` to ``high``."""
-    return Kind(f"a whole number from {low} to {high}{', or None' if none else ''}", _count, low, high, none)
+    words = f"a whole number from {low} {_up_to(high, _MOST)}{', or None' if none else ''}"
+    return Kind(words, _count, low, high, none)
+
+
+def _up_to(high: float, most: float) -> str:
+    return "on" if high == most else f"to {high:g}"
 
 
 TEXT = Kind("a text", _text)
@@ -221,15 +227,18 @@ class Config:
         problems = [
             _unknown(name, known, cls) for name in (*options, *url_options) if name not in known
         ] + _misspelt_variables(environ, known, cls)
-        values = {
-            **{name: environ[variable] for name in known if (variable := _variable(name)) in environ},
+        given = {
+            **{name: environ[variable] for name in known if environ.get(variable := _variable(name))},
             **{name: value for name, value in url_options.items() if name in known},
             **{name: value for name, value in options.items() if name in known},
         }
         try:
-            config = cls(**values)
+            config = cls(**given)
         except ConfigError as error:
-            problems += error.problems
+            sources = {
+                _variable(name): name for name in given if name not in options and name not in url_options
+            }
+            problems += [_with_source(problem, sources) for problem in error.problems]
         if problems:
             raise ConfigError(problems)
         return config
@@ -253,6 +262,14 @@ class Config:
 
 def _default(spec: Field[Any]) -> Any:
     return spec.default if spec.default_factory is MISSING else spec.default_factory()
+
+
+def _with_source(problem: str, variables: Mapping[str, str]) -> str:
+    """A problem, with the variable it came from instead of the setting's name."""
+    for variable, name in variables.items():
+        if problem.startswith(f"{name} is "):
+            return variable + problem.removeprefix(name)
+    return problem
 
 
 def _variable(name: str) -> str:

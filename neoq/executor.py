@@ -17,12 +17,12 @@ from neoq.errors import (
     InvalidJobError,
     JobCancelled,
     JobInterrupted,
-    PayloadError,
+    JobTimeout,
     Retry,
     ShutdownRequested,
     Snooze,
 )
-from neoq.job import Job, Status, encode_result, to_seconds
+from neoq.job import Job, Status, encode_result, latest, to_seconds
 from neoq.retry import RetryPolicy
 from neoq.store import Failure, Outcome, lease_of
 
@@ -98,13 +98,14 @@ def attempt(
     started = now()
     if job._cancel or (job._deadline is not None and started >= job._deadline):
         return _not_started(job, listener, started)
+    until = slot.plan(job, listener.timeout, started)
+    if watchdog is not None and until < watchdog.wakes_at:
+        watchdog.expect(until)
     error: BaseException | None = None
     asked: Interrupt | None = None
     result = None
     try:
-        until = slot.begin(job, listener.timeout, started)
-        if watchdog is not None and until < watchdog.wakes_at:
-            watchdog.expect(until)
+        slot.job = job  # from here on an interrupt may land anywhere
         result = listener.call(job)
         slot.job = None  # first of all: from here on no interrupt is raised for this attempt
     except BaseException as raised:
@@ -141,7 +142,7 @@ def _encoded(result: Any, job: Job, listener: Listener) -> bytes | None:
     """The result as JSON; the work is done, so one that is not JSON is no reason to do it again."""
     try:
         return encode_result(result)
-    except PayloadError as error:
+    except Exception as error:
         listener.logger.warning("job %s of %s: its result is stored as null: %s", job.id, job.queue, error)
         return None
 
@@ -186,7 +187,7 @@ def failed_attempt(
     lease = lease_of(job)
     if delay is None:
         return Outcome(lease, Status.DEAD, None, False, started, now, failure)
-    return Outcome(lease, Status.RETRYING, now + delay, True, started, now, failure)
+    return Outcome(lease, Status.RETRYING, latest(now + delay), True, started, now, failure)
 
 
 def _delay(job: Job, listener: Listener, error: BaseException) -> float | None:
@@ -197,7 +198,7 @@ def _delay(job: Job, listener: Listener, error: BaseException) -> float | None:
         if isinstance(error, Retry) and error.after is not None:
             return max(0.0, to_seconds("Retry.after", error.after))
         return listener.retry.seconds(job.retries)
-    except Exception:
+    except BaseException:
         listener.logger.exception("the retry delay of queue %s failed; its default is used", job.queue)
         return RetryPolicy().seconds(job.retries)
 
@@ -237,9 +238,11 @@ def _report(
 
 
 def _reason(asked: Interrupt, job: Job, listener: Listener) -> str:
-    if asked is DeadlineExceeded:
+    if asked is DeadlineExceeded and job._deadline is not None:
         return f"still running at its deadline {job.deadline:%Y-%m-%d %H:%M:%S} UTC"
-    return f"ran longer than the queue's timeout of {listener.timeout:g} s"
+    if asked is JobTimeout and listener.timeout is not None:
+        return f"ran longer than the queue's timeout of {listener.timeout:g} s"
+    return "interrupted"
 
 
 def abandoned(job: Job, listener: Listener, asked: Interrupt) -> Outcome:
@@ -263,4 +266,4 @@ def _instant(delay: timedelta | float | datetime, now: float) -> float:
         if delay.utcoffset() is None:
             raise InvalidJobError(f"Snooze got the naive datetime {delay!r}; give it a timezone")
         return delay.timestamp()
-    return now + max(0.0, to_seconds("Snooze", delay))
+    return latest(now + max(0.0, to_seconds("Snooze", delay)))

@@ -6,7 +6,7 @@ import enum
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from hashlib import blake2b
 from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict
@@ -25,7 +25,10 @@ Asked = tuple[float | None, float | None]  # a point in time, or a span counted 
 
 CODEC = 1  # how payload and result bytes are written: 1 is JSON with sorted keys
 MAX_DEPTH = 100
-_LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+_EXACT = b"%b"  # copies bytes to their size: orjson's own keep the 4 KB that they were written into
+_EARLIEST, _LATEST = (datetime(year, 12, 30, tzinfo=UTC).timestamp() for year in (1, 9999))
+_MAX_KNOWN = 10_000
+_known_queues: set[str] = set()  # names that were checked
 _SCALARS = frozenset({str, int, bool, NoneType})
 _NO_META: Mapping[str, str] = MappingProxyType({})
 
@@ -125,7 +128,7 @@ class Job:
         key: str | None = None,
         meta: Mapping[str, str] | None = None,
     ) -> None:
-        if queue.__class__ is not str or not queue:
+        if type(queue) is not str or queue not in _known_queues:
             check_queue(queue)
         self.queue = queue
         self._payload = payload  # type: ignore[assignment]  # encode_payload is the judge of it
@@ -267,7 +270,7 @@ class Job:
 
         The clock is not held: one second after its timeout the attempt counts as failed all the same.
         """
-        return self._running_slot("shield").shield()
+        return self._running_slot("shield").shield(self)
 
     def complete(self, connection: Any, result: Any = None) -> None:
         """Settle the job as succeeded inside the caller's own transaction on ``connection``.
@@ -307,6 +310,14 @@ class Job:
         self._waits = self._run_after > now
         at, span = self._asked_deadline
         self._deadline = at if span is None else add_span("deadline", now, span)
+
+    def _described(self) -> None:
+        """Check what enqueue middleware may have assigned."""
+        _checked_int("priority", self.priority, -100, 100)
+        if self.max_retries is not None:
+            _checked_int("max_retries", self.max_retries, 0, 2**31 - 1)
+        self.meta = _checked_meta(self.meta)
+        self._special = True
 
     def _fresh(self) -> Job:
         """This job, or where it came from a backend a new one like it: what enqueue stores."""
@@ -361,19 +372,19 @@ def encode_payload(payload: Any, queue: str) -> bytes:
     if payload is None:
         return b"{}"
     try:
-        if payload.__class__ is not dict or not _SCALARS.issuperset(map(type, payload.values())):
+        if type(payload) is not dict or not _SCALARS.issuperset(map(type, payload.values())):
             payload = _plain_object(payload, "payload", queue, 0)
-        return orjson.dumps(payload, option=orjson.OPT_SORT_KEYS)
+        return _EXACT % orjson.dumps(payload, None, orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:
         # orjson says what, never where; the walk finds the place, or makes plain what orjson refuses.
-        return orjson.dumps(_plain_object(payload, "payload", queue, 0), option=orjson.OPT_SORT_KEYS)
+        return _EXACT % orjson.dumps(_plain_object(payload, "payload", queue, 0), None, orjson.OPT_SORT_KEYS)
 
 
 def encode_result(result: Any) -> bytes | None:
     """A handler's result as JSON (None for None), or PayloadError."""
     if result is None:
         return None
-    return orjson.dumps(_plain(result, "result", None, 0))
+    return _EXACT % orjson.dumps(_plain(result, "result", None, 0))
 
 
 def refuse_size(data: bytes, limit: int, queue: str) -> NoReturn:
@@ -386,7 +397,7 @@ def refuse_size(data: bytes, limit: int, queue: str) -> NoReturn:
 
 
 def _plain_object(value: Any, path: str, queue: str | None, depth: int) -> dict[str, Any]:
-    if not isinstance(value, dict):
+    if not issubclass(type(value), dict):
         raise PayloadError(
             f"{path} is {_describe(value)}; a payload is a dict of JSON values", path=path, queue=queue
         )
@@ -398,7 +409,7 @@ def _plain_object(value: Any, path: str, queue: str | None, depth: int) -> dict[
         )
     plain = {}
     for key, item in value.items():
-        if not isinstance(key, str):
+        if not issubclass(type(key), str):
             raise PayloadError(
                 f"{path} has the key {key!r}, {_describe(key)}; JSON keys are str", path=path, queue=queue
             )
@@ -410,15 +421,16 @@ def _plain(value: Any, path: str, queue: str | None, depth: int) -> Any:
     """The value made of nothing but exact dict, list, str, int, float, bool and None."""
     if value is None or value is True or value is False:
         return value
-    if isinstance(value, str):
+    cls = type(value)  # not isinstance, which believes what a proxy says of its class
+    if issubclass(cls, str):
         return _text(value, path, queue)
-    if isinstance(value, int):
+    if issubclass(cls, int):
         return _integer(value, path, queue)
-    if isinstance(value, float):
+    if issubclass(cls, float):
         return _number(value, path, queue)
-    if isinstance(value, dict):
+    if issubclass(cls, dict):
         return _plain_object(value, path, queue, depth)
-    if isinstance(value, (list, tuple)):
+    if issubclass(cls, (list, tuple)):
         if depth > MAX_DEPTH:
             _plain_object({}, path, queue, depth)
         return [_plain(item, f"{path}[{at}]", queue, depth + 1) for at, item in enumerate(value)]
@@ -458,11 +470,12 @@ def _number(value: float, path: str, queue: str | None) -> float:
 
 
 def _advice(value: Any) -> str:
-    if isinstance(value, (set, frozenset)):
+    cls = type(value)
+    if issubclass(cls, (set, frozenset)):
         return " (a set: send sorted(...))"
-    if isinstance(value, datetime):
-        return " (a datetime: send .isoformat())"
-    if isinstance(value, (bytes, bytearray)):
+    if issubclass(cls, (date, time)):
+        return f" ({_describe(value)}: send .isoformat())"
+    if issubclass(cls, (bytes, bytearray)):
         return " (bytes: send .decode() or base64)"
     return ""
 
@@ -485,13 +498,19 @@ def epoch_or_span(name: str, when: When) -> Asked:
             f"{name} is the naive datetime {when!r}; give it a timezone: "
             "datetime.now(timezone.utc) + ..., or .replace(tzinfo=zoneinfo.ZoneInfo('Europe/Paris'))"
         )
-    return when.timestamp(), None
+    try:
+        at = when.timestamp()
+    except OverflowError:
+        at = math.inf
+    if not _EARLIEST <= at <= _LATEST:
+        raise InvalidJobError(f"{name} is {when!r}, at the very end of the calendar")
+    return at, None
 
 
 def add_span(name: str, now: float, span: float) -> float:
     """``now`` plus a span in seconds, where that is a time that a datetime can hold."""
-    if not 0 <= now + span <= _LATEST:
-        raise InvalidJobError(f"{name} is {span!r} seconds from now, outside the years 1970 to 9999")
+    if not _EARLIEST <= now + span <= _LATEST:
+        raise InvalidJobError(f"{name} is {span!r} seconds from now, outside the years 1 to 9999")
     return now + span
 
 
@@ -499,12 +518,20 @@ def to_seconds(name: str, span: timedelta | float) -> float:
     """A timedelta, or a number of seconds, as a finite float."""
     if isinstance(span, timedelta):
         return span.total_seconds()
-    if isinstance(span, bool) or not isinstance(span, (int, float)) or not math.isfinite(span):
-        raise InvalidJobError(
-            f"{name} is {span!r}; it takes a timedelta, a number of seconds, or where it is a point in "
-            "time an aware datetime"
-        )
-    return float(span)
+    try:
+        if not isinstance(span, bool) and isinstance(span, (int, float)) and math.isfinite(span):
+            return float(span)
+    except OverflowError:  # an int beyond all floats
+        raise InvalidJobError(f"{name} is more seconds than a calendar has") from None
+    raise InvalidJobError(
+        f"{name} is {span!r}; it takes a timedelta, a number of seconds, or where it is a point in time an "
+        "aware datetime"
+    )
+
+
+def latest(at: float) -> float:
+    """A point in time, or the end of the calendar where it lies beyond."""
+    return min(at, _LATEST)
 
 
 def check_queue(queue: Any) -> None:
@@ -513,6 +540,8 @@ def check_queue(queue: Any) -> None:
         raise InvalidJobError(f'the queue is {queue!r}; it takes a name such as "emails"')
     if len(queue) > 200 or not queue.isprintable():
         raise InvalidJobError(f"the queue is {queue[:40]!r}...; a name has 1 to 200 printable characters")
+    if len(_known_queues) < _MAX_KNOWN:
+        _known_queues.add(queue)
 
 
 def _checked_int(name: str, value: Any, low: int, high: int) -> int:

@@ -57,7 +57,7 @@ class RetryPolicy:
     def seconds(self, retries: int) -> float:
         """Seconds that the next attempt waits, after ``retries`` retries so far."""
         if self.delay is None:
-            return backoff(retries, self.rng)
+            return min(backoff(retries, self.rng), MAX_DELAY)
         delay = self.delay(retries) if callable(self.delay) else self.delay
         if not _is_span(delay):
             raise TypeError(f"RetryPolicy.delay returned {delay!r}; it takes seconds or a timedelta")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 INTERRUPT_GRACE = 0.6  # seconds that interrupted handlers get to clean up
 CLOSING_GRACE = 0.3  # and the last settles after them: with it the whole call keeps to its bound
 NAMED_IN_LOG = 20
+SLICE = 0.1  # seconds
 
 _PACKAGE = str(Path(__file__).parent)
 
@@ -129,8 +130,12 @@ class Stopping:
 
     def _await_runners(self, own: Runner | None, give_up: float) -> None:
         for runner in self._engine.all_runners():
-            if runner is not own and runner.thread.is_alive() and not runner.slot.abandoned:
-                runner.thread.join(max(0.0, give_up - time.monotonic()))
+            # In slices, since the watchdog may abandon a thread that is waited for.
+            while runner is not own and runner.thread.is_alive() and not runner.slot.abandoned:
+                left = give_up - time.monotonic()
+                if left <= 0:
+                    break
+                runner.thread.join(min(left, SLICE))
 
     def _interrupt(self, own: Runner | None) -> None:
         for runner in self._engine.all_runners():

@@ -53,11 +53,12 @@ class Slot:
         self._abandon_at = math.inf
         self._pending = False  # raised by us, not yet seen to be delivered
         self._shields = 0
+        self._shielded: Job | None = None
         self._lock = threading.Lock()
         self._complete = complete
 
-    def begin(self, job: Job, timeout: float | None, wall: float) -> float:
-        """Take up an attempt; return the monotonic time at which it will be interrupted."""
+    def plan(self, job: Job, timeout: float | None, wall: float) -> float:
+        """Get ready for an attempt, which begins as ``job`` is set; return when it will be interrupted."""
         until = math.inf if timeout is None else self.clock.monotonic() + timeout
         self.why = JobTimeout
         if job._deadline is not None:
@@ -67,7 +68,6 @@ class Slot:
         self.until = until
         job._slot = self
         job._ran_at = wall
-        self.job = job
         return until
 
     def end(self) -> Interrupt | None:
@@ -80,7 +80,6 @@ class Slot:
                 _clear_in_thread(self.ident, None)
                 self._pending = False
             asked, self.asked = self.asked, None
-            self._shields = 0
             self._abandon_at = math.inf
             return asked
 
@@ -102,28 +101,46 @@ class Slot:
                 self.asked = None
                 return False
             self._abandon_at = self.clock.monotonic() + GRACE
-            if not self._shields:
+            if not (self._shields and self._shielded is job):
                 self._raise(why)
             return True
 
     def _raise(self, why: Interrupt) -> None:
         if self.ident != threading.get_ident():
             self._pending = True
-            _raise_in_thread(self.ident, why)
+            _raise_in_thread(self.ident, self._landing(why))
+
+    def _landing(self, why: Interrupt) -> Interrupt:
+        """The interrupt as a class that tells when it lands: then it must not be taken back any more."""
+        slot = self
+
+        class Landing(why):  # type: ignore[misc, valid-type]
+            def __init__(self, *args: object) -> None:
+                super().__init__(*args)
+                self.__class__ = why
+                slot._pending = False
+
+        return Landing
 
     @contextmanager
-    def shield(self) -> Iterator[None]:
+    def shield(self, job: Job) -> Iterator[None]:
         """No interrupt lands inside; one that was asked for meanwhile is raised at the end."""
         with self._lock:
             if self._pending:  # asked already, and about to land: rather here than inside
                 self._take_back()
+            if self._shielded is not job:  # the shields of an attempt before, never lowered
+                self._shielded, self._shields = job, 0
             self._shields += 1
+            seen = self.asked
+        asked = None
         try:
             yield
         finally:
             with self._lock:
-                self._shields -= 1
-                asked = self.asked if not self._shields else None
+                if self._shielded is job:
+                    self._shields -= 1
+                    if not self._shields and self.job is job and self.asked is not seen:
+                        asked = self.asked
         if asked is not None:
             raise asked("held back by job.shield()")
 
@@ -149,8 +166,8 @@ class Slot:
 
     def due(self) -> float:
         """The monotonic time at which the watchdog has to look here again."""
-        if self.job is None:
-            return math.inf
+        if self.job is None:  # one that is about to begin has told its time already
+            return self.until if self.until > self.clock.monotonic() else math.inf
         return self.until if self.asked is None else self._abandon_at
 
 

@@ -162,7 +162,7 @@ class Lane:
             if runner not in self.runners:
                 return
             self.runners.remove(runner)
-            self.processed += runner.processed
+            self.processed += runner.processed + 1
             self.stuck.append(runner)
             if self.stopping:
                 self.source.settle([given_back(job) for job in ahead])
@@ -187,7 +187,7 @@ class Lane:
 
     def _say_choked(self) -> None:
         self.listener.logger.critical(
-            "queue %s has left %d stuck threads behind (max_abandoned) and starts no more; its handlers hang "
+            "queue %s has left %d stuck threads behind (max_abandoned) and claims no more; its handlers hang "
             "where no timeout can stop them: give their sockets and locks timeouts of their own",
             self.queue,
             len(self.stuck),
@@ -274,6 +274,8 @@ class Runner:
         return False
 
     def _take(self) -> bool:
+        if self.lane.choked:
+            return False
         jobs, more = self.lane.source.take(self.lane.queue, self._size)
         if not jobs:
             return False
@@ -355,7 +357,7 @@ class Runner:
         soon = now + STALE if self.done or self.ahead else math.inf
         self._seen = job
         if job is None:
-            return soon
+            return min(slot.due(), soon)
         if now >= slot.due():
             if slot.asked is None:
                 slot.interrupt(job, slot.why)

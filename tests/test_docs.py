@@ -144,7 +144,8 @@ def public_members(cls: type) -> dict[str, Any]:
     from neoq.store import Store
 
     seam = set(dir(Store))
-    names = [*dir(cls), *(spec.name for spec in dataclasses.fields(cls) if dataclasses.is_dataclass(cls))]
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    names = {*dir(cls), *(spec.name for spec in fields)}
     return {
         f"{cls.__name__}.{name}": inspect.getattr_static(cls, name, None)
         for name in names
@@ -193,13 +194,13 @@ def default_of(spec: dataclasses.Field[Any]) -> str:
 def settings_table(config: type) -> list[str]:
     """The rows of the table of settings, from what config.py says of each."""
     return [
-        f"| `{spec.name}` | `{default_of(spec)}` | {spec.metadata['kind'].words} | {spec.metadata['doc']} |"
+        f"| `{spec.name}` | `{default_of(spec)}` | {spec.metadata['doc']} | {spec.metadata['kind'].words} |"
         for spec in dataclasses.fields(config)
     ]
 
 
 def test_every_setting_is_documented() -> None:
-    """docs/configuration.md has a row for each setting, with its default, range and meaning in config.py."""
+    """docs/configuration.md has a row for each setting, with its default, meaning and range in config.py."""
     import neoq
 
     page = (DOCS / "configuration.md").read_text(encoding="utf-8").splitlines()

