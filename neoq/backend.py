@@ -143,6 +143,7 @@ class Backend(Store):
 
         Raises ListenerExistsError for a queue that has a handler, InvalidJobError for a bad argument.
         """
+        check_queue(queue)
         if handler is _NOT_GIVEN or handler is None:
             return lambda function: self.listen(queue, function, **options)
         self.engine.listen(self._listener(queue, handler, options))
@@ -189,6 +190,8 @@ class Backend(Store):
         """
         from neoq.cron import Schedule
 
+        if not isinstance(catch_up, bool):
+            raise InvalidJobError(f"catch_up is {catch_up!r}; it takes True or False")
         schedule = Schedule(spec, self.config.timezone if timezone is _NOT_GIVEN else timezone)
         name = schedule.queue_name if queue is None else queue
         if handler is _NOT_GIVEN or handler is None:
@@ -202,10 +205,7 @@ class Backend(Store):
 
     def _listener(self, queue: str, handler: Any, options: ListenOptions) -> Listener:
         check_queue(queue)
-        if not callable(handler):
-            raise InvalidJobError(
-                f"the handler of queue {queue!r} is {handler!r}; it takes a function of the job", queue=queue
-            )
+        _check_handler(queue, handler)
         config = self.config
         unknown = set(options) - ListenOptions.__annotations__.keys()
         if unknown:
@@ -332,7 +332,7 @@ class Backend(Store):
         engine = self.engine
         if engine.attention:
             engine.use_or_pass()
-        batch = [job if job.__class__ is Job and job._data is None else _given(job, None, {}) for job in jobs]
+        batch = [job if job.__class__ is Job and job._data is None else _refreshed(job) for job in jobs]
         if self._enqueue_middleware:
             batch = self._batch_through_middleware(batch)
         self._prepare_batch(batch)
@@ -538,6 +538,12 @@ def _around(middleware: EnqueueMiddleware, job: Job, inner: Callable[..., Job]) 
     return call
 
 
+def _refreshed(job: Any) -> Job:
+    if not isinstance(job, Job):
+        raise InvalidJobError(f"enqueue_many got {job!r:.80}; it takes Job objects: Job(queue, payload)")
+    return job._fresh()
+
+
 def _given(job: Any, payload: Any, options: JobOptions) -> Job:
     """The job to store for what ``enqueue`` was given."""
     if not isinstance(job, Job):
@@ -546,6 +552,27 @@ def _given(job: Any, payload: Any, options: JobOptions) -> Job:
         extra = ", ".join([*(["payload"] if payload is not None else []), *options])
         raise InvalidJobError(f"enqueue(job) takes everything from the Job; {extra} was given beside it")
     return job._fresh()
+
+
+def _check_handler(queue: str, handler: Any) -> None:
+    import inspect
+
+    problem = None
+    if not callable(handler):
+        problem = "is not callable"
+    elif inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__):
+        problem = "is a coroutine function, which a thread cannot run; wrap it: asyncio.run(handler(job))"
+    else:
+        try:
+            inspect.signature(handler).bind(None)
+        except TypeError:
+            problem = (
+                f"cannot be called with one argument, the job: its signature is {inspect.signature(handler)}"
+            )
+        except ValueError:
+            pass  # written in C, with no signature to look at
+    if problem is not None:
+        raise InvalidJobError(f"the handler {handler!r} of queue {queue!r} {problem}", queue=queue)
 
 
 def _check_callable(name: str, value: Any) -> None:

@@ -17,6 +17,18 @@ from neoq.errors import ConfigError, InvalidJobError
 if TYPE_CHECKING:
     from neoq.job import Job
 
+
+class SafeLogger(logging.LoggerAdapter[Any]):
+    """A logger whose handlers may raise, which concerns nobody but their owner."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log a line, or not where that fails."""
+        try:
+            self.logger.log(level, msg, *args, **{"stacklevel": 2, **kwargs})
+        except Exception:  # noqa: S110  # there is nowhere to say so
+            pass
+
+
 OnError = Callable[["Job", BaseException], object]
 
 _YEAR, _MOST = 366 * 86400.0, 2**31 - 1
@@ -243,10 +255,18 @@ class Config:
             raise ConfigError(problems)
         return config
 
+    @property
+    def log(self) -> SafeLogger:
+        """The logger as neoq uses it: one that fails is no reason for a job to."""
+        return SafeLogger(self.logger)
+
     def replace(self, settings: Mapping[str, Any], queue: str) -> Self:
         """The same with the settings of one queue; InvalidJobError for what is wrong with them."""
         if not settings:
             return self
+        for name, value in settings.items():
+            if isinstance(value, str):  # only URLs and the environment speak in strings
+                raise InvalidJobError(f"listen({queue!r}): {name} is {value!r}, a str", queue=queue)
         try:
             return dataclasses.replace(self, **settings)
         except ConfigError as error:

@@ -68,7 +68,7 @@ class Engine:
         self.worker_id = uuid.uuid4().hex
         self.began = self.clock.time()
         self.failures = 0
-        self.watchdog = Watchdog("neoq-watchdog", self.clock, self._runners)
+        self.watchdog = Watchdog("neoq-watchdog", self.clock, self._runners, self.config.log)
         self.ticker = Ticker(self.store, self.config, self.clock)
         self.settler: Settler | None = None
         self.fetcher: Fetcher | None = None
@@ -84,7 +84,7 @@ class Engine:
         if self.local:
             return LocalSource(self.store, self.settled, self.succeeded, self.parked)
         config = self.config
-        self.settler = Settler(self.store, self.settled, config.logger)
+        self.settler = Settler(self.store, self.settled, config.log)
         self.fetcher = Fetcher(
             self.store,
             self.settler,
@@ -142,7 +142,21 @@ class Engine:
         )
 
     def _new_slot(self) -> Slot:
-        return Slot(self.clock, self._complete if "transactions" in self.store.features else None)
+        complete = self._complete if "transactions" in self.store.features else None
+        return Slot(self.clock, complete, self._draw_attention)
+
+    def _draw_attention(self) -> None:
+        """An interrupt waits for its handler to leave our code: its next call raises it."""
+        self.attention = True
+
+    def _land(self) -> None:
+        slot = current_slot()
+        if slot is not None:
+            slot.land()
+        with self.lock:
+            deferred = any(runner.slot.deferred for runner in self._runners())
+            if self.opened and self.stopping is None and not deferred:
+                self.attention = False
 
     def _complete(self, job: Job, connection: Any, result: Any) -> None:
         raise NotImplementedError
@@ -165,6 +179,7 @@ class Engine:
         """Be ready for a call: open the store at the first one, and start what was to start by itself."""
         if not self.attention:
             return
+        self._land()
         with self.lock:
             self._refuse_closed()
             self._open()
@@ -234,9 +249,7 @@ class Engine:
 
     def _warn_of(self, stale: set[int]) -> None:
         for job_id in stale:
-            self.config.logger.warning(
-                "job %s was settled elsewhere meanwhile: its outcome is dropped", job_id
-            )
+            self.config.log.warning("job %s was settled elsewhere meanwhile: its outcome is dropped", job_id)
 
     def parked(self) -> None:
         """A runner found nothing to do."""
@@ -284,11 +297,15 @@ class Engine:
 
     def use_or_pass(self) -> None:
         """As `use`, but handlers may still enqueue while the backend is being shut down."""
-        if not (self.stopping is not None and self.opened and self.in_runner()):
+        if self.stopping is not None and self.opened and self.in_runner():
+            self._land()
+        else:
             self.use()
 
     def look(self) -> None:
         """Be ready to be asked about jobs, also after the end."""
+        if self.attention:
+            self._land()
         if not self.opened:
             self.use()
 
@@ -325,7 +342,7 @@ class Engine:
         for runner in self._runners():
             running = runner.slot.job
             if running is not None and running.id in job_ids and runner.slot.interrupt(running, JobCancelled):
-                self.watchdog.expect(runner.slot.due())
+                self.watchdog.expect(-math.inf)
 
     def worker_info(self) -> WorkerInfo:
         """This process, as others see it."""
@@ -378,6 +395,7 @@ class Engine:
     def wait(self, job_id: int, timeout: float | None) -> Job:
         """Wait until a job has finished."""
         self.look()
+        slot = current_slot()
         give_up = math.inf if timeout is None else _time.monotonic() + timeout
         with self.watching():
             while True:
@@ -390,6 +408,8 @@ class Engine:
                     )
                 if job.finished:
                     return job
+                if slot is not None and slot.asked is not None:
+                    raise slot.asked
                 left = give_up - _time.monotonic()
                 if left <= 0:
                     raise TimeoutError(f"job {job_id} of {job.queue} is {job.status.name} after {timeout} s")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from neoq.config import SafeLogger
 from neoq.errors import (
     DeadlineExceeded,
     Discard,
@@ -64,7 +65,7 @@ class Listener:
         self.retry = retry
         self.on_error = on_error
         self.clock = clock
-        self.logger = logger
+        self.logger = SafeLogger(logger)
         self.failed = failed
         self.call = handler
 
@@ -213,22 +214,19 @@ def _report(
     """Log a failed attempt, once, and tell on_error; neither can keep the job from being settled."""
     listener.failed()
     next_step = "dead" if delay is None else f"again in {delay:.1f} s"
-    try:
-        listener.logger.log(
-            40 if delay is None else 30,  # ERROR, WARNING
-            "job %s of %s failed, attempt %d of %d, %s: %s: %s",
-            job.id,
-            job.queue,
-            job.attempt,
-            _max_retries(job, listener) + 1,
-            next_step,
-            failure.type,
-            failure.message,
-            exc_info=error,
-            extra={"job_id": job.id, "queue": job.queue, "attempt": job.attempt},
-        )
-    except Exception:  # noqa: S110  # a logger that fails has nowhere to say so
-        pass
+    listener.logger.log(
+        40 if delay is None else 30,  # ERROR, WARNING
+        "job %s of %s failed, attempt %d of %d, %s: %s: %s",
+        job.id,
+        job.queue,
+        job.attempt,
+        _max_retries(job, listener) + 1,
+        next_step,
+        failure.type,
+        failure.message,
+        exc_info=error,
+        extra={"job_id": job.id, "queue": job.queue, "attempt": job.attempt},
+    )
     if listener.on_error is None:
         return
     try:

@@ -41,7 +41,7 @@ class Fetcher:
         self._lanes = lanes
         self._parked = parked
         self._interval = config.job_check_interval
-        self._logger = config.logger
+        self._logger = config.log
         self._buffers: dict[str, deque[Job]] = {}
         self._prefetch: dict[str, int] = {}
         self._call = threading.Event()

@@ -475,6 +475,8 @@ def _advice(value: Any) -> str:
         return " (a set: send sorted(...))"
     if issubclass(cls, (date, time)):
         return f" ({_describe(value)}: send .isoformat())"
+    if issubclass(cls, timedelta):
+        return " (a timedelta: send .total_seconds())"
     if issubclass(cls, (bytes, bytearray)):
         return " (bytes: send .decode() or base64)"
     return ""
@@ -509,8 +511,8 @@ def epoch_or_span(name: str, when: When) -> Asked:
 
 def add_span(name: str, now: float, span: float) -> float:
     """``now`` plus a span in seconds, where that is a time that a datetime can hold."""
-    if not _EARLIEST <= now + span <= _LATEST:
-        raise InvalidJobError(f"{name} is {span!r} seconds from now, outside the years 1 to 9999")
+    if not 0 <= now + span <= _LATEST:
+        raise InvalidJobError(f"{name} is {span!r} seconds from now, outside the years 1970 to 9999")
     return now + span
 
 

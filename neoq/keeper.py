@@ -39,7 +39,7 @@ class Keeper:
     ) -> None:
         self._store = store
         self._config = config
-        self._logger: logging.Logger | logging.LoggerAdapter[logging.Logger] = config.logger
+        self._logger: logging.Logger | logging.LoggerAdapter[logging.Logger] = config.log
         self._clock = clock
         self._held = held
         self._info = info

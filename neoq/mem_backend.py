@@ -510,7 +510,7 @@ class MemBackend(Backend):
         limit = self.config.max_dead
         if limit is not None and len(self._dead) > limit:
             oldest = self._jobs[next(iter(self._dead))]
-            self.config.logger.warning(
+            self.config.log.warning(
                 "dead job %s of %s is dropped: max_dead is %d; look at dead jobs and retry or delete them",
                 oldest.id,
                 oldest.queue,

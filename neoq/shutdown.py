@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -144,6 +145,7 @@ class Stopping:
                 continue
             if runner.slot.interrupt(job, ShutdownRequested) and runner.slot.asked is ShutdownRequested:
                 self._asked.add(job.id or 0)
+        self._engine.watchdog.expect(-math.inf)
 
     def _leave_behind(self, own: Runner | None) -> None:
         """Settle over the heads of handlers that did not heed their interrupt."""
@@ -151,7 +153,7 @@ class Stopping:
             job, asked = runner.slot.job, runner.slot.asked
             if runner is own or job is None or asked is None or not runner.slot.abandon(job):
                 continue
-            self._engine.config.logger.error(
+            self._engine.config.log.error(
                 "job %s of %s did not stop for the shutdown; its thread %s is left behind",
                 job.id,
                 job.queue,
@@ -159,6 +161,9 @@ class Stopping:
             )
             runner.lane.replace(runner)
             self._engine.source.settle([abandoned(job, runner.lane.listener, asked)])
+        for lane in self._engine.lanes.values():
+            for thread in lane.asides:
+                thread.join(CLOSING_GRACE)
 
     def _close_after(self, own: Runner) -> None:
         own.thread.join()
@@ -177,7 +182,7 @@ class Stopping:
         try:
             engine.store.close_store()
         except BackendError:
-            engine.config.logger.exception("the store did not close cleanly")
+            engine.config.log.exception("the store did not close cleanly")
         engine.forget()
 
     def _write_report(self, own: Runner | None) -> None:
@@ -192,13 +197,11 @@ class Stopping:
                 mine = None if own is None or own.slot.job is None else own.slot.job.id
                 report.lost += [job for job in engine.unfinished() if job.id != mine]
         except BackendError as error:
-            engine.config.logger.error("the report of the shutdown is incomplete: %s", error)  # noqa: TRY400
+            engine.config.log.error("the report of the shutdown is incomplete: %s", error)  # noqa: TRY400
         if report.lost:
             named = ", ".join(f"{job.id} of {job.queue}" for job in report.lost[:NAMED_IN_LOG])
             more = f" and {len(report.lost) - NAMED_IN_LOG} more" if len(report.lost) > NAMED_IN_LOG else ""
-            engine.config.logger.warning(
-                "shutdown lost %d unfinished jobs: %s%s", len(report.lost), named, more
-            )
+            engine.config.log.warning("shutdown lost %d unfinished jobs: %s%s", len(report.lost), named, more)
 
     def _find(self, job_ids: set[int]) -> list[Job]:
         return list(reversed(self._engine.store.find(ids=job_ids, limit=len(job_ids)))) if job_ids else []

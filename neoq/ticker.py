@@ -72,7 +72,7 @@ class Ticker:
         self._clock = clock
         self._interval = config.job_check_interval
         self._max_payload = config.max_payload
-        self._logger = config.logger
+        self._logger = config.log
         self._crons: list[Cron] = []
         self._lock = threading.Lock()
         self._call = threading.Event()

@@ -8,7 +8,10 @@ left behind and replaced.
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
+import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,15 +19,20 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from neoq.clock import Clock
+from neoq.config import SafeLogger
 from neoq.errors import DeadlineExceeded, JobInterrupted, JobTimeout, UnsupportedError
 
 if TYPE_CHECKING:
     from neoq.job import Job
 
 GRACE = 1.0  # seconds between an interrupt and the abandonment of the thread that ignored it
+PRESS = 0.002  # seconds between looks whether a thread has left our own code
 STALE = 0.02  # seconds that an outcome may wait behind a job that turned out long
 
 Interrupt = type[JobInterrupted]
+
+_PACKAGE = os.path.dirname(__file__)  # noqa: PTH120  # as code objects spell it
+_EXECUTOR = "executor.py"  # its frames are around the handler, not below it
 
 _raise_in_thread = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _raise_in_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
@@ -41,13 +49,19 @@ class Slot:
     after. One of the two sees the other, so no interrupt outlives its attempt.
     """
 
-    def __init__(self, clock: Clock, complete: Callable[[Job, Any, Any], None] | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        complete: Callable[[Job, Any, Any], None] | None = None,
+        on_defer: Callable[[], None] | None = None,
+    ) -> None:
         self.clock = clock
         self.job: Job | None = None
         self.until = math.inf  # monotonic
         self.why: Interrupt = JobTimeout  # what happens at `until`
         self.asked: Interrupt | None = None
         self.abandoned = False
+        self.deferred = False  # asked, while the thread was in our own code: it is raised when it has left
         self.ident = 0
         self.done: deque[Job] = deque()  # succeeded, and not settled yet
         self._abandon_at = math.inf
@@ -56,6 +70,7 @@ class Slot:
         self._shielded: Job | None = None
         self._lock = threading.Lock()
         self._complete = complete
+        self._on_defer = on_defer
 
     def plan(self, job: Job, timeout: float | None, wall: float) -> float:
         """Get ready for an attempt, which begins as ``job`` is set; return when it will be interrupted."""
@@ -80,6 +95,7 @@ class Slot:
                 _clear_in_thread(self.ident, None)
                 self._pending = False
             asked, self.asked = self.asked, None
+            self.deferred = False
             self._abandon_at = math.inf
             return asked
 
@@ -106,9 +122,30 @@ class Slot:
             return True
 
     def _raise(self, why: Interrupt) -> None:
-        if self.ident != threading.get_ident():
+        if self.ident == threading.get_ident():
+            return
+        self.deferred = _is_inside_neoq(self.ident)
+        if self.deferred:
+            if self._on_defer is not None:
+                self._on_defer()
+        else:
             self._pending = True
             _raise_in_thread(self.ident, self._landing(why))
+
+    def land(self) -> None:
+        """In the handler's thread, at a point where nothing is left halfway: raise what was deferred."""
+        with self._lock:
+            asked = self.asked if self.deferred and self.job is not None and not self._shields else None
+            if asked is not None:
+                self.deferred = False
+        if asked is not None:
+            raise asked
+
+    def press(self) -> None:
+        """Raise an interrupt that was deferred, if it may land now."""
+        with self._lock:
+            if self.deferred and self.asked is not None and self.job is not None and not self._shields:
+                self._raise(self.asked)
 
     def _landing(self, why: Interrupt) -> Interrupt:
         """The interrupt as a class that tells when it lands: then it must not be taken back any more."""
@@ -117,7 +154,7 @@ class Slot:
         class Landing(why):  # type: ignore[misc, valid-type]
             def __init__(self, *args: object) -> None:
                 super().__init__(*args)
-                self.__class__ = why
+                self.__class__ = why  # type: ignore[assignment]
                 slot._pending = False
 
         return Landing
@@ -142,13 +179,13 @@ class Slot:
                     if not self._shields and self.job is job and self.asked is not seen:
                         asked = self.asked
         if asked is not None:
-            raise asked("held back by job.shield()")
+            raise asked
 
     def _take_back(self) -> None:
         _clear_in_thread(self.ident, None)
         self._pending = False
         if self.asked is not None:
-            raise self.asked("before job.shield()")
+            raise self.asked
 
     def abandon(self, job: Job) -> bool:
         """Leave the thread behind, if that job still runs there: what it does later counts no more."""
@@ -168,7 +205,29 @@ class Slot:
         """The monotonic time at which the watchdog has to look here again."""
         if self.job is None:  # one that is about to begin has told its time already
             return self.until if self.until > self.clock.monotonic() else math.inf
-        return self.until if self.asked is None else self._abandon_at
+        if self.asked is None:
+            return self.until
+        return self.clock.monotonic() + PRESS if self.deferred else self._abandon_at
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it was asked to stop, and has had its grace."""
+        return self.asked is not None and self.clock.monotonic() >= self._abandon_at
+
+
+def _is_inside_neoq(ident: int) -> bool:
+    """Whether a thread's handler is in a call of neoq, which an exception must not break off halfway.
+
+    This is exact: who asks holds the interpreter lock, and an exception that is set now is raised in the
+    frame that is looked at here, before its next line.
+    """
+    frame = sys._current_frames().get(ident)
+    while frame is not None:
+        directory, name = os.path.split(frame.f_code.co_filename)
+        if directory == _PACKAGE:
+            return name != _EXECUTOR
+        frame = frame.f_back
+    return False
 
 
 class Guarded(Protocol):
@@ -184,10 +243,17 @@ class Watchdog:
     ``guarded`` yields everything whose ``check(now)`` does that, and returns when to look again.
     """
 
-    def __init__(self, name: str, clock: Clock, guarded: Callable[[], Iterable[Guarded]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        clock: Clock,
+        guarded: Callable[[], Iterable[Guarded]],
+        log: SafeLogger | None = None,
+    ) -> None:
         self._clock = clock
         self._guarded = guarded
         self._name = name
+        self._log = log or SafeLogger(logging.getLogger("neoq"))
         self.wakes_at = -math.inf
         self._wake = threading.Event()
         self._closing = False
@@ -229,4 +295,12 @@ class Watchdog:
 
     def scan(self) -> float:
         """Look at every slot once; return when the next one is due."""
-        return min((one.check(self._clock.monotonic()) for one in self._guarded()), default=math.inf)
+        return min((self._check(one) for one in self._guarded()), default=math.inf)
+
+    def _check(self, one: Guarded) -> float:
+        now = self._clock.monotonic()
+        try:
+            return one.check(now)
+        except Exception:
+            self._log.exception("the watchdog goes on after an error")
+            return now + GRACE

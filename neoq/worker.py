@@ -6,18 +6,19 @@ are parked, and are woken one at a time: each that finds more than it takes wake
 
 from __future__ import annotations
 
-import logging
 import math
+import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neoq.errors import JobInterrupted
 from neoq.executor import Listener, abandoned, attempt
 from neoq.job import Job
 from neoq.store import given_back
-from neoq.timeouts import STALE, Slot, Watchdog
+from neoq.timeouts import STALE, Interrupt, Slot, Watchdog
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -68,6 +69,7 @@ class Lane:
         self.waking = False  # somebody was called and has not looked yet
         self.stopping = False
         self.processed = 0  # by runners that are gone
+        self.asides: list[threading.Thread] = []
         self._max_abandoned = max_abandoned
         self._new_slot = new_slot
         self._numbers = 0
@@ -143,12 +145,15 @@ class Lane:
     def left(self, runner: Runner) -> None:
         """A runner's thread ends."""
         with self.lock:
-            if runner in self.stuck:
+            came_back = runner in self.stuck
+            if came_back:
                 self.stuck.remove(runner)
                 self._replace_missing()
             elif runner in self.runners:
                 self.runners.remove(runner)
                 self.processed += runner.processed
+        if came_back:
+            self.wake()
 
     def replace(self, runner: Runner) -> None:
         """Give the place of a runner that hangs to a new thread, with all that it held ahead."""
@@ -176,14 +181,19 @@ class Lane:
                 self.waking = True
                 self._start(ahead)
 
+    def aside(self, task: Callable[..., None], *args: Any) -> None:
+        """Do something that may call the user's code, such as on_error, and must not hold up the watchdog."""
+        thread = threading.Thread(target=task, args=args, name=f"neoq-aside-{self.queue}", daemon=True)
+        self.asides = [other for other in self.asides if other.is_alive()] + [thread]
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is going down
+            task(*args)
+
     def _replace_missing(self) -> None:
         """Fill the places that stayed empty while too many threads hung."""
-        if self.stopping:
-            return
-        self.vacant = self.listener.concurrency - len(self.runners)
-        if self.vacant > 0 and not self.idle:
-            self.waking = True
-            self._start(deque())
+        if not self.stopping and not self.choked:
+            self.vacant = self.listener.concurrency - len(self.runners)
 
     def _say_choked(self) -> None:
         self.listener.logger.critical(
@@ -343,8 +353,18 @@ class Runner:
         asked = self.slot.asked
         if asked is None or not self.slot.abandon(job):
             return
-        _log_stack(self)
+        stack = _stack_of(self)
         self.lane.replace(self)
+        self.lane.aside(self._settle_abandoned, job, asked, stack)
+
+    def _settle_abandoned(self, job: Job, asked: Interrupt, stack: str) -> None:
+        self.lane.listener.logger.error(
+            "job %s of %s did not stop when interrupted; its thread %s is left behind, and hangs at:\n%s",
+            job.id,
+            self.lane.queue,
+            self.thread.name,
+            stack,
+        )
         self.lane.source.settle([abandoned(job, self.lane.listener, asked)])
 
     def check(self, now: float) -> float:
@@ -358,26 +378,15 @@ class Runner:
         self._seen = job
         if job is None:
             return min(slot.due(), soon)
-        if now >= slot.due():
-            if slot.asked is None:
-                slot.interrupt(job, slot.why)
-            else:
-                self._abandon(job)
+        if slot.overdue:
+            self._abandon(job)
+        elif slot.asked is not None:
+            slot.press()
+        elif now >= slot.until:
+            slot.interrupt(job, slot.why)
         return min(slot.due(), soon)
 
 
-def _log_stack(runner: Runner) -> None:
-    import sys
-    import traceback
-
+def _stack_of(runner: Runner) -> str:
     frame = sys._current_frames().get(runner.slot.ident)
-    stack = "".join(traceback.format_stack(frame)) if frame is not None else "(no stack)"
-    job = runner.slot.job
-    runner.lane.listener.logger.log(
-        logging.ERROR,
-        "job %s of %s did not stop when interrupted; its thread %s is left behind, and hangs at:\n%s",
-        None if job is None else job.id,
-        runner.lane.queue,
-        runner.thread.name,
-        stack,
-    )
+    return "(no stack)" if frame is None else "".join(traceback.format_stack(frame))

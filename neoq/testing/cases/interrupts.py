@@ -95,7 +95,7 @@ class DeadlineCases(Suite):
         self, backend: Backend, seen: Seen, gate: threading.Event
     ) -> None:
         """A job still running at its deadline is interrupted, and DEAD whatever retries it has left."""
-        backend.listen("q", reports(seen, gate), max_retries=5, retry=RetryPolicy(delay=0))
+        backend.listen("q", reports(seen, gate), max_retries=5, retry=RetryPolicy(delay=LATER))
         for span in SPANS:
             dead = ended(backend, backend.enqueue("q", deadline=span))
             if seen.items:

@@ -284,6 +284,14 @@ class SettleCases(StoreSuite):
         assert (look(store, job).status, look(store, job).retries) == (Status.PENDING, 0)
         assert numbers(claim(store)) == [0, 1, 2]
 
+    def test_given_back_into_its_batch(self, store: Backend) -> None:
+        """Jobs of one due time keep the order of their enqueue when some are given back in another."""
+        instant = datetime.now(UTC)
+        store.add([prepared("q", {"n": n}, run_after=instant) for n in range(5)], token=b"")
+        for job in reversed(claim(store, 3)):
+            store.settle([Outcome(lease_of(job), Status.PENDING, job._run_after)])
+        assert numbers(claim(store)) == [0, 1, 2, 3, 4]
+
     def test_settled_as_snoozed(self, store: Backend, job: Job) -> None:
         """A snoozed job is uncharged, and not claimable before its time."""
         outcome = how_it_ended(job, Status.PENDING, run_after=time.time() + LATER)

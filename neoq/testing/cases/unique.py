@@ -261,6 +261,18 @@ class UniqueCases(Suite):
         assert (second.duplicate, second.id, third.duplicate) == (True, first.id, False)
         assert (first.fingerprint, second.payload) == ("one", {"a": 1})
 
+    def test_the_fingerprint_of_another_job(self, waiting: Backend) -> None:
+        """A fingerprint given that is the one computed for another job makes them equal, either way round."""
+        waiting.listen("q", ignore)
+        plain = waiting.enqueue("q", {"a": 1})
+        own = waiting.enqueue("q", {"a": 2}, fingerprint=plain.fingerprint)
+        assert (own.duplicate, own.id) == (True, plain.id)
+        hashed = Job("q", {"b": 1}).fingerprint
+        own = waiting.enqueue("q", {"b": 2}, fingerprint=hashed)
+        plain = waiting.enqueue("q", {"b": 1})
+        assert (own.duplicate, plain.duplicate, plain.id) == (False, True, own.id)
+        assert not waiting.enqueue("q", {"b": 2}).duplicate
+
     def test_the_order_of_keys_does_not_matter(self, waiting: Backend) -> None:
         """Payloads that differ only in the order of their keys are equal, at every level."""
         waiting.listen("q", ignore)
@@ -374,6 +386,18 @@ class UniqueCases(Suite):
         waiting.start()
         ended(waiting, first)
         assert not waiting.enqueue("q", {"v": 4}, fingerprint="one").duplicate
+
+    def test_replace_by_the_fingerprint_of_a_job(self, waiting: Backend) -> None:
+        """A job found by its computed fingerprint keeps that after its payload is replaced, to its end."""
+        waiting.listen("q", ignore)
+        first = waiting.enqueue("q", {"v": 1})
+        waiting.enqueue("q", {"v": 2}, fingerprint=first.fingerprint, on_duplicate="replace")
+        again = waiting.enqueue("q", {"v": 1})
+        assert (again.duplicate, again.id, again.payload) == (True, first.id, {"v": 2})
+        assert again.fingerprint == first.fingerprint
+        waiting.start()
+        ended(waiting, first)
+        assert not waiting.enqueue("q", {"v": 1}).duplicate
 
     def test_a_batch_meets_itself(self, waiting: Backend, seen: Seen) -> None:
         """Of equal jobs in one enqueue_many the later ones are duplicates of the first."""
