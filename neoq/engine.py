@@ -361,7 +361,8 @@ class Engine:
 
     def is_quiet(self) -> bool:
         """Whether nothing is ready or runs here."""
-        if self.settler is not None and (self.held() or self.settler.unsettled()):
+        claims = self.fetcher.claims if self.fetcher is not None else 0
+        if self._is_busy():
             return False
         for counts in self.store.counts():
             lane = self.lanes.get(counts.queue)
@@ -371,7 +372,18 @@ class Engine:
                 return False
             if counts.running and self.local:
                 return False
-        return True
+        return self.fetcher is None or (claims == self.fetcher.claims and not self._is_busy())
+
+    def _is_busy(self) -> bool:
+        """Whether a job is on its way from or to a store that is a round trip away."""
+        if self.fetcher is None or self.settler is None:
+            return False
+        return (
+            self.fetcher.busy
+            or bool(self.fetcher.held())
+            or any(len(lane.idle) < len(lane.runners) for lane in list(self.lanes.values()))
+            or bool(self.settler.unsettled())
+        )
 
     def drain(self, timeout: float | None) -> bool:
         """Wait until `is_quiet`; False where the time ran out."""

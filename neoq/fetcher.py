@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from neoq.errors import BackendError
 from neoq.job import Job
 from neoq.settler import Settler
-from neoq.store import Demand, Outcome, Store, succeeded
+from neoq.store import Claimed, Demand, Outcome, Store, succeeded
 
 if TYPE_CHECKING:
     from neoq.config import Config
@@ -47,6 +47,8 @@ class Fetcher:
         self._call = threading.Event()
         self._stopping = False
         self._fenced = False
+        self.busy = False  # a claim is under way
+        self.claims = 0
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -132,7 +134,15 @@ class Fetcher:
         demands = [] if self._fenced else [demand for lane in self._lanes() if (demand := self._demand(lane))]
         if not demands:
             return self._interval
-        claimed = self._store.claim(demands)
+        self.busy = True
+        self.claims += 1
+        try:
+            return self._distribute(demands, self._store.claim(demands))
+        finally:
+            self.busy = False
+            self._parked()
+
+    def _distribute(self, demands: list[Demand], claimed: Claimed) -> float:
         got: dict[str, int] = {}
         for job in claimed.jobs:
             self._buffers.setdefault(job.queue, deque()).append(job)

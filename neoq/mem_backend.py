@@ -236,7 +236,8 @@ class MemBackend(Backend):
         record._special = True
         if new is not None:
             record._data, record._deadline, record.priority = new._data, new._deadline, new.priority
-            record._fingerprint = None
+            if record._own_fingerprint is None and new._data != holder._data:
+                record._own_fingerprint = holder.fingerprint  # it stays the job's, whatever its payload
             record.max_retries, record.meta, record.key = new.max_retries, new.meta, new.key
         self._schedule(record, state)
         self._wake_soon(record.queue)

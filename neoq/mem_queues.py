@@ -53,6 +53,7 @@ class ReadyQueue(Queue[Job]):
         self._void = 0
         self._last_priority = 0
         self._last_due = 0.0
+        self._last_id = 0
         self.length = 0  # jobs, void entries not counted
 
     def _qsize(self) -> int:
@@ -65,8 +66,12 @@ class ReadyQueue(Queue[Job]):
         self.length += 1
         priority = job.priority if job._special else 0
         due: float = job._run_after  # type: ignore[assignment]
-        if not self._in_order or (priority == self._last_priority and due >= self._last_due):
-            self._last_priority, self._last_due = priority, due
+        job_id: int = job.id  # type: ignore[assignment]
+        last = self._last_due
+        if not self._in_order or (
+            priority == self._last_priority and (due > last or (due == last and job_id > self._last_id))
+        ):
+            self._last_priority, self._last_due, self._last_id = priority, due, job_id
             self._in_order.append(job)
         else:
             heappush(self._others, (*_place(job), next(self._serial), job))
@@ -76,11 +81,11 @@ class ReadyQueue(Queue[Job]):
         if not jobs:
             return
         due: float = jobs[0]._run_after  # type: ignore[assignment]
-        if self._in_order and not (self._last_priority == 0 and due >= self._last_due):
+        if self._in_order and not (self._last_priority == 0 and due > self._last_due):
             for job in jobs:
                 self.push(job)
         else:
-            self._last_priority, self._last_due = 0, due
+            self._last_priority, self._last_due, self._last_id = 0, due, jobs[-1].id or 0
             self._in_order.extend(jobs)
             self.length += len(jobs)
 
@@ -176,7 +181,9 @@ class QueueState:
         if own is None:
             return job._data  # type: ignore[return-value]
         if len(own) == 32:
-            self.holders = {holder.fingerprint: holder for holder in self.holders.values()}
+            by_fingerprint = {holder.fingerprint: holder for holder in self.holders.values()}
+            self.holders.clear()  # in place: a caller may have the dict in its hand
+            self.holders.update(by_fingerprint)
             self.hashed = True
         return own
 

@@ -1,4 +1,4 @@
-"""Under gunicorn and Flask's reloader, which fork or import the application twice, each process runs its own jobs."""
+"""Under gunicorn and Flask's reloader, which fork or import twice, each process runs its own jobs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def gunicorn(log: Path, *options: str, env: Mapping[str, str] | None = None) -> 
 @pytest.mark.parametrize("use", ["unused", "used"])
 @pytest.mark.parametrize("options", [["--preload"], []], ids=["preload", "plain"])
 def test_gunicorn_workers_each_run_their_own_jobs(log: Path, options: list[str], use: str) -> None:
-    """With two workers, forked before or after the application was loaded, each job runs in its own process."""
+    """With two workers, forked before or after the import, each job runs in its own process."""
     env = {"USE_BEFORE_FORK": "1"} if use == "used" else {}
     with gunicorn(log, "--workers", "2", *options, env=env) as (child, port):
         served = set()
@@ -142,7 +142,7 @@ def test_gunicorn_reloads_at_sighup(log: Path) -> None:
 
 
 def test_flasks_reloader_restarts_the_jobs_with_the_application(log: Path, tmp_path: Path) -> None:
-    """flask run --debug imports the application twice; jobs run where requests are served, before and after."""
+    """The reloader imports the application twice; jobs run where requests are served, before and after."""
     application = tmp_path / "web_app.py"
     shutil.copy(PROGRAMS / "web_app.py", application)
     command = [sys.executable, "-m", "flask", "--app", str(application), "run", "--debug", "--port", "0"]
@@ -189,7 +189,7 @@ def test_the_reloader_ends_at_ctrl_c(log: Path) -> None:
         until(lambda: not alive(served["pid"]), "the serving process is gone", child)
 
 
-def test_uvicorn_style_spawn_of_a_module_is_quiet(log: Path) -> None:
+def test_importing_the_application_is_quiet(log: Path) -> None:
     """A process that imports the application and ends writes nothing and does not hang."""
     done = subprocess.run(
         [sys.executable, "-c", "import web_app"],

@@ -28,6 +28,7 @@ from neoq.testing.cases.payloads import PayloadCases
 from neoq.testing.cases.periodic import CatchUpCases, CronCases, TickCases
 from neoq.testing.cases.retries import LogCases, RetryCases, SignalCases
 from neoq.testing.cases.seam import AddCases, ChangeCases, ClaimCases, SettleCases
+from neoq.testing.cases.suite import leave_out_cases
 from neoq.testing.cases.timing import FutureCases, OrderCases, RunnerCases
 from neoq.testing.cases.unique import UniqueCases
 
@@ -69,3 +70,7 @@ class BackendConformance(
     TransactionCases,
 ):
     """Every promise of a backend. Override `make_backend`, and what your backend's ``features`` ask for."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        leave_out_cases(cls)
