@@ -10,7 +10,7 @@ import sys
 import threading
 import time as _time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,8 @@ class Engine:
     """The threads of one backend, and who may do what when.
 
     ``attention`` is True while an enqueue has to ask first: before the store is open, after a fork, and
-    once it is being shut down. ``manual`` is True while a test runs the jobs by itself.
+    once it is being shut down. ``by_hand`` runs what is ready while a test
+    holds the threads.
     """
 
     def __init__(self, store: Store, config: Config) -> None:
@@ -57,7 +58,7 @@ class Engine:
     def _reset(self) -> None:
         """A fresh life: at first, and in the child of a fork."""
         self.attention = True
-        self.manual = False
+        self.by_hand: Callable[[], int] | None = None
         self.opened = False
         self.running = False
         self.lock = threading.RLock()
@@ -132,16 +133,18 @@ class Engine:
                 self.start()
 
     def _new_lane(self, listener: Listener) -> None:
-        self.lanes[listener.queue] = Lane(
+        lane = self.lanes[listener.queue] = Lane(
             listener,
             source=self.source,
             watchdog=self.watchdog,
             clock=self.clock,
             max_abandoned=self.config.max_abandoned,
-            new_slot=self._new_slot,
+            new_slot=self.new_slot,
         )
+        lane.held = self.by_hand is not None
 
-    def _new_slot(self) -> Slot:
+    def new_slot(self) -> Slot:
+        """A slot for one thread that runs jobs."""
         complete = self._complete if "transactions" in self.store.features else None
         return Slot(self.clock, complete, self._draw_attention)
 
@@ -198,7 +201,7 @@ class Engine:
         with self.lock:
             self._refuse_closed()
             self.started = True
-            if not self.lanes or self.manual:
+            if not self.lanes or self.by_hand is not None:
                 return
             self._open()
             self.running = True
@@ -385,11 +388,40 @@ class Engine:
             or bool(self.settler.unsettled())
         )
 
+    def hold(self, by_hand: Callable[[], int]) -> None:
+        """Let the threads rest, once their jobs have ended: a test runs what is ready by hand."""
+        with self.lock:
+            if self.by_hand is not None:
+                raise NeoqError("this backend is run by hand already: inline and clock cannot be combined")
+            self.by_hand = by_hand
+            self.ticker.held = True
+            for lane in self.lanes.values():
+                lane.held = True
+        give_up = _time.monotonic() + self.config.shutdown_timeout
+        with self.watching():
+            while any(runner.slot.job is not None for runner in self._runners()):
+                if _time.monotonic() > give_up:
+                    raise NeoqError("jobs of this backend still run in threads; drain it before")
+                self.wait_for_change(0.01)
+
+    def go_on(self) -> None:
+        """Let the threads work again."""
+        with self.lock:
+            self.by_hand = None
+            self.ticker.held = False
+            for lane in self.lanes.values():
+                lane.held = False
+            if self.started and self.stopping is None:
+                self.start()
+
     def drain(self, timeout: float | None) -> bool:
         """Wait until `is_quiet`; False where the time ran out."""
         if self.in_runner():
             raise NeoqError("drain() inside a handler would wait for its own job to end")
         self.use()
+        if self.by_hand is not None:
+            self.by_hand()
+            return True
         if not self.running and not self.is_quiet():
             raise NeoqError("drain() waits for jobs that nobody runs: call start() first")
         return self.await_quiet(math.inf if timeout is None else _time.monotonic() + timeout)
@@ -407,6 +439,9 @@ class Engine:
     def wait(self, job_id: int, timeout: float | None) -> Job:
         """Wait until a job has finished."""
         self.look()
+        if self.by_hand is not None:
+            self.by_hand()
+            timeout = 0  # nothing else happens while this thread waits
         slot = current_slot()
         give_up = math.inf if timeout is None else _time.monotonic() + timeout
         with self.watching():

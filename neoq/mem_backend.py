@@ -671,6 +671,16 @@ class MemBackend(Backend):
 
     # -- future jobs ------------------------------------------------------------------------------------
 
+    def next_due(self) -> float | None:
+        """When the next future job or retry is due, in seconds since the epoch."""
+        with self._lock:
+            return self._future.next_due()
+
+    def hold_timers(self, held: bool) -> None:
+        """Leave it to the caller to call `release_due`, or not any more."""
+        with self._lock:
+            self._future.hold(held)
+
     def release_due(self) -> None:
         """Make ready what is due by now; the timer calls it."""
         with self._lock:

@@ -239,7 +239,7 @@ class FutureJobs:
         self._scheduler: threading.Thread | None = None
         self._closed = threading.Event()
         self._drift = clock.time() - clock.monotonic()
-        self.threads = True  # False: nobody but the caller of `release_due` looks at the time
+        self._held = False
 
     def push(self, job: Job) -> None:
         """Let a job wait for its time."""
@@ -290,9 +290,12 @@ class FutureJobs:
                 heapify(heap)
             self._void = 0
 
-    def start(self) -> None:
-        """Start the threads if anything waits for them."""
-        if self._near or self._far:
+    def hold(self, held: bool) -> None:
+        """Let nobody but the caller of `pop_due` look at the time, or go on."""
+        self._held = held
+        if self._timer is not None:
+            self._timer.arm(None)
+        if not held and (self._near or self._far):
             self._start()
             self._arm()
 
@@ -306,11 +309,11 @@ class FutureJobs:
                 thread.join(1.0)
 
     def _arm(self) -> None:
-        if self._timer is not None and self.threads:
+        if self._timer is not None and not self._held:
             self._timer.arm(self._near[0][0] if self._near else None)
 
     def _start(self) -> None:
-        if not self.threads or self._scheduler is not None or self._closed.is_set():
+        if self._held or self._scheduler is not None or self._closed.is_set():
             return
         self._timer = HeadTimer(self._clock, self._release)
         self._scheduler = threading.Thread(target=self._watch, name="neoq-scheduler", daemon=True)

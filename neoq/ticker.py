@@ -78,6 +78,7 @@ class Ticker:
         self._call = threading.Event()
         self._closing = False
         self._thread: threading.Thread | None = None
+        self.held = False  # a test fires the ticks by hand
         self.skipped = 0  # ticks whose predecessor was unfinished
 
     def add(self, cron: Cron) -> None:
@@ -105,6 +106,9 @@ class Ticker:
     def _run(self) -> None:
         while not self._closing:
             self._call.clear()
+            if self.held:
+                self._call.wait(self._interval)
+                continue
             try:
                 self.fire()
                 wait = self._seconds_to_next()
@@ -142,10 +146,20 @@ class Ticker:
                 "cron %s skips its tick of %s: the one before is unfinished", cron.queue, tick
             )
 
+    def forget_time(self) -> None:
+        """Begin anew: ticks count from the next look at the clock."""
+        with self._lock:
+            for cron in self._crons:
+                cron.seen = None
+
     def next_due(self) -> datetime | None:
         """When the next tick is due."""
         with self._lock:
-            ticks = [cron.schedule.next_after(cron.seen or self._now()) for cron in self._crons]
+            crons = list(self._crons)
+        for cron in crons:
+            if cron.seen is None:
+                self._begin(cron, self._now())
+        ticks = [cron.schedule.next_after(cron.seen) for cron in crons if cron.seen is not None]
         return min((tick for tick in ticks if tick is not None), default=None)
 
     def _seconds_to_next(self) -> float:

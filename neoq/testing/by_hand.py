@@ -1,0 +1,124 @@
+"""Jobs that run in the thread of the test, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from neoq.backend import Backend
+from neoq.errors import Signal
+from neoq.executor import attempt
+from neoq.job import Job
+from neoq.store import Demand
+from neoq.worker import running_in
+
+if TYPE_CHECKING:
+    from neoq.executor import Listener
+
+
+class ByHand:
+    """Runs a backend's ready jobs when it is told to, while the backend's own threads rest."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Let the backend's threads rest inside the block."""
+        engine = self.backend.engine
+        engine.look()
+        engine.hold(self.run_ready)
+        try:
+            yield
+        finally:
+            engine.go_on()
+
+    def run_ready(self, on_error: Callable[[BaseException], None] | None = None) -> int:
+        """Run jobs until none is ready, those that they enqueue included; return how many."""
+        count = 0
+        while jobs := self._claim():
+            for job in jobs:
+                self._run(job, on_error)
+                count += 1
+        return count
+
+    def _claim(self) -> Sequence[Job]:
+        lanes = list(self.backend.engine.lanes)
+        return self.backend.claim([Demand(queue, 1) for queue in lanes]).jobs if lanes else []
+
+    def _run(self, job: Job, on_error: Callable[[BaseException], None] | None) -> None:
+        backend = self.backend
+        listener = backend.engine.listeners[job.queue]
+        with running_in(backend.engine.new_slot()) as slot, _watched(listener, on_error):
+            outcome = attempt(job, listener, slot)
+        if outcome is job:
+            backend.settle_succeeded([job])
+        elif outcome is not None:
+            backend.settle([outcome])  # type: ignore[list-item]
+
+
+@contextmanager
+def _watched(listener: Listener, on_error: Callable[[BaseException], None] | None) -> Iterator[None]:
+    """Tell of what a handler raises, signals aside."""
+    if on_error is None:
+        yield
+        return
+    call = listener.call
+
+    def told(job: Job) -> Any:
+        try:
+            return call(job)
+        except Signal:
+            raise
+        except BaseException as error:
+            on_error(error)
+            raise
+
+    listener.call = told
+    try:
+        yield
+    finally:
+        listener.call = call
+
+
+@contextmanager
+def inline(backend: Backend) -> Iterator[None]:
+    """Run each job at once, in the thread that enqueues it, and raise what its handler raises.
+
+    The job is settled first, as ever: one that failed waits for its retry or is dead. Signals (Retry,
+    Snooze, Discard) are obeyed and not raised. ``enqueue`` returns the job as it is after its run. Future
+    jobs wait; there are no timeouts. Only the jobs of this process's listeners run.
+    """
+    by_hand = ByHand(backend)
+
+    def after(added: list[Job]) -> list[Job]:
+        errors: list[BaseException] = []
+        by_hand.run_ready(errors.append)
+        if errors:
+            raise errors[0]
+        return [(not job.duplicate and backend.get(job.id or 0)) or job for job in added]
+
+    with by_hand.hold(), after_add(backend, after):
+        yield
+
+
+@contextmanager
+def after_add(backend: Backend, after: Callable[[list[Job]], list[Job]]) -> Iterator[None]:
+    """Pass what each enqueue inside the block has added through a function."""
+    add = backend.add
+
+    def passed(jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:
+        return after(add(jobs, token=token, transaction=transaction))
+
+    def plain(queue: str, data: bytes, now: float, transaction: Any = None) -> Job:
+        return Backend.add_plain(backend, queue, data, now, transaction)  # it comes back to `passed`
+
+    own: dict[str, Any] = backend.__dict__  # what is set here comes before the methods of the class
+    before = {name: own.pop(name) for name in ("add", "add_plain") if name in own}
+    own.update({"add": passed, "add_plain": plain})
+    try:
+        yield
+    finally:
+        del own["add"], own["add_plain"]
+        own.update(before)

@@ -1,0 +1,35 @@
+"""What a block of code enqueued."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from neoq.job import Job
+from neoq.testing.by_hand import ByHand, after_add
+
+if TYPE_CHECKING:
+    from neoq.backend import Backend
+
+
+@contextmanager
+def enqueued(backend: Backend) -> Iterator[list[Job]]:
+    """A list of the jobs that the block enqueued, in their order; duplicates are not in it.
+
+    None of them runs, and at the end of the block they are dropped. Inside `inline` or `clock` they run as
+    there, and stay.
+    """
+    jobs: list[Job] = []
+
+    def record(added: list[Job]) -> list[Job]:
+        jobs.extend(job for job in added if not job.duplicate)
+        return added
+
+    with ExitStack() as stack:
+        alone = backend.engine.by_hand is None
+        if alone:
+            stack.enter_context(ByHand(backend).hold())
+            stack.callback(lambda: [backend.delete(job.id) for job in jobs if job.id is not None])
+        stack.enter_context(after_add(backend, record))
+        yield jobs

@@ -1,0 +1,93 @@
+"""A clock that stands still until a test moves it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from neoq.errors import UnsupportedError
+from neoq.mem_backend import MemBackend
+from neoq.testing.by_hand import ByHand
+
+if TYPE_CHECKING:
+    from neoq.backend import Backend
+
+
+class VirtualClock:
+    """The time of one memory backend. Made by `clock`."""
+
+    def __init__(self, backend: MemBackend, by_hand: ByHand, start: float) -> None:
+        self._backend = backend
+        self._by_hand = by_hand
+        self._now = self._start = start
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """Seconds since this clock was made."""
+        return self._now - self._start
+
+    @property
+    def now(self) -> datetime:
+        """The time it shows, in UTC."""
+        return datetime.fromtimestamp(self._now, UTC)
+
+    def advance(self, seconds: float = 0.0, *, minutes: float = 0, hours: float = 0, days: float = 0) -> int:
+        """Let time pass: run every job, retry and cron tick of it in order; return how many attempts ran.
+
+        What a handler raises is dealt with as in production: the job waits for its next attempt, which runs
+        too if it is due in that time.
+        """
+        return self.run_until(self.now + timedelta(seconds=seconds, minutes=minutes, hours=hours, days=days))
+
+    def run_until(self, instant: datetime) -> int:
+        """As `advance`, up to a point in time (an aware datetime that is not in the past of this clock)."""
+        until = instant.timestamp()
+        if until < self._now:
+            raise ValueError(f"the clock shows {self.now} already, and does not go back to {instant}")
+        ran = self._by_hand.run_ready()
+        while (due := self._next_due()) is not None and due <= until:
+            self._now = max(self._now, due)
+            ran += self._step()
+        self._now = until
+        return ran + self._step()
+
+    def _step(self) -> int:
+        self._backend.release_due()
+        self._backend.engine.ticker.fire()
+        return self._by_hand.run_ready()
+
+    def _next_due(self) -> float | None:
+        tick = self._backend.engine.ticker.next_due()
+        dues = [self._backend.next_due(), None if tick is None else tick.timestamp()]
+        return min((due for due in dues if due is not None), default=None)
+
+
+@contextmanager
+def clock(backend: Backend, start: datetime | None = None) -> Iterator[VirtualClock]:
+    """Put a memory backend's time into your hands; yields a `VirtualClock`.
+
+    The clock starts at ``start`` (an aware datetime; default now) and stands still but for `advance`, in
+    which jobs run in the caller's thread, in the order in which they are due, without any sleeping. Inside
+    the block no thread of the backend works; `Backend.drain` and `Backend.wait` run what is ready now.
+    """
+    if not isinstance(backend, MemBackend):
+        raise UnsupportedError("only jobs in memory take their time from a clock of yours: use MemBackend")
+    by_hand = ByHand(backend)
+    live = backend.engine.clock
+    before = live.time, live.monotonic
+    with by_hand.hold():
+        virtual = VirtualClock(backend, by_hand, before[0]() if start is None else start.timestamp())
+        backend.hold_timers(True)
+        live.time, live.monotonic = virtual.time, virtual.monotonic
+        backend.engine.ticker.fire()  # ticks count from here
+        try:
+            yield virtual
+        finally:
+            live.time, live.monotonic = before
+            backend.engine.ticker.forget_time()
+            backend.hold_timers(False)
