@@ -42,6 +42,8 @@ from neoq.worker import current_job
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from neoq.sqlite_backend import SqliteBackend
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -73,6 +75,7 @@ __all__ = [
     "ShutdownRequested",
     "Signal",
     "Snooze",
+    "SqliteBackend",
     "StaleLeaseError",
     "Stats",
     "Status",
@@ -82,7 +85,20 @@ __all__ = [
     "current_job",
 ]
 
-_SCHEMES = {"memory": ("neoq.mem_backend", "MemBackend")}
+_SCHEMES = {
+    "memory": ("neoq.mem_backend", "MemBackend"),
+    "sqlite": ("neoq.sqlite_backend", "SqliteBackend"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a backend with a driver when somebody names it."""
+    import importlib
+
+    for module, backend in _SCHEMES.values():
+        if backend == name:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def connect(url: str | None = None, *, environ: Mapping[str, str] = os.environ, **options: Any) -> Backend:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
-from zoneinfo import ZoneInfo
 
 from neoq.errors import ConfigError, InvalidJobError
 
@@ -90,7 +89,10 @@ def _flag(value: Any) -> bool:
 
 
 def _zone(value: Any) -> str:
-    ZoneInfo(value)
+    if value != "UTC":
+        from zoneinfo import ZoneInfo  # on first use: most programs keep to UTC
+
+        ZoneInfo(value)
     return str(value)
 
 

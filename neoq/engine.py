@@ -5,34 +5,37 @@ from __future__ import annotations
 import atexit
 import math
 import os
-import socket
 import sys
 import threading
 import time as _time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from neoq.clock import LiveClock
-from neoq.errors import BackendClosedError, JobCancelled, ListenerExistsError, NeoqError, NoListenerError
+from neoq.errors import (
+    BackendClosedError,
+    JobCancelled,
+    ListenerExistsError,
+    NeoqError,
+    NoListenerError,
+    StaleLeaseError,
+)
 from neoq.executor import Listener, Middleware
-from neoq.fetcher import Fetcher
-from neoq.job import Job, Status, check_queue, to_datetime
-from neoq.keeper import Keeper
-from neoq.settler import Settler
+from neoq.job import Job, Status, check_queue, encode_result, to_datetime
 from neoq.shutdown import ShutdownReport, Stopping, interrupts_us
 from neoq.source import LocalSource, Source
-from neoq.store import Outcome, Store, WorkerInfo
+from neoq.store import Outcome, Store, WorkerInfo, lease_of
 from neoq.ticker import Cron, Ticker
 from neoq.timeouts import Slot, Watchdog
 from neoq.worker import Lane, Runner, current_slot
 
 if TYPE_CHECKING:
     from neoq.config import Config
-
-_HOST = socket.gethostname()
+    from neoq.fetcher import Fetcher
+    from neoq.keeper import Keeper
+    from neoq.settler import Settler
 
 
 class Engine:
@@ -66,7 +69,7 @@ class Engine:
         self.changed = threading.Condition()
         self.watchers = 0
         self.stopping: Stopping | None = None
-        self.worker_id = uuid.uuid4().hex
+        self.worker_id = os.urandom(16).hex()
         self.began = self.clock.time()
         self.failures = 0
         self.watchdog = Watchdog("neoq-watchdog", self.clock, self._runners, self.config.log)
@@ -84,6 +87,11 @@ class Engine:
     def _new_source(self) -> Source:
         if self.local:
             return LocalSource(self.store, self.settled, self.succeeded, self.parked)
+        # Imported only here: most programs that keep jobs in memory never need them.
+        from neoq.fetcher import Fetcher
+        from neoq.keeper import Keeper
+        from neoq.settler import Settler
+
         config = self.config
         self.settler = Settler(self.store, self.settled, config.log)
         self.fetcher = Fetcher(
@@ -162,7 +170,20 @@ class Engine:
                 self.attention = False
 
     def _complete(self, job: Job, connection: Any, result: Any) -> None:
-        raise NotImplementedError
+        """Settle a running job as succeeded inside its handler's own transaction."""
+        outcome = Outcome(
+            lease_of(job),
+            Status.SUCCEEDED,
+            started_at=job._ran_at,
+            finished_at=self.clock.time(),
+            result=encode_result(result),
+        )
+        if self.store.settle([outcome], transaction=connection):
+            raise StaleLeaseError(
+                f"job {job.id} is no longer ours: its lease was lost, and another worker may have it; roll back",
+                queue=job.queue,
+                job_id=job.id,
+            )
 
     def use_middleware(self, middleware: Middleware) -> None:
         """Put middleware around every handler, those that listen already included."""
@@ -353,7 +374,9 @@ class Engine:
         assert now is not None
         running = sum(runner.slot.job is not None for runner in self._runners())
         began: datetime = to_datetime(self.began) or now
-        return WorkerInfo(self.worker_id, _HOST, os.getpid(), began, now, tuple(sorted(self.lanes)), running)
+        return WorkerInfo(
+            self.worker_id, os.uname().nodename, os.getpid(), began, now, tuple(sorted(self.lanes)), running
+        )
 
     def count_failure(self) -> None:
         """Count one failed attempt."""

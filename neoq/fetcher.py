@@ -74,9 +74,8 @@ class Fetcher:
         """Leave successes to the settler."""
         self._settler.put([succeeded(job) for job in jobs])
 
-    def nothing_to_do(self, queue: str) -> None:
+    def nothing_to_do(self, queue: str) -> None:  # noqa: ARG002
         """A runner of this queue is free."""
-        self._prefetch[queue] = 0
         self._call.set()
         self._parked()
 
@@ -166,6 +165,8 @@ class Fetcher:
         return Demand(lane.queue, limit) if limit > 0 and not lane.choked else None
 
     def _adapt(self, demand: Demand, got: int) -> None:
-        """Fetch further ahead while claims come back full."""
-        if got >= demand.limit:
-            self._prefetch[demand.queue] = min(MAX_PREFETCH, 2 * self._prefetch.get(demand.queue, 0) + 8)
+        """Fetch further ahead while claims come back full, and nothing ahead once one does not."""
+        full = got >= demand.limit
+        self._prefetch[demand.queue] = (
+            min(MAX_PREFETCH, 2 * self._prefetch.get(demand.queue, 0) + 8) if full else 0
+        )

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, date, datetime, time, timedelta
-from hashlib import blake2b
 from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict
 
@@ -364,6 +363,8 @@ _LIFE = frozenset(
 
 def fingerprint(queue: str, data: bytes) -> str:
     """The fingerprint of a payload (as `encode_payload` wrote it) on a queue: BLAKE2b, 128 bits, hex."""
+    from hashlib import blake2b  # on first use: importing it takes longer than all of this module
+
     return blake2b(queue.encode() + b"\0" + data, digest_size=16).hexdigest()
 
 

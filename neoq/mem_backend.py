@@ -375,29 +375,38 @@ class MemBackend(Backend):
     def claim(self, demand: Sequence[Demand]) -> Claimed:
         """Hand ready jobs over, best first."""
         claimed: list[Job] = []
-        now = self.clock.time()
-        token = next(self._leases)
         more = False
         with self._lock:
             for queue, limit, kinds in demand:
-                state = self._queues.get(queue)
-                if state is None or state.paused:
-                    continue
-                taken = state.ready.take(limit, kinds)
-                for job in taken:
-                    job.status = _RUNNING
-                    job._token = token
-                if state.frees_early:
-                    for job in taken:
-                        if job.unique == "until_started":
-                            state.free(job)
-                claimed += taken
-                state.running += len(taken)
-                more = more or len(state.ready) > 0
-                if state.blocked and taken:
-                    state.ready.not_full.notify(len(taken))
-            due = now if more else self._future.next_due()
-        return Claimed(claimed, to_datetime(due), to_datetime(now))  # type: ignore[arg-type]
+                jobs, left = self._take(queue, limit, kinds)
+                claimed += jobs
+                more = more or left
+            due = self._future.next_due()
+        now = self.clock.time()
+        return Claimed(claimed, to_datetime(now if more else due), to_datetime(now))  # type: ignore[arg-type]
+
+    def take(self, queue: str, limit: int) -> tuple[list[Job], bool]:
+        """The hot path of claim: one queue, and no times."""
+        with self._lock:
+            return self._take(queue, limit, None)
+
+    def _take(self, queue: str, limit: int, kinds: frozenset[str] | None) -> tuple[list[Job], bool]:
+        state = self._queues.get(queue)
+        if state is None or state.paused or not state.ready.length:
+            return [], False
+        taken = state.ready.take(limit, kinds)
+        token = next(self._leases)
+        for job in taken:
+            job.status = _RUNNING
+            job._token = token
+        if state.frees_early:
+            for job in taken:
+                if job.unique == "until_started":
+                    state.free(job)
+        state.running += len(taken)
+        if state.blocked and taken:
+            state.ready.not_full.notify(len(taken))
+        return taken, state.ready.length > 0
 
     def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
         """Record how attempts ended; memory has no transactions to join."""

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neoq.errors import BackendError, ShutdownRequested
@@ -27,7 +26,7 @@ CLOSING_GRACE = 0.3  # and the last settles after them: with it the whole call k
 NAMED_IN_LOG = 20
 SLICE = 0.1  # seconds
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = __file__.rpartition("/")[0]
 
 
 @dataclass

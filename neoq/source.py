@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from neoq.job import Job
-from neoq.store import Demand, Outcome, Store
+from neoq.store import Outcome, Store
 
 Settled = Callable[[Sequence[Outcome], set[int]], None]
 Succeeded = Callable[[Sequence[Job], set[int]], None]
@@ -41,8 +41,7 @@ class LocalSource:
 
     def take(self, queue: str, limit: int) -> tuple[Sequence[Job], bool]:
         """Claim from the store."""
-        jobs, due, now = self._store.claim((Demand(queue, limit),))
-        return jobs, due is not None and due <= now
+        return self._store.take(queue, limit)
 
     def settle(self, outcomes: list[Outcome]) -> None:
         """Record outcomes in the store."""

@@ -115,8 +115,8 @@ def after_add(backend: Backend, after: Callable[[list[Job]], list[Job]]) -> Iter
         return Backend.add_plain(backend, queue, data, now, transaction)  # it comes back to `passed`
 
     own: dict[str, Any] = backend.__dict__  # what is set here comes before the methods of the class
-    before = {name: own.pop(name) for name in ("add", "add_plain") if name in own}
-    own.update({"add": passed, "add_plain": plain})
+    before: dict[str, Any] = {name: own.pop(name) for name in ("add", "add_plain") if name in own}
+    own["add"], own["add_plain"] = passed, plain
     try:
         yield
     finally:

@@ -373,7 +373,7 @@ class ForkCases(Suite):
 
         def produce() -> None:
             n = 0
-            while not stop.is_set():
+            while not stop.wait(0.0005):
                 backend.enqueue("p", {"n": (n := n + 1)}, run_after=n % 2 / 1000)
 
         producer = Background(produce)

@@ -17,6 +17,7 @@ from neoq.testing.cases.suite import (
     Make,
     Seen,
     Suite,
+    busy,
     ended,
     ignore,
     needs,
@@ -93,9 +94,16 @@ class ListenCases(Suite):
         ended(waiting, last)
         assert len(seen.items) == 3
 
-    @without("shared")
+    def test_autostart_false_starts_no_thread(self, waiting: Backend) -> None:
+        """With autostart=False listening, enqueueing and looking start no thread of neoq."""
+        waiting.listen("q", ignore)
+        waiting.enqueue("q")
+        assert len(waiting.jobs()) == 1
+        assert [thread.name for thread in threading.enumerate() if thread.name.startswith("neoq-")] == []
+
+    @without("durable")
     def test_a_queue_that_nobody_listens_on(self, backend: Backend) -> None:
-        """In a store of one process a job for a queue without a listener is a NoListenerError."""
+        """Where nothing outlives the process a job for a queue without a listener is a NoListenerError."""
         backend.listen("q", ignore)
         with pytest.raises(NoListenerError) as caught:
             backend.enqueue("nobody")
@@ -104,9 +112,9 @@ class ListenCases(Suite):
             backend.enqueue_many([Job("q"), Job("nobody")])
         assert backend.jobs() == []
 
-    @needs("shared")
+    @needs("durable")
     def test_a_queue_that_others_may_listen_on(self, backend: Backend, seen: Seen) -> None:
-        """In a shared store a job for a queue without a listener is accepted, and waits for one."""
+        """In a durable store a job for a queue without a listener is accepted, and waits for one."""
         job = backend.enqueue("q")
         backend.listen("p", ignore)
         ended(backend, backend.enqueue("p"))
@@ -296,18 +304,17 @@ class LifeCases(Suite):
 
     def test_an_exception_only_shuts_down(self, make: Make, seen: Seen, gate: threading.Event) -> None:
         """Leaving a with block by an exception runs nothing more, and lets the exception pass."""
-        backend = make(shutdown_timeout=5)
+        backend = make(shutdown_timeout=0.05)
 
         def handler(job: Job) -> None:
             seen(job.payload["n"])
-            gate.wait()
+            busy(gate)
 
         def leave() -> None:
             with backend:
                 backend.listen("q", handler, concurrency=1)
                 backend.enqueue_many([Job("q", {"n": n}) for n in range(5)])
                 seen.wait()
-                threading.Timer(0.05, gate.set).start()
                 raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):

@@ -1,0 +1,500 @@
+"""SqliteBackend: jobs in one file. Nothing to run, nothing to install; several processes may share it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time as _time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import orjson
+
+from neoq.backend import Backend
+from neoq.config import TEXT, Config, Kind, setting, span
+from neoq.errors import BackendClosedError, BackendError, ConfigError, UnsupportedError
+from neoq.job import Job, Status, to_datetime
+from neoq.sqlite_file import SqliteFile
+from neoq.sqlite_jobs import (
+    COLUMNS,
+    PRUNED_AT_ONCE,
+    Ledger,
+    counts_of,
+    job_of,
+    place_and_status,
+    refuse_full,
+)
+from neoq.sqlite_locks import WorkerLocks
+from neoq.store import (
+    Action,
+    Changed,
+    Claimed,
+    Demand,
+    Extended,
+    Lease,
+    Notify,
+    Outcome,
+    QueueCounts,
+    Reclaimed,
+    Tick,
+    WorkerInfo,
+)
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
+
+T = TypeVar("T")
+
+LOOK_EVERY = 0.02  # seconds between looks whether another process has written
+SIGNS_OF_LIFE_EVERY = 1.0  # seconds between looks whether a worker has died
+ROOM_EVERY = 0.05  # seconds between looks whether a full queue has room again
+_MODES = ("off", "normal", "full", "extra")
+
+
+def _mode(value: Any) -> str:
+    if not isinstance(value, str) or value.lower() not in _MODES:
+        raise ValueError(value)
+    return value.lower()
+
+
+@dataclass(frozen=True)
+class SqliteConfig(Config):
+    """The settings of `SqliteBackend`: those of every backend, and the file's."""
+
+    path: str = setting("", TEXT, "The database file; it is made where it does not exist.")
+    synchronous: str = setting(
+        "full",
+        Kind(f"one of {', '.join(_MODES)}", _mode),
+        "When a commit is on the disk: full, at once; normal, a power cut may take the last ones.",
+    )
+    busy_timeout: float = setting(
+        10.0, span(0.0, 3600), "How long to wait while another connection holds the file's write lock."
+    )
+
+    def _contradictions(self) -> list[str]:
+        problems = super()._contradictions()
+        if not self.path:
+            problems.append('path is missing; it takes the name of a file: SqliteBackend("jobs.db")')
+        elif self.path == ":memory:" or self.path.startswith("file:"):
+            problems.append(
+                f"path is {self.path!r}; jobs are kept in a plain file. In memory they need no SQLite: memory://"
+            )
+        return problems
+
+
+class SqliteBackend(Backend):
+    """Jobs in a SQLite file: ``SqliteBackend("jobs.db")``, or ``neoq.connect("sqlite:///jobs.db")``.
+
+    Takes every setting of `Config`, and ``synchronous`` and ``busy_timeout``, as keywords. The jobs outlive
+    the process, and several processes of one machine may share the file. Safe to use from many threads.
+
+    Raises ConfigError for a setting that is unknown or out of range, and at the first call BackendError or
+    BackendUnavailable where the file cannot be used.
+    """
+
+    config_class = SqliteConfig
+    config: SqliteConfig
+    features: ClassVar[frozenset[str]] = frozenset({"durable", "shared", "transactions"})
+
+    def __init__(self, path: str | os.PathLike[str] = "", **options: Any) -> None:
+        super().__init__(path=os.fspath(path), **options)
+
+    @classmethod
+    def url_settings(cls, parts: SplitResult) -> dict[str, Any]:
+        """The file in a URL: three slashes before a relative path, four before an absolute one."""
+        from urllib.parse import unquote
+
+        shape = "sqlite:///relative.db or sqlite:////absolute/path.db"
+        if parts.netloc:
+            raise ConfigError([f"a sqlite:// URL takes no host: {shape} (three slashes before the path)"])
+        if parts.fragment:
+            raise ConfigError([f"a sqlite:// URL takes no fragment: {shape}; write a # in a path as %23"])
+        path = unquote(parts.path).removeprefix("/")
+        if not path:
+            raise ConfigError([f"the URL names no file: {shape}; to keep jobs in memory use memory://"])
+        return {"path": path}
+
+    def _set_up(self) -> None:
+        super()._set_up()
+        self._idempotent = False  # no reply of a local file can be lost: an enqueue needs no token
+
+    # -- open and close ---------------------------------------------------------------------------------
+
+    def open_store(self, notify: Notify) -> None:
+        """Open the file, and make or migrate its tables."""
+        config = self.config
+        file = SqliteFile(config.path, synchronous=config.synchronous, busy_timeout=config.busy_timeout)
+        file.open()
+        self._notify = notify
+        self._file = file
+        self._locks = WorkerLocks(file.path, self.engine.worker_id)
+        file.fork_hook = self._locks.let_go
+        self._room = threading.Condition()
+        self._blocked = 0
+        self._refusing = False
+        self._closing = threading.Event()
+        self._watch_lock = threading.Lock()
+        self._watcher: threading.Thread | None = None
+
+    def stop_waiting(self) -> None:
+        """End every add that waits for room."""
+        with self._room:
+            self._refusing = True
+            self._room.notify_all()
+
+    def close_store(self) -> None:
+        """Leave the workers, and close the connections."""
+        self.stop_waiting()
+        self._closing.set()
+        with self._watch_lock:
+            watcher = self._watcher
+        if watcher is not None and watcher is not threading.current_thread():
+            watcher.join(1.0)
+        try:
+            self._write(lambda ledger: ledger.leave(self._locks.worker), lasting=False)
+        finally:
+            self._locks.release()
+            self._file.close()
+
+    def _write(self, work: Callable[[Ledger], T], *, lasting: bool = True) -> T:
+        """Do something to the jobs in a transaction; it is committed when this returns.
+
+        What is not ``lasting`` may be undone by a power cut. That goes for claims and heartbeats: whoever
+        made them is gone with it.
+        """
+        return self._file.write(self._with_ledger(work), lasting=lasting)
+
+    def _with_ledger(self, work: Callable[[Ledger], T]) -> Callable[[sqlite3.Cursor], T]:
+        def call(cursor: sqlite3.Cursor) -> T:
+            ledger = Ledger(cursor, self.config, self.clock.time())
+            value = work(ledger)
+            ledger.close()
+            return value
+
+        return call
+
+    # -- transactions of the caller ---------------------------------------------------------------------
+
+    def _write_within(self, connection: Any, work: Callable[[Ledger], T]) -> T:
+        """Do something to the jobs inside the caller's own transaction."""
+        self._check_joinable(connection)
+        cursor = connection.cursor()
+        cursor.row_factory = None
+        try:
+            if not connection.in_transaction:
+                cursor.execute("begin immediate")
+            cursor.execute("savepoint neoq")
+            try:
+                value = self._with_ledger(work)(cursor)
+            except BaseException:
+                if connection.in_transaction:
+                    cursor.execute("rollback to neoq")
+                    cursor.execute("release neoq")
+                raise
+            cursor.execute("release neoq")
+        except sqlite3.Error as error:
+            raise self._file.wrapped(error) from error
+        finally:
+            cursor.close()
+        return value
+
+    def _check_joinable(self, connection: Any) -> None:
+        if not isinstance(connection, sqlite3.Connection):
+            raise UnsupportedError(
+                f"transaction is {type(connection).__name__}; jobs in a SQLite file can join only a "
+                "sqlite3.Connection to that file"
+            )
+        cursor = connection.cursor()
+        cursor.row_factory = None
+        try:
+            files = {name: file for _, name, file in cursor.execute("pragma database_list")}
+        except sqlite3.Error as error:
+            raise self._file.wrapped(error) from error
+        finally:
+            cursor.close()
+        if not files.get("main") or not _is_same_file(files["main"], self._file.path):
+            raise UnsupportedError(
+                f"transaction is a connection to {files.get('main') or 'memory'}, and the jobs are in "
+                f"{self._file.path}: they can be committed together only in one file"
+            )
+        autocommits = connection.isolation_level is None or getattr(connection, "autocommit", -1) is True
+        if autocommits and not connection.in_transaction:
+            raise UnsupportedError(
+                'transaction is a connection that is in none: execute "BEGIN IMMEDIATE" on it before'
+            )
+
+    # -- enqueue ----------------------------------------------------------------------------------------
+
+    def add(self, jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:
+        """Store jobs; see `Store.add`. ``transaction`` is a sqlite3.Connection to the same file."""
+        if transaction is not None:
+            return self._write_within(transaction, lambda ledger: self._add_joined(ledger, jobs, token))
+        capacities = self._capacities(jobs)
+        if capacities and not self.in_runner():
+            added = self._add_bounded(jobs, token, capacities)
+        else:
+            added = self._write(lambda ledger: ledger.add(jobs, token))
+        for queue in {job.queue for job in jobs}:
+            self._notify(queue, "ready")
+        return added
+
+    def _capacities(self, jobs: Sequence[Job]) -> dict[str, int]:
+        """The capacity of each queue of a batch that has one; QueueFullError where it can never fit."""
+        queues = {job.queue for job in jobs}
+        capacities = {queue: limit for queue in queues if (limit := self.capacity_of(queue)) is not None}
+        for queue, number in _wanted(jobs, capacities).items():
+            if number > capacities[queue]:
+                raise refuse_full(queue, capacities[queue], None, number)
+        return capacities
+
+    def _add_joined(self, ledger: Ledger, jobs: Sequence[Job], token: bytes) -> list[Job]:
+        """Who waited for room inside a transaction would keep others from making it."""
+        capacities = self._capacities(jobs)
+        full = None if self.in_runner() else ledger.full_queue(_wanted(jobs, capacities), capacities)
+        if full is not None:
+            raise refuse_full(full, capacities[full], None)
+        return ledger.add(jobs, token)
+
+    def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
+        """Add where there is room, or wait for it."""
+        wanted = _wanted(jobs, capacities)
+        timeout = self.config.enqueue_timeout
+        give_up = None if timeout is None else _time.monotonic() + timeout
+
+        def try_to_add(ledger: Ledger) -> tuple[list[Job], str | None]:
+            free = {queue: limit - self.handed_over(queue) for queue, limit in capacities.items()}
+            full = ledger.full_queue(wanted, free)
+            return ([], full) if full is not None else (ledger.add(jobs, token), None)
+
+        while True:
+            added, full = self._write(try_to_add)
+            if full is None:
+                return added
+            with self._room:
+                left = ROOM_EVERY if give_up is None else give_up - _time.monotonic()
+                if left <= 0 and not self._refusing:
+                    raise refuse_full(full, capacities[full], timeout)
+                self._blocked += 1
+                try:
+                    self._refusing or self._room.wait(min(left, ROOM_EVERY))
+                finally:
+                    self._blocked -= 1
+                if self._refusing:
+                    raise BackendClosedError(
+                        f"the backend was shut down while enqueue waited for room in queue {full!r}",
+                        queue=full,
+                    )
+
+    def _make_room_known(self) -> None:
+        if self._blocked:
+            with self._room:
+                self._room.notify_all()
+
+    # -- cron -------------------------------------------------------------------------------------------
+
+    def add_tick(self, cron: str, tick: datetime, job: Job) -> Tick:
+        """Record a tick and add its job in one transaction; capacity does not hold it back."""
+        what = self._write(lambda ledger: ledger.add_tick(cron, tick, job))
+        if what is Tick.NEW:
+            self._notify(job.queue, "ready")
+        return what
+
+    def last_tick(self, cron: str) -> datetime | None:
+        """The newest tick of a cron in any process."""
+        rows = self._file.read("select tick from neoq_ticks where cron = ?", (cron,))
+        return to_datetime(rows[0][0]) if rows else None
+
+    # -- claim and settle -------------------------------------------------------------------------------
+
+    def claim(self, demand: Sequence[Demand]) -> Claimed:
+        """Take ready jobs, best first, under this worker's lock."""
+        worker = self._locks.hold()
+        jobs, due = self._write(lambda ledger: ledger.claim(demand, worker), lasting=False)
+        if jobs:
+            self._make_room_known()
+        now = self.clock.time()
+        return Claimed(jobs, to_datetime(due), to_datetime(now))  # type: ignore[arg-type]
+
+    def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
+        """Record how attempts ended, in one transaction: our own, or the caller's."""
+        if transaction is not None:
+            return self._write_within(transaction, lambda ledger: ledger.settle(outcomes, completed=True))
+        stale = self._write(lambda ledger: ledger.settle(outcomes))
+        for queue in {
+            *(outcome.lease.queue for outcome in outcomes if outcome.status not in _LEAVES_NOTHING),
+            *(job.queue for outcome in outcomes for job in outcome.follow),
+        }:
+            self._notify(queue, "ready")
+        return stale
+
+    def extend(self, leases: Sequence[Lease]) -> Extended:
+        """Renew leases; tell which are lost, and whose job was cancelled."""
+        if not leases:
+            return Extended(set(), set())
+        return self._write(lambda ledger: ledger.extend(leases), lasting=False)
+
+    def reclaim(self) -> Reclaimed:
+        """Take the jobs of workers whose lock is free, or whose leases ran out."""
+        rows = self._file.read(
+            "select worker, min(lease_until) from neoq_jobs where place = 2 group by worker"
+        )
+        dead = {worker for worker, _ in rows if self._locks.is_dead(worker)}
+        now = self.clock.time()
+        if not dead and not any(until < now for _, until in rows):
+            return Reclaimed([], [])
+        reclaimed = self._write(lambda ledger: ledger.reclaim(dead))
+        for worker in dead:
+            self._locks.forget(worker)
+        for queue in {job.queue for job in reclaimed.returned}:
+            self._notify(queue, "ready")
+        return reclaimed
+
+    def prune(self) -> int:
+        """Forget finished jobs older than ``retention``, in parts that hold nobody up for long."""
+        pruned = 0
+        while (number := self._write(lambda ledger: ledger.prune(), lasting=False)) == PRUNED_AT_ONCE:
+            pruned += number
+        return pruned + number
+
+    def beat(self, worker: WorkerInfo) -> None:
+        """Say that this process is alive, and begin to watch what others do."""
+        self._locks.hold()
+        self._watch()
+        self._write(lambda ledger: ledger.beat(worker), lasting=False)
+
+    def workers(self) -> list[WorkerInfo]:
+        """The processes that listen on this file and are alive."""
+        rows = self._file.read(
+            "select id, host, pid, started_at, beat_at, queues, running from neoq_workers where beat_at >= ?"
+            " order by started_at, id",
+            (self.clock.time() - self.config.lease,),
+        )
+        return [
+            WorkerInfo(name, host, pid, _time_of(began), _time_of(beat), tuple(orjson.loads(queues)), running)
+            for name, host, pid, began, beat, queues, running in rows
+            if not self._locks.is_dead(name)
+        ]
+
+    # -- looking and operating --------------------------------------------------------------------------
+
+    def find(
+        self,
+        *,
+        ids: Iterable[int] | None = None,
+        queue: str | None = None,
+        status: Status | None = None,
+        limit: int = 100,
+        after: int | None = None,
+    ) -> list[Job]:
+        """Snapshots of jobs, newest first."""
+        where, values = ["1"], []
+        if ids is not None:
+            where.append("id in (select value from json_each(?))")
+            values.append(f"[{','.join(map(str, ids))}]")
+        if status is not None:
+            places, number = place_and_status(status)
+            where.append(f"place in ({','.join(map(str, places))}) and status = {number}")
+        for condition, value in (("queue = ?", queue), ("id < ?", after)):
+            if value is not None:
+                where.append(condition)
+                values.append(value)  # type: ignore[arg-type]
+        rows = self._file.read(
+            f"select {COLUMNS} from neoq_jobs where {' and '.join(where)} order by id desc limit ?",  # noqa: S608
+            (*values, limit),
+        )
+        return [job_of(row) for row in rows]
+
+    def counts(self) -> list[QueueCounts]:
+        """Every queue that has or had jobs."""
+        rows = self._file.read("select queue, kind, n from neoq_counts")
+        paused = {queue for (queue,) in self._file.read("select queue from neoq_queues where paused = 1")}
+        now = self.clock.time()
+        for queue in {queue for queue, kind, number in rows if kind in {1, 2} and number}:
+            for status, number in self._file.read(
+                "select status, count(*) from neoq_jobs where place = 1 and queue = ? and run_after <= ?"
+                " group by status",
+                (queue, now),
+            ):
+                rows += [(queue, 0, number), (queue, 1 + status, -number)]  # due, and nobody has looked yet
+        return counts_of(rows, paused)
+
+    def change(self, job_ids: Iterable[int], action: Action) -> Changed:
+        """Cancel, retry or delete jobs."""
+        ids = list(job_ids)
+        if not ids:
+            return Changed()
+        changed = self._write(lambda ledger: ledger.change(ids, action))
+        self._make_room_known()
+        for queue in changed.queues:
+            self._notify(queue, "ready")
+        return changed
+
+    def set_paused(self, queue: str, paused: bool) -> None:
+        """Hold a queue's jobs back, or let them go."""
+        self._write(lambda ledger: ledger.set_paused(queue, paused))
+        self._notify(queue, "pause" if paused else "ready")
+
+    # -- watching other processes -----------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        with self._watch_lock:
+            if self._watcher is None and self.engine.running and not self._closing.is_set():
+                self._watcher = threading.Thread(target=self._look_around, name="neoq-watcher", daemon=True)
+                self._watcher.start()
+
+    def _look_around(self) -> None:
+        """Notice within moments what other processes do: new jobs, cancellations, their death."""
+        version, told, looked = -1, set[int](), 0.0
+        while not self._closing.wait(LOOK_EVERY):
+            try:
+                [(now,)] = self._file.read("pragma data_version")
+                if now != version:
+                    version = now
+                    self._notify("", "ready")
+                    told = self._tell_of_cancelled(told)
+                if _time.monotonic() - looked > SIGNS_OF_LIFE_EVERY:
+                    looked = _time.monotonic()
+                    self._look_for_dead()
+            except BackendError as error:
+                self.config.log.warning("the file cannot be watched: %s", error)
+                self._closing.wait(SIGNS_OF_LIFE_EVERY)
+
+    def _tell_of_cancelled(self, told: set[int]) -> set[int]:
+        rows = self._file.read(
+            "select token, queue from neoq_jobs where cancel = 1 and worker = ?", (self._locks.worker,)
+        )
+        for token, queue in rows:
+            if token not in told:
+                self._notify(queue, "cancel")
+        return {token for token, _ in rows}
+
+    def _look_for_dead(self) -> None:
+        workers = self._file.read("select distinct worker from neoq_jobs where place = 2")
+        if any(self._locks.is_dead(worker) for (worker,) in workers):
+            self._notify("", "cancel")  # a call of the keeper, which reclaims
+
+
+_LEAVES_NOTHING = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED})
+
+
+def _time_of(epoch: float) -> datetime:
+    return datetime.fromtimestamp(epoch, UTC)
+
+
+def _wanted(jobs: Sequence[Job], queues: Iterable[str]) -> dict[str, int]:
+    """How many jobs of a batch are ready at once, of each of these queues."""
+    wanted = dict.fromkeys(queues, 0)
+    for job in jobs:
+        if job.queue in wanted and not job._waits:
+            wanted[job.queue] += 1
+    return wanted
+
+
+def _is_same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False

@@ -1,0 +1,413 @@
+"""One SQLite file as one process uses it: its connections, its errors, its one writer at a time.
+
+Whoever wants to write while another commits waits, and the next commit takes all who wait along: one fsync
+for many. There is no thread for it: the first of those who wait leads the next commit, and who finds nobody
+writing begins at once.
+
+No connection is open across a fork. SQLite keeps its locks per process and would believe in the child that
+it has those of the parent, so `_before_fork` closes them all, and both sides open new ones when they need them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from neoq.errors import BackendError, BackendUnavailable
+from neoq.sqlite_schema import MIGRATIONS, VERSION
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Cursor], T]
+
+MAX_BATCH = 200  # operations that share a commit, at most
+BUSY_SLICE = 0.005  # seconds that SQLite itself waits for a lock; we ask again until busy_timeout is over
+FORK_PATIENCE = 5.0  # seconds that a fork waits for a commit to end
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_AWAY = {
+    sqlite3.SQLITE_BUSY: "another connection holds its write lock for longer than busy_timeout",
+    sqlite3.SQLITE_LOCKED: "another connection holds its write lock for longer than busy_timeout",
+    sqlite3.SQLITE_FULL: "there is no room left for it; nothing of this operation was kept",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; its directory must exist, and both be writable",
+    sqlite3.SQLITE_READONLY: "it is read-only here; the file and its directory must be writable",
+    sqlite3.SQLITE_PERM: "it is read-only here; the file and its directory must be writable",
+    sqlite3.SQLITE_IOERR: "reading or writing it failed",
+}
+_WRONG = {
+    sqlite3.SQLITE_NOTADB: "it is no SQLite database; name another file",
+    sqlite3.SQLITE_CORRUPT: "it is damaged; restore it from a backup (see sqlite.org/recovery.html)",
+}
+
+
+class Operation(Generic[T]):
+    """What one caller wants written, and what became of it."""
+
+    def __init__(self, work: Work[T], *, lasting: bool) -> None:
+        self.work = work
+        self.lasting = lasting
+        self.value: T
+        self.error: BaseException | None = None
+        self.ended = False
+        self.baton = threading.Lock()
+        self.baton.acquire()
+
+    def outcome(self) -> T:
+        """Return what the work returned, or raise what it raised."""
+        if self.error is not None:
+            try:
+                raise self.error
+            finally:
+                self.error = None  # or the traceback and this frame would keep each other alive
+        return self.value
+
+
+class SqliteFile:
+    """The connections of one process to one file."""
+
+    def __init__(self, path: str, *, synchronous: str, busy_timeout: float) -> None:
+        self.path = os.path.abspath(path)  # noqa: PTH100  # a later chdir must not matter
+        self._synchronous = synchronous
+        self._busy_timeout = busy_timeout
+        self._lock = threading.Lock()  # over who leads and who waits
+        self._led = False
+        self._waiting: deque[Operation[Any]] = deque()
+        self._gate = threading.RLock()  # over the writing connection
+        self._writer: sqlite3.Connection | None = None
+        self._mode = ""  # the writer's, as it was last set
+        self._read_gate = threading.RLock()  # over the reading one
+        self._reader: sqlite3.Connection | None = None
+        self._closed = False
+        self._held_for_fork: list[Any] = []
+        self.fork_hook: Callable[[], None] = lambda: None
+
+    # -- open and close ---------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Connect, and bring the tables up to date; BackendError where that cannot be."""
+        directory = Path(self.path).parent
+        if not directory.is_dir():
+            raise BackendUnavailable(f"cannot open {self.path}: the directory {directory} does not exist")
+        with self._gate:
+            try:
+                self._writer = self._connect()
+                self._migrate(self._writer)
+            except sqlite3.Error as error:
+                self._disconnect()
+                raise self.wrapped(error) from error
+            except BaseException:
+                self._disconnect()
+                raise
+        _open_files.add(self)
+
+    def close(self) -> None:
+        """Close the connections. What is asked for later opens its own and closes it again."""
+        with self._gate, self._read_gate:
+            self._closed = True
+            self._disconnect()
+        _open_files.discard(self)
+
+    def _disconnect(self) -> None:
+        writer, self._writer, self._mode = self._writer, None, ""
+        reader, self._reader = self._reader, None
+        for connection in (reader, writer):
+            if connection is not None:
+                connection.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path,
+            timeout=BUSY_SLICE,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
+        try:
+            mode = self._patiently(lambda: connection.execute("pragma journal_mode = wal").fetchone())
+            if mode != ("wal",):
+                raise BackendError(
+                    f"{self.path} cannot use a write-ahead log (its journal mode is {mode[0]})"
+                )
+            connection.execute(f"pragma synchronous = {self._synchronous}")
+            connection.execute("pragma wal_autocheckpoint = 2000")
+            connection.execute("pragma cache_size = -16000")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        if self._version(connection) == VERSION:
+            return
+        self._patiently(lambda: connection.execute("begin immediate"))
+        try:
+            version = self._version(connection)  # another process may have been faster
+            if not version:
+                connection.execute("create table neoq_schema (version integer not null)")
+                connection.execute("insert into neoq_schema values (0)")
+            for statements in MIGRATIONS[version:]:
+                for statement in statements:
+                    connection.execute(statement)
+            connection.execute("update neoq_schema set version = ?", (VERSION,))
+            connection.execute("commit")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("rollback")
+            raise
+
+    def _version(self, connection: sqlite3.Connection) -> int:
+        known = "select 1 from sqlite_master where type = 'table' and name = 'neoq_schema'"
+        if self._patiently(lambda: connection.execute(known).fetchone()) is None:
+            return 0
+        version = int(connection.execute("select version from neoq_schema").fetchone()[0])
+        if version > VERSION:
+            raise BackendError(
+                f"{self.path} has schema version {version} and this neoq knows only {VERSION}: it was used by "
+                "a newer neoq; upgrade this one"
+            )
+        return version
+
+    def _patiently(self, act: Callable[[], T]) -> T:
+        """Do what may meet the lock of another process, until busy_timeout is over.
+
+        SQLite's own waiting sleeps for up to 100 ms at a time, which is long for a lock held for one.
+        """
+        give_up = time.monotonic() + self._busy_timeout
+        while True:
+            try:
+                return act()
+            except sqlite3.OperationalError as error:
+                if _code(error) not in _BUSY or time.monotonic() >= give_up:
+                    raise
+
+    # -- errors -----------------------------------------------------------------------------------------
+
+    def wrapped(self, error: sqlite3.Error, *, outcome_unknown: bool = False) -> BackendError:
+        """One of our errors for one of SQLite's, which is its cause."""
+        code = _code(error)
+        if code in _WRONG:
+            wrapped = BackendError(f"cannot use {self.path}: {_WRONG[code]} ({error})")
+        elif code in _AWAY:
+            wrapped = BackendUnavailable(
+                f"cannot use {self.path}: {_AWAY[code]} ({error})", outcome_unknown=outcome_unknown
+            )
+        else:
+            wrapped = BackendError(f"{self.path}: {error}")
+        wrapped.__cause__ = error
+        return wrapped
+
+    # -- reading ----------------------------------------------------------------------------------------
+
+    def read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        """The rows of one query, as of the last commit."""
+        with self._read_gate:
+            try:
+                if self._reader is None:
+                    self._reader = self._connect()
+                reader = self._reader
+                return self._patiently(lambda: reader.execute(statement, values).fetchall())
+            except sqlite3.Error as error:
+                raise self.wrapped(error) from error
+            finally:
+                if self._closed and self._reader is not None:
+                    self._reader.close()
+                    self._reader = None
+
+    # -- writing ----------------------------------------------------------------------------------------
+
+    def write(self, work: Work[T], *, lasting: bool = True) -> T:
+        """Call ``work`` with a cursor inside a transaction and commit it, with those of others who wait.
+
+        If it raises, it alone is undone. It may be called a second time where a commit failed. What need not
+        be ``lasting`` outlives this process, and perhaps not a power cut: its commit waits for no disk.
+        """
+        operation = Operation(work, lasting=lasting)
+        with self._lock:
+            waits, self._led = self._led, True
+            if waits:
+                self._waiting.append(operation)
+        if waits:
+            self._await_turn(operation)
+        if not operation.ended:
+            self._lead(operation)
+        return operation.outcome()
+
+    def _await_turn(self, operation: Operation[Any]) -> None:
+        try:
+            operation.baton.acquire()
+        except BaseException:  # an interrupt of the main thread: leave nobody waiting for us
+            with self._lock:
+                waits = operation in self._waiting
+                if waits:
+                    self._waiting.remove(operation)
+            if not waits and operation.baton.acquire(timeout=self._busy_timeout) and not operation.ended:
+                self._pass_on([])
+            raise
+
+    def _lead(self, own: Operation[Any]) -> None:
+        """Commit for oneself and for all who wait; then the next of them leads."""
+        batch = [own]
+        with self._lock:
+            while self._waiting and len(batch) < MAX_BATCH:
+                batch.append(self._waiting.popleft())
+        try:
+            self._commit(batch)
+        finally:
+            self._pass_on(batch[1:])
+
+    def _pass_on(self, followers: list[Operation[Any]]) -> None:
+        with self._lock:
+            successor = self._waiting.popleft() if self._waiting else None
+            self._led = successor is not None
+        for operation in followers:
+            operation.baton.release()
+        if successor is not None:
+            successor.baton.release()
+
+    def _commit(self, batch: list[Operation[Any]]) -> None:
+        with self._gate:
+            try:
+                if not self._try(batch):
+                    for operation in batch:  # the transaction broke: who broke it fails, the others do not
+                        self._try([operation])
+            except BaseException as error:
+                if self._writer is not None and self._writer.in_transaction:
+                    self._writer.execute("rollback")
+                for operation in batch:
+                    if not operation.ended:
+                        operation.error, operation.ended = _copy_of(error, self), True
+                if not isinstance(error, (BackendError, sqlite3.Error)):
+                    raise
+            finally:
+                if self._closed:
+                    self._disconnect()
+
+    def _try(self, batch: list[Operation[Any]]) -> bool:
+        """Commit a batch in one transaction; False where all of it was undone and is to be tried singly."""
+        if self._writer is None:
+            self._writer = self._connect()
+        writer = self._writer
+        self._choose_mode(any(operation.lasting for operation in batch))
+        self._patiently(lambda: writer.execute("begin immediate"))
+        cursor = writer.cursor()
+        alone = len(batch) == 1
+        for operation in batch:
+            try:
+                self._attempt(operation, cursor, alone=alone)
+            except sqlite3.Error as error:
+                if not alone:
+                    if writer.in_transaction:
+                        writer.execute("rollback")
+                    return False
+                operation.error = self.wrapped(error)
+        try:
+            if writer.in_transaction:
+                writer.execute("commit")
+        except sqlite3.Error as error:
+            if writer.in_transaction:
+                writer.execute("rollback")
+            if not alone:
+                return False
+            known = _code(error) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY}
+            batch[0].error = self.wrapped(error, outcome_unknown=not known)
+        for operation in batch:
+            operation.ended = True
+        return True
+
+    def _choose_mode(self, lasting: bool) -> None:
+        mode = self._synchronous if lasting or self._synchronous == "off" else "normal"
+        if mode != self._mode:
+            assert self._writer is not None
+            self._writer.execute(f"pragma synchronous = {mode}")
+            self._mode = mode
+
+    def _attempt(self, operation: Operation[Any], cursor: sqlite3.Cursor, *, alone: bool) -> None:
+        operation.error = None
+        if not alone:
+            cursor.execute("savepoint neoq")
+        try:
+            operation.value = operation.work(cursor)
+        except sqlite3.Error:
+            if alone and cursor.connection.in_transaction:
+                cursor.execute("rollback")
+            raise
+        except Exception as error:
+            operation.error = error
+            if alone:
+                cursor.execute("rollback")
+            else:
+                cursor.execute("rollback to neoq")
+        if not alone:
+            cursor.execute("release neoq")
+
+    # -- fork -------------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Let no connection be open while the process forks."""
+        for gate in (self._gate, self._read_gate):
+            if gate.acquire(timeout=FORK_PATIENCE):
+                self._held_for_fork.append(gate)
+        if len(self._held_for_fork) == 2 and (self._writer is None or not self._writer.in_transaction):
+            self._disconnect()
+
+    def forked_in_parent(self) -> None:
+        """Go on; the connections are opened again when they are needed."""
+        while self._held_for_fork:
+            self._held_for_fork.pop().release()
+
+    def forked_in_child(self) -> None:
+        """Never close what could not be closed before: it is the parent's."""
+        for connection in (self._writer, self._reader):
+            if connection is not None:
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+        self._writer = self._reader = None
+        self._closed = True
+        self._gate, self._read_gate = threading.RLock(), threading.RLock()
+        self._lock, self._led, self._waiting = threading.Lock(), False, deque()
+        self._held_for_fork = []
+        self.fork_hook()
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary error code, 0 where there is none."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _copy_of(error: BaseException, file: SqliteFile) -> BaseException:
+    """An error for each of those who share a failure: one object cannot be raised in several threads."""
+    if isinstance(error, sqlite3.Error):
+        return file.wrapped(error)
+    copy = BackendUnavailable(f"the commit to {file.path} was broken off: {error!r}", outcome_unknown=True)
+    copy.__cause__ = error
+    return copy
+
+
+_open_files: weakref.WeakSet[SqliteFile] = weakref.WeakSet()
+_forking: list[SqliteFile] = []
+
+
+def _before_fork() -> None:
+    _forking[:] = list(_open_files)
+    for file in _forking:
+        file.before_fork()
+
+
+def _forked_in_parent() -> None:
+    while _forking:
+        _forking.pop().forked_in_parent()
+
+
+def _forked_in_child() -> None:
+    while _forking:
+        file = _forking.pop()
+        _open_files.discard(file)
+        file.forked_in_child()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_forked_in_parent, after_in_child=_forked_in_child)
