@@ -66,6 +66,12 @@ class Schedule:
         instant = max(instant.astimezone(UTC), _FIRST - _MICROSECOND)
         return None if instant >= _LAST else self._rule.next_after(instant)
 
+    @property
+    def is_rhythm(self) -> bool:
+        """Whether it recurs through the day (minute or hour begins with ``*``, or ``@every``)."""
+        rule = self._rule
+        return isinstance(rule, _Interval) or rule.texts[1].startswith("*") or rule.texts[2].startswith("*")
+
     @cached_property
     def description(self) -> str:
         """The schedule in English, whatever the locale: ``At 09:30 AM, Monday through Friday``."""

@@ -37,7 +37,7 @@ _SUCCEEDED, _DEAD, _CANCELLED = Status.SUCCEEDED, Status.DEAD, Status.CANCELLED
 _WAITING = frozenset({_PENDING, _RETRYING})
 _REMEMBERED_TOKENS = 1000
 new_job = Job.__new__
-_CLOCK_WAS_WRONG = 3 * 3600.0  # a tick that much older than the last one: the clock was set right
+_CLOCK_SLIPPED = 60.0  # seconds: a tick that much older than the last one is a new one, of a clock set back
 _HANDED_OVER_AT_MOST = 2048  # far from its capacity, a queue is not full whatever the runners hold
 
 
@@ -354,7 +354,7 @@ class MemBackend(Backend):
         at = tick.timestamp()
         with self._lock:
             last = self._ticks.get(cron)
-            if last is not None and 0 <= last - at < _CLOCK_WAS_WRONG:
+            if last is not None and 0 <= last - at < _CLOCK_SLIPPED:
                 return Tick.EXISTS
             self._ticks[cron] = at
             state = self._queues.get(job.queue) or self._new_queue(job.queue)
@@ -392,7 +392,11 @@ class MemBackend(Backend):
 
     def _take(self, queue: str, limit: int, kinds: frozenset[str] | None) -> tuple[list[Job], bool]:
         state = self._queues.get(queue)
-        if state is None or state.paused or not state.ready.length:
+        if state is None:
+            return [], False
+        if state.blocked:  # whoever takes has started all that was handed to it before
+            state.ready.not_full.notify_all()
+        if state.paused or not state.ready.length:
             return [], False
         taken = state.ready.take(limit, kinds)
         token = next(self._leases)
@@ -404,8 +408,6 @@ class MemBackend(Backend):
                 if job.unique == "until_started":
                     state.free(job)
         state.running += len(taken)
-        if state.blocked and taken:
-            state.ready.not_full.notify(len(taken))
         return taken, state.ready.length > 0
 
     def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:

@@ -9,12 +9,13 @@ import time as _time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import orjson
 
 from neoq.backend import Backend
-from neoq.config import TEXT, Config, Kind, setting, span
+from neoq.config import Config, Kind, setting, span
 from neoq.errors import BackendClosedError, BackendError, ConfigError, UnsupportedError
 from neoq.job import Job, Status, to_datetime
 from neoq.sqlite_file import SqliteFile
@@ -60,11 +61,21 @@ def _mode(value: Any) -> str:
     return value.lower()
 
 
+def _file(value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError(value)
+    return os.fspath(value)
+
+
 @dataclass(frozen=True)
 class SqliteConfig(Config):
     """The settings of `SqliteBackend`: those of every backend, and the file's."""
 
-    path: str = setting("", TEXT, "The database file; it is made where it does not exist.")
+    path: str = setting(
+        "",
+        Kind('the name of a file, as in SqliteBackend("jobs.db")', _file),
+        "The database file; it is made where it does not exist.",
+    )
     synchronous: str = setting(
         "full",
         Kind(f"one of {', '.join(_MODES)}", _mode),
@@ -76,9 +87,7 @@ class SqliteConfig(Config):
 
     def _contradictions(self) -> list[str]:
         problems = super()._contradictions()
-        if not self.path:
-            problems.append('path is missing; it takes the name of a file: SqliteBackend("jobs.db")')
-        elif self.path == ":memory:" or self.path.startswith("file:"):
+        if self.path == ":memory:" or self.path.startswith("file:"):
             problems.append(
                 f"path is {self.path!r}; jobs are kept in a plain file. In memory they need no SQLite: memory://"
             )
@@ -100,7 +109,7 @@ class SqliteBackend(Backend):
     features: ClassVar[frozenset[str]] = frozenset({"durable", "shared", "transactions"})
 
     def __init__(self, path: str | os.PathLike[str] = "", **options: Any) -> None:
-        super().__init__(path=os.fspath(path), **options)
+        super().__init__(path=path, **options)
 
     @classmethod
     def url_settings(cls, parts: SplitResult) -> dict[str, Any]:
@@ -495,6 +504,6 @@ def _wanted(jobs: Sequence[Job], queues: Iterable[str]) -> dict[str, int]:
 
 def _is_same_file(one: str, other: str) -> bool:
     try:
-        return os.path.samefile(one, other)
+        return Path(one).samefile(other)
     except OSError:
         return False

@@ -5,7 +5,8 @@ for many. There is no thread for it: the first of those who wait leads the next 
 writing begins at once.
 
 No connection is open across a fork. SQLite keeps its locks per process and would believe in the child that
-it has those of the parent, so `_before_fork` closes them all, and both sides open new ones when they need them.
+it has those of the parent, so `_before_fork` closes them all, and both sides open new ones when they need
+them.
 """
 
 from __future__ import annotations

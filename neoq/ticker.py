@@ -1,7 +1,8 @@
 """Cron: one thread that enqueues a job for each tick.
 
 The wall clock is read at least every ``interval``, so that a clock that is set moves the ticks with it.
-No tick is enqueued twice: one that comes round again, since the clock was set back, is left out.
+As in Debian's cron, a clock set back by up to three hours repeats nothing that has a time of day; a rhythm
+such as every five minutes goes on.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Cron:
         """The latest tick that has come since the last look, if any, and whether it is on time."""
         assert self.seen is not None
         if now < self.seen:
-            if self.seen - now > CLOCK_WAS_WRONG:
+            if self.seen - now > (ON_TIME if self.schedule.is_rhythm else CLOCK_WAS_WRONG):
                 self.seen = now
             return None, True
         for span in _LOOK_BACK:

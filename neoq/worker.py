@@ -7,6 +7,7 @@ are parked, and are woken one at a time: each that finds more than it takes wake
 from __future__ import annotations
 
 import math
+import os
 import sys
 import threading
 import traceback
@@ -239,6 +240,7 @@ class Runner:
         self._chunk = 0
         self._chunk_began = 0.0
         self.seconds = 0.0  # that a job takes, on average
+        self._pid = os.getpid()
         name = f"neoq-runner-{lane.queue}-{number}"
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -259,6 +261,10 @@ class Runner:
                 if self.lane.stopping:
                     break
                 threading.Event().wait(STUMBLE)
+        if (
+            os.getpid() != self._pid
+        ):  # the child of a fork in a handler, which has returned: nothing is left to do
+            os._exit(0)
         self.lane.left(self)
 
     def _work(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from neoq.errors import UnsupportedError
@@ -13,6 +13,9 @@ from neoq.testing.by_hand import ByHand
 
 if TYPE_CHECKING:
     from neoq.backend import Backend
+
+
+_ROUNDING = 1e-5  # seconds: a sum of spans is due at the sum of the advances, whatever floats make of them
 
 
 class VirtualClock:
@@ -42,18 +45,20 @@ class VirtualClock:
         What a handler raises is dealt with as in production: the job waits for its next attempt, which runs
         too if it is due in that time.
         """
-        return self.run_until(self.now + timedelta(seconds=seconds, minutes=minutes, hours=hours, days=days))
+        return self._run_until(self._now + seconds + 60 * minutes + 3600 * hours + 86400 * days)
 
     def run_until(self, instant: datetime) -> int:
         """As `advance`, up to a point in time (an aware datetime that is not in the past of this clock)."""
-        until = instant.timestamp()
-        if until < self._now:
-            raise ValueError(f"the clock shows {self.now} already, and does not go back to {instant}")
+        return self._run_until(instant.timestamp())
+
+    def _run_until(self, until: float) -> int:
+        if until < self._now - _ROUNDING:
+            raise ValueError(f"the clock shows {self.now} already, and does not go back")
         ran = self._by_hand.run_ready()
-        while (due := self._next_due()) is not None and due <= until:
+        while (due := self._next_due()) is not None and due <= until + _ROUNDING:
             self._now = max(self._now, due)
             ran += self._step()
-        self._now = until
+        self._now = max(self._now, until)
         return ran + self._step()
 
     def _step(self) -> int:

@@ -101,6 +101,27 @@ class CapacityCases(Suite):
             producer.result()
         assert sorted(seen.wait(200)) == list(range(200))
 
+    def test_room_comes_from_jobs_that_were_handed_over(self, make: Make, seen: Seen) -> None:
+        """A producer goes on when the last jobs have started that were handed to a runner ahead of time."""
+        backend = make(queue_capacity=1, enqueue_timeout=None, job_check_interval=LATER)
+
+        def handler(job: Job) -> None:
+            if job.payload.get("slow"):
+                time.sleep(0.03)  # long enough for the producer to look again, and find the queue still full
+            seen(job.payload)
+
+        backend.listen("q", handler, concurrency=1)
+        backend.enqueue_many([Job("q", {"n": n}, run_after=0.02) for n in range(300)])  # so quick that
+        seen.wait(300)  # several are handed over at once from here on
+        backend.pause("q")
+        backend.enqueue_many([Job("q", {"n": n, "slow": n == 0}, run_after=0.02) for n in range(5)])
+        eventually(lambda: [c.ready for c in backend.queues() if c.queue == "q"] == [5], "it is full")
+        producer = Background(lambda: backend.enqueue("q", {"last": True}))
+        assert producer.blocks()
+        backend.resume("q")
+        producer.result()
+        assert seen.wait(306)[-1] == {"last": True}
+
     @pytest.mark.parametrize("operation", ["cancel", "delete"])
     def test_room_comes_from_a_job_that_is_taken_away(self, make: Make, operation: str) -> None:
         """A waiting job that is cancelled or deleted leaves its room to a blocked producer."""
