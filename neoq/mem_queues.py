@@ -305,8 +305,9 @@ class FutureJobs:
         for thread in (self._timer, self._scheduler):
             if isinstance(thread, HeadTimer):
                 thread.cancel()
-            if thread is not None and thread is not threading.current_thread():
-                thread.join(1.0)
+            started = thread is not None and thread.ident is not None  # a signal may have come between
+            if started and thread is not threading.current_thread():
+                thread.join(1.0)  # type: ignore[union-attr]
 
     def _arm(self) -> None:
         if self._timer is not None and not self._held:
