@@ -180,7 +180,7 @@ class Engine:
         )
         if self.store.settle([outcome], transaction=connection):
             raise StaleLeaseError(
-                f"job {job.id} is no longer ours: its lease was lost, and another worker may have it; roll back",
+                f"job {job.id} is no longer ours: its lease was lost, and others may have it; roll back",
                 queue=job.queue,
                 job_id=job.id,
             )

@@ -169,8 +169,8 @@ class SqliteFile:
         version = int(connection.execute("select version from neoq_schema").fetchone()[0])
         if version > VERSION:
             raise BackendError(
-                f"{self.path} has schema version {version} and this neoq knows only {VERSION}: it was used by "
-                "a newer neoq; upgrade this one"
+                f"{self.path} has schema version {version} and this neoq knows only {VERSION}: it was used "
+                "by a newer neoq; upgrade this one"
             )
         return version
 

@@ -64,7 +64,8 @@ _INSERT = (
 )
 _CLAIM = (
     "update neoq_jobs set place = 2, status = 2, token = ?, worker = ?, lease_until = ?, ran_at = ?,"
-    " progress = null, progress_text = null, holds = case when uniqueness = 2 then null else holds end where id = ?"
+    " progress = null, progress_text = null,"
+    " holds = case when uniqueness = 2 then null else holds end where id = ?"
 )
 _SUCCEED = (
     "update neoq_jobs set place = 3, status = 3, holds = null, token = ?, worker = null, lease_until = null,"
@@ -184,7 +185,7 @@ class Ledger:
             self._write_counts()
             for job_id, queue in self._drop_oldest(DIED, (_C_DEAD,), self._config.max_dead):
                 self._config.log.warning(
-                    "dead job %s of %s is dropped: max_dead is %d; look at dead jobs and retry or delete them",
+                    "dead job %s of %s is dropped: max_dead is %d; look at dead jobs, retry or delete them",
                     job_id,
                     queue,
                     self._config.max_dead,
@@ -196,7 +197,8 @@ class Ledger:
         self._changes.clear()
         if changes:
             self._many(
-                "insert into neoq_counts values (?,?,?) on conflict (queue, kind) do update set n = n + excluded.n",
+                "insert into neoq_counts values (?,?,?)"
+                " on conflict (queue, kind) do update set n = n + excluded.n",
                 changes,
             )
 
@@ -296,8 +298,9 @@ class Ledger:
 
     def _replace(self, holder: Job, new: Job) -> None:
         self._do(
-            "update neoq_jobs set payload = ?, codec = ?, deadline = ?, priority = ?, max_retries = ?, meta = ?,"
-            " key = ?, fingerprint = case when payload = ? then fingerprint else holds end where id = ?",
+            "update neoq_jobs set payload = ?, codec = ?, deadline = ?, priority = ?, max_retries = ?,"
+            " meta = ?, key = ?,"
+            " fingerprint = case when payload = ? then fingerprint else holds end where id = ?",
             (
                 new._data,
                 CODEC,
@@ -372,13 +375,14 @@ class Ledger:
             return due
         for status, kind in ((_PENDING, _C_SCHEDULED), (_RETRYING, _C_RETRYING)):
             moved = self._do(
-                "update neoq_jobs set place = 0 where place = 1 and queue = ? and run_after <= ? and status = ?",
+                "update neoq_jobs set place = 0"
+                " where place = 1 and queue = ? and run_after <= ? and status = ?",
                 (queue, self.now, status),
             ).rowcount
             self._count(queue, kind, -moved)
             self._count(queue, _C_READY, moved)
-        due = self._do(head, (queue,)).fetchone()[0]
-        return due
+        later: float | None = self._do(head, (queue,)).fetchone()[0]
+        return later
 
     def _best(self, demand: Demand) -> list[Job]:
         kinds = tuple(demand.kinds or ())
@@ -545,8 +549,9 @@ class Ledger:
         job.error, job.worker, job._token = error, None, 0
         job._finished_at = self.now if ended else None
         self._do(
-            "update neoq_jobs set place = ?, status = ?, crashes = ?, token = 0, worker = null, lease_until = null,"
-            " cancel = 0, error = ?, finished_at = ?, holds = case when ? then null else holds end where id = ?",
+            "update neoq_jobs set place = ?, status = ?, crashes = ?, token = 0, worker = null,"
+            " lease_until = null, cancel = 0, error = ?, finished_at = ?, "
+            " holds = case when ? then null else holds end where id = ?",
             (place, _NUMBER[job.status], job.crashes, error, job._finished_at, ended, job.id),
         )
         self._count(job.queue, _C_RUNNING, -1)
@@ -680,7 +685,7 @@ def refuse_full(
         )
     waited = "" if seconds is None else f", and no room came within {seconds:g} s"
     return QueueFullError(
-        f"queue {queue!r} holds all {capacity:,} jobs that it may{waited}; add runners (concurrency), raise its "
-        "capacity, or enqueue less",
+        f"queue {queue!r} holds all {capacity:,} jobs that it may{waited}; add runners (concurrency), raise "
+        "its capacity, or enqueue less",
         queue=queue,
     )

@@ -538,7 +538,7 @@ def test_a_timeout_that_comes_as_a_job_ends_never_hits_the_next() -> None:
     assert {job.error.partition(":")[0] for job in dead if job.error} <= {"JobTimeout", "ValueError"}
     assert (stats.processed, stats.failed, stats.dead) == (count, len(dead), len(dead))
     assert stats.abandoned == 0
-    assert timed_out > count / 20, "the test straddled nothing"
+    assert timed_out > 20, "the test straddled nothing"
 
 
 def test_an_interrupt_inside_enqueue_leaves_nothing_half_done() -> None:

@@ -16,7 +16,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "neoq"
 
-LEAVES = {"errors", "job", "config", "retry", "store", "clock", "mem_queues"}
+LEAVES = {
+    *("errors", "job", "config", "retry", "store", "clock", "mem_queues"),
+    *("sqlite_schema", "sqlite_file", "sqlite_jobs", "sqlite_locks"),
+}
 ENGINE = {
     *("engine", "worker", "executor", "source", "fetcher", "settler", "keeper"),
     *("timeouts", "ticker", "shutdown"),
@@ -27,6 +30,8 @@ EVERYBODY = {"orjson"}
 THIRD_PARTIES = {
     "cron": {"apscheduler", "cron_descriptor", "inflection"},
     "sqlite_backend": {"sqlite3"},
+    "sqlite_file": {"sqlite3"},
+    "sqlite_jobs": {"sqlite3"},
     "postgres_backend": {"psycopg", "psycopg_pool"},
     "redis_backend": {"redis"},
     "testing": {"pytest"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -10,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -52,7 +52,11 @@ def answers(port: int, path: str) -> dict[str, Any] | None:
     """What the server says, or None while it does not."""
     try:
         return get(port, path)
-    except (urllib.error.URLError, OSError):
+    except (
+        OSError,
+        ValueError,
+        http.client.HTTPException,
+    ):  # it is away, or goes in the middle of its answer
         return None
 
 

@@ -490,12 +490,6 @@ def test_sys_exit_in_a_signal_handler_never_deadlocks() -> None:
         assert child.ends_well(50)[-1] == "all rounds reconciled"
 
 
-def test_an_exception_from_a_signal_handler_does_not_stop_a_queue() -> None:
-    """A timeout by SIGALRM that interrupts enqueue anywhere leaves a queue whose later jobs run."""
-    with running("signalled", "alarm") as child:
-        assert child.ends_well(50) == ["the queue goes on"]
-
-
 def test_a_signal_handler_that_shuts_down_an_idle_main_thread() -> None:
     """Where the signal finds the main thread outside neoq, shutdown in its handler is complete on return."""
     with running("signalled", "idle") as child:

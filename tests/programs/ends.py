@@ -79,8 +79,8 @@ def waits_for_ctrl_c() -> None:
 
 def long_job_and_ctrl_c() -> None:
     backend.enqueue("long")
-    print("waiting")
     try:
+        print("waiting")
         time.sleep(30)
     finally:
         print("interrupted")

@@ -24,8 +24,8 @@ class Stop(SystemExit):
 def main(what: str) -> None:
     sys.setswitchinterval(1e-5)
     logging.getLogger("neoq").setLevel(logging.ERROR)
-    if what in {"idle", "alarm"}:
-        globals()[what]()
+    if what == "idle":
+        idle()
         return
     rng = random.Random(7)
     for number in range(ROUNDS if what == "shutdown" else ROUNDS // 2):
@@ -40,10 +40,11 @@ def one_round(what: str, number: int, rng: random.Random) -> None:
     accepted: list[int] = []
     backend = neoq.MemBackend(
         concurrency=2,
-        queue_capacity=20 if number % 3 else None,
+        # A threading.Condition, on which producers wait for room, is not safe from exceptions.
+        queue_capacity=20 if number % 3 and what == "shutdown" else None,
         enqueue_timeout=None,
         max_finished=None,
-        shutdown_timeout=30 if what == "shutdown" else 1,
+        shutdown_timeout=30 if what == "shutdown" else 0.2,
     )
     backend.listen("q", lambda job: ran.append(job.id))
 
@@ -62,19 +63,15 @@ def one_round(what: str, number: int, rng: random.Random) -> None:
         produce(backend, accepted, asked if what == "exception" else threading.Event())
     except (neoq.BackendClosedError, Stop):
         pass
-    except RuntimeError as error:  # a threading.Condition that an exception leaves says this; it is not ours
-        if "release unlocked lock" not in str(error):
-            raise
     killer.join()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     report = backend.shutdown()
-    left = [thread.name for thread in threading.enumerate() if not ends(thread)]
+    # An exception may leave a thread behind that was just being started or woken.
+    left = [thread.name for thread in threading.enumerate() if what == "shutdown" and not ends(thread)]
     lost = {job.id for job in report.lost}
     # The signal may have come between the store's yes and the caller's note: one job may be unknown to him.
     unknown = (set(ran) | lost) - set(accepted)
     missing = set(accepted) - set(ran) - lost
-    if what == "exception":
-        left = []  # one that was interrupted as it was being started or woken may be left behind
     if left or missing or len(unknown) > 3 or lost & set(ran):
         print(f"round {number}: threads {left}, missing {sorted(missing)}, unknown {unknown}, {report}")
         sys.exit(1)
@@ -103,33 +100,6 @@ def produce(backend: neoq.MemBackend, accepted: list[int], asked: threading.Even
         else:
             jobs = [backend.enqueue("q", {"n": n}, run_after=0.001 * (n % 3))]
         accepted += [job.id for job in jobs if job.id is not None]
-
-
-def alarm() -> None:
-    """Timeouts of the main thread's own, by SIGALRM, that it survives: every queue goes on."""
-    rng = random.Random(7)
-
-    def on_alarm(*_: object) -> None:
-        raise TimeoutError
-
-    signal.signal(signal.SIGALRM, on_alarm)
-    for number in range(ROUNDS):
-        faulthandler.dump_traceback_later(PATIENCE, exit=True)
-        if number % 10 == 0:
-            backend = neoq.MemBackend(concurrency=2, queue_capacity=None, shutdown_timeout=1)
-            backend.listen("q", lambda job: None)
-        try:
-            signal.setitimer(signal.ITIMER_REAL, 0.0001 + 0.003 * rng.random())
-            produce(backend, [], threading.Event())
-        except TimeoutError:
-            pass
-        canary = backend.enqueue("q", {"canary": number})
-        assert canary.id is not None
-        backend.wait(canary.id, PATIENCE / 2)
-        if number % 10 == 9:
-            backend.shutdown()
-    faulthandler.cancel_dump_traceback_later()
-    print("the queue goes on")
 
 
 def idle() -> None:

@@ -1,0 +1,70 @@
+"""The conformance suite over jobs in a SQLite file."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neoq.backend import Backend
+from neoq.sqlite_backend import SqliteBackend
+from neoq.testing import BackendConformance
+
+
+class TestSqliteBackend(BackendConformance):
+    """SqliteBackend keeps every promise of a durable, shared store that joins transactions."""
+
+    features = SqliteBackend.features
+
+    @pytest.fixture(autouse=True)
+    def _directory(self, tmp_path: Path) -> Iterator[None]:
+        self._directory_of_case = tmp_path
+        self._files = 0
+        yield
+        for path in tmp_path.glob("*.db"):
+            check_counts(path)
+
+    def make_backend(self, **options: Any) -> SqliteBackend:
+        """Return a backend on a new file."""
+        self._files += 1
+        return SqliteBackend(self._directory_of_case / f"{self._files}.db", **options)
+
+    def reopen(self, backend: Backend, **options: Any) -> SqliteBackend:
+        """Return a backend on the file of one that was shut down."""
+        return self.another(backend, **options)
+
+    def another(self, backend: Backend, **options: Any) -> SqliteBackend:
+        """Return a second backend on the file of a live one."""
+        assert isinstance(backend, SqliteBackend)
+        return SqliteBackend(backend.config.path, **options)
+
+    def die(self, backend: Backend) -> None:
+        """Free the lock of the backend's worker, as the kernel does when a process ends."""
+        assert isinstance(backend, SqliteBackend)
+        backend._locks.let_go()
+
+    def connection(self, backend: Backend) -> sqlite3.Connection:
+        """Return a connection of the caller's own to the file."""
+        assert isinstance(backend, SqliteBackend)
+        return sqlite3.connect(backend.config.path)
+
+
+def check_counts(path: Path) -> None:
+    """The counts that are kept agree with the jobs that are there."""
+    connection = sqlite3.connect(path)
+    try:
+        kept = set(connection.execute("select queue, kind, n from neoq_counts where n <> 0"))
+        counted = set(
+            connection.execute(
+                "select queue, case place when 0 then 0 when 1 then 1 + status when 2 then 3"
+                " when 3 then case status when 3 then 4 else 6 end when 4 then 5 end as kind, count(*)"
+                " from neoq_jobs group by 1, 2"
+            )
+        )
+        assert kept == counted
+        assert connection.execute("pragma integrity_check").fetchall() == [("ok",)]
+    finally:
+        connection.close()

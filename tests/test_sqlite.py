@@ -1,0 +1,696 @@
+"""SqliteBackend beyond the conformance suite: its URL, its file, its one writer, its errors."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import neoq
+from neoq import BackendError, BackendUnavailable, ConfigError, SqliteBackend, UnsupportedError
+from neoq.sqlite_file import SqliteFile
+from neoq.sqlite_schema import VERSION
+from neoq.store import Demand
+from neoq.testing.cases.suite import PATIENCE, eventually, in_threads, prepared
+from tests.processes import running
+
+LOCKED = {"busy_timeout": 0.05}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "jobs.db"
+
+
+@pytest.fixture
+def backend(path: Path) -> Iterator[SqliteBackend]:
+    with SqliteBackend(path, autostart=False) as backend:
+        backend.queues()
+        yield backend
+
+
+def statements(backend: SqliteBackend) -> list[str]:
+    """Everything that the backend's writing connection executes from here on."""
+    seen: list[str] = []
+    assert backend._file._writer is not None
+    backend._file._writer.set_trace_callback(seen.append)
+    return seen
+
+
+# -- URL and settings ------------------------------------------------------------------------------------
+
+
+def test_url_with_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three slashes come before a relative path, and settings may follow it."""
+    monkeypatch.chdir(tmp_path)
+    with neoq.connect("sqlite:///some%20jobs.db?synchronous=NORMAL&busy_timeout=2&concurrency=3") as backend:
+        assert isinstance(backend, SqliteBackend)
+        assert (backend.config.synchronous, backend.config.busy_timeout, backend.config.concurrency) == (
+            "normal",
+            2,
+            3,
+        )
+        backend.enqueue("q")
+    assert (tmp_path / "some jobs.db").exists()
+
+
+def test_url_with_an_absolute_path(path: Path) -> None:
+    """Four slashes come before an absolute path."""
+    with neoq.connect(f"sqlite:///{path}") as backend:
+        backend.enqueue("q")
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("sqlite:///:memory:", "memory://"),
+        ("sqlite://", "memory://"),
+        ("sqlite:///", "memory://"),
+        ("sqlite://jobs.db", "three slashes"),
+        ("sqlite:///a#b.db", "%23"),
+        ("sqlite:///jobs.db?synchronous=always", "synchronous"),
+        ("sqlite:///jobs.db?busy_timeout=-1", "busy_timeout"),
+        ("sqlite:///jobs.db?schema=x", "schema is no setting"),
+    ],
+)
+def test_a_bad_url(url: str, advice: str) -> None:
+    """What a URL cannot mean is a ConfigError that says what to write."""
+    with pytest.raises(ConfigError, match=advice):
+        neoq.connect(url)
+
+
+def test_no_path() -> None:
+    """Without a path there is a ConfigError."""
+    with pytest.raises(ConfigError, match="path is ''; it takes the name of a file"):
+        SqliteBackend()
+
+
+def test_nothing_is_opened_before_it_is_used(path: Path) -> None:
+    """Making a backend touches no file."""
+    SqliteBackend(path)
+    assert not path.exists()
+
+
+def test_a_changed_directory_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path is that of the first use, also where a connection is opened later."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    with SqliteBackend("jobs.db", autostart=False) as backend:
+        backend.enqueue("q")
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert backend.stats().ready == 1
+
+
+def test_importing_neoq_imports_no_sqlite() -> None:
+    """`import neoq` brings in no sqlite3; naming SqliteBackend does."""
+    program = (
+        "import sys, neoq; assert 'sqlite3' not in sys.modules\n"
+        "neoq.SqliteBackend; assert 'sqlite3' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+
+
+def test_an_unknown_name_of_the_package() -> None:
+    """A name that the package has not is an AttributeError."""
+    with pytest.raises(AttributeError, match="OracleBackend"):
+        neoq.OracleBackend  # noqa: B018
+
+
+# -- files that cannot be used ---------------------------------------------------------------------------
+
+
+def test_a_missing_directory(tmp_path: Path) -> None:
+    """A directory that does not exist is named, and not made."""
+    backend = SqliteBackend(tmp_path / "missing" / "jobs.db")
+    with pytest.raises(BackendUnavailable, match="missing does not exist"):
+        backend.enqueue("q")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_comes_later(tmp_path: Path) -> None:
+    """A backend whose file could not be opened opens it at the next call."""
+    backend = SqliteBackend(tmp_path / "late" / "jobs.db", autostart=False)
+    with pytest.raises(BackendUnavailable):
+        backend.enqueue("q")
+    (tmp_path / "late").mkdir()
+    with backend:
+        assert backend.enqueue("q").id == 1
+
+
+def test_a_file_that_is_no_database(path: Path) -> None:
+    """A file of something else is refused and left as it is."""
+    path.write_bytes(content := b"no database at all\n" * 1000)
+    with pytest.raises(BackendError, match="no SQLite database") as caught:
+        SqliteBackend(path).enqueue("q")
+    assert isinstance(caught.value.__cause__, sqlite3.DatabaseError)
+    assert path.read_bytes() == content
+
+
+def test_a_directory_for_a_file(tmp_path: Path) -> None:
+    """A directory in the place of the file is one clear error."""
+    with pytest.raises(BackendUnavailable, match="cannot be opened"):
+        SqliteBackend(tmp_path).enqueue("q")
+
+
+def test_a_newer_schema(path: Path, backend: SqliteBackend) -> None:
+    """A file that a newer neoq has written is refused, and not changed."""
+    backend.shutdown()
+    connection = sqlite3.connect(path)
+    connection.execute("update neoq_schema set version = version + 1")
+    connection.commit()
+    with pytest.raises(BackendError, match=f"schema version {VERSION + 1}.*upgrade"):
+        SqliteBackend(path).enqueue("q")
+    assert connection.execute("select version from neoq_schema").fetchall() == [(VERSION + 1,)]
+    connection.close()
+
+
+def test_a_migration_that_fails_leaves_nothing(path: Path) -> None:
+    """Tables are made all or none: where one cannot be, the file is as it was."""
+    connection = sqlite3.connect(path)
+    connection.execute("create table neoq_ticks (something_else)")
+    connection.commit()
+    with pytest.raises(BackendError, match="neoq_ticks already exists"):
+        SqliteBackend(path).enqueue("q")
+    assert connection.execute("select name from sqlite_master").fetchall() == [("neoq_ticks",)]
+    connection.close()
+
+
+def test_tables_beside_those_of_an_application(path: Path) -> None:
+    """The jobs live in a file that has other tables, and leave them alone."""
+    connection = sqlite3.connect(path)
+    connection.execute("create table users (name)")
+    connection.execute("insert into users values ('a')")
+    connection.commit()
+    with SqliteBackend(path, autostart=False) as backend:
+        backend.enqueue("q")
+    assert connection.execute("select name from users").fetchall() == [("a",)]
+    connection.close()
+
+
+def test_many_open_a_new_file_at_once(path: Path) -> None:
+    """Of many that open a new file at once one makes the tables, and all can use it."""
+    backends = [SqliteBackend(path, autostart=False) for _ in range(6)]
+    try:
+        in_threads(6, lambda n: backends[n].enqueue("q", {"n": n}))
+        assert backends[0].stats().ready == 6
+    finally:
+        for backend in backends:
+            backend.shutdown()
+
+
+READ_ONLY = """
+import os, sys, hashlib, neoq.sqlite_backend
+os.chmod(sys.argv[1], 0o444), os.chmod(os.path.dirname(sys.argv[1]), 0o555)
+if os.geteuid() == 0:
+    os.setuid(65534)
+backend = neoq.SqliteBackend(sys.argv[1])
+try:
+    backend.enqueue("q")
+except neoq.BackendUnavailable as error:
+    print(error)
+"""
+
+
+def test_a_read_only_file(path: Path, backend: SqliteBackend) -> None:
+    """A file that may not be written is one clear error."""
+    backend.shutdown()
+    for parent in path.parents:
+        if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 1:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    try:
+        with running([sys.executable, "-c", READ_ONLY, path]) as child:
+            assert "writable" in " ".join(child.ends_well())
+    finally:
+        path.parent.chmod(0o755)
+        path.chmod(0o644)
+
+
+def test_a_locked_file(path: Path, backend: SqliteBackend) -> None:
+    """A file that another connection keeps locked is unavailable until it is free."""
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("begin immediate")
+    with SqliteBackend(path, autostart=False, **LOCKED) as locked_out:
+        with pytest.raises(BackendUnavailable, match="busy_timeout") as caught:
+            locked_out.enqueue("q")
+        assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
+        assert not caught.value.outcome_unknown
+        assert locked_out.stats().ready == 0
+        holder.execute("rollback")
+        locked_out.enqueue("q")
+        assert backend.stats().ready == 1
+    holder.close()
+
+
+def test_outcomes_wait_for_a_locked_file(path: Path) -> None:
+    """Outcomes of jobs that end while the file is locked are kept, and recorded when it is free."""
+    holder = sqlite3.connect(path, isolation_level=None)
+    going, gate = threading.Event(), threading.Event()
+
+    def work(_job: neoq.Job) -> str:
+        going.set()
+        gate.wait(PATIENCE)
+        return "done"
+
+    with SqliteBackend(path, **LOCKED) as backend:
+        backend.listen("q", work)
+        job = backend.enqueue("q")
+        assert going.wait(PATIENCE)
+        eventually(lambda: not begin(holder), "the lock is ours")
+        gate.set()
+        assert backend.engine.settler is not None
+        eventually(backend.engine.settler.unsettled, "it has ended")
+        time.sleep(0.2)
+        holder.execute("rollback")
+        assert job.id is not None
+        assert backend.wait(job.id, PATIENCE).result == "done"
+    holder.close()
+
+
+def begin(connection: sqlite3.Connection) -> bool:
+    """Try to take the write lock; tell whether that failed."""
+    try:
+        connection.execute("begin immediate")
+    except sqlite3.OperationalError:
+        return True
+    return False
+
+
+def test_a_full_disk(backend: SqliteBackend) -> None:
+    """Without room an enqueue is an error that keeps nothing, and with room again the next is accepted."""
+    writer = backend._file._writer
+    assert writer is not None
+    [(pages,)] = writer.execute("pragma page_count")
+    writer.execute(f"pragma max_page_count = {pages + 20}")
+    accepted = 0
+    with pytest.raises(BackendUnavailable, match="no room"):  # noqa: PT012
+        while accepted < 1000:
+            backend.enqueue("q", {"n": accepted, "filler": "x" * 3000})
+            accepted += 1
+    assert 0 < accepted == backend.stats().ready == len(backend.jobs(limit=1000))
+    writer.execute("pragma max_page_count = 1000000")
+    backend.enqueue("q", {"n": accepted})
+    assert backend.stats().ready == accepted + 1
+
+
+def test_a_full_disk_for_one_of_many(backend: SqliteBackend) -> None:
+    """Of operations that share a commit the one without room fails, and the others are kept."""
+    file, writer = backend._file, backend._file._writer
+    assert writer is not None
+    [(pages,)] = writer.execute("pragma page_count")
+    writer.execute(f"pragma max_page_count = {pages + 20}")
+
+    def add(n: int) -> Any:
+        try:
+            return backend.enqueue("q", {"n": n, "filler": "x" * (500_000 if n == 2 else 1)})
+        except BackendUnavailable:
+            return None
+
+    with file._gate:  # everybody else gathers behind the first
+        threads = [threading.Thread(target=lambda n=n: results.__setitem__(n, add(n))) for n in range(5)]
+        results: dict[int, Any] = {}
+        for thread in threads:
+            thread.start()
+        eventually(lambda: len(file._waiting) == 4, "they wait")
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert [n for n in range(5) if results[n] is None] == [2]
+    assert sorted(job.payload["n"] for job in backend.jobs()) == [0, 1, 3, 4]
+
+
+# -- the writer ------------------------------------------------------------------------------------------
+
+
+def gathered(backend: SqliteBackend, works: list[Callable[[], Any]]) -> list[Any]:
+    """Call all of these so that the later ones gather behind the first; return results and errors."""
+    results: list[Any] = [None] * len(works)
+
+    def call(number: int) -> None:
+        try:
+            results[number] = works[number]()
+        except Exception as error:
+            results[number] = error
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(len(works))]
+    with backend._file._gate:
+        for number, thread in enumerate(threads):
+            thread.start()
+            eventually(
+                lambda number=number: len(backend._file._waiting) == number and backend._file._led, "it waits"
+            )  # type: ignore[misc]
+    for thread in threads:
+        thread.join(PATIENCE)
+    return results
+
+
+def test_those_who_wait_share_a_commit(backend: SqliteBackend) -> None:
+    """Enqueues that wait while another commits are committed together."""
+    seen = statements(backend)
+    jobs = gathered(backend, [lambda n=n: backend.enqueue("q", {"n": n}) for n in range(10)])  # type: ignore[misc]
+    assert seen.count("commit") == 2
+    assert sorted(job.id for job in jobs) == list(range(1, 11))
+
+
+def test_one_that_fails_fails_alone(backend: SqliteBackend) -> None:
+    """Of operations that share a commit one that raises is undone, and the others are kept."""
+    backend.enqueue("q", {"n": 0})
+    twice = [neoq.Job("q", {"n": 9}), neoq.Job("q", {"n": 0}, on_duplicate="raise")]
+    works = [
+        lambda: backend.enqueue("q", {"n": 1}),
+        lambda: backend.enqueue("q", {"n": 2}),
+        lambda: backend.enqueue_many(twice),
+        lambda: backend.enqueue("q", {"n": 3}),
+    ]
+    results = gathered(backend, works)
+    assert isinstance(results[2], neoq.DuplicateJobError)
+    assert sorted(job.payload["n"] for job in backend.jobs()) == [0, 1, 2, 3]
+    assert backend.stats().ready == 4
+
+
+def test_who_is_interrupted_while_it_waits(path: Path) -> None:
+    """An interrupt of the main thread while it waits for a commit leaves nobody waiting for ever."""
+    program = """
+import signal, sys, threading, time, neoq
+backend = neoq.SqliteBackend(sys.argv[1], autostart=False)
+backend.queues()
+def others():
+    for n in range(20):
+        backend.enqueue("q", {"n": n})
+        time.sleep(0.01)
+def interrupt():
+    while not backend._file._waiting:
+        time.sleep(0.001)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    time.sleep(0.2)
+    backend._file._gate.release()
+def hold():
+    backend._file._gate.acquire()
+    held.set()
+    first.start()
+    interrupt()
+held = threading.Event()
+first = threading.Thread(target=others)
+threading.Thread(target=hold).start()
+held.wait()
+while not backend._file._led:
+    time.sleep(0.001)
+try:
+    backend.enqueue("q", {"main": 1})
+except KeyboardInterrupt:
+    print("interrupted")
+first.join()
+print(backend.stats().ready)
+backend.shutdown()
+"""
+    with running([sys.executable, "-c", program, path]) as child:
+        assert child.until("interrupted") == ""
+        assert child.ends_well()[0] in {"20", "21"}
+
+
+def test_only_what_must_last_waits_for_the_disk(backend: SqliteBackend) -> None:
+    """Commits of new jobs and outcomes wait for the disk; a claim, which dies with its worker, does not."""
+    backend.add([prepared("q")], token=b"")
+    seen = statements(backend)
+    backend.claim([Demand("q", 1)])
+    backend.add([prepared("q", {"n": 1})], token=b"")
+    modes = [statement.split()[-1] for statement in seen if "synchronous" in statement]
+    assert modes == ["normal", "full"]
+
+
+def test_an_idle_claim_writes_nothing(path: Path, backend: SqliteBackend) -> None:
+    """A claim that finds nothing leaves the file as it is, so that it wakes nobody."""
+    backend.claim([Demand("q", 1)])
+    other = sqlite3.connect(path)
+    before = other.execute("pragma data_version").fetchone()
+    backend.claim([Demand("q", 1)])
+    assert other.execute("pragma data_version").fetchone() == before
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        (
+            "select id from neoq_jobs where place = 0 and queue = 'q' order by priority desc, run_after",
+            "ready",
+        ),
+        ("select min(run_after) from neoq_jobs where place = 1 and queue = 'q'", "due"),
+        (
+            "update neoq_jobs set place = 0 where place = 1 and queue = 'q' and run_after <= 9",
+            "due",
+        ),
+        ("select worker, min(lease_until) from neoq_jobs where place = 2 group by worker", "running"),
+        ("select token from neoq_jobs where cancel = 1 and worker = 'w'", "cancelling"),
+        (
+            "select id from neoq_jobs where place = 3 and finished_at <= 9 order by finished_at limit 9",
+            "ended",
+        ),
+        ("select id from neoq_jobs where place = 4 order by finished_at, id limit 9", "died"),
+        ("select * from neoq_jobs where queue = 'q' and holds = 'f'", "held"),
+    ],
+)
+def test_work_goes_by_index(path: Path, backend: SqliteBackend, query: str, index: str) -> None:
+    """What the queue works with is found by an index, and never sorted."""
+    connection = sqlite3.connect(path)
+    plan = " ".join(row[3] for row in connection.execute(f"explain query plan {query}"))
+    connection.close()
+    assert f"neoq_{index}" in plan
+    assert "TEMP B-TREE" not in plan
+
+
+# -- several processes -----------------------------------------------------------------------------------
+
+
+def test_another_process_is_heard_at_once(path: Path) -> None:
+    """A job of another process starts long before the next poll."""
+    started = threading.Event()
+    program = "import sys, neoq; neoq.SqliteBackend(sys.argv[1], autostart=False).enqueue('q', {'n': 1})"
+    with SqliteBackend(path, job_check_interval=3600) as backend:
+        backend.listen("q", lambda _job: started.set())
+        eventually(backend.workers, "it listens")
+        subprocess.run([sys.executable, "-c", program, path], check=True, timeout=30, env=environment())
+        assert started.wait(PATIENCE)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(neoq.__file__).parents[1])}
+
+
+def test_a_restart_keeps_everything(path: Path) -> None:
+    """What a process has enqueued before it is killed is there for the next, without loss."""
+    program = """
+import os, signal, sys, neoq
+backend = neoq.SqliteBackend(sys.argv[1], autostart=False)
+for n in range(100):
+    backend.enqueue("q", {"n": n})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program, path], check=False, timeout=30, env=environment())
+    ran: list[int] = []
+    with SqliteBackend(path) as backend:
+        backend.listen("q", lambda job: ran.append(job.payload["n"]), concurrency=1)
+        assert backend.drain(PATIENCE)
+    assert ran == list(range(100))
+
+
+def test_worker_files_go_with_the_worker(path: Path) -> None:
+    """While a worker lives it holds a locked file beside the database; after its shutdown that is gone."""
+    directory = path.with_name("jobs.db-workers")
+    with SqliteBackend(path) as backend:
+        backend.listen("q", lambda _job: None)
+        eventually(lambda: directory.exists() and list(directory.iterdir()), "it holds one")
+    assert not directory.exists()
+
+
+def test_no_connection_is_open_across_a_fork(backend: SqliteBackend) -> None:
+    """As a process forks its connections are closed; both sides open new ones, and lose nothing."""
+    backend.enqueue("q", {"n": 0})
+    backend.stats()
+    file = backend._file
+    open_in_child = -1
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            open_in_child = (file._writer is not None) + (file._reader is not None)
+            backend.enqueue("q", {"n": 1})
+            backend.shutdown()
+            os.write(write, f"{open_in_child}".encode())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(write)
+    assert os.read(read, 10) == b"0"
+    os.close(read)
+    backend.enqueue("q", {"n": 2})
+    assert [job.payload["n"] for job in backend.jobs()] == [2, 1, 0]
+
+
+def test_a_child_does_not_keep_its_parents_lock(path: Path) -> None:
+    """The lock of a worker that was killed is free although a child that it forked lives on."""
+    program = """
+import os, signal, sys, time, neoq
+backend = neoq.SqliteBackend(sys.argv[1])
+def work(job):
+    if not os.fork():
+        time.sleep(60)
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+backend.listen("q", work, concurrency=1)
+backend.run()
+"""
+    with SqliteBackend(path) as backend:
+        job = backend.enqueue("q")
+        with running([sys.executable, "-W", "ignore", "-c", program, path]) as child:
+            child.exit_code()
+            backend.listen("q", lambda _job: "elsewhere")
+            assert job.id is not None
+            found = backend.wait(job.id, backend.config.lease / 2)
+            assert (found.result, found.crashes) == ("elsewhere", 1)
+
+
+# -- transactions of the caller --------------------------------------------------------------------------
+
+
+def test_a_transaction_on_another_file(tmp_path: Path, backend: SqliteBackend) -> None:
+    """A connection to another file is refused, and left as it was."""
+    for name in (tmp_path / "other.db", ":memory:"):
+        connection = sqlite3.connect(name)
+        with pytest.raises(UnsupportedError, match="only in one file"):
+            backend.enqueue("q", transaction=connection)
+        assert not connection.in_transaction
+        connection.close()
+
+
+@pytest.mark.parametrize("transaction", [object(), "connection"])
+def test_a_transaction_that_is_none(backend: SqliteBackend, transaction: object) -> None:
+    """What is no sqlite3 connection is refused."""
+    with pytest.raises(UnsupportedError, match="only a sqlite3"):
+        backend.enqueue("q", transaction=transaction)
+
+
+def test_a_connection_without_a_transaction(path: Path, backend: SqliteBackend) -> None:
+    """A connection that commits each statement by itself must be in a transaction."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    with pytest.raises(UnsupportedError, match="BEGIN IMMEDIATE"):
+        backend.enqueue("q", transaction=connection)
+    connection.execute("begin immediate")
+    backend.enqueue("q", transaction=connection)
+    connection.execute("rollback")
+    assert backend.stats().ready == 0
+    connection.close()
+
+
+def test_jobs_and_rows_are_committed_together(path: Path, backend: SqliteBackend) -> None:
+    """A job and a row of one transaction are both there or both not; an error in between undoes neither."""
+    connection = sqlite3.connect(path)
+    connection.row_factory = sqlite3.Row
+    connection.execute("create table users (name)")
+    connection.execute("insert into users values ('a')")
+    backend.enqueue("q", {"n": 1}, transaction=connection)
+    with pytest.raises(neoq.DuplicateJobError):
+        backend.enqueue("q", {"n": 1}, on_duplicate="raise", transaction=connection)
+    connection.commit()
+    connection.execute("insert into users values ('b')")
+    backend.enqueue_many([neoq.Job("q", {"n": n}) for n in range(5)], transaction=connection)
+    connection.rollback()
+    assert [row["name"] for row in connection.execute("select name from users")] == ["a"]
+    assert [job.payload["n"] for job in backend.jobs()] == [1]
+    assert backend.stats().ready == 1
+    connection.close()
+
+
+def test_a_full_queue_does_not_wait_inside_a_transaction(path: Path) -> None:
+    """A full queue is an error at once for who holds a transaction, since nobody else could make room."""
+    with SqliteBackend(path, autostart=False, queue_capacity=1, enqueue_timeout=None) as backend:
+        connection = sqlite3.connect(path)
+        backend.enqueue("q", {"n": 1}, transaction=connection)
+        with pytest.raises(neoq.QueueFullError):
+            backend.enqueue("q", {"n": 2}, transaction=connection)
+        connection.commit()
+        connection.close()
+        assert backend.stats().ready == 1
+
+
+def test_a_stale_lease_aborts_the_transaction(path: Path) -> None:
+    """job.complete() of a job that another worker has by now raises StaleLeaseError."""
+    raised: list[BaseException] = []
+
+    def handler(job: neoq.Job) -> None:
+        job._token += 1
+        connection = sqlite3.connect(path)
+        try:
+            job.complete(connection)
+        except neoq.StaleLeaseError as error:
+            raised.append(error)
+        finally:
+            job._token -= 1
+            connection.close()
+
+    with SqliteBackend(path) as backend:
+        backend.listen("q", handler)
+        job = backend.enqueue("q")
+        assert job.id is not None
+        backend.wait(job.id, PATIENCE)
+    assert len(raised) == 1
+
+
+# -- odd contents ----------------------------------------------------------------------------------------
+
+
+def test_an_error_that_utf8_cannot_carry(path: Path) -> None:
+    """A failure whose message holds a lone surrogate is recorded all the same."""
+
+    def handler(_job: neoq.Job) -> None:
+        raise ValueError("bad \udc80 name")
+
+    with SqliteBackend(path) as backend:
+        backend.listen("q", handler, max_retries=0)
+        job = backend.enqueue("q")
+        assert job.id is not None
+        assert backend.wait(job.id, PATIENCE).error == "ValueError: bad ? name"
+
+
+def test_a_large_payload(backend: SqliteBackend) -> None:
+    """A payload of the largest size comes back as it was."""
+    payload = {"text": "x" * (2**20 - 20)}
+    backend.enqueue("q", payload)
+    [job] = backend.claim([Demand("q", 1)]).jobs
+    assert job.payload == payload
+
+
+def test_many_jobs_of_one_fingerprint(backend: SqliteBackend) -> None:
+    """Thousands of equal jobs are one."""
+    jobs = backend.enqueue_many([neoq.Job("q", {"same": True}) for _ in range(10_000)])
+    assert len({job.id for job in jobs}) == 1
+    assert backend.stats().ready == 1
+
+
+def test_reading_after_the_shutdown(path: Path) -> None:
+    """After its shutdown a backend can still be asked, and leaves no connection open."""
+    backend = SqliteBackend(path, autostart=False)
+    job = backend.enqueue("q")
+    backend.shutdown()
+    assert job.id is not None
+    assert backend.get(job.id) is not None
+    assert backend._file._reader is None
+
+
+def test_an_unclean_read(path: Path) -> None:
+    """A query that SQLite refuses is a BackendError with SQLite's own as its cause."""
+    file = SqliteFile(str(path), synchronous="full", busy_timeout=1)
+    file.open()
+    with pytest.raises(BackendError, match="no such table"):
+        file.read("select 1 from missing")
+    with pytest.raises(BackendError, match="no such table"):
+        file.write(lambda cursor: cursor.execute("select 1 from missing"))
+    assert file.write(lambda cursor: cursor.execute("select 1").fetchone()) == (1,)
+    file.close()
