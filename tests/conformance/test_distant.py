@@ -1,4 +1,4 @@
-"""The conformance suite over a store that counts as a round trip away: fetcher, settler and keeper at work."""
+"""The conformance suite over a store that counts as a round trip away, behind fetcher, settler and keeper."""
 
 from __future__ import annotations
 
