@@ -410,7 +410,8 @@ class Backend(Store):
         before = [signal.signal(number, lambda *_: asked.set()) for number in signals]
         try:
             self.start()
-            asked.wait()
+            while not asked.wait(1.0):  # untimed, it would miss a signal that comes just before it blocks
+                pass
             return self.shutdown()
         finally:
             for number, handler in zip(signals, before, strict=True):

@@ -321,13 +321,18 @@ class MemBackend(Backend):
         while full := [queue for queue, number in wanted.items() if self._is_full(states[queue], number)]:
             self._wait_for_room(states[full[0]], wanted[full[0]])
 
+    def _may_have_room(self, state: QueueState) -> bool:
+        """Whether to wake producers: asked by a runner that has started all that was handed to it before."""
+        capacity = self.capacity_of(state.queue)
+        return capacity is None or state.ready.length + min(state.blocked) <= capacity
+
     def _wait_for_room(self, state: QueueState, wanted: int) -> None:
         """Wait, with the lock released, until a full queue has room again."""
         if self.in_runner():  # a handler that waited for itself would wait for ever
             return
         timeout = self.config.enqueue_timeout
         give_up = math.inf if timeout is None else _time.monotonic() + timeout
-        state.blocked += 1
+        state.blocked.append(wanted)
         try:
             while not self._refusing and self._is_full(state, wanted):
                 left = give_up - _time.monotonic()
@@ -340,7 +345,7 @@ class MemBackend(Backend):
                     )
                 state.ready.not_full.wait(min(left, self.config.job_check_interval))
         finally:
-            state.blocked -= 1
+            state.blocked.remove(wanted)
         if self._refusing:
             raise BackendClosedError(
                 f"the backend was shut down while enqueue waited for room in queue {state.queue!r}",
@@ -394,7 +399,7 @@ class MemBackend(Backend):
         state = self._queues.get(queue)
         if state is None:
             return [], False
-        if state.blocked:  # whoever takes has started all that was handed to it before
+        if state.blocked and self._may_have_room(state):
             state.ready.not_full.notify_all()
         if state.paused or not state.ready.length:
             return [], False

@@ -158,7 +158,7 @@ class QueueState:
         self.ready = ReadyQueue(lock)
         self.holders: dict[Key, Job] = {}  # the unfinished job of each fingerprint
         self.paused = False
-        self.blocked = 0  # producers that wait for room
+        self.blocked: list[int] = []  # how many jobs each waiting producer needs room for
         self.scheduled = 0  # waiting for their time
         self.retrying = 0  # waiting for their next attempt
         self.running = 0
