@@ -333,6 +333,11 @@ class Engine:
         if not self.opened:
             self.use()
 
+    def may_still_add(self) -> bool:
+        """Whether this thread runs a job that still counts: it may enqueue while the backend shuts down."""
+        slot = current_slot()
+        return slot is not None and not slot.abandoned and self.in_runner()
+
     def in_runner(self) -> bool:
         """Whether this thread is one of our runners."""
         slot = current_slot()

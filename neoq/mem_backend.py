@@ -123,6 +123,8 @@ class MemBackend(Backend):
             return super().add_plain(queue, data, now, transaction)
         ready, holders = state.ready, state.holders
         with self._lock:
+            if self._refusing:
+                self._refuse_outsiders(queue)
             if data in holders:
                 return self._meet(holders[data], None, state)
             if ready.length >= state.plenty and self._is_full(state, 1):
@@ -145,25 +147,36 @@ class MemBackend(Backend):
 
     def _add_batch(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
         with self._lock:
-            if token and token in self._added:
-                return [self._jobs[job_id]._copy() for job_id in self._added[token] if job_id in self._jobs]
-            states = {
-                queue: self._queues.get(queue) or self._new_queue(queue)
-                for queue in {job.queue for job in jobs}
-            }
-            self._make_room(jobs, states)
-            special = [job for job in jobs if job._special]
-            if special:
-                self._refuse_duplicates(jobs, states)
-            if special or len(states) > 1 or states[jobs[0].queue].hashed:
-                added = [self._add_one(job, states[job.queue]) for job in jobs]
-            else:
-                added = self._add_plain_batch(jobs, states[jobs[0].queue])
-            if token:
-                self._remember(token, added)
-        for queue in states:
+            added = self._add_locked(jobs, token)
+        for queue in {job.queue for job in jobs}:
             self._notify(queue, "ready")
         return added
+
+    def _add_locked(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
+        # Not in the body of the `with`: an exception from a signal handler that lands on the backward jump
+        # of a comprehension there would leave the lock taken (CPython 3.13).
+        if self._refusing:
+            self._refuse_outsiders(jobs[0].queue)
+        if token and token in self._added:
+            return [self._jobs[job_id]._copy() for job_id in self._added[token] if job_id in self._jobs]
+        queues = {job.queue for job in jobs}
+        states = {queue: self._queues.get(queue) or self._new_queue(queue) for queue in queues}
+        self._make_room(jobs, states)
+        special = [job for job in jobs if job._special]
+        if special:
+            self._refuse_duplicates(jobs, states)
+        if special or len(states) > 1 or states[jobs[0].queue].hashed:
+            added = [self._add_one(job, states[job.queue]) for job in jobs]
+        else:
+            added = self._add_plain_batch(jobs, states[jobs[0].queue])
+        if token:
+            self._remember(token, added)
+        return added
+
+    def _refuse_outsiders(self, queue: str) -> None:
+        """While the backend shuts down only handlers that still count may enqueue."""
+        if not self.engine.may_still_add():
+            raise BackendClosedError("this backend was shut down; make a new one", queue=queue)
 
     def _add_one(self, job: Job, state: QueueState) -> Job:
         holder = state.holders.get(state.key(job)) if job.unique else None

@@ -279,8 +279,9 @@ class Watchdog:
             self._closing = True
             thread = self._thread
         self._wake.set()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(GRACE)
+        started = thread is not None and thread.ident is not None  # a signal may have come between
+        if started and thread is not threading.current_thread():
+            thread.join(GRACE)  # type: ignore[union-attr]
 
     def _run(self) -> None:
         while not self._closing:
