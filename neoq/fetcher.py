@@ -15,6 +15,7 @@ from neoq.errors import BackendError
 from neoq.job import Job
 from neoq.settler import Settler
 from neoq.store import Claimed, Demand, Outcome, Store, succeeded
+from neoq.threads import join
 
 if TYPE_CHECKING:
     from neoq.config import Config
@@ -105,8 +106,7 @@ class Fetcher:
             self._stopping = True
             thread = self._thread
         self._call.set()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
+        join(thread, timeout)
         left: list[Job] = []
         for buffer in self._buffers.values():
             while buffer:

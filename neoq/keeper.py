@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from neoq.errors import BackendError
 from neoq.job import Job
 from neoq.store import Lease, Store, WorkerInfo
+from neoq.threads import join
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -71,8 +72,7 @@ class Keeper:
             self._closing = True
             thread = self._thread
         self._call.set()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(1.0)
+        join(thread, 1.0)
 
     def _run(self) -> None:
         while not self._closing:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from neoq.job import Job, Status
 from neoq.store import QueueCounts
+from neoq.threads import join
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -305,9 +306,7 @@ class FutureJobs:
         for thread in (self._timer, self._scheduler):
             if isinstance(thread, HeadTimer):
                 thread.cancel()
-            started = thread is not None and thread.ident is not None  # a signal may have come between
-            if started and thread is not threading.current_thread():
-                thread.join(1.0)  # type: ignore[union-attr]
+            join(thread, 1.0)
 
     def _arm(self) -> None:
         if self._timer is not None and not self._held:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.store import Outcome, Store
+from neoq.threads import join
 
 MAX_BATCH = 1000
 MAX_WAITING = 10_000  # outcomes; runners wait beyond
@@ -69,8 +70,8 @@ class Settler:
             thread = self._thread
         if thread is None:
             self._drain_here()
-        elif thread is not threading.current_thread():
-            thread.join(timeout)
+        else:
+            join(thread, timeout)
         with self._changed:
             self._give_up = True
             self._changed.notify_all()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from neoq.errors import BackendError
 from neoq.job import Job, to_datetime
 from neoq.store import Store, Tick
+from neoq.threads import join
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -101,8 +102,7 @@ class Ticker:
             self._closing = True
             thread = self._thread
         self._call.set()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(1.0)
+        join(thread, 1.0)
 
     def _run(self) -> None:
         while not self._closing:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from neoq.clock import Clock
 from neoq.config import SafeLogger
 from neoq.errors import DeadlineExceeded, JobInterrupted, JobTimeout, UnsupportedError
+from neoq.threads import join
 
 if TYPE_CHECKING:
     from neoq.job import Job
@@ -279,9 +280,7 @@ class Watchdog:
             self._closing = True
             thread = self._thread
         self._wake.set()
-        started = thread is not None and thread.ident is not None  # a signal may have come between
-        if started and thread is not threading.current_thread():
-            thread.join(GRACE)  # type: ignore[union-attr]
+        join(thread, GRACE)
 
     def _run(self) -> None:
         while not self._closing:

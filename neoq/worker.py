@@ -261,9 +261,7 @@ class Runner:
                 if self.lane.stopping:
                     break
                 threading.Event().wait(STUMBLE)
-        if (
-            os.getpid() != self._pid
-        ):  # the child of a fork in a handler, which has returned: nothing is left to do
+        if os.getpid() != self._pid:  # a child forked in a handler that has returned: nothing is left to do
             os._exit(0)
         self.lane.left(self)
 

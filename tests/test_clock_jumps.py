@@ -14,6 +14,7 @@ import neoq
 
 HOUR = 3600.0
 PATIENCE = 15.0
+LOOKS = 20
 NOTICED = 0.3  # seconds; by then whoever looks at the clock every job_check_interval has looked
 
 
@@ -22,9 +23,20 @@ class Wall:
 
     def __init__(self) -> None:
         self.offset = 0.0
+        self._reads = 0
+        self._read = threading.Condition()
 
     def time(self) -> float:
+        with self._read:
+            self._reads += 1
+            self._read.notify_all()
         return time.time() + self.offset
+
+    def noticed(self) -> None:
+        """Wait until whoever looks at the clock every job_check_interval has looked, several times over."""
+        with self._read:
+            enough = self._reads + LOOKS
+            assert self._read.wait_for(lambda: self._reads >= enough, PATIENCE)
 
     def monotonic(self) -> float:
         return time.monotonic()
@@ -274,9 +286,9 @@ def test_a_clock_set_back_repeats_no_tick(backend: neoq.MemBackend, wall: Wall) 
     """When the clock is set back and comes round again, no tick is enqueued twice."""
     notes = watched(backend, wall)
     wall.offset = -5.0
-    time.sleep(NOTICED)
+    wall.noticed()
     wall.offset = -3.0
-    time.sleep(NOTICED)
+    wall.noticed()
     wall.offset = 0.0
     before = len(notes.jobs)
     assert notes.wait_for(before + 2)
@@ -300,11 +312,11 @@ def test_a_clock_set_back_does_not_repeat_a_daily_tick(backend: neoq.MemBackend,
     notes = Notes(wall)
     spec = f"{soon.minute} {soon.hour} * * *"
     backend.listen_cron(spec, notes, queue="daily", timezone=now.tzinfo)  # type: ignore[arg-type]
-    time.sleep(NOTICED)
+    wall.noticed()
     wall.offset = soon.timestamp() - wall.time() + 1
     assert notes.wait_for(1)
     wall.offset -= HOUR
-    time.sleep(NOTICED)
+    wall.noticed()
     wall.offset += HOUR - 2
     assert not notes.wait_for(2, 2.5)
     assert notes.ticks == [soon]

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "neoq"
 
 LEAVES = {
-    *("errors", "job", "config", "retry", "store", "clock", "mem_queues"),
+    *("errors", "job", "config", "retry", "store", "clock", "mem_queues", "threads"),
     *("sqlite_schema", "sqlite_file", "sqlite_jobs", "sqlite_locks"),
 }
 ENGINE = {
