@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 MAX_AHEAD = 64  # jobs handed to a runner at once, at most
 AHEAD_SECONDS = 0.005  # and never beyond what takes longer than this
 SMOOTHING = 0.2  # weight of the newest chunk in the average duration of a job
+BRIEF = (
+    40e-6  # seconds: jobs shorter than this gain nothing from more threads, which only share one interpreter
+)
 STUMBLE = 1.0  # seconds that a runner waits after an error that was not its job's
 
 _current = threading.local()
@@ -239,6 +242,7 @@ class Runner:
         self._size = 1  # of the next chunk
         self._chunk = 0
         self._chunk_began = 0.0
+        self._alone = False  # there is more to do, and nobody was called to help
         self.seconds = 0.0  # that a job takes, on average
         self._pid = os.getpid()
         name = f"neoq-runner-{lane.queue}-{number}"
@@ -290,6 +294,7 @@ class Runner:
     def _next_chunk(self) -> bool:
         """Hand on what is done and take up more; False: the thread is to end."""
         lane = self.lane
+        self._alone = False
         if self._chunk:
             self._learn()
         self._flush()
@@ -310,9 +315,10 @@ class Runner:
         self.ahead.extend(jobs)
         self._chunk = len(jobs)
         self._chunk_began = now = self.lane.clock.monotonic()
-        if self._chunk > 1:
+        self._alone = more and 0.0 < self.seconds < BRIEF
+        if self._chunk > 1 or self._alone:
             self.lane.watchdog.expect(now + STALE)
-        if more:
+        if more and not self._alone:
             self.lane.wake()
         return True
 
@@ -390,9 +396,10 @@ class Runner:
         slot, job = self.slot, self.slot.job
         if job is not None and self._seen is job:  # it ran at the last look: nothing may wait behind it
             self._flush()
-            if self.ahead:
+            if self.ahead or self._alone:
+                self._alone = False
                 self.lane.wake()
-        soon = now + STALE if self.done or self.ahead else math.inf
+        soon = now + STALE if self.done or self.ahead or self._alone else math.inf
         self._seen = job
         if job is None:
             return min(slot.due(), soon)
