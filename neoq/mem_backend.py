@@ -622,24 +622,36 @@ class MemBackend(Backend):
     ) -> list[Job]:
         """Snapshots of jobs, newest first."""
         with self._lock:
-            if ids is None:
-                candidates: Iterable[Job] = reversed(self._jobs.values())
-            else:
-                known = (self._jobs.get(job_id) for job_id in sorted(ids, reverse=True))
-                candidates = (job for job in known if job is not None)
-            matching = (
-                job
-                for job in candidates
-                if (after is None or job.id < after)  # type: ignore[operator]
-                and (queue is None or job.queue == queue)
-                and (status is None or job.status is status)
-            )
-            return [job._copy() for job in itertools.islice(matching, limit)]
+            return self._find(ids, queue, status, limit, after)
+
+    def _find(
+        self,
+        ids: Iterable[int] | None,
+        queue: str | None,
+        status: Status | None,
+        limit: int,
+        after: int | None,
+    ) -> list[Job]:
+        if ids is None:
+            candidates: Iterable[Job] = reversed(self._jobs.values())
+        else:
+            known = (self._jobs.get(job_id) for job_id in sorted(ids, reverse=True))
+            candidates = (job for job in known if job is not None)
+        matching = (
+            job
+            for job in candidates
+            if (after is None or job.id < after)  # type: ignore[operator]
+            and (queue is None or job.queue == queue)
+            and (status is None or job.status is status)
+        )
+        return [job._copy() for job in itertools.islice(matching, limit)]
 
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
         with self._lock:
-            return [self._queues[queue].counts() for queue in sorted(self._queues)]
+            states = list(self._queues.values())
+            counted = list(map(QueueState.counts, states))
+        return sorted(counted, key=lambda counts: counts.queue)
 
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel, retry or delete jobs."""
