@@ -166,8 +166,8 @@ class MemBackend(Backend):
             return [self._jobs[job_id]._copy() for job_id in self._added[token] if job_id in self._jobs]
         queues = {job.queue for job in jobs}
         states = {queue: self._queues.get(queue) or self._new_queue(queue) for queue in queues}
-        self._make_room(jobs, states)
         special = [job for job in jobs if job._special]
+        self._make_room(jobs, states, special)
         if special:
             self._refuse_duplicates(jobs, states)
         quiet += [queue for queue, state in states.items() if not state.ready.length]
@@ -319,11 +319,11 @@ class MemBackend(Backend):
             return False
         return len(state.ready) + wanted + self.handed_over(state.queue) > capacity
 
-    def _make_room(self, jobs: Sequence[Job], states: dict[str, QueueState]) -> None:
+    def _make_room(self, jobs: Sequence[Job], states: dict[str, QueueState], special: list[Job]) -> None:
         """Wait until every queue of a batch has room for its part of it."""
         wanted = dict.fromkeys(states, 0)
         if len(states) == 1:
-            wanted[jobs[0].queue] = len(jobs) - sum(job._waits for job in jobs if job._special)
+            wanted[jobs[0].queue] = len(jobs) - sum(job._waits for job in special)
         else:
             for job in jobs:
                 wanted[job.queue] += not job._waits

@@ -26,7 +26,7 @@ def test_the_last_of_what_a_runner_took_alone_keeps_nobody_waiting(monkeypatch: 
             )
             if waits and waits[0] is not mine:
                 met.set()
-            elif not waits and mine._alone and not mine.ahead:
+            elif not waits and backend.engine.lanes["q"].alone is mine and not mine.ahead:
                 waits.append(mine)
                 if met.wait(PATIENCE):
                     later.set()
