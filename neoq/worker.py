@@ -86,6 +86,7 @@ class Lane:
         self.waking = False  # somebody was called and has not looked yet
         self.alone: Runner | None = None  # its jobs are so short that the others rest, though there are more
         self.stopping = False
+        self.stranded = False  # the interpreter is going down, and no thread can be started any more
         self.held = False  # a test runs the jobs by hand
         self.processed = 0  # by runners that are gone
         self.asides: list[threading.Thread] = []
@@ -132,11 +133,12 @@ class Lane:
         self._numbers += 1
         runner = Runner(self, self._new_slot(), ahead, self._numbers)
         self.runners.append(runner)
-        self.watchdog.start()
         try:
+            self.watchdog.start()
             runner.thread.start()
         except RuntimeError as error:  # no threads left, or the interpreter is going down
             self.runners.remove(runner)
+            self.stranded = not self.runners and not threading.main_thread().is_alive()
             self.vacant += 1
             self.waking = False
             self.listener.logger.error("no thread for queue %s: %s", self.queue, error)  # noqa: TRY400
