@@ -66,7 +66,7 @@ def test_recovery_with_the_usual_settings(server: FaultyServer, tmp_path: Path) 
             jobs.kill(first)
             eventually(
                 lambda: any(attempt.ended for attempt in jobs.attempts()[1]),
-                lambda: jobs.complaints(),
+                jobs.complaints,
                 server.recovery,
             )
             print(f"recovered in {time.monotonic() - began:.1f} s")
