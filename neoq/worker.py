@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 MAX_AHEAD = 64  # jobs handed to a runner at once, at most
 AHEAD_SECONDS = 0.005  # and never beyond what takes longer than this
 SMOOTHING = 0.2  # weight of the newest chunk in the average duration of a job
+BRIEF = (
+    40e-6  # seconds: jobs shorter than this gain nothing from more threads, which only share one interpreter
+)
 STUMBLE = 1.0  # seconds that a runner waits after an error that was not its job's
 
 _current = threading.local()
@@ -81,6 +84,7 @@ class Lane:
         self.stuck: list[Runner] = []  # abandoned, and not yet come back
         self.vacant = 0  # runners that may still be started
         self.waking = False  # somebody was called and has not looked yet
+        self.alone: Runner | None = None  # its jobs are so short that the others rest, though there are more
         self.stopping = False
         self.held = False  # a test runs the jobs by hand
         self.processed = 0  # by runners that are gone
@@ -109,6 +113,12 @@ class Lane:
             runner.baton.release()
         elif self.vacant > 0:
             self._start_runner()
+
+    def call_help(self, runner: Runner) -> None:
+        """A runner is held up: others take what waits behind it."""
+        if self.alone is runner:
+            self.alone = None
+        self.wake()
 
     def _start_runner(self) -> None:
         with self.lock:
@@ -184,6 +194,8 @@ class Lane:
             self.runners.remove(runner)
             self.processed += runner.processed + 1
             self.stuck.append(runner)
+            if self.alone is runner:
+                self.alone = None
             if self.stopping:
                 self.source.settle([given_back(job) for job in ahead])
                 return
@@ -260,6 +272,7 @@ class Runner:
                 )
                 if self.lane.stopping:
                     break
+                self.lane.call_help(self)
                 threading.Event().wait(STUMBLE)
         if os.getpid() != self._pid:  # a child forked in a handler that has returned: nothing is left to do
             os._exit(0)
@@ -294,26 +307,38 @@ class Runner:
             self._learn()
         self._flush()
         while not lane.stopping:
-            if self._take() or self._steal():
+            if self._find():
                 return True
             self._park()
             if self.ahead:
                 return True
         return False
 
+    def _find(self) -> bool:
+        alone = self.lane.alone
+        if alone is not None and alone is not self and 0.0 < self.seconds < BRIEF:
+            return False
+        return self._take() or self._steal()
+
     def _take(self) -> bool:
         if self.lane.choked or self.lane.held:
             return False
-        jobs, more = self.lane.source.take(self.lane.queue, self._size)
+        lane = self.lane
+        jobs, more = lane.source.take(lane.queue, self._size)
+        alone = more and 0.0 < self.seconds < BRIEF
+        if alone:
+            lane.alone = self
+        elif lane.alone is self:
+            lane.alone = None
         if not jobs:
             return False
         self.ahead.extend(jobs)
         self._chunk = len(jobs)
-        self._chunk_began = now = self.lane.clock.monotonic()
-        if self._chunk > 1:
-            self.lane.watchdog.expect(now + STALE)
-        if more:
-            self.lane.wake()
+        self._chunk_began = now = lane.clock.monotonic()
+        if self._chunk > 1 or alone:
+            lane.watchdog.expect(now + STALE)
+        if more and not alone:
+            lane.wake()
         return True
 
     def _learn(self) -> None:
@@ -339,7 +364,7 @@ class Runner:
         """Wait to be called. First it says that it is idle, then it looks once more: no call is missed."""
         lane = self.lane
         lane.idle.append(self)
-        if lane.stopping or self._take() or self._steal():
+        if lane.stopping or self._find():
             try:
                 lane.idle.remove(self)
                 return
@@ -387,12 +412,13 @@ class Runner:
 
     def check(self, now: float) -> float:
         """Interrupt, abandon, flush or call for help where it is due: the watchdog's look at this runner."""
-        slot, job = self.slot, self.slot.job
+        lane, slot, job = self.lane, self.slot, self.slot.job
         if job is not None and self._seen is job:  # it ran at the last look: nothing may wait behind it
             self._flush()
-            if self.ahead:
-                self.lane.wake()
-        soon = now + STALE if self.done or self.ahead else math.inf
+            if self.ahead or lane.alone is self:
+                lane.call_help(self)
+        may_wait = self.done or self.ahead or lane.alone is self
+        soon = now + STALE if may_wait else math.inf
         self._seen = job
         if job is None:
             return min(slot.due(), soon)
