@@ -31,7 +31,7 @@ _BOTH = (
     " fingerprint, kind, key, batch, meta, payload, ran_at, error, traceback, progress, progress_text"
 )
 _UNFINISHED = (
-    f"{_BOTH}, token, (select w.id from {{schema}}.workers w where w.number = worker), cancel,"
+    f"{_BOTH}, token, (select w.id from {{schema}}.workers w where w.number = worker) as worker_id, cancel,"
     " run_after > {schema}.clock(), null::float8, null::bytea"
 )
 _FINISHED = f"{_BOTH}, 0::bigint, null::text, false, false, finished_at, result"
@@ -213,12 +213,11 @@ def _special(jobs: Sequence[Job], arrays: Arrays) -> tuple[Any, ...]:
 
 def accept(jobs: Sequence[Job], rows: list[tuple[Any, ...]]) -> list[int]:
     """Give jobs what the server gave them; return the ids of holders, 0 where the job itself was stored."""
-    if rows and rows[0][0] is None:
-        if len(rows) > 1:
-            rows.sort(key=_id_of_row)
-        placed = zip(jobs, rows, strict=True)
-    else:
-        placed = zip(jobs, sorted(rows), strict=True)
+    if len(rows) > 1:
+        if rows[-1][0] is not None:  # some are duplicates: then all are told once more, each with its place
+            rows = [row for row in rows if row[0] is not None]
+        rows.sort(key=_place_or_id)
+    placed = zip(jobs, rows, strict=True)
     holders = []
     for job, (_, job_id, run_after, created_at, deadline, duplicate) in placed:
         if duplicate:
@@ -232,8 +231,8 @@ def accept(jobs: Sequence[Job], rows: list[tuple[Any, ...]]) -> list[int]:
     return holders
 
 
-def _id_of_row(row: tuple[Any, ...]) -> Any:
-    return row[1]
+def _place_or_id(row: tuple[Any, ...]) -> Any:
+    return row[1] if row[0] is None else row[0]
 
 
 def claimed(row: Sequence[Any], token: int, worker: str) -> Job:

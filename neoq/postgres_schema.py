@@ -20,8 +20,12 @@ _LOCK = 5_462_193_407_311  # neoq's own, over all schemas
 
 def version_of(connection: psycopg.Connection[Any], schema: str) -> int:
     """The version of the tables in a schema; 0 where there are none."""
-    table = f"{_quoted(schema)}.migrations"
-    [there] = connection.execute("select to_regclass(%s)", (table,)).fetchone() or [None]
+    # Not by to_regclass: what it does not find it does not find again in this transaction.
+    there = connection.execute(
+        "select 1 from pg_class join pg_namespace n on n.oid = relnamespace"
+        " where nspname = %s and relname = 'migrations'",
+        (schema,),
+    ).fetchone()
     if there is None:
         return 0
     query = sql.SQL("select max(version) from {}").format(sql.Identifier(schema, "migrations"))
@@ -64,7 +68,7 @@ def _apply(connection: psycopg.Connection[Any], schema: str) -> None:
     _refuse_newer(version, schema)
     name = sql.Identifier(schema)
     if not version:
-        [there] = connection.execute("select to_regnamespace(%s)", (_quoted(schema),)).fetchone() or [None]
+        there = connection.execute("select 1 from pg_namespace where nspname = %s", (schema,)).fetchone()
         if there is None:  # "if not exists" would ask for the right to create it all the same
             connection.execute(sql.SQL("create schema {}").format(name))
     connection.execute(sql.SQL("set local search_path to {}").format(name))
@@ -87,10 +91,6 @@ def _refuse_newer(version: int, schema: str) -> None:
             f"the schema {schema!r} has version {version} of neoq's tables and this neoq knows only {VERSION}: it "
             "was used by a newer neoq; upgrade this one"
         )
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _first_line(error: Exception) -> str:
