@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+pytest_plugins = ["tests.postgres_server"]
 PATIENCE = 5.0
 
 

@@ -1,0 +1,253 @@
+"""The connections of one process to one PostgreSQL database: opened when needed, checked, never shared with a fork.
+
+Each is used by one thread at a time and then lies idle for the next. There is no pool of the driver's own: it
+opens connections in threads, which would hide from the caller why it cannot, and outlive a fork badly.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
+
+from neoq.errors import BackendError, BackendUnavailable
+from neoq.postgres_arrays import register
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+CONNECT_TIMEOUT = 10  # seconds, unless the URL says otherwise
+_AWAY = frozenset(
+    """08000 08001 08003 08004 08006 25006 40001 40P01 53000 53100 53200 53300 53400 55P03 57014 57P01 57P02
+    57P03 57P04 57P05 58000 58030""".split()
+)  # what passes: failures of the connection, shutdowns, failovers, too many connections, locks, a full disk
+_TRIES = 3  # of a statement that met a deadlock
+DOUBT_LASTS = 3.0  # seconds to wait for the server to end a statement whose reply was lost
+
+
+class Connections:
+    """The idle connections of one process, and how to open more."""
+
+    def __init__(self, url: str, *, size: int) -> None:
+        self._conninfo = _with_defaults(url)
+        self.where = describe(url)
+        self.direct = True  # False: through a PgBouncer that gives each transaction another session
+        self._idle: list[Connection] = []
+        self._lock = threading.Lock()
+        self._room = threading.Semaphore(size)
+        self._closed = False
+        self._lost: list[int] = []  # sessions that broke while they executed something
+        _all.add(self)
+        self._known: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+    # -- open and close ---------------------------------------------------------------------------------
+
+    def connect(self) -> Connection:
+        """A new connection, in autocommit; BackendUnavailable where there is none to be had."""
+        try:
+            connection: Connection = psycopg.connect(self._conninfo, autocommit=True)
+        except psycopg.Error as error:
+            raise BackendUnavailable(
+                f"cannot connect to {self.where}: {_text_of(error)}{_advice(error)}"
+            ) from error
+        connection.prepare_threshold = 1 if self.direct else None
+        register(connection)
+        self._known.add(connection)
+        return connection
+
+    def close(self) -> None:
+        """Close what is idle; what is in use is closed when it comes back."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+        _all.discard(self)
+
+    @contextmanager
+    def use(self) -> Iterator[Connection]:
+        """A connection for one thread; psycopg's errors leave it as BackendError."""
+        with self._room:
+            connection = self.take()
+            session = connection.pgconn.backend_pid
+            try:
+                yield connection
+            except psycopg.Error as error:
+                if connection.closed:
+                    self._lost = [*self._lost[-99:], session]
+                raise self.wrapped(error, connection) from error
+            finally:
+                self.give(connection)
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Execute one statement, which is a transaction of its own; again where it met a deadlock."""
+        for left in range(_TRIES - 1, -1, -1):
+            with self.use() as connection:
+                try:
+                    cursor = connection.execute(statement, values, binary=True)  # type: ignore[call-overload]
+                    return cursor.fetchall() if cursor.description else []
+                except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
+                    if not left:
+                        raise
+        raise AssertionError
+
+    def await_end(self, part: str) -> bool:
+        """Wait until no session executes a statement any more whose reply was lost; False where one goes on."""
+        give_up = time.monotonic() + DOUBT_LASTS
+        while self.execute(
+            "select 1 from pg_stat_activity where pid = any (%s::int[]) and state = 'active'"
+            " and position(%s in query) > 0",
+            (self._lost[-100:], part),
+        ):
+            if time.monotonic() > give_up:
+                return False
+            time.sleep(0.02)
+        return self.direct  # behind a PgBouncer there is no telling
+
+    def take(self) -> Connection:
+        """An idle connection that lives, or a new one."""
+        while True:
+            with self._lock:
+                connection = self._idle.pop() if self._idle else None
+            if connection is None:
+                return self.connect()
+            if is_alive(connection):
+                return connection
+            connection.close()
+
+    def give(self, connection: Connection) -> None:
+        """Take a connection back."""
+        if connection.closed:
+            return
+        if connection.info.transaction_status != TransactionStatus.IDLE:
+            connection.close()  # what it was doing was broken off
+            return
+        with self._lock:
+            if not self._closed:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    # -- errors -----------------------------------------------------------------------------------------
+
+    def wrapped(self, error: psycopg.Error, connection: Connection | None = None) -> BackendError:
+        """One of our errors for one of psycopg's, which is its cause."""
+        broken = connection is not None and connection.closed
+        state = error.sqlstate
+        if broken or state in _AWAY or (state is None and isinstance(error, psycopg.OperationalError)):
+            unknown = broken and state is None
+            return BackendUnavailable(
+                f"{self.where}: {_text_of(error)}{_reason(state)}", outcome_unknown=unknown
+            )
+        if isinstance(error, (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)):
+            return BackendError(
+                f"{self.where}: {_text_of(error)}; neoq's tables are gone: call neoq.migrate(url)"
+            )
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            return BackendError(
+                f"{self.where}: {_text_of(error)}; this user needs usage on the schema, select, insert, update "
+                "and delete on its tables, usage on its sequences, execute on its functions"
+            )
+        return BackendError(f"{self.where}: {_text_of(error)}")
+
+    # -- fork -------------------------------------------------------------------------------------------
+
+    def forked_in_child(self) -> None:
+        """Leave the parent's connections alone, but for their sockets, which would outlive the parent here."""
+        for connection in list(self._known):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))  # never finished: that would end the session
+            pgconn = connection.pgconn
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(pgconn))
+            try:
+                os.close(pgconn.socket)
+            except (OSError, psycopg.Error):
+                pass
+        self._known = weakref.WeakSet()
+        self._idle = []
+        self._lock = threading.Lock()
+        self._closed = True
+
+
+def is_alive(connection: Connection) -> bool:
+    """Whether an idle connection still is one: a server that ended it has written so, or hung up."""
+    if connection.closed:
+        return False
+    try:
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+        return not poll.poll(0)
+    except (OSError, psycopg.Error):
+        return False
+
+
+def _with_defaults(url: str) -> str:
+    """The URL with what notices a dead server or network, unless it says otherwise."""
+    given = conninfo_to_dict(url)
+    defaults: dict[str, Any] = {
+        "application_name": "neoq",
+        "connect_timeout": CONNECT_TIMEOUT,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 20_000,
+    }
+    return make_conninfo(url, **{name: value for name, value in defaults.items() if name not in given})
+
+
+def describe(url: str) -> str:
+    """Where a URL leads, without its password."""
+    given = conninfo_to_dict(url)
+    user = f"{given['user']}@" if given.get("user") else ""
+    port = f":{given['port']}" if given.get("port") else ""
+    return f"postgresql://{user}{given.get('host') or ''}{port}/{given.get('dbname') or ''}"
+
+
+def _text_of(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _advice(error: psycopg.Error) -> str:
+    """What to do about a connection that could not be made; libpq tells the reason in words only."""
+    words = str(error)
+    for sign, advice in (
+        ("password", "check the user and the password in the URL, and pg_hba.conf on the server"),
+        ("does not exist", "check the database and the user in the URL; neoq makes neither"),
+        ("refused", "nothing listens there: check host and port in the URL, and that the server runs"),
+        ("resolve", "check the host in the URL"),
+        ("could not translate", "check the host in the URL"),
+        ("timeout", "the host does not answer: check host and port in the URL, and the network between"),
+        ("SSL", "see sslmode and the other ssl options of libpq, which the URL takes"),
+        ("too many", "raise max_connections on the server, or put a PgBouncer before it"),
+    ):
+        if sign in words:
+            return f"; {advice}"
+    return ""
+
+
+def _reason(state: str | None) -> str:
+    if state == "55P03":
+        return "; another transaction holds that fingerprint and was waited for in vain"
+    if state == "25006":
+        return "; this server takes no writes: it is a replica, or was made read-only"
+    return ""
+
+
+_all: weakref.WeakSet[Connections] = weakref.WeakSet()
+
+
+def _forked_in_child() -> None:
+    for connections in list(_all):
+        connections.forked_in_child()
+    _all.clear()
+
+
+os.register_at_fork(after_in_child=_forked_in_child)

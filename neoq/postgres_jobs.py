@@ -1,0 +1,418 @@
+"""Jobs as rows: what the statements of PostgresBackend send, and what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, NamedTuple, Protocol
+
+import orjson
+
+from neoq.job import CODEC, FINISHED, Job, OnDuplicate, Status, Unique
+from neoq.postgres_arrays import bools, byteas, float8s, int2s, int4s, int8s, texts, uuids
+from neoq.store import Outcome, QueueCounts
+
+STATUSES = (
+    Status.PENDING,
+    Status.RETRYING,
+    Status.RUNNING,
+    Status.SUCCEEDED,
+    Status.DEAD,
+    Status.CANCELLED,
+)
+NUMBER = {status: number for number, status in enumerate(STATUSES)}
+_UNIQUENESS: dict[Unique, int] = {False: 0, True: 1, "until_started": 2}
+_UNIQUE: dict[int, Unique] = {0: False, 1: True, 2: "until_started"}
+_ON_DUPLICATE: dict[OnDuplicate, int] = {"return": 0, "raise": 1, "replace": 2}
+_FIELDS = ("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled")  # of QueueCounts
+
+_BOTH = (
+    "id, queue, status, priority, run_after, created_at, uniqueness, crashes, retries, max_retries, deadline,"
+    " fingerprint, kind, key, batch, meta, payload, ran_at, error, traceback, progress, progress_text"
+)
+_UNFINISHED = (
+    f"{_BOTH}, token, (select w.id from {{schema}}.workers w where w.number = worker) as worker_id, cancel,"
+    " run_after > {schema}.clock(), null::float8, null::bytea"
+)
+_FINISHED = f"{_BOTH}, 0::bigint, null::text, false, false, finished_at, result"
+_CLAIMED = (
+    "id, queue, priority, run_after, created_at, payload, crashes, retries, uniqueness, max_retries, deadline,"
+    " fingerprint, kind, key, batch, meta, error, traceback"
+)
+_PLAIN = (0, 0, 1, None, None, None, None, None, None, None, None, None)  # from crashes on, as most jobs are
+
+
+class Arrays(Protocol):
+    """How arrays are given to a connection: in binary to ours, as lists to a caller's own."""
+
+    def int2s(self, values: Sequence[int | None]) -> Any: ...  # noqa: D102
+    def int4s(self, values: Sequence[int | None]) -> Any: ...  # noqa: D102
+    def int8s(self, values: Sequence[int | None]) -> Any: ...  # noqa: D102
+    def float8s(self, values: Sequence[float | None]) -> Any: ...  # noqa: D102
+    def bools(self, values: Sequence[bool]) -> Any: ...  # noqa: D102
+    def texts(self, values: Sequence[str | None]) -> Any: ...  # noqa: D102
+    def byteas(self, values: Sequence[bytes | None]) -> Any: ...  # noqa: D102
+    def uuids(self, values: Sequence[bytes | None]) -> Any: ...  # noqa: D102
+
+
+class Binary:
+    """Arrays for our own connections."""
+
+    int2s = staticmethod(int2s)
+    int4s = staticmethod(int4s)
+    int8s = staticmethod(int8s)
+    float8s = staticmethod(float8s)
+    bools = staticmethod(bools)
+    texts = staticmethod(texts)
+    byteas = staticmethod(byteas)
+    uuids = staticmethod(uuids)
+
+
+class Lists:
+    """Arrays for a caller's connection, whichever driver it has."""
+
+    int2s = int4s = int8s = float8s = bools = texts = byteas = staticmethod(list)
+
+    @staticmethod
+    def uuids(values: Sequence[bytes | None]) -> list[str | None]:
+        """UUIDs as text."""
+        return [None if value is None else value.hex() for value in values]
+
+
+BINARY, LISTS = Binary(), Lists()
+
+
+class Statements:
+    """The statements for one schema."""
+
+    def __init__(self, schema: str) -> None:
+        s = '"' + schema.replace('"', '""') + '"'
+        self.schema = s
+        self.add = (
+            f"select place, id, run_after, created_at, deadline, duplicate from {s}.add(%s::text[], %s::bytea[],"
+            " %s::uuid[], %s::uuid[], %s::float8[], %s::float8[], %s::smallint[], %s::smallint[], %s::smallint[],"
+            " %s::int[], %s::float8[], %s::float8[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bytea[],"
+            " %s::smallint, %s::text[], %s::text, %s::text)"
+        )
+        self.added_by = (
+            "select added_by, id, run_after, created_at, deadline from {table} where id > %s and"
+            " added_by = any (%s::uuid[])"
+        )
+        self.added_by = " union all ".join(
+            self.added_by.format(table=f"{s}.{table}") for table in ("jobs", "history")
+        )
+        self.last_id = f"select last_value from {s}.job_ids"  # noqa: S608
+        self.ready_within = f"select {s}.ready_within(%s::text, %s::int)"
+        self.claim = f"select {_CLAIMED} from {s}.claim(%s::int, %s::bigint, %s::text[], %s::int[], %s::text[])"
+        self.unclaim = (
+            f"update {s}.jobs set status = case when retries > 0 then 1 else 0 end, token = null, worker = null"  # noqa: S608
+            " where status = 2 and worker = %s and token = %s"
+        )
+        self.succeed = (
+            f"select * from {s}.succeed(%s::bigint[], %s::bigint[], %s::float8[], %s::float8[], %s::bytea[],"
+            " %s::float8, %s::boolean)"
+        )
+        self.settle = (
+            f"select * from {s}.settle(%s::bigint[], %s::bigint[], %s::smallint[], %s::float8[], %s::boolean[],"
+            " %s::float8[], %s::float8[], %s::text[], %s::text[], %s::bytea[], %s::float8[], %s::text[], %s::float8,"
+            " %s::boolean, %s::boolean, %s::boolean)"
+        )
+        self.completed = (
+            f"select id, true from {s}.history h where exists (select from unnest(%s::bigint[], %s::bigint[]) i (id,"
+            f" token) where h.id = i.id and h.completed = i.token) union all select j.id, false from {s}.jobs j"
+            " where exists (select from unnest(%s::bigint[], %s::bigint[]) i (id, token) where j.id = i.id and"
+            " j.token = i.token and j.status = 2)"
+        )
+        self.extend = f"select id, lost from {s}.extend(%s::int, %s::bigint[], %s::bigint[], %s::float8[], %s::text[])"
+        self.beat = (
+            f"select {s}.beat(%s::int, %s::text, %s::text, %s::int, %s::float8, %s::text[], %s::int, %s::boolean)"
+        )
+        self.leave = f"update {s}.workers set beat_at = 0, locked = true where number = %s"  # noqa: S608
+        self.workers = (
+            f"select id, host, pid, started_at, beat_at, queues, running from {s}.workers"  # noqa: S608
+            f" where beat_at >= {s}.clock() - %s order by started_at, id"
+        )
+        self.dead_workers = f"select 1 from {s}.dead_workers(%s::int, %s::float8, %s::float8, %s::int) limit 1"
+        returned = _UNFINISHED.format(schema=s)
+        self.reclaim = (
+            f"select {returned} from {s}.reclaim(%s::int, %s::float8, %s::float8, %s::int, %s::float8, %s::int)"
+        )
+        self.change = f"select id, queue, done from {s}.change(%s::bigint[], %s::uuid[], %s::text)"
+        self.tick = f"select {s}.tick(%s::text, %s::float8)"
+        self.last_tick = f"select tick from {s}.ticks where cron = %s"  # noqa: S608
+        self.prune = f"select {s}.prune(%s::float8, %s::int)"
+        self.trim = f"select id, queue from {s}.trim_history(%s::boolean, %s::bigint)"
+        self.sum_up = f"select {s}.sum_up()"
+        self.pause = (
+            f"insert into {s}.queues (queue, paused) values (%s, %s)"  # noqa: S608
+            " on conflict (queue) do update set paused = excluded.paused"
+        )
+        self.counts = (
+            "select queue, case status when 2 then 3 else case when due then 0 else 1 + status end end, n from ("  # noqa: S608
+            f" select queue, status, status < 2 and run_after <= {s}.clock() as due, count(*) as n"
+            f" from {s}.jobs group by 1, 2, 3) waiting"
+            f" union all select queue, 1 + status, sum(n)::bigint from {s}.tally group by 1, 2"
+        )
+        self.queues = f"select queue, paused from {s}.queues"  # noqa: S608
+        self.find_unfinished = f"(select {returned} from {s}.jobs where {{}} order by id desc limit %s)"  # noqa: S608
+        self.find_finished = f"(select {_FINISHED} from {s}.history where {{}} order by id desc limit %s)"  # noqa: S608
+
+
+def held(job: Job) -> bytes | None:
+    """What a job keeps others from having, in 16 bytes; None for one that is not unique."""
+    if not job.unique:
+        return None
+    own = job._own_fingerprint
+    if own is None:
+        return bytes.fromhex(job.fingerprint)
+    if len(own) == 32 and not own.strip("0123456789abcdef"):  # one that we computed
+        return bytes.fromhex(own)
+    return blake2b(own.encode(), digest_size=16).digest()
+
+
+def add_values(
+    jobs: Sequence[Job],
+    tokens: Sequence[bytes | None],
+    arrays: Arrays,
+    *,
+    new_queues: Sequence[str] = (),
+    notify: str | None = None,
+    patience: str | None = None,
+) -> tuple[Any, ...]:
+    """The values of `Statements.add`."""
+    plain = (
+        arrays.texts([job.queue for job in jobs]),
+        arrays.byteas([job._data for job in jobs]),
+        arrays.uuids([held(job) for job in jobs]),
+        arrays.uuids(tokens) if any(tokens) else None,
+    )
+    special = (None,) * 13
+    if any(job._special for job in jobs):
+        special = _special(jobs, arrays)
+    rest = (CODEC, arrays.texts(new_queues) if new_queues else None, notify, patience)
+    return (*plain, *special, *rest)
+
+
+def _special(jobs: Sequence[Job], arrays: Arrays) -> tuple[Any, ...]:
+    return (
+        arrays.float8s([job._asked_run_after[0] for job in jobs]),
+        arrays.float8s([job._asked_run_after[1] for job in jobs]),
+        arrays.int2s([job.priority for job in jobs]),
+        arrays.int2s([_UNIQUENESS[job.unique] for job in jobs]),
+        arrays.int2s([_ON_DUPLICATE[job.on_duplicate] for job in jobs]),
+        arrays.int4s([job.max_retries for job in jobs]),
+        arrays.float8s([job._deadline if job._asked_deadline[1] is None else None for job in jobs]),
+        arrays.float8s([job._asked_deadline[1] for job in jobs]),
+        arrays.texts([job._own_fingerprint for job in jobs]),
+        arrays.texts([job.kind for job in jobs]),
+        arrays.texts([job.key for job in jobs]),
+        arrays.texts([job.group for job in jobs]),
+        arrays.byteas([orjson.dumps(dict(job.meta)) if job.meta else None for job in jobs]),
+    )
+
+
+def accept(jobs: Sequence[Job], rows: list[tuple[Any, ...]]) -> list[int]:
+    """Give jobs what the server gave them; return the ids of holders, 0 where the job itself was stored."""
+    if len(rows) > 1:
+        if rows[-1][0] is not None:  # some are duplicates: then all are told once more, each with its place
+            rows = [row for row in rows if row[0] is not None]
+        rows.sort(key=_place_or_id)
+    placed = zip(jobs, rows, strict=True)
+    holders = []
+    for job, (_, job_id, run_after, created_at, deadline, duplicate) in placed:
+        if duplicate:
+            holders.append(job_id)
+            continue
+        holders.append(0)
+        job.id = job_id
+        job._run_after = run_after
+        job._created_at = created_at
+        job._deadline = deadline
+    return holders
+
+
+def _place_or_id(row: tuple[Any, ...]) -> Any:
+    return row[1] if row[0] is None else row[0]
+
+
+def claimed(row: Sequence[Any], token: int, worker: str) -> Job:
+    """The job that a claim returned."""
+    job = Job.__new__(Job)
+    job.id, job.queue, job.priority, job._run_after, job._created_at, job._data = row[:6]
+    job.status = Status.RUNNING
+    job._token = token
+    job.worker = worker
+    job._special = True
+    if row[6:] != _PLAIN:
+        (
+            job.crashes,
+            job.retries,
+            uniqueness,
+            job.max_retries,
+            job._deadline,
+            job._own_fingerprint,
+            job.kind,
+            job.key,
+            job.group,
+            meta,
+            job.error,
+            job.traceback,
+        ) = row[6:]
+        job.unique = _UNIQUE[uniqueness]
+        if meta is not None:
+            job.meta = orjson.loads(meta)
+    return job
+
+
+def job_of(row: Sequence[Any]) -> Job:
+    """The snapshot that a row of `Statements.find` describes; a caller's driver may give bytes as memoryview."""
+    job = Job.__new__(Job)
+    (
+        job.id,
+        job.queue,
+        status,
+        job.priority,
+        job._run_after,
+        job._created_at,
+        uniqueness,
+        job.crashes,
+        job.retries,
+        job.max_retries,
+        job._deadline,
+        job._own_fingerprint,
+        job.kind,
+        job.key,
+        job.group,
+        meta,
+        data,
+        job._ran_at,
+        job.error,
+        job.traceback,
+        progress,
+        progress_text,
+        token,
+        job.worker,
+        job._cancel,
+        job._waits,
+        job._finished_at,
+        result,
+    ) = row
+    job.status = STATUSES[status]
+    job._data = bytes(data)
+    job._result = None if result is None else bytes(result)
+    job._token = token or 0
+    job.unique = _UNIQUE[uniqueness]
+    job._special = True
+    if meta is not None:
+        job.meta = orjson.loads(bytes(meta))
+    if progress is not None:
+        job._progress = (progress, progress_text or "")
+    return job
+
+
+def find_query(
+    statements: Statements,
+    *,
+    ids: Iterable[int] | None,
+    queue: str | None,
+    status: Status | None,
+    limit: int,
+    after: int | None,
+) -> tuple[str, list[Any]]:
+    """The query for snapshots, newest first, and its values."""
+    where, values = ["true"], list[Any]()
+    if ids is not None:
+        where.append("id = any (%s::bigint[])")
+        values.append(list(ids))
+    if status is not None:
+        where.append(f"status = {NUMBER[status]}")
+    for condition, value in (("queue = %s", queue), ("id < %s", after)):
+        if value is not None:
+            where.append(condition)
+            values.append(value)
+    limit = min(limit, 2**31 - 1)
+    parts, given = [], []
+    if status not in FINISHED:
+        parts.append(statements.find_unfinished.format(" and ".join(where)))
+        given += [*values, limit]
+    if status is None or status in FINISHED:
+        parts.append(statements.find_finished.format(" and ".join(where)))
+        given += [*values, limit]
+    if len(parts) == 1:
+        return parts[0], given
+    return f"{' union all '.join(parts)} order by 1 desc limit %s", [*given, limit]
+
+
+def succeed_values(outcomes: Sequence[Outcome], skew: float, *, keep: bool) -> tuple[Any, ...]:
+    """The values of `Statements.succeed`."""
+    ids = int8s([outcome.lease.job_id for outcome in outcomes])
+    tokens = int8s([outcome.lease.token for outcome in outcomes])
+    if not keep:
+        return ids, tokens, None, None, None, skew, False
+    results = [outcome.result for outcome in outcomes]
+    return (
+        ids,
+        tokens,
+        float8s([outcome.started_at for outcome in outcomes]),
+        float8s([outcome.finished_at for outcome in outcomes]),
+        byteas(results) if any(results) else None,
+        skew,
+        True,
+    )
+
+
+def settle_values(
+    outcomes: Sequence[Outcome],
+    arrays: Arrays,
+    skew: float,
+    *,
+    keep: bool,
+    completed: bool = False,
+    skip: bool = False,
+) -> tuple[Any, ...]:
+    """The values of `Statements.settle`."""
+    failures = [outcome.failure for outcome in outcomes]
+    progress = [outcome.lease.progress or (None, None) for outcome in outcomes]
+    return (
+        arrays.int8s([outcome.lease.job_id for outcome in outcomes]),
+        arrays.int8s([outcome.lease.token for outcome in outcomes]),
+        arrays.int2s([NUMBER[outcome.status] for outcome in outcomes]),
+        arrays.float8s([outcome.run_after for outcome in outcomes]),
+        arrays.bools([outcome.charged for outcome in outcomes]),
+        arrays.float8s([outcome.started_at for outcome in outcomes]),
+        arrays.float8s([outcome.finished_at for outcome in outcomes]),
+        arrays.texts([failure and text(f"{failure.type}: {failure.message}") for failure in failures]),
+        arrays.texts([failure and text(failure.traceback) for failure in failures]),
+        arrays.byteas([outcome.result for outcome in outcomes]),
+        arrays.float8s([fraction for fraction, _ in progress]),
+        arrays.texts([text(words) for _, words in progress]),
+        skew,
+        keep,
+        completed,
+        skip,
+    )
+
+
+def text(value: str | None) -> str | None:
+    """A text that PostgreSQL can hold: an exception's message may have anything in it, NUL included."""
+    return (
+        None if value is None else value.encode("utf-8", "replace").decode().replace("\0", "\N{SYMBOL FOR NULL}")
+    )
+
+
+class Named(NamedTuple):
+    """A queue as the store knows it."""
+
+    queue: str
+    paused: bool
+
+
+def counts_of(rows: Iterable[tuple[str, int, int]], queues: Mapping[str, bool]) -> list[QueueCounts]:
+    """Counts of each queue from (queue, kind, number), which may name a kind more than once."""
+    numbers: dict[str, dict[str, int]] = {queue: {} for queue in queues}
+    for queue, kind, number in rows:
+        of_queue = numbers.setdefault(queue, {})
+        of_queue[_FIELDS[kind]] = of_queue.get(_FIELDS[kind], 0) + number
+    return [
+        QueueCounts(queue, paused=queues.get(queue, False), **numbers[queue]) for queue in sorted(numbers)
+    ]
