@@ -171,8 +171,6 @@ class PostgresBackend(Backend):
                     f"{self._connections.where} is PostgreSQL {connection.info.server_version // 10000}; neoq "
                     "needs 13 or newer"
                 )
-            for row in connection.execute("select pg_backend_pid()"):
-                self._connections.direct = row[0] == connection.info.backend_pid
             if self.config.migrate:
                 postgres_schema.migrate(connection, self.config.schema)
             else:
