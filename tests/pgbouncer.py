@@ -18,7 +18,7 @@ from tests.postgres_server import free_port, other_user
 PATIENCE = 10.0
 INI = """
 [databases]
-* = host={host} port={port} user={user} password={password}
+* = host={host} port={port} user={user} {password}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {listen}
@@ -37,8 +37,9 @@ needs_pgbouncer = pytest.mark.skipif(
 @pytest.fixture(scope="session")
 def pgbouncer_url(postgres_url: str) -> Iterator[str]:
     """The URL of the session's database, through a PgBouncer."""
-    server = {"host": "127.0.0.1", "port": 5432, "user": "postgres", "password": ""}
-    server |= {name: value for name, value in conninfo_to_dict(postgres_url).items() if value}
+    given = {name: value for name, value in conninfo_to_dict(postgres_url).items() if value}
+    server = {"host": "127.0.0.1", "port": 5432, "user": "postgres", "dbname": "postgres", **given}
+    server["password"] = f"password={given['password']}" if "password" in given else ""
     listen = free_port()
     directory = Path(tempfile.mkdtemp(prefix="neoq-pgbouncer-"))
     directory.chmod(0o755)
