@@ -65,7 +65,9 @@ class PostgresConfig(Config):
     """The settings of `PostgresBackend`: those of every backend, and the database's."""
 
     url: str = setting(
-        "", Kind("a URL such as postgresql://user@host/database", str), "Where the database is, as libpq reads it."
+        "",
+        Kind("a URL such as postgresql://user@host/database", str),
+        "Where the database is, as libpq reads it.",
     )
     schema: str = setting(
         "neoq",
@@ -201,6 +203,7 @@ class PostgresBackend(Backend):
                 )
         finally:
             try:
+                self._adder.close()
                 self._presence.close()
             finally:
                 self._connections.close()
@@ -218,7 +221,7 @@ class PostgresBackend(Backend):
             known = self._adder.known(token)
             if known is not None:
                 return known
-        capacities = self._capacities(jobs)
+        capacities = {} if self._is_boundless(jobs) else self._capacities(jobs)
         if capacities and not self.in_runner():
             added = self._add_bounded(jobs, token, capacities)
         elif len(jobs) == 1 and jobs[0].on_duplicate != "raise":
@@ -228,6 +231,9 @@ class PostgresBackend(Backend):
         for queue in {job.queue for job in jobs}:
             self._notify(queue, "ready")
         return added
+
+    def _is_boundless(self, jobs: Sequence[Job]) -> bool:
+        return len(jobs) == 1 and self.capacity_of(jobs[0].queue) is None
 
     def _capacities(self, jobs: Sequence[Job]) -> dict[str, int]:
         """The capacity of each queue of a batch that has one; QueueFullError where it can never fit."""
@@ -429,7 +435,14 @@ class PostgresBackend(Backend):
         quiet, gone = presence.patience
         rows = self._execute(
             self._statements.reclaim,
-            (presence.number, quiet, gone, presence.lock_class, 3 * self.config.heartbeat, self.config.max_crashes),
+            (
+                presence.number,
+                quiet,
+                gone,
+                presence.lock_class,
+                3 * self.config.heartbeat,
+                self.config.max_crashes,
+            ),
         )
         jobs = [job_of(row) for row in rows]
         returned = [job for job in jobs if not job.finished]

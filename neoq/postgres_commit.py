@@ -29,9 +29,9 @@ class _Call(Generic[T, R]):
 
 
 class GroupCommit(Generic[T, R]):
-    """Calls ``commit`` with what one or many threads want committed; it returns a value, or an error, for each."""
+    """Calls ``commit`` with what one or many threads want committed; it returns a value for each."""
 
-    def __init__(self, commit: Callable[[Sequence[T]], Sequence[R | BaseException]]) -> None:
+    def __init__(self, commit: Callable[[Sequence[T]], Sequence[R]]) -> None:
         self._commit = commit
         self._lock = threading.Lock()
         self._led = False
@@ -74,11 +74,7 @@ class GroupCommit(Generic[T, R]):
                 batch.append(self._waiting.popleft())
         try:
             for call, value in zip(batch, self._commit([call.item for call in batch]), strict=True):
-                if isinstance(value, BaseException):
-                    call.error = value
-                else:
-                    call.value = value
-                call.ended = True
+                call.value, call.ended = value, True
         except BaseException as error:
             for call in batch:
                 if not call.ended:

@@ -82,6 +82,11 @@ class Lists:
 BINARY, LISTS = Binary(), Lists()
 
 
+def channel_of(schema: str) -> str:
+    """The channel of a schema; channel() in SQL says the same."""
+    return f"neoq_{schema[:50]}"
+
+
 class Statements:
     """The statements for one schema."""
 
@@ -94,6 +99,26 @@ class Statements:
             " %s::int[], %s::float8[], %s::float8[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bytea[],"
             " %s::smallint, %s::text[], %s::text, %s::text)"
         )
+        # As add() does for plain jobs, without a function's costs; what meets a holder is left to that.
+        plain = (
+            f"insert into {s}.jobs (id, run_after, created_at, holds, added_by, priority, status, uniqueness, codec,"  # noqa: S608
+            f" queue, payload) select nextval('{s}.job_ids'), now, now, {{0}}, 0, 0, 1, {CODEC}, {{1}}"
+            f" from {s}.clock() now{{2}} on conflict (holds, queue) where holds is not null do nothing"
+            " returning id, run_after{3}"
+        )
+        quoted = channel_of(schema).replace("'", "''")
+        told = f", pg_notify('{quoted}', {{}}::text)".format
+        one = ("$1::uuid, $2::uuid", "$3::text, $4::bytea", "")
+        many = (
+            "i.holds, i.added_by",
+            "i.queue, i.payload",
+            ", unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[]) i (holds, added_by, queue, payload)"
+            " order by i.holds",
+        )
+        self.add_one = plain.format(*one, "").encode()
+        self.add_one_and_tell = plain.format(*one, told("$5")).encode()
+        self.add_several = plain.format(*many, ", holds").encode()
+        self.add_several_and_tell = plain.format(*many, ", holds" + told("$5")).encode()
         self.added_by = (
             "select added_by, id, run_after, created_at, deadline from {table} where id > %s and"
             " added_by = any (%s::uuid[])"
@@ -103,7 +128,9 @@ class Statements:
         )
         self.last_id = f"select last_value from {s}.job_ids"  # noqa: S608
         self.ready_within = f"select {s}.ready_within(%s::text, %s::int)"
-        self.claim = f"select {_CLAIMED} from {s}.claim(%s::int, %s::bigint, %s::text[], %s::int[], %s::text[])"
+        self.claim = (
+            f"select {_CLAIMED} from {s}.claim(%s::int, %s::bigint, %s::text[], %s::int[], %s::text[])"
+        )
         self.unclaim = (
             f"update {s}.jobs set status = case when retries > 0 then 1 else 0 end, token = null, worker = null"  # noqa: S608
             " where status = 2 and worker = %s and token = %s"
@@ -123,20 +150,20 @@ class Statements:
             " where exists (select from unnest(%s::bigint[], %s::bigint[]) i (id, token) where j.id = i.id and"
             " j.token = i.token and j.status = 2)"
         )
-        self.extend = f"select id, lost from {s}.extend(%s::int, %s::bigint[], %s::bigint[], %s::float8[], %s::text[])"
-        self.beat = (
-            f"select {s}.beat(%s::int, %s::text, %s::text, %s::int, %s::float8, %s::text[], %s::int, %s::boolean)"
+        self.extend = (
+            f"select id, lost from {s}.extend(%s::int, %s::bigint[], %s::bigint[], %s::float8[], %s::text[])"
         )
+        self.beat = f"select {s}.beat(%s::int, %s::text, %s::text, %s::int, %s::float8, %s::text[], %s::int, %s::boolean)"
         self.leave = f"update {s}.workers set beat_at = 0, locked = true where number = %s"  # noqa: S608
         self.workers = (
             f"select id, host, pid, started_at, beat_at, queues, running from {s}.workers"  # noqa: S608
             f" where beat_at >= {s}.clock() - %s order by started_at, id"
         )
-        self.dead_workers = f"select 1 from {s}.dead_workers(%s::int, %s::float8, %s::float8, %s::int) limit 1"
-        returned = _UNFINISHED.format(schema=s)
-        self.reclaim = (
-            f"select {returned} from {s}.reclaim(%s::int, %s::float8, %s::float8, %s::int, %s::float8, %s::int)"
+        self.dead_workers = (
+            f"select 1 from {s}.dead_workers(%s::int, %s::float8, %s::float8, %s::int) limit 1"
         )
+        returned = _UNFINISHED.format(schema=s)
+        self.reclaim = f"select {returned} from {s}.reclaim(%s::int, %s::float8, %s::float8, %s::int, %s::float8, %s::int)"
         self.change = f"select id, queue, done from {s}.change(%s::bigint[], %s::uuid[], %s::text)"
         self.tick = f"select {s}.tick(%s::text, %s::float8)"
         self.last_tick = f"select tick from {s}.ticks where cron = %s"  # noqa: S608
@@ -396,7 +423,9 @@ def settle_values(
 def text(value: str | None) -> str | None:
     """A text that PostgreSQL can hold: an exception's message may have anything in it, NUL included."""
     return (
-        None if value is None else value.encode("utf-8", "replace").decode().replace("\0", "\N{SYMBOL FOR NULL}")
+        None
+        if value is None
+        else value.encode("utf-8", "replace").decode().replace("\0", "\N{SYMBOL FOR NULL}")
     )
 
 

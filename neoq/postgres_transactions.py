@@ -38,9 +38,7 @@ class Joined:
             cause = _psycopg_error(error)
             if cause is not None:
                 raise self._connections.wrapped(cause) from error
-            raise BackendError(
-                f"the statement failed in the caller's transaction: {error}"
-            ) from error
+            raise BackendError(f"the statement failed in the caller's transaction: {error}") from error
 
     def sqlstate_of(self, error: BackendError) -> str | None:
         """The SQLSTATE behind one of our errors."""
