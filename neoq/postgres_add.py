@@ -14,8 +14,9 @@ from neoq.job import Job
 from neoq.postgres_arrays import byteas, texts, uuids
 from neoq.postgres_commit import GroupCommit
 from neoq.postgres_connections import Connection, Connections, is_alive
-from neoq.postgres_jobs import BINARY, LISTS, Statements, accept, add_values, find_query, held, job_of
+from neoq.postgres_jobs import BINARY, LISTS, accept, add_values, find_query, held, job_of
 from neoq.postgres_listen import Announcer, news
+from neoq.postgres_statements import Statements
 from neoq.postgres_transactions import Execute, Joined
 
 GROUP_PATIENCE = "100ms"  # for a fingerprint that another transaction holds, while others wait for the commit
@@ -59,16 +60,19 @@ class Adder:
         added = None if job._special else self._group((job, token))
         if added is None:
             [added] = self._insert([job], [token or None])
-        if token:
-            self._tokens.put(token, [added.id])
+        self.remember(token, [added])
         return added
 
     def add_many(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
         """Add jobs, all or none."""
         added = self._insert(jobs, [token or None] * len(jobs))
+        self.remember(token, added)
+        return added
+
+    def remember(self, token: bytes, added: Sequence[Job]) -> None:
+        """Let an add that is repeated with this token return the same jobs."""
         if token:
             self._tokens.put(token, [job.id for job in added])
-        return added
 
     def _commit(self, items: Sequence[tuple[Job, bytes]]) -> Sequence[Job | None]:
         """Add plain jobs of several threads; None for each that must be added by itself.
@@ -91,7 +95,7 @@ class Adder:
         if connection is None or not is_alive(connection):
             connection = self._group_connection = self._connections.connect()
             if self._connections.direct:
-                connection.execute(f"set lock_timeout = '{GROUP_PATIENCE}'")  # type: ignore[arg-type]
+                connection.execute(f"set lock_timeout = '{GROUP_PATIENCE}'")
         try:
             return self._insert_plain(connection, items)
         except psycopg.Error as error:

@@ -1,4 +1,4 @@
-"""The connections of one process to one PostgreSQL database: opened when needed, checked, never shared with a fork.
+"""The connections of one process to one PostgreSQL database: opened when needed, checked, not forked.
 
 Each is used by one thread at a time and then lies idle for the next. There is no pool of the driver's own: it
 opens connections in threads, which would hide from the caller why it cannot, and outlive a fork badly.
@@ -111,7 +111,7 @@ class Connections:
             connection = self.take()
             try:
                 cursor = connection.cursor(binary=True)
-                cursor.execute(statement, values)  # type: ignore[arg-type]
+                cursor.execute(statement, values)
                 result = cursor.pgresult
                 if result is not None and result.status == ExecStatus.TUPLES_OK:
                     return cursor.fetchall()
@@ -122,9 +122,9 @@ class Connections:
                 self.give(connection)
 
     def prepared(
-        self, connection: Connection, name: bytes, statement: bytes, values: Sequence[bytes | None]
+        self, connection: Connection, name: bytes, statement: bytes, values: Sequence[Any]
     ) -> PGresult:
-        """Execute a statement on a connection with as little ado as there can be: all values and results are binary.
+        """Execute a statement with as little ado as there can be; all values and results are binary.
 
         What a cursor does for each statement costs more than the server needs to add a job.
         """
@@ -138,7 +138,7 @@ class Connections:
         return _checked(pgconn.exec_prepared(name, values, [1] * len(values), 1))
 
     def await_end(self, part: str) -> bool:
-        """Wait until no session executes a statement any more whose reply was lost; False where one goes on."""
+        """Wait until no session executes a statement whose reply was lost; False where one still may."""
         give_up = time.monotonic() + DOUBT_LASTS
         while self.execute(
             "select 1 from pg_stat_activity where pid = any (%s::int[]) and state = 'active'"
@@ -191,15 +191,15 @@ class Connections:
             )
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
             return BackendError(
-                f"{self.where}: {_text_of(error)}; this user needs usage on the schema, select, insert, update "
-                "and delete on its tables, usage on its sequences, execute on its functions"
+                f"{self.where}: {_text_of(error)}; this user needs usage on the schema and its sequences, and "
+                "select, insert, update and delete on its tables"
             )
         return BackendError(f"{self.where}: {_text_of(error)}")
 
     # -- fork -------------------------------------------------------------------------------------------
 
     def forked_in_child(self) -> None:
-        """Leave the parent's connections alone, but for their sockets, which would outlive the parent here."""
+        """Leave the parent's connections alone, but for the sockets: open here, they would outlive it."""
         for connection in list(self._sessions):
             ctypes.pythonapi.Py_IncRef(
                 ctypes.py_object(connection)

@@ -17,7 +17,7 @@ import psycopg
 from neoq.config import SafeLogger
 from neoq.errors import BackendError
 from neoq.postgres_connections import Connection, Connections
-from neoq.postgres_jobs import Statements, channel_of
+from neoq.postgres_statements import Statements, channel_of
 from neoq.store import Notify, WorkerInfo
 from neoq.threads import join
 
@@ -120,7 +120,7 @@ class Presence:
                 "set lock_timeout = '5s'"
             )  # of a session of ours that the server still believes in
             connection.execute("select pg_advisory_lock(%s::int, %s::int)", (self.lock_class, number))
-            connection.execute(f'listen "{channel_of(self._schema)}"')  # type: ignore[arg-type]
+            connection.execute(f'listen "{channel_of(self._schema)}"')
         except psycopg.Error as error:
             connection.close()
             raise self._connections.wrapped(error, connection) from error
@@ -218,8 +218,8 @@ class Presence:
 class Announcer:
     """Tells other processes that there are jobs: at once where nothing was told just before, else soon after.
 
-    A notification holds a lock over the whole server while its transaction commits, so they are few: the first
-    goes with the jobs' own commit, and those that follow closely are sent as one by a thread.
+    A notification holds a lock over the whole server while its transaction commits, so they are few: the
+    first goes with the jobs' own commit, and those that follow closely are sent as one by a thread.
     """
 
     def __init__(self, connections: Connections, schema: str, log: SafeLogger) -> None:
