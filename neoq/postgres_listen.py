@@ -244,6 +244,7 @@ class Announcer:
     def afterwards(self, queues: Iterable[str]) -> None:
         """Tell of queues whose jobs were committed without a notification."""
         with self._changed:
+            first = not self._pending
             self._pending.update(queues)
             if self._thread is None and not self._closing:
                 self._thread = threading.Thread(target=self._run, name="neoq-announcer", daemon=True)
@@ -251,7 +252,7 @@ class Announcer:
                     self._thread.start()
                 except RuntimeError:  # the interpreter is going down; others find the jobs when they look
                     self._thread = None
-            elif len(self._pending) == 1:
+            elif first:  # else it is awake, or will look by itself
                 self._changed.notify()
 
     def tell(self, payload: str) -> None:
