@@ -101,6 +101,9 @@ class Statements:
         self.added_by = " union all ".join(
             self.added_by.format(table=f"{s}.{table}") for table in ("jobs", "history")
         )
+        self.introduce = (
+            f"insert into {s}.queues (queue) select unnest(%s::text[]) order by 1 on conflict do nothing"  # noqa: S608
+        )
         self.last_id = f"select last_value from {s}.job_ids"  # noqa: S608
         self.ready_within = f"select {s}.ready_within(%s::text, %s::int)"
         self.claim = f"select {_CLAIMED} from {s}.claim(%s::int, %s::bigint, %s::text[], %s::int[], %s::text[])"
