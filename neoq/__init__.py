@@ -42,6 +42,7 @@ from neoq.worker import current_job
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from neoq.redis_backend import RedisBackend
     from neoq.sqlite_backend import SqliteBackend
 
 __version__ = "0.1.0"
@@ -69,6 +70,7 @@ __all__ = [
     "PayloadError",
     "QueueCounts",
     "QueueFullError",
+    "RedisBackend",
     "Retry",
     "RetryPolicy",
     "ShutdownReport",
@@ -88,6 +90,13 @@ __all__ = [
 _SCHEMES = {
     "memory": ("neoq.mem_backend", "MemBackend"),
     "sqlite": ("neoq.sqlite_backend", "SqliteBackend"),
+    "redis": ("neoq.redis_backend", "RedisBackend"),
+    "rediss": ("neoq.redis_backend", "RedisBackend"),
+    "redis+unix": ("neoq.redis_backend", "RedisBackend"),
+    "redis+sentinel": ("neoq.redis_backend", "RedisBackend"),
+    "rediss+sentinel": ("neoq.redis_backend", "RedisBackend"),
+    "redis+cluster": ("neoq.redis_backend", "RedisBackend"),
+    "rediss+cluster": ("neoq.redis_backend", "RedisBackend"),
 }
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.redis_server import redis_prefix, redis_url  # noqa: F401  # fixtures
+
 PATIENCE = 5.0
 
 
