@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest_plugins = ["tests.postgres_server"]
+pytest_plugins = ["tests.postgres_server", "tests.redis_server"]
+
 PATIENCE = 5.0
 
 

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "neoq"
 LEAVES = {
     *("errors", "job", "config", "retry", "store", "clock", "mem_queues", "threads"),
     *("sqlite_schema", "sqlite_file", "sqlite_jobs", "sqlite_locks"),
+    *("redis_keys", "redis_records", "redis_scripts", "redis_connection", "redis_wakes"),
 }
 ENGINE = {
     *("engine", "worker", "executor", "source", "fetcher", "settler", "keeper"),
@@ -33,7 +34,8 @@ THIRD_PARTIES = {
     "sqlite_file": {"sqlite3"},
     "sqlite_jobs": {"sqlite3"},
     "postgres_backend": {"psycopg", "psycopg_pool"},
-    "redis_backend": {"redis"},
+    "redis_connection": {"redis"},
+    "redis_wakes": {"redis"},
     "testing": {"pytest"},
     "django": {"django", "django_tasks"},
     "flask": {"flask"},
