@@ -41,7 +41,9 @@ SETTINGS = {
 class PostgresServer:
     """A server in a directory of its own; it can be stopped, killed and started again."""
 
-    def __init__(self, directory: Path, *, version: str = "18", settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, version: str = "18", settings: dict[str, str] | None = None
+    ) -> None:
         self._directory = directory
         self._data = directory / "data"
         self._settings = SETTINGS | (settings or {})
