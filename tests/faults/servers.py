@@ -115,5 +115,5 @@ def redis() -> Iterator[FaultyServer]:
 
 SERVERS: dict[str, Callable[[], AbstractContextManager[FaultyServer]]] = {
     "postgres": postgres,
-    "redis": valkey,
+    "redis": redis,
 }
