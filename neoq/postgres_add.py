@@ -235,10 +235,18 @@ class Adder:
 
     # -- in a transaction of the caller's ---------------------------------------------------------------
 
+    def introduce(self, queues: set[str]) -> None:
+        """Let the server know queues, at once: where a caller's transaction did it, all would wait for its end."""
+        new = queues - self.queues
+        if new:
+            self._execute(self._statements.introduce, (sorted(new),))
+            self.queues |= new
+
     def add_joined(self, joined: Joined, jobs: Sequence[Job]) -> list[Job]:
         """Add jobs inside a caller's transaction; its commit tells other processes, and this one."""
         queues = {job.queue for job in jobs}
-        values = add_values(jobs, [], LISTS, new_queues=list(queues), notify=news("r", queues))
+        new = queues - self.queues
+        values = add_values(jobs, [], LISTS, new_queues=list(new), notify=news("r", queues))
         refuses = any(job.on_duplicate == "raise" for job in jobs)
         if refuses:
             joined("savepoint neoq")

@@ -262,6 +262,7 @@ class PostgresBackend(Backend):
             full = self._full_queue(joined, _wanted(jobs, capacities), capacities)
             if full is not None:
                 raise _full(full, capacities[full], None)
+        self._adder.introduce({job.queue for job in jobs})
         return self._adder.add_joined(joined, jobs)
 
     def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:

