@@ -26,6 +26,7 @@ import future_jobs
 import import_time
 import latency
 import memory
+import sqlite
 import throughput
 from contenders import CONTENDERS
 from contest import Bar, Contest, Measures
@@ -38,6 +39,7 @@ CONTESTS: dict[str, Contest] = {
     **future_jobs.CONTESTS,
     **memory.CONTESTS,
     **import_time.CONTESTS,
+    **sqlite.CONTESTS,
 }
 CHILD_SECONDS = 600
 

@@ -138,6 +138,7 @@ class SqliteFile:
             connection.execute(f"pragma synchronous = {self._synchronous}")
             connection.execute("pragma wal_autocheckpoint = 2000")
             connection.execute("pragma cache_size = -16000")
+            connection.execute("pragma temp_store = memory")  # where savepoints keep what they may undo
         except BaseException:
             connection.close()
             raise
@@ -158,8 +159,7 @@ class SqliteFile:
             connection.execute("update neoq_schema set version = ?", (VERSION,))
             connection.execute("commit")
         except BaseException:
-            if connection.in_transaction:
-                connection.execute("rollback")
+            _roll_back(connection)
             raise
 
     def _version(self, connection: sqlite3.Connection) -> int:
@@ -274,12 +274,12 @@ class SqliteFile:
     def _commit(self, batch: list[Operation[Any]]) -> None:
         with self._gate:
             try:
-                if not self._try(batch):
+                if not self._try(batch) and not self._try(batch, apart=True):
                     for operation in batch:  # the transaction broke: who broke it fails, the others do not
                         self._try([operation])
             except BaseException as error:
-                if self._writer is not None and self._writer.in_transaction:
-                    self._writer.execute("rollback")
+                if self._writer is not None:
+                    _roll_back(self._writer)
                 for operation in batch:
                     if not operation.ended:
                         operation.error, operation.ended = _copy_of(error, self), True
@@ -289,8 +289,11 @@ class SqliteFile:
                 if self._closed:
                     self._disconnect()
 
-    def _try(self, batch: list[Operation[Any]]) -> bool:
-        """Commit a batch in one transaction; False where all of it was undone and is to be tried singly."""
+    def _try(self, batch: list[Operation[Any]], *, apart: bool = False) -> bool:
+        """Commit a batch in one transaction; False where all of it was undone and is to be tried again.
+
+        Most often none fails. Only where one has, they are done again, each ``apart`` in a savepoint.
+        """
         if self._writer is None:
             self._writer = self._connect()
         writer = self._writer
@@ -300,19 +303,21 @@ class SqliteFile:
         alone = len(batch) == 1
         for operation in batch:
             try:
-                self._attempt(operation, cursor, alone=alone)
+                self._attempt(operation, cursor, apart=apart)
             except sqlite3.Error as error:
+                _roll_back(writer)
                 if not alone:
-                    if writer.in_transaction:
-                        writer.execute("rollback")
                     return False
                 operation.error = self.wrapped(error)
+            if operation.error is not None and not apart:
+                _roll_back(writer)
+                if not alone:
+                    return False
         try:
             if writer.in_transaction:
                 writer.execute("commit")
         except sqlite3.Error as error:
-            if writer.in_transaction:
-                writer.execute("rollback")
+            _roll_back(writer)
             if not alone:
                 return False
             known = _code(error) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY}
@@ -328,23 +333,19 @@ class SqliteFile:
             self._writer.execute(f"pragma synchronous = {mode}")
             self._mode = mode
 
-    def _attempt(self, operation: Operation[Any], cursor: sqlite3.Cursor, *, alone: bool) -> None:
+    def _attempt(self, operation: Operation[Any], cursor: sqlite3.Cursor, *, apart: bool) -> None:
         operation.error = None
-        if not alone:
+        if apart:
             cursor.execute("savepoint neoq")
         try:
             operation.value = operation.work(cursor)
         except sqlite3.Error:
-            if alone and cursor.connection.in_transaction:
-                cursor.execute("rollback")
             raise
         except Exception as error:
             operation.error = error
-            if alone:
-                cursor.execute("rollback")
-            else:
+            if apart:
                 cursor.execute("rollback to neoq")
-        if not alone:
+        if apart:
             cursor.execute("release neoq")
 
     # -- fork -------------------------------------------------------------------------------------------
@@ -378,6 +379,11 @@ class SqliteFile:
 def _code(error: sqlite3.Error) -> int:
     """SQLite's primary error code, 0 where there is none."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("rollback")
 
 
 def _copy_of(error: BaseException, file: SqliteFile) -> BaseException:
