@@ -177,20 +177,24 @@ class Ledger:
 
     def close(self) -> None:
         """Write the counts, and drop what is more than may be kept."""
-        kinds = {kind for _, kind in self._changes}
-        if self._config.max_finished is not None and kinds & {_C_SUCCEEDED, _C_CANCELLED}:
+        config = self._config
+        if config.max_finished is not None or config.max_dead is not None:
+            kinds = {kind for _, kind in self._changes}
             self._write_counts()
-            self._drop_oldest(ENDED, (_C_SUCCEEDED, _C_CANCELLED), self._config.max_finished)
-        if self._config.max_dead is not None and _C_DEAD in kinds:
-            self._write_counts()
-            for job_id, queue in self._drop_oldest(DIED, (_C_DEAD,), self._config.max_dead):
-                self._config.log.warning(
-                    "dead job %s of %s is dropped: max_dead is %d; look at dead jobs, retry or delete them",
-                    job_id,
-                    queue,
-                    self._config.max_dead,
-                )
+            if config.max_finished is not None and kinds & {_C_SUCCEEDED, _C_CANCELLED}:
+                self._drop_oldest(ENDED, (_C_SUCCEEDED, _C_CANCELLED), config.max_finished)
+            if config.max_dead is not None and _C_DEAD in kinds:
+                self._drop_dead(config.max_dead)
         self._write_counts()
+
+    def _drop_dead(self, limit: int) -> None:
+        for job_id, queue in self._drop_oldest(DIED, (_C_DEAD,), limit):
+            self._config.log.warning(
+                "dead job %s of %s is dropped: max_dead is %d; look at dead jobs, retry or delete them",
+                job_id,
+                queue,
+                limit,
+            )
 
     def _write_counts(self) -> None:
         changes = [(queue, kind, n) for (queue, kind), n in self._changes.items() if n]
@@ -325,6 +329,7 @@ class Ledger:
 
     def full_queue(self, wanted: dict[str, int], capacities: dict[str, int]) -> str | None:
         """The name of a queue that has no room for its part of a batch."""
+        self._write_counts()
         for queue, capacity in capacities.items():
             ready = self._do(
                 "select coalesce((select n from neoq_counts where queue = ? and kind = ?), 0)"
