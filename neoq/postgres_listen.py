@@ -247,11 +247,7 @@ class Announcer:
         if self._pending.issuperset(queues):
             return
         with self._changed:
-<<<<<<< HEAD
             idle = not self._pending
-=======
-            first = not self._pending
->>>>>>> bench
             self._pending.update(queues)
             if self._thread is None and not self._closing:
                 self._thread = threading.Thread(target=self._run, name="neoq-announcer", daemon=True)
@@ -259,11 +255,7 @@ class Announcer:
                     self._thread.start()
                 except RuntimeError:  # the interpreter is going down; others find the jobs when they look
                     self._thread = None
-<<<<<<< HEAD
             elif idle:
-=======
-            elif first:  # else it is awake, or will look by itself
->>>>>>> bench
                 self._changed.notify()
 
     def tell(self, payload: str) -> None:

@@ -76,6 +76,9 @@ class Statements:
         self.prune = f"select {s}.prune(%s::float8, %s::int)"
         self.trim = f"select id, queue from {s}.trim_history(%s::boolean, %s::bigint)"
         self.sum_up = f"select {s}.sum_up()"
+        self.introduce = f"""
+            insert into {s}.queues (queue) select unnest(%s::text[]) order by 1 on conflict do nothing
+        """
         self.pause = f"""
             insert into {s}.queues (queue, paused) values (%s, %s)
             on conflict (queue) do update set paused = excluded.paused

@@ -9,12 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-<<<<<<< HEAD
-pytest_plugins = ["tests.postgres_server", "tests.pgbouncer"]
-=======
-pytest_plugins = ["tests.postgres_server", "tests.redis_server"]
-
->>>>>>> bench
+pytest_plugins = ["tests.postgres_server", "tests.pgbouncer", "tests.redis_server"]
 PATIENCE = 5.0
 
 
