@@ -248,7 +248,7 @@ class PostgresBackend(Backend):
     def _full_queue(
         self, execute: Any, wanted: Mapping[str, int], capacities: Mapping[str, int]
     ) -> str | None:
-        """The name of a queue without room for its part of a batch; that stays so until the transaction ends."""
+        """The name of a queue without room for its part of a batch; it stays so in this transaction."""
         for queue in sorted(capacities):
             if wanted[queue]:
                 free = capacities[queue] - self.handed_over(queue) - wanted[queue]
