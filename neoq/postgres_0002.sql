@@ -15,7 +15,7 @@ create function add(
     p_at float8[], p_span float8[], p_priorities smallint[], p_uniqueness smallint[], p_on_duplicate smallint[],
     p_max_retries int[], p_deadline float8[], p_deadline_span float8[], p_fingerprints text[], p_kinds text[],
     p_keys text[], p_batches text[], p_metas bytea[],
-    p_codec smallint, p_new_queues text[], p_notify text, p_patience text
+    p_codec smallint, p_notify text
 ) returns table (place int, id bigint, run_after float8, created_at float8, deadline float8, duplicate boolean)
 language plpgsql
 set search_path from current set lock_timeout = '10s'
@@ -31,12 +31,6 @@ declare
     v_there jobs;
     v_id bigint;
 begin
-    if p_patience is not null then
-        perform set_config('lock_timeout', p_patience, true);
-    end if;
-    if p_new_queues is not null then
-        insert into queues (queue) select unnest(p_new_queues) order by 1 on conflict do nothing;
-    end if;
     if p_notify is not null then
         perform pg_notify(channel(), p_notify);
     end if;
