@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from neoq.postgres_backend import PostgresBackend
+    from neoq.redis_backend import RedisBackend
     from neoq.sqlite_backend import SqliteBackend
 
 __version__ = "0.1.0"
@@ -71,6 +72,7 @@ __all__ = [
     "PostgresBackend",
     "QueueCounts",
     "QueueFullError",
+    "RedisBackend",
     "Retry",
     "RetryPolicy",
     "ShutdownReport",
@@ -93,6 +95,13 @@ _SCHEMES = {
     "postgres": ("neoq.postgres_backend", "PostgresBackend"),
     "postgresql": ("neoq.postgres_backend", "PostgresBackend"),
     "sqlite": ("neoq.sqlite_backend", "SqliteBackend"),
+    "redis": ("neoq.redis_backend", "RedisBackend"),
+    "rediss": ("neoq.redis_backend", "RedisBackend"),
+    "redis+unix": ("neoq.redis_backend", "RedisBackend"),
+    "redis+sentinel": ("neoq.redis_backend", "RedisBackend"),
+    "rediss+sentinel": ("neoq.redis_backend", "RedisBackend"),
+    "redis+cluster": ("neoq.redis_backend", "RedisBackend"),
+    "rediss+cluster": ("neoq.redis_backend", "RedisBackend"),
 }
 
 

@@ -16,7 +16,16 @@ from neoq.config import Config, OnError
 from neoq.engine import Engine
 from neoq.errors import ConfigError, InvalidJobError, NeoqError
 from neoq.executor import Handler, Listener, Middleware
-from neoq.job import Job, JobOptions, Status, check_queue, encode_payload, refuse_size, to_seconds
+from neoq.job import (
+    Job,
+    JobOptions,
+    Status,
+    check_queue,
+    encode_payload,
+    plain_payloads,
+    refuse_size,
+    to_seconds,
+)
 from neoq.retry import RetryPolicy
 from neoq.shutdown import ShutdownReport
 from neoq.store import QueueCounts, Store
@@ -332,17 +341,26 @@ class Backend(Store):
         engine = self.engine
         if engine.attention:
             engine.use_or_pass()
-        batch = [job if job.__class__ is Job and job._data is None else _refreshed(job) for job in jobs]
-        if self._enqueue_middleware:
-            batch = self._batch_through_middleware(batch)
-        self._prepare_batch(batch)
+        batch = list(jobs)
+        payloads = None if self._enqueue_middleware else plain_payloads(batch)
+        if payloads is None:
+            batch = _refreshed(batch)
+            if self._enqueue_middleware:
+                batch = self._batch_through_middleware(batch)
+        self._prepare_batch(batch, payloads)
         return self.add(batch, token=self._new_token(), transaction=transaction) if batch else []
 
-    def _prepare_batch(self, batch: list[Job]) -> None:
+    def _prepare_batch(self, batch: list[Job], payloads: list[bytes] | None) -> None:
         now, limit = self.engine.clock.time(), self._max_payload
         for queue in {job.queue for job in batch}:
             if queue not in self.engine.lanes:
                 self.engine.refuse_unheard(queue)
+        if payloads and len(max(payloads, key=len)) <= limit:
+            for job, data in zip(batch, payloads, strict=True):
+                job._data = data
+                job._payload = None
+                job._run_after = job._created_at = now
+            return
         for place, job in enumerate(batch):
             try:
                 job._prepare(now, limit)
@@ -539,10 +557,17 @@ def _around(middleware: EnqueueMiddleware, job: Job, inner: Callable[..., Job]) 
     return call
 
 
-def _refreshed(job: Any) -> Job:
-    if not isinstance(job, Job):
-        raise InvalidJobError(f"enqueue_many got {job!r:.80}; it takes Job objects: Job(queue, payload)")
-    return job._fresh()
+def _refreshed(jobs: list[Any]) -> list[Job]:
+    """Jobs that were not enqueued yet, each of them another object."""
+    refreshed: dict[int, Job] = {}
+    for job in jobs:
+        if not isinstance(job, Job):
+            raise InvalidJobError(f"enqueue_many got {job!r:.80}; it takes Job objects: Job(queue, payload)")
+        fresh = job._fresh()
+        if id(fresh) in refreshed:  # it is in the list twice
+            fresh = fresh._copy()
+        refreshed[id(fresh)] = fresh
+    return list(refreshed.values())
 
 
 def _given(job: Any, payload: Any, options: JobOptions) -> Job:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, date, datetime, time, timedelta
 from types import MappingProxyType, NoneType
@@ -379,6 +379,33 @@ def encode_payload(payload: Any, queue: str) -> bytes:
     except orjson.JSONEncodeError:
         # orjson says what, never where; the walk finds the place, or makes plain what orjson refuses.
         return _EXACT % orjson.dumps(_plain_object(payload, "payload", queue, 0), None, orjson.OPT_SORT_KEYS)
+
+
+def plain_payloads(jobs: Sequence[Job]) -> list[bytes] | None:
+    """The payloads of many jobs, as `encode_payload` writes them; None where one of them wants a closer look.
+
+    That is a job that is more than a queue and a payload, one that was enqueued before or is there twice,
+    or a payload that is more than a dict of scalars.
+    """
+    if len(set(map(id, jobs))) < len(jobs):
+        return None
+    payloads = []
+    dumps, sort, scalars = orjson.dumps, orjson.OPT_SORT_KEYS, _SCALARS
+    try:
+        for job in jobs:
+            payload = job._payload
+            if (
+                job.__class__ is not Job
+                or job._special
+                or job._data is not None
+                or payload.__class__ is not dict
+                or not scalars.issuperset(map(type, payload.values()))
+            ):
+                return None
+            payloads.append(_EXACT % dumps(payload, None, sort))
+    except (AttributeError, orjson.JSONEncodeError):
+        return None
+    return payloads
 
 
 def encode_result(result: Any) -> bytes | None:

@@ -122,37 +122,42 @@ class MemBackend(Backend):
         if state is None or state.hashed or transaction is not None:
             return super().add_plain(queue, data, now, transaction)
         ready, holders = state.ready, state.holders
-        with self._lock:
-            if self._refusing:
-                self._refuse_outsiders(queue)
-            if data in holders:
-                return self._meet(holders[data], None, state)
-            if ready.length >= state.plenty and self._is_full(state, 1):
-                self._wait_for_room(state, 1)
-                if data in holders:  # it came while this one waited
+        quiet = False
+        try:
+            with self._lock:
+                if self._refusing:
+                    self._refuse_outsiders(queue)
+                if data in holders:
                     return self._meet(holders[data], None, state)
-            record, snapshot = new_job(Job), new_job(Job)
-            record.id = snapshot.id = job_id = next(self._ids)
-            record.queue = snapshot.queue = queue
-            record._data = snapshot._data = data
-            record._run_after = record._created_at = snapshot._run_after = snapshot._created_at = now
-            record._deadline = None
-            record._cancel = record._special = False
-            holders[data] = self._jobs[job_id] = record
-            quiet = ready.length
-            ready.push(record)
-        if not quiet:  # who was called for the job before finds this one as well
-            self._notify(queue, "ready")
+                if ready.length >= state.plenty and self._is_full(state, 1):
+                    self._wait_for_room(state, 1)
+                    if data in holders:  # it came while this one waited
+                        return self._meet(holders[data], None, state)
+                record, snapshot = new_job(Job), new_job(Job)
+                record.id = snapshot.id = job_id = next(self._ids)
+                record.queue = snapshot.queue = queue
+                record._data = snapshot._data = data
+                record._run_after = record._created_at = snapshot._run_after = snapshot._created_at = now
+                record._deadline = None
+                record._cancel = record._special = False
+                holders[data] = self._jobs[job_id] = record
+                quiet = not ready.length
+                ready.push(record)
+        finally:  # even where a signal handler raises here: the next enqueue calls for no job but its own
+            if quiet:  # who was called for the job before finds this one as well
+                self._notify(queue, "ready")
         return snapshot
 
     def _add_batch(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
-        with self._lock:
-            added = self._add_locked(jobs, token)
-        for queue in {job.queue for job in jobs}:
-            self._notify(queue, "ready")
-        return added
+        quiet: list[str] = []
+        try:
+            with self._lock:
+                return self._add_locked(jobs, token, quiet)
+        finally:
+            for queue in quiet:
+                self._notify(queue, "ready")
 
-    def _add_locked(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
+    def _add_locked(self, jobs: Sequence[Job], token: bytes, quiet: list[str]) -> list[Job]:
         # Not in the body of the `with`: an exception from a signal handler that lands on the backward jump
         # of a comprehension there would leave the lock taken (CPython 3.13).
         if self._refusing:
@@ -161,10 +166,11 @@ class MemBackend(Backend):
             return [self._jobs[job_id]._copy() for job_id in self._added[token] if job_id in self._jobs]
         queues = {job.queue for job in jobs}
         states = {queue: self._queues.get(queue) or self._new_queue(queue) for queue in queues}
-        self._make_room(jobs, states)
         special = [job for job in jobs if job._special]
+        self._make_room(jobs, states, special)
         if special:
             self._refuse_duplicates(jobs, states)
+        quiet += [queue for queue, state in states.items() if not state.ready.length]
         if special or len(states) > 1 or states[jobs[0].queue].hashed:
             added = [self._add_one(job, states[job.queue]) for job in jobs]
         else:
@@ -313,11 +319,11 @@ class MemBackend(Backend):
             return False
         return len(state.ready) + wanted + self.handed_over(state.queue) > capacity
 
-    def _make_room(self, jobs: Sequence[Job], states: dict[str, QueueState]) -> None:
+    def _make_room(self, jobs: Sequence[Job], states: dict[str, QueueState], special: list[Job]) -> None:
         """Wait until every queue of a batch has room for its part of it."""
         wanted = dict.fromkeys(states, 0)
         if len(states) == 1:
-            wanted[jobs[0].queue] = len(jobs) - sum(job._waits for job in jobs if job._special)
+            wanted[jobs[0].queue] = len(jobs) - sum(job._waits for job in special)
         else:
             for job in jobs:
                 wanted[job.queue] += not job._waits
@@ -616,24 +622,36 @@ class MemBackend(Backend):
     ) -> list[Job]:
         """Snapshots of jobs, newest first."""
         with self._lock:
-            if ids is None:
-                candidates: Iterable[Job] = reversed(self._jobs.values())
-            else:
-                known = (self._jobs.get(job_id) for job_id in sorted(ids, reverse=True))
-                candidates = (job for job in known if job is not None)
-            matching = (
-                job
-                for job in candidates
-                if (after is None or job.id < after)  # type: ignore[operator]
-                and (queue is None or job.queue == queue)
-                and (status is None or job.status is status)
-            )
-            return [job._copy() for job in itertools.islice(matching, limit)]
+            return self._find(ids, queue, status, limit, after)
+
+    def _find(
+        self,
+        ids: Iterable[int] | None,
+        queue: str | None,
+        status: Status | None,
+        limit: int,
+        after: int | None,
+    ) -> list[Job]:
+        if ids is None:
+            candidates: Iterable[Job] = reversed(self._jobs.values())
+        else:
+            known = (self._jobs.get(job_id) for job_id in sorted(ids, reverse=True))
+            candidates = (job for job in known if job is not None)
+        matching = (
+            job
+            for job in candidates
+            if (after is None or job.id < after)  # type: ignore[operator]
+            and (queue is None or job.queue == queue)
+            and (status is None or job.status is status)
+        )
+        return [job._copy() for job in itertools.islice(matching, limit)]
 
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
         with self._lock:
-            return [self._queues[queue].counts() for queue in sorted(self._queues)]
+            states = list(self._queues.values())
+            counted = list(map(QueueState.counts, states))
+        return sorted(counted, key=lambda counts: counts.queue)
 
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel, retry or delete jobs."""

@@ -177,8 +177,6 @@ class PostgresBackend(Backend):
                 raise BackendError(
                     f"{self._connections.where} is PostgreSQL {version}; neoq needs 13 or newer"
                 )
-            for row in connection.execute("select pg_backend_pid()"):
-                self._connections.direct = row[0] == connection.info.backend_pid
             if self.config.migrate:
                 postgres_schema.migrate(connection, self.config.schema)
             else:

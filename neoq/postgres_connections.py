@@ -43,6 +43,7 @@ class Connections:
     def __init__(self, url: str, *, size: int) -> None:
         self._conninfo = _with_defaults(url)
         self.where = describe(url)
+        self._session_known = False
         self.direct = True  # False: through a PgBouncer that gives each transaction another session
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
@@ -63,10 +64,22 @@ class Connections:
             raise BackendUnavailable(
                 f"cannot connect to {self.where}: {_text_of(error)}{_advice(error)}"
             ) from error
+        connection.prepare_threshold = None
+        if not self._session_known:  # a PgBouncer tells another session's number than the server does
+            self.direct = self._is_direct(connection)
+            self._session_known = True
         connection.prepare_threshold = 1 if self.direct else None
         register(connection)
         self._sessions[connection] = connection.info.backend_pid
         return connection
+
+    def _is_direct(self, connection: Connection) -> bool:
+        try:
+            [(session,)] = connection.execute("select pg_backend_pid()").fetchall()
+        except psycopg.Error as error:
+            connection.close()
+            raise self.wrapped(error, connection) from error
+        return bool(session == connection.info.backend_pid)
 
     def close(self) -> None:
         """Close what is idle; what is in use is closed when it comes back."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MAX_AHEAD = 64  # jobs handed to a runner at once, at most
 AHEAD_SECONDS = 0.005  # and never beyond what takes longer than this
 SMOOTHING = 0.2  # weight of the newest chunk in the average duration of a job
+BRIEF = 20e-6  # seconds: shorter jobs gain nothing from more threads, which only contend for the interpreter
 STUMBLE = 1.0  # seconds that a runner waits after an error that was not its job's
 
 _current = threading.local()
@@ -81,10 +82,14 @@ class Lane:
         self.stuck: list[Runner] = []  # abandoned, and not yet come back
         self.vacant = 0  # runners that may still be started
         self.waking = False  # somebody was called and has not looked yet
+        self.alone: Runner | None = None  # its jobs are so short that the others rest, though there are more
         self.stopping = False
+        self.stranded = False  # the interpreter is going down, and no thread can be started any more
         self.held = False  # a test runs the jobs by hand
         self.processed = 0  # by runners that are gone
         self.asides: list[threading.Thread] = []
+        self._busy = 0.0  # seconds that lately went into so many _jobs
+        self._jobs = 0.0
         self._max_abandoned = max_abandoned
         self._new_slot = new_slot
         self._numbers = 0
@@ -110,6 +115,12 @@ class Lane:
         elif self.vacant > 0:
             self._start_runner()
 
+    def call_help(self, runner: Runner) -> None:
+        """A runner is held up: others take what waits behind it."""
+        if self.alone is runner:
+            self.alone = None
+        self.wake()
+
     def _start_runner(self) -> None:
         with self.lock:
             if self.vacant <= 0 or self.waking:
@@ -122,11 +133,12 @@ class Lane:
         self._numbers += 1
         runner = Runner(self, self._new_slot(), ahead, self._numbers)
         self.runners.append(runner)
-        self.watchdog.start()
         try:
+            self.watchdog.start()
             runner.thread.start()
         except RuntimeError as error:  # no threads left, or the interpreter is going down
             self.runners.remove(runner)
+            self.stranded = not self.runners and not threading.main_thread().is_alive()
             self.vacant += 1
             self.waking = False
             self.listener.logger.error("no thread for queue %s: %s", self.queue, error)  # noqa: TRY400
@@ -149,9 +161,20 @@ class Lane:
         return sum(len(runner.ahead) for runner in list(self.runners))
 
     def fits_ahead(self) -> int:
-        """How many jobs these runners finish in the few milliseconds that may be claimed ahead."""
-        seconds = max((runner.seconds for runner in list(self.runners)), default=math.inf) or math.inf
-        return int(len(self.runners) * AHEAD_SECONDS / seconds)
+        """How many jobs the runners at work finish in the few milliseconds that may be claimed ahead.
+
+        It weighs jobs, not chunks: a chunk of one that waited for the interpreter says little. Those who rest
+        count for nothing, as what they knew is old.
+        """
+        if not self._busy:
+            return 0
+        at_work = max(1, len(self.runners) - len(self.idle))
+        return int(at_work * AHEAD_SECONDS * self._jobs / self._busy)
+
+    def learn(self, jobs: int, seconds: float) -> None:
+        """Remember what a chunk took. Two threads at once may lose one of theirs, which does no harm."""
+        self._jobs += jobs - SMOOTHING * self._jobs
+        self._busy += seconds - SMOOTHING * self._busy
 
     def attempts(self) -> int:
         """Attempts that have ended here."""
@@ -184,6 +207,8 @@ class Lane:
             self.runners.remove(runner)
             self.processed += runner.processed + 1
             self.stuck.append(runner)
+            if self.alone is runner:
+                self.alone = None
             if self.stopping:
                 self.source.settle([given_back(job) for job in ahead])
                 return
@@ -260,6 +285,7 @@ class Runner:
                 )
                 if self.lane.stopping:
                     break
+                self.lane.call_help(self)
                 threading.Event().wait(STUMBLE)
         if os.getpid() != self._pid:  # a child forked in a handler that has returned: nothing is left to do
             os._exit(0)
@@ -294,31 +320,45 @@ class Runner:
             self._learn()
         self._flush()
         while not lane.stopping:
-            if self._take() or self._steal():
+            if self._find():
                 return True
             self._park()
             if self.ahead:
                 return True
         return False
 
+    def _find(self) -> bool:
+        alone = self.lane.alone
+        if alone is not None and alone is not self and 0.0 < self.seconds < BRIEF:
+            return False
+        return self._take() or self._steal()
+
     def _take(self) -> bool:
         if self.lane.choked or self.lane.held:
             return False
-        jobs, more = self.lane.source.take(self.lane.queue, self._size)
+        lane = self.lane
+        jobs, more = lane.source.take(lane.queue, self._size)
+        alone = more and 0.0 < self.seconds < BRIEF
+        if alone:
+            lane.alone = self
+        elif lane.alone is self:
+            lane.alone = None
         if not jobs:
             return False
         self.ahead.extend(jobs)
         self._chunk = len(jobs)
-        self._chunk_began = now = self.lane.clock.monotonic()
-        if self._chunk > 1:
-            self.lane.watchdog.expect(now + STALE)
-        if more:
-            self.lane.wake()
+        self._chunk_began = now = lane.clock.monotonic()
+        if self._chunk > 1 or alone:
+            lane.watchdog.expect(now + STALE)
+        if more and not alone:
+            lane.wake()
         return True
 
     def _learn(self) -> None:
         """Adapt how much is handed over at once to how long these jobs take."""
-        seconds = (self.lane.clock.monotonic() - self._chunk_began) / self._chunk
+        seconds = self.lane.clock.monotonic() - self._chunk_began
+        self.lane.learn(self._chunk, seconds)
+        seconds /= self._chunk
         self.seconds += SMOOTHING * (seconds - self.seconds)
         fits = int(AHEAD_SECONDS / max(self.seconds, seconds, 1e-6))
         self._size = max(1, min(2 * self._size, fits, MAX_AHEAD))
@@ -339,7 +379,7 @@ class Runner:
         """Wait to be called. First it says that it is idle, then it looks once more: no call is missed."""
         lane = self.lane
         lane.idle.append(self)
-        if lane.stopping or self._take() or self._steal():
+        if lane.stopping or self._find():
             try:
                 lane.idle.remove(self)
                 return
@@ -387,12 +427,13 @@ class Runner:
 
     def check(self, now: float) -> float:
         """Interrupt, abandon, flush or call for help where it is due: the watchdog's look at this runner."""
-        slot, job = self.slot, self.slot.job
+        lane, slot, job = self.lane, self.slot, self.slot.job
         if job is not None and self._seen is job:  # it ran at the last look: nothing may wait behind it
             self._flush()
-            if self.ahead:
-                self.lane.wake()
-        soon = now + STALE if self.done or self.ahead else math.inf
+            if self.ahead or lane.alone is self:
+                lane.call_help(self)
+        may_wait = self.done or self.ahead or lane.alone is self
+        soon = now + STALE if may_wait else math.inf
         self._seen = job
         if job is None:
             return min(slot.due(), soon)

@@ -27,6 +27,7 @@ LEAVES = {
         "postgres_statements",
         "postgres_transactions",
     ),
+    *("redis_keys", "redis_records", "redis_scripts", "redis_connection", "redis_wakes"),
 }
 ENGINE = {
     *("engine", "worker", "executor", "source", "fetcher", "settler", "keeper"),
@@ -47,7 +48,8 @@ THIRD_PARTIES = {
     "postgres_listen": {"psycopg"},
     "postgres_schema": {"psycopg"},
     "postgres_transactions": {"psycopg"},
-    "redis_backend": {"redis"},
+    "redis_connection": {"redis"},
+    "redis_wakes": {"redis"},
     "testing": {"pytest"},
     "django": {"django", "django_tasks"},
     "flask": {"flask"},

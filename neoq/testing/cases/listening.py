@@ -14,6 +14,7 @@ from neoq.errors import ConfigError, InvalidJobError, ListenerExistsError, NoLis
 from neoq.job import Job
 from neoq.testing.cases.suite import (
     LATER,
+    PATIENCE,
     Make,
     Seen,
     Suite,
@@ -56,6 +57,24 @@ class ListenCases(Suite):
         assert caught.value.queue == "q"
         job = backend.enqueue("q")
         assert seen.wait() == [job.id]
+
+    def test_very_short_jobs_leave_concurrency_as_it_is(self, make: Make) -> None:
+        """Behind any number of very short jobs, one that waits for a later one still meets it."""
+        backend = make(autostart=False, queue_capacity=None)
+        met, later = threading.Event(), threading.Event()
+
+        def handler(job: Job) -> None:
+            if job.payload["n"] == short:
+                met.wait(PATIENCE)
+                later.set()
+            elif job.payload["n"] == short + 1:
+                met.set()
+
+        short = 1000
+        backend.listen("q", handler, concurrency=2, timeout=None)
+        backend.enqueue_many(Job("q", {"n": n}) for n in range(short + 200))
+        backend.start()
+        assert later.wait(PATIENCE / 2), "the job behind was not started"
 
     @pytest.mark.parametrize(
         "bad",

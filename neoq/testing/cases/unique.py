@@ -416,7 +416,16 @@ class UniqueCases(Suite):
         job = Job("q", {"n": 1}, priority=2)
         first, second = waiting.enqueue_many([job, job])
         assert (first.duplicate, second.duplicate, second.id) == (False, True, first.id)
-        assert [stored.id for stored in unfinished_jobs(waiting)] == [first.id]
+        assert [(stored.id, stored.payload) for stored in unfinished_jobs(waiting)] == [(first.id, {"n": 1})]
+
+    def test_one_job_object_twice_that_is_not_unique(self, waiting: Backend) -> None:
+        """The same Job object twice with unique=False is two jobs of one payload."""
+        waiting.listen("q", ignore)
+        job = Job("q", {"n": 1}, unique=False)
+        first, second = waiting.enqueue_many([job, job])
+        assert first.id != second.id
+        stored = {stored.id: stored.payload for stored in unfinished_jobs(waiting)}
+        assert stored == {first.id: {"n": 1}, second.id: {"n": 1}}
 
     def test_one_job_object_again(self, backend: Backend, seen: Seen) -> None:
         """A Job object, or a snapshot of a job that has ended, can be enqueued again: it is a new job."""

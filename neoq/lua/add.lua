@@ -1,0 +1,180 @@
+-- Add jobs to a queue, all or none, unless unfinished ones have their fingerprints.
+-- keys: ids jobs ready wait uniq seq idle last payloads life runs retry ticks
+-- arguments: token ("" for none), room ("" for any: ready jobs there may be), 1 to only look, the channel
+--   of workers, the queue, how many workers to call, cron and tick in seconds ("" for none); then for each job:
+--   on_duplicate (r return, e raise, p replace, s skip), 1 if it waits, run_after, record, payload where it is
+--   apart
+-- result: {"added", first id, place and id of the holder of each duplicate...}, {"again", ids}, {"fine"},
+--   {"full"}, {"known"} for a tick, {"taken", place, id of the holder or, below 0, its place}
+-- complexity: O(log of the queue) a job; at most 500 jobs
+
+local token, room, look, channel, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local FIRST, STEP = 9, 5
+local count = (#ARGV - FIRST + 1) / STEP
+
+if token ~= '' then
+  local last = call('GET', LAST)
+  if last and string.sub(last, 1, #token) == token then return { 'again', string.sub(last, #token + 1) } end
+end
+
+local micros = clock()
+local now = micros / 1000000
+
+if ARGV[7] ~= '' then
+  local last = call('HGET', TICKS, ARGV[7])
+  local older = last and tonumber(last) - tonumber(ARGV[8])
+  if older and older >= 0 and older < 10800 then return { 'known' } end -- beyond, the clock was wrong then
+  call('HSET', TICKS, ARGV[7], ARGV[8])
+end
+
+if room ~= '' then
+  local ready = call('ZCARD', READY) + call('ZCOUNT', WAIT, '-inf', now) + call('ZCOUNT', RETRY, '-inf', now)
+  local wanted = 0
+  for place = 0, count - 1 do
+    if ARGV[FIRST + place * STEP + 1] == '0' then wanted = wanted + 1 end
+  end
+  if wanted > 0 and ready + wanted > tonumber(room) then return { 'full' } end
+end
+
+-- Who holds the fingerprints: one that is stored, or an earlier one of this batch.
+local prints, places = {}, {}
+for place = 0, count - 1 do
+  local record = ARGV[FIRST + place * STEP + 3]
+  if string.byte(record) ~= 48 then
+    prints[#prints + 1] = fingerprint_of(record)
+    places[#places + 1] = place
+  end
+end
+local holders, taken = {}, {}
+if #prints > 0 then
+  local found = call('HMGET', UNIQ, unpack(prints))
+  local first = {}
+  for at, print in ipairs(prints) do
+    local place = places[at]
+    local holder = found[at] or first[print]
+    if holder then
+      if ARGV[FIRST + place * STEP] == 'e' then return { 'taken', place, holder } end
+      taken[place] = holder
+      holders[#holders + 1] = place
+    else
+      first[print] = -place - 1 -- negative: the place of an earlier one in this batch
+    end
+  end
+end
+if look == '1' then return { 'fine' } end
+
+local base = micros
+local newest = call('SET', SEQ, string.format('%.0f', base + count - 1), 'GET')
+if newest and tonumber(newest) >= base then
+  base = tonumber(newest) + 1
+  call('SET', SEQ, string.format('%.0f', base + count - 1))
+end
+
+local all, records, uniques, ready, waits, large = {}, {}, {}, {}, {}, {}
+local head
+for place = 0, count - 1 do
+  if not taken[place] then
+    local at = FIRST + place * STEP
+    local record = ARGV[at + 3]
+    local number = base + place
+    local id = string.format('%.0f', number)
+    local due = tonumber(ARGV[at + 2])
+    all[#all + 1] = number
+    all[#all + 1] = id
+    records[#records + 1] = id
+    records[#records + 1] = record
+    if string.byte(record) ~= 48 then
+      uniques[#uniques + 1] = fingerprint_of(record)
+      uniques[#uniques + 1] = id
+    end
+    if string.byte(record, 3) == 76 then
+      large[#large + 1] = id
+      large[#large + 1] = ARGV[at + 4]
+    end
+    if ARGV[at + 1] == '1' and due > now then
+      waits[#waits + 1] = due
+      waits[#waits + 1] = waiting(record, id)
+      if not head or due < head then head = due end
+    else
+      ready[#ready + 1] = score_of(record, due)
+      ready[#ready + 1] = id
+    end
+  end
+end
+local call_one = #ready > 0
+if head then
+  local first = call('ZRANGE', WAIT, 0, 0, 'WITHSCORES')
+  call_one = call_one or not first[2] or head < tonumber(first[2])
+end
+if #records > 0 then
+  call('HSET', JOBS, unpack(records))
+  call('ZADD', IDS, unpack(all))
+end
+if #large > 0 then call('HSET', PAYLOADS, unpack(large)) end
+if #uniques > 0 then call('HSET', UNIQ, unpack(uniques)) end
+if #ready > 0 then call('ZADD', READY, unpack(ready)) end
+if #waits > 0 then call('ZADD', WAIT, unpack(waits)) end
+
+-- A waiting job takes what the newer one brings, or is brought forward.
+local function move(id, record, before, after)
+  call('ZREM', READY, id)
+  call('ZREM', WAIT, waiting(before, id))
+  call('ZREM', RETRY, waiting(before, id))
+  if after <= now then
+    call('ZADD', READY, score_of(record, after), id)
+  else
+    local life = life_of(call('HGET', LIFE, id))
+    call('ZADD', life.s == RETRYING and RETRY or WAIT, after, waiting(record, id))
+  end
+  call_one = true
+end
+
+local function meet(place, id)
+  local at = FIRST + place * STEP
+  if ARGV[at] == 's' or call('HEXISTS', RUNS, id) == 1 then return end
+  local before = call('HGET', JOBS, id)
+  local life = call('HGET', LIFE, id)
+  local known = life_of(life)
+  local due = tonumber(ARGV[at + 2])
+  if ARGV[at] == 'p' then
+    local new = ARGV[at + 3]
+    local times, old = times_at(new), times_at(before)
+    new = string.sub(before, 1, 1) .. 'o' .. string.sub(new, 3, times - 1)
+      .. string.sub(before, old, old + 7) .. string.sub(new, times + 8)
+    call('HSET', JOBS, id, new)
+    if string.byte(new, 3) == 76 then
+      call('HSET', PAYLOADS, id, ARGV[at + 4])
+    elseif string.byte(before, 3) == 76 then
+      call('HDEL', PAYLOADS, id)
+    end
+    if life then
+      known.at = ARGV[at + 2]
+      known.nodl = nil
+      call('HSET', LIFE, id, cjson.encode(known))
+    end
+    move(id, new, before, due)
+  elseif known.s == RETRYING and due < due_of(before, known) then
+    known.at = ARGV[at + 2]
+    call('HSET', LIFE, id, cjson.encode(known))
+    move(id, before, before, due)
+  end
+end
+
+local reply = { 'added', string.format('%.0f', base) }
+local ids = {}
+for _, place in ipairs(holders) do
+  local holder = taken[place]
+  if type(holder) == 'number' then holder = string.format('%.0f', base - holder - 1) end
+  taken[place] = holder
+  meet(place, holder)
+  reply[#reply + 1] = place
+  reply[#reply + 1] = holder
+end
+if token ~= '' then
+  for place = 0, count - 1 do
+    ids[#ids + 1] = taken[place] and taken[place] .. '!' or string.format('%.0f', base + place)
+  end
+  call('SET', LAST, token .. table.concat(ids, ' '), 'PX', 300000)
+end
+if call_one then wake(IDLE, channel, queue, tonumber(ARGV[6])) end
+return reply

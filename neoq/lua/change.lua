@@ -1,0 +1,86 @@
+-- Cancel, retry or delete jobs.
+-- keys: jobs life payloads results ready wait retry runs cancel crashed uniq done_jobs dead_jobs cancelled_jobs ids idle
+-- arguments: cancel, retry or delete, the channel of workers, the queue, how many workers to call; then ids
+-- result: {ids that it was done to, ids that run, their runs} or {"taken", id, id of the holder}
+-- complexity: O(log of the queue) a job; at most 500 jobs
+
+local action, channel, queue, tries = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local now = clock() / 1000000
+local done, running, runs = {}, {}, {}
+
+local function take_out(id, record)
+  call('ZREM', READY, id)
+  call('ZREM', WAIT, waiting(record, id))
+  call('ZREM', RETRY, waiting(record, id))
+end
+
+local function release(id, record)
+  local print = fingerprint_of(record)
+  if string.byte(record) ~= 48 and call('HGET', UNIQ, print) == id then call('HDEL', UNIQ, print) end
+end
+
+local function cancel(id, record, life)
+  if life.s >= SUCCEEDED then return false end
+  take_out(id, record)
+  release(id, record)
+  call('SREM', CRASHED, id)
+  life.s = CANCELLED
+  life.fin = string.format('%.6f', now)
+  call('ZADD', CANCELLED_JOBS, now, id)
+  call('HSET', LIFE, id, cjson.encode(life))
+  return true
+end
+
+local function retry(id, record, life)
+  if life.s == SUCCEEDED or life.s == CANCELLED then return false end
+  local due = now
+  if life.s == DEAD then
+    life = { s = PENDING, n = 0, c = 0, err = life.err, tb = life.tb, ran = life.ran, nodl = true }
+    if string.byte(record) ~= 48 then call('HSET', UNIQ, fingerprint_of(record), id) end
+    call('ZREM', DEAD_JOBS, id)
+  else
+    due = math.min(now, due_of(record, life))
+    take_out(id, record)
+  end
+  life.at = string.format('%.6f', due)
+  call('HSET', LIFE, id, cjson.encode(life))
+  call('ZADD', READY, score_of(record, due), id)
+  wake(IDLE, channel, queue, tries)
+  return true
+end
+
+local function delete(id, record)
+  take_out(id, record)
+  release(id, record)
+  call('SREM', CRASHED, id)
+  for _, key in ipairs({ JOBS, LIFE, PAYLOADS, RESULTS }) do call('HDEL', key, id) end
+  for _, key in ipairs({ IDS, DONE_JOBS, DEAD_JOBS, CANCELLED_JOBS }) do call('ZREM', key, id) end
+  return true
+end
+
+if action == 'retry' then
+  for at = 5, #ARGV do
+    local record = call('HGET', JOBS, ARGV[at])
+    if record and string.byte(record) ~= 48 and life_of(call('HGET', LIFE, ARGV[at])).s == DEAD then
+      local holder = call('HGET', UNIQ, fingerprint_of(record))
+      if holder then return { 'taken', ARGV[at], holder } end
+    end
+  end
+end
+local acts = { cancel = cancel, retry = retry, delete = delete }
+for at = 5, #ARGV do
+  local id = ARGV[at]
+  local record = call('HGET', JOBS, id)
+  local run = call('HGET', RUNS, id)
+  if record and run then
+    if action == 'cancel' then
+      call('SADD', CANCEL, id)
+      running[#running + 1] = id
+      runs[#runs + 1] = run
+      call('PUBLISH', channel .. string.match(run, '[^:]*$'), '')
+    end
+  elseif record and acts[action](id, record, life_of(call('HGET', LIFE, id))) then
+    done[#done + 1] = id
+  end
+end
+return { done, running, runs }

@@ -1,0 +1,49 @@
+"""The scripts that run inside the server: one a batch transition, each in a file of neoq/lua.
+
+A file says on its line ``-- keys:`` which keys it takes. Every script is safe to send again after its reply
+was lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+_DIRECTORY = Path(__file__).parent / "lua"
+_DRAIN = "#!lua flags=allow-oom\n"  # what makes room in a full server must run there
+
+
+class Script:
+    """A script: its text, the names of its keys, and its digest, by which the server knows it."""
+
+    def __init__(self, name: str, *, drains: bool) -> None:
+        self.name = name
+        source = (_DIRECTORY / f"{name}.lua").read_text(encoding="utf-8")
+        [line] = [line for line in source.splitlines() if line.startswith("-- keys: ")]
+        self.keys = tuple(line.removeprefix("-- keys: ").split())
+        names = ", ".join(map(str.upper, self.keys))
+        values = ", ".join(f"KEYS[{number}]" for number in range(1, len(self.keys) + 1))
+        prelude = (_DIRECTORY / "job.lua").read_text(encoding="utf-8")
+        text = f"{prelude}\nlocal {names} = {values}\n{source}"
+        self.text = (_DRAIN + text if drains else text).encode()
+        self.digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
+
+
+class Scripts:
+    """All scripts, as a server of this version takes them."""
+
+    def __init__(self, version: tuple[int, ...]) -> None:
+        flags = version >= (7,)  # older ones know no flags, and refuse every write when they are full
+        self.add = Script("add", drains=False)
+        self.beat = Script("beat", drains=flags)
+        self.change = Script("change", drains=flags)
+        self.claim = Script("claim", drains=flags)
+        self.counts = Script("counts", drains=flags)
+        self.drop = Script("drop", drains=flags)
+        self.extend = Script("extend", drains=flags)
+        self.finish = Script("finish", drains=flags)
+        self.look = Script("look", drains=flags)
+        self.reclaim = Script("reclaim", drains=flags)
+        self.reconcile = Script("reconcile", drains=flags)
+        self.register = Script("register", drains=False)
+        self.settle = Script("settle", drains=flags)
