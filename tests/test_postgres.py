@@ -276,7 +276,7 @@ def test_claims_go_by_the_index(backend: PostgresBackend, admin: psycopg.Connect
     for setting in settings:
         name, _, value = setting.partition("=")
         admin.execute("select set_config(%s, %s, false)", (name, value.replace('"', "")))
-    pick = source[source.index("select id, crashes, run_after from jobs") :]
+    pick = source[source.index("select ctid as row, crashes") :]
     pick = pick[: pick.index("skip locked")] + "skip locked"
     for name, value in (
         ("p_queues[i]", "'q'"),
