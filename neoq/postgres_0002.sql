@@ -15,7 +15,7 @@ create function add(
     p_at float8[], p_span float8[], p_priorities smallint[], p_uniqueness smallint[], p_on_duplicate smallint[],
     p_max_retries int[], p_deadline float8[], p_deadline_span float8[], p_fingerprints text[], p_kinds text[],
     p_keys text[], p_batches text[], p_metas bytea[],
-    p_codec smallint, p_new_queues text[], p_notify text, p_patience text
+    p_codec smallint, p_notify text
 ) returns table (place int, id bigint, run_after float8, created_at float8, deadline float8, duplicate boolean)
 language plpgsql
 set search_path from current set lock_timeout = '10s'
@@ -31,12 +31,6 @@ declare
     v_there jobs;
     v_id bigint;
 begin
-    if p_patience is not null then
-        perform set_config('lock_timeout', p_patience, true);
-    end if;
-    if p_new_queues is not null then
-        insert into queues (queue) select unnest(p_new_queues) order by 1 on conflict do nothing;
-    end if;
     if p_notify is not null then
         perform pg_notify(channel(), p_notify);
     end if;
@@ -130,7 +124,7 @@ declare
     v_all int := 0;
 begin
     perform pg_advisory_xact_lock(hashtext(current_schema()), hashtext(p_queue));
-    select priority into v_level from jobs where queue = p_queue and status < 2 order by priority desc limit 1;
+    select priority into v_level from jobs where queue = p_queue order by priority desc limit 1;
     while v_level is not null and v_all <= p_limit loop
         select count(*) into v_ready from (
             select 1 from jobs
@@ -139,7 +133,7 @@ begin
         ) ready;
         v_all := v_all + v_ready;
         select (
-            select priority from jobs where queue = p_queue and priority < v_level and status < 2
+            select priority from jobs where queue = p_queue and priority < v_level
             order by priority desc limit 1
         ) into v_level;
     end loop;
@@ -162,7 +156,7 @@ declare
     v_due float8;
     v_left int;
     v_level smallint;
-    v_ids bigint[];
+    v_rows tid[];
     v_crashed boolean;
     v_last_due float8;
     v_taken boolean := false;
@@ -171,16 +165,15 @@ begin
     for i in 1 .. cardinality(p_queues) loop
         continue when exists (select from queues where queue = p_queues[i] and paused);
         v_left := p_limits[i];
-        select (
-            select priority from jobs where queue = p_queues[i] and status < 2 order by priority desc limit 1
-        ) into v_level;
+        select (select priority from jobs where queue = p_queues[i] order by priority desc limit 1) into v_level;
         while v_level is not null loop
             v_last_due := '-infinity';
-            v_ids := null;
+            v_rows := null;
             if v_left > 0 then
-                select array_agg(id), bool_or(crashes > 0), max(run_after) into v_ids, v_crashed, v_last_due
+                select array_agg(row), bool_or(crashes > 0), max(run_after)
+                into v_rows, v_crashed, v_last_due
                 from (
-                    select id, crashes, run_after from jobs
+                    select ctid as row, crashes, run_after from jobs
                     where queue = p_queues[i] and priority = v_level and status < 2 and run_after <= v_now
                         and (p_kinds is null or kind = any (p_kinds))
                     order by run_after, id limit v_left for update skip locked
@@ -188,18 +181,18 @@ begin
                 v_last_due := coalesce(v_last_due, v_now);
                 if v_crashed then
                     v_next := v_now;
-                    select array_agg(job.id order by place) into v_ids from (
-                        select id, place, min(place) filter (where crashes > 0) over () as crash
-                        from unnest(v_ids) with ordinality as best (id, place) join jobs using (id)
+                    select array_agg(row order by place) into v_rows from (
+                        select row, place, min(place) filter (where crashes > 0) over () as crash
+                        from unnest(v_rows) with ordinality as best (row, place) join jobs on ctid = row
                     ) job where place < crash or (crash = 1 and place = 1 and not v_taken);
                 end if;
             end if;
-            if v_ids is not null then
+            if v_rows is not null then
                 return query
                 update jobs set status = 2, token = p_token, worker = p_worker, ran_at = v_now, progress = null,
                     progress_text = null, holds = case when uniqueness = 2 then null else holds end
-                where id = any (v_ids) returning *;
-                v_left := v_left - cardinality(v_ids);
+                where ctid = any (v_rows) returning *;
+                v_left := v_left - cardinality(v_rows);
                 v_taken := true;
                 if v_crashed then
                     exit every_queue;
@@ -218,7 +211,7 @@ begin
             v_next := least(v_next, v_due);
             exit when v_left = 0 and v_next <= v_now;
             select (
-                select priority from jobs where queue = p_queues[i] and priority < v_level and status < 2
+                select priority from jobs where queue = p_queues[i] and priority < v_level
                 order by priority desc limit 1
             ) into v_level;
         end loop;

@@ -68,9 +68,7 @@ def add_values(
     tokens: Sequence[bytes | None],
     arrays: Arrays,
     *,
-    new_queues: Sequence[str] = (),
     notify: str | None = None,
-    patience: str | None = None,
 ) -> tuple[Any, ...]:
     """The values of `Statements.add`."""
     plain = (
@@ -82,8 +80,7 @@ def add_values(
     special = (None,) * 13
     if any(job._special for job in jobs):
         special = _special(jobs, arrays)
-    rest = (CODEC, arrays.texts(new_queues) if new_queues else None, notify, patience)
-    return (*plain, *special, *rest)
+    return (*plain, *special, CODEC, notify)
 
 
 def _special(jobs: Sequence[Job], arrays: Arrays) -> tuple[Any, ...]:
