@@ -29,6 +29,7 @@ import latency
 import memory
 import on_postgres
 import on_redis
+import sqlite
 import throughput
 from contenders import CONTENDERS
 from contest import Bar, Contest, Measures
@@ -45,6 +46,7 @@ CONTESTS: dict[str, Contest] = {
     **import_time.CONTESTS,
     **on_postgres.CONTESTS,
     **on_redis.CONTESTS,
+    **sqlite.CONTESTS,
 }
 CHILD_SECONDS = 600
 RELEASES = (

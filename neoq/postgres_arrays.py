@@ -1,4 +1,4 @@
-"""Arrays as PostgreSQL reads them in binary, written at once: psycopg would look at each element by itself."""
+"""Arrays as PostgreSQL reads them in binary, written at once: psycopg looks at each element by itself."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def texts(values: Sequence[str | None]) -> Array:
 class _ArrayDumper(Dumper):
     format = Format.BINARY
 
-    def get_key(self, obj: Array, format: Any) -> Any:  # noqa: A002  # psycopg's name
+    def get_key(self, obj: Array, format: Any) -> Any:  # noqa: A002, ARG002  # psycopg's name
         return (self.cls, obj.oid)
 
     def upgrade(self, obj: Array, format: Any) -> Dumper:  # noqa: A002, ARG002

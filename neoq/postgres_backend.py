@@ -28,9 +28,10 @@ from neoq.job import Job, Status, to_datetime
 from neoq.postgres_add import DUPLICATE, Adder, duplicate_of
 from neoq.postgres_arrays import float8s, int4s, int8s, texts, uuids
 from neoq.postgres_connections import Connections, describe
-from neoq.postgres_jobs import Statements, claimed, counts_of, find_query, held, job_of, text
+from neoq.postgres_jobs import claimed, counts_of, find_query, held, job_of, text
 from neoq.postgres_listen import Announcer, Presence, news
 from neoq.postgres_settle import Settlement
+from neoq.postgres_statements import Statements
 from neoq.postgres_transactions import Joined
 from neoq.store import (
     Action,
@@ -65,7 +66,9 @@ class PostgresConfig(Config):
     """The settings of `PostgresBackend`: those of every backend, and the database's."""
 
     url: str = setting(
-        "", Kind("a URL such as postgresql://user@host/database", str), "Where the database is, as libpq reads it."
+        "",
+        Kind("a URL such as postgresql://user@host/database", str),
+        "Where the database is, as libpq reads it.",
     )
     schema: str = setting(
         "neoq",
@@ -166,20 +169,18 @@ class PostgresBackend(Backend):
     def _look_at_server(self) -> None:
         """Refuse a server that is too old, and bring the tables up to date."""
         with self._connections.use() as connection:
-            if connection.info.server_version < 130000:
+            version = connection.info.server_version // 10000
+            if version < 13:
                 raise BackendError(
-                    f"{self._connections.where} is PostgreSQL {connection.info.server_version // 10000}; neoq "
-                    "needs 13 or newer"
+                    f"{self._connections.where} is PostgreSQL {version}; neoq needs 13 or newer"
                 )
-            for row in connection.execute("select pg_backend_pid()"):
-                self._connections.direct = row[0] == connection.info.backend_pid
             if self.config.migrate:
                 postgres_schema.migrate(connection, self.config.schema)
             else:
                 postgres_schema.check(connection, self.config.schema)
-            for row in connection.execute(self._statements.last_id):  # type: ignore[arg-type]
+            for row in connection.execute(self._statements.last_id):
                 self._adder.last_id = row[0]
-            rows = connection.execute(self._statements.queues).fetchall()  # type: ignore[arg-type]
+            rows = connection.execute(self._statements.queues).fetchall()
             self._adder.queues = {row[0] for row in rows}
 
     def stop_waiting(self) -> None:
@@ -201,6 +202,7 @@ class PostgresBackend(Backend):
                 )
         finally:
             try:
+                self._adder.close()
                 self._presence.close()
             finally:
                 self._connections.close()
@@ -211,14 +213,14 @@ class PostgresBackend(Backend):
     # -- enqueue ----------------------------------------------------------------------------------------
 
     def add(self, jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:
-        """Store jobs; see `Store.add`. ``transaction`` is a connection of the caller's to the same database."""
+        """Store jobs; see `Store.add`. ``transaction`` is a connection of the caller's to that database."""
         if transaction is not None:
             return self._add_joined(jobs, Joined(self._connections, transaction))
         if token:
             known = self._adder.known(token)
             if known is not None:
                 return known
-        capacities = self._capacities(jobs)
+        capacities = {} if self._is_boundless(jobs) else self._capacities(jobs)
         if capacities and not self.in_runner():
             added = self._add_bounded(jobs, token, capacities)
         elif len(jobs) == 1 and jobs[0].on_duplicate != "raise":
@@ -228,6 +230,9 @@ class PostgresBackend(Backend):
         for queue in {job.queue for job in jobs}:
             self._notify(queue, "ready")
         return added
+
+    def _is_boundless(self, jobs: Sequence[Job]) -> bool:
+        return len(jobs) == 1 and self.capacity_of(jobs[0].queue) is None
 
     def _capacities(self, jobs: Sequence[Job]) -> dict[str, int]:
         """The capacity of each queue of a batch that has one; QueueFullError where it can never fit."""
@@ -241,7 +246,7 @@ class PostgresBackend(Backend):
     def _full_queue(
         self, execute: Any, wanted: Mapping[str, int], capacities: Mapping[str, int]
     ) -> str | None:
-        """The name of a queue that has no room for its part of a batch; until the transaction ends it stays so."""
+        """The name of a queue without room for its part of a batch; that stays so until the transaction ends."""
         for queue in sorted(capacities):
             if wanted[queue]:
                 free = capacities[queue] - self.handed_over(queue) - wanted[queue]
@@ -270,7 +275,9 @@ class PostgresBackend(Backend):
                 joined = Joined(self._connections, connection)
                 full = self._full_queue(joined, wanted, capacities)
                 if full is None:
-                    return self._adder.add_joined(joined, jobs)
+                    added = self._adder.add_joined(joined, jobs)
+                    self._adder.remember(token, added)
+                    return added
             with self._room:
                 left = ROOM_EVERY if give_up is None else give_up - _time.monotonic()
                 if left <= 0 and not self._refusing:
@@ -423,14 +430,21 @@ class PostgresBackend(Backend):
         return Extended(lost, {job_id for job_id, is_lost in rows if not is_lost})
 
     def reclaim(self) -> Reclaimed:
-        """Take the jobs of workers whose lock is free and whose heart is still, or that were quiet for long."""
+        """Take the jobs of workers that are quiet and have lost their lock, or that were quiet for long."""
         presence = self._presence
         if not presence.may_judge():
             return Reclaimed([], [])
         quiet, gone = presence.patience
         rows = self._execute(
             self._statements.reclaim,
-            (presence.number, quiet, gone, presence.lock_class, 3 * self.config.heartbeat, self.config.max_crashes),
+            (
+                presence.number,
+                quiet,
+                gone,
+                presence.lock_class,
+                3 * self.config.heartbeat,
+                self.config.max_crashes,
+            ),
         )
         jobs = [job_of(row) for row in rows]
         returned = [job for job in jobs if not job.finished]
@@ -447,6 +461,7 @@ class PostgresBackend(Backend):
             return 0
         pruned = 0
         while True:
+            number: int
             [(number,)] = self._execute(self._statements.prune, (self.config.retention, PRUNED_AT_ONCE))
             pruned += number
             if number < PRUNED_AT_ONCE:
@@ -488,7 +503,7 @@ class PostgresBackend(Backend):
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
         queues = dict(self._execute(self._statements.queues))
-        return counts_of(self._execute(self._statements.counts), queues)  # type: ignore[arg-type]
+        return counts_of(self._execute(self._statements.counts), queues)
 
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel, retry or delete jobs."""

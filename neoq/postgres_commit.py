@@ -6,6 +6,7 @@ A commit costs a wait for the disk, whatever is in it. Who finds nobody committi
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -16,6 +17,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MAX_BATCH = 200
+FEW = 4  # callers, for whom it is not worth waiting
+MOMENT, MOMENTS = 0.00005, 2  # seconds, and how many of them
 
 
 class _Call(Generic[T, R]):
@@ -29,12 +32,13 @@ class _Call(Generic[T, R]):
 
 
 class GroupCommit(Generic[T, R]):
-    """Calls ``commit`` with what one or many threads want committed; it returns a value, or an error, for each."""
+    """Calls ``commit`` with what one or many threads want committed; it returns a value for each."""
 
-    def __init__(self, commit: Callable[[Sequence[T]], Sequence[R | BaseException]]) -> None:
+    def __init__(self, commit: Callable[[Sequence[T]], Sequence[R]]) -> None:
         self._commit = commit
         self._lock = threading.Lock()
         self._led = False
+        self._callers = 1  # who waited, or were served, when the last commit ended
         self._waiting: deque[_Call[T, R]] = deque()
 
     def __call__(self, item: T) -> R:
@@ -69,16 +73,13 @@ class GroupCommit(Generic[T, R]):
 
     def _lead(self, own: _Call[T, R]) -> None:
         batch = [own]
+        self._gather()
         with self._lock:
             while self._waiting and len(batch) < MAX_BATCH:
                 batch.append(self._waiting.popleft())
         try:
             for call, value in zip(batch, self._commit([call.item for call in batch]), strict=True):
-                if isinstance(value, BaseException):
-                    call.error = value
-                else:
-                    call.value = value
-                call.ended = True
+                call.value, call.ended = value, True
         except BaseException as error:
             for call in batch:
                 if not call.ended:
@@ -86,8 +87,19 @@ class GroupCommit(Generic[T, R]):
         finally:
             self._pass_on(batch[1:])
 
+    def _gather(self) -> None:
+        """Wait a moment for those who were here just now: with them it is one commit, without them two."""
+        expected = self._callers
+        if expected < FEW:
+            return
+        for _ in range(MOMENTS):
+            if len(self._waiting) >= expected - 1:
+                return
+            time.sleep(MOMENT)
+
     def _pass_on(self, followers: Sequence[_Call[T, R]]) -> None:
         with self._lock:
+            self._callers = len(followers) + 1 + len(self._waiting)
             successor = self._waiting.popleft() if self._waiting else None
             self._led = successor is not None
         for call in followers:

@@ -1,4 +1,4 @@
-"""The connections of one process to one PostgreSQL database: opened when needed, checked, never shared with a fork.
+"""The connections of one process to one PostgreSQL database: opened when needed, checked, not forked.
 
 Each is used by one thread at a time and then lies idle for the next. There is no pool of the driver's own: it
 opens connections in threads, which would hide from the caller why it cannot, and outlive a fork badly.
@@ -18,7 +18,8 @@ from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
 
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.postgres_arrays import register
@@ -30,6 +31,8 @@ _AWAY = frozenset(
     """08000 08001 08003 08004 08006 25006 40001 40P01 53000 53100 53200 53300 53400 55P03 57014 57P01 57P02
     57P03 57P04 57P05 58000 58030""".split()
 )  # what passes: failures of the connection, shutdowns, failovers, too many connections, locks, a full disk
+_GOOD = frozenset({ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK})
+_MET = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _TRIES = 3  # of a statement that met a deadlock
 DOUBT_LASTS = 3.0  # seconds to wait for the server to end a statement whose reply was lost
 
@@ -40,6 +43,7 @@ class Connections:
     def __init__(self, url: str, *, size: int) -> None:
         self._conninfo = _with_defaults(url)
         self.where = describe(url)
+        self._session_known = False
         self.direct = True  # False: through a PgBouncer that gives each transaction another session
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
@@ -47,7 +51,8 @@ class Connections:
         self._closed = False
         self._lost: list[int] = []  # sessions that broke while they executed something
         _all.add(self)
-        self._known: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._prepared: weakref.WeakKeyDictionary[Connection, set[bytes]] = weakref.WeakKeyDictionary()
+        self._sessions: weakref.WeakKeyDictionary[Connection, int] = weakref.WeakKeyDictionary()
 
     # -- open and close ---------------------------------------------------------------------------------
 
@@ -59,10 +64,22 @@ class Connections:
             raise BackendUnavailable(
                 f"cannot connect to {self.where}: {_text_of(error)}{_advice(error)}"
             ) from error
+        connection.prepare_threshold = None
+        if not self._session_known:  # a PgBouncer tells another session's number than the server does
+            self.direct = self._is_direct(connection)
+            self._session_known = True
         connection.prepare_threshold = 1 if self.direct else None
         register(connection)
-        self._known.add(connection)
+        self._sessions[connection] = connection.info.backend_pid
         return connection
+
+    def _is_direct(self, connection: Connection) -> bool:
+        try:
+            [(session,)] = connection.execute("select pg_backend_pid()").fetchall()
+        except psycopg.Error as error:
+            connection.close()
+            raise self.wrapped(error, connection) from error
+        return bool(session == connection.info.backend_pid)
 
     def close(self) -> None:
         """Close what is idle; what is in use is closed when it comes back."""
@@ -78,30 +95,63 @@ class Connections:
         """A connection for one thread; psycopg's errors leave it as BackendError."""
         with self._room:
             connection = self.take()
-            session = connection.pgconn.backend_pid
             try:
                 yield connection
             except psycopg.Error as error:
-                if connection.closed:
-                    self._lost = [*self._lost[-99:], session]
-                raise self.wrapped(error, connection) from error
+                raise self.lost_or_wrapped(error, connection) from error
             finally:
                 self.give(connection)
 
+    def lost_or_wrapped(self, error: psycopg.Error, connection: Connection) -> BackendError:
+        """As `wrapped`; where the connection broke, what it executed may go on."""
+        if connection.closed:
+            self._lost = [*self._lost[-99:], self._sessions.get(connection, 0)]
+        return self.wrapped(error, connection)
+
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Execute one statement, which is a transaction of its own; again where it met a deadlock."""
-        for left in range(_TRIES - 1, -1, -1):
-            with self.use() as connection:
-                try:
-                    cursor = connection.execute(statement, values, binary=True)  # type: ignore[call-overload]
-                    return cursor.fetchall() if cursor.description else []
-                except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
-                    if not left:
-                        raise
-        raise AssertionError
+        left = _TRIES
+        while True:
+            left -= 1
+            try:
+                return self._execute_once(statement, values)
+            except BackendUnavailable as error:
+                if not left or not isinstance(error.__cause__, _MET):
+                    raise
+
+    def _execute_once(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        with self._room:
+            connection = self.take()
+            try:
+                cursor = connection.cursor(binary=True)
+                cursor.execute(statement, values)
+                result = cursor.pgresult
+                if result is not None and result.status == ExecStatus.TUPLES_OK:
+                    return cursor.fetchall()
+                return []
+            except psycopg.Error as error:
+                raise self.lost_or_wrapped(error, connection) from error
+            finally:
+                self.give(connection)
+
+    def prepared(
+        self, connection: Connection, name: bytes, statement: bytes, values: Sequence[Any]
+    ) -> PGresult:
+        """Execute a statement with as little ado as there can be; all values and results are binary.
+
+        What a cursor does for each statement costs more than the server needs to add a job.
+        """
+        pgconn = connection.pgconn
+        if not self.direct:
+            return _checked(pgconn.exec_params(statement, values, None, [1] * len(values), 1))
+        names = self._prepared.setdefault(connection, set())
+        if name not in names:
+            _checked(pgconn.prepare(name, statement))
+            names.add(name)
+        return _checked(pgconn.exec_prepared(name, values, [1] * len(values), 1))
 
     def await_end(self, part: str) -> bool:
-        """Wait until no session executes a statement any more whose reply was lost; False where one goes on."""
+        """Wait until no session executes a statement whose reply was lost; False where one still may."""
         give_up = time.monotonic() + DOUBT_LASTS
         while self.execute(
             "select 1 from pg_stat_activity where pid = any (%s::int[]) and state = 'active'"
@@ -128,7 +178,7 @@ class Connections:
         """Take a connection back."""
         if connection.closed:
             return
-        if connection.info.transaction_status != TransactionStatus.IDLE:
+        if connection.pgconn.transaction_status != TransactionStatus.IDLE:
             connection.close()  # what it was doing was broken off
             return
         with self._lock:
@@ -154,27 +204,36 @@ class Connections:
             )
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
             return BackendError(
-                f"{self.where}: {_text_of(error)}; this user needs usage on the schema, select, insert, update "
-                "and delete on its tables, usage on its sequences, execute on its functions"
+                f"{self.where}: {_text_of(error)}; this user needs usage on the schema and its sequences, and "
+                "select, insert, update and delete on its tables"
             )
         return BackendError(f"{self.where}: {_text_of(error)}")
 
     # -- fork -------------------------------------------------------------------------------------------
 
     def forked_in_child(self) -> None:
-        """Leave the parent's connections alone, but for their sockets, which would outlive the parent here."""
-        for connection in list(self._known):
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))  # never finished: that would end the session
+        """Leave the parent's connections alone, but for the sockets: open here, they would outlive it."""
+        for connection in list(self._sessions):
+            ctypes.pythonapi.Py_IncRef(
+                ctypes.py_object(connection)
+            )  # never finished: that would end the session
             pgconn = connection.pgconn
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(pgconn))
             try:
                 os.close(pgconn.socket)
             except (OSError, psycopg.Error):
                 pass
-        self._known = weakref.WeakSet()
+        self._sessions = weakref.WeakKeyDictionary()
         self._idle = []
         self._lock = threading.Lock()
         self._closed = True
+
+
+def _checked(result: PGresult) -> PGresult:
+    """A result that is none of an error."""
+    if result.status not in _GOOD:
+        raise psycopg.errors.error_from_result(result)
+    return result
 
 
 def is_alive(connection: Connection) -> bool:

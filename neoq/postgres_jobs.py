@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import orjson
 
 from neoq.job import CODEC, FINISHED, Job, OnDuplicate, Status, Unique
 from neoq.postgres_arrays import bools, byteas, float8s, int2s, int4s, int8s, texts, uuids
+from neoq.postgres_statements import Statements
 from neoq.store import Outcome, QueueCounts
 
 STATUSES = (
@@ -26,139 +27,28 @@ _UNIQUE: dict[int, Unique] = {0: False, 1: True, 2: "until_started"}
 _ON_DUPLICATE: dict[OnDuplicate, int] = {"return": 0, "raise": 1, "replace": 2}
 _FIELDS = ("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled")  # of QueueCounts
 
-_BOTH = (
-    "id, queue, status, priority, run_after, created_at, uniqueness, crashes, retries, max_retries, deadline,"
-    " fingerprint, kind, key, batch, meta, payload, ran_at, error, traceback, progress, progress_text"
-)
-_UNFINISHED = (
-    f"{_BOTH}, token, (select w.id from {{schema}}.workers w where w.number = worker) as worker_id, cancel,"
-    " run_after > {schema}.clock(), null::float8, null::bytea"
-)
-_FINISHED = f"{_BOTH}, 0::bigint, null::text, false, false, finished_at, result"
-_CLAIMED = (
-    "id, queue, priority, run_after, created_at, payload, crashes, retries, uniqueness, max_retries, deadline,"
-    " fingerprint, kind, key, batch, meta, error, traceback"
-)
 _PLAIN = (0, 0, 1, None, None, None, None, None, None, None, None, None)  # from crashes on, as most jobs are
 
 
-class Arrays(Protocol):
+class Arrays:
     """How arrays are given to a connection: in binary to ours, as lists to a caller's own."""
 
-    def int2s(self, values: Sequence[int | None]) -> Any: ...  # noqa: D102
-    def int4s(self, values: Sequence[int | None]) -> Any: ...  # noqa: D102
-    def int8s(self, values: Sequence[int | None]) -> Any: ...  # noqa: D102
-    def float8s(self, values: Sequence[float | None]) -> Any: ...  # noqa: D102
-    def bools(self, values: Sequence[bool]) -> Any: ...  # noqa: D102
-    def texts(self, values: Sequence[str | None]) -> Any: ...  # noqa: D102
-    def byteas(self, values: Sequence[bytes | None]) -> Any: ...  # noqa: D102
-    def uuids(self, values: Sequence[bytes | None]) -> Any: ...  # noqa: D102
+    def __init__(self, *, binary: bool) -> None:
+        self.int2s: Any = int2s if binary else list
+        self.int4s: Any = int4s if binary else list
+        self.int8s: Any = int8s if binary else list
+        self.float8s: Any = float8s if binary else list
+        self.bools: Any = bools if binary else list
+        self.texts: Any = texts if binary else list
+        self.byteas: Any = byteas if binary else list
+        self.uuids: Any = uuids if binary else _hexadecimal
 
 
-class Binary:
-    """Arrays for our own connections."""
-
-    int2s = staticmethod(int2s)
-    int4s = staticmethod(int4s)
-    int8s = staticmethod(int8s)
-    float8s = staticmethod(float8s)
-    bools = staticmethod(bools)
-    texts = staticmethod(texts)
-    byteas = staticmethod(byteas)
-    uuids = staticmethod(uuids)
+def _hexadecimal(values: Sequence[bytes | None]) -> list[str | None]:
+    return [None if value is None else value.hex() for value in values]
 
 
-class Lists:
-    """Arrays for a caller's connection, whichever driver it has."""
-
-    int2s = int4s = int8s = float8s = bools = texts = byteas = staticmethod(list)
-
-    @staticmethod
-    def uuids(values: Sequence[bytes | None]) -> list[str | None]:
-        """UUIDs as text."""
-        return [None if value is None else value.hex() for value in values]
-
-
-BINARY, LISTS = Binary(), Lists()
-
-
-class Statements:
-    """The statements for one schema."""
-
-    def __init__(self, schema: str) -> None:
-        s = '"' + schema.replace('"', '""') + '"'
-        self.schema = s
-        self.add = (
-            f"select place, id, run_after, created_at, deadline, duplicate from {s}.add(%s::text[], %s::bytea[],"
-            " %s::uuid[], %s::uuid[], %s::float8[], %s::float8[], %s::smallint[], %s::smallint[], %s::smallint[],"
-            " %s::int[], %s::float8[], %s::float8[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bytea[],"
-            " %s::smallint, %s::text[], %s::text, %s::text)"
-        )
-        self.added_by = (
-            "select added_by, id, run_after, created_at, deadline from {table} where id > %s and"
-            " added_by = any (%s::uuid[])"
-        )
-        self.added_by = " union all ".join(
-            self.added_by.format(table=f"{s}.{table}") for table in ("jobs", "history")
-        )
-        self.introduce = (
-            f"insert into {s}.queues (queue) select unnest(%s::text[]) order by 1 on conflict do nothing"  # noqa: S608
-        )
-        self.last_id = f"select last_value from {s}.job_ids"  # noqa: S608
-        self.ready_within = f"select {s}.ready_within(%s::text, %s::int)"
-        self.claim = f"select {_CLAIMED} from {s}.claim(%s::int, %s::bigint, %s::text[], %s::int[], %s::text[])"
-        self.unclaim = (
-            f"update {s}.jobs set status = case when retries > 0 then 1 else 0 end, token = null, worker = null"  # noqa: S608
-            " where status = 2 and worker = %s and token = %s"
-        )
-        self.succeed = (
-            f"select * from {s}.succeed(%s::bigint[], %s::bigint[], %s::float8[], %s::float8[], %s::bytea[],"
-            " %s::float8, %s::boolean)"
-        )
-        self.settle = (
-            f"select * from {s}.settle(%s::bigint[], %s::bigint[], %s::smallint[], %s::float8[], %s::boolean[],"
-            " %s::float8[], %s::float8[], %s::text[], %s::text[], %s::bytea[], %s::float8[], %s::text[], %s::float8,"
-            " %s::boolean, %s::boolean, %s::boolean)"
-        )
-        self.completed = (
-            f"select id, true from {s}.history h where exists (select from unnest(%s::bigint[], %s::bigint[]) i (id,"
-            f" token) where h.id = i.id and h.completed = i.token) union all select j.id, false from {s}.jobs j"
-            " where exists (select from unnest(%s::bigint[], %s::bigint[]) i (id, token) where j.id = i.id and"
-            " j.token = i.token and j.status = 2)"
-        )
-        self.extend = f"select id, lost from {s}.extend(%s::int, %s::bigint[], %s::bigint[], %s::float8[], %s::text[])"
-        self.beat = (
-            f"select {s}.beat(%s::int, %s::text, %s::text, %s::int, %s::float8, %s::text[], %s::int, %s::boolean)"
-        )
-        self.leave = f"update {s}.workers set beat_at = 0, locked = true where number = %s"  # noqa: S608
-        self.workers = (
-            f"select id, host, pid, started_at, beat_at, queues, running from {s}.workers"  # noqa: S608
-            f" where beat_at >= {s}.clock() - %s order by started_at, id"
-        )
-        self.dead_workers = f"select 1 from {s}.dead_workers(%s::int, %s::float8, %s::float8, %s::int) limit 1"
-        returned = _UNFINISHED.format(schema=s)
-        self.reclaim = (
-            f"select {returned} from {s}.reclaim(%s::int, %s::float8, %s::float8, %s::int, %s::float8, %s::int)"
-        )
-        self.change = f"select id, queue, done from {s}.change(%s::bigint[], %s::uuid[], %s::text)"
-        self.tick = f"select {s}.tick(%s::text, %s::float8)"
-        self.last_tick = f"select tick from {s}.ticks where cron = %s"  # noqa: S608
-        self.prune = f"select {s}.prune(%s::float8, %s::int)"
-        self.trim = f"select id, queue from {s}.trim_history(%s::boolean, %s::bigint)"
-        self.sum_up = f"select {s}.sum_up()"
-        self.pause = (
-            f"insert into {s}.queues (queue, paused) values (%s, %s)"  # noqa: S608
-            " on conflict (queue) do update set paused = excluded.paused"
-        )
-        self.counts = (
-            "select queue, case status when 2 then 3 else case when due then 0 else 1 + status end end, n from ("  # noqa: S608
-            f" select queue, status, status < 2 and run_after <= {s}.clock() as due, count(*) as n"
-            f" from {s}.jobs group by 1, 2, 3) waiting"
-            f" union all select queue, 1 + status, sum(n)::bigint from {s}.tally group by 1, 2"
-        )
-        self.queues = f"select queue, paused from {s}.queues"  # noqa: S608
-        self.find_unfinished = f"(select {returned} from {s}.jobs where {{}} order by id desc limit %s)"  # noqa: S608
-        self.find_finished = f"(select {_FINISHED} from {s}.history where {{}} order by id desc limit %s)"  # noqa: S608
+BINARY, LISTS = Arrays(binary=True), Arrays(binary=False)
 
 
 def held(job: Job) -> bytes | None:
@@ -268,7 +158,7 @@ def claimed(row: Sequence[Any], token: int, worker: str) -> Job:
 
 
 def job_of(row: Sequence[Any]) -> Job:
-    """The snapshot that a row of `Statements.find` describes; a caller's driver may give bytes as memoryview."""
+    """The snapshot that a row of a `find_query` describes; a caller's driver may give memoryviews."""
     job = Job.__new__(Job)
     (
         job.id,
@@ -397,17 +287,12 @@ def settle_values(
 
 
 def text(value: str | None) -> str | None:
-    """A text that PostgreSQL can hold: an exception's message may have anything in it, NUL included."""
+    """A text that PostgreSQL can hold: an exception's message may have anything, NUL included."""
     return (
-        None if value is None else value.encode("utf-8", "replace").decode().replace("\0", "\N{SYMBOL FOR NULL}")
+        None
+        if value is None
+        else value.encode("utf-8", "replace").decode().replace("\0", "\N{SYMBOL FOR NULL}")
     )
-
-
-class Named(NamedTuple):
-    """A queue as the store knows it."""
-
-    queue: str
-    paused: bool
 
 
 def counts_of(rows: Iterable[tuple[str, int, int]], queues: Mapping[str, bool]) -> list[QueueCounts]:

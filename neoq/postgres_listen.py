@@ -17,7 +17,7 @@ import psycopg
 from neoq.config import SafeLogger
 from neoq.errors import BackendError
 from neoq.postgres_connections import Connection, Connections
-from neoq.postgres_jobs import Statements
+from neoq.postgres_statements import Statements, channel_of
 from neoq.store import Notify, WorkerInfo
 from neoq.threads import join
 
@@ -25,11 +25,6 @@ APART = 0.01  # seconds between two notifications of one process, at least
 FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0  # seconds between attempts to connect again
 MAX_NEWS = 7000  # bytes; PostgreSQL takes just under 8,000
 _KINDS = {"r": "ready", "c": "cancel", "p": "pause"}
-
-
-def channel_of(schema: str) -> str:
-    """The channel of a schema; channel() in SQL says the same."""
-    return f"neoq_{schema[:50]}"
 
 
 def class_of(schema: str) -> int:
@@ -58,7 +53,10 @@ class Presence:
         self._statements = statements
         self._schema = schema
         self._heartbeat = heartbeat
-        self.patience = (2 * heartbeat, 3 * lease)  # seconds until a quiet worker is dead: unlocked, and locked
+        self.patience = (
+            2 * heartbeat,
+            3 * lease,
+        )  # seconds until a quiet worker is dead: unlocked, and locked
         self._beaten = self._away_until = time.monotonic()
         self._notify = notify
         self._info = info
@@ -118,9 +116,11 @@ class Presence:
             return
         connection = self._connections.connect()
         try:
-            connection.execute("set lock_timeout = '5s'")  # of a session of ours that the server still believes in
+            connection.execute(
+                "set lock_timeout = '5s'"
+            )  # of a session of ours that the server still believes in
             connection.execute("select pg_advisory_lock(%s::int, %s::int)", (self.lock_class, number))
-            connection.execute(f'listen "{channel_of(self._schema)}"')  # type: ignore[arg-type]
+            connection.execute(f'listen "{channel_of(self._schema)}"')
         except psycopg.Error as error:
             connection.close()
             raise self._connections.wrapped(error, connection) from error
@@ -218,8 +218,8 @@ class Presence:
 class Announcer:
     """Tells other processes that there are jobs: at once where nothing was told just before, else soon after.
 
-    A notification holds a lock over the whole server while its transaction commits, so they are few: the first
-    goes with the jobs' own commit, and those that follow closely are sent as one by a thread.
+    A notification holds a lock over the whole server while its transaction commits, so they are few: the
+    first goes with the jobs' own commit, and those that follow closely are sent as one by a thread.
     """
 
     def __init__(self, connections: Connections, schema: str, log: SafeLogger) -> None:
@@ -235,16 +235,19 @@ class Announcer:
     def with_commit(self, queues: Iterable[str]) -> str | None:
         """What to notify with the commit that adds to these queues; None where it will be told afterwards."""
         now = time.monotonic()
+        if now - self._told < APART:
+            return None
         with self._changed:
-            if now - self._told >= APART:
-                self._told = now
-                return news("r", queues)
-        return None
+            self._told = now
+            told, self._pending = self._pending.union(queues), set()
+        return news("r", told)
 
     def afterwards(self, queues: Iterable[str]) -> None:
         """Tell of queues whose jobs were committed without a notification."""
+        if self._pending.issuperset(queues):
+            return
         with self._changed:
-            first = not self._pending
+            idle = not self._pending
             self._pending.update(queues)
             if self._thread is None and not self._closing:
                 self._thread = threading.Thread(target=self._run, name="neoq-announcer", daemon=True)
@@ -252,7 +255,7 @@ class Announcer:
                     self._thread.start()
                 except RuntimeError:  # the interpreter is going down; others find the jobs when they look
                     self._thread = None
-            elif first:  # else it is awake, or will look by itself
+            elif idle:
                 self._changed.notify()
 
     def tell(self, payload: str) -> None:

@@ -1,7 +1,7 @@
 """The tables and functions that PostgresBackend keeps in a schema of its own: numbered migrations.
 
-``postgres_0001.sql`` and so on, each applied once, in order, all that are missing in one transaction and under
-an advisory lock: of many processes that begin at once one migrates, and a failure leaves nothing behind.
+``postgres_0001.sql`` and so on, each applied once, in order; all that are missing in one transaction, and
+under an advisory lock: of many processes that begin at once one migrates, and a failure leaves nothing.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def check(connection: psycopg.Connection[Any], schema: str) -> None:
     if version < VERSION:
         state = "has no tables of neoq" if not version else f"has version {version} of neoq's tables"
         raise BackendError(
-            f"the schema {schema!r} {state}, and this neoq needs {VERSION}; call neoq.migrate(url) once, or leave "
-            "migrate=True"
+            f"the schema {schema!r} {state}, and this neoq needs {VERSION}; call neoq.migrate(url) once, "
+            "or leave migrate=True"
         )
 
 
@@ -56,8 +56,8 @@ def migrate(connection: psycopg.Connection[Any], schema: str) -> None:
             _apply(connection, schema)
     except psycopg.errors.InsufficientPrivilege as error:
         raise BackendError(
-            f"this user may not make neoq's tables in the schema {schema!r} ({_first_line(error)}); let one who may "
-            f"call neoq.migrate(url), or: grant create on database ... to ...; nothing was changed"
+            f"this user may not make neoq's tables in the schema {schema!r} ({_first_line(error)}); let one "
+            "who may call neoq.migrate(url), or: grant create on database ... to ...; nothing was changed"
         ) from error
 
 
@@ -88,8 +88,8 @@ def _statements(number: int) -> bytes:
 def _refuse_newer(version: int, schema: str) -> None:
     if version > VERSION:
         raise BackendError(
-            f"the schema {schema!r} has version {version} of neoq's tables and this neoq knows only {VERSION}: it "
-            "was used by a newer neoq; upgrade this one"
+            f"the schema {schema!r} has version {version} of neoq's tables and this neoq knows only "
+            f"{VERSION}: it was used by a newer neoq; upgrade this one"
         )
 
 

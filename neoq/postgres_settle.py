@@ -10,8 +10,9 @@ from neoq.errors import BackendError, BackendUnavailable
 from neoq.job import Status
 from neoq.postgres_arrays import int8s
 from neoq.postgres_connections import Connections
-from neoq.postgres_jobs import BINARY, LISTS, Statements, add_values, settle_values, succeed_values
+from neoq.postgres_jobs import BINARY, LISTS, add_values, settle_values, succeed_values
 from neoq.postgres_listen import news
+from neoq.postgres_statements import Statements
 from neoq.postgres_transactions import Joined
 from neoq.store import Outcome
 

@@ -1,4 +1,4 @@
-"""The caller's own transaction: a psycopg, SQLAlchemy or Django connection, as one way to execute a statement.
+"""The caller's own transaction: a psycopg, SQLAlchemy or Django connection as one way to execute SQL.
 
 No framework is imported: what a connection can do says what it is.
 """
@@ -18,8 +18,8 @@ from neoq.postgres_connections import Connections
 Execute = Callable[[str, Sequence[Any]], list[Any]]
 
 _TAKES = (
-    "transaction takes a psycopg Connection, an SQLAlchemy Connection or Session, or a Django connection, to the "
-    "database that has the jobs"
+    "transaction takes a psycopg Connection, an SQLAlchemy Connection or Session, or a Django connection, to "
+    "the database that has the jobs"
 )
 
 
@@ -38,9 +38,7 @@ class Joined:
             cause = _psycopg_error(error)
             if cause is not None:
                 raise self._connections.wrapped(cause) from error
-            raise BackendError(
-                f"the statement failed in the caller's transaction: {error}"
-            ) from error
+            raise BackendError(f"the statement failed in the caller's transaction: {error}") from error
 
     def sqlstate_of(self, error: BackendError) -> str | None:
         """The SQLSTATE behind one of our errors."""
@@ -69,7 +67,7 @@ def _of_psycopg(connection: psycopg.Connection[Any]) -> Execute:
 
     def execute(statement: str, values: Sequence[Any]) -> list[Any]:
         with connection.cursor(row_factory=tuple_row) as cursor:  # the caller's row factory is for the caller
-            cursor.execute(statement, values)  # type: ignore[arg-type]
+            cursor.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
 
     return execute

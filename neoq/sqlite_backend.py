@@ -135,7 +135,12 @@ class SqliteBackend(Backend):
     def open_store(self, notify: Notify) -> None:
         """Open the file, and make or migrate its tables."""
         config = self.config
-        file = SqliteFile(config.path, synchronous=config.synchronous, busy_timeout=config.busy_timeout)
+        file = SqliteFile(
+            config.path,
+            synchronous=config.synchronous,
+            busy_timeout=config.busy_timeout,
+            open_ledger=self._ledger,
+        )
         file.open()
         self._notify = notify
         self._file = file
@@ -174,16 +179,10 @@ class SqliteBackend(Backend):
         What is not ``lasting`` may be undone by a power cut. That goes for claims and heartbeats: whoever
         made them is gone with it.
         """
-        return self._file.write(self._with_ledger(work), lasting=lasting)
+        return self._file.write(work, lasting=lasting)
 
-    def _with_ledger(self, work: Callable[[Ledger], T]) -> Callable[[sqlite3.Cursor], T]:
-        def call(cursor: sqlite3.Cursor) -> T:
-            ledger = Ledger(cursor, self.config, self.clock.time())
-            value = work(ledger)
-            ledger.close()
-            return value
-
-        return call
+    def _ledger(self, cursor: sqlite3.Cursor) -> Ledger:
+        return Ledger(cursor, self.config, self.clock.time())
 
     # -- transactions of the caller ---------------------------------------------------------------------
 
@@ -197,7 +196,9 @@ class SqliteBackend(Backend):
                 cursor.execute("begin immediate")
             cursor.execute("savepoint neoq")
             try:
-                value = self._with_ledger(work)(cursor)
+                ledger = self._ledger(cursor)
+                value = work(ledger)
+                ledger.close()
             except BaseException:
                 if connection.in_transaction:
                     cursor.execute("rollback to neoq")
@@ -252,6 +253,8 @@ class SqliteBackend(Backend):
 
     def _capacities(self, jobs: Sequence[Job]) -> dict[str, int]:
         """The capacity of each queue of a batch that has one; QueueFullError where it can never fit."""
+        if len(jobs) == 1 and self.capacity_of(jobs[0].queue) is None:
+            return {}
         queues = {job.queue for job in jobs}
         capacities = {queue: limit for queue in queues if (limit := self.capacity_of(queue)) is not None}
         for queue, number in _wanted(jobs, capacities).items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -70,8 +71,7 @@ _CLAIM = (
 _SUCCEED = (
     "update neoq_jobs set place = 3, status = 3, holds = null, token = ?, worker = null, lease_until = null,"
     " cancel = 0, ran_at = coalesce(?, ran_at), finished_at = ?, result = ?,"
-    " progress = coalesce(?, progress), progress_text = coalesce(?, progress_text)"
-    " where id = ? and token = ? and place = 2"
+    " progress = coalesce(?, progress), progress_text = coalesce(?, progress_text) where id = ?"
 )
 _SETTLE = (
     "update neoq_jobs set place = ?, status = ?, token = 0, worker = null, lease_until = null, cancel = 0,"
@@ -177,20 +177,24 @@ class Ledger:
 
     def close(self) -> None:
         """Write the counts, and drop what is more than may be kept."""
-        kinds = {kind for _, kind in self._changes}
-        if self._config.max_finished is not None and kinds & {_C_SUCCEEDED, _C_CANCELLED}:
+        config = self._config
+        if config.max_finished is not None or config.max_dead is not None:
+            kinds = {kind for _, kind in self._changes}
             self._write_counts()
-            self._drop_oldest(ENDED, (_C_SUCCEEDED, _C_CANCELLED), self._config.max_finished)
-        if self._config.max_dead is not None and _C_DEAD in kinds:
-            self._write_counts()
-            for job_id, queue in self._drop_oldest(DIED, (_C_DEAD,), self._config.max_dead):
-                self._config.log.warning(
-                    "dead job %s of %s is dropped: max_dead is %d; look at dead jobs, retry or delete them",
-                    job_id,
-                    queue,
-                    self._config.max_dead,
-                )
+            if config.max_finished is not None and kinds & {_C_SUCCEEDED, _C_CANCELLED}:
+                self._drop_oldest(ENDED, (_C_SUCCEEDED, _C_CANCELLED), config.max_finished)
+            if config.max_dead is not None and _C_DEAD in kinds:
+                self._drop_dead(config.max_dead)
         self._write_counts()
+
+    def _drop_dead(self, limit: int) -> None:
+        for job_id, queue in self._drop_oldest(DIED, (_C_DEAD,), limit):
+            self._config.log.warning(
+                "dead job %s of %s is dropped: max_dead is %d; look at dead jobs, retry or delete them",
+                job_id,
+                queue,
+                limit,
+            )
 
     def _write_counts(self) -> None:
         changes = [(queue, kind, n) for (queue, kind), n in self._changes.items() if n]
@@ -325,6 +329,7 @@ class Ledger:
 
     def full_queue(self, wanted: dict[str, int], capacities: dict[str, int]) -> str | None:
         """The name of a queue that has no room for its part of a batch."""
+        self._write_counts()
         for queue, capacity in capacities.items():
             ready = self._do(
                 "select coalesce((select n from neoq_counts where queue = ? and kind = ?), 0)"
@@ -404,8 +409,9 @@ class Ledger:
             job._token = token
             job._waits = False
             job._progress = None
-            self._count(job.queue, _C_READY, -1)
-            self._count(job.queue, _C_RUNNING, 1)
+        for queue, number in Counter(job.queue for job in jobs).items():
+            self._count(queue, _C_READY, -number)
+            self._count(queue, _C_RUNNING, number)
 
     # -- settle -----------------------------------------------------------------------------------------
 
@@ -415,59 +421,64 @@ class Ledger:
         A job ``completed`` inside its handler's transaction keeps its token as a negative number: the end of
         that attempt, which comes later, is no stale one.
         """
+        running = self._running([outcome.lease.job_id for outcome in outcomes])
         stale = set()
+        succeeded = []
         for outcome in outcomes:
+            lease = outcome.lease
+            token, *kept = running.get(lease.job_id, (None,))
+            if token != lease.token:
+                if not self._was_completed(lease):
+                    stale.add(lease.job_id)
+                continue
+            del running[lease.job_id]
             if outcome.status is Status.SUCCEEDED:
-                settled = self._succeed(outcome, completed)
+                succeeded.append(outcome)
             else:
-                settled = self._settle_otherwise(outcome)
-            if settled:
-                for job in outcome.follow:
-                    if not self._insert(job):
-                        self._meet(job)
-            elif not self._was_completed(outcome.lease):
-                stale.add(outcome.lease.job_id)
+                self._settle_otherwise(outcome, *kept)
+        self._succeed(succeeded, completed)
+        for outcome in outcomes:
+            if outcome.follow and outcome.lease.job_id not in stale:
+                self._follow(outcome.follow)
         return stale
+
+    def _running(self, ids: list[int]) -> dict[int, tuple[Any, ...]]:
+        """Of the jobs that run: token, whether to be cancelled, when it was due, and progress."""
+        rows: list[tuple[Any, ...]] = []
+        for start in range(0, len(ids), _CHUNK):
+            chunk = ids[start : start + _CHUNK]
+            rows += self._do(
+                "select id, token, cancel, run_after, progress, progress_text from neoq_jobs"
+                f" where place = 2 and id in ({','.join('?' * len(chunk))})",
+                chunk,
+            ).fetchall()
+        return {row[0]: row[1:] for row in rows}
+
+    def _follow(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if not self._insert(job):
+                self._meet(job)
 
     def _was_completed(self, lease: Lease) -> bool:
         row = self._do("select token from neoq_jobs where id = ?", (lease.job_id,)).fetchone()
         return row is not None and lease.token > 0 and row[0] == -lease.token
 
-    def _succeed(self, outcome: Outcome, completed: bool) -> bool:
-        lease = outcome.lease
-        if self._config.retention == 0 and not completed:
-            statement = "delete from neoq_jobs where id = ? and token = ? and place = 2"
-            if not self._do(statement, (lease.job_id, lease.token)).rowcount:
-                return False
-            self._count(lease.queue, _C_RUNNING, -1)
-            return True
-        fraction, message = lease.progress or (None, None)
-        values = (
-            -lease.token if completed else 0,
-            outcome.started_at,
-            outcome.finished_at,
-            outcome.result,
-            fraction,
-            _text(message),
-            lease.job_id,
-            lease.token,
-        )
-        if not self._do(_SUCCEED, values).rowcount:
-            return False
-        self._count(lease.queue, _C_RUNNING, -1)
-        self._count(lease.queue, _C_SUCCEEDED, 1)
-        return True
+    def _succeed(self, outcomes: list[Outcome], completed: bool) -> None:
+        """Record successes, which most outcomes are."""
+        kept = completed or self._config.retention != 0
+        if kept:
+            self._many(_SUCCEED, [_as_succeeded(outcome, completed) for outcome in outcomes])
+        else:
+            self._many(
+                "delete from neoq_jobs where id = ?", [(outcome.lease.job_id,) for outcome in outcomes]
+            )
+        for queue, number in Counter(outcome.lease.queue for outcome in outcomes).items():
+            self._count(queue, _C_RUNNING, -number)
+            if kept:
+                self._count(queue, _C_SUCCEEDED, number)
 
-    def _settle_otherwise(self, outcome: Outcome) -> bool:
+    def _settle_otherwise(self, outcome: Outcome, cancelled: int, run_after: float, *progress: Any) -> None:
         lease, status = outcome.lease, outcome.status
-        row = self._do(
-            "select cancel, run_after, progress, progress_text from neoq_jobs"
-            " where id = ? and token = ? and place = 2",
-            (lease.job_id, lease.token),
-        ).fetchone()
-        if row is None:
-            return False
-        cancelled, run_after, *progress = row
         if status not in FINISHED and cancelled:  # cancelled as it ran: it is not tried again
             status = Status.CANCELLED
         ends = status in FINISHED
@@ -497,7 +508,6 @@ class Ledger:
         )
         self._count(lease.queue, _C_RUNNING, -1)
         self._count(lease.queue, _kind(place, _NUMBER[status]), 1)
-        return True
 
     def extend(self, leases: Sequence[Lease]) -> Extended:
         """Renew leases."""
@@ -651,6 +661,14 @@ class Ledger:
     def set_paused(self, queue: str, paused: bool) -> None:
         """Hold a queue's jobs back, or let them go."""
         self._do("insert or replace into neoq_queues values (?,?)", (queue, paused))
+
+
+def _as_succeeded(outcome: Outcome, completed: bool) -> tuple[Any, ...]:
+    lease = outcome.lease
+    fraction, message = lease.progress or (None, None)
+    token = -lease.token if completed else 0
+    times = outcome.started_at, outcome.finished_at
+    return token, *times, outcome.result, fraction, _text(message), lease.job_id
 
 
 def _apart(found: list[list[Job]]) -> tuple[list[Job], bool]:

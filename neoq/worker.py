@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 MAX_AHEAD = 64  # jobs handed to a runner at once, at most
 AHEAD_SECONDS = 0.005  # and never beyond what takes longer than this
 SMOOTHING = 0.2  # weight of the newest chunk in the average duration of a job
-BRIEF = (
-    40e-6  # seconds: jobs shorter than this gain nothing from more threads, which only share one interpreter
-)
+BRIEF = 20e-6  # seconds: shorter jobs gain nothing from more threads, which only contend for the interpreter
 STUMBLE = 1.0  # seconds that a runner waits after an error that was not its job's
 
 _current = threading.local()

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest_plugins = ["tests.postgres_server", "tests.redis_server"]
-
+pytest_plugins = ["tests.postgres_server", "tests.pgbouncer", "tests.redis_server"]
 PATIENCE = 5.0
 
 

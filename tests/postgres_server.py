@@ -47,10 +47,10 @@ class PostgresServer:
         self._directory = directory
         self._data = directory / "data"
         self._settings = SETTINGS | (settings or {})
-        self._identity = _other_user()
+        self._identity = other_user()
         self._install = _readable(_find_binaries(version), directory, self._identity)
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        self.port = free_port()
         if self._identity:
             os.chown(directory, self._identity["user"], self._identity["group"])
         self._run("initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync",
@@ -106,7 +106,7 @@ def _find_binaries(version: str) -> Path:
     return package / ("pginstall" if version == "16" else f"pginstall{version}")
 
 
-def _other_user() -> dict[str, Any]:
+def other_user() -> dict[str, Any]:
     """How to run a program that refuses to run as root."""
     if os.geteuid() != 0:
         return {}
@@ -126,7 +126,7 @@ def _readable(install: Path, directory: Path, identity: dict[str, Any]) -> Path:
     return copy
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

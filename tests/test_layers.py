@@ -19,6 +19,14 @@ PACKAGE = ROOT / "neoq"
 LEAVES = {
     *("errors", "job", "config", "retry", "store", "clock", "mem_queues", "threads"),
     *("sqlite_schema", "sqlite_file", "sqlite_jobs", "sqlite_locks"),
+    *("postgres_add", "postgres_arrays", "postgres_commit", "postgres_connections", "postgres_jobs"),
+    *(
+        "postgres_listen",
+        "postgres_schema",
+        "postgres_settle",
+        "postgres_statements",
+        "postgres_transactions",
+    ),
     *("redis_keys", "redis_records", "redis_scripts", "redis_connection", "redis_wakes"),
 }
 ENGINE = {
@@ -33,7 +41,13 @@ THIRD_PARTIES = {
     "sqlite_backend": {"sqlite3"},
     "sqlite_file": {"sqlite3"},
     "sqlite_jobs": {"sqlite3"},
-    "postgres_backend": {"psycopg", "psycopg_pool"},
+    "postgres_add": {"psycopg"},
+    "postgres_arrays": {"psycopg"},
+    "postgres_backend": {"psycopg"},
+    "postgres_connections": {"psycopg"},
+    "postgres_listen": {"psycopg"},
+    "postgres_schema": {"psycopg"},
+    "postgres_transactions": {"psycopg"},
     "redis_connection": {"redis"},
     "redis_wakes": {"redis"},
     "testing": {"pytest"},

@@ -16,7 +16,9 @@ import pytest
 
 import neoq
 from neoq import BackendError, BackendUnavailable, ConfigError, SqliteBackend, UnsupportedError
+from neoq.sqlite_backend import SqliteConfig
 from neoq.sqlite_file import SqliteFile
+from neoq.sqlite_jobs import Ledger
 from neoq.sqlite_schema import VERSION
 from neoq.store import Demand
 from neoq.testing.cases.suite import PATIENCE, eventually, in_threads, prepared
@@ -686,11 +688,16 @@ def test_reading_after_the_shutdown(path: Path) -> None:
 
 def test_an_unclean_read(path: Path) -> None:
     """A query that SQLite refuses is a BackendError with SQLite's own as its cause."""
-    file = SqliteFile(str(path), synchronous="full", busy_timeout=1)
+    file = SqliteFile(
+        str(path),
+        synchronous="full",
+        busy_timeout=1,
+        open_ledger=lambda cursor: Ledger(cursor, SqliteConfig(path=str(path)), 0.0),
+    )
     file.open()
     with pytest.raises(BackendError, match="no such table"):
         file.read("select 1 from missing")
     with pytest.raises(BackendError, match="no such table"):
-        file.write(lambda cursor: cursor.execute("select 1 from missing"))
-    assert file.write(lambda cursor: cursor.execute("select 1").fetchone()) == (1,)
+        file.write(lambda ledger: ledger._do("select 1 from missing"))
+    assert file.write(lambda ledger: ledger._do("select 1").fetchone()) == (1,)
     file.close()
