@@ -205,7 +205,7 @@ class Adder:
         """
         rows = self._stored(set(tokens), last_id, lost)
         if len(rows) == len(jobs):
-            return [(None, *row[1:], False) for row in rows]
+            return [(None, *row[1:]) for row in rows]
         if rows or self._forgets:  # some met holders, or have run and are forgotten
             raise lost
         return self._execute(self._statements.add, values)
@@ -221,7 +221,7 @@ class Adder:
             raise lost
         for job, token in items:
             if token in rows:
-                accept([job], [(None, *rows[token][1:], False)])
+                accept([job], [(None, *rows[token][1:])])
         return [job if token in rows else None for job, token in items]
 
     def _stored(self, tokens: Iterable[bytes | None], last_id: int, lost: BackendUnavailable) -> Rows:

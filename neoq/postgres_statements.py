@@ -84,7 +84,7 @@ class Statements:
     def _add(self) -> None:
         s = self._schema
         self.add = f"""
-            select place, id, run_after, created_at, deadline, duplicate from {s}.add(
+            select place, id, run_after, created_at, deadline, duplicate, ids from {s}.add(
                 %s::text[], %s::bytea[], %s::uuid[], %s::uuid[], %s::float8[], %s::float8[], %s::smallint[],
                 %s::smallint[], %s::smallint[], %s::int[], %s::float8[], %s::float8[], %s::text[], %s::text[],
                 %s::text[], %s::text[], %s::bytea[], %s::smallint, %s::text
@@ -104,7 +104,7 @@ class Statements:
         self.add_several_and_tell = f"{several}, holds{tell}".encode()
         self.added_by = " union all ".join(
             f"""
-            select added_by, id, run_after, created_at, deadline from {s}.{table}
+            select added_by, id, run_after, created_at, deadline, false, null::bigint[] from {s}.{table}
             where id > %s and added_by = any (%s::uuid[])
             """
             for table in ("jobs", "history")
