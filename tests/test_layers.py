@@ -19,7 +19,8 @@ PACKAGE = ROOT / "neoq"
 LEAVES = {
     *("errors", "job", "config", "retry", "store", "clock", "mem_queues", "threads"),
     *("sqlite_schema", "sqlite_file", "sqlite_jobs", "sqlite_locks"),
-    *("redis_keys", "redis_records", "redis_scripts", "redis_connection", "redis_wakes"),
+    *("redis_keys", "redis_records", "redis_scripts", "redis_connection", "redis_wakes", "redis_queues"),
+    *("redis_finding", "redis_adding", "redis_workers", "redis_pruning"),
 }
 ENGINE = {
     *("engine", "worker", "executor", "source", "fetcher", "settler", "keeper"),
