@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
 AT_ONCE = 200  # jobs of one script, so that none holds the server for long
-LOOK_EVERY = 5  # times job_check_interval: how often an idle queue is looked at, though nobody has called
+LOOK_EVERY = 10  # times job_check_interval: how often an idle queue is looked at, though nobody has called
+LOOK_EVERY_AT_LEAST = 60  # where there are many such queues, as above
 ROOM_EVERY = 0.05  # seconds between looks whether a full queue has room again
 SWEEP_EVERY = 60.0  # seconds between looks for leases that ran out and that no dead worker accounts for
 RECONCILED_AT_ONCE = 200
@@ -311,7 +312,8 @@ class RedisBackend(Backend):
         quiet = self._quiet.get(queue)
         if quiet is None or (quiet.due is not None and quiet.due <= self._queues.time()):
             return False
-        return _time.monotonic() - quiet.looked_at < LOOK_EVERY * self.config.job_check_interval
+        patience = min(max(LOOK_EVERY, 5 * len(self._quiet)), LOOK_EVERY_AT_LEAST) if self._wakes.hears else 1
+        return _time.monotonic() - quiet.looked_at < patience * self.config.job_check_interval
 
     # -- claim ------------------------------------------------------------------------------------------
 
@@ -635,7 +637,7 @@ class RedisBackend(Backend):
             [self._queues.call_of(self._scripts.counts, queue, ()) for queue in queues]
         )
         return [
-            QueueCounts(queue, *numbers, bool(paused))
+            QueueCounts(queue, **dict(zip(_COUNTED, numbers, strict=True)), paused=bool(paused))
             for queue, (*numbers, paused) in zip(queues, replies, strict=True)
         ]
 
@@ -674,6 +676,9 @@ class RedisBackend(Backend):
             self._redis.commands([("PUBLISH", channel + name.decode(), queue) for name in idle])
         self._stir(queue)
         self._notify(queue, "pause" if paused else "ready")
+
+
+_COUNTED = ("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled")
 
 
 def _is_name(item: Any) -> bool:

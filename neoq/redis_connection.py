@@ -188,7 +188,7 @@ class RedisConnection:
             except (redis.RedisError, OSError):
                 pass
 
-    def new_client(self) -> Any:
+    def new_client(self, **changes: Any) -> Any:
         """A client of redis-py that repeats nothing by itself: what may be repeated, only we know."""
         address = self.address
         options: dict[str, Any] = {
@@ -200,6 +200,7 @@ class RedisConnection:
             "protocol": 2,
             "retry": Retry(NoBackoff(), 0),
             "retry_on_error": [],
+            **changes,
         }
         if address.tls:
             options |= {"ssl": True, **self._tls}
@@ -363,8 +364,14 @@ class RedisConnection:
         try:
             return self._free.pop()
         except IndexError:
-            pool = self._client.connection_pool
-            return pool.get_connection("_") if _OLD_POOL else pool.get_connection()
+            return self.connection_of(self._client)
+
+    def connection_of(self, client: Any) -> Any:
+        """A new connection of a client: of a cluster's to some node, for they pass calls on to one another."""
+        if self.cluster:
+            client = client.get_redis_connection(client.get_random_node())
+        pool = client.connection_pool
+        return pool.get_connection("_") if _OLD_POOL else pool.get_connection()
 
     def _through_cluster(
         self, client: Any, commands: Sequence[Sequence[Any]], near: bytes | None

@@ -36,7 +36,6 @@ class Scripts:
         flags = version >= (7,)  # older ones know no flags, and refuse every write when they are full
         self.add = Script("add", drains=False)
         self.add_new = Script("add_new", drains=False)
-        self.beat = Script("beat", drains=flags)
         self.change = Script("change", drains=flags)
         self.claim = Script("claim", drains=flags)
         self.counts = Script("counts", drains=flags)

@@ -80,7 +80,7 @@ class Workers:
             self._redis.commands([("HDEL", self._key, self._worker), *idle])
 
     def _say(self, worker: str, told: bytes) -> None:
-        self._redis.call(self._queues.scripts.beat, [self._key], [worker, told])
+        self._redis.command("HSET", self._key, worker, b"%.6f %b" % (self._queues.time(), told))
 
     # -- all of them ------------------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ local function answer(due, ids, records, lives, payloads)
   return { string.format('%.6f', now), due, ids or {}, records or {}, lives or {}, payloads or {} }
 end
 
-if call('EXISTS', PAUSED) == 1 then
+local special = call('EXISTS', PAUSED, CRASHED) > 0
+if special and call('EXISTS', PAUSED) == 1 then
   if ARGV[8] == '1' then call('SADD', IDLE, worker) end
   return answer('-1')
 end
@@ -48,7 +49,7 @@ if #ARGV > 8 then
     end
   end
   if #ids > 0 then call('ZREM', READY, unpack(ids)) end
-elseif call('EXISTS', CRASHED) == 1 then
+elseif special then
   -- A job with a crash behind it is claimed alone, at its turn.
   for at, id in ipairs(call('ZRANGE', READY, 0, limit - 1)) do
     local crashed = call('SISMEMBER', CRASHED, id) == 1
