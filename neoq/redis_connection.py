@@ -325,6 +325,8 @@ class RedisConnection:
         self, commands: Sequence[Sequence[Any]], *, again: bool = True, near: bytes | None = None
     ) -> list[Any]:
         """The replies to some commands, the server's errors among them."""
+        if not commands:
+            return []
         attempts = 2 if again else 1
         while True:
             attempts -= 1
