@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,8 @@ class Contest:
     ratio: tuple[str, str] | None = None  # the metric to compare in the table, and whom with
     needs: str | None = None  # a package without which it cannot be measured
     long: bool = False
+    server: str | None = None  # "postgres" or "redis": runs during the contest, emptied for each measurement
+    among: Mapping[str, Any] | None = None  # the contenders by name, where they are not those in memory
 
 
 class Handled:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,11 +27,16 @@ import future_jobs
 import import_time
 import latency
 import memory
+import on_postgres
+import on_redis
+import sqlite
 import throughput
 from contenders import CONTENDERS
 from contest import Bar, Contest, Measures
+from on_servers import URL
 from rich.console import Console
 from rich.table import Table
+from servers import SERVERS, emptied
 
 CONTESTS: dict[str, Contest] = {
     **throughput.CONTESTS,
@@ -38,8 +44,14 @@ CONTESTS: dict[str, Contest] = {
     **future_jobs.CONTESTS,
     **memory.CONTESTS,
     **import_time.CONTESTS,
+    **on_postgres.CONTESTS,
+    **on_redis.CONTESTS,
+    **sqlite.CONTESTS,
 }
 CHILD_SECONDS = 600
+RELEASES = (
+    "neoq huey dramatiq APScheduler procrastinate pgqueuer rq celery taskiq-redis psycopg redis".split()
+)
 
 # A contender's measures, one dict a round.
 Results = dict[str, list[Measures]]
@@ -115,11 +127,14 @@ def hold(name: str, options: argparse.Namespace, log: IO[str]) -> list[list[str]
         console.print(f"{name}: not installed, so left out: {', '.join(sorted(absent))}")
     results: Results = {contender: [] for contender in present}
     rounds = 1 if contest.long else options.rounds
-    with console.status(name) as status:
+    with ExitStack() as stack:
+        server = stack.enter_context(SERVERS[contest.server]()) if contest.server else None
+        status = stack.enter_context(console.status(name))
         for number in range(1, rounds + 1):
             for contender in present:
                 status.update(f"{name}, round {number} of {rounds}: {contender}")
-                measures = measure_in_child(name, contender, quick=options.quick)
+                url = emptied(contest.server, server) if contest.server and server else None
+                measures = measure_in_child(name, contender, quick=options.quick, url=url)
                 results[contender].append(measures)
                 write(log, kind="measurement", contest=name, contender=contender, round=number, **measures)
     console.print(table_of_results(contest, results, rounds))
@@ -130,15 +145,18 @@ def hold(name: str, options: argparse.Namespace, log: IO[str]) -> list[list[str]
 
 
 def installed(contest: Contest, contender: str) -> bool:
-    known = CONTENDERS.get(contender)
+    known = (CONTENDERS if contest.among is None else contest.among).get(contender)
     needed = (contest.needs, known.package if known else None)
     return all(package is None or find_spec(package) for package in needed)
 
 
-def measure_in_child(contest: str, contender: str, *, quick: bool) -> Measures:
+def measure_in_child(contest: str, contender: str, *, quick: bool, url: str | None) -> Measures:
     command = [sys.executable, __file__, "--one", contest, contender, *(["--quick"] if quick else [])]
+    env = {**os.environ, **({URL: url} if url else {})}
     try:
-        child = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_SECONDS, check=False)
+        child = subprocess.run(
+            command, capture_output=True, text=True, timeout=CHILD_SECONDS, check=False, env=env
+        )
     except subprocess.TimeoutExpired:
         raise MeasurementFailed(f"{contest}: {contender} took more than {CHILD_SECONDS} s") from None
     if child.returncode != 0:
@@ -204,7 +222,7 @@ def machine() -> dict[str, Any]:
         "Python": platform.python_version(),
         "cores": os.cpu_count(),
         "system": platform.platform(),
-        **{name: found for name in ("neoq", "huey", "dramatiq", "APScheduler") if (found := release(name))},
+        **{name: found for name in RELEASES if (found := release(name))},
     }
 
 

@@ -42,6 +42,7 @@ from neoq.worker import current_job
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from neoq.postgres_backend import PostgresBackend
     from neoq.redis_backend import RedisBackend
     from neoq.sqlite_backend import SqliteBackend
 
@@ -68,6 +69,7 @@ __all__ = [
     "NeoqError",
     "NoListenerError",
     "PayloadError",
+    "PostgresBackend",
     "QueueCounts",
     "QueueFullError",
     "RedisBackend",
@@ -85,10 +87,13 @@ __all__ = [
     "WorkerInfo",
     "connect",
     "current_job",
+    "migrate",
 ]
 
 _SCHEMES = {
     "memory": ("neoq.mem_backend", "MemBackend"),
+    "postgres": ("neoq.postgres_backend", "PostgresBackend"),
+    "postgresql": ("neoq.postgres_backend", "PostgresBackend"),
     "sqlite": ("neoq.sqlite_backend", "SqliteBackend"),
     "redis": ("neoq.redis_backend", "RedisBackend"),
     "rediss": ("neoq.redis_backend", "RedisBackend"),
@@ -127,3 +132,15 @@ def connect(url: str | None = None, *, environ: Mapping[str, str] = os.environ, 
     module, name = _SCHEMES[scheme]
     backend: type[Backend] = getattr(importlib.import_module(module), name)
     return backend.from_url(url, options)
+
+
+def migrate(url: str | None = None, **options: Any) -> None:
+    """Make or update the tables of the backend that a URL names, and do nothing else.
+
+    Backends do so by themselves at their first use; a deployment whose processes may not change tables calls
+    this before (and gives them ``migrate=False``). Raises ConfigError as `connect` does, and BackendError
+    where the tables cannot be made; then nothing was changed.
+    """
+    backend = connect(url, **options)
+    backend.queues()
+    backend.shutdown()

@@ -397,7 +397,7 @@ class Engine:
             return False
         for counts in self.store.counts():
             lane = self.lanes.get(counts.queue)
-            if lane is None:
+            if lane is None or lane.stranded:
                 continue
             if counts.ready and not counts.paused:
                 return False

@@ -81,8 +81,9 @@ class Fetcher:
         self._parked()
 
     def call(self) -> None:
-        """Look for jobs now."""
-        self._call.set()
+        """Look for jobs now; called for each enqueue, so it is cheap where others have called."""
+        if not self._call.is_set():
+            self._call.set()
 
     def fence(self, fenced: bool) -> None:
         """Claim nothing while this process cannot renew what it has."""

@@ -303,8 +303,8 @@ class RedisBackend(Backend):
             self._notify("", "cancel")
 
     def _stir_all(self) -> None:
-        """Calls may have been missed."""
-        for queue in list(self._quiet):
+        """Calls may have been missed, also by a claim that is under way: it asked for none."""
+        for queue in list(self._workers.claims_from):
             self._stir(queue)
         self._notify("", "ready")
 

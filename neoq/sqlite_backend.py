@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LOOK_EVERY = 0.02  # seconds between looks whether another process has written
+LOOK_AT_REST = 0.04  # where none has for a second
 SIGNS_OF_LIFE_EVERY = 1.0  # seconds between looks whether a worker has died
 ROOM_EVERY = 0.05  # seconds between looks whether a full queue has room again
 _MODES = ("off", "normal", "full", "extra")
@@ -135,7 +136,12 @@ class SqliteBackend(Backend):
     def open_store(self, notify: Notify) -> None:
         """Open the file, and make or migrate its tables."""
         config = self.config
-        file = SqliteFile(config.path, synchronous=config.synchronous, busy_timeout=config.busy_timeout)
+        file = SqliteFile(
+            config.path,
+            synchronous=config.synchronous,
+            busy_timeout=config.busy_timeout,
+            open_ledger=self._ledger,
+        )
         file.open()
         self._notify = notify
         self._file = file
@@ -174,16 +180,10 @@ class SqliteBackend(Backend):
         What is not ``lasting`` may be undone by a power cut. That goes for claims and heartbeats: whoever
         made them is gone with it.
         """
-        return self._file.write(self._with_ledger(work), lasting=lasting)
+        return self._file.write(work, lasting=lasting)
 
-    def _with_ledger(self, work: Callable[[Ledger], T]) -> Callable[[sqlite3.Cursor], T]:
-        def call(cursor: sqlite3.Cursor) -> T:
-            ledger = Ledger(cursor, self.config, self.clock.time())
-            value = work(ledger)
-            ledger.close()
-            return value
-
-        return call
+    def _ledger(self, cursor: sqlite3.Cursor) -> Ledger:
+        return Ledger(cursor, self.config, self.clock.time())
 
     # -- transactions of the caller ---------------------------------------------------------------------
 
@@ -197,7 +197,9 @@ class SqliteBackend(Backend):
                 cursor.execute("begin immediate")
             cursor.execute("savepoint neoq")
             try:
-                value = self._with_ledger(work)(cursor)
+                ledger = self._ledger(cursor)
+                value = work(ledger)
+                ledger.close()
             except BaseException:
                 if connection.in_transaction:
                     cursor.execute("rollback to neoq")
@@ -252,6 +254,8 @@ class SqliteBackend(Backend):
 
     def _capacities(self, jobs: Sequence[Job]) -> dict[str, int]:
         """The capacity of each queue of a batch that has one; QueueFullError where it can never fit."""
+        if len(jobs) == 1 and self.capacity_of(jobs[0].queue) is None:
+            return {}
         queues = {job.queue for job in jobs}
         capacities = {queue: limit for queue in queues if (limit := self.capacity_of(queue)) is not None}
         for queue, number in _wanted(jobs, capacities).items():
@@ -456,16 +460,17 @@ class SqliteBackend(Backend):
 
     def _look_around(self) -> None:
         """Notice within moments what other processes do: new jobs, cancellations, their death."""
-        version, told, looked = -1, set[int](), 0.0
-        while not self._closing.wait(LOOK_EVERY):
+        version, told, looked, pause, changed = -1, set[int](), 0.0, LOOK_EVERY, False
+        while not self._closing.wait(pause):
             try:
                 [(now,)] = self._file.read("pragma data_version")
                 if now != version:
-                    version = now
+                    version, changed, pause = now, True, LOOK_EVERY
                     self._notify("", "ready")
                     told = self._tell_of_cancelled(told)
                 if _time.monotonic() - looked > SIGNS_OF_LIFE_EVERY:
                     looked = _time.monotonic()
+                    pause, changed = LOOK_EVERY if changed else LOOK_AT_REST, False
                     self._look_for_dead()
             except BackendError as error:
                 self.config.log.warning("the file cannot be watched: %s", error)

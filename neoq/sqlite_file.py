@@ -20,14 +20,18 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.sqlite_schema import MIGRATIONS, VERSION
 
-T = TypeVar("T")
-Work = Callable[[sqlite3.Cursor], T]
+if TYPE_CHECKING:
+    from neoq.sqlite_jobs import Ledger
 
+T = TypeVar("T")
+Work = Callable[["Ledger"], T]
+
+PATIENCE, PATIENCE_AT_MOST = 0.3, 0.002  # of the last commit's time, and seconds
 MAX_BATCH = 200  # operations that share a commit, at most
 BUSY_SLICE = 0.005  # seconds that SQLite itself waits for a lock; we ask again until busy_timeout is over
 FORK_PATIENCE = 5.0  # seconds that a fork waits for a commit to end
@@ -69,16 +73,66 @@ class Operation(Generic[T]):
         return self.value
 
 
+class Crowd:
+    """How many wrote at once the last time; who leads waits a moment for as many to come again.
+
+    The first whom a commit has sent on would otherwise lead the next one alone, and the others wait for it:
+    commits of many and commits of one would take turns.
+    """
+
+    def __init__(self) -> None:
+        self._size = 1
+        self._seconds = 0.0  # that a commit takes
+        self._wanted = 0  # waiting operations for which a leader holds back
+        self._complete = threading.Lock()
+        self._complete.acquire()
+
+    def learn(self, operations: list[Operation[Any]], seconds: float) -> None:
+        """Remember who shared the last commit, or waited at its end."""
+        lasting = sum(operation.lasting for operation in operations)
+        if lasting:
+            self._size, self._seconds = lasting, seconds
+
+    def joined(self, waiting: int) -> None:
+        """One more waits; called under the lock."""
+        if self._wanted and waiting >= self._wanted:
+            self._wanted = 0
+            self._complete.release()
+
+    def gather(self, lock: threading.Lock, waiting: deque[Operation[Any]]) -> None:
+        """Wait for the others, for a fraction of what a commit takes."""
+        with lock:
+            if len(waiting) >= self._size - 1:
+                return
+            self._wanted = self._size - 1
+        try:
+            self._complete.acquire(timeout=min(PATIENCE_AT_MOST, PATIENCE * self._seconds))
+        finally:
+            with lock:
+                if not self._wanted:
+                    self._complete.acquire(blocking=False)
+                self._wanted = 0
+
+
 class SqliteFile:
     """The connections of one process to one file."""
 
-    def __init__(self, path: str, *, synchronous: str, busy_timeout: float) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        synchronous: str,
+        busy_timeout: float,
+        open_ledger: Callable[[sqlite3.Cursor], Ledger],
+    ) -> None:
+        self._open_ledger = open_ledger
         self.path = os.path.abspath(path)  # noqa: PTH100  # a later chdir must not matter
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._lock = threading.Lock()  # over who leads and who waits
         self._led = False
         self._waiting: deque[Operation[Any]] = deque()
+        self._crowd = Crowd()
         self._gate = threading.RLock()  # over the writing connection
         self._writer: sqlite3.Connection | None = None
         self._mode = ""  # the writer's, as it was last set
@@ -138,6 +192,7 @@ class SqliteFile:
             connection.execute(f"pragma synchronous = {self._synchronous}")
             connection.execute("pragma wal_autocheckpoint = 2000")
             connection.execute("pragma cache_size = -16000")
+            connection.execute("pragma temp_store = memory")  # where savepoints keep what they may undo
         except BaseException:
             connection.close()
             raise
@@ -158,8 +213,7 @@ class SqliteFile:
             connection.execute("update neoq_schema set version = ?", (VERSION,))
             connection.execute("commit")
         except BaseException:
-            if connection.in_transaction:
-                connection.execute("rollback")
+            _roll_back(connection)
             raise
 
     def _version(self, connection: sqlite3.Connection) -> int:
@@ -223,9 +277,9 @@ class SqliteFile:
     # -- writing ----------------------------------------------------------------------------------------
 
     def write(self, work: Work[T], *, lasting: bool = True) -> T:
-        """Call ``work`` with a cursor inside a transaction and commit it, with those of others who wait.
+        """Call ``work`` with the ledger inside a transaction and commit it, with those of others who wait.
 
-        If it raises, it alone is undone. It may be called a second time where a commit failed. What need not
+        If it raises, it alone is undone. It may be called again where a commit failed. What need not
         be ``lasting`` outlives this process, and perhaps not a power cut: its commit waits for no disk.
         """
         operation = Operation(work, lasting=lasting)
@@ -233,6 +287,7 @@ class SqliteFile:
             waits, self._led = self._led, True
             if waits:
                 self._waiting.append(operation)
+                self._crowd.joined(len(self._waiting))
         if waits:
             self._await_turn(operation)
         if not operation.ended:
@@ -254,11 +309,15 @@ class SqliteFile:
     def _lead(self, own: Operation[Any]) -> None:
         """Commit for oneself and for all who wait; then the next of them leads."""
         batch = [own]
-        with self._lock:
-            while self._waiting and len(batch) < MAX_BATCH:
-                batch.append(self._waiting.popleft())
         try:
+            if own.lasting:
+                self._crowd.gather(self._lock, self._waiting)
+            with self._lock:
+                while self._waiting and len(batch) < MAX_BATCH:
+                    batch.append(self._waiting.popleft())
+            began = time.monotonic()
             self._commit(batch)
+            self._crowd.learn([*batch, *self._waiting], time.monotonic() - began)
         finally:
             self._pass_on(batch[1:])
 
@@ -274,12 +333,12 @@ class SqliteFile:
     def _commit(self, batch: list[Operation[Any]]) -> None:
         with self._gate:
             try:
-                if not self._try(batch):
+                if not self._try(batch) and not self._try(batch, apart=True):  # most often none fails
                     for operation in batch:  # the transaction broke: who broke it fails, the others do not
                         self._try([operation])
             except BaseException as error:
-                if self._writer is not None and self._writer.in_transaction:
-                    self._writer.execute("rollback")
+                if self._writer is not None:
+                    _roll_back(self._writer)
                 for operation in batch:
                     if not operation.ended:
                         operation.error, operation.ended = _copy_of(error, self), True
@@ -289,36 +348,63 @@ class SqliteFile:
                 if self._closed:
                     self._disconnect()
 
-    def _try(self, batch: list[Operation[Any]]) -> bool:
-        """Commit a batch in one transaction; False where all of it was undone and is to be tried singly."""
+    def _try(self, batch: list[Operation[Any]], *, apart: bool = False) -> bool:
+        """Commit a batch in one transaction; False where all of it was undone and is to be tried again."""
         if self._writer is None:
             self._writer = self._connect()
         writer = self._writer
         self._choose_mode(any(operation.lasting for operation in batch))
         self._patiently(lambda: writer.execute("begin immediate"))
-        cursor = writer.cursor()
-        alone = len(batch) == 1
-        for operation in batch:
-            try:
-                self._attempt(operation, cursor, alone=alone)
-            except sqlite3.Error as error:
-                if not alone:
-                    if writer.in_transaction:
-                        writer.execute("rollback")
-                    return False
-                operation.error = self.wrapped(error)
+        work = self._work_apart if apart else self._work_together
+        alone, committing = len(batch) == 1, False
         try:
-            if writer.in_transaction:
+            if work(batch, writer.cursor()):
+                committing = True
                 writer.execute("commit")
-        except sqlite3.Error as error:
-            if writer.in_transaction:
+            else:
                 writer.execute("rollback")
+                if not alone:
+                    return False
+        except sqlite3.Error as error:
+            _roll_back(writer)
             if not alone:
                 return False
-            known = _code(error) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY}
+            known = not committing or _code(error) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY}
             batch[0].error = self.wrapped(error, outcome_unknown=not known)
         for operation in batch:
             operation.ended = True
+        return True
+
+    def _work_together(self, batch: list[Operation[Any]], cursor: sqlite3.Cursor) -> bool:
+        """Do what all of a batch want; False where one raised, and all is to be undone."""
+        ledger = self._open_ledger(cursor)
+        for operation in batch:
+            operation.error = None
+            try:
+                operation.value = operation.work(ledger)
+            except sqlite3.Error:
+                raise
+            except Exception as error:
+                operation.error = error
+                return False
+        ledger.close()
+        return True
+
+    def _work_apart(self, batch: list[Operation[Any]], cursor: sqlite3.Cursor) -> bool:
+        """Do what all of a batch want, and undo what raises by itself."""
+        for operation in batch:
+            operation.error = None
+            cursor.execute("savepoint neoq")
+            try:
+                ledger = self._open_ledger(cursor)
+                operation.value = operation.work(ledger)
+                ledger.close()
+            except sqlite3.Error:
+                raise
+            except Exception as error:
+                operation.error = error
+                cursor.execute("rollback to neoq")
+            cursor.execute("release neoq")
         return True
 
     def _choose_mode(self, lasting: bool) -> None:
@@ -327,25 +413,6 @@ class SqliteFile:
             assert self._writer is not None
             self._writer.execute(f"pragma synchronous = {mode}")
             self._mode = mode
-
-    def _attempt(self, operation: Operation[Any], cursor: sqlite3.Cursor, *, alone: bool) -> None:
-        operation.error = None
-        if not alone:
-            cursor.execute("savepoint neoq")
-        try:
-            operation.value = operation.work(cursor)
-        except sqlite3.Error:
-            if alone and cursor.connection.in_transaction:
-                cursor.execute("rollback")
-            raise
-        except Exception as error:
-            operation.error = error
-            if alone:
-                cursor.execute("rollback")
-            else:
-                cursor.execute("rollback to neoq")
-        if not alone:
-            cursor.execute("release neoq")
 
     # -- fork -------------------------------------------------------------------------------------------
 
@@ -371,6 +438,7 @@ class SqliteFile:
         self._closed = True
         self._gate, self._read_gate = threading.RLock(), threading.RLock()
         self._lock, self._led, self._waiting = threading.Lock(), False, deque()
+        self._crowd = Crowd()
         self._held_for_fork = []
         self.fork_hook()
 
@@ -378,6 +446,11 @@ class SqliteFile:
 def _code(error: sqlite3.Error) -> int:
     """SQLite's primary error code, 0 where there is none."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("rollback")
 
 
 def _copy_of(error: BaseException, file: SqliteFile) -> BaseException:

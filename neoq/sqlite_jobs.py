@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -56,11 +58,12 @@ COLUMNS = (
     " max_retries, deadline, fingerprint, kind, key, batch, meta, payload, ran_at, finished_at, error,"
     " traceback, result, progress, progress_text, place, lease_until"
 )
+_RUNNING_JOBS = "select id, token, cancel, run_after, progress, progress_text from neoq_jobs where place = 2"
+_HOLDERS = f"select {COLUMNS} from neoq_jobs where holds = ?"  # noqa: S608
 _INSERT = (
     "insert into neoq_jobs (queue, place, status, priority, run_after, created_at, uniqueness, holds,"
     " max_retries, deadline, fingerprint, kind, key, batch, meta, codec, payload)"
     " values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
-    " on conflict (queue, holds) where holds is not null do nothing"
 )
 _CLAIM = (
     "update neoq_jobs set place = 2, status = 2, token = ?, worker = ?, lease_until = ?, ran_at = ?,"
@@ -70,8 +73,7 @@ _CLAIM = (
 _SUCCEED = (
     "update neoq_jobs set place = 3, status = 3, holds = null, token = ?, worker = null, lease_until = null,"
     " cancel = 0, ran_at = coalesce(?, ran_at), finished_at = ?, result = ?,"
-    " progress = coalesce(?, progress), progress_text = coalesce(?, progress_text)"
-    " where id = ? and token = ? and place = 2"
+    " progress = coalesce(?, progress), progress_text = coalesce(?, progress_text) where id = ?"
 )
 _SETTLE = (
     "update neoq_jobs set place = ?, status = ?, token = 0, worker = null, lease_until = null, cancel = 0,"
@@ -177,20 +179,24 @@ class Ledger:
 
     def close(self) -> None:
         """Write the counts, and drop what is more than may be kept."""
-        kinds = {kind for _, kind in self._changes}
-        if self._config.max_finished is not None and kinds & {_C_SUCCEEDED, _C_CANCELLED}:
+        config = self._config
+        if config.max_finished is not None or config.max_dead is not None:
+            kinds = {kind for _, kind in self._changes}
             self._write_counts()
-            self._drop_oldest(ENDED, (_C_SUCCEEDED, _C_CANCELLED), self._config.max_finished)
-        if self._config.max_dead is not None and _C_DEAD in kinds:
-            self._write_counts()
-            for job_id, queue in self._drop_oldest(DIED, (_C_DEAD,), self._config.max_dead):
-                self._config.log.warning(
-                    "dead job %s of %s is dropped: max_dead is %d; look at dead jobs, retry or delete them",
-                    job_id,
-                    queue,
-                    self._config.max_dead,
-                )
+            if config.max_finished is not None and kinds & {_C_SUCCEEDED, _C_CANCELLED}:
+                self._drop_oldest(ENDED, (_C_SUCCEEDED, _C_CANCELLED), config.max_finished)
+            if config.max_dead is not None and _C_DEAD in kinds:
+                self._drop_dead(config.max_dead)
         self._write_counts()
+
+    def _drop_dead(self, limit: int) -> None:
+        for job_id, queue in self._drop_oldest(DIED, (_C_DEAD,), limit):
+            self._config.log.warning(
+                "dead job %s of %s is dropped: max_dead is %d; look at dead jobs, retry or delete them",
+                job_id,
+                queue,
+                limit,
+            )
 
     def _write_counts(self) -> None:
         changes = [(queue, kind, n) for (queue, kind), n in self._changes.items() if n]
@@ -227,7 +233,7 @@ class Ledger:
             if known is not None:
                 found = {job.id: job for job in self.of_ids(orjson.loads(known[0]))}
                 return [found[job_id] for job_id in orjson.loads(known[0]) if job_id in found]
-        added = [job if self._insert(job) else self._meet(job) for job in jobs]
+        added = [self._insert_or_meet(job) for job in jobs]
         if token:
             ids = orjson.dumps([job.id for job in added]).decode()
             self._do("insert into neoq_tokens values (?,?,?)", (token, ids, self.now))
@@ -242,8 +248,14 @@ class Ledger:
             found += self._do(f"select {COLUMNS} from neoq_jobs where id in ({marks})", chunk).fetchall()  # noqa: S608
         return [job_of(row) for row in found]
 
-    def _insert(self, job: Job) -> bool:
-        """Store a job; False where another one has its fingerprint."""
+    def _insert_or_meet(self, job: Job) -> Job:
+        holder = self._holder(job, held := _hash_of(job))
+        if holder is not None:
+            return self._meet(job, holder)
+        self._insert(job, held)
+        return job
+
+    def _insert(self, job: Job, held: int | None) -> None:
         waits = job._run_after > self.now  # type: ignore[operator]  # accepted jobs have one
         cursor = self._do(
             _INSERT,
@@ -255,7 +267,7 @@ class Ledger:
                 job._run_after,
                 job._created_at,
                 _UNIQUENESS[job.unique],
-                job.fingerprint if job.unique else None,
+                held,
                 job.max_retries,
                 job._deadline,
                 job._own_fingerprint,
@@ -267,23 +279,21 @@ class Ledger:
                 job._data,
             ),
         )
-        if not cursor.rowcount:
-            return False
         job.id = cursor.lastrowid
         self._count(job.queue, _C_SCHEDULED if waits else _C_READY, 1)
-        return True
 
-    def _holder(self, queue: str, fingerprint: str) -> Job | None:
-        row = self._do(
-            f"select {COLUMNS} from neoq_jobs where queue = ? and holds = ?",  # noqa: S608
-            (queue, fingerprint),
-        ).fetchone()
-        return None if row is None else job_of(row)
+    def _holder(self, job: Job, held: int | None) -> Job | None:
+        """The unfinished job that has the fingerprint of this one."""
+        if held is None:
+            return None
+        for row in self._do(_HOLDERS, (held,)).fetchall():
+            holder = job_of(row)
+            if holder.queue == job.queue and holder.fingerprint == job.fingerprint:
+                return holder
+        return None
 
-    def _meet(self, job: Job) -> Job:
+    def _meet(self, job: Job, holder: Job) -> Job:
         """Enqueue a job whose fingerprint an unfinished one has."""
-        holder = self._holder(job.queue, job.fingerprint)
-        assert holder is not None
         if job.on_duplicate == "raise":
             raise _duplicate(holder)
         if holder.status is not Status.RUNNING:
@@ -291,16 +301,14 @@ class Ledger:
                 self._replace(holder, job)
             elif holder.status is Status.RETRYING and job._run_after < holder._run_after:  # type: ignore[operator]
                 self._move(holder, job._run_after)
-            holder = self._holder(job.queue, job.fingerprint)
-            assert holder is not None
+            [holder] = self.of_ids([holder.id])  # type: ignore[list-item]
         holder.duplicate = True
         return holder
 
     def _replace(self, holder: Job, new: Job) -> None:
         self._do(
             "update neoq_jobs set payload = ?, codec = ?, deadline = ?, priority = ?, max_retries = ?,"
-            " meta = ?, key = ?,"
-            " fingerprint = case when payload = ? then fingerprint else holds end where id = ?",
+            " meta = ?, key = ?, fingerprint = ? where id = ?",
             (
                 new._data,
                 CODEC,
@@ -309,7 +317,7 @@ class Ledger:
                 new.max_retries,
                 orjson.dumps(dict(new.meta)) if new.meta else None,
                 new.key,
-                new._data,
+                holder._own_fingerprint if new._data == holder._data else holder.fingerprint,
                 holder.id,
             ),
         )
@@ -325,6 +333,7 @@ class Ledger:
 
     def full_queue(self, wanted: dict[str, int], capacities: dict[str, int]) -> str | None:
         """The name of a queue that has no room for its part of a batch."""
+        self._write_counts()
         for queue, capacity in capacities.items():
             ready = self._do(
                 "select coalesce((select n from neoq_counts where queue = ? and kind = ?), 0)"
@@ -344,7 +353,10 @@ class Ledger:
         if row is not None and 0 <= row[0] - at < _CLOCK_WAS_WRONG:
             return Tick.EXISTS
         self._do("insert or replace into neoq_ticks values (?,?)", (cron, at))
-        return Tick.NEW if self._insert(job) else Tick.SKIPPED
+        if self._holder(job, held := _hash_of(job)) is not None:
+            return Tick.SKIPPED
+        self._insert(job, held)
+        return Tick.NEW
 
     # -- claim ------------------------------------------------------------------------------------------
 
@@ -404,8 +416,9 @@ class Ledger:
             job._token = token
             job._waits = False
             job._progress = None
-            self._count(job.queue, _C_READY, -1)
-            self._count(job.queue, _C_RUNNING, 1)
+        for queue, number in Counter(job.queue for job in jobs).items():
+            self._count(queue, _C_READY, -number)
+            self._count(queue, _C_RUNNING, number)
 
     # -- settle -----------------------------------------------------------------------------------------
 
@@ -415,59 +428,57 @@ class Ledger:
         A job ``completed`` inside its handler's transaction keeps its token as a negative number: the end of
         that attempt, which comes later, is no stale one.
         """
+        running = self._running([outcome.lease.job_id for outcome in outcomes])
         stale = set()
+        succeeded = []
         for outcome in outcomes:
+            lease = outcome.lease
+            token, *kept = running.get(lease.job_id, (None,))
+            if token != lease.token:
+                if not self._was_completed(lease):
+                    stale.add(lease.job_id)
+                continue
+            del running[lease.job_id]
             if outcome.status is Status.SUCCEEDED:
-                settled = self._succeed(outcome, completed)
+                succeeded.append(outcome)
             else:
-                settled = self._settle_otherwise(outcome)
-            if settled:
+                self._settle_otherwise(outcome, *kept)
+        self._succeed(succeeded, completed)
+        for outcome in outcomes:
+            if outcome.follow and outcome.lease.job_id not in stale:
                 for job in outcome.follow:
-                    if not self._insert(job):
-                        self._meet(job)
-            elif not self._was_completed(outcome.lease):
-                stale.add(outcome.lease.job_id)
+                    self._insert_or_meet(job)
         return stale
+
+    def _running(self, ids: list[int]) -> dict[int, tuple[Any, ...]]:
+        """Of the jobs that run: token, whether to be cancelled, when it was due, and progress."""
+        rows: list[tuple[Any, ...]] = []
+        for start in range(0, len(ids), _CHUNK):
+            chunk = ids[start : start + _CHUNK]
+            marks = ",".join("?" * len(chunk))
+            rows += self._do(f"{_RUNNING_JOBS} and id in ({marks})", chunk).fetchall()
+        return {row[0]: row[1:] for row in rows}
 
     def _was_completed(self, lease: Lease) -> bool:
         row = self._do("select token from neoq_jobs where id = ?", (lease.job_id,)).fetchone()
         return row is not None and lease.token > 0 and row[0] == -lease.token
 
-    def _succeed(self, outcome: Outcome, completed: bool) -> bool:
-        lease = outcome.lease
-        if self._config.retention == 0 and not completed:
-            statement = "delete from neoq_jobs where id = ? and token = ? and place = 2"
-            if not self._do(statement, (lease.job_id, lease.token)).rowcount:
-                return False
-            self._count(lease.queue, _C_RUNNING, -1)
-            return True
-        fraction, message = lease.progress or (None, None)
-        values = (
-            -lease.token if completed else 0,
-            outcome.started_at,
-            outcome.finished_at,
-            outcome.result,
-            fraction,
-            _text(message),
-            lease.job_id,
-            lease.token,
-        )
-        if not self._do(_SUCCEED, values).rowcount:
-            return False
-        self._count(lease.queue, _C_RUNNING, -1)
-        self._count(lease.queue, _C_SUCCEEDED, 1)
-        return True
+    def _succeed(self, outcomes: list[Outcome], completed: bool) -> None:
+        """Record successes, which most outcomes are."""
+        kept = completed or self._config.retention != 0
+        if kept:
+            self._many(_SUCCEED, [_as_succeeded(outcome, completed) for outcome in outcomes])
+        else:
+            self._many(
+                "delete from neoq_jobs where id = ?", [(outcome.lease.job_id,) for outcome in outcomes]
+            )
+        for queue, number in Counter(outcome.lease.queue for outcome in outcomes).items():
+            self._count(queue, _C_RUNNING, -number)
+            if kept:
+                self._count(queue, _C_SUCCEEDED, number)
 
-    def _settle_otherwise(self, outcome: Outcome) -> bool:
+    def _settle_otherwise(self, outcome: Outcome, cancelled: int, run_after: float, *progress: Any) -> None:
         lease, status = outcome.lease, outcome.status
-        row = self._do(
-            "select cancel, run_after, progress, progress_text from neoq_jobs"
-            " where id = ? and token = ? and place = 2",
-            (lease.job_id, lease.token),
-        ).fetchone()
-        if row is None:
-            return False
-        cancelled, run_after, *progress = row
         if status not in FINISHED and cancelled:  # cancelled as it ran: it is not tried again
             status = Status.CANCELLED
         ends = status in FINISHED
@@ -497,7 +508,6 @@ class Ledger:
         )
         self._count(lease.queue, _C_RUNNING, -1)
         self._count(lease.queue, _kind(place, _NUMBER[status]), 1)
-        return True
 
     def extend(self, leases: Sequence[Lease]) -> Extended:
         """Renew leases."""
@@ -628,14 +638,13 @@ class Ledger:
             return True
         if job.status is not Status.DEAD:
             return False
-        if job.unique:
-            holder = self._holder(job.queue, job.fingerprint)
-            if holder is not None:
-                raise _duplicate(holder)
+        holder = self._holder(job, held := _hash_of(job))
+        if holder is not None:
+            raise _duplicate(holder)
         self._do(  # without its deadline, or one that has passed would kill it again
             "update neoq_jobs set place = 0, status = 0, holds = ?, run_after = ?, finished_at = null,"
             " retries = 0, crashes = 0, deadline = null where id = ?",
-            (job.fingerprint if job.unique else None, self.now, job.id),
+            (held, self.now, job.id),
         )
         self._count_out(job)
         self._count(job.queue, _C_READY, 1)
@@ -653,6 +662,14 @@ class Ledger:
         self._do("insert or replace into neoq_queues values (?,?)", (queue, paused))
 
 
+def _as_succeeded(outcome: Outcome, completed: bool) -> tuple[Any, ...]:
+    lease = outcome.lease
+    fraction, message = lease.progress or (None, None)
+    token = -lease.token if completed else 0
+    times = outcome.started_at, outcome.finished_at
+    return token, *times, outcome.result, fraction, _text(message), lease.job_id
+
+
 def _apart(found: list[list[Job]]) -> tuple[list[Job], bool]:
     """What of the best jobs of each queue may be claimed together, and whether some is left.
 
@@ -665,6 +682,14 @@ def _apart(found: list[list[Job]]) -> tuple[list[Job], bool]:
     return [job for jobs in together for job in jobs], any(
         len(jobs) > len(kept) for jobs, kept in zip(found, together, strict=True)
     )
+
+
+def _hash_of(job: Job) -> int | None:
+    """A hash of queue and fingerprint, 32 bits; None for a job that need not be unique."""
+    if not job.unique:
+        return None
+    name = f"{job.queue}\0{job.fingerprint}".encode()
+    return int.from_bytes(blake2b(name, digest_size=4).digest(), "big", signed=True)
 
 
 def _duplicate(holder: Job) -> DuplicateJobError:

@@ -271,8 +271,9 @@ class Watchdog:
         with self._lock:
             if self._thread is None and not self._closing:
                 self.wakes_at = math.inf
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
 
     def close(self) -> None:
         """Stop the thread and wait for it."""

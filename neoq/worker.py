@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 MAX_AHEAD = 64  # jobs handed to a runner at once, at most
 AHEAD_SECONDS = 0.005  # and never beyond what takes longer than this
 SMOOTHING = 0.2  # weight of the newest chunk in the average duration of a job
-BRIEF = (
-    40e-6  # seconds: jobs shorter than this gain nothing from more threads, which only share one interpreter
-)
+BRIEF = 20e-6  # seconds: shorter jobs gain nothing from more threads, which only contend for the interpreter
 STUMBLE = 1.0  # seconds that a runner waits after an error that was not its job's
 
 _current = threading.local()
@@ -86,9 +84,12 @@ class Lane:
         self.waking = False  # somebody was called and has not looked yet
         self.alone: Runner | None = None  # its jobs are so short that the others rest, though there are more
         self.stopping = False
+        self.stranded = False  # the interpreter is going down, and no thread can be started any more
         self.held = False  # a test runs the jobs by hand
         self.processed = 0  # by runners that are gone
         self.asides: list[threading.Thread] = []
+        self._busy = 0.0  # seconds that lately went into so many _jobs
+        self._jobs = 0.0
         self._max_abandoned = max_abandoned
         self._new_slot = new_slot
         self._numbers = 0
@@ -132,11 +133,12 @@ class Lane:
         self._numbers += 1
         runner = Runner(self, self._new_slot(), ahead, self._numbers)
         self.runners.append(runner)
-        self.watchdog.start()
         try:
+            self.watchdog.start()
             runner.thread.start()
         except RuntimeError as error:  # no threads left, or the interpreter is going down
             self.runners.remove(runner)
+            self.stranded = not self.runners and not threading.main_thread().is_alive()
             self.vacant += 1
             self.waking = False
             self.listener.logger.error("no thread for queue %s: %s", self.queue, error)  # noqa: TRY400
@@ -159,9 +161,20 @@ class Lane:
         return sum(len(runner.ahead) for runner in list(self.runners))
 
     def fits_ahead(self) -> int:
-        """How many jobs these runners finish in the few milliseconds that may be claimed ahead."""
-        seconds = max((runner.seconds for runner in list(self.runners)), default=math.inf) or math.inf
-        return int(len(self.runners) * AHEAD_SECONDS / seconds)
+        """How many jobs the runners at work finish in the few milliseconds that may be claimed ahead.
+
+        It weighs jobs, not chunks: a chunk of one that waited for the interpreter says little. Those who rest
+        count for nothing, as what they knew is old.
+        """
+        if not self._busy:
+            return 0
+        at_work = max(1, len(self.runners) - len(self.idle))
+        return int(at_work * AHEAD_SECONDS * self._jobs / self._busy)
+
+    def learn(self, jobs: int, seconds: float) -> None:
+        """Remember what a chunk took. Two threads at once may lose one of theirs, which does no harm."""
+        self._jobs += jobs - SMOOTHING * self._jobs
+        self._busy += seconds - SMOOTHING * self._busy
 
     def attempts(self) -> int:
         """Attempts that have ended here."""
@@ -343,7 +356,9 @@ class Runner:
 
     def _learn(self) -> None:
         """Adapt how much is handed over at once to how long these jobs take."""
-        seconds = (self.lane.clock.monotonic() - self._chunk_began) / self._chunk
+        seconds = self.lane.clock.monotonic() - self._chunk_began
+        self.lane.learn(self._chunk, seconds)
+        seconds /= self._chunk
         self.seconds += SMOOTHING * (seconds - self.seconds)
         fits = int(AHEAD_SECONDS / max(self.seconds, seconds, 1e-6))
         self._size = max(1, min(2 * self._size, fits, MAX_AHEAD))

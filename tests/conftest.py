@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.redis_server import redis_prefix, redis_url  # noqa: F401  # fixtures
-
+pytest_plugins = ["tests.postgres_server", "tests.pgbouncer", "tests.redis_server"]
 PATIENCE = 5.0
 
 

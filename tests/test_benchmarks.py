@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 TWICE = """
@@ -42,6 +44,18 @@ def test_a_quick_run_measures_and_judges(tmp_path: Path) -> None:
     assert {("throughput", "neoq"), ("throughput", "ThreadPoolExecutor"), ("latency", "neoq")} <= measured
     verdicts = {line["verdict"] for line in lines if line["kind"] == "bar"}
     assert verdicts <= {"reached", "missed"}
+
+
+@pytest.mark.parametrize("server", ["postgres", "redis"])
+def test_contests_on_a_server(tmp_path: Path, server: str) -> None:
+    """Beside a server that the benchmark starts itself, neoq and the raw floor are measured and compared."""
+    log = tmp_path / "bench.jsonl"
+    done = bench(f"{server}-bulk", f"{server}-idle", "--json", str(log))
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    measured = {(line["contest"], line["contender"]) for line in lines if line["kind"] == "measurement"}
+    assert {(f"{server}-bulk", "neoq"), (f"{server}-bulk", "raw"), (f"{server}-idle", "neoq")} <= measured
+    assert {line["verdict"] for line in lines if line["kind"] == "bar"} <= {"reached", "missed"}
 
 
 def test_a_job_that_ran_twice_ends_the_benchmark(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ import pytest
 
 import neoq
 from neoq import BackendError, BackendUnavailable, ConfigError, SqliteBackend, UnsupportedError
+from neoq.sqlite_backend import SqliteConfig
 from neoq.sqlite_file import SqliteFile
+from neoq.sqlite_jobs import Ledger
 from neoq.sqlite_schema import VERSION
 from neoq.store import Demand
 from neoq.testing.cases.suite import PATIENCE, eventually, in_threads, prepared
@@ -454,7 +456,7 @@ def test_an_idle_claim_writes_nothing(path: Path, backend: SqliteBackend) -> Non
             "ended",
         ),
         ("select id from neoq_jobs where place = 4 order by finished_at, id limit 9", "died"),
-        ("select * from neoq_jobs where queue = 'q' and holds = 'f'", "held"),
+        ("select * from neoq_jobs where holds = 1", "held"),
     ],
 )
 def test_work_goes_by_index(path: Path, backend: SqliteBackend, query: str, index: str) -> None:
@@ -686,11 +688,16 @@ def test_reading_after_the_shutdown(path: Path) -> None:
 
 def test_an_unclean_read(path: Path) -> None:
     """A query that SQLite refuses is a BackendError with SQLite's own as its cause."""
-    file = SqliteFile(str(path), synchronous="full", busy_timeout=1)
+    file = SqliteFile(
+        str(path),
+        synchronous="full",
+        busy_timeout=1,
+        open_ledger=lambda cursor: Ledger(cursor, SqliteConfig(path=str(path)), 0.0),
+    )
     file.open()
     with pytest.raises(BackendError, match="no such table"):
         file.read("select 1 from missing")
     with pytest.raises(BackendError, match="no such table"):
-        file.write(lambda cursor: cursor.execute("select 1 from missing"))
-    assert file.write(lambda cursor: cursor.execute("select 1").fetchone()) == (1,)
+        file.write(lambda ledger: ledger._do("select 1 from missing"))
+    assert file.write(lambda ledger: ledger._do("select 1").fetchone()) == (1,)
     file.close()

@@ -1,0 +1,572 @@
+-- The operations, each one statement for the client and one round trip. They switch off the plans that a
+-- queue never wants: its tables grow and shrink by orders of magnitude between two looks of the statistics.
+
+create function clock() returns float8 language sql volatile
+as $$ select extract(epoch from clock_timestamp())::float8 $$;
+
+create function channel() returns text language sql stable set search_path from current
+as $$ select 'neoq_' || left(current_schema(), 50) $$;
+
+
+-- Store jobs in their order. Arrays that are null, or too short, stand for nulls. Where all are stored, the
+-- rows say so in order of id; else each has its place, and a duplicate the id of the job that was there.
+create function add(
+    p_queues text[], p_payloads bytea[], p_holds uuid[], p_added_by uuid[],
+    p_at float8[], p_span float8[], p_priorities smallint[], p_uniqueness smallint[], p_on_duplicate smallint[],
+    p_max_retries int[], p_deadline float8[], p_deadline_span float8[], p_fingerprints text[], p_kinds text[],
+    p_keys text[], p_batches text[], p_metas bytea[],
+    p_codec smallint, p_notify text
+) returns table (place int, id bigint, run_after float8, created_at float8, deadline float8, duplicate boolean)
+language plpgsql
+set search_path from current set lock_timeout = '10s'
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    v_now float8 := clock();
+    v_number int := cardinality(p_queues);
+    v_ids bigint[];
+    v_added int;
+    v_job record;
+    v_there jobs;
+    v_id bigint;
+begin
+    if p_notify is not null then
+        perform pg_notify(channel(), p_notify);
+    end if;
+    select array_agg(nextval('job_ids')) into v_ids from generate_series(1, v_number);
+    -- Sorted, so that two callers who share fingerprints wait for each other in one order.
+    return query
+    insert into jobs (
+        id, run_after, created_at, deadline, holds, added_by, max_retries, priority, status, uniqueness, codec,
+        queue, payload, fingerprint, kind, key, batch, meta
+    )
+    select i.id, coalesce(i.at, v_now + coalesce(i.span, 0)), v_now, coalesce(i.deadline, v_now + i.deadline_span),
+        i.holds, i.added_by, i.max_retries, coalesce(i.priority, 0), 0, coalesce(i.uniqueness, 1), p_codec,
+        i.queue, i.payload, i.fingerprint, i.kind, i.key, i.batch, i.meta
+    from unnest(
+        v_ids, p_queues, p_payloads, p_holds, p_added_by, p_at, p_span, p_priorities, p_uniqueness, p_max_retries,
+        p_deadline, p_deadline_span, p_fingerprints, p_kinds, p_keys, p_batches, p_metas
+    ) as i (
+        id, queue, payload, holds, added_by, at, span, priority, uniqueness, max_retries,
+        deadline, deadline_span, fingerprint, kind, key, batch, meta
+    )
+    order by i.holds, i.queue, i.id
+    on conflict (holds, queue) where holds is not null do nothing
+    returning null::int, id, run_after, created_at, deadline, false;
+    get diagnostics v_added = row_count;
+    if v_added = v_number then
+        return;
+    end if;
+
+    for v_job in
+        select i.*, coalesce(i.at, v_now + coalesce(i.span, 0)) as run_after,
+            coalesce(i.deadline_at, v_now + i.deadline_span) as deadline
+        from unnest(
+            v_ids, p_queues, p_payloads, p_holds, p_added_by, p_at, p_span, p_priorities, p_uniqueness,
+            p_max_retries, p_deadline, p_deadline_span, p_fingerprints, p_kinds, p_keys, p_batches, p_metas,
+            p_on_duplicate
+        ) with ordinality as i (
+            id, queue, payload, holds, added_by, at, span, priority, uniqueness,
+            max_retries, deadline_at, deadline_span, fingerprint, kind, key, batch, meta, on_duplicate, place
+        )
+        order by i.holds, i.queue, i.id
+    loop
+        select * into v_there from jobs where jobs.id = v_job.id;
+        if found then
+            return query select v_job.place::int, v_job.id, v_job.run_after, v_now, v_job.deadline, false;
+            continue;
+        end if;
+        loop
+            select * into v_there from jobs where holds = v_job.holds and queue = v_job.queue for update;
+            exit when found;
+            insert into jobs (
+                id, run_after, created_at, deadline, holds, added_by, max_retries, priority, status, uniqueness,
+                codec, queue, payload, fingerprint, kind, key, batch, meta
+            ) values (
+                v_job.id, v_job.run_after, v_now, v_job.deadline, v_job.holds, v_job.added_by, v_job.max_retries,
+                coalesce(v_job.priority, 0), 0, coalesce(v_job.uniqueness, 1), p_codec, v_job.queue, v_job.payload,
+                v_job.fingerprint, v_job.kind, v_job.key, v_job.batch, v_job.meta
+            ) on conflict (holds, queue) where holds is not null do nothing returning jobs.id into v_id;
+            exit when v_id is not null;
+        end loop;
+        if v_id is not null then
+            return query select v_job.place::int, v_id, v_job.run_after, v_now, v_job.deadline, false;
+            v_id := null;
+            continue;
+        end if;
+        if v_job.on_duplicate = 1 then
+            raise exception 'job % has that fingerprint', v_there.id using errcode = 'NQ001', detail = v_there.id;
+        elsif v_there.status = 2 then
+            null;
+        elsif v_job.on_duplicate = 2 then
+            update jobs set payload = v_job.payload, codec = p_codec, deadline = v_job.deadline,
+                priority = coalesce(v_job.priority, 0), max_retries = v_job.max_retries, meta = v_job.meta,
+                key = v_job.key, fingerprint = v_job.fingerprint, run_after = v_job.run_after
+            where jobs.id = v_there.id;
+        elsif v_there.status = 1 and v_job.run_after < v_there.run_after then
+            update jobs set run_after = v_job.run_after where jobs.id = v_there.id;
+        end if;
+        return query select v_job.place::int, v_there.id, null::float8, null::float8, null::float8, true;
+    end loop;
+end $$;
+
+
+-- Count the ready jobs of a queue, no further than asked for, while nobody else adds to it. The lock is of this
+-- transaction: who adds after looking is alone with what was counted.
+create function ready_within(p_queue text, p_limit int) returns int language plpgsql
+set search_path from current set lock_timeout = '10s' set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+    v_now float8 := clock();
+    v_level smallint;
+    v_ready int;
+    v_all int := 0;
+begin
+    perform pg_advisory_xact_lock(hashtext(current_schema()), hashtext(p_queue));
+    select priority into v_level from jobs where queue = p_queue order by priority desc limit 1;
+    while v_level is not null and v_all <= p_limit loop
+        select count(*) into v_ready from (
+            select 1 from jobs
+            where queue = p_queue and priority = v_level and status < 2 and run_after <= v_now
+            limit p_limit + 1
+        ) ready;
+        v_all := v_all + v_ready;
+        select (
+            select priority from jobs where queue = p_queue and priority < v_level
+            order by priority desc limit 1
+        ) into v_level;
+    end loop;
+    return v_all;
+end $$;
+
+
+-- Take the best ready jobs of each queue. The last row, which has no id, tells when the next one is due
+-- (run_after) and what time it is (created_at). A job with a crash behind it comes alone, at its turn.
+create function claim(p_worker int, p_token bigint, p_queues text[], p_limits int[], p_kinds text[])
+returns setof jobs language plpgsql
+set search_path from current
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+as $$
+#variable_conflict use_column
+declare
+    v_now float8 := clock();
+    v_last jobs;
+    v_next float8;
+    v_due float8;
+    v_left int;
+    v_level smallint;
+    v_rows tid[];
+    v_crashed boolean;
+    v_last_due float8;
+    v_taken boolean := false;
+begin
+    <<every_queue>>
+    for i in 1 .. cardinality(p_queues) loop
+        continue when exists (select from queues where queue = p_queues[i] and paused);
+        v_left := p_limits[i];
+        select (select priority from jobs where queue = p_queues[i] order by priority desc limit 1) into v_level;
+        while v_level is not null loop
+            v_last_due := '-infinity';
+            v_rows := null;
+            if v_left > 0 then
+                select array_agg(row), bool_or(crashes > 0), max(run_after)
+                into v_rows, v_crashed, v_last_due
+                from (
+                    select ctid as row, crashes, run_after from jobs
+                    where queue = p_queues[i] and priority = v_level and status < 2 and run_after <= v_now
+                        and (p_kinds is null or kind = any (p_kinds))
+                    order by run_after, id limit v_left for update skip locked
+                ) best;
+                v_last_due := coalesce(v_last_due, v_now);
+                if v_crashed then
+                    v_next := v_now;
+                    select array_agg(row order by place) into v_rows from (
+                        select row, place, min(place) filter (where crashes > 0) over () as crash
+                        from unnest(v_rows) with ordinality as best (row, place) join jobs on ctid = row
+                    ) job where place < crash or (crash = 1 and place = 1 and not v_taken);
+                end if;
+            end if;
+            if v_rows is not null then
+                return query
+                update jobs set status = 2, token = p_token, worker = p_worker, ran_at = v_now, progress = null,
+                    progress_text = null, holds = case when uniqueness = 2 then null else holds end
+                where ctid = any (v_rows) returning *;
+                v_left := v_left - cardinality(v_rows);
+                v_taken := true;
+                if v_crashed then
+                    exit every_queue;
+                end if;
+            elsif v_crashed then
+                continue every_queue;
+            end if;
+            v_crashed := false;
+            select (
+                select run_after from jobs
+                where queue = p_queues[i] and priority = v_level and status < 2
+                    and run_after >= v_last_due and (v_left = 0 or run_after > v_now)
+                    and (p_kinds is null or kind = any (p_kinds))
+                order by run_after, id limit 1
+            ) into v_due;
+            v_next := least(v_next, v_due);
+            exit when v_left = 0 and v_next <= v_now;
+            select (
+                select priority from jobs where queue = p_queues[i] and priority < v_level
+                order by priority desc limit 1
+            ) into v_level;
+        end loop;
+    end loop;
+    v_last.run_after := v_next;
+    v_last.created_at := v_now;
+    return next v_last;
+end $$;
+
+
+-- Settle successes: each leaves jobs, under its current lease only. Returns the ids of those that did.
+create function succeed(
+    p_ids bigint[], p_tokens bigint[], p_started float8[], p_finished float8[], p_results bytea[],
+    p_skew float8, p_keep boolean
+) returns setof bigint language plpgsql
+set search_path from current
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+begin
+    if not p_keep then
+        return query
+        delete from jobs using unnest(p_ids, p_tokens) as i (id, token)
+        where jobs.id = i.id and jobs.token = i.token and status = 2 returning jobs.id;
+        return;
+    end if;
+    return query
+    with ended as (
+        delete from jobs using unnest(p_ids, p_tokens, p_started, p_finished, p_results)
+            as i (id, token, started, finished, result)
+        where jobs.id = i.id and jobs.token = i.token and status = 2
+        returning jobs.*, started, finished, result
+    ), kept as (
+        insert into history (
+            id, run_after, created_at, ran_at, deadline, progress, finished_at, holds, added_by, retries,
+            max_retries, priority, status, uniqueness, crashes, codec, queue, payload, fingerprint, kind, key,
+            batch, meta, error, traceback, progress_text, result
+        )
+        select id, run_after, created_at, coalesce(started + p_skew, ran_at), deadline, progress,
+            coalesce(finished + p_skew, clock()), holds, added_by, retries, max_retries, priority, 3, uniqueness,
+            crashes, codec, queue, payload, fingerprint, kind, key, batch, meta, error, traceback, progress_text,
+            result
+        from ended
+    ), counted as (
+        insert into tally (queue, status, n) select queue, 3, count(*) from ended group by queue
+    )
+    select id from ended;
+end $$;
+
+
+-- Settle any other way an attempt can end. A job cancelled as it ran does not come back. p_completed keeps the
+-- token of a job completed inside its handler's own transaction: the end of that attempt is no stale one.
+create function settle(
+    p_ids bigint[], p_tokens bigint[], p_statuses smallint[], p_run_after float8[], p_charged boolean[],
+    p_started float8[], p_finished float8[], p_errors text[], p_tracebacks text[], p_results bytea[],
+    p_fractions float8[], p_texts text[], p_skew float8, p_keep boolean, p_completed boolean, p_skip boolean
+) returns setof bigint language plpgsql
+set search_path from current
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    v_now float8 := clock();
+    o record;
+    v_job jobs;
+    v_status smallint;
+begin
+    for o in
+        select * from unnest(
+            p_ids, p_tokens, p_statuses, p_run_after, p_charged, p_started, p_finished, p_errors, p_tracebacks,
+            p_results, p_fractions, p_texts
+        ) as i (
+            id, token, status, run_after, charged, started, finished, error, traceback, result, fraction, words
+        ) order by id
+    loop
+        if p_skip then
+            select * into v_job from jobs where jobs.id = o.id and token = o.token and status = 2
+            for update skip locked;
+        else
+            select * into v_job from jobs where jobs.id = o.id and token = o.token and status = 2 for update;
+        end if;
+        continue when not found;
+        v_status := case when o.status < 2 and v_job.cancel then 5 else o.status end;
+        if v_status < 2 then
+            update jobs set status = v_status, token = null, worker = null, retries = retries + o.charged::int,
+                run_after = case when o.run_after is null or o.run_after = run_after then run_after
+                    else o.run_after + p_skew end,
+                ran_at = coalesce(o.started + p_skew, case when retries = 0 then null else ran_at end),
+                error = coalesce(o.error, error), traceback = coalesce(o.traceback, traceback),
+                progress = null, progress_text = null
+            where jobs.id = o.id;
+        else
+            delete from jobs where jobs.id = o.id;
+            if p_keep or v_status <> 3 then
+                v_job.retries := v_job.retries + o.charged::int;
+                v_job.ran_at := coalesce(o.started + p_skew, v_job.ran_at);
+                v_job.error := coalesce(o.error, v_job.error);
+                v_job.traceback := coalesce(o.traceback, v_job.traceback);
+                v_job.progress := coalesce(o.fraction, v_job.progress);
+                v_job.progress_text := coalesce(o.words, v_job.progress_text);
+                perform bury(v_job, v_status, coalesce(o.finished + p_skew, v_now), o.result,
+                    case when p_completed then o.token end);
+            end if;
+        end if;
+        return next o.id;
+    end loop;
+end $$;
+
+
+-- Keep a job that has ended; whoever calls this has deleted it from jobs.
+create function bury(p_job jobs, p_status int, p_finished float8, p_result bytea, p_completed bigint)
+returns void language sql set search_path from current
+as $$
+    insert into history (
+        id, run_after, created_at, completed, ran_at, deadline, progress, finished_at, holds, added_by, retries,
+        max_retries, priority, status, uniqueness, crashes, codec, queue, payload, fingerprint, kind, key, batch,
+        meta, error, traceback, progress_text, result
+    ) values (
+        p_job.id, p_job.run_after, p_job.created_at, p_completed, p_job.ran_at, p_job.deadline, p_job.progress,
+        p_finished, p_job.holds, p_job.added_by, p_job.retries, p_job.max_retries, p_job.priority, p_status,
+        p_job.uniqueness, p_job.crashes, p_job.codec, p_job.queue, p_job.payload, p_job.fingerprint, p_job.kind,
+        p_job.key, p_job.batch, p_job.meta, p_job.error, p_job.traceback, p_job.progress_text, p_result
+    );
+    insert into tally (queue, status, n) values (p_job.queue, p_status, 1);
+$$;
+
+
+-- Drop the oldest of those that have ended, or of the dead, beyond a number; returns what was dropped.
+create function trim_history(p_dead boolean, p_limit bigint) returns table (id bigint, queue text)
+language plpgsql set search_path from current
+as $$
+#variable_conflict use_column
+declare
+    v_excess bigint;
+begin
+    select coalesce(sum(n), 0) - p_limit into v_excess from tally where (status = 4) = p_dead;
+    if v_excess <= 0 then
+        return;
+    end if;
+    return query
+    with gone as (
+        delete from history where id in (
+            select id from history where (p_dead and status = 4) or (not p_dead and status <> 4)
+            order by finished_at, id limit v_excess for update skip locked
+        ) returning id, queue, status
+    ), counted as (
+        insert into tally (queue, status, n) select queue, status, -count(*) from gone group by 1, 2
+    )
+    select id, queue from gone;
+end $$;
+
+
+-- Forget what ended before a time, some of it at once; returns how many.
+create function prune(p_seconds float8, p_limit int) returns bigint language plpgsql
+set search_path from current set enable_seqscan = off
+as $$
+declare
+    v_gone bigint;
+begin
+    with gone as (
+        delete from history where id in (
+            select id from history where status <> 4 and finished_at <= clock() - p_seconds
+            order by finished_at limit p_limit for update skip locked
+        ) returning queue, status
+    ), counted as (
+        insert into tally (queue, status, n) select queue, status, -count(*) from gone group by 1, 2
+    )
+    select count(*) into v_gone from gone;
+    return v_gone;
+end $$;
+
+
+-- Sum the tally up; by one process at a time, and not while it is short.
+create function sum_up() returns void language plpgsql set search_path from current
+as $$
+begin
+    if pg_try_advisory_xact_lock(hashtext(current_schema()), 1) and (select count(*) > 200 from tally) then
+        with gone as (delete from tally returning queue, status, n)
+        insert into tally (queue, status, n) select queue, status, sum(n) from gone group by 1, 2 having sum(n) <> 0;
+    end if;
+end $$;
+
+
+-- Renew a worker's leases: its beat, and the progress of its jobs. Tells which leases are lost, and which jobs
+-- were cancelled as they ran.
+create function extend(
+    p_worker int, p_ids bigint[], p_tokens bigint[], p_fractions float8[], p_texts text[]
+) returns table (id bigint, lost boolean) language plpgsql
+set search_path from current
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+begin
+    update workers set beat_at = clock() where number = p_worker and beat_at < clock() - 0.02;
+    if p_fractions is not null then
+        update jobs set progress = i.fraction, progress_text = i.words
+        from unnest(p_ids, p_tokens, p_fractions, p_texts) as i (id, token, fraction, words)
+        where jobs.id = i.id and jobs.token = i.token and status = 2 and i.fraction is not null
+            and (progress, progress_text) is distinct from (i.fraction, i.words);
+    end if;
+    return query
+    select i.id, jobs.id is null from unnest(p_ids, p_tokens) as i (id, token)
+    left join jobs on jobs.id = i.id and jobs.token = i.token and status = 2
+    where jobs.id is null or cancel;
+end $$;
+
+
+-- Say that a worker is alive; returns its number.
+create function beat(
+    p_number int, p_id text, p_host text, p_pid int, p_started float8, p_queues text[], p_running int,
+    p_locked boolean
+) returns int language plpgsql set search_path from current
+as $$
+declare
+    v_number int;
+begin
+    update workers set beat_at = clock(), queues = p_queues, running = p_running, locked = p_locked
+    where id = p_id returning number into v_number;
+    if not found then
+        insert into workers (number, id, host, pid, started_at, beat_at, queues, running, locked)
+        values (
+            coalesce(p_number, nextval(pg_get_serial_sequence(current_schema() || '.workers', 'number'))),
+            p_id, p_host, p_pid, p_started, clock(), p_queues, p_running, p_locked
+        ) returning number into v_number;
+    end if;
+    return v_number;
+end $$;
+
+
+-- Whether a worker looks dead: quiet, and without the lock that a live one holds; or quiet for very long.
+create function dead_workers(p_me int, p_quiet float8, p_gone float8, p_class int)
+returns setof int language sql stable set search_path from current
+as $$
+    select number from workers
+    where number is distinct from p_me and beat_at < clock() - p_quiet and (
+        beat_at < clock() - p_gone or locked and not exists (
+            select from pg_locks
+            where locktype = 'advisory' and objsubid = 2 and classid = p_class::oid and objid = number::oid
+                and database = (select oid from pg_database where datname = current_database())
+        )
+    )
+$$;
+
+
+-- Take the jobs of dead workers from them: each is ready again with one crash charged, or dead of too many.
+-- A server that has just started knows nothing of who lives: all locks are free and all beats are old.
+create function reclaim(
+    p_me int, p_quiet float8, p_gone float8, p_class int, p_uptime float8, p_max_crashes int
+) returns setof jobs language plpgsql set search_path from current
+as $$
+declare
+    v_dead int[];
+    v_job jobs;
+begin
+    if clock_timestamp() - pg_postmaster_start_time() < make_interval(secs => p_uptime) then
+        return;
+    end if;
+    select array_agg(number) into v_dead from (
+        select number from workers
+        where number in (select dead_workers(p_me, p_quiet, p_gone, p_class)) for update skip locked
+    ) dead;
+    if v_dead is null then
+        return;
+    end if;
+    for v_job in
+        select * from jobs
+        where status = 2 and (worker = any (v_dead) or not exists (select from workers where number = worker))
+        for update skip locked
+    loop
+        v_job.crashes := v_job.crashes + 1;
+        if v_job.cancel or v_job.crashes >= p_max_crashes then
+            delete from jobs where id = v_job.id;
+            if not v_job.cancel then
+                v_job.error := format('WorkerDied: %s workers died while they ran it (max_crashes)', v_job.crashes);
+            end if;
+            perform bury(v_job, case when v_job.cancel then 5 else 4 end, clock(), null, null);
+            v_job.status := case when v_job.cancel then 5 else 4 end;
+        else
+            v_job.status := case when v_job.retries > 0 then 1 else 0 end;
+            update jobs set status = v_job.status, crashes = v_job.crashes, token = null, worker = null
+            where id = v_job.id;
+        end if;
+        v_job.worker := null;
+        return next v_job;
+    end loop;
+    delete from workers where number = any (v_dead)
+        and not exists (select from jobs where status = 2 and worker = number);
+end $$;
+
+
+-- Cancel, retry now or delete jobs. Returns what was done, and what runs.
+create function change(p_ids bigint[], p_holds uuid[], p_action text)
+returns table (id bigint, queue text, done boolean) language plpgsql
+set search_path from current set lock_timeout = '10s'
+as $$
+#variable_conflict use_column
+declare
+    v_id bigint;
+    v_job jobs;
+    v_past history;
+    v_there bigint;
+begin
+    for i in 1 .. cardinality(p_ids) loop
+        v_id := p_ids[i];
+        select * into v_job from jobs where jobs.id = v_id for update;
+        if found then
+            if v_job.status = 2 then
+                if p_action = 'cancel' then
+                    update jobs set cancel = true where jobs.id = v_id;
+                    return query select v_id, v_job.queue, false;
+                end if;
+                continue;
+            elsif p_action = 'cancel' then
+                delete from jobs where jobs.id = v_id;
+                perform bury(v_job, 5, clock(), null, null);
+            elsif p_action = 'delete' then
+                delete from jobs where jobs.id = v_id;
+            else
+                update jobs set run_after = least(run_after, clock()) where jobs.id = v_id;
+            end if;
+            return query select v_id, v_job.queue, true;
+            continue;
+        end if;
+        select * into v_past from history where history.id = v_id for update;
+        continue when not found or p_action = 'cancel' or p_action = 'retry' and v_past.status <> 4;
+        if p_action = 'retry' then
+            -- without its deadline, or one that has passed would kill it again
+            insert into jobs (
+                id, run_after, created_at, ran_at, holds, added_by, max_retries, priority, status, uniqueness,
+                codec, queue, payload, fingerprint, kind, key, batch, meta, error, traceback
+            ) values (
+                v_id, clock(), v_past.created_at, v_past.ran_at, p_holds[i], v_past.added_by, v_past.max_retries,
+                v_past.priority, 0, v_past.uniqueness, v_past.codec, v_past.queue, v_past.payload,
+                v_past.fingerprint, v_past.kind, v_past.key, v_past.batch, v_past.meta, v_past.error,
+                v_past.traceback
+            ) on conflict (holds, queue) where holds is not null do nothing;
+            if not found then
+                select jobs.id into v_there from jobs where holds = p_holds[i] and queue = v_past.queue;
+                raise exception 'job % has that fingerprint', v_there using errcode = 'NQ001', detail = v_there;
+            end if;
+        end if;
+        delete from history where history.id = v_id;
+        insert into tally (queue, status, n) values (v_past.queue, v_past.status, -1);
+        return query select v_id, v_past.queue, true;
+    end loop;
+end $$;
+
+
+-- Record that a cron fired. A tick that is much older than the last one: the clock was set right.
+create function tick(p_cron text, p_tick float8) returns boolean language sql set search_path from current
+as $$
+    with recorded as (
+        insert into ticks (cron, tick) values (p_cron, p_tick)
+        on conflict (cron) do update set tick = excluded.tick
+            where excluded.tick > ticks.tick or excluded.tick <= ticks.tick - 10800
+        returning 1
+    )
+    select exists (select from recorded)
+$$;

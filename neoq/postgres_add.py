@@ -1,0 +1,329 @@
+"""How jobs get into PostgreSQL: one statement each time, and what to do where its reply was lost."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import psycopg
+from psycopg.pq.abc import PGresult
+
+from neoq.errors import BackendError, BackendUnavailable, DuplicateJobError
+from neoq.job import Job
+from neoq.postgres_arrays import byteas, texts, uuids
+from neoq.postgres_commit import GroupCommit
+from neoq.postgres_connections import Connection, Connections, is_alive
+from neoq.postgres_jobs import BINARY, LISTS, accept, add_values, find_query, held, job_of
+from neoq.postgres_listen import Announcer, news
+from neoq.postgres_statements import Statements
+from neoq.postgres_transactions import Execute, Joined, psycopg_error
+
+GROUP_PATIENCE = "100ms"  # for a fingerprint that another transaction holds, while others wait for the commit
+DUPLICATE = "NQ001"
+_REMEMBERED = 5000
+_ID_AND_TIME = struct.Struct("!qd").unpack
+
+Rows = list[tuple[Any, ...]]
+
+
+class Adder:
+    """Adds the jobs of one process."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        statements: Statements,
+        announcer: Announcer,
+        *,
+        forgets: bool,
+    ) -> None:
+        self._connections = connections
+        self._statements = statements
+        self._announcer = announcer
+        self._forgets = forgets  # what has ended leaves no trace: a lost reply cannot be found out then
+        self._group: GroupCommit[tuple[Job, bytes], Job | None] = GroupCommit(self._commit)
+        self._group_connection: Connection | None = None  # of whoever leads
+        self._tokens = _Tokens()
+        self.queues: set[str] = set()  # that the server knows
+        self.last_id = 0  # of a job that was there before whatever is added next
+
+    # -- in a transaction of our own --------------------------------------------------------------------
+
+    def known(self, token: bytes) -> list[Job] | None:
+        """The jobs that an add with this token has stored or met before."""
+        ids = self._tokens.get(token)
+        return None if ids is None else _in_order(ids, self._find(self._execute, ids))
+
+    def add_one(self, job: Job, token: bytes) -> Job:
+        """Add a job, in one commit with those of other threads where it is as plain as most are."""
+        added = None if job._special else self._group((job, token))
+        if added is None:
+            [added] = self._insert([job], [token or None])
+        self.remember(token, [added])
+        return added
+
+    def add_many(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
+        """Add jobs, all or none."""
+        added = self._insert(jobs, [token or None] * len(jobs))
+        self.remember(token, added)
+        return added
+
+    def remember(self, token: bytes, added: Sequence[Job]) -> None:
+        """Let an add that is repeated with this token return the same jobs."""
+        if token:
+            self._tokens.put(token, [job.id for job in added])
+
+    def _commit(self, items: Sequence[tuple[Job, bytes]]) -> Sequence[Job | None]:
+        """Add plain jobs of several threads; None for each that must be added by itself.
+
+        That is, which meets a holder, or a lock: nobody is to wait for what is another's.
+        """
+        last_id = self.last_id
+        try:
+            return self._connection_of_group(items)
+        except BackendUnavailable as error:
+            if not error.outcome_unknown:
+                return [None] * len(items)
+            return self._find_out_each(items, last_id, error)
+
+    def _connection_of_group(self, items: Sequence[tuple[Job, bytes]]) -> list[Job | None]:
+        connection = self._group_connection
+        if connection is None or not is_alive(connection):
+            self.close()
+            connection = self._group_connection = self._connections.connect()
+            if self._connections.direct:
+                connection.execute(f"set lock_timeout = '{GROUP_PATIENCE}'")
+        try:
+            return self._insert_plain(connection, items)
+        except psycopg.Error as error:
+            raise self._connections.lost_or_wrapped(error, connection) from error
+        except BaseException:  # an interrupt: whatever it was doing is broken off
+            self._group_connection = None
+            connection.close()
+            raise
+
+    def _insert_plain(self, connection: Connection, items: Sequence[tuple[Job, bytes]]) -> list[Job | None]:
+        queues = {job.queue for job, _ in items}
+        self._name_queues(queues)
+        notify = self._announcer.with_commit(queues)
+        statements, prepared = self._statements, self._connections.prepared
+        told = () if notify is None else (notify.encode(),)
+        if len(items) == 1:
+            [(job, token)] = items
+            values = (held(job), token or None, job.queue.encode(), job._data, *told)
+            if notify is None:
+                result = prepared(connection, b"neoq_add_one", statements.add_one, values)
+            else:
+                result = prepared(connection, b"neoq_add_one_and_tell", statements.add_one_and_tell, values)
+            added = [job if result.ntuples and _accepted(job, result, 0) else None]
+        else:
+            keys = [held(job) for job, _ in items]
+            values = (
+                uuids(keys).data,
+                uuids([token or None for _, token in items]).data,
+                texts([job.queue for job, _ in items]).data,
+                byteas([job._data for job, _ in items]).data,
+                *told,
+            )
+            if notify is None:
+                result = prepared(connection, b"neoq_add_several", statements.add_several, values)
+            else:
+                result = prepared(
+                    connection, b"neoq_add_several_and_tell", statements.add_several_and_tell, values
+                )
+            place = {result.get_value(row, 2): row for row in range(result.ntuples)}
+            added = [
+                job if (row := place.pop(key, None)) is not None and _accepted(job, result, row) else None
+                for key, (job, _) in zip(keys, items, strict=True)
+            ]
+        if notify is None:
+            self._announcer.afterwards(queues)
+        self.last_id = max([self.last_id, *(job.id or 0 for job in added if job is not None)])
+        return added
+
+    def _insert(self, jobs: Sequence[Job], tokens: Sequence[bytes | None]) -> list[Job]:
+        """Add any jobs, all or none, in a statement of their own."""
+        queues = {job.queue for job in jobs}
+        self._name_queues(queues)
+        notify = self._announcer.with_commit(queues)
+        values = add_values(jobs, tokens, BINARY, notify=notify)
+        rows = self._add_rows(jobs, tokens, values)
+        if notify is None:
+            self._announcer.afterwards(queues)
+        return self._with_holders(self._execute, jobs, accept(jobs, rows))
+
+    def _name_queues(self, queues: set[str]) -> None:
+        """Let the server know of queues, once; never with the jobs, whose transaction may be a long one."""
+        if not queues <= self.queues:
+            self._execute(self._statements.name_queues, (list(queues),))
+            self.queues |= queues
+
+    def _add_rows(self, jobs: Sequence[Job], tokens: Sequence[bytes | None], values: tuple[Any, ...]) -> Rows:
+        last_id = self.last_id
+        try:
+            return self._execute(self._statements.add, values)
+        except BackendUnavailable as error:
+            if not error.outcome_unknown or None in tokens:
+                raise
+            return self._find_out(jobs, tokens, values, last_id, error)
+        except BackendError as error:
+            if is_duplicate(error):
+                raise self._duplicate(self._execute, error) from None
+            raise
+
+    def _with_holders(self, execute: Execute, jobs: Sequence[Job], holders: Sequence[int]) -> list[Job]:
+        """The jobs, and in place of duplicates snapshots of those that were there."""
+        ids = [job_id for job_id in holders if job_id]
+        if not ids:
+            self.last_id = max(self.last_id, jobs[-1].id or 0)
+            return list(jobs)
+        found = self._find(execute, ids)
+        added = []
+        for job, job_id in zip(jobs, holders, strict=True):
+            if job_id:
+                holder = found[job_id]._copy()
+                holder.duplicate = True
+                added.append(holder)
+            else:
+                added.append(job)
+        return added
+
+    # -- where a reply was lost -------------------------------------------------------------------------
+
+    def _find_out(
+        self,
+        jobs: Sequence[Job],
+        tokens: Sequence[bytes | None],
+        values: tuple[Any, ...],
+        last_id: int,
+        lost: BackendUnavailable,
+    ) -> Rows:
+        """What became of an add whose reply was lost; done again where nothing did.
+
+        Raises the first error where it cannot be told.
+        """
+        rows = self._stored(set(tokens), last_id, lost)
+        if len(rows) == len(jobs):
+            return [(None, *row[1:], False) for row in rows]
+        if rows or self._forgets:  # some met holders, or have run and are forgotten
+            raise lost
+        return self._execute(self._statements.add, values)
+
+    def _find_out_each(
+        self, items: Sequence[tuple[Job, bytes]], last_id: int, lost: BackendUnavailable
+    ) -> list[Job | None]:
+        """As `_find_out`, for jobs of several threads: None for each that was not stored."""
+        if not all(token for _, token in items):
+            raise lost
+        rows = {row[0].bytes: row for row in self._stored({token for _, token in items}, last_id, lost)}
+        if self._forgets and len(rows) < len(items):
+            raise lost
+        for job, token in items:
+            if token in rows:
+                accept([job], [(None, *rows[token][1:], False)])
+        return [job if token in rows else None for job, token in items]
+
+    def _stored(self, tokens: Iterable[bytes | None], last_id: int, lost: BackendUnavailable) -> Rows:
+        """The rows that adds with these tokens have stored."""
+        if not self._connections.await_end(".jobs (id") or not self._connections.await_end(".add("):
+            raise lost  # it may still be committed
+        sought = uuids(list(tokens))
+        return self._execute(self._statements.added_by, (last_id, sought, last_id, sought))
+
+    def close(self) -> None:
+        """Close the connection of the group."""
+        connection, self._group_connection = self._group_connection, None
+        if connection is not None:
+            connection.close()
+
+    # -- in a transaction of the caller's ---------------------------------------------------------------
+
+    def add_joined(self, joined: Joined, jobs: Sequence[Job]) -> list[Job]:
+        """Add jobs inside a caller's transaction; its commit tells other processes, and this one."""
+        queues = {job.queue for job in jobs}
+        self._name_queues(queues)
+        values = add_values(jobs, [], LISTS, notify=news("r", queues))
+        refuses = any(job.on_duplicate == "raise" for job in jobs)
+        if refuses:
+            joined("savepoint neoq")
+        try:
+            rows = joined(self._statements.add, values)
+        except BackendError as error:
+            if refuses and is_duplicate(error):
+                joined("rollback to savepoint neoq")
+                raise self._duplicate(joined, error) from None
+            raise
+        if refuses:
+            joined("release savepoint neoq")
+        return self._with_holders(joined, jobs, accept(jobs, rows))
+
+    # -- holders ----------------------------------------------------------------------------------------
+
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> Rows:
+        return self._connections.execute(statement, values)
+
+    def _find(self, execute: Execute, ids: Sequence[int]) -> dict[int, Job]:
+        query, values = find_query(
+            self._statements, ids=set(ids), queue=None, status=None, limit=len(ids), after=None
+        )
+        return {row[0]: job_of(row) for row in execute(query, values)}
+
+    def _duplicate(self, execute: Execute, error: BackendError) -> DuplicateJobError:
+        job_id = holder_in(error)
+        return duplicate_of(self._find(execute, [job_id]).get(job_id), job_id)
+
+
+def _accepted(job: Job, result: PGresult, row: int) -> bool:
+    """Give a job what the server gave it."""
+    job.id, job._run_after = _ID_AND_TIME(result.get_value(row, 0) + result.get_value(row, 1))  # type: ignore[operator]
+    job._created_at = job._run_after
+    return True
+
+
+def duplicate_of(holder: Job | None, job_id: int) -> DuplicateJobError:
+    """The error for a fingerprint that is taken."""
+    if holder is None:  # it has ended just now, and is forgotten
+        holder = Job("unknown")
+        holder.id = job_id
+    return DuplicateJobError(
+        f"job {holder.id} of {holder.queue!r} has that fingerprint and is {holder.status.name}", job=holder
+    )
+
+
+def _sqlstate(error: BackendError) -> str | None:
+    cause = psycopg_error(error.__cause__)
+    return None if cause is None else cause.sqlstate
+
+
+def is_duplicate(error: BackendError) -> bool:
+    """Whether the server refused a fingerprint that is taken."""
+    return _sqlstate(error) == DUPLICATE
+
+
+def holder_in(error: BackendError) -> int:
+    """The id of the job that has the fingerprint which was refused."""
+    cause = psycopg_error(error.__cause__)
+    return 0 if cause is None else int(cause.diag.message_detail or 0)
+
+
+def _in_order(ids: Sequence[int], found: dict[int, Job]) -> list[Job]:
+    return [found[job_id] for job_id in ids if job_id in found]
+
+
+class _Tokens:
+    """The adds of late, so that one which is repeated adds nothing."""
+
+    def __init__(self) -> None:
+        self._new: dict[bytes, list[Any]] = {}
+        self._old: dict[bytes, list[Any]] = {}
+
+    def get(self, token: bytes) -> list[Any] | None:
+        """The ids of an add."""
+        return self._new.get(token) or self._old.get(token)
+
+    def put(self, token: bytes, ids: Iterable[Any]) -> None:
+        """Remember an add, and forget the older ones now and then."""
+        if len(self._new) >= _REMEMBERED:
+            self._old, self._new = self._new, {}
+        self._new[token] = list(ids)

@@ -1,0 +1,582 @@
+"""PostgresBackend: jobs in the database that you have already, shared by any number of machines."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time as _time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Self
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from neoq import postgres_schema
+from neoq.backend import Backend
+from neoq.config import FLAG, Config, Kind, count, setting
+from neoq.errors import (
+    BackendClosedError,
+    BackendError,
+    BackendUnavailable,
+    ConfigError,
+    QueueFullError,
+)
+from neoq.job import Job, Status, to_datetime
+from neoq.postgres_add import Adder, duplicate_of, holder_in, is_duplicate
+from neoq.postgres_arrays import float8s, int4s, int8s, texts, uuids
+from neoq.postgres_connections import Connections, describe
+from neoq.postgres_jobs import claimed, counts_of, find_query, held, job_of, text
+from neoq.postgres_listen import Announcer, Presence, news
+from neoq.postgres_settle import Settlement
+from neoq.postgres_statements import Statements
+from neoq.postgres_transactions import Joined
+from neoq.store import (
+    Action,
+    Changed,
+    Claimed,
+    Demand,
+    Extended,
+    Lease,
+    Notify,
+    Outcome,
+    QueueCounts,
+    Reclaimed,
+    Tick,
+    WorkerInfo,
+)
+
+ROOM_EVERY = 0.05  # seconds between looks whether a full queue has room again
+PRUNED_AT_ONCE = 5000  # so that no statement holds others up for long
+SAME_CLOCK = 1.0  # seconds that this machine's clock may differ from the server's and count as equal
+_LEAVES_NOTHING = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED})
+_ENDS = frozenset({Status.SUCCEEDED, Status.CANCELLED})
+
+
+def _schema(value: Any) -> str:
+    if not isinstance(value, str) or not 0 < len(value.encode()) <= 63 or not value.isprintable():
+        raise ValueError(value)
+    return value
+
+
+@dataclass(frozen=True)
+class PostgresConfig(Config):
+    """The settings of `PostgresBackend`: those of every backend, and the database's."""
+
+    url: str = setting(
+        "",
+        Kind("a URL such as postgresql://user@host/database", str),
+        "Where the database is, as libpq reads it.",
+    )
+    schema: str = setting(
+        "neoq",
+        Kind("a name of 1 to 63 bytes", _schema),
+        "The schema that has neoq's tables; it is made where it does not exist.",
+    )
+    pool_size: int = setting(10, count(2, 1000), "Connections of a process, beside the one that listens.")
+    migrate: bool = setting(
+        True, FLAG, "Make or update the tables at the first use; False leaves that to neoq.migrate(url)."
+    )
+
+    def _contradictions(self) -> list[str]:
+        problems = super()._contradictions()
+        try:
+            conninfo_to_dict(self.url)
+        except psycopg.Error as error:
+            problems.append(f"the URL is not one that libpq understands: {' '.join(str(error).split())}")
+        return problems
+
+    def changed(self) -> dict[str, Any]:
+        """The settings that differ from their defaults; the URL without its password."""
+        changed = super().changed()
+        if "url" in changed:
+            changed["url"] = describe(self.url)
+        return changed
+
+
+class PostgresBackend(Backend):
+    """Jobs in PostgreSQL 13 or newer: ``PostgresBackend("postgresql://...")``, or `neoq.connect`.
+
+    Takes every setting of `Config`, and ``schema``, ``pool_size`` and ``migrate``, as keywords. Any number
+    of processes on any number of machines may share the database. Safe to use from many threads.
+
+    Raises ConfigError for a setting that is unknown or out of range, and at the first call BackendUnavailable
+    where the server cannot be reached, BackendError where its tables cannot be used.
+    """
+
+    config_class = PostgresConfig
+    config: PostgresConfig
+    features: ClassVar[frozenset[str]] = frozenset({"durable", "shared", "transactions"})
+
+    def __init__(self, url: str = "", **options: Any) -> None:
+        super().__init__(url=url, **options)
+
+    @classmethod
+    def from_url(cls, url: str, options: Mapping[str, Any]) -> Self:
+        """A backend as its URL says; what of its query is no setting of ours is libpq's."""
+        from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise ConfigError([f"the URL is not one: {error}"]) from None
+        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError([f"{name} is given twice in the URL" for name in twice])
+        driver = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
+        theirs = [(name, value) for name, value in pairs if name in driver]
+        ours = {name: value for name, value in pairs if name not in driver}
+        rest = urlunsplit(parts._replace(query=urlencode(theirs, quote_via=quote)))
+        backend = cls.__new__(cls)
+        backend.config = cls.config_class.load({"url": rest} | dict(options), ours)
+        backend._set_up()
+        return backend
+
+    # -- open and close ---------------------------------------------------------------------------------
+
+    def open_store(self, notify: Notify) -> None:
+        """Connect, and make or migrate the tables."""
+        config = self.config
+        self._statements = Statements(config.schema)
+        self._connections = Connections(config.url, size=config.pool_size)
+        self._announcer = Announcer(self._connections, config.schema, config.log)
+        self._adder = Adder(
+            self._connections, self._statements, self._announcer, forgets=config.retention == 0
+        )
+        self._settlement = Settlement(self._connections, self._statements, keep=config.retention != 0)
+        try:
+            self._look_at_server()
+        except BaseException:
+            self._connections.close()
+            raise
+        self._notify = notify
+        self._presence = Presence(
+            self._connections,
+            self._statements,
+            schema=config.schema,
+            heartbeat=config.heartbeat,
+            lease=config.lease,
+            notify=notify,
+            info=self.engine.worker_info,
+            log=config.log,
+        )
+        self._lost_claims: list[int] = []  # tokens
+        self._room = threading.Condition()
+        self._blocked = 0
+        self._refusing = False
+
+    def _look_at_server(self) -> None:
+        """Refuse a server that is too old, and bring the tables up to date."""
+        with self._connections.use() as connection:
+            version = connection.info.server_version // 10000
+            if version < 13:
+                raise BackendError(
+                    f"{self._connections.where} is PostgreSQL {version}; neoq needs 13 or newer"
+                )
+            if self.config.migrate:
+                postgres_schema.migrate(connection, self.config.schema)
+            else:
+                postgres_schema.check(connection, self.config.schema)
+            for row in connection.execute(self._statements.last_id):
+                self._adder.last_id = row[0]
+            rows = connection.execute(self._statements.queues).fetchall()
+            self._adder.queues = {row[0] for row in rows}
+
+    def stop_waiting(self) -> None:
+        """End every add that waits for room."""
+        with self._room:
+            self._refusing = True
+            self._room.notify_all()
+
+    def close_store(self) -> None:
+        """Leave the workers, and close the connections."""
+        self.stop_waiting()
+        try:
+            self._announcer.close()
+            self._settle_left()
+            if self._settlement.left:
+                self.config.log.warning(
+                    "%d jobs were completed in transactions that are still open: their end is theirs",
+                    self._settlement.left,
+                )
+        finally:
+            try:
+                self._adder.close()
+                self._presence.close()
+            finally:
+                self._connections.close()
+
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self._connections.execute(statement, values)
+
+    # -- enqueue ----------------------------------------------------------------------------------------
+
+    def add(self, jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:
+        """Store jobs; see `Store.add`. ``transaction`` is a connection of the caller's to that database."""
+        if transaction is not None:
+            return self._add_joined(jobs, Joined(self._connections, transaction))
+        if token:
+            known = self._adder.known(token)
+            if known is not None:
+                return known
+        capacities = {} if self._is_boundless(jobs) else self._capacities(jobs)
+        if capacities and not self.in_runner():
+            added = self._add_bounded(jobs, token, capacities)
+        elif len(jobs) == 1 and jobs[0].on_duplicate != "raise":
+            added = [self._adder.add_one(jobs[0], token)]
+        else:
+            added = self._adder.add_many(jobs, token)
+        for queue in {job.queue for job in jobs}:
+            self._notify(queue, "ready")
+        return added
+
+    def _is_boundless(self, jobs: Sequence[Job]) -> bool:
+        return len(jobs) == 1 and self.capacity_of(jobs[0].queue) is None
+
+    def _capacities(self, jobs: Sequence[Job]) -> dict[str, int]:
+        """The capacity of each queue of a batch that has one; QueueFullError where it can never fit."""
+        queues = {job.queue for job in jobs}
+        capacities = {queue: limit for queue in queues if (limit := self.capacity_of(queue)) is not None}
+        for queue, number in _wanted(jobs, capacities).items():
+            if number > capacities[queue]:
+                raise _full(queue, capacities[queue], None, number)
+        return capacities
+
+    def _full_queue(
+        self, execute: Any, wanted: Mapping[str, int], capacities: Mapping[str, int]
+    ) -> str | None:
+        """The name of a queue without room for its part of a batch; it stays so in this transaction."""
+        for queue in sorted(capacities):
+            if wanted[queue]:
+                free = capacities[queue] - self.handed_over(queue) - wanted[queue]
+                [(ready,)] = execute(self._statements.ready_within, (queue, max(0, free)))
+                if ready > free:
+                    return queue
+        return None
+
+    def _add_joined(self, jobs: Sequence[Job], joined: Joined) -> list[Job]:
+        """Who waited for room inside a transaction would keep others from making it."""
+        capacities = self._capacities(jobs)
+        if capacities and not self.in_runner():
+            full = self._full_queue(joined, _wanted(jobs, capacities), capacities)
+            if full is not None:
+                raise _full(full, capacities[full], None)
+        return self._adder.add_joined(joined, jobs)
+
+    def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
+        """Add where there is room, or wait for it."""
+        wanted = _wanted(jobs, capacities)
+        timeout = self.config.enqueue_timeout
+        give_up = None if timeout is None else _time.monotonic() + timeout
+        while True:
+            with self._connections.use() as connection, connection.transaction():
+                joined = Joined(self._connections, connection)
+                full = self._full_queue(joined, wanted, capacities)
+                if full is None:
+                    added = self._adder.add_joined(joined, jobs)
+                    self._adder.remember(token, added)
+                    return added
+            with self._room:
+                left = ROOM_EVERY if give_up is None else give_up - _time.monotonic()
+                if left <= 0 and not self._refusing:
+                    raise _full(full, capacities[full], timeout)
+                self._blocked += 1
+                try:
+                    self._refusing or self._room.wait(min(left, ROOM_EVERY))
+                finally:
+                    self._blocked -= 1
+                if self._refusing:
+                    raise BackendClosedError(
+                        f"the backend was shut down while enqueue waited for room in queue {full!r}",
+                        queue=full,
+                    )
+
+    def _make_room_known(self) -> None:
+        if self._blocked:
+            with self._room:
+                self._room.notify_all()
+
+    # -- cron -------------------------------------------------------------------------------------------
+
+    def add_tick(self, cron: str, tick: datetime, job: Job) -> Tick:
+        """Record a tick and add its job in one transaction; capacity does not hold it back."""
+        with self._connections.use() as connection, connection.transaction():
+            joined = Joined(self._connections, connection)
+            [(new,)] = joined(self._statements.tick, (cron, tick.timestamp()))
+            if not new:
+                return Tick.EXISTS
+            [added] = self._adder.add_joined(joined, [job])
+        self._notify(job.queue, "ready")
+        return Tick.SKIPPED if added.duplicate else Tick.NEW
+
+    def last_tick(self, cron: str) -> datetime | None:
+        """The newest tick of a cron in any process."""
+        rows = self._execute(self._statements.last_tick, (cron,))
+        return to_datetime(rows[0][0]) if rows else None
+
+    # -- claim and settle -------------------------------------------------------------------------------
+
+    def claim(self, demand: Sequence[Demand]) -> Claimed:
+        """Take ready jobs, best first, under this worker's lock."""
+        wanted = [(one.queue, one.limit) for one in demand if one.limit > 0 and one.kinds is None]
+        random.shuffle(wanted)  # a job that must come alone gets its turn, whichever queues are busy
+        jobs, due, now = self._claim(wanted, None)
+        for one in demand:
+            if one.kinds is not None and one.limit > 0:
+                more, later, now = self._claim([(one.queue, one.limit)], sorted(one.kinds))
+                jobs += more
+                due = later if due is None else due if later is None else min(due, later)
+        if jobs:
+            self._make_room_known()
+        return Claimed(jobs, to_datetime(due), to_datetime(now))  # type: ignore[arg-type]
+
+    def _claim(
+        self, wanted: list[tuple[str, int]], kinds: list[str] | None
+    ) -> tuple[list[Job], float | None, float]:
+        number = self._presence.hold()
+        self._undo_lost_claims()
+        token = int.from_bytes(os.urandom(7), "big") + 1  # an older claim's cannot equal it
+        values = (
+            number,
+            token,
+            texts([queue for queue, _ in wanted]),
+            int4s([min(limit, 2**31 - 1) for _, limit in wanted]),
+            None if kinds is None else texts(kinds),
+        )
+        began = self.clock.time()
+        try:
+            rows = self._execute(self._statements.claim, values)
+        except BackendUnavailable as error:
+            if error.outcome_unknown:
+                self._lost_claims.append(token)
+            raise
+        last = rows.pop()
+        due, now = last[3], last[4]
+        self._compare_clocks(now, began)
+        if len(rows) > 1:
+            rows.sort(key=_best_first)
+        worker = self.engine.worker_id
+        return [claimed(row, token, worker) for row in rows], due, now
+
+    def _compare_clocks(self, now: float, began: float) -> None:
+        if began <= now + SAME_CLOCK and now <= self.clock.time() + SAME_CLOCK:
+            self._settlement.skew = 0.0
+        else:
+            self._settlement.skew = now - began
+
+    def _undo_lost_claims(self) -> None:
+        """Give back what claims took whose replies were lost: nobody here runs that."""
+        while self._lost_claims:
+            self._connections.await_end("claim(")
+            self._execute(self._statements.unclaim, (self._presence.number, self._lost_claims[0]))
+            self._lost_claims.pop(0)
+
+    def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
+        """Record how attempts ended, each under its lease; in a transaction of our own, or the caller's."""
+        if transaction is not None:
+            return self._settlement.complete(Joined(self._connections, transaction), outcomes)
+        stale = self._settlement.settle(outcomes)
+        self._settle_left()
+        statuses = {outcome.status for outcome in outcomes}
+        self._trim(statuses)
+        for queue in {
+            *(outcome.lease.queue for outcome in outcomes if outcome.status not in _LEAVES_NOTHING),
+            *(job.queue for outcome in outcomes for job in outcome.follow),
+        }:
+            self._notify(queue, "ready")
+        return stale
+
+    def _settle_left(self) -> None:
+        stale = self._settlement.settle_left()
+        for job_id in stale:
+            self.config.log.warning("job %s was settled elsewhere meanwhile: its outcome is dropped", job_id)
+
+    def _trim(self, statuses: set[Status]) -> None:
+        """Drop what is more than may be kept."""
+        config = self.config
+        if config.max_finished is not None and statuses & _ENDS:
+            self._execute(self._statements.trim, (False, config.max_finished))
+        if config.max_dead is not None and Status.DEAD in statuses:
+            for job_id, queue in self._execute(self._statements.trim, (True, config.max_dead)):
+                config.log.warning(
+                    "dead job %s of %s is dropped: max_dead is %d; look at dead jobs, retry or delete them",
+                    job_id,
+                    queue,
+                    config.max_dead,
+                )
+
+    def extend(self, leases: Sequence[Lease]) -> Extended:
+        """Renew leases; tell which are lost, and whose job was cancelled."""
+        self._settle_left()
+        completed = self._settlement.is_completed
+        leases = [lease for lease in leases if not completed(lease.job_id, lease.token)]
+        if not leases:
+            return Extended(set(), set())
+        progress = [lease.progress or (None, None) for lease in leases]
+        reports = any(lease.progress is not None for lease in leases)
+        rows = self._execute(
+            self._statements.extend,
+            (
+                self._presence.number,
+                int8s([lease.job_id for lease in leases]),
+                int8s([lease.token for lease in leases]),
+                float8s([fraction for fraction, _ in progress]) if reports else None,
+                texts([text(words) for _, words in progress]) if reports else None,
+            ),
+        )
+        lost = {job_id for job_id, is_lost in rows if is_lost}
+        return Extended(lost, {job_id for job_id, is_lost in rows if not is_lost})
+
+    def reclaim(self) -> Reclaimed:
+        """Take the jobs of workers that are quiet and have lost their lock, or that were quiet for long."""
+        presence = self._presence
+        if not presence.may_judge():
+            return Reclaimed([], [])
+        quiet, gone = presence.patience
+        rows = self._execute(
+            self._statements.reclaim,
+            (
+                presence.number,
+                quiet,
+                gone,
+                presence.lock_class,
+                3 * self.config.heartbeat,
+                self.config.max_crashes,
+            ),
+        )
+        jobs = [job_of(row) for row in rows]
+        returned = [job for job in jobs if not job.finished]
+        for queue in {job.queue for job in returned}:
+            self._notify(queue, "ready")
+        if returned:
+            self._announcer.afterwards({job.queue for job in returned})
+        return Reclaimed(returned, [job for job in jobs if job.status is Status.DEAD])
+
+    def prune(self) -> int:
+        """Forget finished jobs older than ``retention``, in parts that hold nobody up for long."""
+        self._execute(self._statements.sum_up)
+        if self.config.retention is None:
+            return 0
+        pruned = 0
+        while True:
+            number: int
+            [(number,)] = self._execute(self._statements.prune, (self.config.retention, PRUNED_AT_ONCE))
+            pruned += number
+            if number < PRUNED_AT_ONCE:
+                return pruned
+
+    def beat(self, worker: WorkerInfo) -> None:
+        """Say that this process is alive, and begin to hear what others do."""
+        if worker.id == self.engine.worker_id:
+            self._presence.hold()
+            if self.engine.running:
+                self._presence.listen()
+        self._presence.beat(worker)
+        self._settle_left()
+
+    def workers(self) -> list[WorkerInfo]:
+        """The processes that listen on this database and are alive."""
+        rows = self._execute(self._statements.workers, (self.config.lease,))
+        return [
+            WorkerInfo(name, host, pid, _time_of(began), _time_of(beat), tuple(queues), running)
+            for name, host, pid, began, beat, queues, running in rows
+        ]
+
+    # -- looking and operating --------------------------------------------------------------------------
+
+    def find(
+        self,
+        *,
+        ids: Iterable[int] | None = None,
+        queue: str | None = None,
+        status: Status | None = None,
+        limit: int = 100,
+        after: int | None = None,
+    ) -> list[Job]:
+        """Snapshots of jobs, newest first."""
+        query, values = find_query(
+            self._statements, ids=ids, queue=queue, status=status, limit=limit, after=after
+        )
+        return [job_of(row) for row in self._execute(query, values)]
+
+    def counts(self) -> list[QueueCounts]:
+        """Every queue that has or had jobs."""
+        queues = dict(self._execute(self._statements.queues))
+        return counts_of(self._execute(self._statements.counts), queues)
+
+    def change(self, job_ids: Iterable[int], action: Action) -> Changed:
+        """Cancel, retry or delete jobs."""
+        ids = sorted(set(job_ids))
+        if not ids:
+            return Changed()
+        holds: list[bytes | None] = [None] * len(ids)
+        if action == "retry":
+            dead = {job.id: job for job in self.find(ids=ids, limit=len(ids)) if job.status is Status.DEAD}
+            holds = [held(dead[job_id]) if job_id in dead else None for job_id in ids]
+        try:
+            rows = self._execute(self._statements.change, (int8s(ids), uuids(holds), action))
+        except BackendError as error:
+            if is_duplicate(error):
+                job_id = holder_in(error)
+                raise duplicate_of(next(iter(self.find(ids=[job_id])), None), job_id) from None
+            raise
+        self._make_room_known()
+        queues = {queue for _, queue, _ in rows}
+        for queue in queues:
+            self._notify(queue, "ready")
+        self._tell("c" if action == "cancel" else "r", queues)
+        return Changed(
+            frozenset(job_id for job_id, _, done in rows if done),
+            frozenset(job_id for job_id, _, done in rows if not done),
+            frozenset(queues),
+        )
+
+    def set_paused(self, queue: str, paused: bool) -> None:
+        """Hold a queue's jobs back, or let them go."""
+        self._execute(self._statements.pause, (queue, paused))
+        self._notify(queue, "pause" if paused else "ready")
+        self._tell("p" if paused else "r", [queue])
+
+    def _tell(self, kind: str, queues: Iterable[str]) -> None:
+        """Tell other processes; that it was done is not undone by a failure to say so."""
+        try:
+            self._announcer.tell(news(kind, queues))
+        except BackendError as error:
+            self.config.log.warning("other processes were not told and find out later: %s", error)
+
+
+def _best_first(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    return -row[2], row[3], row[0]
+
+
+def _time_of(epoch: float) -> datetime:
+    return datetime.fromtimestamp(epoch, UTC)
+
+
+def _wanted(jobs: Sequence[Job], queues: Iterable[str]) -> dict[str, int]:
+    """How many jobs of a batch are ready at once, of each of these queues."""
+    wanted = dict.fromkeys(queues, 0)
+    for job in jobs:
+        if job.queue in wanted and not job._waits:
+            wanted[job.queue] += 1
+    return wanted
+
+
+def _full(queue: str, capacity: int, seconds: float | None, number: int | None = None) -> QueueFullError:
+    """The error for a queue without room; ``number`` where a batch can never fit."""
+    if number is not None:
+        return QueueFullError(
+            f"{number:,} jobs at once are more than queue {queue!r} holds ({capacity:,}); enqueue them in "
+            "parts, or raise its capacity",
+            queue=queue,
+        )
+    waited = "" if seconds is None else f", and no room came within {seconds:g} s"
+    return QueueFullError(
+        f"queue {queue!r} holds all {capacity:,} jobs that it may{waited}; add runners (concurrency), raise "
+        "its capacity, or enqueue less",
+        queue=queue,
+    )

@@ -1,0 +1,312 @@
+"""The connections of one process to one PostgreSQL database: opened when needed, checked, not forked.
+
+Each is used by one thread at a time and then lies idle for the next. There is no pool of the driver's own: it
+opens connections in threads, which would hide from the caller why it cannot, and outlive a fork badly.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
+
+from neoq.errors import BackendError, BackendUnavailable
+from neoq.postgres_arrays import register
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+CONNECT_TIMEOUT = 10  # seconds, unless the URL says otherwise
+_AWAY = frozenset(
+    """08000 08001 08003 08004 08006 25006 40001 40P01 53000 53100 53200 53300 53400 55P03 57014 57P01 57P02
+    57P03 57P04 57P05 58000 58030""".split()
+)  # what passes: failures of the connection, shutdowns, failovers, too many connections, locks, a full disk
+_GOOD = frozenset({ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK})
+_MET = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+_TRIES = 3  # of a statement that met a deadlock
+DOUBT_LASTS = 3.0  # seconds to wait for the server to end a statement whose reply was lost
+
+
+class Connections:
+    """The idle connections of one process, and how to open more."""
+
+    def __init__(self, url: str, *, size: int) -> None:
+        self._conninfo = _with_defaults(url)
+        self.where = describe(url)
+        self._session_known = False
+        self.direct = True  # False: through a PgBouncer that gives each transaction another session
+        self._idle: list[Connection] = []
+        self._lock = threading.Lock()
+        self._room = threading.Semaphore(size)
+        self._closed = False
+        self._lost: list[int] = []  # sessions that broke while they executed something
+        _all.add(self)
+        self._prepared: weakref.WeakKeyDictionary[Connection, set[bytes]] = weakref.WeakKeyDictionary()
+        self._sessions: weakref.WeakKeyDictionary[Connection, int] = weakref.WeakKeyDictionary()
+
+    # -- open and close ---------------------------------------------------------------------------------
+
+    def connect(self) -> Connection:
+        """A new connection, in autocommit; BackendUnavailable where there is none to be had."""
+        try:
+            connection: Connection = psycopg.connect(self._conninfo, autocommit=True)
+        except psycopg.Error as error:
+            raise BackendUnavailable(
+                f"cannot connect to {self.where}: {_text_of(error)}{_advice(error)}"
+            ) from error
+        connection.prepare_threshold = None
+        if not self._session_known:  # a PgBouncer tells another session's number than the server does
+            self.direct = self._is_direct(connection)
+            self._session_known = True
+        connection.prepare_threshold = 1 if self.direct else None
+        register(connection)
+        self._sessions[connection] = connection.info.backend_pid
+        return connection
+
+    def _is_direct(self, connection: Connection) -> bool:
+        try:
+            [(session,)] = connection.execute("select pg_backend_pid()").fetchall()
+        except psycopg.Error as error:
+            connection.close()
+            raise self.wrapped(error, connection) from error
+        return bool(session == connection.info.backend_pid)
+
+    def close(self) -> None:
+        """Close what is idle; what is in use is closed when it comes back."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+        _all.discard(self)
+
+    @contextmanager
+    def use(self) -> Iterator[Connection]:
+        """A connection for one thread; psycopg's errors leave it as BackendError."""
+        with self._room:
+            connection = self.take()
+            try:
+                yield connection
+            except psycopg.Error as error:
+                raise self.lost_or_wrapped(error, connection) from error
+            finally:
+                self.give(connection)
+
+    def lost_or_wrapped(self, error: psycopg.Error, connection: Connection) -> BackendError:
+        """As `wrapped`; where the connection broke, what it executed may go on."""
+        if connection.closed:
+            self._lost = [*self._lost[-99:], self._sessions.get(connection, 0)]
+        return self.wrapped(error, connection)
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Execute one statement, which is a transaction of its own; again where it met a deadlock."""
+        left = _TRIES
+        while True:
+            left -= 1
+            try:
+                return self._execute_once(statement, values)
+            except BackendUnavailable as error:
+                if not left or not isinstance(error.__cause__, _MET):
+                    raise
+
+    def _execute_once(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        with self._room:
+            connection = self.take()
+            try:
+                cursor = connection.cursor(binary=True)
+                cursor.execute(statement, values)
+                result = cursor.pgresult
+                if result is not None and result.status == ExecStatus.TUPLES_OK:
+                    return cursor.fetchall()
+                return []
+            except psycopg.Error as error:
+                raise self.lost_or_wrapped(error, connection) from error
+            finally:
+                self.give(connection)
+
+    def prepared(
+        self, connection: Connection, name: bytes, statement: bytes, values: Sequence[Any]
+    ) -> PGresult:
+        """Execute a statement with as little ado as there can be; all values and results are binary.
+
+        What a cursor does for each statement costs more than the server needs to add a job.
+        """
+        pgconn = connection.pgconn
+        if not self.direct:
+            return _checked(pgconn.exec_params(statement, values, None, [1] * len(values), 1))
+        names = self._prepared.setdefault(connection, set())
+        if name not in names:
+            _checked(pgconn.prepare(name, statement))
+            names.add(name)
+        return _checked(pgconn.exec_prepared(name, values, [1] * len(values), 1))
+
+    def await_end(self, part: str) -> bool:
+        """Wait until no session executes a statement whose reply was lost; False where one still may."""
+        give_up = time.monotonic() + DOUBT_LASTS
+        while self.execute(
+            "select 1 from pg_stat_activity where pid = any (%s::int[]) and state = 'active'"
+            " and position(%s in query) > 0",
+            (self._lost[-100:], part),
+        ):
+            if time.monotonic() > give_up:
+                return False
+            time.sleep(0.02)
+        return self.direct  # behind a PgBouncer there is no telling
+
+    def take(self) -> Connection:
+        """An idle connection that lives, or a new one."""
+        while True:
+            with self._lock:
+                connection = self._idle.pop() if self._idle else None
+            if connection is None:
+                return self.connect()
+            if is_alive(connection):
+                return connection
+            connection.close()
+
+    def give(self, connection: Connection) -> None:
+        """Take a connection back."""
+        if connection.closed:
+            return
+        if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+            connection.close()  # what it was doing was broken off
+            return
+        with self._lock:
+            if not self._closed:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    # -- errors -----------------------------------------------------------------------------------------
+
+    def wrapped(self, error: psycopg.Error, connection: Connection | None = None) -> BackendError:
+        """One of our errors for one of psycopg's, which is its cause."""
+        broken = connection is not None and connection.closed
+        state = error.sqlstate
+        if broken or state in _AWAY or (state is None and isinstance(error, psycopg.OperationalError)):
+            unknown = broken and state is None
+            return BackendUnavailable(
+                f"{self.where}: {_text_of(error)}{_reason(state)}", outcome_unknown=unknown
+            )
+        if isinstance(error, (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)):
+            return BackendError(
+                f"{self.where}: {_text_of(error)}; neoq's tables are gone: call neoq.migrate(url)"
+            )
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            return BackendError(
+                f"{self.where}: {_text_of(error)}; this user needs usage on the schema and its sequences, "
+                "and select, insert, update and delete on its tables"
+            )
+        return BackendError(f"{self.where}: {_text_of(error)}")
+
+    # -- fork -------------------------------------------------------------------------------------------
+
+    def forked_in_child(self) -> None:
+        """Leave the parent's connections alone, but for the sockets: open here, they would outlive it."""
+        for connection in list(self._sessions):
+            ctypes.pythonapi.Py_IncRef(
+                ctypes.py_object(connection)
+            )  # never finished: that would end the session
+            pgconn = connection.pgconn
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(pgconn))
+            try:
+                os.close(pgconn.socket)
+            except (OSError, psycopg.Error):
+                pass
+        self._sessions = weakref.WeakKeyDictionary()
+        self._idle = []
+        self._lock = threading.Lock()
+        self._closed = True
+
+
+def _checked(result: PGresult) -> PGresult:
+    """A result that is none of an error."""
+    if result.status not in _GOOD:
+        raise psycopg.errors.error_from_result(result)
+    return result
+
+
+def is_alive(connection: Connection) -> bool:
+    """Whether an idle connection still is one: a server that ended it has written so, or hung up."""
+    if connection.closed:
+        return False
+    try:
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+        return not poll.poll(0)
+    except (OSError, psycopg.Error):
+        return False
+
+
+def _with_defaults(url: str) -> str:
+    """The URL with what notices a dead server or network, unless it says otherwise."""
+    given = conninfo_to_dict(url)
+    defaults: dict[str, Any] = {
+        "application_name": "neoq",
+        "connect_timeout": CONNECT_TIMEOUT,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 20_000,
+    }
+    return make_conninfo(url, **{name: value for name, value in defaults.items() if name not in given})
+
+
+def describe(url: str) -> str:
+    """Where a URL leads, without its password."""
+    given = conninfo_to_dict(url)
+    user = f"{given['user']}@" if given.get("user") else ""
+    port = f":{given['port']}" if given.get("port") else ""
+    return f"postgresql://{user}{given.get('host') or ''}{port}/{given.get('dbname') or ''}"
+
+
+def _text_of(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _advice(error: psycopg.Error) -> str:
+    """What to do about a connection that could not be made; libpq tells the reason in words only."""
+    words = str(error)
+    for sign, advice in (
+        ("password", "check the user and the password in the URL, and pg_hba.conf on the server"),
+        ("does not exist", "check the database and the user in the URL; neoq makes neither"),
+        ("refused", "nothing listens there: check host and port in the URL, and that the server runs"),
+        ("resolve", "check the host in the URL"),
+        ("could not translate", "check the host in the URL"),
+        ("timeout", "the host does not answer: check host and port in the URL, and the network between"),
+        ("SSL", "see sslmode and the other ssl options of libpq, which the URL takes"),
+        ("too many", "raise max_connections on the server, or put a PgBouncer before it"),
+    ):
+        if sign in words:
+            return f"; {advice}"
+    return ""
+
+
+def _reason(state: str | None) -> str:
+    if state == "55P03":
+        return "; another transaction holds that fingerprint and was waited for in vain"
+    if state == "25006":
+        return "; this server takes no writes: it is a replica, or was made read-only"
+    return ""
+
+
+_all: weakref.WeakSet[Connections] = weakref.WeakSet()
+
+
+def _forked_in_child() -> None:
+    for connections in list(_all):
+        connections.forked_in_child()
+    _all.clear()
+
+
+os.register_at_fork(after_in_child=_forked_in_child)

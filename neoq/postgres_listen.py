@@ -1,0 +1,299 @@
+"""How processes on one PostgreSQL database hear of each other: news by NOTIFY, and signs of life.
+
+One connection of a process listens, and holds a session lock whose key is the worker's number. The server
+frees that lock the moment the process is gone, however it ended; so others need not wait for its leases.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+import psycopg
+
+from neoq.config import SafeLogger
+from neoq.errors import BackendError
+from neoq.postgres_connections import Connection, Connections
+from neoq.postgres_statements import Statements, channel_of
+from neoq.store import Notify, WorkerInfo
+from neoq.threads import join
+
+APART = 0.01  # seconds between two notifications of one process, at least
+FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0  # seconds between attempts to connect again
+MAX_NEWS = 7000  # bytes; PostgreSQL takes just under 8,000
+_KINDS = {"r": "ready", "c": "cancel", "p": "pause"}
+
+
+def class_of(schema: str) -> int:
+    """The first half of the keys of the workers' locks: another one for each schema."""
+    import zlib
+
+    return zlib.crc32(f"neoq {schema}".encode()) & 0x7FFFFFFF
+
+
+class Presence:
+    """This process as a worker: its number, its lock, and the thread that hears news."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        statements: Statements,
+        *,
+        schema: str,
+        heartbeat: float,
+        lease: float,
+        notify: Notify,
+        info: Callable[[], WorkerInfo],
+        log: SafeLogger,
+    ) -> None:
+        self._connections = connections
+        self._statements = statements
+        self._schema = schema
+        self._heartbeat = heartbeat
+        self.patience = (
+            2 * heartbeat,
+            3 * lease,
+        )  # seconds until a quiet worker is dead: unlocked, and locked
+        self._beaten = self._away_until = time.monotonic()
+        self._notify = notify
+        self._info = info
+        self._log = log
+        self.lock_class = class_of(schema)
+        self.number: int | None = None
+        self._connection: Connection | None = None
+        self._lock = threading.RLock()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._bell: tuple[int, int] | None = None
+
+    def hold(self) -> int:
+        """Be known as a worker, and hold the lock, before anything is claimed; returns the number."""
+        if self.number is None:
+            with self._lock:
+                if self.number is None:
+                    self._take_lock(self.beat(self._info()))
+        assert self.number is not None
+        return self.number
+
+    def beat(self, worker: WorkerInfo) -> int:
+        """Say that a worker is alive; returns its number."""
+        own = worker.id == self._info().id
+        queues = list(worker.queues)
+        with self._connections.use() as connection:
+            [(number,)] = connection.execute(
+                self._statements.beat,
+                (
+                    self.number if own else None,
+                    worker.id,
+                    worker.host,
+                    worker.pid,
+                    worker.started_at.timestamp(),
+                    queues,
+                    worker.running,
+                    own and self._is_connected(),
+                ),
+            ).fetchall()
+        if own:
+            self.number = number
+            now = time.monotonic()
+            if now - self._beaten > self.patience[0]:  # perhaps the server was away, and everybody is quiet
+                self._away_until = now + 3 * self._heartbeat
+            self._beaten = now
+        return int(number)
+
+    def may_judge(self) -> bool:
+        """Whether this process may call others dead: not after it was quiet itself."""
+        return time.monotonic() >= self._away_until
+
+    def _is_connected(self) -> bool:
+        return self._connection is not None and not self._connection.closed
+
+    def _take_lock(self, number: int) -> None:
+        if not self._connections.direct or self._is_connected():
+            return
+        connection = self._connections.connect()
+        try:
+            connection.execute(
+                "set lock_timeout = '5s'"
+            )  # of a session of ours that the server still believes in
+            connection.execute("select pg_advisory_lock(%s::int, %s::int)", (self.lock_class, number))
+            connection.execute(f'listen "{channel_of(self._schema)}"')
+        except psycopg.Error as error:
+            connection.close()
+            raise self._connections.wrapped(error, connection) from error
+        self._connection = connection
+
+    def listen(self) -> None:
+        """Begin to hear what others do, once."""
+        with self._lock:
+            if self._thread is None and not self._closing.is_set():
+                self._bell = os.pipe()
+                self._thread = threading.Thread(target=self._run, name="neoq-listener", daemon=True)
+                self._thread.start()
+
+    def let_go(self) -> None:
+        """Free the lock as the end of the process does."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def close(self) -> None:
+        """Hear no more; leave the workers."""
+        with self._lock:
+            self._closing.set()
+            thread, bell = self._thread, self._bell
+        if bell is not None:
+            os.write(bell[1], b"!")
+        join(thread, 2.0)
+        if bell is not None and (thread is None or not thread.is_alive()):
+            os.close(bell[0])
+            os.close(bell[1])
+            self._bell = None
+        try:
+            if self.number is not None:
+                with self._connections.use() as connection:
+                    connection.execute(self._statements.leave, (self.number,))
+        finally:
+            self.let_go()
+
+    # -- hearing ----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while not self._closing.is_set():
+            try:
+                self._hear()
+                pause = FIRST_PAUSE
+            except (BackendError, psycopg.Error, OSError) as error:
+                if self._closing.is_set():
+                    return
+                self._log.warning("nothing can be heard from the server, again in %.1f s: %s", pause, error)
+                self.let_go()
+                self._closing.wait(pause)
+                pause = min(2 * pause, LAST_PAUSE)
+
+    def _hear(self) -> None:
+        if not self._is_connected() and self._connections.direct:
+            with self._lock:
+                self._take_lock(self.hold())
+            self._notify("", "ready")  # what was told meanwhile was told to nobody
+            self._notify("", "cancel")
+        looked = time.monotonic()
+        every = max(0.05, self._heartbeat / 2)
+        while not self._closing.is_set():
+            self._wait(max(0.0, looked + every - time.monotonic()))
+            connection = self._connection
+            if connection is not None:
+                for notice in connection.notifies(timeout=0):
+                    self._pass_on(notice.payload)
+            if time.monotonic() - looked >= every:
+                looked = time.monotonic()
+                self._look_for_dead()
+
+    def _wait(self, seconds: float) -> None:
+        assert self._bell is not None
+        poll = select.poll()
+        poll.register(self._bell[0], select.POLLIN)
+        if self._connection is not None:
+            poll.register(self._connection.fileno(), select.POLLIN)
+        poll.poll(seconds * 1000)
+
+    def _pass_on(self, payload: str) -> None:
+        for line in payload.split("\n"):
+            kind, _, queue = line.partition(" ")
+            self._notify(queue, _KINDS.get(kind, "ready"))  # type: ignore[arg-type]
+
+    def _look_for_dead(self) -> None:
+        quiet, gone = self.patience
+        with self._connections.use() as connection:
+            dead = connection.execute(
+                self._statements.dead_workers, (self.number, quiet, gone, self.lock_class)
+            ).fetchone()
+        if dead is not None:
+            self._notify("", "cancel")  # a call of the keeper, which reclaims
+
+
+class Announcer:
+    """Tells other processes that there are jobs: at once where nothing was told just before, else soon after.
+
+    A notification holds a lock over the whole server while its transaction commits, so they are few: the
+    first goes with the jobs' own commit, and those that follow closely are sent as one by a thread.
+    """
+
+    def __init__(self, connections: Connections, schema: str, log: SafeLogger) -> None:
+        self._connections = connections
+        self._channel = channel_of(schema)
+        self._log = log
+        self._changed = threading.Condition()
+        self._told = -1.0
+        self._pending: set[str] = set()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def with_commit(self, queues: Iterable[str]) -> str | None:
+        """What to notify with the commit that adds to these queues; None where it will be told afterwards."""
+        now = time.monotonic()
+        if now - self._told < APART:
+            return None
+        with self._changed:
+            self._told = now
+            told, self._pending = self._pending.union(queues), set()
+        return news("r", told)
+
+    def afterwards(self, queues: Iterable[str]) -> None:
+        """Tell of queues whose jobs were committed without a notification."""
+        if self._pending.issuperset(queues):
+            return
+        with self._changed:
+            idle = not self._pending
+            self._pending.update(queues)
+            if self._thread is None and not self._closing:
+                self._thread = threading.Thread(target=self._run, name="neoq-announcer", daemon=True)
+                try:
+                    self._thread.start()
+                except RuntimeError:  # the interpreter is going down; others find the jobs when they look
+                    self._thread = None
+            elif idle:
+                self._changed.notify()
+
+    def tell(self, payload: str) -> None:
+        """Send a notification of its own; it may be lost in a crash of the server, and waits for no disk."""
+        with self._connections.use() as connection:
+            connection.execute(
+                "select set_config('synchronous_commit', 'off', true), pg_notify(%s::text, %s::text)",
+                (self._channel, payload),
+            )
+
+    def close(self) -> None:
+        """Send what is left."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+            thread = self._thread
+        join(thread, 2.0)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._pending and not self._closing:
+                    self._changed.wait()
+                if not self._pending:
+                    return
+                left = self._told + APART - time.monotonic()
+                if left > 0 and not self._closing:
+                    self._changed.wait(left)
+                    continue
+                queues, self._pending = self._pending, set()
+                self._told = time.monotonic()
+            try:
+                self.tell(news("r", queues))
+            except BackendError as error:
+                self._log.debug("other processes were not told of new jobs and find them later: %s", error)
+
+
+def news(kind: str, queues: Iterable[str]) -> str:
+    """The payload that tells of queues; of all where they are too many for one."""
+    text = "\n".join(f"{kind} {queue}" for queue in queues)
+    return text if len(text.encode()) <= MAX_NEWS else kind

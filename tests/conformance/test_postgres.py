@@ -1,0 +1,45 @@
+"""The conformance suite over jobs in PostgreSQL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from neoq.backend import Backend
+from neoq.postgres_backend import PostgresBackend
+from neoq.testing import BackendConformance
+from tests.postgres_server import fresh_schema
+
+
+class TestPostgresBackend(BackendConformance):
+    """PostgresBackend keeps every promise of a durable, shared store that joins transactions."""
+
+    features = PostgresBackend.features
+
+    @pytest.fixture(autouse=True)
+    def _server(self, postgres_url: str) -> None:
+        self._url = postgres_url
+
+    def make_backend(self, **options: Any) -> PostgresBackend:
+        """Return a backend on a schema of its own."""
+        return PostgresBackend(self._url, schema=fresh_schema(), **options)
+
+    def reopen(self, backend: Backend, **options: Any) -> PostgresBackend:
+        """Return a backend on the schema of one that was shut down."""
+        return self.another(backend, **options)
+
+    def another(self, backend: Backend, **options: Any) -> PostgresBackend:
+        """Return a second backend on the schema of a live one."""
+        assert isinstance(backend, PostgresBackend)
+        return PostgresBackend(self._url, schema=backend.config.schema, **options)
+
+    def die(self, backend: Backend) -> None:
+        """Free the lock of the backend's worker, as the server does when a process ends."""
+        assert isinstance(backend, PostgresBackend)
+        backend._presence.let_go()
+
+    def connection(self, backend: Backend) -> psycopg.Connection[Any]:
+        """Return a connection of the caller's own to the database."""
+        return psycopg.connect(self._url)

@@ -1,0 +1,262 @@
+"""Postgres and Redis under load, while workers die, servers go away, sessions are cut and networks fail.
+
+Each test ends with the reckoning of every job: none that was accepted is lost, and none runs twice but
+those that a killed worker had in its hands. Short here; `make faults` has the long forms.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+import neoq
+from tests.faults.proxy import Proxy
+from tests.faults.reckoning import Reckoning, eventually, load
+from tests.faults.servers import SERVERS, FaultyServer
+from tests.processes import running
+
+MINUTES = [pytest.mark.faults, pytest.mark.timeout(600)]
+HASTY = {"lease": "3", "heartbeat": "0.5", "max_crashes": "1000"}
+
+
+@pytest.fixture(params=sorted(SERVERS))
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FaultyServer]:
+    """A server of the test's own, that forgets nothing when it is killed."""
+    with SERVERS[request.param]() as server:
+        yield server
+
+
+# ----------------------------------------------------------------------------------------- workers that die
+
+
+@pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=MINUTES)])
+def test_workers_killed_under_load(server: FaultyServer, tmp_path: Path, seconds: int) -> None:
+    """With a kill -9 each second no accepted job is lost, and only what the killed held runs twice."""
+    with load(tmp_path, server.url(**HASTY)) as jobs:
+        for _ in range(2):
+            jobs.worker()
+        jobs.producer()
+        for _ in range(seconds):
+            time.sleep(1.0)
+            jobs.kill(jobs.workers[0])
+            jobs.worker()
+        jobs.reckon().check()
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(120)
+def test_recovery_with_the_usual_settings(server: FaultyServer, tmp_path: Path) -> None:
+    """Without any setting, the job of a killed worker is run by another within its bound."""
+    url = server.url()
+    with load(tmp_path, url) as jobs:
+        first = jobs.worker(seconds=3600)
+        with neoq.connect(url, autostart=False) as producer:
+            producer.enqueue("q", {"n": 1})
+            eventually(jobs.attempts, lambda: "it never started")
+            jobs.worker(seconds=0)
+            time.sleep(6)  # a heartbeat has passed
+            began = time.monotonic()
+            jobs.kill(first)
+            eventually(
+                lambda: any(attempt.ended for attempt in jobs.attempts()[1]),
+                jobs.complaints,
+                server.recovery,
+            )
+            print(f"recovered in {time.monotonic() - began:.1f} s")
+        jobs.stop()
+
+
+def test_a_stopped_worker_loses_its_lease(server: FaultyServer) -> None:
+    """What a worker settles that was stopped past its lease is refused; another has run the job."""
+    url = server.url(lease="1", heartbeat="0.2")
+    program = (
+        "import neoq, sys, time\n"
+        "backend = neoq.connect(sys.argv[1])\n"
+        "def work(job):\n"
+        "    print('running', flush=True)\n"
+        "    time.sleep(0.5)\n"
+        "    return 'zombie'\n"
+        "backend.listen('q', work, concurrency=1)\n"
+        "backend.run()\n"
+    )
+    with running([sys.executable, "-c", program], url) as zombie, neoq.connect(url) as backend:
+        job = backend.enqueue("q")
+        assert job.id is not None
+        zombie.until("running")
+        zombie.signal(signal.SIGSTOP)
+        backend.listen("q", lambda _job: "second")
+        assert backend.wait(job.id, timeout=server.recovery + 10).result == "second"
+        zombie.signal(signal.SIGCONT)
+        eventually(
+            lambda: (
+                "settled elsewhere" in zombie.errors
+                or "lost" in zombie.errors
+                or "no heartbeat" in zombie.errors
+            ),
+            lambda: f"it was not told: {zombie.errors}",
+        )
+        found = backend.get(job.id)
+        assert found is not None
+        assert (found.result, found.crashes) == ("second", 1)
+
+
+# ------------------------------------------------------------------------------------------ servers that go
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(5, marks=MINUTES)])
+def test_the_server_is_killed_and_started_under_load(
+    server: FaultyServer, tmp_path: Path, times: int
+) -> None:
+    """Handlers go on while the server is away, and their outcomes are settled when it is back."""
+    with load(tmp_path, server.url()) as jobs:
+        jobs.worker()
+        jobs.worker()
+        jobs.producer()
+        for _ in range(times):
+            time.sleep(1.0)
+            server.stop_at_once()
+            time.sleep(0.5)
+            server.start()
+            time.sleep(1.0)
+        jobs.reckon().check()
+
+
+@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=MINUTES)])
+def test_sessions_are_cut_at_random(server: FaultyServer, tmp_path: Path, seconds: int) -> None:
+    """Whatever a session was at when the server ended it, its jobs are neither lost nor doubled."""
+    chance = random.Random(7)
+    with load(tmp_path, server.url()) as jobs:
+        jobs.worker()
+        jobs.worker()
+        jobs.producer()
+        until = time.monotonic() + seconds
+        cut = 0
+        while time.monotonic() < until:
+            time.sleep(chance.uniform(0.05, 0.4))
+            cut += server.cut_session(chance)
+        assert cut > 0
+        jobs.reckon().check()
+
+
+# ------------------------------------------------------------------------------------- networks that do not
+
+
+@pytest.fixture
+def proxy(server: FaultyServer) -> Iterator[Proxy]:
+    with Proxy(server.host, server.port).running() as proxy:
+        yield proxy
+
+
+def through(
+    server: FaultyServer,
+    proxy: Proxy,
+    directory: Path,
+    fault: str,
+    seconds: float,
+    times: int,
+    **settings: str,
+) -> Reckoning:
+    """Load over a network that has a fault now and then."""
+    with load(directory, server.url(**settings)) as jobs:
+        through_it = server.url(proxy.port, **settings)
+        cut = jobs.worker(through_it)
+        jobs.worker()
+        jobs.producer(through_it)
+        for _ in range(times):
+            time.sleep(0.7)
+            getattr(proxy, fault)()
+            time.sleep(seconds)
+            proxy.heal()
+        if settings:  # a lease may run out meanwhile, and then another runs the job rightly
+            jobs.killed.add(cut.pid)
+        return jobs.reckon()
+
+
+@pytest.mark.parametrize("times", [2, pytest.param(20, marks=MINUTES)])
+def test_connections_are_reset(server: FaultyServer, proxy: Proxy, tmp_path: Path, times: int) -> None:
+    """A connection that is reset in the middle of anything costs nothing but time."""
+    through(server, proxy, tmp_path, "reset", 0.3, times).check()
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(10, marks=MINUTES)])
+def test_the_network_stalls(server: FaultyServer, proxy: Proxy, tmp_path: Path, times: int) -> None:
+    """A network that stands still for less than a lease costs nothing but time."""
+    through(server, proxy, tmp_path, "stall", 1.5, times).check()
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+def test_the_network_stalls_past_the_lease(server: FaultyServer, proxy: Proxy, tmp_path: Path) -> None:
+    """A worker that is cut off for longer than its lease stops; others run its jobs; none is lost."""
+    through(server, proxy, tmp_path, "stall", 8.0, 3, **HASTY).check()
+
+
+@pytest.mark.parametrize("times", [2, pytest.param(20, marks=MINUTES)])
+def test_replies_are_lost(server: FaultyServer, proxy: Proxy, tmp_path: Path, times: int) -> None:
+    """What the server has done unheard is found out: no claimed job is forgotten, none is added twice."""
+    reckoning = through(server, proxy, tmp_path, "drop_replies", 0.4, times, **HASTY)
+    reckoning.check()
+    assert proxy.lost > 0
+
+
+# --------------------------------------------------------------------------------------------- wrong clocks
+
+
+@pytest.mark.parametrize("wrong_by", [3600.0, -3600.0], ids=["fast", "slow"])
+def test_one_of_two_workers_has_a_wrong_clock(server: FaultyServer, tmp_path: Path, wrong_by: float) -> None:
+    """The server's clock judges: nothing runs early, no lease is lost, and nothing runs twice."""
+    url = server.url(lease="3", heartbeat="0.5")
+    with load(tmp_path, url) as jobs, neoq.connect(url, autostart=False) as producer:
+        jobs.worker(wrong_by=wrong_by, seconds=0.05)
+        jobs.worker(seconds=0.05)
+        due: dict[int, float] = {}
+        lines = []
+        for n in range(40):
+            job = producer.enqueue("q", {"n": n}, run_after=timedelta(seconds=n % 4 * 0.6))
+            assert job.run_after is not None
+            due[n] = job.run_after.timestamp()
+            lines.append(f"accepted {n} {job.id}\n")
+        jobs.accepted.write_text("".join(lines))
+        reckoning = jobs.reckon()
+        reckoning.check()
+        assert reckoning.doubled == 0
+        early = {
+            n: due[n] - tries[0].began for n, tries in jobs.attempts().items() if tries[0].began < due[n]
+        }
+        assert not early, early
+
+
+# ---------------------------------------------------------------------------------------- open transactions
+
+
+def test_a_transaction_held_open(tmp_path: Path) -> None:
+    """While another session's transaction is open jobs flow, and those it enqueued wait for its commit."""
+    import psycopg
+
+    with SERVERS["postgres"]() as server, load(tmp_path, server.url()) as jobs:
+        with (
+            psycopg.connect(server.driver_url) as other,
+            neoq.connect(server.url(), autostart=False) as backend,
+        ):
+            backend.queues()
+            other.execute("set transaction isolation level repeatable read")
+            other.execute("select pg_current_xact_id()")
+            held = backend.enqueue("q", {"n": 10**9}, transaction=other)
+            assert held.id is not None
+            jobs.worker()
+            jobs.producer()
+            eventually(lambda: len(jobs.attempts()) > 300, jobs.complaints)
+            assert backend.get(held.id) is None
+            assert 10**9 not in jobs.attempts()
+            with jobs.accepted.open("a") as lines:
+                lines.write(f"accepted {10**9} {held.id}\n")
+            other.commit()
+            eventually(lambda: 10**9 in jobs.attempts(), jobs.complaints)
+        jobs.reckon().check()
