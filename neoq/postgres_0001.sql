@@ -37,14 +37,17 @@ create table jobs (
     traceback text,
     progress_text text
 ) with (
+    fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0.01,
     autovacuum_vacuum_threshold = 1000,
     autovacuum_vacuum_cost_delay = 0,
     autovacuum_analyze_scale_factor = 0.1,
     vacuum_truncate = off
 );
--- Claims walk this index and nothing else: one run of it per queue and priority, in order of time.
-create index jobs_waiting on jobs (queue, priority desc, run_after, id) where status < 2;
+-- Claims walk this index and nothing else: one run of it per queue and priority, in order of time. It has the
+-- running jobs too, and each page of the table room for a second version of its rows: then a claim, which
+-- changes no column of any index, writes to none. To step over what runs is cheap beside that.
+create index jobs_waiting on jobs (queue, priority desc, run_after, id);
 create unique index jobs_held on jobs (holds, queue) where holds is not null;
 
 create table history (

@@ -8,16 +8,17 @@ create function channel() returns text language sql stable set search_path from 
 as $$ select 'neoq_' || left(current_schema(), 50) $$;
 
 
--- Store jobs in their order. Arrays that are null, or too short, stand for nulls. Where all are stored, the
--- rows say so in order of id; else each has its place, and a duplicate the id of the job that was there.
+-- Store jobs in their order. Arrays that are null, or too short, stand for nulls. Where all are stored, one row
+-- has their ids, or there is one for each in order of id; else each has its place, and a duplicate the id of the
+-- job that was there.
 create function add(
     p_queues text[], p_payloads bytea[], p_holds uuid[], p_added_by uuid[],
     p_at float8[], p_span float8[], p_priorities smallint[], p_uniqueness smallint[], p_on_duplicate smallint[],
     p_max_retries int[], p_deadline float8[], p_deadline_span float8[], p_fingerprints text[], p_kinds text[],
-    p_keys text[], p_batches text[], p_metas bytea[],
-    p_codec smallint, p_new_queues text[], p_notify text, p_patience text
-) returns table (place int, id bigint, run_after float8, created_at float8, deadline float8, duplicate boolean)
-language plpgsql
+    p_keys text[], p_batches text[], p_metas bytea[], p_codec smallint, p_notify text
+) returns table (
+    place int, id bigint, run_after float8, created_at float8, deadline float8, duplicate boolean, ids bigint[]
+) language plpgsql
 set search_path from current set lock_timeout = '10s'
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
@@ -26,43 +27,46 @@ declare
     v_now float8 := clock();
     v_number int := cardinality(p_queues);
     v_ids bigint[];
-    v_added int;
     v_job record;
     v_there jobs;
-    v_id bigint;
 begin
-    if p_patience is not null then
-        perform set_config('lock_timeout', p_patience, true);
-    end if;
-    if p_new_queues is not null then
-        insert into queues (queue) select unnest(p_new_queues) order by 1 on conflict do nothing;
-    end if;
     if p_notify is not null then
         perform pg_notify(channel(), p_notify);
     end if;
     select array_agg(nextval('job_ids')) into v_ids from generate_series(1, v_number);
-    -- Sorted, so that two callers who share fingerprints wait for each other in one order.
-    return query
-    insert into jobs (
-        id, run_after, created_at, deadline, holds, added_by, max_retries, priority, status, uniqueness, codec,
-        queue, payload, fingerprint, kind, key, batch, meta
-    )
-    select i.id, coalesce(i.at, v_now + coalesce(i.span, 0)), v_now, coalesce(i.deadline, v_now + i.deadline_span),
-        i.holds, i.added_by, i.max_retries, coalesce(i.priority, 0), 0, coalesce(i.uniqueness, 1), p_codec,
-        i.queue, i.payload, i.fingerprint, i.kind, i.key, i.batch, i.meta
-    from unnest(
-        v_ids, p_queues, p_payloads, p_holds, p_added_by, p_at, p_span, p_priorities, p_uniqueness, p_max_retries,
-        p_deadline, p_deadline_span, p_fingerprints, p_kinds, p_keys, p_batches, p_metas
-    ) as i (
-        id, queue, payload, holds, added_by, at, span, priority, uniqueness, max_retries,
-        deadline, deadline_span, fingerprint, kind, key, batch, meta
-    )
-    order by i.holds, i.queue, i.id
-    on conflict (holds, queue) where holds is not null do nothing
-    returning null::int, id, run_after, created_at, deadline, false;
-    get diagnostics v_added = row_count;
-    if v_added = v_number then
-        return;
+    -- All at once where none has a holder, as in most batches: to look for one before each costs half as much
+    -- again. Sorted, so that two callers who share fingerprints wait for each other in one order.
+    if v_number > 1 then
+        begin
+            insert into jobs (
+                id, run_after, created_at, deadline, holds, added_by, max_retries, priority, status, uniqueness,
+                codec, queue, payload, fingerprint, kind, key, batch, meta
+            )
+            select i.id, coalesce(i.at, v_now + coalesce(i.span, 0)), v_now,
+                coalesce(i.deadline, v_now + i.deadline_span), i.holds, i.added_by, i.max_retries,
+                coalesce(i.priority, 0), 0, coalesce(i.uniqueness, 1), p_codec, i.queue, i.payload, i.fingerprint,
+                i.kind, i.key, i.batch, i.meta
+            from unnest(
+                v_ids, p_queues, p_payloads, p_holds, p_added_by, p_at, p_span, p_priorities, p_uniqueness,
+                p_max_retries, p_deadline, p_deadline_span, p_fingerprints, p_kinds, p_keys, p_batches, p_metas
+            ) as i (
+                id, queue, payload, holds, added_by, at, span, priority, uniqueness,
+                max_retries, deadline, deadline_span, fingerprint, kind, key, batch, meta
+            )
+            order by i.holds, i.queue, i.id;
+            if coalesce(p_at, p_span, p_deadline, p_deadline_span) is null then
+                return query select null::int, null::bigint, v_now, v_now, null::float8, false, v_ids;
+                return;
+            end if;
+            return query
+            select null::int, i.id, coalesce(i.at, v_now + coalesce(i.span, 0)), v_now,
+                coalesce(i.deadline, v_now + i.deadline_span), false, null::bigint[]
+            from unnest(v_ids, p_at, p_span, p_deadline, p_deadline_span)
+                as i (id, at, span, deadline, deadline_span);
+            return;
+        exception when unique_violation then
+            null;
+        end;
     end if;
 
     for v_job in
@@ -78,14 +82,8 @@ begin
         )
         order by i.holds, i.queue, i.id
     loop
-        select * into v_there from jobs where jobs.id = v_job.id;
-        if found then
-            return query select v_job.place::int, v_job.id, v_job.run_after, v_now, v_job.deadline, false;
-            continue;
-        end if;
+        v_there.id := null;
         loop
-            select * into v_there from jobs where holds = v_job.holds and queue = v_job.queue for update;
-            exit when found;
             insert into jobs (
                 id, run_after, created_at, deadline, holds, added_by, max_retries, priority, status, uniqueness,
                 codec, queue, payload, fingerprint, kind, key, batch, meta
@@ -93,12 +91,14 @@ begin
                 v_job.id, v_job.run_after, v_now, v_job.deadline, v_job.holds, v_job.added_by, v_job.max_retries,
                 coalesce(v_job.priority, 0), 0, coalesce(v_job.uniqueness, 1), p_codec, v_job.queue, v_job.payload,
                 v_job.fingerprint, v_job.kind, v_job.key, v_job.batch, v_job.meta
-            ) on conflict (holds, queue) where holds is not null do nothing returning jobs.id into v_id;
-            exit when v_id is not null;
+            ) on conflict (holds, queue) where holds is not null do nothing;
+            exit when found;
+            select * into v_there from jobs where holds = v_job.holds and queue = v_job.queue for update;
+            exit when found;
         end loop;
-        if v_id is not null then
-            return query select v_job.place::int, v_id, v_job.run_after, v_now, v_job.deadline, false;
-            v_id := null;
+        if v_there.id is null then
+            return query
+            select v_job.place::int, v_job.id, v_job.run_after, v_now, v_job.deadline, false, null::bigint[];
             continue;
         end if;
         if v_job.on_duplicate = 1 then
@@ -113,7 +113,8 @@ begin
         elsif v_there.status = 1 and v_job.run_after < v_there.run_after then
             update jobs set run_after = v_job.run_after where jobs.id = v_there.id;
         end if;
-        return query select v_job.place::int, v_there.id, null::float8, null::float8, null::float8, true;
+        return query
+        select v_job.place::int, v_there.id, null::float8, null::float8, null::float8, true, null::bigint[];
     end loop;
 end $$;
 
@@ -130,7 +131,7 @@ declare
     v_all int := 0;
 begin
     perform pg_advisory_xact_lock(hashtext(current_schema()), hashtext(p_queue));
-    select priority into v_level from jobs where queue = p_queue and status < 2 order by priority desc limit 1;
+    select priority into v_level from jobs where queue = p_queue order by priority desc limit 1;
     while v_level is not null and v_all <= p_limit loop
         select count(*) into v_ready from (
             select 1 from jobs
@@ -139,7 +140,7 @@ begin
         ) ready;
         v_all := v_all + v_ready;
         select (
-            select priority from jobs where queue = p_queue and priority < v_level and status < 2
+            select priority from jobs where queue = p_queue and priority < v_level
             order by priority desc limit 1
         ) into v_level;
     end loop;
@@ -162,7 +163,7 @@ declare
     v_due float8;
     v_left int;
     v_level smallint;
-    v_ids bigint[];
+    v_rows tid[];
     v_crashed boolean;
     v_last_due float8;
     v_taken boolean := false;
@@ -171,16 +172,15 @@ begin
     for i in 1 .. cardinality(p_queues) loop
         continue when exists (select from queues where queue = p_queues[i] and paused);
         v_left := p_limits[i];
-        select (
-            select priority from jobs where queue = p_queues[i] and status < 2 order by priority desc limit 1
-        ) into v_level;
+        select (select priority from jobs where queue = p_queues[i] order by priority desc limit 1) into v_level;
         while v_level is not null loop
             v_last_due := '-infinity';
-            v_ids := null;
+            v_rows := null;
             if v_left > 0 then
-                select array_agg(id), bool_or(crashes > 0), max(run_after) into v_ids, v_crashed, v_last_due
+                select array_agg(row), bool_or(crashes > 0), max(run_after)
+                into v_rows, v_crashed, v_last_due
                 from (
-                    select id, crashes, run_after from jobs
+                    select ctid as row, crashes, run_after from jobs
                     where queue = p_queues[i] and priority = v_level and status < 2 and run_after <= v_now
                         and (p_kinds is null or kind = any (p_kinds))
                     order by run_after, id limit v_left for update skip locked
@@ -188,18 +188,18 @@ begin
                 v_last_due := coalesce(v_last_due, v_now);
                 if v_crashed then
                     v_next := v_now;
-                    select array_agg(job.id order by place) into v_ids from (
-                        select id, place, min(place) filter (where crashes > 0) over () as crash
-                        from unnest(v_ids) with ordinality as best (id, place) join jobs using (id)
+                    select array_agg(row order by place) into v_rows from (
+                        select row, place, min(place) filter (where crashes > 0) over () as crash
+                        from unnest(v_rows) with ordinality as best (row, place) join jobs on ctid = row
                     ) job where place < crash or (crash = 1 and place = 1 and not v_taken);
                 end if;
             end if;
-            if v_ids is not null then
+            if v_rows is not null then
                 return query
                 update jobs set status = 2, token = p_token, worker = p_worker, ran_at = v_now, progress = null,
                     progress_text = null, holds = case when uniqueness = 2 then null else holds end
-                where id = any (v_ids) returning *;
-                v_left := v_left - cardinality(v_ids);
+                where ctid = any (v_rows) returning *;
+                v_left := v_left - cardinality(v_rows);
                 v_taken := true;
                 if v_crashed then
                     exit every_queue;
@@ -218,7 +218,7 @@ begin
             v_next := least(v_next, v_due);
             exit when v_left = 0 and v_next <= v_now;
             select (
-                select priority from jobs where queue = p_queues[i] and priority < v_level and status < 2
+                select priority from jobs where queue = p_queues[i] and priority < v_level
                 order by priority desc limit 1
             ) into v_level;
         end loop;

@@ -17,7 +17,7 @@ from neoq.postgres_connections import Connection, Connections, is_alive
 from neoq.postgres_jobs import BINARY, LISTS, accept, add_values, find_query, held, job_of
 from neoq.postgres_listen import Announcer, news
 from neoq.postgres_statements import Statements
-from neoq.postgres_transactions import Execute, Joined
+from neoq.postgres_transactions import Execute, Joined, psycopg_error
 
 GROUP_PATIENCE = "100ms"  # for a fingerprint that another transaction holds, while others wait for the commit
 DUPLICATE = "NQ001"
@@ -79,9 +79,6 @@ class Adder:
 
         That is, which meets a holder, or a lock: nobody is to wait for what is another's.
         """
-        new = {job.queue for job, _ in items} - self.queues
-        if new:
-            return [None] * len(items)
         last_id = self.last_id
         try:
             return self._connection_of_group(items)
@@ -93,6 +90,7 @@ class Adder:
     def _connection_of_group(self, items: Sequence[tuple[Job, bytes]]) -> list[Job | None]:
         connection = self._group_connection
         if connection is None or not is_alive(connection):
+            self.close()
             connection = self._group_connection = self._connections.connect()
             if self._connections.direct:
                 connection.execute(f"set lock_timeout = '{GROUP_PATIENCE}'")
@@ -107,6 +105,7 @@ class Adder:
 
     def _insert_plain(self, connection: Connection, items: Sequence[tuple[Job, bytes]]) -> list[Job | None]:
         queues = {job.queue for job, _ in items}
+        self._name_queues(queues)
         notify = self._announcer.with_commit(queues)
         statements, prepared = self._statements, self._connections.prepared
         told = () if notify is None else (notify.encode(),)
@@ -146,14 +145,19 @@ class Adder:
     def _insert(self, jobs: Sequence[Job], tokens: Sequence[bytes | None]) -> list[Job]:
         """Add any jobs, all or none, in a statement of their own."""
         queues = {job.queue for job in jobs}
-        new = queues - self.queues
+        self._name_queues(queues)
         notify = self._announcer.with_commit(queues)
-        values = add_values(jobs, tokens, BINARY, new_queues=list(new), notify=notify)
+        values = add_values(jobs, tokens, BINARY, notify=notify)
         rows = self._add_rows(jobs, tokens, values)
-        self.queues |= new
         if notify is None:
             self._announcer.afterwards(queues)
         return self._with_holders(self._execute, jobs, accept(jobs, rows))
+
+    def _name_queues(self, queues: set[str]) -> None:
+        """Let the server know of queues, once; never with the jobs, whose transaction may be a long one."""
+        if not queues <= self.queues:
+            self._execute(self._statements.name_queues, (list(queues),))
+            self.queues |= queues
 
     def _add_rows(self, jobs: Sequence[Job], tokens: Sequence[bytes | None], values: tuple[Any, ...]) -> Rows:
         last_id = self.last_id
@@ -164,7 +168,7 @@ class Adder:
                 raise
             return self._find_out(jobs, tokens, values, last_id, error)
         except BackendError as error:
-            if _sqlstate(error) == DUPLICATE:
+            if is_duplicate(error):
                 raise self._duplicate(self._execute, error) from None
             raise
 
@@ -201,7 +205,7 @@ class Adder:
         """
         rows = self._stored(set(tokens), last_id, lost)
         if len(rows) == len(jobs):
-            return [(None, *row[1:], False) for row in rows]
+            return [(None, *row[1:]) for row in rows]
         if rows or self._forgets:  # some met holders, or have run and are forgotten
             raise lost
         return self._execute(self._statements.add, values)
@@ -217,7 +221,7 @@ class Adder:
             raise lost
         for job, token in items:
             if token in rows:
-                accept([job], [(None, *rows[token][1:], False)])
+                accept([job], [(None, *rows[token][1:])])
         return [job if token in rows else None for job, token in items]
 
     def _stored(self, tokens: Iterable[bytes | None], last_id: int, lost: BackendUnavailable) -> Rows:
@@ -235,25 +239,18 @@ class Adder:
 
     # -- in a transaction of the caller's ---------------------------------------------------------------
 
-    def introduce(self, queues: set[str]) -> None:
-        """Let the server know queues, at once: where a caller's transaction did it, all would wait for its end."""
-        new = queues - self.queues
-        if new:
-            self._execute(self._statements.introduce, (sorted(new),))
-            self.queues |= new
-
     def add_joined(self, joined: Joined, jobs: Sequence[Job]) -> list[Job]:
         """Add jobs inside a caller's transaction; its commit tells other processes, and this one."""
         queues = {job.queue for job in jobs}
-        new = queues - self.queues
-        values = add_values(jobs, [], LISTS, new_queues=list(new), notify=news("r", queues))
+        self._name_queues(queues)
+        values = add_values(jobs, [], LISTS, notify=news("r", queues))
         refuses = any(job.on_duplicate == "raise" for job in jobs)
         if refuses:
             joined("savepoint neoq")
         try:
             rows = joined(self._statements.add, values)
         except BackendError as error:
-            if refuses and _sqlstate(error) == DUPLICATE:
+            if refuses and is_duplicate(error):
                 joined("rollback to savepoint neoq")
                 raise self._duplicate(joined, error) from None
             raise
@@ -273,9 +270,7 @@ class Adder:
         return {row[0]: job_of(row) for row in execute(query, values)}
 
     def _duplicate(self, execute: Execute, error: BackendError) -> DuplicateJobError:
-        cause = error.__cause__
-        assert isinstance(cause, psycopg.Error)
-        job_id = int(cause.diag.message_detail or 0)
+        job_id = holder_in(error)
         return duplicate_of(self._find(execute, [job_id]).get(job_id), job_id)
 
 
@@ -297,7 +292,19 @@ def duplicate_of(holder: Job | None, job_id: int) -> DuplicateJobError:
 
 
 def _sqlstate(error: BackendError) -> str | None:
-    return error.__cause__.sqlstate if isinstance(error.__cause__, psycopg.Error) else None
+    cause = psycopg_error(error.__cause__)
+    return None if cause is None else cause.sqlstate
+
+
+def is_duplicate(error: BackendError) -> bool:
+    """Whether the server refused a fingerprint that is taken."""
+    return _sqlstate(error) == DUPLICATE
+
+
+def holder_in(error: BackendError) -> int:
+    """The id of the job that has the fingerprint which was refused."""
+    cause = psycopg_error(error.__cause__)
+    return 0 if cause is None else int(cause.diag.message_detail or 0)
 
 
 def _in_order(ids: Sequence[int], found: dict[int, Job]) -> list[Job]:

@@ -25,7 +25,7 @@ from neoq.errors import (
     QueueFullError,
 )
 from neoq.job import Job, Status, to_datetime
-from neoq.postgres_add import DUPLICATE, Adder, duplicate_of
+from neoq.postgres_add import Adder, duplicate_of, holder_in, is_duplicate
 from neoq.postgres_arrays import float8s, int4s, int8s, texts, uuids
 from neoq.postgres_connections import Connections, describe
 from neoq.postgres_jobs import claimed, counts_of, find_query, held, job_of, text
@@ -118,7 +118,10 @@ class PostgresBackend(Backend):
         """A backend as its URL says; what of its query is no setting of ours is libpq's."""
         from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise ConfigError([f"the URL is not one: {error}"]) from None
         pairs = parse_qsl(parts.query, keep_blank_values=True)
         names = [name for name, _ in pairs]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -246,7 +249,7 @@ class PostgresBackend(Backend):
     def _full_queue(
         self, execute: Any, wanted: Mapping[str, int], capacities: Mapping[str, int]
     ) -> str | None:
-        """The name of a queue without room for its part of a batch; that stays so until the transaction ends."""
+        """The name of a queue without room for its part of a batch; it stays so in this transaction."""
         for queue in sorted(capacities):
             if wanted[queue]:
                 free = capacities[queue] - self.handed_over(queue) - wanted[queue]
@@ -262,7 +265,6 @@ class PostgresBackend(Backend):
             full = self._full_queue(joined, _wanted(jobs, capacities), capacities)
             if full is not None:
                 raise _full(full, capacities[full], None)
-        self._adder.introduce({job.queue for job in jobs})
         return self._adder.add_joined(joined, jobs)
 
     def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
@@ -474,6 +476,7 @@ class PostgresBackend(Backend):
             if self.engine.running:
                 self._presence.listen()
         self._presence.beat(worker)
+        self._settle_left()
 
     def workers(self) -> list[WorkerInfo]:
         """The processes that listen on this database and are alive."""
@@ -517,9 +520,8 @@ class PostgresBackend(Backend):
         try:
             rows = self._execute(self._statements.change, (int8s(ids), uuids(holds), action))
         except BackendError as error:
-            cause = error.__cause__
-            if isinstance(cause, psycopg.Error) and cause.sqlstate == DUPLICATE:
-                job_id = int(cause.diag.message_detail or 0)
+            if is_duplicate(error):
+                job_id = holder_in(error)
                 raise duplicate_of(next(iter(self.find(ids=[job_id])), None), job_id) from None
             raise
         self._make_room_known()

@@ -204,8 +204,8 @@ class Connections:
             )
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
             return BackendError(
-                f"{self.where}: {_text_of(error)}; this user needs usage on the schema and its sequences, and "
-                "select, insert, update and delete on its tables"
+                f"{self.where}: {_text_of(error)}; this user needs usage on the schema and its sequences, "
+                "and select, insert, update and delete on its tables"
             )
         return BackendError(f"{self.where}: {_text_of(error)}")
 

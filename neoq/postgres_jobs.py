@@ -68,9 +68,7 @@ def add_values(
     tokens: Sequence[bytes | None],
     arrays: Arrays,
     *,
-    new_queues: Sequence[str] = (),
     notify: str | None = None,
-    patience: str | None = None,
 ) -> tuple[Any, ...]:
     """The values of `Statements.add`."""
     plain = (
@@ -82,8 +80,7 @@ def add_values(
     special = (None,) * 13
     if any(job._special for job in jobs):
         special = _special(jobs, arrays)
-    rest = (CODEC, arrays.texts(new_queues) if new_queues else None, notify, patience)
-    return (*plain, *special, *rest)
+    return (*plain, *special, CODEC, notify)
 
 
 def _special(jobs: Sequence[Job], arrays: Arrays) -> tuple[Any, ...]:
@@ -106,13 +103,17 @@ def _special(jobs: Sequence[Job], arrays: Arrays) -> tuple[Any, ...]:
 
 def accept(jobs: Sequence[Job], rows: list[tuple[Any, ...]]) -> list[int]:
     """Give jobs what the server gave them; return the ids of holders, 0 where the job itself was stored."""
+    ids = rows[0][6]
+    if ids is not None:
+        now = rows[0][2]
+        for job, job_id in zip(jobs, ids, strict=True):
+            job.id = job_id
+            job._run_after = job._created_at = now
+        return [0] * len(jobs)
     if len(rows) > 1:
-        if rows[-1][0] is not None:  # some are duplicates: then all are told once more, each with its place
-            rows = [row for row in rows if row[0] is not None]
         rows.sort(key=_place_or_id)
-    placed = zip(jobs, rows, strict=True)
     holders = []
-    for job, (_, job_id, run_after, created_at, deadline, duplicate) in placed:
+    for job, (_, job_id, run_after, created_at, deadline, duplicate, _) in zip(jobs, rows, strict=True):
         if duplicate:
             holders.append(job_id)
             continue

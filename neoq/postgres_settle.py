@@ -84,7 +84,7 @@ class Settlement:
             ]
             if follow:
                 queues = {job.queue for job in follow}
-                more = add_values(follow, [], BINARY, new_queues=list(queues), notify=news("r", queues))
+                more = add_values(follow, [], BINARY, notify=news("r", queues))
                 connection.execute(self._statements.add, more)
             return stale
 

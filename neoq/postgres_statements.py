@@ -76,9 +76,6 @@ class Statements:
         self.prune = f"select {s}.prune(%s::float8, %s::int)"
         self.trim = f"select id, queue from {s}.trim_history(%s::boolean, %s::bigint)"
         self.sum_up = f"select {s}.sum_up()"
-        self.introduce = f"""
-            insert into {s}.queues (queue) select unnest(%s::text[]) order by 1 on conflict do nothing
-        """
         self.pause = f"""
             insert into {s}.queues (queue, paused) values (%s, %s)
             on conflict (queue) do update set paused = excluded.paused
@@ -87,10 +84,10 @@ class Statements:
     def _add(self) -> None:
         s = self._schema
         self.add = f"""
-            select place, id, run_after, created_at, deadline, duplicate from {s}.add(
+            select place, id, run_after, created_at, deadline, duplicate, ids from {s}.add(
                 %s::text[], %s::bytea[], %s::uuid[], %s::uuid[], %s::float8[], %s::float8[], %s::smallint[],
                 %s::smallint[], %s::smallint[], %s::int[], %s::float8[], %s::float8[], %s::text[], %s::text[],
-                %s::text[], %s::text[], %s::bytea[], %s::smallint, %s::text[], %s::text, %s::text
+                %s::text[], %s::text[], %s::bytea[], %s::smallint, %s::text
             )
         """
         # As add() does for plain jobs, without a function's costs; what meets a holder is left to that.
@@ -107,7 +104,7 @@ class Statements:
         self.add_several_and_tell = f"{several}, holds{tell}".encode()
         self.added_by = " union all ".join(
             f"""
-            select added_by, id, run_after, created_at, deadline from {s}.{table}
+            select added_by, id, run_after, created_at, deadline, false, null::bigint[] from {s}.{table}
             where id > %s and added_by = any (%s::uuid[])
             """
             for table in ("jobs", "history")
@@ -145,6 +142,9 @@ class Statements:
             union all select queue, 1 + status, sum(n)::bigint from {s}.tally group by 1, 2
         """
         self.queues = f"select queue, paused from {s}.queues"
+        self.name_queues = f"""
+            insert into {s}.queues (queue) select unnest(%s::text[]) order by 1 on conflict do nothing
+        """
         self.last_tick = f"select tick from {s}.ticks where cron = %s"
         self.workers = f"""
             select id, host, pid, started_at, beat_at, queues, running from {s}.workers

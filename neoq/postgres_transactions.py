@@ -35,15 +35,10 @@ class Joined:
         try:
             return self._execute(statement, values)
         except Exception as error:
-            cause = _psycopg_error(error)
+            cause = psycopg_error(error)
             if cause is not None:
                 raise self._connections.wrapped(cause) from error
             raise BackendError(f"the statement failed in the caller's transaction: {error}") from error
-
-    def sqlstate_of(self, error: BackendError) -> str | None:
-        """The SQLSTATE behind one of our errors."""
-        cause = _psycopg_error(error.__cause__) if error.__cause__ is not None else None
-        return None if cause is None else cause.sqlstate
 
 
 def _executor(connection: Any) -> Execute:
@@ -103,7 +98,7 @@ def _of_django(connection: Any) -> Execute:
     return execute
 
 
-def _psycopg_error(error: BaseException | None) -> psycopg.Error | None:
+def psycopg_error(error: BaseException | None) -> psycopg.Error | None:
     """The driver's error behind a framework's."""
     seen = 0
     while error is not None and seen < 5:

@@ -1,0 +1,782 @@
+"""PostgresBackend beyond the conformance suite: URL, bad days, plans, transactions."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+import neoq
+from neoq import (
+    BackendError,
+    BackendUnavailable,
+    ConfigError,
+    DuplicateJobError,
+    Job,
+    PostgresBackend,
+    StaleLeaseError,
+    Status,
+    UnsupportedError,
+)
+from neoq.postgres_schema import VERSION
+from neoq.store import Demand
+from neoq.testing.cases.suite import PATIENCE, Seen, ended, eventually, in_threads, prepared
+from tests.postgres_server import PostgresServer
+from tests.processes import running
+
+Make = Callable[..., PostgresBackend]
+QUICK = {"job_check_interval": 0.05, "heartbeat": 0.1, "lease": 5.0}
+
+
+@pytest.fixture
+def make(postgres_url: str, new_schema: str) -> Iterator[Make]:
+    """Return how to open a backend on a schema of this test's own."""
+    made: list[PostgresBackend] = []
+
+    def make(url: str = postgres_url, **options: Any) -> PostgresBackend:
+        made.append(PostgresBackend(url, **{"schema": new_schema, **QUICK, **options}))
+        return made[-1]
+
+    yield make
+    for backend in reversed(made):
+        backend.shutdown(timeout=1)
+
+
+@pytest.fixture
+def backend(make: Make) -> PostgresBackend:
+    """A backend that runs nothing by itself, opened."""
+    backend = make(autostart=False)
+    backend.queues()
+    return backend
+
+
+@pytest.fixture
+def admin(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection of the test's own."""
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        yield connection
+
+
+def with_settings(url: str, **settings: str) -> str:
+    """A URL with other settings of libpq."""
+    given = psycopg.conninfo.conninfo_to_dict(url) | settings
+    host, port = given.pop("host"), given.pop("port", 5432)
+    user, name = given.pop("user", "postgres"), given.pop("dbname", "postgres")
+    return f"postgresql://{user}@{host}:{port}/{name}?" + "&".join(f"{k}={v}" for k, v in given.items())
+
+
+# -- URL and settings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+def test_a_url_with_settings_of_both(scheme: str) -> None:
+    """Of a URL's query our settings are ours, and the others are libpq's."""
+    url = f"{scheme}://me:secret@db.example:5433/app?sslmode=require&schema=jobs&concurrency=3&connect_timeout=2"
+    backend = neoq.connect(url, pool_size=4)
+    assert isinstance(backend, PostgresBackend)
+    config = backend.config
+    assert (config.schema, config.concurrency, config.pool_size) == ("jobs", 3, 4)
+    assert psycopg.conninfo.conninfo_to_dict(config.url) == {
+        "user": "me", "password": "secret", "host": "db.example", "port": "5433", "dbname": "app",
+        "sslmode": "require", "connect_timeout": "2",
+    }  # fmt: skip
+
+
+def test_a_password_is_never_shown(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither repr() nor an error shows the password of the URL."""
+    backend = neoq.connect("postgresql://me:secret@127.0.0.1:1/app", autostart=False)
+    with pytest.raises(BackendUnavailable) as caught:
+        backend.enqueue("q")
+    assert "me@127.0.0.1:1/app" in repr(backend)
+    assert "secret" not in f"{backend!r} {caught.value} {caplog.text}"
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("postgresql://host/db?schemas=x", "did you mean schema"),
+        ("postgresql://host/db?sslmode=require&sslmode=disable", "sslmode is given twice"),
+        ("postgresql://host/db?schema=", "schema is ''"),
+        ("postgresql://[::1/db", "URL is not one"),
+        ("postgresql://host/db?pool_size=0", "pool_size"),
+        ("postgresql://host/db?synchronous=full", "synchronous is no setting"),
+    ],
+)
+def test_a_bad_url(url: str, advice: str) -> None:
+    """What a URL cannot mean is a ConfigError that says what to write."""
+    with pytest.raises(ConfigError, match=advice):
+        neoq.connect(url)
+
+
+def test_importing_neoq_imports_no_driver() -> None:
+    """`import neoq` brings in no psycopg; naming PostgresBackend does."""
+    program = (
+        "import sys, neoq; assert 'psycopg' not in sys.modules\n"
+        "neoq.PostgresBackend; assert 'psycopg' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+
+
+# -- servers that cannot be used -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({"port": "1"}, "nothing listens there"),
+        ({"host": "no-such-host.invalid"}, "check the host"),
+        ({"dbname": "no_such_database"}, "check the database"),
+        ({"user": "nobody_of_that_name"}, "check the database and the user"),
+        ({"sslmode": "require"}, "sslmode"),
+    ],
+)
+def test_a_server_that_lets_nobody_in(postgres_url: str, settings: dict[str, str], advice: str) -> None:
+    """Who cannot connect is told where to, why, and what to check; the driver's error is chained."""
+    with pytest.raises(BackendUnavailable, match=advice) as caught:
+        neoq.connect(with_settings(postgres_url, **settings), autostart=False).enqueue("q")
+    assert isinstance(caught.value.__cause__, psycopg.OperationalError)
+    assert not caught.value.outcome_unknown
+
+
+def test_a_wrong_password(tmp_path: Any) -> None:
+    """A wrong password is one clear error."""
+    from tests.postgres_server import started_server
+
+    for server in started_server():
+        hba = server._data / "pg_hba.conf"
+        with psycopg.connect(server.url, autocommit=True) as admin:
+            admin.execute("create role clerk login password 'right'")
+            hba.write_text("host all clerk all scram-sha-256\nhost all all all trust\n")
+            admin.execute("select pg_reload_conf()")
+        for password, is_right in (("wrong", False), ("right", True)):
+            url = server.url.replace("postgres@", f"clerk:{password}@", 1)
+            backend = neoq.connect(url, autostart=False, migrate=False)
+            expected = BackendError if is_right else BackendUnavailable
+            with pytest.raises(
+                expected, match="no tables" if is_right else "check the user and the password"
+            ):
+                backend.enqueue("q")
+
+
+def test_a_newer_schema(make: Make, backend: PostgresBackend, admin: psycopg.Connection[Any]) -> None:
+    """Tables that a newer neoq has made are refused, and not changed."""
+    table = sql.Identifier(backend.config.schema, "migrations")
+    admin.execute(sql.SQL("insert into {} (version) values (1000)").format(table))
+    with pytest.raises(BackendError, match=r"version 1000.*upgrade"):
+        make().enqueue("q")
+    rows = admin.execute(sql.SQL("select version from {} order by 1").format(table)).fetchall()
+    assert [version for (version,) in rows] == [*range(1, VERSION + 1), 1000]
+
+
+def test_without_the_right_to_create(
+    make: Make, postgres_url: str, new_schema: str, admin: psycopg.Connection[Any]
+) -> None:
+    """Who may not make tables is told so, and nothing is half made; with migrate() by another it works."""
+    role = f"clerk_{new_schema}"
+    admin.execute(sql.SQL("create role {} login").format(sql.Identifier(role)))
+    url = with_settings(postgres_url, user=role)
+    with pytest.raises(BackendError, match=r"may not make neoq's tables.*grant create"):
+        make(url).enqueue("q")
+    with pytest.raises(BackendError, match=r"no tables of neoq.*neoq\.migrate"):
+        make(url, migrate=False).enqueue("q")
+    assert admin.execute("select 1 from pg_namespace where nspname = %s", (new_schema,)).fetchall() == []
+
+    neoq.migrate(postgres_url, schema=new_schema)
+    names = {"schema": sql.Identifier(new_schema), "role": sql.Identifier(role)}
+    with pytest.raises(BackendError, match="needs usage on the schema"):
+        make(url, migrate=False).enqueue("q")
+    for grant in (
+        "grant usage on schema {schema} to {role}",
+        "grant select, insert, update, delete on all tables in schema {schema} to {role}",
+        "grant usage, select on all sequences in schema {schema} to {role}",
+    ):
+        admin.execute(sql.SQL(grant).format(**names))
+    clerk = make(url, migrate=False)
+    clerk.listen("q", lambda job: job.payload["n"])
+    assert ended(clerk, clerk.enqueue("q", {"n": 7})).result == 7
+    clerk.shutdown()
+    for revoke in ("drop owned by {role}", "drop role {role}"):
+        admin.execute(sql.SQL(revoke).format(**names))
+
+
+def test_migration_from_the_first_schema(
+    make: Make, postgres_url: str, new_schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs that were stored under the first version of the tables are there after the migration."""
+    monkeypatch.setattr("neoq.postgres_schema.VERSION", 1)
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        from neoq import postgres_schema
+
+        postgres_schema.migrate(connection, new_schema)
+        monkeypatch.undo()
+        connection.execute(
+            sql.SQL(
+                "insert into {} (id, run_after, created_at, priority, status, uniqueness, codec, queue,"
+                " payload) values (nextval({}::regclass), 1, 1, 0, 0, 0, 1, 'q', '{{\"n\":1}}')"
+            ).format(sql.Identifier(new_schema, "jobs"), f"{new_schema}.job_ids")
+        )
+    backend = make()
+    assert [job.payload for job in backend.jobs()] == [{"n": 1}]
+    backend.listen("q", lambda job: job.payload["n"])
+    assert ended(backend, backend.jobs()[0]).result == 1
+
+
+def test_a_migration_that_fails_leaves_nothing(
+    make: Make, new_schema: str, admin: psycopg.Connection[Any]
+) -> None:
+    """Tables are made all or none: where one cannot be, the schema is as it was."""
+    admin.execute(sql.SQL("create schema {}").format(sql.Identifier(new_schema)))
+    admin.execute(sql.SQL("create table {} (a int)").format(sql.Identifier(new_schema, "ticks")))
+    with pytest.raises(BackendError, match='"ticks" already exists'):
+        make().enqueue("q")
+    tables = admin.execute("select tablename from pg_tables where schemaname = %s", (new_schema,)).fetchall()
+    assert tables == [("ticks",)]
+
+
+def test_many_begin_at_once(make: Make) -> None:
+    """Of many that open a new schema at once one makes the tables, and all can use them."""
+    backends = [make(autostart=False) for _ in range(6)]
+    in_threads(6, lambda n: backends[n].enqueue("q", {"n": n}))
+    assert backends[0].stats().ready == 6
+
+
+# -- plans -----------------------------------------------------------------------------------------------
+
+
+def fill(admin: psycopg.Connection[Any], schema: str, number: int, run_after: str = "g / 1000.0") -> None:
+    """Put waiting jobs into a table whose statistics know nothing of them."""
+    statement = (
+        "insert into {} (id, run_after, created_at, priority, status, uniqueness, codec, queue, payload)"
+        f" select nextval({{}}::regclass), {run_after}, 1, g % 3, 0, 0, 1, 'q', '{{{{}}}}'"
+        " from generate_series(1, {}) g"
+    )
+    admin.execute(
+        sql.SQL(statement).format(sql.Identifier(schema, "jobs"), f"{schema}.job_ids", sql.Literal(number))
+    )
+
+
+def test_claims_go_by_the_index(backend: PostgresBackend, admin: psycopg.Connection[Any]) -> None:
+    """However many jobs wait, a claim reads no more of them than it takes, and sorts nothing."""
+    schema = backend.config.schema
+    fill(admin, schema, 30_000)
+    backend.claim([Demand("q", 1)])
+    [(source, settings)] = admin.execute(
+        "select prosrc, proconfig from pg_proc where proname = 'claim' and pronamespace = %s::regnamespace",
+        (schema,),
+    ).fetchall()
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        admin.execute("select set_config(%s, %s, false)", (name, value.replace('"', "")))
+    pick = source[source.index("select ctid as row, crashes") :]
+    pick = pick[: pick.index("skip locked")] + "skip locked"
+    for name, value in (
+        ("p_queues[i]", "'q'"),
+        ("v_level", "2::smallint"),
+        ("v_now", "1e9::float8"),
+        ("v_left", "100"),
+        ("p_kinds", "null::text[]"),
+    ):
+        pick = pick.replace(name, value)
+    plan = "\n".join(row[0] for row in admin.execute(f"explain (analyze, costs off) {pick}"))  # type: ignore[arg-type]
+    assert "Index Scan using jobs_waiting" in plan
+    assert "Sort" not in plan
+    assert "Seq Scan" not in plan
+    assert "rows=100" in plan.replace("rows=100.00", "rows=100")
+
+
+def test_no_statement_reads_the_whole_table(backend: PostgresBackend, admin: psycopg.Connection[Any]) -> None:
+    """Adding, claiming, settling and extending touch only their rows, whatever the statistics say."""
+    schema = backend.config.schema
+    fill(admin, schema, 30_000)
+
+    def whole_reads() -> int:
+        for connection in backend._connections._idle:  # or they would tell of it in their own time
+            connection.execute("select pg_stat_force_next_flush()")
+            connection.execute("select 1")
+        with psycopg.connect(backend.config.url, autocommit=True) as connection:
+            [(number,)] = connection.execute(
+                "select seq_scan from pg_stat_user_tables where schemaname = %s and relname = 'jobs'",
+                (schema,),
+            ).fetchall()
+            return int(number)
+
+    before = whole_reads()
+    for n in range(7):
+        backend.enqueue_many([Job("q", {"n": n, "m": m}) for m in range(10)])
+        backend.enqueue("q", {"again": 1})
+        jobs = backend.claim([Demand("q", 100), Demand("other", 100)]).jobs
+        backend.extend([neoq.store.lease_of(job) for job in jobs])
+        retried = [neoq.store.given_back(job) for job in jobs[:5]]
+        backend.settle([neoq.store.succeeded(job) for job in jobs[5:]] + retried)
+    assert whole_reads() == before
+
+
+def test_ten_thousand_of_one_fingerprint(backend: PostgresBackend) -> None:
+    """Ten thousand enqueues of one fingerprint are one job, and quick."""
+    first = backend.enqueue("q", {"n": 1})
+    in_threads(4, lambda _: [backend.enqueue("q", {"n": 1}) for _ in range(250)])
+    for _ in range(9):
+        jobs = backend.enqueue_many([Job("q", {"n": 1}) for _ in range(1000)])
+        assert {(job.id, job.duplicate) for job in jobs} == {(first.id, True)}
+    assert backend.stats().ready == 1
+
+
+def test_five_hundred_queues(make: Make) -> None:
+    """One process serves five hundred queues in one statement."""
+    backend = make(autostart=False, concurrency=1)
+    seen = Seen()
+    names = [f"queue {n}" for n in range(500)]
+    backend.enqueue_many([Job(name, {"n": 1}) for name in names])
+    claimed = backend.claim([Demand(name, 1) for name in names])
+    assert sorted(job.queue for job in claimed.jobs) == sorted(names)
+    backend.settle([neoq.store.given_back(job) for job in claimed.jobs])
+    for name in names[:20]:
+        backend.listen(name, lambda job: seen(job.queue))
+    backend.start()
+    assert sorted(seen.wait(20)) == sorted(names[:20])
+
+
+def test_a_payload_of_a_mebibyte(make: Make) -> None:
+    """A payload of max_payload bytes goes through, and comes back as it was."""
+    backend = make()
+    backend.listen("q", lambda job: len(job.payload["text"]))
+    text = "\N{SNOWMAN}" * ((2**20 - 100) // 3)
+    done = ended(backend, backend.enqueue("q", {"text": text}))
+    assert (done.result, done.payload["text"] == text) == (len(text), True)
+
+
+# -- other processes -------------------------------------------------------------------------------------
+
+
+def test_a_notification_wakes_another_process(make: Make) -> None:
+    """A worker that looks once an hour starts a job at once that another process enqueues."""
+    worker = make(job_check_interval=3600, heartbeat=60, lease=600)
+    seen = Seen()
+    worker.listen("q", lambda job: seen(job.payload["n"]))
+    ended(worker, worker.enqueue("q", {"n": 0}))
+    program = (
+        "import sys, neoq\n"
+        "with neoq.PostgresBackend(sys.argv[1], schema=sys.argv[2]) as backend:\n"
+        "    for n in (1, 2, 3): backend.enqueue('q', {'n': n})\n"
+        "    backend.enqueue('q', {'n': 4}, run_after=0.2)\n"
+        "    backend.enqueue_many([neoq.Job('q', {'n': n}) for n in (5, 6)])\n"
+    )
+    with running([sys.executable, "-c", program, worker.config.url, worker.config.schema]) as child:
+        child.ends_well()
+    assert sorted(seen.wait(7)) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_a_transaction_wakes_another(make: Make, postgres_url: str) -> None:
+    """The commit of a transaction wakes workers that look once an hour."""
+    worker = make(job_check_interval=3600, heartbeat=60, lease=600)
+    seen = Seen()
+    worker.listen("q", lambda job: seen(job.payload["n"]))
+    ended(worker, worker.enqueue("q", {"n": 0}))
+    with psycopg.connect(postgres_url) as connection:
+        worker.enqueue("q", {"n": 1}, transaction=connection)
+        seen.stays(1)
+    seen.wait(2)
+
+
+def test_a_killed_worker(make: Make) -> None:
+    """The job of a worker killed with -9 runs in another one soon, with one crash behind it."""
+    backend = make(heartbeat=0.2, lease=30.0)
+    program = (
+        "import sys, time, neoq\n"
+        "backend = neoq.PostgresBackend(sys.argv[1], schema=sys.argv[2], heartbeat=0.2)\n"
+        "backend.listen('q', lambda job: (print('started', flush=True), time.sleep(600)))\n"
+        "time.sleep(600)\n"
+    )
+    backend.queues()
+    with running([sys.executable, "-c", program, backend.config.url, backend.config.schema]) as child:
+        job = backend.enqueue("q")
+        child.until("started")
+        seen = Seen()
+        backend.listen("q", lambda job: seen(job.crashes))
+        seen.stays(0)
+        os.kill(child.pid, signal.SIGKILL)
+        child.process.wait(PATIENCE)
+        assert seen.wait() == [1]
+        assert ended(backend, job).status is Status.SUCCEEDED
+
+
+def test_a_fork_leaves_the_parents_sessions_alone(make: Make) -> None:
+    """A child of a fork has connections of its own, and its end closes none of the parent's."""
+    backend = make()
+    seen = Seen()
+    backend.listen("q", lambda job: seen(job.payload["n"]) or os.getpid())
+    ended(backend, backend.enqueue("q", {"n": 0}))
+    sessions = set(backend._connections._idle)
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            done = ended(backend, backend.enqueue("q", {"n": 1}))
+            code = 0 if done.status is Status.SUCCEEDED else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert all(not connection.closed for connection in sessions)
+    done = ended(backend, backend.enqueue("q", {"n": 2}))
+    assert done.result is None or done.status is Status.SUCCEEDED
+    assert 2 in seen.items or done.result != os.getpid()
+
+
+# -- bad days --------------------------------------------------------------------------------------------
+
+
+def sessions_of(admin: psycopg.Connection[Any]) -> list[int]:
+    """The sessions that neoq has."""
+    rows = admin.execute("select pid from pg_stat_activity where application_name = 'neoq'").fetchall()
+    return [pid for (pid,) in rows]
+
+
+def test_sessions_that_are_terminated(make: Make, postgres_url: str) -> None:
+    """Sessions that an administrator ends are opened again: each job runs, once, and none is lost."""
+    url = with_settings(postgres_url, application_name="neoq_terminated")
+    backend = make(url)
+    seen = Seen()
+    backend.listen("q", lambda job: seen(job.payload["n"]), concurrency=4)
+    stop = threading.Event()
+
+    def terminate() -> None:
+        with psycopg.connect(postgres_url, autocommit=True) as admin:
+            while not stop.wait(0.05):
+                admin.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity"
+                    " where application_name = 'neoq_terminated' order by random() limit 1"
+                )
+
+    thread = threading.Thread(target=terminate)
+    thread.start()
+    accepted = []
+    try:
+        for n in range(300):
+            try:
+                backend.enqueue("q", {"n": n})
+                accepted.append(n)
+            except BackendUnavailable:
+                pass
+    finally:
+        stop.set()
+        thread.join()
+    eventually(lambda: set(accepted) <= set(seen.items), "all that were accepted have run")
+    assert backend.drain(PATIENCE)
+    assert backend.stats().running == 0
+
+
+def test_a_server_that_restarts_under_load(postgres_server: PostgresServer, new_schema: str) -> None:
+    """While the server is away handlers go on; their outcomes are kept, and every accepted job ends."""
+    seen = Seen()
+    with PostgresBackend(postgres_server.url, schema=new_schema, **QUICK) as backend:
+        gate = threading.Event()
+
+        def work(job: Job) -> int:
+            seen(job.payload["n"])
+            if job.payload["n"] == 0:
+                gate.wait(PATIENCE)
+            return int(job.payload["n"])
+
+        backend.listen("q", work, concurrency=4)
+        slow = backend.enqueue("q", {"n": 0})
+        seen.wait()
+        accepted, refused = [], 0
+        for how in (signal.SIGQUIT, signal.SIGINT):
+            for n in range(len(accepted) + refused + 1, len(accepted) + refused + 51):
+                backend.enqueue("q", {"n": n})
+                accepted.append(n)
+            postgres_server.stop(how)
+            with pytest.raises(BackendUnavailable):
+                backend.enqueue("q", {"n": 10**6})
+            if how is signal.SIGQUIT:
+                gate.set()  # it ends while there is no server
+                assert backend.engine.settler is not None
+                eventually(backend.engine.settler.unsettled, "its outcome is kept")
+            postgres_server.start()
+        assert ended(backend, slow).result == 0
+        eventually(lambda: set(seen.items) >= {0, *accepted}, "all have run")
+        assert backend.drain(PATIENCE)
+        assert {counts.queue: counts.unfinished for counts in backend.queues()} == {"q": 0}
+
+
+def test_a_server_that_comes_later(postgres_server: PostgresServer, new_schema: str) -> None:
+    """A backend whose server could not be reached connects at the next call."""
+    postgres_server.stop()
+    backend = PostgresBackend(postgres_server.url, schema=new_schema, autostart=False)
+    with pytest.raises(BackendUnavailable, match="nothing listens there"):
+        backend.enqueue("q")
+    postgres_server.start()
+    with backend:
+        assert backend.enqueue("q").id
+
+
+def test_a_lost_claim_is_given_back(backend: PostgresBackend) -> None:
+    """Jobs of a claim whose reply was lost run nowhere: the next claim takes them again."""
+    backend.enqueue_many([Job("q", {"n": n}) for n in range(3)])
+    real = backend._connections.execute
+
+    def lose(statement: str, values: Any = ()) -> Any:
+        rows = real(statement, values)
+        if statement == backend._statements.claim:
+            raise BackendUnavailable("the reply was lost", outcome_unknown=True)
+        return rows
+
+    backend._connections.execute = lose  # type: ignore[method-assign]
+    with pytest.raises(BackendUnavailable):
+        backend.claim([Demand("q", 10)])
+    backend._connections.execute = real  # type: ignore[method-assign]
+    assert [job.payload["n"] for job in backend.claim([Demand("q", 10)]).jobs] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_lost_reply_of_an_enqueue(
+    backend: PostgresBackend, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    """An enqueue that was committed, and whose reply was lost, is not repeated: its token tells."""
+    backend.enqueue("q", {"first": 1})
+
+    def lose(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(connection: Any, *arguments: Any, **options: Any) -> Any:
+            result = real(connection, *arguments, **options)
+            wrote = arguments and isinstance(arguments[0], bytes | str) and "add" in str(arguments[0])
+            if wrote and not lost:
+                lost.append(1)
+                connection.close()
+                raise psycopg.OperationalError("the connection was lost")
+            return result
+
+        return call
+
+    lost: list[int] = []
+    monkeypatch.setattr(backend._connections, "prepared", lose(backend._connections.prepared))
+    execute = psycopg.Cursor.execute
+
+    def cursor_execute(cursor: Any, statement: Any, *arguments: Any, **options: Any) -> Any:
+        result = execute(cursor, statement, *arguments, **options)
+        if ".add(" in str(statement) and not lost:
+            lost.append(1)
+            cursor.connection.close()
+            raise psycopg.OperationalError("the connection was lost")
+        return result
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", cursor_execute)
+    jobs = (
+        backend.enqueue_many([Job("q", {"n": n}, unique=False) for n in range(3)])
+        if many
+        else [backend.enqueue("q", {"n": 1})]
+    )
+    assert lost
+    assert [job.id for job in backend.jobs()] == sorted((job.id or 0 for job in jobs), reverse=True) + [
+        job.id for job in backend.jobs() if "first" in job.payload
+    ]
+
+
+# -- transactions of other libraries ---------------------------------------------------------------------
+
+
+def test_sqlalchemy(backend: PostgresBackend, postgres_url: str) -> None:
+    """A job joins the transaction of an SQLAlchemy Connection or Session: with its commit or not at all."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.orm import Session
+
+    engine = create_engine(postgres_url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.connect() as connection:
+        backend.enqueue("q", {"n": 1}, transaction=connection)
+        connection.rollback()
+        backend.enqueue("q", {"n": 2}, transaction=connection)
+        backend.enqueue_many([Job("q", {"n": 3}), Job("q", {"n": 2})], transaction=connection)
+        assert backend.stats().ready == 0
+        connection.commit()
+    with Session(engine) as session:
+        backend.enqueue("q", {"n": 4}, transaction=session)
+        session.rollback()
+        backend.enqueue("q", {"n": 5, "text": "100 %s"}, meta={"a": "b"}, run_after=5, transaction=session)
+        session.commit()
+    engine.dispose()
+    assert sorted(job.payload["n"] for job in backend.jobs()) == [2, 3, 5]
+    with pytest.raises(UnsupportedError, match="SQLAlchemy connection to sqlite"):
+        backend.enqueue("q", transaction=create_engine("sqlite://").connect())
+
+
+DJANGO = """
+import sys, django, psycopg
+from django.conf import settings
+given = psycopg.conninfo.conninfo_to_dict(sys.argv[1])
+settings.configure(DATABASES={"default": {
+    "ENGINE": "django.db.backends.postgresql", "NAME": given.get("dbname", "postgres"),
+    "USER": given.get("user"), "PASSWORD": given.get("password", ""),
+    "HOST": given["host"], "PORT": given.get("port", "")}})
+django.setup()
+from django.db import connection, transaction
+import neoq
+with neoq.PostgresBackend(sys.argv[1], schema=sys.argv[2], autostart=False) as backend:
+    try:
+        with transaction.atomic():
+            backend.enqueue("q", {"n": 1}, transaction=connection)
+            raise KeyError
+    except KeyError:
+        pass
+    with transaction.atomic():
+        backend.enqueue("q", {"n": 2}, transaction=connection, meta={"a": "b"})
+        assert backend.enqueue("q", {"n": 2}, transaction=connection).duplicate
+        try:
+            backend.enqueue("q", {"n": 2}, transaction=connection, on_duplicate="raise")
+        except neoq.DuplicateJobError as error:
+            assert error.job.payload == {"n": 2}
+        backend.enqueue("q", {"n": 3}, transaction=connection)
+        assert backend.stats().ready == 0
+    print(sorted(job.payload["n"] for job in backend.jobs()))
+    try:
+        backend.enqueue("q", {"n": 4}, transaction=connection)
+    except neoq.UnsupportedError as error:
+        print(error)
+"""
+
+
+def test_django(backend: PostgresBackend) -> None:
+    """A job joins the transaction of a Django connection; outside of one it is refused."""
+    with running([sys.executable, "-c", DJANGO, backend.config.url, backend.config.schema]) as child:
+        found, refusal = child.ends_well()
+    assert found == "[2, 3]"
+    assert "transaction.atomic" in refusal
+
+
+def test_what_is_no_transaction(backend: PostgresBackend, admin: psycopg.Connection[Any]) -> None:
+    """A connection in autocommit, and what is no connection, are refused with what to use."""
+    with pytest.raises(UnsupportedError, match=r"connection\.transaction"):
+        backend.enqueue("q", transaction=admin)
+    with pytest.raises(UnsupportedError, match="psycopg Connection, an SQLAlchemy"):
+        backend.enqueue("q", transaction=object())
+    with admin.transaction():
+        backend.enqueue("q", transaction=admin)
+    assert backend.stats().ready == 1
+
+
+def test_a_row_factory_of_the_callers(backend: PostgresBackend, postgres_url: str) -> None:
+    """A connection that makes dicts of rows, or prepares nothing, may be joined all the same."""
+    from psycopg.rows import dict_row
+
+    with psycopg.connect(postgres_url, row_factory=dict_row, prepare_threshold=None) as connection:  # type: ignore[arg-type]
+        job = backend.enqueue("q", {"n": 1}, transaction=connection)
+        assert backend.enqueue("q", {"n": 1}, transaction=connection).id == job.id
+    assert [job.id for job in backend.jobs()] == [job.id]
+
+
+def test_a_duplicate_does_not_break_the_transaction(backend: PostgresBackend, postgres_url: str) -> None:
+    """A DuplicateJobError leaves the caller's transaction as it was before."""
+    there = backend.enqueue("q", {"n": 1})
+    with psycopg.connect(postgres_url) as connection:
+        backend.enqueue("q", {"n": 2}, transaction=connection)
+        with pytest.raises(DuplicateJobError) as caught:
+            backend.enqueue("q", {"n": 1}, on_duplicate="raise", transaction=connection)
+        assert caught.value.job.id == there.id
+        backend.enqueue("q", {"n": 3}, transaction=connection)
+    assert sorted(job.payload["n"] for job in backend.jobs()) == [1, 2, 3]
+
+
+def test_two_transactions_of_one_fingerprint(backend: PostgresBackend, postgres_url: str) -> None:
+    """Who meets a fingerprint of a transaction that is open waits, and others do not wait with it."""
+    with psycopg.connect(postgres_url) as connection:
+        first = backend.enqueue("q", {"n": 1}, transaction=connection)
+        second: list[Job] = []
+        waiter = threading.Thread(target=lambda: second.append(backend.enqueue("q", {"n": 1})))
+        waiter.start()
+        in_threads(4, lambda n: [backend.enqueue("q", {"n": n, "m": m}) for m in range(20)])
+        assert waiter.is_alive()
+        connection.commit()
+        waiter.join(PATIENCE)
+    assert (second[0].id, second[0].duplicate) == (first.id, True)
+
+
+def test_a_stale_lease_completes_nothing(make: Make, backend: PostgresBackend, postgres_url: str) -> None:
+    """job.complete() under a lease that was lost raises, so that the handler's transaction is undone."""
+    backend.enqueue("q", {"n": 1})
+    worker = make()
+    seen = Seen()
+
+    def handler(job: Job) -> None:
+        backend._execute(f'update "{backend.config.schema}".jobs set token = token + 1')
+        with psycopg.connect(postgres_url) as connection:
+            try:
+                job.complete(connection)
+            except StaleLeaseError:
+                seen("stale")
+                raise
+
+    worker.listen("q", handler)
+    assert seen.wait() == ["stale"]
+
+
+def test_an_end_before_the_commit(make: Make, postgres_url: str) -> None:
+    """A handler may return before its transaction commits: other jobs' outcomes do not wait for it."""
+    backend = make()
+    connection = psycopg.connect(postgres_url)
+
+    def handler(job: Job) -> None:
+        if job.payload["n"] == 0:
+            job.complete(connection, result="by hand")
+
+    backend.listen("q", handler, concurrency=1)
+    slow = backend.enqueue("q", {"n": 0})
+    for n in range(1, 5):
+        assert ended(backend, backend.enqueue("q", {"n": n})).status is Status.SUCCEEDED
+    assert backend.get(slow.id or 0).status is Status.RUNNING  # type: ignore[union-attr]
+    connection.commit()
+    connection.close()
+    assert ended(backend, slow).result == "by hand"
+    eventually(lambda: not backend._settlement.left, "its outcome is dropped")
+
+
+# -- clocks ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", [3600.0, -3600.0])
+def test_a_clock_that_is_wrong(make: Make, shift: float) -> None:
+    """A machine whose clock is an hour wrong enqueues for now, and retries, when the server's clock says."""
+    backend = make()
+
+    class Shifted:
+        monotonic = staticmethod(time.monotonic)
+
+        def time(self) -> float:
+            return time.time() + shift
+
+    backend.clock = Shifted()
+    attempts = Seen()
+
+    def handler(job: Job) -> None:
+        attempts(job.attempt)
+        if job.attempt == 1:
+            raise neoq.Retry(after=0.1)
+
+    backend.listen("q", handler)
+    now = backend.enqueue("q", {"n": 1})
+    later = backend.enqueue("q", {"n": 2}, run_after=0.1)
+    for job in (now, later):
+        done = ended(backend, job)
+        assert done.status is Status.SUCCEEDED
+        assert done.finished_at is not None
+        assert abs(done.finished_at.timestamp() - time.time()) < 600
+
+
+def test_the_keys_of_prepared_adds(backend: PostgresBackend) -> None:
+    """An id that the server gave is the job's, through each way of adding."""
+    one = backend.enqueue("q", {"n": 1})
+    [two] = backend.enqueue_many([Job("q", {"n": 2})])
+    [three] = backend.add([prepared("q", {"n": 3})], token=b"")
+    several = in_threads(8, lambda n: backend.enqueue("q", {"m": n}))
+    for job in (one, two, three, *several):
+        found = backend.get(job.id or 0)
+        assert found is not None
+        assert (found.payload, found.run_after, found.created_at, found.fingerprint) == (
+            job.payload, job.run_after, job.created_at, job.fingerprint,
+        )  # fmt: skip
