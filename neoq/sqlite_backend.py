@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LOOK_EVERY = 0.02  # seconds between looks whether another process has written
+LOOK_AT_REST = 0.04  # where none has for a second
 SIGNS_OF_LIFE_EVERY = 1.0  # seconds between looks whether a worker has died
 ROOM_EVERY = 0.05  # seconds between looks whether a full queue has room again
 _MODES = ("off", "normal", "full", "extra")
@@ -459,16 +460,17 @@ class SqliteBackend(Backend):
 
     def _look_around(self) -> None:
         """Notice within moments what other processes do: new jobs, cancellations, their death."""
-        version, told, looked = -1, set[int](), 0.0
-        while not self._closing.wait(LOOK_EVERY):
+        version, told, looked, pause, changed = -1, set[int](), 0.0, LOOK_EVERY, False
+        while not self._closing.wait(pause):
             try:
                 [(now,)] = self._file.read("pragma data_version")
                 if now != version:
-                    version = now
+                    version, changed, pause = now, True, LOOK_EVERY
                     self._notify("", "ready")
                     told = self._tell_of_cancelled(told)
                 if _time.monotonic() - looked > SIGNS_OF_LIFE_EVERY:
                     looked = _time.monotonic()
+                    pause, changed = LOOK_EVERY if changed else LOOK_AT_REST, False
                     self._look_for_dead()
             except BackendError as error:
                 self.config.log.warning("the file cannot be watched: %s", error)

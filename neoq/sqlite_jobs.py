@@ -8,6 +8,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -57,11 +58,12 @@ COLUMNS = (
     " max_retries, deadline, fingerprint, kind, key, batch, meta, payload, ran_at, finished_at, error,"
     " traceback, result, progress, progress_text, place, lease_until"
 )
+_RUNNING_JOBS = "select id, token, cancel, run_after, progress, progress_text from neoq_jobs where place = 2"
+_HOLDERS = f"select {COLUMNS} from neoq_jobs where holds = ?"  # noqa: S608
 _INSERT = (
     "insert into neoq_jobs (queue, place, status, priority, run_after, created_at, uniqueness, holds,"
     " max_retries, deadline, fingerprint, kind, key, batch, meta, codec, payload)"
     " values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
-    " on conflict (queue, holds) where holds is not null do nothing"
 )
 _CLAIM = (
     "update neoq_jobs set place = 2, status = 2, token = ?, worker = ?, lease_until = ?, ran_at = ?,"
@@ -231,7 +233,7 @@ class Ledger:
             if known is not None:
                 found = {job.id: job for job in self.of_ids(orjson.loads(known[0]))}
                 return [found[job_id] for job_id in orjson.loads(known[0]) if job_id in found]
-        added = [job if self._insert(job) else self._meet(job) for job in jobs]
+        added = [self._insert_or_meet(job) for job in jobs]
         if token:
             ids = orjson.dumps([job.id for job in added]).decode()
             self._do("insert into neoq_tokens values (?,?,?)", (token, ids, self.now))
@@ -246,8 +248,14 @@ class Ledger:
             found += self._do(f"select {COLUMNS} from neoq_jobs where id in ({marks})", chunk).fetchall()  # noqa: S608
         return [job_of(row) for row in found]
 
-    def _insert(self, job: Job) -> bool:
-        """Store a job; False where another one has its fingerprint."""
+    def _insert_or_meet(self, job: Job) -> Job:
+        holder = self._holder(job, held := _hash_of(job))
+        if holder is not None:
+            return self._meet(job, holder)
+        self._insert(job, held)
+        return job
+
+    def _insert(self, job: Job, held: int | None) -> None:
         waits = job._run_after > self.now  # type: ignore[operator]  # accepted jobs have one
         cursor = self._do(
             _INSERT,
@@ -259,7 +267,7 @@ class Ledger:
                 job._run_after,
                 job._created_at,
                 _UNIQUENESS[job.unique],
-                job.fingerprint if job.unique else None,
+                held,
                 job.max_retries,
                 job._deadline,
                 job._own_fingerprint,
@@ -271,23 +279,21 @@ class Ledger:
                 job._data,
             ),
         )
-        if not cursor.rowcount:
-            return False
         job.id = cursor.lastrowid
         self._count(job.queue, _C_SCHEDULED if waits else _C_READY, 1)
-        return True
 
-    def _holder(self, queue: str, fingerprint: str) -> Job | None:
-        row = self._do(
-            f"select {COLUMNS} from neoq_jobs where queue = ? and holds = ?",  # noqa: S608
-            (queue, fingerprint),
-        ).fetchone()
-        return None if row is None else job_of(row)
+    def _holder(self, job: Job, held: int | None) -> Job | None:
+        """The unfinished job that has the fingerprint of this one."""
+        if held is None:
+            return None
+        for row in self._do(_HOLDERS, (held,)).fetchall():
+            holder = job_of(row)
+            if holder.queue == job.queue and holder.fingerprint == job.fingerprint:
+                return holder
+        return None
 
-    def _meet(self, job: Job) -> Job:
+    def _meet(self, job: Job, holder: Job) -> Job:
         """Enqueue a job whose fingerprint an unfinished one has."""
-        holder = self._holder(job.queue, job.fingerprint)
-        assert holder is not None
         if job.on_duplicate == "raise":
             raise _duplicate(holder)
         if holder.status is not Status.RUNNING:
@@ -295,16 +301,14 @@ class Ledger:
                 self._replace(holder, job)
             elif holder.status is Status.RETRYING and job._run_after < holder._run_after:  # type: ignore[operator]
                 self._move(holder, job._run_after)
-            holder = self._holder(job.queue, job.fingerprint)
-            assert holder is not None
+            [holder] = self.of_ids([holder.id])  # type: ignore[list-item]
         holder.duplicate = True
         return holder
 
     def _replace(self, holder: Job, new: Job) -> None:
         self._do(
             "update neoq_jobs set payload = ?, codec = ?, deadline = ?, priority = ?, max_retries = ?,"
-            " meta = ?, key = ?,"
-            " fingerprint = case when payload = ? then fingerprint else holds end where id = ?",
+            " meta = ?, key = ?, fingerprint = ? where id = ?",
             (
                 new._data,
                 CODEC,
@@ -313,7 +317,7 @@ class Ledger:
                 new.max_retries,
                 orjson.dumps(dict(new.meta)) if new.meta else None,
                 new.key,
-                new._data,
+                holder._own_fingerprint if new._data == holder._data else holder.fingerprint,
                 holder.id,
             ),
         )
@@ -349,7 +353,10 @@ class Ledger:
         if row is not None and 0 <= row[0] - at < _CLOCK_WAS_WRONG:
             return Tick.EXISTS
         self._do("insert or replace into neoq_ticks values (?,?)", (cron, at))
-        return Tick.NEW if self._insert(job) else Tick.SKIPPED
+        if self._holder(job, held := _hash_of(job)) is not None:
+            return Tick.SKIPPED
+        self._insert(job, held)
+        return Tick.NEW
 
     # -- claim ------------------------------------------------------------------------------------------
 
@@ -439,7 +446,8 @@ class Ledger:
         self._succeed(succeeded, completed)
         for outcome in outcomes:
             if outcome.follow and outcome.lease.job_id not in stale:
-                self._follow(outcome.follow)
+                for job in outcome.follow:
+                    self._insert_or_meet(job)
         return stale
 
     def _running(self, ids: list[int]) -> dict[int, tuple[Any, ...]]:
@@ -447,17 +455,9 @@ class Ledger:
         rows: list[tuple[Any, ...]] = []
         for start in range(0, len(ids), _CHUNK):
             chunk = ids[start : start + _CHUNK]
-            rows += self._do(
-                "select id, token, cancel, run_after, progress, progress_text from neoq_jobs"
-                f" where place = 2 and id in ({','.join('?' * len(chunk))})",
-                chunk,
-            ).fetchall()
+            marks = ",".join("?" * len(chunk))
+            rows += self._do(f"{_RUNNING_JOBS} and id in ({marks})", chunk).fetchall()
         return {row[0]: row[1:] for row in rows}
-
-    def _follow(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            if not self._insert(job):
-                self._meet(job)
 
     def _was_completed(self, lease: Lease) -> bool:
         row = self._do("select token from neoq_jobs where id = ?", (lease.job_id,)).fetchone()
@@ -638,14 +638,13 @@ class Ledger:
             return True
         if job.status is not Status.DEAD:
             return False
-        if job.unique:
-            holder = self._holder(job.queue, job.fingerprint)
-            if holder is not None:
-                raise _duplicate(holder)
+        holder = self._holder(job, held := _hash_of(job))
+        if holder is not None:
+            raise _duplicate(holder)
         self._do(  # without its deadline, or one that has passed would kill it again
             "update neoq_jobs set place = 0, status = 0, holds = ?, run_after = ?, finished_at = null,"
             " retries = 0, crashes = 0, deadline = null where id = ?",
-            (job.fingerprint if job.unique else None, self.now, job.id),
+            (held, self.now, job.id),
         )
         self._count_out(job)
         self._count(job.queue, _C_READY, 1)
@@ -683,6 +682,14 @@ def _apart(found: list[list[Job]]) -> tuple[list[Job], bool]:
     return [job for jobs in together for job in jobs], any(
         len(jobs) > len(kept) for jobs, kept in zip(found, together, strict=True)
     )
+
+
+def _hash_of(job: Job) -> int | None:
+    """A hash of queue and fingerprint, 32 bits; None for a job that need not be unique."""
+    if not job.unique:
+        return None
+    name = f"{job.queue}\0{job.fingerprint}".encode()
+    return int.from_bytes(blake2b(name, digest_size=4).digest(), "big", signed=True)
 
 
 def _duplicate(holder: Job) -> DuplicateJobError:

@@ -2,8 +2,10 @@
 
 Their names begin with ``neoq_``, so that they can live beside an application's own. A job is where its
 ``place`` says: 0 ready, 1 waiting for its time, 2 running, 3 finished, 4 dead. Every index that a queue works
-with is partial, so that a job is only in the one of its place. ``holds`` is the fingerprint that a job keeps
-others from having, whatever its place and status: no change of these can meet a conflict.
+with is partial, so that a job is only in the one of its place. ``holds`` is a hash of the fingerprint
+that a job keeps others from having, whatever its place and status; two jobs may have it by chance, so the
+fingerprints themselves are compared before a job counts as a duplicate. It is that short because every job
+puts an entry into its index at random and takes it out again: that is most of what a long backlog costs.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             run_after real not null,
             created_at real not null,
             uniqueness integer not null,
-            holds text,
+            holds integer,
             token integer not null default 0,
             worker text,
             lease_until real,
@@ -53,7 +55,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "create index neoq_ended on neoq_jobs (finished_at) where place = 3",
         "create index neoq_died on neoq_jobs (finished_at) where place = 4",
         "create index neoq_cancelling on neoq_jobs (worker) where cancel = 1",
-        "create unique index neoq_held on neoq_jobs (queue, holds) where holds is not null",
+        "create index neoq_held on neoq_jobs (holds) where holds is not null",
         """
         create table neoq_counts (
             queue text, kind integer, n integer not null, primary key (queue, kind)

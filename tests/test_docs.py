@@ -22,6 +22,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+ON_SERVERS = {"postgres.md": "postgres_url", "redis.md": "redis_url"}  # pages that read NEOQ_URL
 SECONDS_A_PAGE = 45
 PRINTS = "<!-- prints -->"
 END_OF_BLOCK = "\x1e"  # printed between the outputs of two blocks
@@ -79,11 +80,11 @@ def outputs_expected(page: Path) -> Iterator[tuple[int, Block]]:
         count += block.language == "python"
 
 
-def run_page(page: Path, folder: Path) -> list[str]:
+def run_page(page: Path, folder: Path, variables: dict[str, str]) -> list[str]:
     """Run the program of a page in a fresh interpreter; return what each of its blocks printed."""
     program = folder / page.with_suffix(".py").name.lower()
     program.write_text(program_of(page), encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **variables}
     done = subprocess.run(
         [sys.executable, "-W", "error", str(program)],
         cwd=folder,
@@ -107,9 +108,13 @@ def agree(expected: list[str], printed: str) -> bool:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(b.language == "python" for b in blocks_of(page))], ids=name_of
 )
-def test_the_programs_run_and_print_what_the_page_says(page: Path, tmp_path: Path) -> None:
+def test_the_programs_run_and_print_what_the_page_says(
+    page: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """The Python blocks of a page run without a warning, and print what the page shows."""
-    printed = run_page(page, tmp_path)
+    server = ON_SERVERS.get(page.name)
+    variables = {"NEOQ_URL": request.getfixturevalue(server)} if server else {}
+    printed = run_page(page, tmp_path, variables)
     for at, block in outputs_expected(page):
         expected = "\n".join(block.lines)
         where = f"{name_of(page)}:{block.start}"

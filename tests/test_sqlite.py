@@ -456,7 +456,7 @@ def test_an_idle_claim_writes_nothing(path: Path, backend: SqliteBackend) -> Non
             "ended",
         ),
         ("select id from neoq_jobs where place = 4 order by finished_at, id limit 9", "died"),
-        ("select * from neoq_jobs where queue = 'q' and holds = 'f'", "held"),
+        ("select * from neoq_jobs where holds = 1", "held"),
     ],
 )
 def test_work_goes_by_index(path: Path, backend: SqliteBackend, query: str, index: str) -> None:
