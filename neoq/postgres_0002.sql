@@ -149,8 +149,12 @@ end $$;
 
 
 -- Take the best ready jobs of each queue. The last row, which has no id, tells when the next one is due
--- (run_after) and what time it is (created_at). A job with a crash behind it comes alone, at its turn.
-create function claim(p_worker int, p_token bigint, p_queues text[], p_limits int[], p_kinds text[])
+-- (run_after) and what time it is (created_at). A job with a crash behind it comes alone, at its turn. Of the
+-- level and the time that are given for a queue, what is due before is passed over; better levels are not.
+create function claim(
+    p_worker int, p_token bigint, p_queues text[], p_limits int[], p_kinds text[], p_levels smallint[],
+    p_since float8[]
+)
 returns setof jobs language plpgsql
 set search_path from current
 set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
@@ -167,14 +171,23 @@ declare
     v_crashed boolean;
     v_last_due float8;
     v_taken boolean := false;
+    v_since float8;
 begin
     <<every_queue>>
     for i in 1 .. cardinality(p_queues) loop
         continue when exists (select from queues where queue = p_queues[i] and paused);
         v_left := p_limits[i];
-        select (select priority from jobs where queue = p_queues[i] order by priority desc limit 1) into v_level;
+        if p_levels[i] is null then
+            select (select priority from jobs where queue = p_queues[i] order by priority desc limit 1) into v_level;
+        else
+            select coalesce((
+                select priority from jobs where queue = p_queues[i] and priority > p_levels[i]
+                order by priority desc limit 1
+            ), p_levels[i]) into v_level;
+        end if;
         while v_level is not null loop
-            v_last_due := '-infinity';
+            v_since := case when v_level = p_levels[i] then p_since[i] else '-infinity' end;
+            v_last_due := v_since;
             v_rows := null;
             if v_left > 0 then
                 select array_agg(row), bool_or(crashes > 0), max(run_after)
@@ -182,7 +195,7 @@ begin
                 from (
                     select ctid as row, crashes, run_after from jobs
                     where queue = p_queues[i] and priority = v_level and status < 2 and run_after <= v_now
-                        and (p_kinds is null or kind = any (p_kinds))
+                        and run_after >= v_since and (p_kinds is null or kind = any (p_kinds))
                     order by run_after, id limit v_left for update skip locked
                 ) best;
                 v_last_due := coalesce(v_last_due, v_now);
