@@ -30,6 +30,7 @@ from neoq.postgres_arrays import float8s, int4s, int8s, texts, uuids
 from neoq.postgres_connections import Connections, describe
 from neoq.postgres_jobs import claimed, counts_of, find_query, held, job_of, text
 from neoq.postgres_listen import Announcer, Presence, news
+from neoq.postgres_search import Searches, Told
 from neoq.postgres_settle import Settlement
 from neoq.postgres_statements import Statements
 from neoq.postgres_transactions import Joined
@@ -165,6 +166,7 @@ class PostgresBackend(Backend):
             log=config.log,
         )
         self._lost_claims: list[int] = []  # tokens
+        self._searches = Searches()
         self._room = threading.Condition()
         self._blocked = 0
         self._refusing = False
@@ -340,12 +342,15 @@ class PostgresBackend(Backend):
         number = self._presence.hold()
         self._undo_lost_claims()
         token = int.from_bytes(os.urandom(7), "big") + 1  # an older claim's cannot equal it
+        queues = [queue for queue, _ in wanted]
+        known = self._searches.known(queues) if kinds is None else {}
         values = (
             number,
             token,
-            texts([queue for queue, _ in wanted]),
+            texts(queues),
             int4s([min(limit, 2**31 - 1) for _, limit in wanted]),
             None if kinds is None else texts(kinds),
+            *self._searches.values(known),
         )
         began = self.clock.time()
         try:
@@ -357,6 +362,11 @@ class PostgresBackend(Backend):
         last = rows.pop()
         due, now = last[3], last[4]
         self._compare_clocks(now, began)
+        self._searches.learn(known, [Told(row[1], row[2], row[3], row[-1]) for row in rows if row[0] is None])
+        rows = [row for row in rows if row[0] is not None]
+        whole = self._searches.next_whole(known)
+        if whole is not None and len(rows) < sum(limit for _, limit in wanted):
+            due = now + whole if due is None else min(due, now + whole)
         if len(rows) > 1:
             rows.sort(key=_best_first)
         worker = self.engine.worker_id
