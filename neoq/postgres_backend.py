@@ -365,27 +365,20 @@ class PostgresBackend(Backend):
         if len(rows) > 1:
             rows.sort(key=_best_first)
         if only:
-            due = self._follow_trail(only, place, rows, _time.monotonic() - start, due, now)
+            self._remember(only, place, rows, _time.monotonic() - start)
+        if place is not None:  # what this one passed over is found then
+            again = now + self._trails.seconds_left(wanted[0][0])
+            due = again if due is None else min(due, again)
         worker = self.engine.worker_id
         return [claimed(row, token, worker) for row in rows], due, now
 
-    def _follow_trail(
-        self,
-        wanted: tuple[str, int],
-        begun: Place | None,
-        rows: list[Any],
-        seconds: float,
-        due: float | None,
-        now: float,
-    ) -> float | None:
-        """Remember where a claim ended; returns when the next is due, which finds what this one passed over."""
+    def _remember(
+        self, wanted: tuple[str, int], begun: Place | None, rows: list[Any], seconds: float
+    ) -> None:
+        """Remember where a claim that found all it wanted has ended."""
         queue, limit = wanted
         last = Place(rows[-1][2], rows[-1][3]) if len(rows) >= limit else None
         self._trails.ended(queue, begun, last, len(rows), seconds)
-        if begun is None:
-            return due
-        again = now + self._trails.seconds_left(queue)
-        return again if due is None else min(due, again)
 
     def _compare_clocks(self, now: float, began: float) -> None:
         if began <= now + SAME_CLOCK and now <= self.clock.time() + SAME_CLOCK:

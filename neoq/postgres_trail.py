@@ -1,9 +1,9 @@
 """Where claims from a queue may begin while dead rows lie before its first job.
 
-PostgreSQL keeps every dead row that some open transaction might still see, and each claim would walk over all
-the jobs that have run since that began. So where a claim turns out slow the next ones begin where it ended. What
-they pass over (a job given back, one whose own transaction was long) is found by a claim from the beginning, which
-comes as often as a tenth of the time allows.
+PostgreSQL keeps every dead row that some open transaction might still see, and each claim would walk over
+all the jobs that have run since that began. So where a claim turns out slow, the next ones begin where it
+ended. What they pass over (a job given back, one whose own transaction was long) is found by a claim from
+the beginning, which comes as often as a tenth of the time allows.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Trails:
         return trail.place
 
     def ended(self, queue: str, begun: Place | None, last: Place | None, jobs: int, seconds: float) -> None:
-        """A claim has ended at its last job; ``last`` is None where it found fewer jobs than it could take."""
+        """A claim has ended; ``last`` is None where it found fewer jobs than it could take."""
         trail = self._trails.get(queue)
         if last is None or jobs < MANY:
             return
