@@ -22,7 +22,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-ON_SERVERS = {"postgres.md": "postgres_url", "redis.md": "redis_url"}  # pages that read NEOQ_URL
+ON_SERVERS = {  # pages that read NEOQ_URL
+    "postgres.md": "postgres_url",
+    "redis.md": "redis_url",
+    "transactions.md": "postgres_url",
+}
 SECONDS_A_PAGE = 45
 PRINTS = "<!-- prints -->"
 END_OF_BLOCK = "\x1e"  # printed between the outputs of two blocks

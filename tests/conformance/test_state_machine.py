@@ -24,6 +24,8 @@ from neoq.backend import Backend
 from neoq.job import FINISHED, Job, Status, Unique
 from neoq.store import Demand, Failure, Lease, Outcome, QueueCounts
 
+pytestmark = pytest.mark.timeout(300)  # to make a failure small takes a while
+
 QUEUES = ("p", "q")
 HOUR, DAY = 3600.0, 86400.0
 EVERYTHING = 10_000
@@ -111,7 +113,7 @@ class Wanted:
 WANTED = st.builds(
     Wanted,
     queue=st.sampled_from(QUEUES),
-    n=st.integers(0, 2),
+    n=st.integers(0, 3),
     own=st.sampled_from([None, None, "own"]),
     unique=st.sampled_from([True, True, False, "until_started"]),
     priority=st.sampled_from([0, 0, 0, -1, 1]),
@@ -262,6 +264,9 @@ class StoreMachine(RuleBasedStateMachine):
         jobs = [job for job in self.model.jobs.values() if not statuses or job.status in statuses]
         return jobs[number % len(jobs)] if jobs else None
 
+    def running(self) -> list[Modelled]:
+        return [job for job in self.model.jobs.values() if job.status is RUNNING]
+
     # -- add ---------------------------------------------------------------------------------------------
 
     @rule(
@@ -296,7 +301,7 @@ class StoreMachine(RuleBasedStateMachine):
     # -- claim and settle --------------------------------------------------------------------------------
 
     @rule(
-        limits=st.dictionaries(st.sampled_from(QUEUES), st.integers(1, 3), min_size=1),
+        limits=st.dictionaries(st.sampled_from(QUEUES), st.sampled_from([1, 1, 2, 9]), min_size=1),
         where=st.integers(0, 1),
     )
     def claim(self, limits: dict[str, int], where: int) -> None:
@@ -336,6 +341,7 @@ class StoreMachine(RuleBasedStateMachine):
         known.holds = known.holds and known.unique != "until_started"
         self.old.append(Lease(known.id, known.queue, known.token))
 
+    @precondition(lambda self: self.some(0, RUNNING))
     @rule(
         number=st.integers(0, 99),
         where=st.integers(0, 1),
@@ -367,6 +373,7 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             job.status, job.run_after, job.token = status, model.now + delay, 0
 
+    @precondition(lambda self: self.an_old_lease(0))
     @rule(
         number=st.integers(0, 99), where=st.integers(0, 1), status=st.sampled_from([SUCCEEDED, DEAD, PENDING])
     )
@@ -376,6 +383,7 @@ class StoreMachine(RuleBasedStateMachine):
             outcome = Outcome(lease, status, self.model.now, False, self.model.now, self.model.now)
             assert self.a_store(where).settle([outcome]) == {lease.job_id}
 
+    @precondition(lambda self: self.old)
     @rule(number=st.integers(0, 99), where=st.integers(0, 1))
     def extend(self, number: int, where: int) -> None:
         job, stale = self.some(number, RUNNING), self.an_old_lease(number)
@@ -395,7 +403,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- death -------------------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.dies)
+    @precondition(lambda self: self.dies and any(job.store for job in self.running()))
     @rule()
     def a_worker_dies(self) -> None:
         first, second = self.stores
@@ -419,12 +427,14 @@ class StoreMachine(RuleBasedStateMachine):
         second.shutdown(timeout=1)
         self.stores[1] = self.prepared(self.another(first, **self.OPTIONS))
 
+    @precondition(lambda self: self.some(0, RUNNING))
     @rule(where=st.integers(0, 1))
     def nobody_died(self, where: int) -> None:
         assert self.a_store(where).reclaim() == ([], [])
 
     # -- operating ---------------------------------------------------------------------------------------
 
+    @precondition(lambda self: self.model.jobs)
     @rule(number=st.integers(0, 99), where=st.integers(0, 1))
     def cancel(self, number: int, where: int) -> None:
         job = self.some(number)
@@ -438,6 +448,7 @@ class StoreMachine(RuleBasedStateMachine):
         elif job.status is RUNNING:
             job.cancel = True
 
+    @precondition(lambda self: self.model.jobs)
     @rule(number=st.integers(0, 99), where=st.integers(0, 1), dead=st.booleans())
     def retry(self, number: int, where: int, dead: bool) -> None:
         model, job = self.model, self.some(number, *([DEAD] if dead else []))
@@ -464,6 +475,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert at == self.model.now if self.own_clock else at <= time.time() + 1
         return at
 
+    @precondition(lambda self: self.model.jobs)
     @rule(number=st.integers(0, 99), where=st.integers(0, 1))
     def delete(self, number: int, where: int) -> None:
         job = self.some(number)
@@ -474,7 +486,9 @@ class StoreMachine(RuleBasedStateMachine):
         if job.status is not RUNNING:
             del self.model.jobs[job.id]
 
-    @rule(queue=st.sampled_from(QUEUES), paused=st.booleans(), where=st.integers(0, 1))
+    @rule(
+        queue=st.sampled_from(QUEUES), paused=st.sampled_from([False, False, True]), where=st.integers(0, 1)
+    )
     def pause(self, queue: str, paused: bool, where: int) -> None:
         self.a_store(where).set_paused(queue, paused)
         (self.model.paused.add if paused else self.model.paused.discard)(queue)
@@ -538,8 +552,8 @@ def as_test(machine: type[StoreMachine]) -> Any:
     """A test of about ten seconds."""
     test = machine.TestCase
     test.settings = settings(
-        max_examples=80,
-        stateful_step_count=50,
+        max_examples=150,
+        stateful_step_count=60,
         deadline=None,
         report_multiple_bugs=False,
         phases=[Phase.reuse, Phase.generate, Phase.shrink],
