@@ -246,14 +246,13 @@ class RedisConnection:
         version = tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
         if version < _OLDEST:
             raise BackendError(
-                f"the server at {self.address} is Redis {text}; jobs need Redis 6.2 or newer, or Valkey 7.2 or "
-                "newer"
+                f"the server at {self.address} is Redis {text}; jobs need Redis 6.2 or Valkey 7.2, or newer"
             )
         policy = str(info.get("maxmemory_policy", "noeviction"))
         if policy.startswith("allkeys"):  # volatile-... evicts only what expires by itself: no job does
             problem = (
-                f"the server at {self.address} evicts keys when it is full (maxmemory-policy {policy}), and jobs "
-                "with them; set maxmemory-policy noeviction there, or keep jobs in a server of their own"
+                f"the server at {self.address} evicts keys when it is full (maxmemory-policy {policy}), and "
+                "jobs with them; set maxmemory-policy noeviction there, or keep jobs in a server of their own"
             )
             raise ConfigError([problem])
         if not info.get("aof_enabled"):
@@ -369,7 +368,7 @@ class RedisConnection:
             return self.connection_of(self._client)
 
     def connection_of(self, client: Any) -> Any:
-        """A new connection of a client: of a cluster's to some node, for they pass calls on to one another."""
+        """A new connection of a client: of a cluster's to some node, for they pass calls on to each other."""
         if self.cluster:
             client = client.get_redis_connection(client.get_random_node())
         pool = client.connection_pool
@@ -407,8 +406,8 @@ class RedisConnection:
             )
         elif _FULL in text:
             wrapped = BackendUnavailable(
-                f"Redis at {at} is full (maxmemory); nothing of this was stored. Give it more memory, or keep "
-                f"finished jobs for a shorter time (retention): {text}"
+                f"Redis at {at} is full (maxmemory); nothing of this was stored. Give it more memory, or "
+                f"keep finished jobs for a shorter time (retention): {text}"
             )
         elif text.startswith(_NOT_NOW) or isinstance(
             error, (redis.exceptions.BusyLoadingError, redis.exceptions.ReadOnlyError)

@@ -1,4 +1,4 @@
-"""Whether the jobs that a Redis server keeps under a prefix add up: each is in one place, and nothing is left over."""
+"""Whether the jobs that a Redis server keeps add up: each is in one place, and nothing is left over."""
 
 from __future__ import annotations
 

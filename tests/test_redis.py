@@ -1,4 +1,4 @@
-"""RedisBackend's own: addresses, servers that may not keep jobs, servers that fail, what one script may cost."""
+"""RedisBackend's own: addresses, servers that may not keep jobs, servers that fail, many and large jobs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def id_of(job: Job) -> int:
     return job.id
 
 
-# ------------------------------------------------------------------------------------------------- addresses
+# -------------------------------------------------------------------------------------------------- addresses
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,8 @@ def test_a_password_is_shown_nowhere() -> None:
     assert "localhost:6380/1" in repr(backend)
 
 
-def test_importing_neoq_needs_no_server() -> None:
-    """Nothing is connected before it is used."""
-    neoq.RedisBackend(f"redis://127.0.0.1:{free_port()}").listen("q", print) if False else None
+def test_nothing_is_connected_before_it_is_used() -> None:
+    """A backend is made without a look at its server."""
     neoq.RedisBackend(f"redis://127.0.0.1:{free_port()}")
 
 
@@ -106,7 +105,7 @@ def test_nobody_listens_there() -> None:
 def test_a_host_without_a_name() -> None:
     """A host that nobody knows is a BackendUnavailable."""
     backend = neoq.RedisBackend("redis://nobody.invalid", autostart=False)
-    with pytest.raises(neoq.BackendUnavailable, match="nobody.invalid"):
+    with pytest.raises(neoq.BackendUnavailable, match=r"nobody\.invalid"):
         backend.enqueue("q")
 
 
@@ -133,12 +132,12 @@ def test_a_socket_and_a_database() -> None:
             assert backend.get(id_of(job)) is None
 
 
-# ------------------------------------------------------------------------------------------ what is promised
+# ------------------------------------------------------------------------------------------- what is promised
 
 
 @pytest.mark.parametrize(("policy", "fits"), [("allkeys-lru", False), ("volatile-lru", True)])
 def test_a_server_that_evicts(policy: str, fits: bool) -> None:
-    """A server that would evict jobs is refused at the first call; one that evicts only what expires is not."""
+    """A server that would evict jobs is refused at the first call, not one that evicts only what expires."""
     with running_server(*AOF, "--maxmemory-policy", policy) as server:
         backend = neoq.connect(server.url, autostart=False)
         if fits:
@@ -180,14 +179,12 @@ def test_replicas_that_are_not_there() -> None:
 @pytest.mark.parametrize("ask", ["enqueue", "enqueue_many"])
 def test_no_transactions(backend: RedisBackend, ask: str) -> None:
     """A transaction is refused with what to use instead."""
+    what = "q" if ask == "enqueue" else [Job("q")]
     with pytest.raises(neoq.UnsupportedError, match="after the commit"):
-        if ask == "enqueue":
-            backend.enqueue("q", transaction=object())
-        else:
-            backend.enqueue_many([Job("q")], transaction=object())
+        getattr(backend, ask)(what, transaction=object())
 
 
-# ------------------------------------------------------------------------------------------- servers that fail
+# ------------------------------------------------------------------------------------------ servers that fail
 
 
 def test_scripts_are_forgotten(backend: RedisBackend, client: redis.Redis) -> None:
@@ -226,13 +223,13 @@ def test_connections_are_killed(redis_url: str, redis_prefix: Callable[[], str],
 
         cutter = threading.Thread(target=cut)
         cutter.start()
-        accepted = []
+        accepted, doubtful = [], 0
         try:
             for n in range(400):
                 try:
                     backend.enqueue("q", {"n": n})
                 except neoq.BackendUnavailable as error:
-                    assert error.outcome_unknown
+                    doubtful += not error.outcome_unknown
                 else:
                     accepted.append(n)
         finally:
@@ -240,12 +237,12 @@ def test_connections_are_killed(redis_url: str, redis_prefix: Callable[[], str],
             cutter.join()
         eventually(lambda: set(accepted) <= set(ran), "all that were accepted run")
         assert backend.drain(PATIENCE)
-    assert max(ran.values()) == 1
+    assert (max(ran.values()), doubtful) == (1, 0)
     check_ledger(client, prefix)
 
 
 def test_a_restart_under_load() -> None:
-    """A server that is killed and started again: all that was accepted runs once, with the outcomes kept meanwhile."""
+    """When a server is killed and started again all that was accepted runs, once."""
     ran: Counter[int] = Counter()
     with running_server(*AOF, "--appendfsync", "always") as server:
         with neoq.connect(server.url, heartbeat=0.5, socket_timeout=2.0, logger="t") as backend:
@@ -290,17 +287,19 @@ def test_an_outage_keeps_outcomes(caplog: pytest.LogCaptureFixture) -> None:
         gate.wait(PATIENCE)
         return "done"
 
-    with running_server(*AOF, "--appendfsync", "always") as server:
-        with neoq.connect(server.url, heartbeat=0.2) as backend:
-            backend.listen("q", handler)
-            job = backend.enqueue("q")
-            assert began.wait(PATIENCE)
-            server.kill()
-            gate.set()
-            eventually(lambda: "outcomes wait for the store" in caplog.text, "it is said")
-            server.start()
-            assert backend.wait(id_of(job), PATIENCE).result == "done"
-            assert runs == [job.id]
+    with (
+        running_server(*AOF, "--appendfsync", "always") as server,
+        neoq.connect(server.url, heartbeat=0.2) as backend,
+    ):
+        backend.listen("q", handler)
+        job = backend.enqueue("q")
+        assert began.wait(PATIENCE)
+        server.kill()
+        gate.set()
+        eventually(lambda: "outcomes wait for the store" in caplog.text, "it is said")
+        server.start()
+        assert backend.wait(id_of(job), PATIENCE).result == "done"
+        assert runs == [job.id]
 
 
 def test_a_server_that_hangs() -> None:
@@ -323,39 +322,48 @@ def test_a_server_that_hangs() -> None:
         assert len(backend.jobs()) == 2  # heard or not, the same job is there once
 
 
+def fill(backend: neoq.Backend, queue: str) -> int:
+    """Enqueue until the server is full; return how many jobs it took."""
+    for accepted in range(0, 20_000, 50):
+        try:
+            backend.enqueue_many([Job(queue, {"n": accepted + n, "x": "x" * 1000}) for n in range(50)])
+        except neoq.BackendUnavailable as error:
+            assert "full (maxmemory)" in str(error)  # noqa: PT017  # any other error fails the test as it is
+            assert not error.outcome_unknown  # noqa: PT017
+            return accepted
+    return pytest.fail("the server was never full")
+
+
 def test_a_full_server() -> None:
-    """A full server takes no jobs and says why; what it has is run, which makes room, and it takes jobs again."""
-    with running_server(*AOF, "--maxmemory", "6mb") as server:
-        with neoq.connect(server.url, autostart=False, retention=0) as backend:
-            accepted = 0
-            with pytest.raises(neoq.BackendUnavailable, match="full") as caught:
-                while accepted < 10_000:
-                    backend.enqueue_many([Job("q", {"n": accepted + n, "x": "x" * 1000}) for n in range(50)])
-                    accepted += 50
-            assert not caught.value.outcome_unknown
-            check_ledger(server.client(), "neoq")
-            backend.listen("q", lambda _job: None)
-            backend.start()
-            assert backend.drain(PATIENCE)
-            assert backend.stats().processed == accepted
-            assert backend.enqueue("q", {"again": True}).id
+    """A full server takes no jobs and says why; what it has is run, and that makes room."""
+    with (
+        running_server(*AOF, "--maxmemory", "6mb") as server,
+        neoq.connect(server.url, autostart=False, retention=0) as backend,
+    ):
+        accepted = fill(backend, "q")
+        check_ledger(server.client(), "neoq")
+        backend.listen("q", lambda _job: None)
+        backend.start()
+        assert backend.drain(PATIENCE)
+        assert backend.stats().processed == accepted
+        assert backend.enqueue("q", {"again": True}).id
 
 
 def test_a_full_server_and_results() -> None:
     """Outcomes of a full server are settled all the same; what cannot be kept of them is not."""
-    with running_server(*AOF, "--maxmemory", "6mb") as server:
-        with neoq.connect(server.url, autostart=False) as backend:
-            jobs = backend.enqueue_many([Job("q", {"n": n}) for n in range(10)])
-            with pytest.raises(neoq.BackendUnavailable, match="full"):
-                while True:
-                    backend.enqueue_many([Job("p", {"x": "x" * 1000}, unique=False) for _ in range(50)])
-            claimed = backend.claim([Demand("q", 10)]).jobs
-            assert backend.settle([done(job) for job in claimed]) == set()
-            assert all(job is None or job.finished for job in map(backend.get, map(id_of, jobs)))
-            check_ledger(server.client(), "neoq")
+    with (
+        running_server(*AOF, "--maxmemory", "6mb") as server,
+        neoq.connect(server.url, autostart=False) as backend,
+    ):
+        jobs = backend.enqueue_many([Job("q", {"n": n}) for n in range(10)])
+        fill(backend, "p")
+        claimed = backend.claim([Demand("q", 10)]).jobs
+        assert backend.settle([done(job) for job in claimed]) == set()
+        assert all(job is None or job.finished for job in map(backend.get, map(id_of, jobs)))
+        check_ledger(server.client(), "neoq")
 
 
-# ------------------------------------------------------------------------------------------- replies that are lost
+# -------------------------------------------------------------------------------------- replies that are lost
 
 
 class Deaf:
@@ -418,7 +426,7 @@ def test_a_lost_reply_to_a_claim(backend: RedisBackend, deaf: Deaf) -> None:
     assert backend.settle([done(job)]) == set()
 
 
-# ---------------------------------------------------------------------------------------------------- clusters
+# --------------------------------------------------------------------------------------------------- clusters
 
 
 def test_a_cluster() -> None:
@@ -504,7 +512,7 @@ def _enqueues(backend: neoq.Backend) -> bool:
         return False
 
 
-# ------------------------------------------------------------------------------------------------ many and large
+# --------------------------------------------------------------------------------------------- many and large
 
 
 def test_a_large_payload(backend: RedisBackend, client: redis.Redis) -> None:
@@ -579,7 +587,7 @@ def test_a_job_that_is_nowhere(
 
 
 def test_a_producer_whose_clock_is_behind(backend: RedisBackend, client: redis.Redis) -> None:
-    """Jobs of a producer whose clock lags are numbered after those that were there, payloads kept apart too."""
+    """Jobs of a producer whose clock lags are numbered after those that were there, large ones too."""
     first = backend.enqueue("q", {"n": 0})
     backend._queues.clock_ahead = -3600.0
     backend._adder._next.clear()
