@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -21,9 +23,16 @@ if TYPE_CHECKING:
 
 Call = tuple[Script, Sequence[bytes], Sequence[Any]]
 
-SCHEMES = ("redis", "rediss", "redis+unix", *("redis+sentinel", "rediss+sentinel"), "redis+cluster")
-SCHEMES += ("rediss+cluster",)
+SCHEMES: tuple[str, ...] = (
+    *("redis", "redis+unix", "redis+sentinel", "redis+cluster"),
+    *("rediss", "rediss+sentinel", "rediss+cluster"),
+)
 _OLDEST = (6, 2)
+_OLD_POOL = "command_name" in inspect.signature(redis.ConnectionPool.get_connection).parameters and (
+    inspect.signature(redis.ConnectionPool.get_connection).parameters["command_name"].default
+    is inspect.Parameter.empty
+)
+_FULL = "command not allowed when used memory"  # redis-py cuts off the code before it
 _PORTS = {"sentinel": 26379}
 _NOT_NOW = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS")
 
@@ -61,8 +70,7 @@ class Address:
         if kind == "unix":
             if hosts or not parts.path:
                 raise ValueError("it names a socket by its path: redis+unix:///run/redis.sock")
-            query = dict(parse_qsl(parts.query))
-            return cls(**address, path=unquote(parts.path), db=_db(query.get("db", "0")))  # type: ignore[arg-type]
+            return cls(**address, path=unquote(parts.path))  # type: ignore[arg-type]
         path = [unquote(part) for part in parts.path.split("/") if part]
         servers = tuple(_host(text, _PORTS.get(kind, 6379)) for text in hosts.split(",") if text)
         service = ""
@@ -81,6 +89,35 @@ class Address:
     def __str__(self) -> str:
         hosts = ", ".join(f"{host}:{port}" for host, port in self.hosts)
         return self.path or (f"{self.service} of {hosts}" if self.service else hosts)
+
+
+def is_full(error: BackendError) -> bool:
+    """Whether the server refused for want of memory."""
+    return _FULL in str(error.__cause__)
+
+
+def _evalsha(script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Sequence[Any]:
+    return ("EVALSHA", script.digest, len(keys), *keys, *arguments)
+
+
+def _eval(script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Sequence[Any]:
+    return ("EVAL", script.text, len(keys), *keys, *arguments)
+
+
+def _reply_of(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except redis.ConnectionError:
+        raise
+    except redis.ResponseError as error:
+        return error
+
+
+def _pipeline_of(client: Any, commands: Sequence[Sequence[Any]]) -> Any:
+    pipeline = client.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command)
+    return pipeline
 
 
 def _db(text: str) -> int:
@@ -118,6 +155,7 @@ class RedisConnection:
         self._log = log
         self._lock = threading.Lock()
         self._client: Any = None
+        self._free: deque[Any] = deque()  # connections that nobody uses at the moment
         self.scripts: Scripts
 
     # -- open and close ---------------------------------------------------------------------------------
@@ -142,13 +180,15 @@ class RedisConnection:
     def close(self) -> None:
         """Close what is open."""
         client, self._client = self._client, None
+        while self._free:
+            client.connection_pool.release(self._free.pop())
         if client is not None:
             try:
                 client.close()
             except (redis.RedisError, OSError):
                 pass
 
-    def new_client(self) -> Any:
+    def new_client(self, **changes: Any) -> Any:
         """A client of redis-py that repeats nothing by itself: what may be repeated, only we know."""
         address = self.address
         options: dict[str, Any] = {
@@ -160,6 +200,7 @@ class RedisConnection:
             "protocol": 2,
             "retry": Retry(NoBackoff(), 0),
             "retry_on_error": [],
+            **changes,
         }
         if address.tls:
             options |= {"ssl": True, **self._tls}
@@ -178,14 +219,17 @@ class RedisConnection:
         from redis.sentinel import Sentinel
 
         ours = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout", "protocol")}
-        sentinel = Sentinel(self.address.hosts, sentinel_kwargs=ours)
-        return sentinel.master_for(self.address.service, db=self.address.db, **options)
+        sentinel: Any = Sentinel  # untyped in the driver
+        return sentinel(self.address.hosts, sentinel_kwargs=ours).master_for(
+            self.address.service, db=self.address.db, **options
+        )
 
     def _of_cluster(self, options: dict[str, Any]) -> Any:
         from redis.cluster import ClusterNode, RedisCluster
 
         options.pop("retry_on_error")
-        nodes = [ClusterNode(host, port) for host, port in self.address.hosts]
+        node: Any = ClusterNode  # untyped in the driver
+        nodes = [node(host, port) for host, port in self.address.hosts]
         return RedisCluster(startup_nodes=nodes, **options)
 
     def _info(self) -> dict[str, Any]:
@@ -202,16 +246,15 @@ class RedisConnection:
         version = tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
         if version < _OLDEST:
             raise BackendError(
-                f"the server at {self.address} is Redis {text}; jobs need 6.2 or newer, or Valkey 7.2 or newer"
+                f"the server at {self.address} is Redis {text}; jobs need Redis 6.2 or Valkey 7.2, or newer"
             )
         policy = str(info.get("maxmemory_policy", "noeviction"))
-        if policy != "noeviction":
-            raise ConfigError(
-                [
-                    f"the server at {self.address} evicts keys when it is full (maxmemory-policy {policy}), and "
-                    "jobs with them; set maxmemory-policy noeviction there, or keep jobs in a server of their own"
-                ]
+        if policy.startswith("allkeys"):  # volatile-... evicts only what expires by itself: no job does
+            problem = (
+                f"the server at {self.address} evicts keys when it is full (maxmemory-policy {policy}), and "
+                "jobs with them; set maxmemory-policy noeviction there, or keep jobs in a server of their own"
             )
+            raise ConfigError([problem])
         if not info.get("aof_enabled"):
             self._log.warning(
                 "the server at %s keeps no append-only file: when it stops, jobs accepted since its last "
@@ -226,60 +269,44 @@ class RedisConnection:
         self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any], *, again: bool = True
     ) -> Any:
         """Run a script. ``again``: once more where the connection broke, for it is safe to."""
-        try:
-            return self._evaluate(script, keys, arguments)
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            self._broke()
-            if not again or isinstance(error, (redis.TimeoutError, redis.AuthenticationError)):
-                raise self.wrapped(error) from error
-        except redis.RedisError as error:
-            raise self.wrapped(error) from error
-        try:
-            return self._evaluate(script, keys, arguments)
-        except (redis.RedisError, OSError) as error:
-            self._broke()
-            raise self.wrapped(error) from error
+        [reply] = self._exchange([_evalsha(script, keys, arguments)], again=again)
+        if isinstance(reply, redis.exceptions.NoScriptError):
+            [reply] = self._exchange([_eval(script, keys, arguments)], again=again)
+        if isinstance(reply, Exception):
+            raise self.wrapped(reply) from reply
+        return reply
 
-    def _evaluate(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
-        try:
-            return self._open_client().execute_command("EVALSHA", script.digest, len(keys), *keys, *arguments)
-        except redis.exceptions.NoScriptError:
-            return self._client.execute_command("EVAL", script.text, len(keys), *keys, *arguments)
-
-    def _open_client(self) -> Any:
-        if self._client is None:
-            raise BackendUnavailable("the connection to Redis is closed")
-        return self._client
-
-    def call_many(self, calls: Sequence[Call]) -> list[Any]:
+    def call_many(self, calls: Sequence[Call], *, again: bool = True) -> list[Any]:
         """Run scripts in one round trip, each by itself; the first error of any is raised at the end."""
-        if len(calls) == 1 or self.cluster:
-            return [self.call(*call) for call in calls]
-        for last in (False, True):
-            try:
-                return self._pipeline(calls)
-            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-                self._broke()
-                if last or isinstance(error, redis.TimeoutError):
-                    raise self.wrapped(error) from error
-            except redis.RedisError as error:
-                raise self.wrapped(error) from error
-        raise AssertionError
+        replies = self._exchange([_evalsha(*call) for call in calls], again=again)
+        unknown = [
+            at for at, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)
+        ]
+        if unknown:
+            for at, reply in zip(unknown, self._exchange([_eval(*calls[at]) for at in unknown]), strict=True):
+                replies[at] = reply
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise self.wrapped(reply) from reply
+        return replies
 
-    def _pipeline(self, calls: Sequence[Call]) -> list[Any]:
-        pipeline = self._open_client().pipeline(transaction=False)
-        for script, keys, arguments in calls:
-            pipeline.execute_command("EVALSHA", script.digest, len(keys), *keys, *arguments)
-        replies = pipeline.execute(raise_on_error=False)
-        failed: Exception | None = None
-        for place, reply in enumerate(replies):
-            if isinstance(reply, redis.exceptions.NoScriptError):
-                replies[place] = self._evaluate(*calls[place])
-            elif isinstance(reply, Exception):
-                failed = failed or reply
-        if failed is not None:
-            raise failed
-        return list(replies)
+    def call_and_wait(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
+        """As `call`; returns once so many replicas have it as ``wait_replicas`` says."""
+        if not self._wait:
+            return self.call(script, keys, arguments)
+        self.call(script, keys, arguments)  # said again below, it does nothing but answer
+        wait = ("WAIT", self._wait, int(self._timeout * 500))
+        reply, confirmed = self._exchange([_evalsha(script, keys, arguments), wait], near=keys[0])
+        for answer in (reply, confirmed):
+            if isinstance(answer, Exception):
+                raise self.wrapped(answer) from answer
+        if confirmed < self._wait:
+            raise BackendUnavailable(
+                f"the jobs are stored, but {confirmed} replicas have confirmed it, not {self._wait} "
+                "(wait_replicas)",
+                outcome_unknown=True,
+            )
+        return reply
 
     def command(self, *arguments: Any) -> Any:
         """Run one command that only reads, or that is safe to repeat."""
@@ -287,44 +314,79 @@ class RedisConnection:
 
     def commands(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Run commands that only read, or that are safe to repeat, in one round trip."""
-        for last in (False, True):
-            try:
-                if len(commands) == 1 or self.cluster:
-                    return [self._open_client().execute_command(*command) for command in commands]
-                pipeline = self._open_client().pipeline(transaction=False)
-                for command in commands:
-                    pipeline.execute_command(*command)
-                return list(pipeline.execute())
-            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-                self._broke()
-                if last or isinstance(error, redis.TimeoutError):
-                    raise self.wrapped(error) from error
-            except redis.RedisError as error:
-                raise self.wrapped(error) from error
-        raise AssertionError
+        replies = self._exchange(commands)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise self.wrapped(reply) from reply
+        return replies
 
-    def call_and_wait(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
-        """As `call`; returns once so many replicas have it as ``wait_replicas`` says."""
-        if not self._wait:
-            return self.call(script, keys, arguments)
-        self.call(script, keys, arguments)  # safe to say twice; the second call waits for the first's effects
-        client = self._open_client()
+    def _exchange(
+        self, commands: Sequence[Sequence[Any]], *, again: bool = True, near: bytes | None = None
+    ) -> list[Any]:
+        """The replies to some commands, the server's errors among them."""
+        if not commands:
+            return []
+        attempts = 2 if again else 1
+        while True:
+            attempts -= 1
+            try:
+                return self._exchange_once(commands, near)
+            except (redis.RedisError, OSError) as error:
+                self._broke()
+                gone = isinstance(error, (redis.ConnectionError, OSError))
+                final = isinstance(error, (redis.TimeoutError, redis.AuthenticationError)) or not gone
+                if not attempts or final or "connecting to" in str(error):
+                    raise self.wrapped(error) from error
+
+    def _exchange_once(self, commands: Sequence[Sequence[Any]], near: bytes | None) -> list[Any]:
+        client = self._client
+        if client is None:
+            raise BackendUnavailable("the connection to Redis is closed")
+        if self.cluster:
+            return self._through_cluster(client, commands, near)
+        connection = self._take()
         try:
-            if self.cluster:
-                client = client.get_redis_connection(client.get_node_from_key(keys[0]))
-            pipeline = client.pipeline(transaction=False)
-            pipeline.execute_command("EVALSHA", script.digest, len(keys), *keys, *arguments)
-            pipeline.execute_command("WAIT", self._wait, int(self._timeout * 500))
-            reply, confirmed = pipeline.execute()
-        except (redis.RedisError, OSError) as error:
-            self._broke()
-            raise self.wrapped(error) from error
-        if confirmed < self._wait:
-            raise BackendUnavailable(
-                f"the jobs are stored, but {confirmed} replicas have confirmed it, not {self._wait} (wait_replicas)",
-                outcome_unknown=True,
+            packed = (
+                connection.pack_command(*commands[0])
+                if len(commands) == 1
+                else connection.pack_commands(commands)
             )
-        return reply
+            connection.send_packed_command(packed)
+            replies = [_reply_of(connection) for _ in commands]
+        except BaseException:  # also an interrupt: what comes next on this connection answers nobody
+            connection.disconnect()
+            client.connection_pool.release(connection)
+            raise
+        self._free.append(connection)
+        return replies
+
+    def _take(self) -> Any:
+        """A connection that nobody uses: redis-py's pool would ask the system each time whether it lives."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return self.connection_of(self._client)
+
+    def connection_of(self, client: Any) -> Any:
+        """A new connection of a client: of a cluster's to some node, for they pass calls on to each other."""
+        if self.cluster:
+            client = client.get_redis_connection(client.get_random_node())
+        pool = client.connection_pool
+        return pool.get_connection("_") if _OLD_POOL else pool.get_connection()
+
+    def _through_cluster(
+        self, client: Any, commands: Sequence[Sequence[Any]], near: bytes | None
+    ) -> list[Any]:
+        if near is not None:
+            client = client.get_redis_connection(client.get_node_from_key(near))
+            return list(_pipeline_of(client, commands).execute(raise_on_error=False))
+        replies = []
+        for command in commands:
+            try:
+                replies.append(client.execute_command(*command))
+            except redis.ResponseError as error:
+                replies.append(error)
+        return replies
 
     # -- errors -----------------------------------------------------------------------------------------
 
@@ -342,10 +404,10 @@ class RedisConnection:
                 f"Redis at {at} refuses us: {text}; check user and password in the URL "
                 "(redis://user:password@host), and what the user may do"
             )
-        elif "OOM command" in text:
+        elif _FULL in text:
             wrapped = BackendUnavailable(
-                f"Redis at {at} is full (maxmemory); nothing of this was stored. Give it more memory, or keep "
-                "finished jobs for a shorter time (retention)"
+                f"Redis at {at} is full (maxmemory); nothing of this was stored. Give it more memory, or "
+                f"keep finished jobs for a shorter time (retention): {text}"
             )
         elif text.startswith(_NOT_NOW) or isinstance(
             error, (redis.exceptions.BusyLoadingError, redis.exceptions.ReadOnlyError)

@@ -1,8 +1,8 @@
 """What the keys are called that RedisBackend keeps its jobs under, and how ids name them.
 
-All keys of a queue share a hash tag, so that one script may touch them wherever a cluster keeps them. An id is
-the microsecond at which its job was stored, followed by the number of its queue: it tells where to look, and
-ids rise in the order of the enqueues.
+All keys of a queue share a hash tag, so that one script may touch them wherever a cluster keeps them. An id
+is the microsecond at which its job was stored, followed by the number of its queue: it tells where to look,
+and ids rise in the order of the enqueues.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from neoq.job import CODEC, Job, Status, Unique
+from neoq.job import CODEC, Job, Status, Unique, fingerprint
 from neoq.store import Outcome
 
 STATUSES = (
@@ -22,38 +22,41 @@ STATUSES = (
     Status.CANCELLED,
 )
 NUMBER = {status: number for number, status in enumerate(STATUSES)}
-RUNNING = NUMBER[Status.RUNNING]
 
 MAX_INLINE = 2048  # bytes of a payload that are kept in the record, which scripts read as a whole
-_UNIQUENESS: dict[Unique, bytes] = {False: b"0", True: b"1", "until_started": b"2"}
+_UNIQUENESS: dict[Unique, int] = {False: 48, True: 49, "until_started": 50}
 _UNIQUE: dict[int, Unique] = {48: False, 49: True, 50: "until_started"}
+_APART = 3  # added to the uniqueness where the payload is kept apart
 _TAIL = struct.Struct("<ddBI")  # created at, run after, codec, length of the JSON before the payload
-_PLAIN = b"1c%c1000032%b0000%b%b"
-_ON_DUPLICATE = {"return": b"r", "raise": b"e", "replace": b"p"}
+ON_DUPLICATE = {"return": b"r", "raise": b"e", "replace": b"p"}
+_LEVEL = 2**45  # due times of one priority in the order of ready jobs, in eighths of a millisecond
 
 
-def arguments_of(job: Job, skip: bool = False) -> tuple[bytes, bytes, str, bytes, bytes]:
-    """What ``add.lua`` is told of a job."""
+def record_of(job: Job) -> tuple[bytes, bytes | None, bytes | None]:
+    """A job's record, the fingerprint that it is to hold, and its payload where that is kept apart."""
     data = job._data
-    run_after, created_at = job._run_after, job._created_at
     assert data is not None
-    inline, apart = (data, b"") if len(data) <= MAX_INLINE else (b"", data)
-    place = 76 if apart else 45  # L or -
-    print_ = job.fingerprint.encode() if job.unique else b""
-    if not job._special and job.kind is None and job.group is None:
-        tail = _TAIL.pack(created_at, run_after, CODEC, 0)
-        return b"r", b"0", repr(run_after), _PLAIN % (place, print_, tail, inline), apart
-    own = b"o" if job._own_fingerprint is not None else b"c"
-    if not job.unique and own == b"o":
-        print_ = job.fingerprint.encode()
+    large = len(data) > MAX_INLINE
+    if not job._special and not large and job.kind is None and job.group is None:
+        print_ = fingerprint(job.queue, data).encode()
+        tail = _TAIL.pack(job._created_at, job._run_after, CODEC, 0)
+        return b"1c1000032%b0000%b%b" % (print_, tail, data), print_, None
+    own = job._own_fingerprint is not None
+    print_ = job.fingerprint.encode() if own or job.unique else b""
     kind = (job.kind or "").encode()
     extra = _extra_of(job)
-    record = b"%b%b%c%03d%04d%b%04d%b%b%b%b" % (
-        *(_UNIQUENESS[job.unique], own, place, 100 - job.priority, len(print_), print_, len(kind), kind),
-        *(_TAIL.pack(created_at, run_after, CODEC, len(extra)), extra, inline),
+    record = b"%c%b%03d%04d%b%04d%b%b%b%b" % (
+        *(_UNIQUENESS[job.unique] + _APART * large, b"o" if own else b"c", 100 - job.priority),
+        *(len(print_), print_, len(kind), kind),
+        *(_TAIL.pack(job._created_at, job._run_after, CODEC, len(extra)), extra, b"" if large else data),
     )
-    on_duplicate = b"s" if skip else _ON_DUPLICATE[job.on_duplicate]
-    return on_duplicate, b"1" if job._waits else b"0", repr(run_after), record, apart
+    return record, print_ if job.unique else None, data if large else None
+
+
+def score_of(priority: int, run_after: float) -> int:
+    """The place of a ready job: by priority, then by when it was due. It agrees with ``lua/job.lua``."""
+    ticks = min(max(int(run_after * 8000), 0), _LEVEL - 1)
+    return (100 - priority) * _LEVEL + ticks
 
 
 def _extra_of(job: Job) -> bytes:
@@ -78,13 +81,15 @@ def job_of(id_of_job: int, queue: str, record: bytes, life: bytes | None, payloa
     job.queue = queue
     job._special = True
     job._cancel = False
-    at = 10 + int(record[6:10])
+    uniqueness = record[0]
+    large = uniqueness > 50
+    at = 9 + int(record[5:9])
     if record[1] == 111:  # o
-        job._own_fingerprint = record[10:at].decode()
-    if record[0] != 49:
-        job.unique = _UNIQUE[record[0]]
-    if record[3:6] != b"100":
-        job.priority = 100 - int(record[3:6])
+        job._own_fingerprint = record[9:at].decode()
+    if uniqueness != 49:
+        job.unique = _UNIQUE[uniqueness - _APART * large]
+    if record[2:5] != b"100":
+        job.priority = 100 - int(record[2:5])
     length = int(record[at : at + 4])
     if length:
         job.kind = record[at + 4 : at + 4 + length].decode()
@@ -93,7 +98,7 @@ def job_of(id_of_job: int, queue: str, record: bytes, life: bytes | None, payloa
     at += _TAIL.size
     if length:
         _read_extra(job, orjson.loads(record[at : at + length]))
-    job._data = payload if record[2] == 76 else record[at + length :]
+    job._data = payload if large else record[at + length :]
     if life is not None:
         _read_life(job, orjson.loads(life))
     return job
@@ -126,26 +131,34 @@ def _read_life(job: Job, life: dict[str, Any]) -> None:
         job._progress = (float(life["pf"]), life["pt"])
 
 
-def read_run(job: Job, run: bytes) -> None:
-    """Take over from a lease who runs the job, and since when."""
-    token, began, worker = run.decode().split(":")
+def lease_name(stored: int, token: int, worker: str) -> str:
+    """What a lease is called: who settles the job has to name it."""
+    return f"{stored}:{token}:{worker}"
+
+
+def read_lease(job: Job, lease: bytes) -> None:
+    """Take over from a lease who runs the job, and since when: a token is the microsecond of its claim."""
+    _, token, worker = lease.decode().split(":")
     job.status = Status.RUNNING
     job._token = int(token)
-    job._ran_at = float(began)
+    job._ran_at = int(token) / 1e6
+    job._finished_at = None
+    job._progress = None
     job.worker = worker
 
 
-def success_of(outcome: Outcome) -> str:
+def success_of(outcome: Outcome, lease: str) -> str:
     """The JSON of a job that has succeeded: written by hand, for it is most of them."""
-    lease, started_at = outcome.lease, outcome.started_at
+    started_at, progress = outcome.started_at, outcome.lease.progress
     ran = "" if started_at is None else f'"ran":"{started_at!r}",'
-    progress = "" if lease.progress is None else progress_of(lease.progress)[1:-1] + ","
-    return f'{{"s":3,{ran}"fin":"{outcome.finished_at!r}",{progress}"t":"{lease.token}:"}}'
+    told = "" if progress is None else progress_of(progress)[1:-1] + ","
+    return f'{{"s":3,{ran}"fin":"{outcome.finished_at!r}",{told}"t":"{lease}"}}'
 
 
 def change_of(outcome: Outcome, now: float) -> bytes:
-    """What an attempt that did not succeed changes in its job's life, as JSON. Times are texts: Lua's JSON
-    keeps 14 digits of a number.
+    """What an attempt that did not succeed changes in its job's life, as JSON.
+
+    Times are texts: Lua's JSON keeps 14 digits of a number.
     """
     status = outcome.status
     change: dict[str, Any] = {"s": NUMBER[status], "charged": outcome.charged}

@@ -35,7 +35,7 @@ class Scripts:
     def __init__(self, version: tuple[int, ...]) -> None:
         flags = version >= (7,)  # older ones know no flags, and refuse every write when they are full
         self.add = Script("add", drains=False)
-        self.beat = Script("beat", drains=flags)
+        self.add_new = Script("add_new", drains=False)
         self.change = Script("change", drains=flags)
         self.claim = Script("claim", drains=flags)
         self.counts = Script("counts", drains=flags)
@@ -47,3 +47,4 @@ class Scripts:
         self.reconcile = Script("reconcile", drains=flags)
         self.register = Script("register", drains=False)
         self.settle = Script("settle", drains=flags)
+        self.tidy = Script("tidy", drains=flags)

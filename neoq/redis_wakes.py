@@ -1,13 +1,12 @@
 """The wake of one process: a connection on which the server calls it.
 
-Whoever adds a job to a queue calls one worker that has nothing to do there, by name. A call that is lost costs
-time, never a job: workers look all the same every few seconds, and at once when this connection is back.
+Whoever adds a job to a queue calls one worker that has nothing to do there, by name. A call that is lost
+costs time, never a job: workers look all the same every few seconds, and at once when the connection is back.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +42,7 @@ class Wakes:
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._ears: Any = None
+        self._ear: Any = None
         self.hears = False
 
     def start(self) -> None:
@@ -57,10 +56,10 @@ class Wakes:
         """Hear no more."""
         with self._lock:
             self._closing.set()
-            thread, ears = self._thread, self._ears
-        if ears is not None:
+            thread, ear = self._thread, self._ear
+        if ear is not None:
             try:
-                ears.unsubscribe()  # its answer ends the thread's wait
+                ear.send_command("UNSUBSCRIBE", check_health=False)  # its answer ends the thread's wait
             except (redis.RedisError, OSError, AttributeError):
                 pass
         join(thread, 2.0)
@@ -74,42 +73,39 @@ class Wakes:
             except (redis.RedisError, OSError, ValueError, AttributeError) as error:
                 if self._closing.is_set():
                     return
-                if self.hears:
-                    pause = FIRST_PAUSE
-                    self._log.warning("the server's calls are not heard until it is back: %s", error)
-                self.hears = False
+                self._log.warning("the server's calls are not heard until it is back: %s", error)
                 self._closing.wait(pause)
                 pause = min(2 * pause, LAST_PAUSE)
 
     def _hear(self) -> None:
-        client = self._connection.new_client()
-        ears = client.pubsub()
+        client = self._connection.new_client(socket_timeout=PING_EVERY)
+        ear = self._connection.connection_of(client)
         try:
-            ears.subscribe(self._channel)
+            ear.send_command("SUBSCRIBE", self._channel, check_health=False)
             with self._lock:
-                self._ears = ears
-            self._listen(ears)
+                self._ear = ear
+            self._listen(ear)
         finally:
             with self._lock:
-                self._ears = None
-            ears.close()
+                self._ear = None
+            self.hears = False
+            ear.disconnect()
             client.close()
 
-    def _listen(self, ears: Any) -> None:
-        heard = asked = time.monotonic()
+    def _listen(self, ear: Any) -> None:
+        asked = False
         while not self._closing.is_set():
-            message = ears.get_message(timeout=PING_EVERY)
-            now = time.monotonic()
-            if message is None:
-                if now - heard > 2 * PING_EVERY:
-                    raise redis.ConnectionError("it is silent")
-                if now - asked >= PING_EVERY - 1:
-                    asked = now
-                    ears.ping()
+            try:
+                kind, *rest = ear.read_response(disconnect_on_error=False)
+            except redis.TimeoutError:
+                if asked:
+                    raise
+                asked = True
+                ear.send_command("PING", check_health=False)
                 continue
-            heard = now
-            if message["type"] == "subscribe":
+            asked = False
+            if kind == b"message":
+                self._called(rest[1].decode())
+            elif kind == b"subscribe":
                 self.hears = True
                 self._back()
-            elif message["type"] == "message":
-                self._called(message["data"].decode())

@@ -1,5 +1,5 @@
--- Add jobs to a queue, all or none, unless unfinished ones have their fingerprints.
--- keys: ids jobs ready wait uniq seq idle last payloads life runs retry ticks
+-- Add jobs to a queue, all or none; where an unfinished one has a fingerprint, do as its on_duplicate says.
+-- keys: ids jobs ready wait uniq seq idle last payloads life retry ticks
 -- arguments: token ("" for none), room ("" for any: ready jobs there may be), 1 to only look, the channel
 --   of workers, the queue, how many workers to call, cron and tick in seconds ("" for none); then for each job:
 --   on_duplicate (r return, e raise, p replace, s skip), 1 if it waits, run_after, record, payload where it is
@@ -14,7 +14,7 @@ local count = (#ARGV - FIRST + 1) / STEP
 
 if token ~= '' then
   local last = call('GET', LAST)
-  if last and string.sub(last, 1, #token) == token then return { 'again', string.sub(last, #token + 1) } end
+  if last and sub(last, 1, #token) == token then return { 'again', sub(last, #token + 1) } end
 end
 
 local micros = clock()
@@ -40,7 +40,7 @@ end
 local prints, places = {}, {}
 for place = 0, count - 1 do
   local record = ARGV[FIRST + place * STEP + 3]
-  if string.byte(record) ~= 48 then
+  if uniqueness_of(record) ~= 0 then
     prints[#prints + 1] = fingerprint_of(record)
     places[#places + 1] = place
   end
@@ -70,7 +70,7 @@ if newest and tonumber(newest) >= base then
   call('SET', SEQ, string.format('%.0f', base + count - 1))
 end
 
-local all, records, uniques, ready, waits, large = {}, {}, {}, {}, {}, {}
+local records, uniques, ready, waits, large = {}, {}, {}, {}, {}
 local head
 for place = 0, count - 1 do
   if not taken[place] then
@@ -79,15 +79,13 @@ for place = 0, count - 1 do
     local number = base + place
     local id = string.format('%.0f', number)
     local due = tonumber(ARGV[at + 2])
-    all[#all + 1] = number
-    all[#all + 1] = id
     records[#records + 1] = id
     records[#records + 1] = record
-    if string.byte(record) ~= 48 then
+    if uniqueness_of(record) ~= 0 then
       uniques[#uniques + 1] = fingerprint_of(record)
       uniques[#uniques + 1] = id
     end
-    if string.byte(record, 3) == 76 then
+    if is_apart(record) then
       large[#large + 1] = id
       large[#large + 1] = ARGV[at + 4]
     end
@@ -96,7 +94,7 @@ for place = 0, count - 1 do
       waits[#waits + 1] = waiting(record, id)
       if not head or due < head then head = due end
     else
-      ready[#ready + 1] = score_of(record, due)
+      ready[#ready + 1] = score_of(rank_of(record), due)
       ready[#ready + 1] = id
     end
   end
@@ -108,7 +106,8 @@ if head then
 end
 if #records > 0 then
   call('HSET', JOBS, unpack(records))
-  call('ZADD', IDS, unpack(all))
+  local first = string.format('%.0f', base)
+  call('ZADD', IDS, first, count == 1 and first or first .. ':' .. count)
 end
 if #large > 0 then call('HSET', PAYLOADS, unpack(large)) end
 if #uniques > 0 then call('HSET', UNIQ, unpack(uniques)) end
@@ -121,7 +120,7 @@ local function move(id, record, before, after)
   call('ZREM', WAIT, waiting(before, id))
   call('ZREM', RETRY, waiting(before, id))
   if after <= now then
-    call('ZADD', READY, score_of(record, after), id)
+    call('ZADD', READY, score_of(rank_of(record), after), id)
   else
     local life = life_of(call('HGET', LIFE, id))
     call('ZADD', life.s == RETRYING and RETRY or WAIT, after, waiting(record, id))
@@ -131,20 +130,21 @@ end
 
 local function meet(place, id)
   local at = FIRST + place * STEP
-  if ARGV[at] == 's' or call('HEXISTS', RUNS, id) == 1 then return end
+  if ARGV[at] == 's' then return end
   local before = call('HGET', JOBS, id)
   local life = call('HGET', LIFE, id)
   local known = life_of(life)
+  if is_running(READY, WAIT, RETRY, id, before, known) then return end
   local due = tonumber(ARGV[at + 2])
   if ARGV[at] == 'p' then
     local new = ARGV[at + 3]
     local times, old = times_at(new), times_at(before)
-    new = string.sub(before, 1, 1) .. 'o' .. string.sub(new, 3, times - 1)
-      .. string.sub(before, old, old + 7) .. string.sub(new, times + 8)
+    new = (uniqueness_of(before) + (is_apart(new) and 3 or 0)) .. 'o' .. sub(new, 3, times - 1)
+      .. sub(before, old, old + 7) .. sub(new, times + 8)
     call('HSET', JOBS, id, new)
-    if string.byte(new, 3) == 76 then
+    if is_apart(new) then
       call('HSET', PAYLOADS, id, ARGV[at + 4])
-    elseif string.byte(before, 3) == 76 then
+    elseif is_apart(before) then
       call('HDEL', PAYLOADS, id)
     end
     if life then

@@ -1,12 +1,12 @@
 -- Cancel, retry or delete jobs.
--- keys: jobs life payloads results ready wait retry runs cancel crashed uniq done_jobs dead_jobs cancelled_jobs ids idle
+-- keys: jobs life payloads results ready wait retry lease cancel crashed uniq done_jobs dead_jobs cancelled_jobs ids idle
 -- arguments: cancel, retry or delete, the channel of workers, the queue, how many workers to call; then ids
--- result: {ids that it was done to, ids that run, their runs} or {"taken", id, id of the holder}
+-- result: {ids that it was done to, ids that run} or {"taken", id, id of the holder}
 -- complexity: O(log of the queue) a job; at most 500 jobs
 
 local action, channel, queue, tries = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local now = clock() / 1000000
-local done, running, runs = {}, {}, {}
+local done, running = {}, {}
 
 local function take_out(id, record)
   call('ZREM', READY, id)
@@ -16,7 +16,7 @@ end
 
 local function release(id, record)
   local print = fingerprint_of(record)
-  if string.byte(record) ~= 48 and call('HGET', UNIQ, print) == id then call('HDEL', UNIQ, print) end
+  if uniqueness_of(record) ~= 0 and call('HGET', UNIQ, print) == id then call('HDEL', UNIQ, print) end
 end
 
 local function cancel(id, record, life)
@@ -36,7 +36,7 @@ local function retry(id, record, life)
   local due = now
   if life.s == DEAD then
     life = { s = PENDING, n = 0, c = 0, err = life.err, tb = life.tb, ran = life.ran, nodl = true }
-    if string.byte(record) ~= 48 then call('HSET', UNIQ, fingerprint_of(record), id) end
+    if uniqueness_of(record) ~= 0 then call('HSET', UNIQ, fingerprint_of(record), id) end
     call('ZREM', DEAD_JOBS, id)
   else
     due = math.min(now, due_of(record, life))
@@ -44,7 +44,7 @@ local function retry(id, record, life)
   end
   life.at = string.format('%.6f', due)
   call('HSET', LIFE, id, cjson.encode(life))
-  call('ZADD', READY, score_of(record, due), id)
+  call('ZADD', READY, score_of(rank_of(record), due), id)
   wake(IDLE, channel, queue, tries)
   return true
 end
@@ -61,26 +61,35 @@ end
 if action == 'retry' then
   for at = 5, #ARGV do
     local record = call('HGET', JOBS, ARGV[at])
-    if record and string.byte(record) ~= 48 and life_of(call('HGET', LIFE, ARGV[at])).s == DEAD then
+    if record and uniqueness_of(record) ~= 0 and life_of(call('HGET', LIFE, ARGV[at])).s == DEAD then
       local holder = call('HGET', UNIQ, fingerprint_of(record))
       if holder then return { 'taken', ARGV[at], holder } end
     end
   end
 end
+
+-- Its lease names who runs it.
+local function tell_its_worker(id)
+  for _, lease in ipairs(call('ZRANGE', LEASE, 0, 4999)) do
+    if sub(lease, 1, #id + 1) == id .. ':' then
+      call('PUBLISH', channel .. string.match(lease, '[^:]*$'), '')
+    end
+  end
+end
+
 local acts = { cancel = cancel, retry = retry, delete = delete }
 for at = 5, #ARGV do
   local id = ARGV[at]
   local record = call('HGET', JOBS, id)
-  local run = call('HGET', RUNS, id)
-  if record and run then
+  local life = record and life_of(call('HGET', LIFE, id))
+  if record and is_running(READY, WAIT, RETRY, id, record, life) then
     if action == 'cancel' then
       call('SADD', CANCEL, id)
       running[#running + 1] = id
-      runs[#runs + 1] = run
-      call('PUBLISH', channel .. string.match(run, '[^:]*$'), '')
+      tell_its_worker(id)
     end
-  elseif record and acts[action](id, record, life_of(call('HGET', LIFE, id))) then
+  elseif record and acts[action](id, record, life) then
     done[#done + 1] = id
   end
 end
-return { done, running, runs }
+return { done, running }

@@ -1,30 +1,26 @@
 -- Take jobs from workers that died, one crash charged.
--- keys: lease runs jobs life uniq ready dead_jobs cancelled_jobs cancel progress crashed idle
+-- keys: lease jobs life uniq ready dead_jobs cancelled_jobs cancel progress crashed idle
 -- arguments: max_crashes, the error of a job that dies, the channel of workers, the queue, how many workers to
---   call; then for each job: id, and its run as it was seen ("" for one whose lease has run out)
+--   call, 1 if only leases that have run out are taken; then leases
 -- result: {ids of the returned ones, ids of the dead ones}
 -- complexity: O(log of the queue) a job; at most 500 jobs
 
 local now = clock() / 1000000
 local returned, dead = {}, {}
-for at = 6, #ARGV, 2 do
-  local id = ARGV[at]
-  local run = call('HGET', RUNS, id)
-  local theirs = run and run == ARGV[at + 1]
-  if run and ARGV[at + 1] == '' then
-    local expires = call('ZSCORE', LEASE, id)
-    theirs = not expires or tonumber(expires) <= now
-  end
+for at = 7, #ARGV do
+  local lease = ARGV[at]
+  local id, token = string.match(lease, '^(%d+):(%d+)')
+  local expires = call('ZSCORE', LEASE, lease)
+  local theirs = expires and (ARGV[6] ~= '1' or tonumber(expires) <= now)
   local record = theirs and call('HGET', JOBS, id)
   if theirs then
-    call('HDEL', RUNS, id)
-    call('ZREM', LEASE, id)
+    call('ZREM', LEASE, lease)
     call('HDEL', PROGRESS, id)
   end
   if record then
     local life = life_of(call('HGET', LIFE, id))
     life.c = life.c + 1
-    life.ran = string.match(run, ':([^:]*):')
+    life.ran = string.format('%.6f', tonumber(token) / 1000000)
     local ends
     if call('SREM', CANCEL, id) == 1 then
       life.s, ends = CANCELLED, CANCELLED_JOBS
@@ -38,12 +34,12 @@ for at = 6, #ARGV, 2 do
     end
     if ends then
       life.fin = string.format('%.6f', now)
-      if string.byte(record) == 49 then call('HDEL', UNIQ, fingerprint_of(record)) end
+      if uniqueness_of(record) == 1 then call('HDEL', UNIQ, fingerprint_of(record)) end
       call('SREM', CRASHED, id)
       call('ZADD', ends, now, id)
     else
       call('SADD', CRASHED, id)
-      call('ZADD', READY, score_of(record, due_of(record, life)), id)
+      call('ZADD', READY, score_of(rank_of(record), due_of(record, life)), id)
     end
     call('HSET', LIFE, id, cjson.encode(life))
   end

@@ -1,7 +1,7 @@
 -- Record how attempts ended that did not succeed, each only under its current lease.
--- keys: lease runs jobs life uniq dead_jobs cancelled_jobs ready wait retry progress cancel crashed idle results
+-- keys: lease jobs life uniq dead_jobs cancelled_jobs ready wait retry progress cancel crashed idle results
 -- arguments: 1 if this is said again after a lost reply, the channel of workers, the queue, how many workers to
---   call; then for each job: id, token and a colon, what changes in its life as JSON, result
+--   call; then for each job: id, lease, what changes in its life as JSON, result
 -- result: ids of the stale ones
 -- complexity: O(log of the queue) a job; at most 500 jobs
 
@@ -10,12 +10,11 @@ local now = clock() / 1000000
 local stale, call_one = {}, false
 
 for at = 5, #ARGV, 4 do
-  local id, token = ARGV[at], ARGV[at + 1]
-  local run = call('HGET', RUNS, id)
+  local id, lease = ARGV[at], ARGV[at + 1]
   local record = call('HGET', JOBS, id)
   local life = life_of(call('HGET', LIFE, id))
-  if not run or not record or string.sub(run, 1, #token) ~= token then
-    if not again or life.t ~= token then stale[#stale + 1] = id end
+  if not record or call('ZREM', LEASE, lease) == 0 then
+    if not again or life.t ~= lease then stale[#stale + 1] = id end
   else
     local change = cjson.decode(ARGV[at + 2])
     local charged, status = change.charged, change.s
@@ -27,19 +26,17 @@ for at = 5, #ARGV, 4 do
       life.fin = string.format('%.6f', now)
     end
     life.s = status
-    life.t = token
-    call('ZREM', LEASE, id)
-    call('HDEL', RUNS, id)
+    life.t = lease
     call('SREM', CANCEL, id)
     call('HDEL', PROGRESS, id)
     if status == DEAD or status == CANCELLED then
-      if string.byte(record) == 49 then call('HDEL', UNIQ, fingerprint_of(record)) end
+      if uniqueness_of(record) == 1 then call('HDEL', UNIQ, fingerprint_of(record)) end
       call('SREM', CRASHED, id)
       call('ZADD', status == DEAD and DEAD_JOBS or CANCELLED_JOBS, now, id)
     else
       local due = due_of(record, life)
       if due <= now then
-        call('ZADD', READY, score_of(record, due), id)
+        call('ZADD', READY, score_of(rank_of(record), due), id)
       else
         call('ZADD', status == RETRYING and RETRY or WAIT, due, waiting(record, id))
       end

@@ -88,6 +88,10 @@ class Proxy:
             for source, sink, reply in ((client, server, False), (server, client, True)):
                 threading.Thread(target=self._pump, args=(source, sink, reply), daemon=True).start()
 
+    def _is_connected(self, end: socket.socket) -> bool:
+        with self._lock:
+            return any(end in pair for pair in self._pairs)
+
     def _pump(self, source: socket.socket, sink: socket.socket, reply: bool) -> None:
         try:
             while data := source.recv(CHUNK):
@@ -97,7 +101,8 @@ class Proxy:
                 else:
                     sink.sendall(data)
             self._open.wait()
-            sink.shutdown(socket.SHUT_WR)
+            if self._is_connected(source):  # else it is being reset, and an orderly end would forestall that
+                sink.shutdown(socket.SHUT_WR)
         except OSError:
             for end in (source, sink):
                 _reset(end)

@@ -1,0 +1,88 @@
+-- Add jobs to a queue, all or none, where no unfinished one has a fingerprint of theirs.
+-- keys: ids jobs ready wait uniq seq idle last payloads life
+-- arguments: token ("" for none), the channel of workers, the queue, how many workers to call, number of jobs,
+--   of unique ones, of ready ones, of those that wait, of payloads kept apart, first id; then the fingerprints;
+--   id and record of each; fingerprint and id of the unique ones; score and id of the ready ones; run_after and
+--   rank with id of those that wait; id and payload of those kept apart
+-- result: {"added", first id}, {"held", id} for one job that is a duplicate, {"again", ids} where this token was
+--   seen before, or {"taken"}: then nothing was done, and add.lua is to decide
+-- complexity: O(log of the queue) a job; at most 500 jobs, which come as the commands take them
+
+local token, channel, queue, tries = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local count, unique, ready, waits, apart =
+  tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local base = tonumber(ARGV[10])
+local at = 11
+
+if token ~= '' then
+  local last = call('GET', LAST)
+  if last and sub(last, 1, #token) == token then return { 'again', sub(last, #token + 1) } end
+end
+
+if unique > 0 then
+  local found = call('HMGET', UNIQ, unpack(ARGV, at, at + unique - 1))
+  for place = 1, unique do
+    if found[place] then
+      if count > 1 then return { 'taken' } end
+      local life = call('HGET', LIFE, found[place])
+      if life and cjson.decode(life).s == RETRYING then return { 'taken' } end
+      return { 'held', found[place] }
+    end
+  end
+  at = at + unique
+end
+
+local newest = tonumber(call('GET', SEQ) or 0)
+local args = ARGV
+if newest >= base then -- the sender's clock is behind another's: number the jobs anew, in their order
+  args = {}
+  for place = 1, #ARGV do args[place] = ARGV[place] end
+  local ids = {}
+  for number = 0, count - 1 do
+    local place = at + 2 * number
+    local id = string.format('%.0f', newest + 1 + number)
+    ids[ARGV[place]] = id
+    args[place] = id
+  end
+  local place = at + 2 * count + 1
+  for _ = 1, unique + ready do
+    args[place] = ids[ARGV[place]]
+    place = place + 2
+  end
+  for _ = 1, waits do
+    args[place] = sub(ARGV[place], 1, 3) .. ids[sub(ARGV[place], 4)]
+    place = place + 2
+  end
+  place = place - 1
+  for _ = 1, apart do
+    args[place] = ids[ARGV[place]]
+    place = place + 2
+  end
+  base = newest + 1
+end
+local first, last = string.format('%.0f', base), string.format('%.0f', base + count - 1)
+call('SET', SEQ, last)
+
+call('HSET', JOBS, unpack(args, at, at + 2 * count - 1))
+at = at + 2 * count
+call('ZADD', IDS, first, count == 1 and first or first .. ':' .. count)
+if unique > 0 then
+  call('HSET', UNIQ, unpack(args, at, at + 2 * unique - 1))
+  at = at + 2 * unique
+end
+local call_one = ready > 0
+if ready > 0 then
+  call('ZADD', READY, unpack(args, at, at + 2 * ready - 1))
+  at = at + 2 * ready
+end
+if waits > 0 then
+  local head = call('ZRANGE', WAIT, 0, 0)[1]
+  call('ZADD', WAIT, unpack(args, at, at + 2 * waits - 1))
+  call_one = call_one or call('ZRANGE', WAIT, 0, 0)[1] ~= head
+  at = at + 2 * waits
+end
+if apart > 0 then call('HSET', PAYLOADS, unpack(args, at, at + 2 * apart - 1)) end
+
+if token ~= '' then call('SET', LAST, token .. first .. ':' .. count, 'PX', 300000) end
+if call_one then wake(IDLE, channel, queue, tries) end
+return { 'added', first }

@@ -1,0 +1,255 @@
+"""Adding jobs to a Redis server: in scripts of up to 500 of one queue, each all or none."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from neoq.errors import BackendError, DuplicateJobError
+from neoq.job import Job
+from neoq.redis_finding import Finder
+from neoq.redis_keys import job_id
+from neoq.redis_queues import RedisQueues
+from neoq.redis_records import ON_DUPLICATE, record_of, score_of
+
+ADDED_AT_ONCE = 500  # jobs of one queue that are added all or none
+
+
+class NoRoom(Exception):
+    """A queue holds as many ready jobs as it may."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(queue)
+        self.queue = queue
+
+
+class Part:
+    """The jobs of one queue in a batch that go into one script, and their places in the batch.
+
+    After it was added the jobs are those that the store has: themselves, or who holds their fingerprints.
+    """
+
+    def __init__(self, queue: str, places: list[int], jobs: list[Job]) -> None:
+        self.queue = queue
+        self.places = places
+        self.jobs = jobs
+
+
+class Adder:
+    """Adds jobs, one batch at a time: what it added last can be said again after a lost reply."""
+
+    def __init__(self, queues: RedisQueues, finder: Finder) -> None:
+        self._queues = queues
+        self._finder = finder
+        self._lock = threading.Lock()
+        self._next: dict[str, int] = {}  # the first id of a queue that is free, as far as this process knows
+
+    def add(self, jobs: Sequence[Job], token: bytes, room: dict[str, int]) -> list[Job]:
+        """Add a batch; ``room`` says how many ready jobs each of its bounded queues may hold then."""
+        if len(jobs) == 1:
+            part = Part(jobs[0].queue, [0], [jobs[0]])
+            with self._lock:
+                self._add_part(part, token, room.get(part.queue))
+            return part.jobs
+        parts = list(_parts(jobs))
+        with self._lock:
+            if len(parts) == 1:
+                self._add_part(parts[0], token, room.get(parts[0].queue))
+            else:
+                self._add_parts(parts, token, room)
+        added: list[Job] = list(jobs)
+        for part in parts:
+            for place, job in zip(part.places, part.jobs, strict=True):
+                added[place] = job
+        return added
+
+    def add_tick(self, cron: str, tick: float, job: Job) -> Job | None:
+        """Add the job of a cron's tick; None where the tick is known."""
+        part = Part(job.queue, [0], [job])
+        self._queues.number(job.queue)
+        reply = self._call_general(part, b"", None, 0, cron=(cron, repr(tick)))
+        if reply[0] == b"known":
+            return None
+        self._read(part, reply)
+        return part.jobs[0]
+
+    def _add_parts(self, parts: list[Part], token: bytes, room: dict[str, int]) -> None:
+        """Several scripts, each all or none: look first whether each of them can add, then let them."""
+        if room or any(job.on_duplicate == "raise" for part in parts for job in part.jobs):
+            _refuse_twins(parts)
+            for part in parts:
+                self._read(part, self._call_general(part, b"", room.get(part.queue), 0, look=True))
+        done, total = 0, sum(len(part.jobs) for part in parts)
+        for number, part in enumerate(parts):
+            try:
+                self._add_part(part, token, None, number)
+            except BackendError as error:
+                if done:
+                    error.args = (
+                        f"{error}; {done:,} of {total:,} jobs were added before, in parts of a queue",
+                    )
+                raise
+            done += len(part.jobs)
+
+    def _add_part(self, part: Part, token: bytes, room: int | None, number: int = 0) -> None:
+        self._queues.number(part.queue)  # first: a queue that holds jobs is always known
+        if room is None:
+            reply = self._call_new(part, token, number)
+            met = reply is None or reply[0] == b"taken"
+            if not met and (reply[0] != b"held" or part.jobs[0].on_duplicate == "return"):
+                self._read(part, reply)
+                return
+        self._read(part, self._call_general(part, token, room, number))
+
+    # -- calling ----------------------------------------------------------------------------------------
+
+    def _call_new(self, part: Part, token: bytes, number: int) -> Any:
+        """Add jobs whose fingerprints are free, as nearly all are; None where they meet one another."""
+        queue, jobs = part.queue, part.jobs
+        base = max(int(self._queues.time() * 1e6), self._next.get(queue, 0))
+        prints: list[bytes] = []
+        records: list[Any] = []
+        uniques: list[Any] = []
+        ready: list[Any] = []
+        waits: list[Any] = []
+        apart: list[Any] = []
+        for stored, job in enumerate(jobs, base):
+            record, print_, payload = record_of(job)
+            records += (stored, record)
+            if print_ is not None:
+                prints.append(print_)
+                uniques += (print_, stored)
+            if job._waits:
+                waits += (repr(job._run_after), b"%03d%d" % (100 - job.priority, stored))
+            else:
+                ready += (score_of(job.priority, job._run_after), stored)  # type: ignore[arg-type]
+            if payload is not None:
+                apart += (stored, payload)
+        if len(jobs) > 1 and len(set(prints)) < len(prints):
+            return None
+        header = (
+            *(token, *self._queues.wake_arguments(queue), len(jobs), len(prints)),
+            *(len(ready) // 2, len(waits) // 2, len(apart) // 2, base),
+        )
+        script = self._queues.scripts.add_new
+        return self._queues.redis.call_and_wait(
+            script,
+            self._keys(queue, script.keys, number),
+            [*header, *prints, *records, *uniques, *ready, *waits, *apart],
+        )
+
+    def _call_general(
+        self,
+        part: Part,
+        token: bytes,
+        room: int | None,
+        number: int,
+        *,
+        look: bool = False,
+        cron: tuple[str, str] = ("", ""),
+    ) -> Any:
+        arguments: list[Any] = [token, "" if room is None else room, int(look)]
+        arguments += (*self._queues.wake_arguments(part.queue), *cron)
+        for job in part.jobs:
+            record, _, payload = record_of(job)
+            meets = "s" if cron[0] else ON_DUPLICATE[job.on_duplicate]
+            arguments += (meets, int(job._waits), repr(job._run_after), record, payload or b"")
+        script = self._queues.scripts.add
+        return self._queues.redis.call_and_wait(
+            script, self._keys(part.queue, script.keys, number), arguments
+        )
+
+    def _keys(self, queue: str, names: tuple[str, ...], number: int) -> list[bytes]:
+        """The keys of a script; each part of a batch remembers its token by itself."""
+        keys = self._queues.keys(queue).keys(names)
+        if not number:
+            return keys
+        at = names.index("last")
+        return [*keys[:at], keys[at] + b".%d" % number, *keys[at + 1 :]]
+
+    # -- replies ----------------------------------------------------------------------------------------
+
+    def _read(self, part: Part, reply: list[Any]) -> None:
+        what, queue = reply[0], part.queue
+        number = self._queues.number(queue)
+        if what == b"added":
+            first = int(reply[1])
+            self._next[queue] = first + len(part.jobs)
+            for stored, job in enumerate(part.jobs, first):
+                job.id = job_id(stored, number)
+            if len(reply) > 2:
+                self._meet(part, {reply[at]: int(reply[at + 1]) for at in range(2, len(reply), 2)}, number)
+        elif what == b"held":
+            self._meet(part, {0: int(reply[1])}, number)
+        elif what == b"again":
+            self._recall(part, reply[1], number)
+        elif what == b"full":
+            raise NoRoom(queue)
+        elif what == b"taken":
+            raise self._taken(part, reply[1], int(reply[2]), number)
+
+    def _meet(self, part: Part, holders: dict[int, int], number: int) -> None:
+        """Put the jobs that hold the fingerprints in the places of the duplicates."""
+        found = {job.id: job for job in self._finder.look(part.queue, list(set(holders.values())))}
+        for place, stored in holders.items():
+            name = job_id(stored, number)
+            job = found.get(name, part.jobs[place])._copy()  # it may have ended and be forgotten by now
+            job.id, job.duplicate = name, True
+            part.jobs[place] = job
+
+    def _recall(self, part: Part, text: bytes, number: int) -> None:
+        """Take the jobs that this token has added before."""
+        if b":" in text:
+            first, _, count = text.partition(b":")
+            marks = [b"%d" % (int(first) + at) for at in range(int(count))]
+        else:
+            marks = text.split()
+        stored = [int(mark.rstrip(b"!")) for mark in marks]
+        found = {job.id: job for job in self._finder.look(part.queue, stored)}
+        for place, (one, mark) in enumerate(zip(stored, marks, strict=True)):
+            job = found.get(job_id(one, number), part.jobs[place])._copy()
+            job.id, job.duplicate = job_id(one, number), mark.endswith(b"!")
+            part.jobs[place] = job
+
+    def _taken(self, part: Part, place: int, holder: int, number: int) -> DuplicateJobError:
+        if holder < 0:  # an earlier one of the batch
+            return taken_by(part.jobs[-holder - 1])
+        found = self._finder.look(part.queue, [holder])
+        job = found[0] if found else part.jobs[place]._copy()
+        job.id = job_id(holder, number)
+        return taken_by(job)
+
+
+def taken_by(holder: Job) -> DuplicateJobError:
+    """The error of who must not be a duplicate, and is one."""
+    return DuplicateJobError(
+        f"job {holder.id} of {holder.queue!r} has that fingerprint and is {holder.status.name}", job=holder
+    )
+
+
+def _parts(jobs: Sequence[Job]) -> Iterator[Part]:
+    by_queue: dict[str, Part] = {}
+    seen: set[int] = set()
+    for place, job in enumerate(jobs):
+        part = by_queue.get(job.queue)
+        if part is None:
+            part = by_queue[job.queue] = Part(job.queue, [], [])
+        part.places.append(place)
+        part.jobs.append(job._copy() if id(job) in seen else job)  # one Job may be in a batch twice
+        seen.add(id(job))
+    for part in by_queue.values():
+        for start in range(0, len(part.jobs), ADDED_AT_ONCE):
+            end = start + ADDED_AT_ONCE
+            yield Part(part.queue, part.places[start:end], part.jobs[start:end])
+
+
+def _refuse_twins(parts: list[Part]) -> None:
+    """An on_duplicate="raise" that equals an earlier job of its batch aborts all of it."""
+    seen: dict[tuple[str, str], Job] = {}
+    for part in parts:
+        for job in part.jobs:
+            if job.unique:
+                first = seen.setdefault((job.queue, job.fingerprint), job)
+                if first is not job and job.on_duplicate == "raise":
+                    raise taken_by(first)

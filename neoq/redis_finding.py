@@ -1,0 +1,134 @@
+"""Looking at the jobs of a Redis server: by id, by queue and status, newest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import orjson
+
+from neoq.job import Job, Status
+from neoq.redis_keys import job_id, number_of, stored_at
+from neoq.redis_queues import RedisQueues
+from neoq.redis_records import job_of, read_lease
+
+LOOKED_AT_ONCE = 200  # jobs that one script looks at
+FEW = 5000  # jobs of a status that are read as a whole to find the newest of them
+_PLACES = {
+    Status.PENDING: ("ready", "wait", "retry"),
+    Status.RETRYING: ("ready", "wait", "retry"),
+    Status.RUNNING: ("lease",),
+    Status.SUCCEEDED: ("done",),
+    Status.DEAD: ("dead",),
+    Status.CANCELLED: ("cancelled",),
+}
+
+
+class Finder:
+    """Finds jobs, in steps that hold nobody up."""
+
+    def __init__(self, queues: RedisQueues) -> None:
+        self._queues = queues
+        self._redis = queues.redis
+
+    def of_ids(self, ids: Iterable[int]) -> list[Job]:
+        """The jobs of these ids that exist."""
+        by_number: dict[int, list[int]] = {}
+        for one in ids:
+            if one > 0:
+                by_number.setdefault(number_of(one), []).append(stored_at(one))
+        if not by_number:
+            return []
+        numbers = self._queues.numbers
+        if not by_number.keys() <= {number_of(number) for number in numbers.values()}:
+            self._queues.all()
+        found: list[Job] = []
+        for queue, number in list(numbers.items()):
+            found += self.look(queue, by_number.get(number_of(number), []))
+        return found
+
+    def look(self, queue: str, stored: list[int]) -> list[Job]:
+        """Snapshots of the jobs of a queue that exist, by the microseconds in their ids."""
+        jobs: list[Job] = []
+        for chunk in _chunks(stored):
+            reply = self._queues.call(self._queues.scripts.look, queue, chunk)
+            now, number = float(reply[0]), self._queues.number(queue)
+            for at, record in enumerate(reply[1]):
+                if record is not None:
+                    job = _snapshot(job_id(chunk[at], number), queue, [part[at] for part in reply[1:]])
+                    job._waits = not job.finished and job._run_after > now  # type: ignore[operator]
+                    jobs.append(job)
+        return jobs
+
+    def newest(self, queue: str | None, status: Status | None, limit: int, after: int | None) -> list[Job]:
+        """The newest jobs of one queue or of all, with ids below ``after``."""
+        every = self._queues.all()
+        queues = every if queue is None else [queue] if queue in every else []
+        found = [job for name in queues for job in self._newest_of(name, status, limit, after)]
+        return sorted(found, key=lambda job: job.id or 0, reverse=True)[:limit]
+
+    def _newest_of(self, queue: str, status: Status | None, limit: int, after: int | None) -> list[Job]:
+        number = number_of(self._queues.number(queue))
+        below = None if after is None else stored_at(after) + (number < number_of(after))
+        members = None if status is None else self._few_of(queue, status)
+        if members is None:
+            chunks = self._downwards(queue, below, limit)
+        else:
+            chunks = _chunks(sorted((one for one in members if below is None or one < below), reverse=True))
+        found: list[Job] = []
+        for chunk in chunks:
+            found += [job for job in self.look(queue, chunk) if status is None or job.status is status]
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def _few_of(self, queue: str, status: Status) -> list[int] | None:
+        """The jobs that may have a status, where they are few enough to read them all."""
+        keys, places = self._queues.keys(queue), _PLACES[status]
+        if sum(self._redis.commands([("ZCARD", keys.key(place)) for place in places])) > FEW:
+            return None
+        members = self._redis.commands([("ZRANGE", keys.key(place), 0, -1) for place in places])
+        return [
+            _stored_in(place, member)
+            for place, found in zip(places, members, strict=True)
+            for member in found
+        ]
+
+    def _downwards(self, queue: str, below: int | None, limit: int) -> Iterator[list[int]]:
+        """The ids of a queue, newest first, in chunks: existing ones and such that were dropped."""
+        key, step = self._queues.keys(queue).key("ids"), min(limit, LOOKED_AT_ONCE)
+        start: Any = "+inf" if below is None else f"({below}"
+        while page := self._redis.command("ZREVRANGEBYSCORE", key, start, "-inf", "LIMIT", 0, step):
+            ids = [one for member in page for one in _ids_in(member) if below is None or one < below]
+            yield from _chunks(ids)
+            start = b"(" + page[-1].partition(b":")[0]
+            step = LOOKED_AT_ONCE
+
+
+def _ids_in(member: bytes) -> Iterable[int]:
+    """The ids of a batch that was stored together, newest first."""
+    first, _, count = member.partition(b":")
+    return range(int(first) + int(count or 1) - 1, int(first) - 1, -1)
+
+
+def _stored_in(place: str, member: bytes) -> int:
+    if place == "lease":
+        return int(member.partition(b":")[0])
+    return int(member[3:] if place in {"wait", "retry"} else member)
+
+
+def _chunks(ids: list[int]) -> Iterator[list[int]]:
+    return (ids[start : start + LOOKED_AT_ONCE] for start in range(0, len(ids), LOOKED_AT_ONCE))
+
+
+def _snapshot(name: int, queue: str, parts: list[Any]) -> Job:
+    record, life, payload, result, progress, cancelled, lease = parts
+    job = job_of(name, queue, record, life, payload)
+    job._result = result
+    if lease:
+        read_lease(job, lease)
+    if progress is not None:
+        told = orjson.loads(progress)
+        job._progress = (float(told["pf"]), told["pt"])
+    job._cancel = bool(cancelled)
+    return job

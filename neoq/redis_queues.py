@@ -1,0 +1,88 @@
+"""The queues under one prefix: their keys, their numbers, and the server's clock as this process knows it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from neoq.redis_connection import Call, RedisConnection
+from neoq.redis_keys import QueueKeys, global_key
+from neoq.redis_scripts import Script
+
+MORE_CALLS = 8  # workers that are called in turn until one hears
+
+
+class RedisQueues:
+    """Where each queue's jobs are, for everything that calls scripts."""
+
+    def __init__(self, connection: RedisConnection, prefix: str) -> None:
+        self.redis = connection
+        self.scripts = connection.scripts
+        self.prefix = prefix
+        self.channel = f"{prefix}:wake:"
+        self.calls = 1 if connection.cluster else MORE_CALLS  # a cluster cannot tell who has heard
+        self.slot = os.urandom(6).hex()
+        self.numbers: dict[str, int] = {}
+        self.clock_ahead = 0.0  # of the server's clock before ours, seconds
+        self._keys: dict[str, QueueKeys] = {}
+
+    def keys(self, queue: str) -> QueueKeys:
+        """The keys of a queue."""
+        keys = self._keys.get(queue)
+        if keys is None:
+            keys = self._keys.setdefault(queue, QueueKeys(self.prefix, queue, self.slot))
+        return keys
+
+    def call_of(self, script: Script, queue: str, arguments: Sequence[Any]) -> Call:
+        """A call of a script on a queue."""
+        return script, self.keys(queue).keys(script.keys), arguments
+
+    def call(self, script: Script, queue: str, arguments: Sequence[Any]) -> Any:
+        """Call a script on a queue."""
+        return self.redis.call(script, self.keys(queue).keys(script.keys), arguments)
+
+    def wake_arguments(self, queue: str) -> tuple[str, bytes, int]:
+        """What scripts need to call a worker: its channel's beginning, the queue, how many to try."""
+        return self.channel, self.keys(queue).name, self.calls
+
+    def number(self, queue: str) -> int:
+        """The number of a queue; a new one gets one."""
+        number = self.numbers.get(queue)
+        if number is None:
+            key = global_key(self.prefix, "queues")
+            [number] = self.redis.call(self.scripts.register, [key], [queue])
+            self.numbers[queue] = number
+        return number
+
+    def all(self) -> list[str]:
+        """Every queue that has or had jobs."""
+        found = pairs_of(self.redis.command("HGETALL", global_key(self.prefix, "queues")))
+        self.numbers.update({name.decode(): int(number) for name, number in found})
+        return sorted(self.numbers)
+
+    def time(self) -> float:
+        """The server's clock, as far as this process knows it."""
+        return time.time() + self.clock_ahead
+
+    def ask_time(self) -> float:
+        """The server's clock; in a cluster each has its own."""
+        if self.redis.cluster:
+            return self.time()
+        seconds, micros = self.redis.command("TIME")
+        return int(seconds) + int(micros) / 1e6
+
+    def learn_time(self, server: float, before: float) -> None:
+        """Take the server's clock from a reply to what was sent at ``before``."""
+        ahead = server - before
+        late = time.time() - before  # it was read at some moment between
+        if not ahead - late <= self.clock_ahead <= ahead:
+            self.clock_ahead = ahead - late / 2
+
+
+def pairs_of(reply: Any) -> list[tuple[bytes, bytes]]:
+    """The fields and values of a hash; some replies come as a dict already, others as a flat list."""
+    if isinstance(reply, dict):
+        return list(reply.items())
+    return list(zip(reply[::2], reply[1::2], strict=True))

@@ -1,0 +1,144 @@
+"""Who works on a Redis server's queues: signs of life, and who gives none any more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from neoq.redis_keys import global_key
+from neoq.redis_queues import RedisQueues, pairs_of
+from neoq.store import WorkerInfo
+
+if TYPE_CHECKING:
+    from neoq.config import Config
+
+DEAF_AFTER = 2.0  # heartbeats without a sign of life until a worker that hears nothing is dead
+STEADY_AFTER = 3.0  # heartbeats of contact before this process judges who is dead
+
+
+class Workers:
+    """The workers that the server knows, and this process among them."""
+
+    def __init__(
+        self, queues: RedisQueues, config: Config, worker: str, info: Callable[[], WorkerInfo]
+    ) -> None:
+        self._queues = queues
+        self._redis = queues.redis
+        self._config = config
+        self._worker = worker
+        self._info = info
+        self._key = global_key(queues.prefix, "workers")
+        self._told = b""
+        self._touched = 0.0
+        self._opened_at = time.monotonic()
+        self.claims_from: set[str] = set()
+
+    # -- this process -----------------------------------------------------------------------------------
+
+    def beat(self, worker: WorkerInfo) -> None:
+        """Say that a worker is alive."""
+        ours = worker.id == self._worker
+        told = orjson.dumps(
+            {
+                "host": worker.host,
+                "pid": worker.pid,
+                "began": worker.started_at.timestamp(),
+                "queues": worker.queues,
+                "running": worker.running,
+                "heartbeat": self._config.heartbeat,
+                "lease": self._config.lease,
+                "claims": sorted(self.claims_from) if ours else [],
+            }
+        )
+        self._say(worker.id, told)
+        if ours:
+            self._told, self._touched = told, time.monotonic()
+
+    def touch(self) -> None:
+        """Be alive in the eyes of others, without news."""
+        if self._told and time.monotonic() - self._touched > self._config.heartbeat / 2:
+            self._say(self._worker, self._told)
+            self._touched = time.monotonic()
+
+    def enlist(self, queues: Iterable[str]) -> None:
+        """Before the first claim from a queue, say that there may be leases of ours: others look there."""
+        new = set(queues) - self.claims_from
+        if new:
+            self.claims_from |= new
+            self.beat(self._info())
+
+    def leave(self) -> None:
+        """Be no worker any more."""
+        if self._told:
+            idle = [
+                ("SREM", self._queues.keys(queue).key("idle"), self._worker) for queue in self.claims_from
+            ]
+            self._redis.commands([("HDEL", self._key, self._worker), *idle])
+
+    def _say(self, worker: str, told: bytes) -> None:
+        self._redis.command("HSET", self._key, worker, b"%.6f %b" % (self._queues.time(), told))
+
+    # -- all of them ------------------------------------------------------------------------------------
+
+    def alive(self) -> list[WorkerInfo]:
+        """The processes that listen and are alive."""
+        known = self._known()
+        now = self._queues.ask_time()
+        infos = [
+            WorkerInfo(
+                *(name, told["host"], told["pid"], _time_of(told["began"]), _time_of(beat)),
+                *(tuple(told["queues"]), told["running"]),
+            )
+            for name, (beat, told) in known.items()
+            if now - beat <= told["lease"]
+        ]
+        return sorted(infos, key=lambda worker: (worker.started_at, worker.id))
+
+    def dead(self) -> list[tuple[str, list[str]]]:
+        """Those that have died, and the queues that they claimed from.
+
+        A worker has died when it was silent for as long as its lease, or for two heartbeats while the server
+        sees no connection of its. Who has just come back, perhaps with everybody, judges nobody yet.
+        """
+        steady_since = max(self._opened_at, self._redis.broke_at)
+        if time.monotonic() - steady_since < STEADY_AFTER * self._config.heartbeat:
+            return []
+        others = {name: known for name, known in self._known().items() if name != self._worker}
+        if not others:
+            return []
+        now = self._queues.ask_time()
+        silent = {
+            name: (now - beat, told)
+            for name, (beat, told) in others.items()
+            if now - beat > DEAF_AFTER * told["heartbeat"]
+        }
+        dead = [name for name, (span, told) in silent.items() if span > told["lease"]]
+        dead += self._deaf([name for name in silent if name not in dead])
+        return [(name, silent[name][1]["claims"]) for name in dead]
+
+    def forget(self, worker: str) -> None:
+        """Its jobs were taken from it."""
+        self._redis.command("HDEL", self._key, worker)
+
+    def _deaf(self, workers: list[str]) -> list[str]:
+        """Those on whose channels nobody hears; the nodes of a cluster know only their own connections."""
+        if not workers or self._redis.cluster:
+            return []
+        reply = self._redis.command("PUBSUB", "NUMSUB", *[self._queues.channel + name for name in workers])
+        ears = [pair[1] for pair in reply] if isinstance(reply[0], tuple) else reply[1::2]
+        return [name for name, number in zip(workers, ears, strict=True) if not number]
+
+    def _known(self) -> dict[str, tuple[float, dict[str, Any]]]:
+        known = {}
+        for name, value in pairs_of(self._redis.command("HGETALL", self._key)):
+            beat, _, told = value.partition(b" ")
+            known[name.decode()] = float(beat), orjson.loads(told)
+        return known
+
+
+def _time_of(epoch: float) -> datetime:
+    return datetime.fromtimestamp(epoch, UTC)

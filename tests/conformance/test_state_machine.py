@@ -1,0 +1,566 @@
+"""Random operations on a store and on a model of it, which must agree after each.
+
+A store joins with one class: how to make one, how to open it a second time, and what it can have done to it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from neoq import DuplicateJobError, MemBackend, SqliteBackend
+from neoq.backend import Backend
+from neoq.job import FINISHED, Job, Status, Unique
+from neoq.store import Demand, Failure, Lease, Outcome, QueueCounts
+
+pytestmark = pytest.mark.timeout(300)  # to make a failure small takes a while
+
+QUEUES = ("p", "q")
+HOUR, DAY = 3600.0, 86400.0
+EVERYTHING = 10_000
+MAX_CRASHES = 2
+FAILURE = Failure("ValueError", "no", "Traceback ...")
+
+PENDING, RUNNING, RETRYING = Status.PENDING, Status.RUNNING, Status.RETRYING
+SUCCEEDED, DEAD, CANCELLED = Status.SUCCEEDED, Status.DEAD, Status.CANCELLED
+
+
+@dataclass
+class Modelled:
+    """What is to be known of one job."""
+
+    id: int
+    queue: str
+    n: int
+    fingerprint: str
+    unique: Unique
+    priority: int
+    run_after: float
+    status: Status = PENDING
+    holds: bool = False
+    retries: int = 0
+    crashes: int = 0
+    token: int = 0
+    store: int = 0  # which of the two has claimed it
+    cancel: bool = False
+
+    @property
+    def waits(self) -> bool:
+        return self.status in {PENDING, RETRYING}
+
+    def end(self, status: Status) -> None:
+        self.status, self.holds, self.cancel, self.token = status, False, False, 0
+
+    def seen(self) -> tuple[Any, ...]:
+        return (
+            self.id,
+            self.queue,
+            self.n,
+            self.fingerprint,
+            self.priority,
+            round(self.run_after, 3) if self.status not in FINISHED else None,
+            self.status,
+            self.retries,
+            self.crashes,
+        )
+
+
+def seen(job: Job) -> tuple[Any, ...]:
+    """A job of the store, as `Modelled.seen` describes one."""
+    assert job.run_after is not None
+    due = round(job.run_after.timestamp(), 3) if job.status not in FINISHED else None
+    described = job.id, job.queue, job.payload["n"], job.fingerprint, job.priority, due
+    return (*described, job.status, job.retries, job.crashes)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A job to add."""
+
+    queue: str
+    n: int
+    own: str | None
+    unique: Unique
+    priority: int
+    delay: float
+    on_duplicate: Any
+
+    def job(self, now: float) -> Job:
+        job = Job(
+            self.queue,
+            {"n": self.n},
+            fingerprint=self.own,
+            unique=self.unique,
+            priority=self.priority,
+            run_after=self.delay or None,
+            on_duplicate=self.on_duplicate,
+        )
+        job._prepare(now, 2**20)
+        return job
+
+
+WANTED = st.builds(
+    Wanted,
+    queue=st.sampled_from(QUEUES),
+    n=st.integers(0, 3),
+    own=st.sampled_from([None, None, "own"]),
+    unique=st.sampled_from([True, True, False, "until_started"]),
+    priority=st.sampled_from([0, 0, 0, -1, 1]),
+    delay=st.sampled_from([0.0, 0.0, HOUR, 2 * HOUR]),
+    on_duplicate=st.sampled_from(["return", "return", "replace", "raise"]),
+)
+
+
+@dataclass
+class Model:
+    """The jobs as they should be."""
+
+    now: float
+    jobs: dict[int, Modelled] = field(default_factory=dict)
+    paused: set[str] = field(default_factory=set)
+
+    def holder(self, queue: str, fingerprint: str) -> Modelled | None:
+        for job in self.jobs.values():
+            if job.holds and (job.queue, job.fingerprint) == (queue, fingerprint):
+                return job
+        return None
+
+    def refuses(self, batch: Iterable[Job]) -> bool:
+        """Whether one of a batch raises."""
+        earlier = set[tuple[str, str]]()
+        for job in batch:
+            key = job.queue, job.fingerprint
+            if not job.unique:
+                continue
+            if job.on_duplicate == "raise" and (key in earlier or self.holder(*key)):
+                return True
+            earlier.add(key)
+        return False
+
+    def meet(self, holder: Modelled, job: Job) -> None:
+        assert job._run_after is not None
+        if not holder.waits:
+            return
+        if job.on_duplicate == "replace":
+            holder.n, holder.priority, holder.run_after = job.payload["n"], job.priority, job._run_after
+        elif holder.status is RETRYING:
+            holder.run_after = min(holder.run_after, job._run_after)
+
+    def accept(self, job: Job, job_id: int) -> None:
+        assert job._run_after is not None
+        new = Modelled(
+            job_id,
+            job.queue,
+            job.payload["n"],
+            job.fingerprint,
+            job.unique,
+            job.priority,
+            job._run_after,
+            holds=bool(job.unique),
+        )
+        self.jobs[job_id] = new
+
+    def ready(self, queue: str) -> list[Modelled]:
+        """What may be claimed of a queue, the best first."""
+        if queue in self.paused:
+            return []
+        jobs = [
+            job
+            for job in self.jobs.values()
+            if job.waits and job.queue == queue and job.run_after <= self.now
+        ]
+        return sorted(jobs, key=lambda job: (-job.priority, job.run_after, job.id))
+
+    def counts(self) -> list[QueueCounts]:
+        names = {SUCCEEDED: "succeeded", DEAD: "dead", CANCELLED: "cancelled", RUNNING: "running"}
+        found = {queue: QueueCounts(queue, paused=queue in self.paused) for queue in QUEUES}
+        for job in self.jobs.values():
+            if job.waits:
+                name = "scheduled" if job.status is PENDING else "retrying"
+                name = "ready" if job.run_after <= self.now else name
+            else:
+                name = names[job.status]
+            counts = found[job.queue]
+            found[job.queue] = replace(counts, **{name: getattr(counts, name) + 1})
+        return list(found.values())
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """The operations, and what holds after each of them."""
+
+    own_clock: ClassVar[bool] = True  # the store takes its time from `Backend.clock`
+    shared: ClassVar[bool] = True  # a second backend may work on it
+    dies: ClassVar[bool] = True  # the death of a backend shows at once
+
+    def make(self, **options: Any) -> Backend:
+        """Return a backend on an empty store."""
+        raise NotImplementedError
+
+    def another(self, first: Backend, **options: Any) -> Backend:
+        """Return a second backend on the store of a live one."""
+        raise NotImplementedError
+
+    def die(self, backend: Backend) -> None:
+        """Let a backend's process die, as far as the store can tell."""
+
+    def tidy(self) -> None:
+        """Remove what `make` made."""
+
+    # -- the beginning and the end -----------------------------------------------------------------------
+
+    OPTIONS: ClassVar[dict[str, Any]] = {
+        "autostart": False,
+        "lease": DAY,
+        "max_crashes": MAX_CRASHES,
+        "retention": None,
+        "max_finished": None,
+        "queue_capacity": None,
+    }
+
+    @initialize()
+    def open(self) -> None:
+        self.model = Model(2e9 if self.own_clock else time.time() - 1)
+        self.began = self.model.now
+        self.stores = [self.prepared(self.make(**self.OPTIONS))]
+        if self.shared:
+            self.stores.append(self.prepared(self.another(self.stores[0], **self.OPTIONS)))
+        self.old: list[Lease] = []
+
+    def prepared(self, backend: Backend) -> Backend:
+        if self.own_clock:
+            backend.clock = self
+        backend.queues()
+        if isinstance(backend, MemBackend):
+            backend.hold_timers(True)
+        return backend
+
+    def time(self) -> float:
+        return self.model.now
+
+    def monotonic(self) -> float:
+        return self.model.now
+
+    def teardown(self) -> None:
+        for store in reversed(getattr(self, "stores", [])):
+            store.shutdown(timeout=1)
+        self.tidy()
+
+    def a_store(self, number: int) -> Backend:
+        return self.stores[number % len(self.stores)]
+
+    def some(self, number: int, *statuses: Status) -> Modelled | None:
+        """One of the jobs of these statuses, or of all."""
+        jobs = [job for job in self.model.jobs.values() if not statuses or job.status in statuses]
+        return jobs[number % len(jobs)] if jobs else None
+
+    def running(self) -> list[Modelled]:
+        return [job for job in self.model.jobs.values() if job.status is RUNNING]
+
+    # -- add ---------------------------------------------------------------------------------------------
+
+    @rule(
+        wanted=st.lists(WANTED, min_size=1, max_size=3),
+        where=st.integers(0, 1),
+        twice=st.booleans(),
+    )
+    def add(self, wanted: list[Wanted], where: int, twice: bool) -> None:
+        store, model = self.a_store(where), self.model
+        token = os.urandom(16) if twice else b""
+        jobs = [each.job(model.now) for each in wanted]
+        copies = [job._copy() for job in jobs]
+        if model.refuses(jobs):
+            with pytest.raises(DuplicateJobError):
+                store.add(jobs, token=token)
+            return
+        added = store.add(jobs, token=token)
+        for job, got in zip(copies, added, strict=True):
+            holder = model.holder(job.queue, job.fingerprint) if job.unique else None
+            assert got.duplicate == (holder is not None)
+            assert got.id is not None
+            if holder is None:
+                assert got.id > max(model.jobs, default=0)
+                model.accept(job, got.id)
+            else:
+                assert got.id == holder.id
+                model.meet(holder, job)
+        if twice:
+            again = self.a_store(where + 1).add(copies, token=token)
+            assert [job.id for job in again] == [job.id for job in added]
+
+    # -- claim and settle --------------------------------------------------------------------------------
+
+    @rule(
+        limits=st.dictionaries(st.sampled_from(QUEUES), st.sampled_from([1, 1, 2, 9]), min_size=1),
+        where=st.integers(0, 1),
+    )
+    def claim(self, limits: dict[str, int], where: int) -> None:
+        model = self.model
+        ready = {queue: model.ready(queue) for queue in limits}
+        claimed = self.a_store(where).claim([Demand(*limit) for limit in limits.items()])
+        ids = {queue: [job.id for job in claimed.jobs if job.queue == queue] for queue in limits}
+        crashed = any(job.crashes for jobs in ready.values() for job in jobs)
+        for queue, limit in limits.items():
+            best = [job.id for job in ready[queue][:limit]]
+            if crashed:  # a job with a crash behind it comes alone, at its turn
+                assert ids[queue] == best[: len(ids[queue])]
+            else:
+                assert ids[queue] == best
+        if crashed:
+            assert len(claimed.jobs) >= 1
+            assert len(claimed.jobs) == 1 or not any(job.crashes for job in claimed.jobs)
+        for job in claimed.jobs:
+            assert job.id is not None
+            self.note_claimed(model.jobs[job.id], job, where)
+        if any(model.ready(queue) for queue in limits):
+            assert claimed.next_due is not None
+            assert claimed.next_due <= claimed.now
+        waiting = [
+            job.run_after
+            for job in model.jobs.values()
+            if job.waits and job.queue in limits and job.queue not in model.paused
+        ]
+        if waiting:
+            assert claimed.next_due is not None
+            assert claimed.next_due.timestamp() <= max(min(waiting), claimed.now.timestamp()) + 0.001
+
+    def note_claimed(self, known: Modelled, job: Job, where: int) -> None:
+        assert job._token
+        assert job._token not in {lease.token for lease in self.old if lease.job_id == job.id}
+        known.status, known.token, known.store = RUNNING, job._token, where % len(self.stores)
+        known.holds = known.holds and known.unique != "until_started"
+        self.old.append(Lease(known.id, known.queue, known.token))
+
+    @precondition(lambda self: self.some(0, RUNNING))
+    @rule(
+        number=st.integers(0, 99),
+        where=st.integers(0, 1),
+        status=st.sampled_from([SUCCEEDED, SUCCEEDED, DEAD, CANCELLED, RETRYING, RETRYING, PENDING]),
+        delay=st.sampled_from([0.0, HOUR]),
+    )
+    def settle(self, number: int, where: int, status: Status, delay: float) -> None:
+        model, job = self.model, self.some(number, RUNNING)
+        if job is None:
+            return
+        ends = status not in {RETRYING, PENDING}
+        outcome = Outcome(
+            Lease(job.id, job.queue, job.token),
+            status,
+            None if ends else model.now + delay,
+            status is RETRYING,
+            model.now,
+            model.now,
+            FAILURE if status in {RETRYING, DEAD} else None,
+            b"[1]" if status is SUCCEEDED else None,
+        )
+        assert self.a_store(where).settle([outcome]) == set()
+        job.retries += status is RETRYING
+        if job.cancel and not ends:
+            job.run_after = model.now + delay
+            job.end(CANCELLED)
+        elif ends:
+            job.end(status)
+        else:
+            job.status, job.run_after, job.token = status, model.now + delay, 0
+
+    @precondition(lambda self: self.an_old_lease(0))
+    @rule(
+        number=st.integers(0, 99), where=st.integers(0, 1), status=st.sampled_from([SUCCEEDED, DEAD, PENDING])
+    )
+    def settle_stale(self, number: int, where: int, status: Status) -> None:
+        lease = self.an_old_lease(number)
+        if lease is not None:
+            outcome = Outcome(lease, status, self.model.now, False, self.model.now, self.model.now)
+            assert self.a_store(where).settle([outcome]) == {lease.job_id}
+
+    @precondition(lambda self: self.old)
+    @rule(number=st.integers(0, 99), where=st.integers(0, 1))
+    def extend(self, number: int, where: int) -> None:
+        job, stale = self.some(number, RUNNING), self.an_old_lease(number)
+        leases = [Lease(job.id, job.queue, job.token)] if job else []
+        if stale is not None and (job is None or stale.job_id != job.id):
+            leases.append(stale)
+        else:
+            stale = None
+        extended = self.a_store(where).extend(leases)
+        assert extended.lost == ({stale.job_id} if stale else set())
+        assert extended.cancelled == ({job.id} if job and job.cancel else set())
+
+    def an_old_lease(self, number: int) -> Lease | None:
+        current = {(job.id, job.token) for job in self.model.jobs.values()}
+        old = [lease for lease in self.old if (lease.job_id, lease.token) not in current]
+        return old[number % len(old)] if old else None
+
+    # -- death -------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.dies and any(job.store for job in self.running()))
+    @rule()
+    def a_worker_dies(self) -> None:
+        first, second = self.stores
+        self.die(second)
+        reclaimed = first.reclaim()
+        returned, dead = set(), set()
+        for job in self.model.jobs.values():
+            if job.status is not RUNNING or job.store != 1:
+                continue
+            job.crashes += 1
+            if job.cancel:
+                job.end(CANCELLED)
+            elif job.crashes >= MAX_CRASHES:
+                job.end(DEAD)
+                dead.add(job.id)
+            else:
+                job.status, job.token = RETRYING if job.retries else PENDING, 0
+                returned.add(job.id)
+        assert {job.id for job in reclaimed.returned} == returned
+        assert {job.id for job in reclaimed.dead} == dead
+        second.shutdown(timeout=1)
+        self.stores[1] = self.prepared(self.another(first, **self.OPTIONS))
+
+    @precondition(lambda self: self.some(0, RUNNING))
+    @rule(where=st.integers(0, 1))
+    def nobody_died(self, where: int) -> None:
+        assert self.a_store(where).reclaim() == ([], [])
+
+    # -- operating ---------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.model.jobs)
+    @rule(number=st.integers(0, 99), where=st.integers(0, 1))
+    def cancel(self, number: int, where: int) -> None:
+        job = self.some(number)
+        if job is None:
+            return
+        changed = self.a_store(where).change([job.id], "cancel")
+        assert changed.done == ({job.id} if job.waits else set())
+        assert changed.running == ({job.id} if job.status is RUNNING else set())
+        if job.waits:
+            job.end(CANCELLED)
+        elif job.status is RUNNING:
+            job.cancel = True
+
+    @precondition(lambda self: self.model.jobs)
+    @rule(number=st.integers(0, 99), where=st.integers(0, 1), dead=st.booleans())
+    def retry(self, number: int, where: int, dead: bool) -> None:
+        model, job = self.model, self.some(number, *([DEAD] if dead else []))
+        if job is None:
+            return
+        taken = job.status is DEAD and job.unique and model.holder(job.queue, job.fingerprint)
+        if taken:
+            with pytest.raises(DuplicateJobError):
+                self.a_store(where).change([job.id], "retry")
+            return
+        changed = self.a_store(where).change([job.id], "retry")
+        assert changed.done == ({job.id} if job.waits or job.status is DEAD else set())
+        if job.status is DEAD:
+            job.status, job.retries, job.crashes, job.holds = PENDING, 0, 0, bool(job.unique)
+            job.run_after = self.as_stored(job)
+        elif job.waits and job.run_after > model.now:
+            job.run_after = self.as_stored(job)
+
+    def as_stored(self, job: Modelled) -> float:
+        """The time that the store has just given a job: now, on a clock which may not be ours."""
+        [found] = self.stores[0].find(ids=[job.id])
+        assert found.run_after is not None
+        at = found.run_after.timestamp()
+        assert at == self.model.now if self.own_clock else at <= time.time() + 1
+        return at
+
+    @precondition(lambda self: self.model.jobs)
+    @rule(number=st.integers(0, 99), where=st.integers(0, 1))
+    def delete(self, number: int, where: int) -> None:
+        job = self.some(number)
+        if job is None:
+            return
+        changed = self.a_store(where).change([job.id], "delete")
+        assert changed.done == (set() if job.status is RUNNING else {job.id})
+        if job.status is not RUNNING:
+            del self.model.jobs[job.id]
+
+    @rule(
+        queue=st.sampled_from(QUEUES), paused=st.sampled_from([False, False, True]), where=st.integers(0, 1)
+    )
+    def pause(self, queue: str, paused: bool, where: int) -> None:
+        self.a_store(where).set_paused(queue, paused)
+        (self.model.paused.add if paused else self.model.paused.discard)(queue)
+
+    @precondition(lambda self: self.own_clock and self.model.now < self.began + 20 * HOUR)  # within leases
+    @rule(hours=st.sampled_from([0.5, 1.0, 3.0]))
+    def advance(self, hours: float) -> None:
+        self.model.now += hours * HOUR
+        for store in self.stores:
+            if isinstance(store, MemBackend):
+                store.release_due()
+
+    # -- what always holds -------------------------------------------------------------------------------
+
+    @invariant()
+    def they_agree(self) -> None:
+        if not hasattr(self, "stores"):
+            return
+        for store in self.stores:
+            jobs = store.find(limit=EVERYTHING)
+            known = [job.seen() for job in sorted(self.model.jobs.values(), key=lambda job: -job.id)]
+            assert [seen(job) for job in jobs] == known
+
+    @invariant()
+    def they_count_alike(self) -> None:
+        if not hasattr(self, "stores"):
+            return
+        for store in self.stores:
+            counted = {counts.queue: counts for counts in store.counts()}
+            assert [counted.get(queue, QueueCounts(queue)) for queue in QUEUES] == self.model.counts()
+
+
+class MemMachine(StoreMachine):
+    """Jobs in memory: nobody else is there, and nobody dies."""
+
+    shared = dies = False
+
+    def make(self, **options: Any) -> Backend:
+        return MemBackend(**{name: options[name] for name in options if name != "lease"})
+
+
+class SqliteMachine(StoreMachine):
+    """Jobs in a file, which two backends have open."""
+
+    def make(self, **options: Any) -> Backend:
+        self.directory = Path(tempfile.mkdtemp())
+        return SqliteBackend(self.directory / "jobs.db", synchronous="off", **options)
+
+    def another(self, first: Backend, **options: Any) -> Backend:
+        return SqliteBackend(self.directory / "jobs.db", synchronous="off", **options)
+
+    def die(self, backend: Backend) -> None:
+        assert isinstance(backend, SqliteBackend)
+        backend._locks.let_go()
+
+    def tidy(self) -> None:
+        shutil.rmtree(self.directory)
+
+
+def as_test(machine: type[StoreMachine]) -> Any:
+    """A test of about ten seconds."""
+    test = machine.TestCase
+    test.settings = settings(
+        max_examples=150,
+        stateful_step_count=60,
+        deadline=None,
+        report_multiple_bugs=False,
+        phases=[Phase.reuse, Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    return test
+
+
+TestMemory = as_test(MemMachine)
+TestSqlite = as_test(SqliteMachine)
