@@ -22,7 +22,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-ON_SERVERS = {"postgres.md": "postgres_url", "redis.md": "redis_url"}  # pages that read NEOQ_URL
+ON_SERVERS = {  # pages that read NEOQ_URL
+    "postgres.md": "postgres_url",
+    "redis.md": "redis_url",
+    "transactions.md": "postgres_url",
+}
 SECONDS_A_PAGE = 45
 PRINTS = "<!-- prints -->"
 END_OF_BLOCK = "\x1e"  # printed between the outputs of two blocks
@@ -82,7 +86,7 @@ def outputs_expected(page: Path) -> Iterator[tuple[int, Block]]:
 
 def run_page(page: Path, folder: Path, variables: dict[str, str]) -> list[str]:
     """Run the program of a page in a fresh interpreter; return what each of its blocks printed."""
-    program = folder / page.with_suffix(".py").name.lower()
+    program = folder / f"page_{page.stem.lower()}.py"  # redis.py would be imported as redis
     program.write_text(program_of(page), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **variables}
     done = subprocess.run(
