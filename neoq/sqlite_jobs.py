@@ -32,6 +32,8 @@ from neoq.store import (
 if TYPE_CHECKING:
     from neoq.config import Config
 
+HeldLease = tuple[int, int, float]  # a job's id, the token of its claim, and until when it is ours
+
 _STATUSES = (
     Status.PENDING,
     Status.RETRYING,
@@ -533,12 +535,12 @@ class Ledger:
 
     # -- reclaim ----------------------------------------------------------------------------------------
 
-    def reclaim(self, dead_workers: set[str]) -> Reclaimed:
-        """Take the jobs of workers that died, or let their leases run out."""
+    def reclaim(self, dead_workers: set[str], not_renewed: set[HeldLease]) -> Reclaimed:
+        """Take the jobs of workers that died, and those whose leases are still as they were seen."""
         reclaimed = Reclaimed([], [])
         for row in self._do(f"select {COLUMNS} from neoq_jobs where place = 2").fetchall():  # noqa: S608
             job = job_of(row)
-            if job.worker in dead_workers or (row[-1] or 0.0) < self.now:
+            if job.worker in dead_workers or (job.id, job._token, row[-1]) in not_renewed:
                 self._take_back(job, reclaimed)
         for worker in dead_workers:
             self._do("delete from neoq_workers where id = ?", (worker,))
