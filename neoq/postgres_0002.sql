@@ -148,63 +148,87 @@ begin
 end $$;
 
 
--- Take the best ready jobs of each queue. The last row, which has no id, tells when the next one is due
--- (run_after) and what time it is (created_at). A job with a crash behind it comes alone, at its turn. Of the
--- level and the time that are given for a queue, what is due before is passed over; better levels are not.
+-- Take the best ready jobs of each queue. The rows after them have no id. One for each queue and priority that was
+-- looked at says from what time on the next claim may look (run_after), and how many seconds this one searched
+-- (progress): what is before that time was taken, and may lie there dead for as long as somebody's transaction is
+-- open, to be stepped over by each claim. The last row tells when the next job is due (run_after) and what time it
+-- is (created_at). A job with a crash behind it comes alone, at its turn.
 create function claim(
-    p_worker int, p_token bigint, p_queues text[], p_limits int[], p_kinds text[], p_levels smallint[],
-    p_since float8[]
-)
-returns setof jobs language plpgsql
+    p_worker int, p_token bigint, p_queues text[], p_limits int[], p_kinds text[],
+    p_known_queues text[], p_known_levels smallint[], p_known_from float8[]
+) returns setof jobs language plpgsql
 set search_path from current
 set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
 as $$
 #variable_conflict use_column
 declare
     v_now float8 := clock();
-    v_last jobs;
+    v_began float8;
+    v_told jobs;
     v_next float8;
     v_due float8;
     v_left int;
+    v_levels smallint[];
+    v_froms float8[];
+    v_place int;
     v_level smallint;
+    v_from float8;
+    v_last_due float8;
     v_rows tid[];
     v_crashed boolean;
-    v_last_due float8;
     v_taken boolean := false;
-    v_since float8;
 begin
     <<every_queue>>
     for i in 1 .. cardinality(p_queues) loop
         continue when exists (select from queues where queue = p_queues[i] and paused);
         v_left := p_limits[i];
-        if p_levels[i] is null then
-            select (select priority from jobs where queue = p_queues[i] order by priority desc limit 1) into v_level;
-        else
-            select coalesce((
-                select priority from jobs where queue = p_queues[i] and priority > p_levels[i]
-                order by priority desc limit 1
-            ), p_levels[i]) into v_level;
+        v_levels := null;
+        if p_known_queues is not null then
+            select array_agg(level order by level desc), array_agg(start order by level desc)
+            into v_levels, v_froms
+            from unnest(p_known_queues, p_known_levels, p_known_from) as known (name, level, start)
+            where name = p_queues[i];
+            if exists (select from jobs where queue = p_queues[i] and priority > v_levels[1]) then
+                v_levels := null;
+            end if;
         end if;
-        while v_level is not null loop
-            v_since := case when v_level = p_levels[i] then p_since[i] else '-infinity' end;
-            v_last_due := v_since;
+        v_place := 0;
+        v_level := null;
+        loop
+            v_place := v_place + 1;
+            if v_place <= cardinality(v_levels) then
+                v_level := v_levels[v_place];
+                v_from := v_froms[v_place];
+            else
+                v_from := '-infinity';
+                select (
+                    select priority from jobs
+                    where queue = p_queues[i] and priority < coalesce(v_level, 32767::smallint)
+                    order by priority desc limit 1
+                ) into v_level;
+            end if;
+            exit when v_level is null;
+            v_began := clock();
+            v_last_due := v_from;
             v_rows := null;
+            v_crashed := false;
             if v_left > 0 then
-                select array_agg(row), bool_or(crashes > 0), max(run_after)
+                select array_agg(row), bool_or(crashes > 0), coalesce(max(run_after), v_now)
                 into v_rows, v_crashed, v_last_due
                 from (
                     select ctid as row, crashes, run_after from jobs
-                    where queue = p_queues[i] and priority = v_level and status < 2 and run_after <= v_now
-                        and run_after >= v_since and (p_kinds is null or kind = any (p_kinds))
+                    where queue = p_queues[i] and priority = v_level and status < 2
+                        and run_after >= v_from and run_after <= v_now
+                        and (p_kinds is null or kind = any (p_kinds))
                     order by run_after, id limit v_left for update skip locked
                 ) best;
-                v_last_due := coalesce(v_last_due, v_now);
                 if v_crashed then
                     v_next := v_now;
                     select array_agg(row order by place) into v_rows from (
                         select row, place, min(place) filter (where crashes > 0) over () as crash
                         from unnest(v_rows) with ordinality as best (row, place) join jobs on ctid = row
                     ) job where place < crash or (crash = 1 and place = 1 and not v_taken);
+                    v_last_due := v_from;
                 end if;
             end if;
             if v_rows is not null then
@@ -220,7 +244,6 @@ begin
             elsif v_crashed then
                 continue every_queue;
             end if;
-            v_crashed := false;
             select (
                 select run_after from jobs
                 where queue = p_queues[i] and priority = v_level and status < 2
@@ -229,16 +252,20 @@ begin
                 order by run_after, id limit 1
             ) into v_due;
             v_next := least(v_next, v_due);
+            if p_kinds is null then
+                v_told.queue := p_queues[i];
+                v_told.priority := v_level;
+                v_told.run_after := least(v_last_due, v_now - 0.1);  -- what is committed late is not missed
+                v_told.progress := clock() - v_began;
+                return next v_told;
+            end if;
             exit when v_left = 0 and v_next <= v_now;
-            select (
-                select priority from jobs where queue = p_queues[i] and priority < v_level
-                order by priority desc limit 1
-            ) into v_level;
         end loop;
     end loop;
-    v_last.run_after := v_next;
-    v_last.created_at := v_now;
-    return next v_last;
+    v_told := null;
+    v_told.run_after := v_next;
+    v_told.created_at := v_now;
+    return next v_told;
 end $$;
 
 

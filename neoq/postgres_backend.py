@@ -26,13 +26,13 @@ from neoq.errors import (
 )
 from neoq.job import Job, Status, to_datetime
 from neoq.postgres_add import Adder, duplicate_of, holder_in, is_duplicate
-from neoq.postgres_arrays import float8s, int2s, int4s, int8s, texts, uuids
+from neoq.postgres_arrays import float8s, int4s, int8s, texts, uuids
 from neoq.postgres_connections import Connections, describe
 from neoq.postgres_jobs import claimed, counts_of, find_query, held, job_of, text
 from neoq.postgres_listen import Announcer, Presence, news
+from neoq.postgres_search import Searches, Told
 from neoq.postgres_settle import Settlement
 from neoq.postgres_statements import Statements
-from neoq.postgres_trail import Place, Trails
 from neoq.postgres_transactions import Joined
 from neoq.store import (
     Action,
@@ -166,7 +166,7 @@ class PostgresBackend(Backend):
             log=config.log,
         )
         self._lost_claims: list[int] = []  # tokens
-        self._trails = Trails()
+        self._searches = Searches()
         self._room = threading.Condition()
         self._blocked = 0
         self._refusing = False
@@ -342,17 +342,17 @@ class PostgresBackend(Backend):
         number = self._presence.hold()
         self._undo_lost_claims()
         token = int.from_bytes(os.urandom(7), "big") + 1  # an older claim's cannot equal it
-        only = wanted[0] if len(wanted) == 1 and kinds is None else None
-        place = self._trails.place(only[0]) if only else None
+        queues = [queue for queue, _ in wanted]
+        known = self._searches.known(queues) if kinds is None else {}
         values = (
             number,
             token,
-            texts([queue for queue, _ in wanted]),
+            texts(queues),
             int4s([min(limit, 2**31 - 1) for _, limit in wanted]),
             None if kinds is None else texts(kinds),
-            *((None, None) if place is None else (int2s([place.priority]), float8s([place.since]))),
+            *self._searches.values(known),
         )
-        began, start = self.clock.time(), _time.monotonic()
+        began = self.clock.time()
         try:
             rows = self._execute(self._statements.claim, values)
         except BackendUnavailable as error:
@@ -362,23 +362,15 @@ class PostgresBackend(Backend):
         last = rows.pop()
         due, now = last[3], last[4]
         self._compare_clocks(now, began)
+        self._searches.learn(known, [Told(row[1], row[2], row[3], row[-1]) for row in rows if row[0] is None])
+        rows = [row for row in rows if row[0] is not None]
+        whole = self._searches.next_whole(known)
+        if whole is not None and len(rows) < sum(limit for _, limit in wanted):
+            due = now + whole if due is None else min(due, now + whole)
         if len(rows) > 1:
             rows.sort(key=_best_first)
-        if only:
-            self._remember(only, place, rows, _time.monotonic() - start)
-        if place is not None:  # what this one passed over is found then
-            again = now + self._trails.seconds_left(wanted[0][0])
-            due = again if due is None else min(due, again)
         worker = self.engine.worker_id
         return [claimed(row, token, worker) for row in rows], due, now
-
-    def _remember(
-        self, wanted: tuple[str, int], begun: Place | None, rows: list[Any], seconds: float
-    ) -> None:
-        """Remember where a claim that found all it wanted has ended."""
-        queue, limit = wanted
-        last = Place(rows[-1][2], rows[-1][3]) if len(rows) >= limit else None
-        self._trails.ended(queue, begun, last, len(rows), seconds)
 
     def _compare_clocks(self, now: float, began: float) -> None:
         if began <= now + SAME_CLOCK and now <= self.clock.time() + SAME_CLOCK:

@@ -27,7 +27,21 @@ _UNIQUE: dict[int, Unique] = {0: False, 1: True, 2: "until_started"}
 _ON_DUPLICATE: dict[OnDuplicate, int] = {"return": 0, "raise": 1, "replace": 2}
 _FIELDS = ("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled")  # of QueueCounts
 
-_PLAIN = (0, 0, 1, None, None, None, None, None, None, None, None, None)  # from crashes on, as most jobs are
+_PLAIN = (
+    0,
+    0,
+    1,
+    None,
+    None,
+    None,
+    None,
+    None,
+    None,
+    None,
+    None,
+    None,
+    None,
+)  # from crashes on, as most jobs are
 
 
 class Arrays:
@@ -151,6 +165,7 @@ def claimed(row: Sequence[Any], token: int, worker: str) -> Job:
             meta,
             job.error,
             job.traceback,
+            _,
         ) = row[6:]
         job.unique = _UNIQUE[uniqueness]
         if meta is not None:

@@ -28,8 +28,10 @@ class Statements:
         self._add()
         self._look()
         self.claim = f"""
-            select {_CLAIMED} from {s}.claim(%s::int, %s::bigint, %s::text[], %s::int[], %s::text[],
-                %s::smallint[], %s::float8[])
+            select {_CLAIMED}, progress from {s}.claim(
+                %s::int, %s::bigint, %s::text[], %s::int[], %s::text[], %s::text[], %s::smallint[],
+                %s::float8[]
+            )
         """
         self.unclaim = f"""
             update {s}.jobs

@@ -67,6 +67,7 @@ class Adder:
     def add_tick(self, cron: str, tick: float, job: Job) -> Job | None:
         """Add the job of a cron's tick; None where the tick is known."""
         part = Part(job.queue, [0], [job])
+        self._queues.number(job.queue)
         reply = self._call_general(part, b"", None, 0, cron=(cron, repr(tick)))
         if reply[0] == b"known":
             return None
@@ -92,6 +93,7 @@ class Adder:
             done += len(part.jobs)
 
     def _add_part(self, part: Part, token: bytes, room: int | None, number: int = 0) -> None:
+        self._queues.number(part.queue)  # first: a queue that holds jobs is always known
         if room is None:
             reply = self._call_new(part, token, number)
             met = reply is None or reply[0] == b"taken"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time as _time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -69,6 +69,9 @@ class RedisConfig(Config):
         TEXT,
         "The server: redis://, rediss:// (TLS), redis+unix://, redis+sentinel://, redis+cluster://.",
     )
+    db: int | None = setting(
+        None, count(0, none=True), "The number of the database, where the URL does not end in it."
+    )
     prefix: str = setting(
         "neoq", Kind("printable characters without { } :", _prefix), "What all keys begin with, in braces."
     )
@@ -89,6 +92,13 @@ class RedisConfig(Config):
         3600.0, span(0.0, none=True), "How long finished jobs can be looked up; None: for ever."
     )
 
+    def address(self) -> Address:
+        """Where the server is; ValueError where that is not said."""
+        address = Address.of(self.url)
+        if self.db is not None and address.kind == "cluster":
+            raise ValueError("a cluster has no databases")
+        return address if self.db is None else replace(address, db=self.db)
+
     def tls(self) -> dict[str, Any]:
         """What redis-py is told of certificates."""
         files = {"ssl_ca_certs": self.tls_ca, "ssl_certfile": self.tls_cert, "ssl_keyfile": self.tls_key}
@@ -97,7 +107,7 @@ class RedisConfig(Config):
     def _contradictions(self) -> list[str]:
         problems = super()._contradictions()
         try:
-            Address.of(self.url)
+            self.address()
         except ValueError as error:
             problems.append(f"url does not say where the server is: {error}")
         return problems
@@ -150,7 +160,7 @@ class RedisBackend(Backend):
         """Connect, and look whether the server may keep jobs."""
         config = self.config
         connection = RedisConnection(
-            Address.of(config.url),
+            config.address(),
             socket_timeout=config.socket_timeout,
             wait_replicas=config.wait_replicas,
             tls=config.tls(),
@@ -582,6 +592,9 @@ class RedisBackend(Backend):
     def _reconcile(self, queue: str) -> None:
         arguments = [self._cursors.get(queue, 0), RECONCILED_AT_ONCE]
         self._cursors[queue], found = self._queues.call(self._scripts.reconcile, queue, arguments)
+        if found:
+            self._stir(queue)
+            self._notify(queue, "ready")
         for stored in found:
             self.config.log.error(
                 "job %s of %s was in no list and is ready again: something else writes to our keys",

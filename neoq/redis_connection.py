@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -32,6 +32,7 @@ _OLD_POOL = "command_name" in inspect.signature(redis.ConnectionPool.get_connect
     inspect.signature(redis.ConnectionPool.get_connection).parameters["command_name"].default
     is inspect.Parameter.empty
 )
+_FULL = "command not allowed when used memory"  # redis-py cuts off the code before it
 _PORTS = {"sentinel": 26379}
 _NOT_NOW = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS")
 
@@ -69,8 +70,7 @@ class Address:
         if kind == "unix":
             if hosts or not parts.path:
                 raise ValueError("it names a socket by its path: redis+unix:///run/redis.sock")
-            query = dict(parse_qsl(parts.query))
-            return cls(**address, path=unquote(parts.path), db=_db(query.get("db", "0")))  # type: ignore[arg-type]
+            return cls(**address, path=unquote(parts.path))  # type: ignore[arg-type]
         path = [unquote(part) for part in parts.path.split("/") if part]
         servers = tuple(_host(text, _PORTS.get(kind, 6379)) for text in hosts.split(",") if text)
         service = ""
@@ -93,7 +93,7 @@ class Address:
 
 def is_full(error: BackendError) -> bool:
     """Whether the server refused for want of memory."""
-    return "OOM command" in str(error.__cause__)
+    return _FULL in str(error.__cause__)
 
 
 def _evalsha(script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Sequence[Any]:
@@ -246,14 +246,13 @@ class RedisConnection:
         version = tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
         if version < _OLDEST:
             raise BackendError(
-                f"the server at {self.address} is Redis {text}; jobs need Redis 6.2 or newer, or Valkey 7.2 or "
-                "newer"
+                f"the server at {self.address} is Redis {text}; jobs need Redis 6.2 or Valkey 7.2, or newer"
             )
         policy = str(info.get("maxmemory_policy", "noeviction"))
         if policy.startswith("allkeys"):  # volatile-... evicts only what expires by itself: no job does
             problem = (
-                f"the server at {self.address} evicts keys when it is full (maxmemory-policy {policy}), and jobs "
-                "with them; set maxmemory-policy noeviction there, or keep jobs in a server of their own"
+                f"the server at {self.address} evicts keys when it is full (maxmemory-policy {policy}), and "
+                "jobs with them; set maxmemory-policy noeviction there, or keep jobs in a server of their own"
             )
             raise ConfigError([problem])
         if not info.get("aof_enabled"):
@@ -374,7 +373,7 @@ class RedisConnection:
             return self.connection_of(self._client)
 
     def connection_of(self, client: Any) -> Any:
-        """A new connection of a client: of a cluster's to some node, for they pass calls on to one another."""
+        """A new connection of a client: of a cluster's to some node, for they pass calls on to each other."""
         if self.cluster:
             client = client.get_redis_connection(client.get_random_node())
         pool = client.connection_pool
@@ -422,10 +421,10 @@ class RedisConnection:
                 f"Redis at {at} refuses us: {text}; check user and password in the URL "
                 "(redis://user:password@host), and what the user may do"
             )
-        elif "OOM command" in text:
+        elif _FULL in text:
             wrapped = BackendUnavailable(
-                f"Redis at {at} is full (maxmemory); nothing of this was stored. Give it more memory, or keep "
-                f"finished jobs for a shorter time (retention): {text}"
+                f"Redis at {at} is full (maxmemory); nothing of this was stored. Give it more memory, or "
+                f"keep finished jobs for a shorter time (retention): {text}"
             )
         elif text.startswith(_NOT_NOW) or isinstance(
             error, (redis.exceptions.BusyLoadingError, redis.exceptions.ReadOnlyError)

@@ -1,7 +1,7 @@
 """The wake of one process: a connection on which the server calls it.
 
 Whoever adds a job to a queue calls one worker that has nothing to do there, by name. A call that is lost
-costs time, never a job: workers look all the same every few seconds, and at once when this connection is back.
+costs time, never a job: workers look all the same every few seconds, and at once when the connection is back.
 """
 
 from __future__ import annotations

@@ -72,6 +72,8 @@ class RedisServer:
                 with self.client(socket_timeout=1.0) as client:
                     client.ping()
                 return
+            except redis.AuthenticationError:
+                return
             except redis.RedisError as error:
                 ended = self._process is not None and self._process.poll() is not None
                 if ended or time.monotonic() > give_up:

@@ -86,7 +86,7 @@ def outputs_expected(page: Path) -> Iterator[tuple[int, Block]]:
 
 def run_page(page: Path, folder: Path, variables: dict[str, str]) -> list[str]:
     """Run the program of a page in a fresh interpreter; return what each of its blocks printed."""
-    program = folder / page.with_suffix(".py").name.lower()
+    program = folder / f"page_{page.stem.lower()}.py"  # redis.py would be imported as redis
     program.write_text(program_of(page), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **variables}
     done = subprocess.run(

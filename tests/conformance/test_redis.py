@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 
 from neoq.backend import Backend
 from neoq.redis_backend import RedisBackend
 from neoq.testing import BackendConformance
+from tests.redis_ledger import check_ledger
 
 
 class TestRedisBackend(BackendConformance):
@@ -18,13 +20,19 @@ class TestRedisBackend(BackendConformance):
     features = RedisBackend.features
 
     @pytest.fixture(autouse=True)
-    def _server(self, redis_url: str, redis_prefix: Callable[[], str]) -> None:
+    def _server(self, redis_url: str, redis_prefix: Callable[[], str]) -> Iterator[None]:
         self._url = redis_url
-        self._prefix = redis_prefix
+        self._new_prefix = redis_prefix
+        self._prefixes: list[str] = []
+        yield
+        with redis.Redis.from_url(redis_url, protocol=2) as client:
+            for prefix in self._prefixes:
+                check_ledger(client, prefix)
 
     def make_backend(self, **options: Any) -> RedisBackend:
         """Return a backend under a prefix of its own."""
-        return RedisBackend(self._url, prefix=self._prefix(), **options)
+        self._prefixes.append(self._new_prefix())
+        return RedisBackend(self._url, prefix=self._prefixes[-1], **options)
 
     def reopen(self, backend: Backend, **options: Any) -> RedisBackend:
         """Return a backend on the jobs of one that was shut down."""

@@ -1,0 +1,61 @@
+"""Whether the jobs that a Redis server keeps add up: each is in one place, and nothing is left over."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import redis
+
+PLACES = ("ready", "wait", "retry", "lease", "done", "dead", "cancelled")
+
+
+def check_ledger(client: redis.Redis, prefix: str) -> None:
+    """Fail where a job is in two places or in none, or a fingerprint is held by nobody."""
+    for queue in _fields(client, f"{{{prefix}}}:queues"):
+        check_queue(client, f"{{{prefix}:{queue}}}:")
+
+
+def check_queue(client: redis.Redis, tag: str) -> None:
+    jobs = _fields(client, tag + "jobs")
+    lives = _fields(client, tag + "life")
+    at: dict[str, str] = {}
+    for place in PLACES:
+        for member in client.zrange(tag + place, 0, -1):
+            job = _id_in(place, member.decode())
+            assert job not in at, f"{job} is in {at[job]} and in {place}"
+            at[job] = place
+    assert at.keys() == jobs.keys(), f"in no place, or in one without a record: {at.keys() ^ jobs.keys()}"
+    assert {
+        job for member in client.zrange(tag + "ids", 0, -1) for job in _ids_in(member.decode())
+    } >= jobs.keys()
+    for extra in ("life", "payloads", "results", "progress"):
+        assert _fields(client, tag + extra).keys() <= jobs.keys(), extra
+    held = {}
+    for job, record in jobs.items():
+        status = json.loads(lives[job])["s"] if job in lives else 0
+        ended = {"done": 3, "dead": 4, "cancelled": 5}.get(at[job])
+        assert (status if status > 2 else None) == ended, (job, status, at[job])
+        if record[:1] in b"14" and ended is None:
+            held[record[9 : 9 + int(record[5:9])].decode()] = job
+    holders = {print_: job.decode() for print_, job in _fields(client, tag + "uniq").items()}
+    until_started = {job for job, record in jobs.items() if record[:1] in b"25"}
+    assert {print_: job for print_, job in holders.items() if job not in until_started} == held
+    for name in ("cancel", "crashed"):
+        unfinished = {job for job, place in at.items() if place in {"ready", "wait", "retry", "lease"}}
+        assert {member.decode() for member in client.smembers(tag + name)} <= unfinished, name
+
+
+def _fields(client: redis.Redis, key: str) -> dict[str, Any]:
+    return {name.decode(): value for name, value in client.hgetall(key).items()}
+
+
+def _id_in(place: str, member: str) -> str:
+    if place == "lease":
+        return member.partition(":")[0]
+    return member[3:] if place in {"wait", "retry"} else member
+
+
+def _ids_in(member: str) -> list[str]:
+    first, _, count = member.partition(":")
+    return [str(int(first) + number) for number in range(int(count or 1))]

@@ -1,0 +1,639 @@
+"""RedisBackend's own: addresses, servers that may not keep jobs, servers that fail, many and large jobs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+import neoq
+from neoq.job import Job, Status
+from neoq.redis_backend import RedisBackend
+from neoq.store import Demand, Outcome, lease_of, succeeded
+from neoq.testing.cases.seam import prepared
+from tests.redis_ledger import check_ledger
+from tests.redis_server import RedisServer, binary, free_port, running_server
+
+PATIENCE = 20.0
+AOF = ("--appendonly", "yes")
+
+
+@pytest.fixture
+def backend(redis_url: str, redis_prefix: Callable[[], str]) -> Iterator[RedisBackend]:
+    """A backend that runs nothing, with keys of its own."""
+    with RedisBackend(redis_url, prefix=redis_prefix(), autostart=False) as backend:
+        yield backend
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    """A client of the test's own."""
+    with redis.Redis.from_url(redis_url, protocol=2) as client:
+        yield client
+
+
+def eventually(holds: Callable[[], object], what: str) -> None:
+    give_up = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < give_up, what
+        time.sleep(0.01)
+
+
+def id_of(job: Job) -> int:
+    assert job.id is not None
+    return job.id
+
+
+# -------------------------------------------------------------------------------------------------- addresses
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("redis://localhost/one", "a database is a number"),
+        ("redis://localhost:port", "url does not say"),
+        ("redis://a,b", "several hosts need"),
+        ("redis://localhost/0/1", "number of a database"),
+        ("redis://:s3cret#x@localhost", "%23"),
+        ("redis+unix://", "redis+unix:///run/redis.sock"),
+        ("redis+sentinel://localhost:26379", "redis+sentinel://host:26379/mymaster"),
+        ("redis+cluster://localhost/1", "none in a cluster"),
+        ("redis://localhost?prefix={a}", "printable characters without { } :"),
+        ("redis://localhost?path=x", "path is no setting"),
+    ],
+)
+def test_a_bad_url(url: str, advice: str) -> None:
+    """A URL that does not say where the server is names what it should be, and no password."""
+    with pytest.raises(neoq.ConfigError) as caught:
+        neoq.connect(url)
+    assert advice in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_password_is_shown_nowhere() -> None:
+    """Neither a backend nor its settings show the password of their URL."""
+    backend = neoq.connect("redis://me:s3cret@localhost:6380/1", autostart=False)
+    assert "s3cret" not in repr(backend) + repr(backend.config)
+    assert "localhost:6380/1" in repr(backend)
+
+
+def test_nothing_is_connected_before_it_is_used() -> None:
+    """A backend is made without a look at its server."""
+    neoq.RedisBackend(f"redis://127.0.0.1:{free_port()}")
+
+
+def test_nobody_listens_there() -> None:
+    """A server that is not there is a BackendUnavailable that names its address, and nothing has happened."""
+    port = free_port()
+    backend = neoq.RedisBackend(f"redis://127.0.0.1:{port}", autostart=False)
+    with pytest.raises(neoq.BackendUnavailable, match=f"127.0.0.1:{port}") as caught:
+        backend.enqueue("q")
+    assert isinstance(caught.value.__cause__, redis.RedisError)
+    assert not caught.value.outcome_unknown
+
+
+def test_a_host_without_a_name() -> None:
+    """A host that nobody knows is a BackendUnavailable."""
+    backend = neoq.RedisBackend("redis://nobody.invalid", autostart=False)
+    with pytest.raises(neoq.BackendUnavailable, match=r"nobody\.invalid"):
+        backend.enqueue("q")
+
+
+def test_a_wrong_password() -> None:
+    """A server that refuses us says so, and where user and password belong."""
+    with running_server(*AOF, "--requirepass", "right") as server:
+        for credentials in ("", ":wrong@"):
+            backend = neoq.connect(f"redis://{credentials}127.0.0.1:{server.port}", autostart=False)
+            with pytest.raises(neoq.BackendUnavailable, match="user and password") as caught:
+                backend.enqueue("q")
+            assert "wrong@" not in str(caught.value)
+        with neoq.connect(f"redis://:right@127.0.0.1:{server.port}", autostart=False) as backend:
+            assert backend.enqueue("q").id
+
+
+def test_a_socket_and_a_database() -> None:
+    """A server is reached by its socket, and jobs are kept in the database of the URL."""
+    with running_server(*AOF) as server:
+        with neoq.connect(f"redis+unix://{server.socket_path}?db=3", autostart=False) as backend:
+            job = backend.enqueue("q")
+        with neoq.connect(f"redis://127.0.0.1:{server.port}/3", autostart=False) as backend:
+            assert backend.get(id_of(job)) is not None
+        with neoq.connect(f"redis://127.0.0.1:{server.port}/0", autostart=False) as backend:
+            assert backend.get(id_of(job)) is None
+
+
+# ------------------------------------------------------------------------------------------- what is promised
+
+
+@pytest.mark.parametrize(("policy", "fits"), [("allkeys-lru", False), ("volatile-lru", True)])
+def test_a_server_that_evicts(policy: str, fits: bool) -> None:
+    """A server that would evict jobs is refused at the first call, not one that evicts only what expires."""
+    with running_server(*AOF, "--maxmemory-policy", policy) as server:
+        backend = neoq.connect(server.url, autostart=False)
+        if fits:
+            assert backend.enqueue("q").id
+        else:
+            with pytest.raises(neoq.ConfigError, match="maxmemory-policy noeviction"):
+                backend.enqueue("q")
+
+
+def test_a_server_that_forgets(caplog: pytest.LogCaptureFixture) -> None:
+    """A server without an append-only file is used, with a warning of what may be lost."""
+    with running_server() as server, neoq.connect(server.url, autostart=False) as backend:
+        backend.enqueue("q")
+    assert "appendonly yes" in caplog.text
+
+
+def test_a_server_that_keeps_is_no_warning(backend: RedisBackend, caplog: pytest.LogCaptureFixture) -> None:
+    """With an append-only file there is nothing to warn of."""
+    backend.enqueue("q")
+    assert caplog.text == ""
+
+
+def test_replicas_that_are_not_there() -> None:
+    """wait_replicas without replicas: the job is stored, and the error says that its safety is not known."""
+    with running_server(*AOF) as server:
+        with neoq.connect(server.url, autostart=False, wait_replicas=1, socket_timeout=0.2) as backend:
+            with pytest.raises(neoq.BackendUnavailable, match="0 replicas have confirmed") as caught:
+                backend.enqueue("q")
+            assert caught.value.outcome_unknown
+            assert len(backend.jobs()) == 1
+        with running_server("--replicaof", f"127.0.0.1 {server.port}") as replica:
+            client = replica.client()
+            eventually(lambda: client.info("replication")["master_link_status"] == "up", "it follows")
+            with neoq.connect(server.url, autostart=False, wait_replicas=1) as backend:
+                assert backend.enqueue("q", {"n": 1}).id
+                assert len(backend.jobs()) == 2
+
+
+@pytest.mark.parametrize("ask", ["enqueue", "enqueue_many"])
+def test_no_transactions(backend: RedisBackend, ask: str) -> None:
+    """A transaction is refused with what to use instead."""
+    what = "q" if ask == "enqueue" else [Job("q")]
+    with pytest.raises(neoq.UnsupportedError, match="after the commit"):
+        getattr(backend, ask)(what, transaction=object())
+
+
+# ------------------------------------------------------------------------------------------ servers that fail
+
+
+def test_scripts_are_forgotten(backend: RedisBackend, client: redis.Redis) -> None:
+    """SCRIPT FLUSH between any two calls costs nothing: single calls and several in one round trip."""
+    ran: list[int] = []
+    for n in range(3):
+        client.script_flush()
+        backend.enqueue("q", {"n": n})
+        client.script_flush()
+        backend.enqueue_many([Job("p", {"n": n}), Job("q", {"n": n + 10})])
+    client.script_flush()
+    jobs = backend.claim([Demand("p", 10), Demand("q", 10)]).jobs
+    ran += [job.payload["n"] for job in jobs]
+    client.script_flush()
+    assert backend.settle([done(job) for job in jobs]) == set()
+    assert sorted(ran) == [0, 0, 1, 1, 2, 2, 10, 11, 12]
+
+
+def done(job: Job, **fields: Any) -> Outcome:
+    now = time.time()
+    return Outcome(lease_of(job), Status.SUCCEEDED, started_at=now, finished_at=now, **fields)
+
+
+def test_connections_are_killed(redis_url: str, redis_prefix: Callable[[], str], client: redis.Redis) -> None:
+    """With every connection killed again and again each accepted job runs, once."""
+    ran: Counter[int] = Counter()
+    prefix = redis_prefix()
+    with RedisBackend(redis_url, prefix=prefix, heartbeat=0.2, lease=10.0) as backend:
+        backend.listen("q", lambda job: ran.update([job.payload["n"]]), concurrency=4)
+        stop = threading.Event()
+
+        def cut() -> None:
+            while not stop.wait(0.05):
+                client.client_kill_filter(_type="normal", skipme=True)
+                client.client_kill_filter(_type="pubsub", skipme=True)
+
+        cutter = threading.Thread(target=cut)
+        cutter.start()
+        accepted, doubtful = [], 0
+        try:
+            for n in range(400):
+                try:
+                    backend.enqueue("q", {"n": n})
+                except neoq.BackendUnavailable as error:
+                    doubtful += not error.outcome_unknown
+                else:
+                    accepted.append(n)
+        finally:
+            stop.set()
+            cutter.join()
+        eventually(lambda: set(accepted) <= set(ran), "all that were accepted run")
+        assert backend.drain(PATIENCE)
+    assert (max(ran.values()), doubtful) == (1, 0)
+    check_ledger(client, prefix)
+
+
+def test_a_restart_under_load() -> None:
+    """When a server is killed and started again all that was accepted runs, once."""
+    ran: Counter[int] = Counter()
+    with running_server(*AOF, "--appendfsync", "always") as server:
+        with neoq.connect(server.url, heartbeat=0.5, socket_timeout=2.0, logger="t") as backend:
+            backend.listen("q", lambda job: ran.update([job.payload["n"]]), concurrency=4)
+            accepted: list[int] = []
+            stop = threading.Event()
+
+            def produce() -> None:
+                n = 0
+                while not stop.is_set():
+                    n += 1
+                    try:
+                        backend.enqueue("q", {"n": n})
+                    except neoq.BackendUnavailable:
+                        stop.wait(0.02)
+                    else:
+                        accepted.append(n)
+
+            producer = threading.Thread(target=produce)
+            producer.start()
+            for _ in range(2):
+                count = len(accepted)
+                eventually(lambda count=count: len(accepted) > count + 100, "jobs are accepted")  # type: ignore[misc]
+                server.kill()
+                time.sleep(0.1)
+                server.start()
+            stop.set()
+            producer.join()
+            eventually(lambda: set(accepted) <= set(ran), "all that were accepted run")
+            assert backend.drain(PATIENCE)
+            assert {number for number, times in ran.items() if times > 1} == set()
+        check_ledger(server.client(), "neoq")
+
+
+def test_an_outage_keeps_outcomes(caplog: pytest.LogCaptureFixture) -> None:
+    """A handler that ends while the server is away has ended: its outcome is settled when that is back."""
+    began, gate, runs = threading.Event(), threading.Event(), []
+
+    def handler(job: Job) -> str:
+        runs.append(job.id)
+        began.set()
+        gate.wait(PATIENCE)
+        return "done"
+
+    with (
+        running_server(*AOF, "--appendfsync", "always") as server,
+        neoq.connect(server.url, heartbeat=0.2) as backend,
+    ):
+        backend.listen("q", handler)
+        job = backend.enqueue("q")
+        assert began.wait(PATIENCE)
+        server.kill()
+        gate.set()
+        eventually(lambda: "outcomes wait for the store" in caplog.text, "it is said")
+        server.start()
+        assert backend.wait(id_of(job), PATIENCE).result == "done"
+        assert runs == [job.id]
+
+
+def test_a_server_that_hangs() -> None:
+    """A server that does not answer is away after socket_timeout; whether it has heard us is not known."""
+    import signal
+
+    with (
+        running_server(*AOF) as server,
+        neoq.connect(server.url, socket_timeout=0.2, autostart=False) as backend,
+    ):
+        backend.enqueue("q", {"n": 0})
+        server.signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(neoq.BackendUnavailable) as caught:
+                backend.enqueue("q", {"n": 1})
+        finally:
+            server.signal(signal.SIGCONT)
+        assert caught.value.outcome_unknown
+        backend.enqueue("q", {"n": 1})
+        assert len(backend.jobs()) == 2  # heard or not, the same job is there once
+
+
+def fill(backend: neoq.Backend, queue: str) -> int:
+    """Enqueue until the server is full; return how many jobs it took."""
+    for accepted in range(0, 20_000, 50):
+        try:
+            backend.enqueue_many([Job(queue, {"n": accepted + n, "x": "x" * 1000}) for n in range(50)])
+        except neoq.BackendUnavailable as error:
+            assert "full (maxmemory)" in str(error)  # noqa: PT017  # any other error fails the test as it is
+            assert not error.outcome_unknown  # noqa: PT017
+            return accepted
+    return pytest.fail("the server was never full")
+
+
+def test_a_full_server() -> None:
+    """A full server takes no jobs and says why; what it has is run, and that makes room."""
+    with (
+        running_server(*AOF, "--maxmemory", "6mb") as server,
+        neoq.connect(server.url, autostart=False, retention=0) as backend,
+    ):
+        accepted = fill(backend, "q")
+        check_ledger(server.client(), "neoq")
+        backend.listen("q", lambda _job: None)
+        backend.start()
+        assert backend.drain(PATIENCE)
+        assert backend.stats().processed == accepted
+        assert backend.enqueue("q", {"again": True}).id
+
+
+def test_a_full_server_and_results() -> None:
+    """Outcomes of a full server are settled all the same; what cannot be kept of them is not."""
+    with (
+        running_server(*AOF, "--maxmemory", "6mb") as server,
+        neoq.connect(server.url, autostart=False) as backend,
+    ):
+        jobs = backend.enqueue_many([Job("q", {"n": n}) for n in range(10)])
+        fill(backend, "p")
+        claimed = backend.claim([Demand("q", 10)]).jobs
+        assert backend.settle([done(job) for job in claimed]) == set()
+        assert all(job is None or job.finished for job in map(backend.get, map(id_of, jobs)))
+        check_ledger(server.client(), "neoq")
+
+
+# -------------------------------------------------------------------------------------- replies that are lost
+
+
+class Deaf:
+    """Loses the next reply of a backend's connection, after the server has done what was asked."""
+
+    def __init__(self, backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._connection = backend._redis
+        self._plain = backend._redis._exchange_once
+        self.left = 0
+        monkeypatch.setattr(backend._redis, "_exchange_once", self._exchange)
+
+    def _exchange(self, commands: Any, near: Any) -> Any:
+        replies = self._plain(commands, near)
+        if self.left:
+            self.left -= 1
+            raise redis.ConnectionError("the reply was lost")
+        return replies
+
+
+@pytest.fixture
+def deaf(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> Deaf:
+    backend.enqueue("q", {"first": True})
+    return Deaf(backend, monkeypatch)
+
+
+@pytest.mark.parametrize("unique", [True, False])
+def test_a_lost_reply_doubles_no_job(backend: RedisBackend, deaf: Deaf, unique: bool) -> None:
+    """An enqueue whose reply is lost is asked again, and has added its jobs once, each new."""
+    deaf.left = 1
+    one = backend.enqueue("q", {"n": 1}, unique=unique)
+    deaf.left = 1
+    many = backend.enqueue_many([Job("q", {"n": n}, unique=unique) for n in (2, 3)])
+    assert [job.duplicate for job in (one, *many)] == [False] * 3
+    assert len(backend.jobs()) == 4
+    deaf.left = 1
+    assert backend.enqueue("q", {"n": 1}).duplicate is unique
+
+
+def test_a_lost_reply_to_a_settle(backend: RedisBackend, deaf: Deaf) -> None:
+    """Outcomes that were recorded without our hearing of it are not stale when they are said again."""
+    backend.enqueue_many([Job("q", {"n": n}) for n in range(3)])
+    jobs = backend.claim([Demand("q", 10)]).jobs
+    outcomes = [done(jobs[0]), done(jobs[1]), Outcome(lease_of(jobs[2]), Status.DEAD, finished_at=1.0)]
+    deaf.left = 2
+    with pytest.raises(neoq.BackendUnavailable):
+        backend.settle(outcomes)
+    assert backend.settle(outcomes) == set()
+    assert backend.settle(outcomes) == {job.id for job in jobs[:3]}
+
+
+def test_a_lost_reply_to_a_claim(backend: RedisBackend, deaf: Deaf) -> None:
+    """Jobs that were claimed without our hearing of it are given back, uncharged, before the next claim."""
+    assert backend.claim([Demand("q", 0)]).jobs == []
+    backend._workers.enlist(["q"])
+    deaf.left = 1
+    with pytest.raises(neoq.BackendUnavailable):
+        backend.claim([Demand("q", 10)])
+    [job] = backend.claim([Demand("q", 10)]).jobs
+    assert (job.payload, job.retries, job.crashes) == ({"first": True}, 0, 0)
+    assert backend.settle([done(job)]) == set()
+
+
+# --------------------------------------------------------------------------------------------------- clusters
+
+
+def test_a_cluster() -> None:
+    """All of it works where keys of different queues may not meet: in a cluster."""
+    with running_server(*AOF, "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as server:
+        client = server.client()
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        eventually(lambda: client.cluster("info")["cluster_state"] == "ok", "the cluster is ready")
+        ran: Counter[str] = Counter()
+        with neoq.connect(f"redis+cluster://127.0.0.1:{server.port}", heartbeat=0.2, lease=5.0) as backend:
+            for queue in ("p", "q"):
+                backend.listen(queue, lambda job: ran.update([job.queue]), max_retries=0)
+            last = [backend.enqueue(queue, {"last": True}, run_after=0.2) for queue in ("p", "q")]
+            backend.enqueue_many([Job("pq"[n % 2], {"n": n}) for n in range(1000)])
+            for job in last:
+                assert backend.wait(id_of(job), PATIENCE).status is Status.SUCCEEDED
+            assert backend.drain(PATIENCE)
+            assert ran == {"p": 501, "q": 501}
+            backend.pause("q")
+            waiting = backend.enqueue("q", {"paused": True})
+            assert backend.cancel(id_of(waiting))
+            assert {counts.queue: counts.cancelled for counts in backend.queues()} == {"p": 0, "q": 1}
+            assert len(backend.jobs(limit=2000)) == 1003
+            eventually(lambda: [worker.queues for worker in backend.workers()] == [("p", "q")], "it is known")
+            backend.prune()
+        check_ledger(client, "neoq")
+
+
+@contextmanager
+def sentinel_of(server: RedisServer, directory: Path) -> Iterator[int]:
+    """A sentinel that watches over a server; its port."""
+    port = free_port()
+    file = directory / "sentinel.conf"
+    file.write_text(
+        f"port {port}\nbind 127.0.0.1\nsentinel monitor jobs 127.0.0.1 {server.port} 1\n"
+        "sentinel down-after-milliseconds jobs 500\nsentinel failover-timeout jobs 3000\n"
+    )
+    with (directory / "sentinel.log").open("wb") as log:
+        process = subprocess.Popen([binary(), str(file), "--sentinel"], stdout=log, stderr=log, cwd=directory)
+        try:
+            yield port
+        finally:
+            process.kill()
+            process.wait(PATIENCE)
+
+
+def test_a_failover(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """When a sentinel makes the replica the master, jobs that it had are run, and new ones are taken."""
+    caplog.set_level(logging.ERROR)
+    with (
+        running_server(*AOF) as master,
+        running_server(*AOF, "--replicaof", f"127.0.0.1 {master.port}") as replica,
+    ):
+        follower = replica.client()
+        eventually(lambda: follower.info("replication")["master_link_status"] == "up", "it follows")
+        with sentinel_of(master, tmp_path) as port:
+            watcher = redis.Redis(port=port, protocol=2)
+            eventually(lambda: _answers(watcher) and watcher.sentinel_slaves("jobs"), "it knows the replica")
+            url = f"redis+sentinel://127.0.0.1:{port}/jobs"
+            with neoq.connect(url, heartbeat=0.5, wait_replicas=1) as backend:
+                backend.listen("q", lambda job: job.payload["n"])
+                kept = backend.enqueue("q", {"n": 1}, run_after=3.0)
+                done = backend.enqueue("q", {"n": 0})
+                assert backend.wait(id_of(done), PATIENCE).result == 0
+                master.kill()
+                with neoq.connect(url, autostart=False) as producer:
+                    eventually(lambda: _enqueues(producer), "the replica takes jobs")
+                assert backend.wait(id_of(kept), PATIENCE).result == 1
+        check_ledger(follower, "neoq")
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def _enqueues(backend: neoq.Backend) -> bool:
+    try:
+        return bool(backend.enqueue("q", {"n": 2}).id)
+    except neoq.BackendUnavailable:
+        return False
+
+
+# --------------------------------------------------------------------------------------------- many and large
+
+
+def test_a_large_payload(backend: RedisBackend, client: redis.Redis) -> None:
+    """A payload of 1 MiB comes back whole, and scripts do not carry it about."""
+    text = "x" * (2**20 - 20)
+    job = backend.enqueue("q", {"text": text})
+    [found] = backend.claim([Demand("q", 1)]).jobs
+    assert (found.payload, backend.get(id_of(job)).payload) == ({"text": text}, {"text": text})  # type: ignore[union-attr]
+    record = client.hgetall(f"{{{backend.config.prefix}:q}}:jobs").popitem()[1]
+    assert len(record) < 200
+    backend.settle([done(found)])
+    assert backend.delete(id_of(job))
+    check_ledger(client, backend.config.prefix)
+
+
+def test_many_jobs_of_one_fingerprint(backend: RedisBackend) -> None:
+    """10,000 jobs that share a fingerprint are one job."""
+    jobs = backend.enqueue_many([Job("q", {"n": n}, fingerprint="one") for n in range(10_000)])
+    assert {job.id for job in jobs} == {jobs[0].id}
+    assert sum(not job.duplicate for job in jobs) == 1
+
+
+def test_many_queues(backend: RedisBackend) -> None:
+    """500 queues are told apart, and their jobs found by id."""
+    jobs = backend.enqueue_many([Job(f"queue {n}", {"n": n}) for n in range(500)])
+    assert len({job.id for job in jobs}) == 500
+    assert [backend.get(id_of(jobs[n])).payload for n in (0, 250, 499)] == [{"n": 0}, {"n": 250}, {"n": 499}]  # type: ignore[union-attr]
+    claimed = backend.claim([Demand(f"queue {n}", 1) for n in range(500)]).jobs
+    assert sorted(job.payload["n"] for job in claimed) == list(range(500))
+
+
+def test_strange_names(backend: RedisBackend, client: redis.Redis) -> None:
+    """Names that look like parts of keys are names like others."""
+    names = ("}", "{", "a}b", "q}:jobs", "%d", ":", "\N{SNOWMAN}")
+    for name in names:
+        backend.enqueue(name, {"n": name})
+    claimed = backend.claim([Demand(name, 5) for name in names]).jobs
+    assert [(job.queue, job.payload["n"]) for job in claimed] == [(name, name) for name in names]
+    assert backend.settle([succeeded_now(job) for job in claimed]) == set()
+    check_ledger(client, backend.config.prefix)
+
+
+def succeeded_now(job: Job) -> Outcome:
+    job._ran_at = job._finished_at = time.time()
+    return succeeded(job)
+
+
+def test_batches_leave_nothing_behind(backend: RedisBackend, client: redis.Redis) -> None:
+    """When all jobs of a batch are forgotten, prune forgets the batch."""
+    jobs = backend.enqueue_many([Job("q", {"n": n}) for n in range(10)])
+    for job in jobs[1:]:
+        backend.delete(id_of(job))
+    backend.prune()
+    assert client.zcard(f"{{{backend.config.prefix}:q}}:ids") == 1
+    backend.delete(id_of(jobs[0]))
+    backend.prune()
+    assert client.zcard(f"{{{backend.config.prefix}:q}}:ids") == 0
+    assert backend.jobs() == []
+
+
+def test_a_job_that_is_nowhere(
+    backend: RedisBackend, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job that somebody's hand took out of the lists is found by the sweep, and told of."""
+    job = backend.enqueue("q")
+    client.delete(f"{{{backend.config.prefix}:q}}:ready")
+    assert backend.claim([Demand("q", 1)]).jobs == []
+    backend._swept = -1e9
+    backend.reclaim()
+    assert [found.id for found in backend.claim([Demand("q", 1)]).jobs] == [job.id]
+    assert str(job.id) in caplog.text
+
+
+def test_a_producer_whose_clock_is_behind(backend: RedisBackend, client: redis.Redis) -> None:
+    """Jobs of a producer whose clock lags are numbered after those that were there, large ones too."""
+    first = backend.enqueue("q", {"n": 0})
+    backend._queues.clock_ahead = -3600.0
+    backend._adder._next.clear()
+    large = {"x": "x" * 5000}
+    later = backend.enqueue_many(
+        [Job("q", {"n": 1}), Job("q", large), Job("q", {"n": 2}, run_after=3600, priority=5)]
+    )
+    ids = [id_of(job) for job in (first, *later)]
+    assert ids == sorted(set(ids))
+    assert [job.payload for job in backend.jobs()][::-1] == [{"n": 0}, {"n": 1}, large, {"n": 2}]
+    assert [job.payload for job in backend.claim([Demand("q", 9)]).jobs] == [{"n": 0}, {"n": 1}, large]
+    check_ledger(client, backend.config.prefix)
+
+
+def test_an_idle_worker_asks_little(redis_url: str, redis_prefix: Callable[[], str]) -> None:
+    """While nothing happens a worker sends less than two commands a second, those in scripts included."""
+    with running_server(*AOF) as server, neoq.connect(server.url) as worker:
+        worker.listen("q", lambda _job: None)
+        client = server.client()
+        assert worker.wait(id_of(worker.enqueue("q")), PATIENCE)
+        time.sleep(1.0)
+        before = client.info("stats")["total_commands_processed"]
+        time.sleep(6.0)
+        asked = client.info("stats")["total_commands_processed"] - before - 1
+    assert asked < 12
+
+
+def test_what_scripts_say_of_themselves() -> None:
+    """Every script's header tells its keys, arguments, result and complexity."""
+    folder = Path(neoq.__file__).parent / "lua"
+    scripts = [path for path in folder.glob("*.lua") if path.name != "job.lua"]
+    assert len(scripts) > 10
+    for path in scripts:
+        header = path.read_text().partition("\n\n")[0]
+        for word in ("-- keys: ", "-- arguments: ", "-- result: ", "-- complexity: "):
+            assert word in header, f"{path.name} does not say its {word}"
+
+
+def test_retries_survive_the_json_of_lua(backend: RedisBackend) -> None:
+    """Times and ids keep every digit through the server."""
+    job = prepared("q", {"n": 2**63}, run_after=-1.123456)
+    [added] = backend.add([job], token=b"") if backend.queues() is not None else []
+    [claimed] = backend.claim([Demand("q", 1)]).jobs
+    again = time.time() + 3600.123456
+    backend.settle([Outcome(lease_of(claimed), Status.RETRYING, run_after=again, charged=True)])
+    found = backend.get(id_of(added))
+    assert found is not None
+    assert (found._run_after, found.payload) == (again, {"n": 2**63})
+    assert json.dumps(found.payload) == json.dumps({"n": 2**63})
