@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -29,8 +28,7 @@ from neoq import (
     UnsupportedError,
 )
 from neoq.postgres_schema import VERSION
-from neoq.postgres_trail import Trails
-from neoq.store import Demand, given_back
+from neoq.store import Demand
 from neoq.testing.cases.suite import PATIENCE, Seen, ended, eventually, in_threads, prepared
 from tests.postgres_server import PostgresServer
 from tests.processes import running
@@ -284,7 +282,6 @@ def test_claims_go_by_the_index(backend: PostgresBackend, admin: psycopg.Connect
         ("p_queues[i]", "'q'"),
         ("v_level", "2::smallint"),
         ("v_now", "1e9::float8"),
-        ("v_since", "'-infinity'::float8"),
         ("v_left", "100"),
         ("p_kinds", "null::text[]"),
     ):
@@ -294,23 +291,6 @@ def test_claims_go_by_the_index(backend: PostgresBackend, admin: psycopg.Connect
     assert "Sort" not in plan
     assert "Seq Scan" not in plan
     assert "rows=100" in plan.replace("rows=100.00", "rows=100")
-
-
-def test_claims_pass_over_what_lies_dead(backend: PostgresBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a slow claim the next ones begin where it ended; what they pass over is claimed in the end."""
-    monkeypatch.setattr("neoq.postgres_trail.SLOW", (-1.0, 0.0))  # every claim is
-    monkeypatch.setattr("neoq.postgres_trail.SHARE", 1e6)
-    jobs = [Job("q", {"n": n}, run_after=datetime.fromtimestamp(1e9 + n, UTC)) for n in range(200)]
-    backend.enqueue_many(jobs)
-    first, *rest = backend.claim([Demand("q", 50)]).jobs
-    backend.settle([given_back(first)])
-    more = backend.claim([Demand("q", 50)])
-    assert [job.payload["n"] for job in more.jobs] == list(range(50, 100))
-    better = backend.enqueue("q", {"n": "better"}, priority=1)
-    assert [job.id for job in backend.claim([Demand("q", 1)]).jobs] == [better.id]
-    backend._trails = Trails()  # the time is up
-    assert backend.claim([Demand("q", 1)]).jobs[0].id == first.id
-    assert len(rest) == 49
 
 
 def test_no_statement_reads_the_whole_table(backend: PostgresBackend, admin: psycopg.Connection[Any]) -> None:
