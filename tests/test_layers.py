@@ -25,6 +25,7 @@ LEAVES = {
     *(
         "postgres_listen",
         "postgres_schema",
+        "postgres_search",
         "postgres_settle",
         "postgres_statements",
         "postgres_transactions",
