@@ -19,17 +19,9 @@ from neoq.config import Config, Kind, setting, span
 from neoq.errors import BackendClosedError, BackendError, ConfigError, UnsupportedError
 from neoq.job import Job, Status, to_datetime
 from neoq.sqlite_file import SqliteFile
-from neoq.sqlite_jobs import (
-    COLUMNS,
-    PRUNED_AT_ONCE,
-    HeldLease,
-    Ledger,
-    counts_of,
-    job_of,
-    place_and_status,
-    refuse_full,
-)
+from neoq.sqlite_jobs import PRUNED_AT_ONCE, HeldLease, Ledger, refuse_full
 from neoq.sqlite_locks import WorkerLocks
+from neoq.sqlite_rows import COLUMNS, counts_of, job_of, place_and_status
 from neoq.store import (
     Action,
     Changed,
