@@ -10,6 +10,7 @@ import threading
 import time as _time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,10 @@ from neoq.errors import (
     StaleLeaseError,
 )
 from neoq.executor import Listener, Middleware
-from neoq.job import Job, Status, check_queue, encode_result, to_datetime
+from neoq.job import FINISHED, Job, Status, check_queue, encode_result, to_datetime
 from neoq.shutdown import ShutdownReport, Stopping, interrupts_us
 from neoq.source import LocalSource, Source
-from neoq.store import Outcome, Store, WorkerInfo, lease_of
+from neoq.store import Outcome, Store, WorkerInfo, lease_of, succeeded
 from neoq.ticker import Cron, Ticker
 from neoq.timeouts import Slot, Watchdog
 from neoq.worker import Lane, Runner, current_slot
@@ -36,6 +37,18 @@ if TYPE_CHECKING:
     from neoq.fetcher import Fetcher
     from neoq.keeper import Keeper
     from neoq.settler import Settler
+
+
+WORD_COMES = 1.0  # seconds in which we are told of the end of a job that ran here
+
+
+@dataclass
+class Awaited:
+    """A job that `wait` waits for: in how many threads, as last seen, and how it ended if that was here."""
+
+    waiters: int = 0
+    seen: Job | None = None
+    outcome: Outcome | None = None
 
 
 class Engine:
@@ -68,6 +81,7 @@ class Engine:
         self.lanes: dict[str, Lane] = {}
         self.changed = threading.Condition()
         self.watchers = 0
+        self.awaited: dict[int, Awaited] = {}
         self.stopping: Stopping | None = None
         self.worker_id = os.urandom(16).hex()
         self.began = self.clock.time()
@@ -259,6 +273,8 @@ class Engine:
             self._warn_of(stale)
         if self.stopping is not None:
             self.stopping.note_succeeded(jobs, stale)
+        if self.awaited:
+            self._note_awaited([succeeded(job) for job in jobs if job.id in self.awaited], stale)
         if self.watchers:
             self.tell()
 
@@ -268,8 +284,18 @@ class Engine:
             self._warn_of(stale)
         if self.stopping is not None:
             self.stopping.note(outcomes, stale)
+        if self.awaited:
+            self._note_awaited(outcomes, stale)
         if self.watchers:
             self.tell()
+
+    def _note_awaited(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
+        """Keep how a job ended for who waits for it: its store may not (retention=0)."""
+        for outcome in outcomes:
+            job_id = outcome.lease.job_id
+            with self.changed:
+                if job_id in self.awaited and job_id not in stale and outcome.status in FINISHED:
+                    self.awaited[job_id].outcome = outcome
 
     def _warn_of(self, stale: set[int]) -> None:
         for job_id in stale:
@@ -472,23 +498,50 @@ class Engine:
             timeout = 0  # nothing else happens while this thread waits
         slot = current_slot()
         give_up = math.inf if timeout is None else _time.monotonic() + timeout
-        with self.watching():
+        with self.watching(), self._awaiting(job_id) as awaited:
             while True:
                 job = next(iter(self.store.find(ids=[job_id], limit=1)), None)
                 if job is None:
-                    raise NeoqError(
-                        f"nothing is known of job {job_id}: it never was, or it finished and was forgotten "
-                        "(max_finished, retention)",
-                        job_id=job_id,
-                    )
+                    return self._forgotten(job_id, awaited)
                 if job.finished:
                     return job
+                awaited.seen = job
                 if slot is not None and slot.asked is not None:
                     raise slot.asked
                 left = give_up - _time.monotonic()
                 if left <= 0:
                     raise TimeoutError(f"job {job_id} of {job.queue} is {job.status.name} after {timeout} s")
                 self.wait_for_change(left)
+
+    @contextmanager
+    def _awaiting(self, job_id: int) -> Iterator[Awaited]:
+        with self.changed:
+            awaited = self.awaited.setdefault(job_id, Awaited())
+            awaited.waiters += 1
+        try:
+            yield awaited
+        finally:
+            with self.changed:
+                awaited.waiters -= 1
+                if not awaited.waiters:
+                    del self.awaited[job_id]
+
+    def _forgotten(self, job_id: int, awaited: Awaited) -> Job:
+        """A job that its store no longer has: as it ended here while we waited, or an error."""
+        if awaited.seen is not None:
+            with self.changed:  # its store forgets it a moment before we are told how it ended
+                self.changed.wait_for(lambda: awaited.outcome, WORD_COMES)
+        outcome = awaited.outcome
+        if outcome is None or awaited.seen is None:
+            raise NeoqError(
+                f"nothing is known of job {job_id}: it never was, or it finished and was forgotten "
+                "(max_finished, retention)",
+                job_id=job_id,
+            )
+        job = awaited.seen._copy()
+        job.status, job._result = outcome.status, outcome.result
+        job._ran_at, job._finished_at = outcome.started_at, outcome.finished_at
+        return job
 
     def unfinished(self) -> list[Job]:
         """Every job that has not ended, oldest first."""

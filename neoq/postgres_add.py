@@ -226,10 +226,13 @@ class Adder:
 
     def _stored(self, tokens: Iterable[bytes | None], last_id: int, lost: BackendUnavailable) -> Rows:
         """The rows that adds with these tokens have stored."""
-        if not self._connections.await_end(".jobs (id") or not self._connections.await_end(".add("):
-            raise lost  # it may still be committed
         sought = uuids(list(tokens))
-        return self._execute(self._statements.added_by, (last_id, sought, last_id, sought))
+        try:
+            if self._connections.await_end(".jobs (id") and self._connections.await_end(".add("):
+                return self._execute(self._statements.added_by, (last_id, sought, last_id, sought))
+        except BackendUnavailable as error:
+            raise lost from error
+        raise lost  # it may still be committed
 
     def close(self) -> None:
         """Close the connection of the group."""

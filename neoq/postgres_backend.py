@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from neoq import postgres_schema
 from neoq.backend import Backend
-from neoq.config import FLAG, Config, Kind, count, setting
+from neoq.config import FLAG, Config, Kind, count, setting, span
 from neoq.errors import (
     BackendClosedError,
     BackendError,
@@ -50,6 +50,7 @@ from neoq.store import (
 )
 
 ROOM_EVERY = 0.05  # seconds between looks whether a full queue has room again
+SERVER_EVERY = 0.2  # seconds between looks whether a server that is away is back
 PRUNED_AT_ONCE = 5000  # so that no statement holds others up for long
 SAME_CLOCK = 1.0  # seconds that this machine's clock may differ from the server's and count as equal
 _LEAVES_NOTHING = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED})
@@ -77,6 +78,11 @@ class PostgresConfig(Config):
         "The schema that has neoq's tables; it is made where it does not exist.",
     )
     pool_size: int = setting(10, count(2, 1000), "Connections of a process, beside the one that listens.")
+    wait_for_server: float = setting(
+        0.0,
+        span(0.0, 86400),
+        "How long an enqueue waits while the server is away, before BackendUnavailable.",
+    )
     migrate: bool = setting(
         True, FLAG, "Make or update the tables at the first use; False leaves that to neoq.migrate(url)."
     )
@@ -225,16 +231,32 @@ class PostgresBackend(Backend):
             known = self._adder.known(token)
             if known is not None:
                 return known
-        capacities = {} if self._is_boundless(jobs) else self._capacities(jobs)
-        if capacities and not self.in_runner():
-            added = self._add_bounded(jobs, token, capacities)
-        elif len(jobs) == 1 and jobs[0].on_duplicate != "raise":
-            added = [self._adder.add_one(jobs[0], token)]
-        else:
-            added = self._adder.add_many(jobs, token)
+        added = (
+            self._add(jobs, token) if not self.config.wait_for_server else self._add_patiently(jobs, token)
+        )
         for queue in {job.queue for job in jobs}:
             self._notify(queue, "ready")
         return added
+
+    def _add(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
+        capacities = {} if self._is_boundless(jobs) else self._capacities(jobs)
+        if capacities and not self.in_runner():
+            return self._add_bounded(jobs, token, capacities)
+        if len(jobs) == 1 and jobs[0].on_duplicate != "raise":
+            return [self._adder.add_one(jobs[0], token)]
+        return self._adder.add_many(jobs, token)
+
+    def _add_patiently(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
+        """Add, and wait for a server that is away; not where it is unknown what it has done."""
+        give_up = _time.monotonic() + self.config.wait_for_server
+        while True:
+            try:
+                return self._add(jobs, token)
+            except BackendUnavailable as error:
+                if error.outcome_unknown or self._refusing or _time.monotonic() >= give_up:
+                    raise
+            with self._room:
+                self._refusing or self._room.wait(SERVER_EVERY)
 
     def _is_boundless(self, jobs: Sequence[Job]) -> bool:
         return len(jobs) == 1 and self.capacity_of(jobs[0].queue) is None

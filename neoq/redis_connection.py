@@ -341,6 +341,7 @@ class RedisConnection:
         if not commands:
             return []
         attempts = 2 if again else 1
+        perhaps_done = False
         while True:
             attempts -= 1
             try:
@@ -350,7 +351,11 @@ class RedisConnection:
                 gone = isinstance(error, (redis.ConnectionError, OSError))
                 final = isinstance(error, (redis.TimeoutError, redis.AuthenticationError)) or not gone
                 if not attempts or final or "connecting to" in str(error):
-                    raise self.wrapped(error) from error
+                    wrapped = self.wrapped(error)
+                    if perhaps_done and isinstance(wrapped, BackendUnavailable):
+                        wrapped.outcome_unknown = True  # whatever became of the second attempt
+                    raise wrapped from error
+                perhaps_done = True
 
     def _exchange_once(self, commands: Sequence[Sequence[Any]], near: bytes | None) -> list[Any]:
         client = self._client
@@ -403,6 +408,18 @@ class RedisConnection:
         with self._lock:
             self.broken += 1
             self.broke_at = time.monotonic()
+        self._drop_free()  # they broke with this one, most likely, and the next attempt needs one that lives
+
+    def _drop_free(self) -> None:
+        client = self._client
+        while True:
+            try:
+                connection = self._free.pop()
+            except IndexError:
+                return
+            connection.disconnect()
+            if client is not None:
+                client.connection_pool.release(connection)
 
     def wrapped(self, error: Exception, *, connecting: bool = False) -> BackendError:
         """One of our errors for one of the driver's, which is its cause."""

@@ -19,16 +19,9 @@ from neoq.config import Config, Kind, setting, span
 from neoq.errors import BackendClosedError, BackendError, ConfigError, UnsupportedError
 from neoq.job import Job, Status, to_datetime
 from neoq.sqlite_file import SqliteFile
-from neoq.sqlite_jobs import (
-    COLUMNS,
-    PRUNED_AT_ONCE,
-    Ledger,
-    counts_of,
-    job_of,
-    place_and_status,
-    refuse_full,
-)
+from neoq.sqlite_jobs import PRUNED_AT_ONCE, HeldLease, Ledger, refuse_full
 from neoq.sqlite_locks import WorkerLocks
+from neoq.sqlite_rows import COLUMNS, counts_of, job_of, place_and_status
 from neoq.store import (
     Action,
     Changed,
@@ -150,6 +143,7 @@ class SqliteBackend(Backend):
         self._room = threading.Condition()
         self._blocked = 0
         self._refusing = False
+        self._leases_seen: dict[HeldLease, float] = {}  # and since when, on the monotonic clock
         self._closing = threading.Event()
         self._watch_lock = threading.Lock()
         self._watcher: threading.Thread | None = None
@@ -350,20 +344,27 @@ class SqliteBackend(Backend):
         return self._write(lambda ledger: ledger.extend(leases), lasting=False)
 
     def reclaim(self) -> Reclaimed:
-        """Take the jobs of workers whose lock is free, or whose leases ran out."""
-        rows = self._file.read(
-            "select worker, min(lease_until) from neoq_jobs where place = 2 group by worker"
-        )
-        dead = {worker for worker, _ in rows if self._locks.is_dead(worker)}
-        now = self.clock.time()
-        if not dead and not any(until < now for _, until in rows):
+        """Take the jobs of workers whose lock is free, or that did not renew their leases."""
+        rows = self._file.read("select worker, id, token, lease_until from neoq_jobs where place = 2")
+        dead = {worker for worker in {row[0] for row in rows} if self._locks.is_dead(worker)}
+        left = self._not_renewed({row[1:] for row in rows})
+        if not dead and not left:
             return Reclaimed([], [])
-        reclaimed = self._write(lambda ledger: ledger.reclaim(dead))
+        reclaimed = self._write(lambda ledger: ledger.reclaim(dead, left))
         for worker in dead:
             self._locks.forget(worker)
         for queue in {job.queue for job in reclaimed.returned}:
             self._notify(queue, "ready")
         return reclaimed
+
+    def _not_renewed(self, leases: set[HeldLease]) -> set[HeldLease]:
+        """The leases that nobody has renewed while we looked on for as long as a lease lives.
+
+        What they say themselves is by a clock that may have been set since.
+        """
+        now = self.clock.monotonic()
+        self._leases_seen = {lease: self._leases_seen.get(lease, now) for lease in leases}
+        return {lease for lease, since in self._leases_seen.items() if now - since > self.config.lease}
 
     def prune(self) -> int:
         """Forget finished jobs older than ``retention``, in parts that hold nobody up for long."""

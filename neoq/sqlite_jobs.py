@@ -6,7 +6,7 @@ import itertools
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,23 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from neoq.errors import DuplicateJobError, QueueFullError
-from neoq.job import CODEC, FINISHED, Job, Status, Unique
+from neoq.job import CODEC, FINISHED, Job, Status
+from neoq.sqlite_rows import (
+    COLUMNS,
+    N_CANCELLED,
+    N_DEAD,
+    N_READY,
+    N_RETRYING,
+    N_RUNNING,
+    N_SCHEDULED,
+    N_SUCCEEDED,
+    NUMBER,
+    PENDING,
+    RETRYING,
+    UNIQUENESS,
+    job_of,
+    kind_of,
+)
 from neoq.sqlite_schema import DIED, ENDED, READY, RUNS, WAITS
 from neoq.store import (
     Action,
@@ -23,7 +39,6 @@ from neoq.store import (
     Extended,
     Lease,
     Outcome,
-    QueueCounts,
     Reclaimed,
     Tick,
     WorkerInfo,
@@ -32,32 +47,13 @@ from neoq.store import (
 if TYPE_CHECKING:
     from neoq.config import Config
 
-_STATUSES = (
-    Status.PENDING,
-    Status.RETRYING,
-    Status.RUNNING,
-    Status.SUCCEEDED,
-    Status.DEAD,
-    Status.CANCELLED,
-)
-_NUMBER = {status: number for number, status in enumerate(_STATUSES)}
-_PENDING, _RETRYING, _RUNNING, _SUCCEEDED, _DEAD, _CANCELLED = range(6)
-_UNIQUENESS: dict[Unique, int] = {False: 0, True: 1, "until_started": 2}
-_UNIQUE: dict[int, Unique] = {0: False, 1: True, 2: "until_started"}
-_FIELDS = (  # of QueueCounts; the place in this tuple is the kind in neoq_counts
-    *("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled"),
-)
-_C_READY, _C_SCHEDULED, _C_RETRYING, _C_RUNNING, _C_SUCCEEDED, _C_DEAD, _C_CANCELLED = range(7)
+HeldLease = tuple[int, int, float]  # a job's id, the token of its claim, and until when it is ours
+
 _CLOCK_WAS_WRONG = 3 * 3600.0  # a tick that much older than the last one: the clock was set right
 _TOKENS_KEPT = 86400.0  # seconds
 _CHUNK = 500  # values of one "in (...)"
 PRUNED_AT_ONCE = 5000  # so that no commit holds others up for long
 
-COLUMNS = (
-    "id, queue, status, priority, run_after, created_at, uniqueness, token, worker, cancel, crashes, retries,"
-    " max_retries, deadline, fingerprint, kind, key, batch, meta, payload, ran_at, finished_at, error,"
-    " traceback, result, progress, progress_text, place, lease_until"
-)
 _RUNNING_JOBS = "select id, token, cancel, run_after, progress, progress_text from neoq_jobs where place = 2"
 _HOLDERS = f"select {COLUMNS} from neoq_jobs where holds = ?"  # noqa: S608
 _INSERT = (
@@ -82,79 +78,6 @@ _SETTLE = (
     " finished_at = ?, error = coalesce(?, error), traceback = coalesce(?, traceback), result = ?,"
     " progress = ?, progress_text = ?, holds = case when ? then null else holds end where id = ?"
 )
-
-
-def job_of(row: Sequence[Any]) -> Job:
-    """The job that a row of `COLUMNS` describes."""
-    job = Job.__new__(Job)
-    fields = job.__dict__
-    (
-        job.id,
-        job.queue,
-        status,
-        job.priority,
-        job._run_after,
-        job._created_at,
-        uniqueness,
-        job._token,
-        job.worker,
-        job._cancel,
-        job.crashes,
-        job.retries,
-        job.max_retries,
-        job._deadline,
-        job._own_fingerprint,
-        job.kind,
-        job.key,
-        job.group,
-        meta,
-        job._data,
-        job._ran_at,
-        job._finished_at,
-        job.error,
-        job.traceback,
-        job._result,
-        progress,
-        progress_text,
-        place,
-        _,
-    ) = row
-    job.status = _STATUSES[status]
-    job._cancel = bool(job._cancel)
-    job._waits = place == WAITS
-    job._special = True
-    if uniqueness != 1:
-        job.unique = _UNIQUE[uniqueness]
-    if meta is not None:
-        job.meta = orjson.loads(meta)
-    if progress is not None:
-        fields["_progress"] = (progress, progress_text)
-    return job
-
-
-def counts_of(rows: Iterable[tuple[str, int, int]], paused: set[str]) -> list[QueueCounts]:
-    """Counts of each queue from (queue, kind, number), which may name a kind more than once."""
-    numbers: dict[str, dict[str, int]] = {queue: {} for queue in paused}
-    for queue, kind, number in rows:
-        of_queue = numbers.setdefault(queue, {})
-        of_queue[_FIELDS[kind]] = of_queue.get(_FIELDS[kind], 0) + number
-    return [QueueCounts(queue, paused=queue in paused, **numbers[queue]) for queue in sorted(numbers)]
-
-
-def place_and_status(status: Status) -> tuple[tuple[int, ...], int]:
-    """Where jobs of a status are, and its number."""
-    places = {Status.RUNNING: (RUNS,), Status.DEAD: (DIED,)}
-    default = (ENDED,) if status in FINISHED else (READY, WAITS)
-    return places.get(status, default), _NUMBER[status]
-
-
-def _kind(place: int, status: int) -> int:
-    """The kind of neoq_counts that a job at this place is counted as."""
-    if place == WAITS:
-        return _C_RETRYING if status == _RETRYING else _C_SCHEDULED
-    if place == ENDED:
-        return _C_SUCCEEDED if status == _SUCCEEDED else _C_CANCELLED
-    return {READY: _C_READY, RUNS: _C_RUNNING, DIED: _C_DEAD}[place]
 
 
 def _text(value: str | None) -> str | None:
@@ -183,14 +106,14 @@ class Ledger:
         if config.max_finished is not None or config.max_dead is not None:
             kinds = {kind for _, kind in self._changes}
             self._write_counts()
-            if config.max_finished is not None and kinds & {_C_SUCCEEDED, _C_CANCELLED}:
-                self._drop_oldest(ENDED, (_C_SUCCEEDED, _C_CANCELLED), config.max_finished)
-            if config.max_dead is not None and _C_DEAD in kinds:
+            if config.max_finished is not None and kinds & {N_SUCCEEDED, N_CANCELLED}:
+                self._drop_oldest(ENDED, (N_SUCCEEDED, N_CANCELLED), config.max_finished)
+            if config.max_dead is not None and N_DEAD in kinds:
                 self._drop_dead(config.max_dead)
         self._write_counts()
 
     def _drop_dead(self, limit: int) -> None:
-        for job_id, queue in self._drop_oldest(DIED, (_C_DEAD,), limit):
+        for job_id, queue in self._drop_oldest(DIED, (N_DEAD,), limit):
             self._config.log.warning(
                 "dead job %s of %s is dropped: max_dead is %d; look at dead jobs, retry or delete them",
                 job_id,
@@ -221,7 +144,7 @@ class Ledger:
         rows = self._do(f"select id, queue, place, status from neoq_jobs where {where}", values).fetchall()  # noqa: S608
         self._many("delete from neoq_jobs where id = ?", [row[:1] for row in rows])
         for _, queue, place, status in rows:
-            self._count(queue, _kind(place, status), -1)
+            self._count(queue, kind_of(place, status), -1)
         return [row[:2] for row in rows]
 
     # -- add --------------------------------------------------------------------------------------------
@@ -262,11 +185,11 @@ class Ledger:
             (
                 job.queue,
                 WAITS if waits else READY,
-                _PENDING,
+                PENDING,
                 job.priority,
                 job._run_after,
                 job._created_at,
-                _UNIQUENESS[job.unique],
+                UNIQUENESS[job.unique],
                 held,
                 job.max_retries,
                 job._deadline,
@@ -280,7 +203,7 @@ class Ledger:
             ),
         )
         job.id = cursor.lastrowid
-        self._count(job.queue, _C_SCHEDULED if waits else _C_READY, 1)
+        self._count(job.queue, N_SCHEDULED if waits else N_READY, 1)
 
     def _holder(self, job: Job, held: int | None) -> Job | None:
         """The unfinished job that has the fingerprint of this one."""
@@ -328,8 +251,8 @@ class Ledger:
         before = WAITS if job._waits else READY
         after = WAITS if run_after > self.now else READY  # type: ignore[operator]
         self._do("update neoq_jobs set place = ?, run_after = ? where id = ?", (after, run_after, job.id))
-        self._count(job.queue, _kind(before, _NUMBER[job.status]), -1)
-        self._count(job.queue, _kind(after, _NUMBER[job.status]), 1)
+        self._count(job.queue, kind_of(before, NUMBER[job.status]), -1)
+        self._count(job.queue, kind_of(after, NUMBER[job.status]), 1)
 
     def full_queue(self, wanted: dict[str, int], capacities: dict[str, int]) -> str | None:
         """The name of a queue that has no room for its part of a batch."""
@@ -338,7 +261,7 @@ class Ledger:
             ready = self._do(
                 "select coalesce((select n from neoq_counts where queue = ? and kind = ?), 0)"
                 " + (select count(*) from neoq_jobs where place = 1 and queue = ? and run_after <= ?)",
-                (queue, _C_READY, queue, self.now),
+                (queue, N_READY, queue, self.now),
             ).fetchone()[0]
             if wanted[queue] and ready + wanted[queue] > capacity:
                 return queue
@@ -385,14 +308,14 @@ class Ledger:
         due: float | None = self._do(head, (queue,)).fetchone()[0]
         if due is None or due > self.now:
             return due
-        for status, kind in ((_PENDING, _C_SCHEDULED), (_RETRYING, _C_RETRYING)):
+        for status, kind in ((PENDING, N_SCHEDULED), (RETRYING, N_RETRYING)):
             moved = self._do(
                 "update neoq_jobs set place = 0"
                 " where place = 1 and queue = ? and run_after <= ? and status = ?",
                 (queue, self.now, status),
             ).rowcount
             self._count(queue, kind, -moved)
-            self._count(queue, _C_READY, moved)
+            self._count(queue, N_READY, moved)
         later: float | None = self._do(head, (queue,)).fetchone()[0]
         return later
 
@@ -417,8 +340,8 @@ class Ledger:
             job._waits = False
             job._progress = None
         for queue, number in Counter(job.queue for job in jobs).items():
-            self._count(queue, _C_READY, -number)
-            self._count(queue, _C_RUNNING, number)
+            self._count(queue, N_READY, -number)
+            self._count(queue, N_RUNNING, number)
 
     # -- settle -----------------------------------------------------------------------------------------
 
@@ -473,9 +396,9 @@ class Ledger:
                 "delete from neoq_jobs where id = ?", [(outcome.lease.job_id,) for outcome in outcomes]
             )
         for queue, number in Counter(outcome.lease.queue for outcome in outcomes).items():
-            self._count(queue, _C_RUNNING, -number)
+            self._count(queue, N_RUNNING, -number)
             if kept:
-                self._count(queue, _C_SUCCEEDED, number)
+                self._count(queue, N_SUCCEEDED, number)
 
     def _settle_otherwise(self, outcome: Outcome, cancelled: int, run_after: float, *progress: Any) -> None:
         lease, status = outcome.lease, outcome.status
@@ -492,7 +415,7 @@ class Ledger:
             _SETTLE,
             (
                 place,
-                _NUMBER[status],
+                NUMBER[status],
                 outcome.charged,
                 outcome.run_after,
                 outcome.started_at,
@@ -506,8 +429,8 @@ class Ledger:
                 lease.job_id,
             ),
         )
-        self._count(lease.queue, _C_RUNNING, -1)
-        self._count(lease.queue, _kind(place, _NUMBER[status]), 1)
+        self._count(lease.queue, N_RUNNING, -1)
+        self._count(lease.queue, kind_of(place, NUMBER[status]), 1)
 
     def extend(self, leases: Sequence[Lease]) -> Extended:
         """Renew leases."""
@@ -533,12 +456,12 @@ class Ledger:
 
     # -- reclaim ----------------------------------------------------------------------------------------
 
-    def reclaim(self, dead_workers: set[str]) -> Reclaimed:
-        """Take the jobs of workers that died, or let their leases run out."""
+    def reclaim(self, dead_workers: set[str], not_renewed: set[HeldLease]) -> Reclaimed:
+        """Take the jobs of workers that died, and those whose leases are still as they were seen."""
         reclaimed = Reclaimed([], [])
         for row in self._do(f"select {COLUMNS} from neoq_jobs where place = 2").fetchall():  # noqa: S608
             job = job_of(row)
-            if job.worker in dead_workers or (row[-1] or 0.0) < self.now:
+            if job.worker in dead_workers or (job.id, job._token, row[-1]) in not_renewed:
                 self._take_back(job, reclaimed)
         for worker in dead_workers:
             self._do("delete from neoq_workers where id = ?", (worker,))
@@ -562,10 +485,10 @@ class Ledger:
             "update neoq_jobs set place = ?, status = ?, crashes = ?, token = 0, worker = null,"
             " lease_until = null, cancel = 0, error = ?, finished_at = ?, "
             " holds = case when ? then null else holds end where id = ?",
-            (place, _NUMBER[job.status], job.crashes, error, job._finished_at, ended, job.id),
+            (place, NUMBER[job.status], job.crashes, error, job._finished_at, ended, job.id),
         )
-        self._count(job.queue, _C_RUNNING, -1)
-        self._count(job.queue, _kind(place, _NUMBER[job.status]), 1)
+        self._count(job.queue, N_RUNNING, -1)
+        self._count(job.queue, kind_of(place, NUMBER[job.status]), 1)
 
     def prune(self) -> int:
         """Forget what finished longer ago than retention; return how many, at most PRUNED_AT_ONCE."""
@@ -619,7 +542,7 @@ class Ledger:
             (self.now, job.id),
         )
         self._count_out(job)
-        self._count(job.queue, _C_CANCELLED, 1)
+        self._count(job.queue, N_CANCELLED, 1)
         return True
 
     def _count_out(self, job: Job) -> None:
@@ -630,7 +553,7 @@ class Ledger:
             place = ENDED
         else:
             place = WAITS if job._waits else READY
-        self._count(job.queue, _kind(place, _NUMBER[job.status]), -1)
+        self._count(job.queue, kind_of(place, NUMBER[job.status]), -1)
 
     def _retry(self, job: Job) -> bool:
         if job.status in {Status.PENDING, Status.RETRYING}:
@@ -647,7 +570,7 @@ class Ledger:
             (held, self.now, job.id),
         )
         self._count_out(job)
-        self._count(job.queue, _C_READY, 1)
+        self._count(job.queue, N_READY, 1)
         return True
 
     def _delete(self, job: Job) -> bool:
@@ -688,7 +611,9 @@ def _hash_of(job: Job) -> int | None:
     """A hash of queue and fingerprint, 32 bits; None for a job that need not be unique."""
     if not job.unique:
         return None
-    name = f"{job.queue}\0{job.fingerprint}".encode()
+    if job._own_fingerprint is None:
+        return int(job.fingerprint[:8], 16) - 2**31  # it is a hash of both already
+    name = f"{job.queue}\0{job._own_fingerprint}".encode()
     return int.from_bytes(blake2b(name, digest_size=4).digest(), "big", signed=True)
 
 

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
@@ -159,7 +160,7 @@ def postgres_url() -> Iterator[str]:
     name = f"neoq_test_{secrets.token_hex(4)}"
     with psycopg.connect(given, autocommit=True) as admin:
         admin.execute(f"create database {name}")  # type: ignore[arg-type]
-        yield psycopg.conninfo.make_conninfo(given, dbname=name)
+        yield urlunsplit(urlsplit(given)._replace(path=f"/{name}"))
         admin.execute(f"drop database {name} with (force)")  # type: ignore[arg-type]
 
 

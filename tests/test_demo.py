@@ -14,6 +14,8 @@ from types import ModuleType
 
 import pytest
 
+import neoq
+
 SIGNUP = Path(__file__).parent.parent / "examples" / "signup"
 DEMO = SIGNUP / "demo.py"
 BALANCED = "every signup is accounted for"
@@ -36,8 +38,10 @@ runpy.run_path({demo!r}, run_name="__main__")
 """
 
 
-def run_demo(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=55, check=False)
+def run_demo(*command: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=55, check=False, env=environment
+    )
 
 
 def load(name: str) -> ModuleType:
@@ -117,6 +121,26 @@ def test_ctrl_c_ends_the_demo_cleanly() -> None:
         out, err = demo.communicate(timeout=45)
     assert demo.returncode == 130, out + err
     assert err == ""
+
+
+def test_the_demo_survives_kill_9(tmp_path: Path) -> None:
+    """With jobs in a file, a demo that is killed in the middle is finished by the next, which reconciles."""
+    environment = os.environ | {"NEOQ_URL": f"sqlite:///{tmp_path}/demo.db"}
+    with subprocess.Popen(
+        [sys.executable, "-u", DEMO, "--signups", "120"], stdout=subprocess.PIPE, text=True, env=environment
+    ) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if " signups posted" in line and not line.startswith("0 "):
+                break
+        demo.kill()
+    with neoq.connect(environment["NEOQ_URL"], autostart=False) as backend:
+        left = sum(queue.unfinished for queue in backend.queues())
+    assert left > 0
+    done = run_demo(str(DEMO), "--signups", "60", environment=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "finishing what an earlier run left" in done.stdout
+    assert BALANCED in done.stdout
 
 
 @pytest.mark.parametrize(

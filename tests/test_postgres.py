@@ -29,8 +29,7 @@ from neoq import (
     UnsupportedError,
 )
 from neoq.postgres_schema import VERSION
-from neoq.postgres_trail import Trails
-from neoq.store import Demand, given_back
+from neoq.store import Demand
 from neoq.testing.cases.suite import PATIENCE, Seen, ended, eventually, in_threads, prepared
 from tests.postgres_server import PostgresServer
 from tests.processes import running
@@ -284,7 +283,7 @@ def test_claims_go_by_the_index(backend: PostgresBackend, admin: psycopg.Connect
         ("p_queues[i]", "'q'"),
         ("v_level", "2::smallint"),
         ("v_now", "1e9::float8"),
-        ("v_since", "'-infinity'::float8"),
+        ("v_from", "'-infinity'::float8"),
         ("v_left", "100"),
         ("p_kinds", "null::text[]"),
     ):
@@ -294,23 +293,6 @@ def test_claims_go_by_the_index(backend: PostgresBackend, admin: psycopg.Connect
     assert "Sort" not in plan
     assert "Seq Scan" not in plan
     assert "rows=100" in plan.replace("rows=100.00", "rows=100")
-
-
-def test_claims_pass_over_what_lies_dead(backend: PostgresBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a slow claim the next ones begin where it ended; what they pass over is claimed in the end."""
-    monkeypatch.setattr("neoq.postgres_trail.SLOW", (-1.0, 0.0))  # every claim is
-    monkeypatch.setattr("neoq.postgres_trail.SHARE", 1e6)
-    jobs = [Job("q", {"n": n}, run_after=datetime.fromtimestamp(1e9 + n, UTC)) for n in range(200)]
-    backend.enqueue_many(jobs)
-    first, *rest = backend.claim([Demand("q", 50)]).jobs
-    backend.settle([given_back(first)])
-    more = backend.claim([Demand("q", 50)])
-    assert [job.payload["n"] for job in more.jobs] == list(range(50, 100))
-    better = backend.enqueue("q", {"n": "better"}, priority=1)
-    assert [job.id for job in backend.claim([Demand("q", 1)]).jobs] == [better.id]
-    backend._trails = Trails()  # the time is up
-    assert backend.claim([Demand("q", 1)]).jobs[0].id == first.id
-    assert len(rest) == 49
 
 
 def test_no_statement_reads_the_whole_table(backend: PostgresBackend, admin: psycopg.Connection[Any]) -> None:
@@ -372,6 +354,40 @@ def test_a_payload_of_a_mebibyte(make: Make) -> None:
     text = "\N{SNOWMAN}" * ((2**20 - 100) // 3)
     done = ended(backend, backend.enqueue("q", {"text": text}))
     assert (done.result, done.payload["text"] == text) == (len(text), True)
+
+
+def test_claims_that_begin_where_the_last_ended(
+    make: Make, monkeypatch: pytest.MonkeyPatch, postgres_url: str
+) -> None:
+    """While dead rows are in their way claims begin behind them: nothing is left out, priorities hold."""
+    monkeypatch.setattr("neoq.postgres_search.LONG", -1.0)  # each search counts as a long one
+    monkeypatch.setattr("neoq.postgres_search.WHOLE_SHARE", 1e9)
+    backend = make(autostart=False)
+    past = time.time() - 100
+
+    def enqueue(n: int, **options: Any) -> None:
+        at = datetime.fromtimestamp(past + n, UTC)
+        backend.enqueue("q", {"n": n}, **{"run_after": at, **options})
+
+    def claim(limit: int = 10) -> list[int]:
+        return [job.payload["n"] for job in backend.claim([Demand("q", limit)]).jobs]
+
+    for n in range(4):
+        enqueue(n)
+    enqueue(10, priority=-1)
+    assert claim(2) == [0, 1]
+    enqueue(11, priority=5)
+    assert claim(2) == [11, 2]
+    assert claim() == [3, 10]
+    enqueue(12)
+    backend.enqueue("q", {"n": 13})
+    assert claim() == [12, 13]
+    enqueue(-50)  # before all that was ever claimed
+    claimed = backend.claim([Demand("q", 10)])
+    assert claimed.jobs == []
+    assert claimed.next_due is not None
+    assert (claimed.next_due - claimed.now).total_seconds() <= 1.0
+    assert eventually(claim, "it is found when all is searched again") == [-50]
 
 
 # -- other processes -------------------------------------------------------------------------------------
@@ -526,6 +542,26 @@ def test_a_server_that_restarts_under_load(postgres_server: PostgresServer, new_
         eventually(lambda: set(seen.items) >= {0, *accepted}, "all have run")
         assert backend.drain(PATIENCE)
         assert {counts.queue: counts.unfinished for counts in backend.queues()} == {"q": 0}
+
+
+def test_an_enqueue_that_waits_for_the_server(postgres_server: PostgresServer, new_schema: str) -> None:
+    """With wait_for_server an enqueue waits while the server is away, and no longer than that."""
+    with PostgresBackend(postgres_server.url, schema=new_schema, wait_for_server=PATIENCE) as backend:
+        backend.queues()
+        postgres_server.stop()
+        with (
+            PostgresBackend(postgres_server.url, schema=new_schema) as hasty,
+            pytest.raises(BackendUnavailable),
+        ):
+            hasty.enqueue("q")
+        jobs: list[Job] = []
+        waiter = threading.Thread(target=lambda: jobs.append(backend.enqueue("q", {"n": 1})))
+        waiter.start()
+        waiter.join(0.1)
+        assert waiter.is_alive()
+        postgres_server.start()
+        waiter.join(PATIENCE)
+        assert [job.id for job in backend.jobs()] == [job.id for job in jobs]
 
 
 def test_a_server_that_comes_later(postgres_server: PostgresServer, new_schema: str) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,17 @@ from typing import Any
 import pytest
 
 import neoq
-from neoq import BackendError, BackendUnavailable, ConfigError, SqliteBackend, UnsupportedError
+from neoq import (
+    BackendError,
+    BackendUnavailable,
+    ConfigError,
+    SqliteBackend,
+    UnsupportedError,
+    sqlite_file,
+    sqlite_jobs,
+)
 from neoq.sqlite_backend import SqliteConfig
-from neoq.sqlite_file import SqliteFile
+from neoq.sqlite_file import Crowd, Operation, SqliteFile
 from neoq.sqlite_jobs import Ledger
 from neoq.sqlite_schema import VERSION
 from neoq.store import Demand
@@ -377,6 +386,34 @@ def test_one_that_fails_fails_alone(backend: SqliteBackend) -> None:
     assert backend.stats().ready == 4
 
 
+def test_who_leads_waits_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where several shared the last commit, who leads the next one waits until as many have come again."""
+    monkeypatch.setattr(sqlite_file, "PATIENCE_AT_MOST", PATIENCE)
+    crowd, lock = Crowd(), threading.Lock()
+    waiting: deque[Operation[None]] = deque()
+    operation = Operation(lambda _ledger: None, lasting=True)
+    crowd.learn([operation] * 3, seconds=1e9)
+    gathered = threading.Thread(target=crowd.gather, args=(lock, waiting))
+    gathered.start()
+    for number in (1, 2):
+        eventually(lambda: crowd._wanted, "it waits for them")
+        with lock:
+            waiting.append(operation)
+            crowd.joined(number)
+    gathered.join(PATIENCE / 2)
+    assert not gathered.is_alive()
+
+
+def test_who_is_alone_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody shared the last commit, or only what need not last did, nobody is waited for."""
+    monkeypatch.setattr(sqlite_file, "PATIENCE_AT_MOST", 1e6)
+    crowd = Crowd()
+    for lasting in (True, False):
+        others = [Operation(lambda _ledger: None, lasting=False)] * 3
+        crowd.learn([Operation(lambda _ledger: None, lasting=lasting), *others], seconds=1e9)
+        crowd.gather(threading.Lock(), deque())
+
+
 def test_who_is_interrupted_while_it_waits(path: Path) -> None:
     """An interrupt of the main thread while it waits for a commit leaves nobody waiting for ever."""
     program = """
@@ -667,6 +704,15 @@ def test_a_large_payload(backend: SqliteBackend) -> None:
     backend.enqueue("q", payload)
     [job] = backend.claim([Demand("q", 1)]).jobs
     assert job.payload == payload
+
+
+def test_fingerprints_of_one_hash(backend: SqliteBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two jobs whose fingerprints have the same short hash are no duplicates of each other."""
+    monkeypatch.setattr(sqlite_jobs, "_hash_of", lambda _job: 7)
+    jobs = [backend.enqueue("q", {"n": n}) for n in range(3)] + [backend.enqueue("p", {"n": 0})]
+    assert [job.duplicate for job in jobs] == [False] * 4
+    again = backend.enqueue("q", {"n": 1})
+    assert (again.id, again.duplicate) == (jobs[1].id, True)
 
 
 def test_many_jobs_of_one_fingerprint(backend: SqliteBackend) -> None:

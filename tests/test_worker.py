@@ -38,3 +38,16 @@ def test_the_last_of_what_a_runner_took_alone_keeps_nobody_waiting(monkeypatch: 
         )  # one runner knows by now how short they are; the other is not there yet
         backend.enqueue_many(neoq.Job("q", {"n": n}) for n in range(5_000))
         assert later.wait(2 * PATIENCE), "nobody took what was behind it"
+
+
+def test_claims_ahead_go_by_jobs_and_not_by_chunks() -> None:
+    """One job that waited for the interpreter says little about how many can be claimed ahead."""
+    with neoq.MemBackend(autostart=False) as backend:
+        backend.listen("q", lambda _job: None, concurrency=8)
+        lane = backend.engine.lanes["q"]
+        assert lane.fits_ahead() == 0  # nothing is known yet
+        lane.learn(1, 0.005)
+        assert lane.fits_ahead() == 1
+        for _ in range(20):
+            lane.learn(64, 64 * 20e-6)
+        assert 200 <= lane.fits_ahead() <= 250  # of 20 microseconds each, 5 ms hold 250

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -204,6 +205,30 @@ def test_replies_are_lost(server: FaultyServer, proxy: Proxy, tmp_path: Path, ti
     reckoning = through(server, proxy, tmp_path, "drop_replies", 0.4, times, **HASTY)
     reckoning.check()
     assert proxy.lost > 0
+
+
+def test_a_reply_is_lost_and_the_server_with_it(server: FaultyServer) -> None:
+    """An enqueue that may have happened is never said to have failed."""
+    failed: list[neoq.BackendUnavailable] = []
+
+    def enqueue(backend: neoq.Backend) -> None:
+        with pytest.raises(neoq.BackendUnavailable) as caught:
+            backend.enqueue("q", {"n": 5})
+        failed.append(caught.value)
+
+    with Proxy(server.host, server.port).running() as proxy:
+        backend = neoq.connect(server.url(proxy.port), autostart=False)
+        for n in range(5):  # by then the statement is prepared
+            backend.enqueue("q", {"n": n})
+        proxy.drop_replies()
+        thread = threading.Thread(target=enqueue, args=(backend,))
+        thread.start()
+        eventually(lambda: proxy.lost, lambda: "nothing was asked")
+    thread.join()
+    backend.shutdown(timeout=0)
+    with neoq.connect(server.url(), autostart=False) as other:
+        assert sorted(job.payload["n"] for job in other.jobs("q")) == [0, 1, 2, 3, 4, 5]
+    assert failed[0].outcome_unknown
 
 
 # --------------------------------------------------------------------------------------------- wrong clocks

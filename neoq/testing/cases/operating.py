@@ -27,6 +27,7 @@ from neoq.testing.cases.suite import (
     fail,
     id_of,
     ignore,
+    in_threads,
     reached,
     unfinished_jobs,
 )
@@ -526,6 +527,28 @@ class LookingCases(Suite):
         old = backend.enqueue("q", {"n": 1})
         eventually(lambda: backend.prune() * 0 == 0 and backend.get(id_of(old)) is None, "it is pruned")
         assert {job.id for job in backend.jobs()} == {waiting.id, dead.id}
+
+    def test_a_job_of_which_nothing_is_kept(self, make: Make) -> None:
+        """Who waits for a job sees its end and its result, also where finished jobs are forgotten at once."""
+        backend = make(retention=0, max_finished=0)
+        go_on = threading.Event()
+        backend.listen("q", lambda _job: go_on.wait(PATIENCE) and [1])
+        job = backend.enqueue("q")
+
+        def wait(_number: int) -> Job:
+            return backend.wait(id_of(job), PATIENCE)
+
+        def let_it_end() -> None:
+            awaited = backend.engine.awaited
+            eventually(lambda: id_of(job) in awaited, "one waits")
+            eventually(lambda: awaited[id_of(job)].waiters == 2 and awaited[id_of(job)].seen, "both wait")
+            go_on.set()
+
+        ender = threading.Thread(target=let_it_end)
+        ender.start()
+        for done in in_threads(2, wait):
+            assert (done.id, done.status, done.result) == (job.id, Status.SUCCEEDED, [1])
+        ender.join()
 
     def test_the_newest_dead_jobs_are_kept(self, make: Make, caplog: pytest.LogCaptureFixture) -> None:
         """With max_dead only so many dead jobs are kept; the oldest goes, with a warning."""
