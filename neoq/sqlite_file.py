@@ -351,7 +351,7 @@ class SqliteFile:
                 if self._closed:
                     self._disconnect()
 
-    def _try(self, batch: list[Operation[Any]], *, apart: bool = False, again: bool = False) -> bool:
+    def _try(self, batch: list[Operation[Any]], *, apart: bool = False) -> bool:
         """Commit a batch in one transaction; False where all of it was undone and is to be tried again."""
         if self._writer is None:
             self._writer = self._connect()
@@ -370,8 +370,6 @@ class SqliteFile:
                     return False
         except sqlite3.Error as error:
             _roll_back(writer)
-            if _code(error) == sqlite3.SQLITE_FULL and not again and self._empty_log(writer):
-                return self._try(batch, apart=apart, again=True)
             if not alone:
                 return False
             known = not committing or _code(error) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY}
@@ -379,16 +377,6 @@ class SqliteFile:
         for operation in batch:
             operation.ended = True
         return True
-
-    def _empty_log(self, writer: sqlite3.Connection) -> bool:
-        """Make room on a full disk: what the write-ahead log takes. Returns whether it took any."""
-        log = Path(f"{self.path}-wal")
-        size = log.stat().st_size
-        try:
-            writer.execute("pragma wal_checkpoint(truncate)").fetchone()
-        except sqlite3.Error:
-            return False  # nor is there room to put it into the database
-        return log.stat().st_size < size
 
     def _work_together(self, batch: list[Operation[Any]], cursor: sqlite3.Cursor) -> bool:
         """Do what all of a batch want; False where one raised, and all is to be undone."""
