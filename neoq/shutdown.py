@@ -66,6 +66,7 @@ class Stopping:
         self._returned: set[int] = set()
         self._asked: set[int] = set()
         self._unsettled: set[int] = set()
+        self._give_up = -math.inf
 
     def note(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
         """Remember what was settled meanwhile."""
@@ -105,7 +106,7 @@ class Stopping:
 
     def _stop(self, own: Runner | None) -> None:
         engine = self._engine
-        give_up = time.monotonic() + self._timeout
+        give_up = self._give_up = time.monotonic() + self._timeout
         engine.ticker.close()
         if not engine.opened:
             return
@@ -172,7 +173,8 @@ class Stopping:
         engine = self._engine
         engine.watchdog.close()
         if engine.settler is not None:
-            left = engine.settler.close(CLOSING_GRACE)
+            # As long as shutdown may take: what has run and is not recorded would run again.
+            left = engine.settler.close(max(CLOSING_GRACE, self._give_up - time.monotonic()))
             self._unsettled = {outcome.lease.job_id for outcome in left}
         if engine.keeper is not None:
             engine.keeper.close()
