@@ -155,11 +155,9 @@ def _failed(
 ) -> Outcome:
     now = listener.clock.time()
     lease = lease_of(job)
-    if asked is ShutdownRequested:
-        listener.logger.info("job %s of %s was interrupted by shutdown and is given back", job.id, job.queue)
-        return Outcome(lease, Status.PENDING, job._run_after, False, started, now)
-    if asked is JobCancelled and job._lost:
-        listener.logger.warning("job %s of %s was stopped, as others may have it by now", job.id, job.queue)
+    if asked is ShutdownRequested or (asked is JobCancelled and job._lost):
+        why = "by shutdown" if asked is ShutdownRequested else "since others may have it by now"
+        listener.logger.info("job %s of %s was interrupted %s and is given back", job.id, job.queue, why)
         return Outcome(lease, Status.PENDING, job._run_after, False, started, now)
     if asked is JobCancelled:
         listener.logger.info("job %s of %s was cancelled while it ran", job.id, job.queue)

@@ -76,7 +76,7 @@ class Connections:
         return connection
 
     def _set_isolation(self, connection: Connection) -> None:
-        """Whatever the server's default: our statements wait for others, and would fail under a stricter one."""
+        """Whatever the server's default: our statements wait for others, which a stricter one forbids."""
         try:
             connection.execute("set default_transaction_isolation to 'read committed'")
         except psycopg.Error as error:

@@ -180,6 +180,7 @@ class Stopping:
         engine = self._engine
         engine.watchdog.close()
         if engine.settler is not None:
+            # As long as shutdown may take: what has run and is not recorded would run again.
             left = engine.settler.close(self._patience())
             self._unsettled = {outcome.lease.job_id for outcome in left}
         if engine.keeper is not None:
