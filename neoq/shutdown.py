@@ -169,7 +169,9 @@ class Stopping:
             runner.lane.replace(runner)
             self._engine.source.settle([abandoned(job, runner.lane.listener, asked)])
         for lane in self._engine.lanes.values():
-            for thread in lane.asides:
+            with lane.lock:
+                asides = lane.asides
+            for thread in asides:
                 thread.join(CLOSING_GRACE)
 
     def _close_after(self, own: Runner) -> None:
