@@ -296,6 +296,7 @@ class PostgresBackend(Backend):
     def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add where there is room, or wait for it."""
         wanted = _wanted(jobs, capacities)
+        self._adder.name_queues({job.queue for job in jobs})  # on a connection of its own: before ours
         timeout = self.config.enqueue_timeout
         give_up = None if timeout is None else _time.monotonic() + timeout
         while True:
@@ -330,6 +331,7 @@ class PostgresBackend(Backend):
 
     def add_tick(self, cron: str, tick: datetime, job: Job) -> Tick:
         """Record a tick and add its job in one transaction; capacity does not hold it back."""
+        self._adder.name_queues({job.queue})  # on a connection of its own: before ours
         with self._connections.use() as connection, connection.transaction():
             joined = Joined(self._connections, connection)
             [(new,)] = joined(self._statements.tick, (cron, tick.timestamp()))
