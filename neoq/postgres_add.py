@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import psycopg
 from psycopg.pq.abc import PGresult
 
 from neoq.errors import BackendError, BackendUnavailable, DuplicateJobError
-from neoq.job import Job
+from neoq.job import Job, Status
 from neoq.postgres_arrays import byteas, texts, uuids
 from neoq.postgres_commit import GroupCommit
 from neoq.postgres_connections import Connection, Connections, is_alive
@@ -21,6 +21,7 @@ from neoq.postgres_transactions import Execute, Joined, psycopg_error
 
 GROUP_PATIENCE = "100ms"  # for a fingerprint that another transaction holds, while others wait for the commit
 DUPLICATE = "NQ001"
+TRIES = 3  # to add a job whose holder has ended meanwhile
 _REMEMBERED = 5000
 _ID_AND_TIME = struct.Struct("!qd").unpack
 
@@ -90,10 +91,7 @@ class Adder:
     def _connection_of_group(self, items: Sequence[tuple[Job, bytes]]) -> list[Job | None]:
         connection = self._group_connection
         if connection is None or not is_alive(connection):
-            self.close()
-            connection = self._group_connection = self._connections.connect()
-            if self._connections.direct:
-                connection.execute(f"set lock_timeout = '{GROUP_PATIENCE}'")
+            connection = self._connect_group()
         try:
             return self._insert_plain(connection, items)
         except psycopg.Error as error:
@@ -102,6 +100,20 @@ class Adder:
             self._group_connection = None
             connection.close()
             raise
+
+    def _connect_group(self) -> Connection:
+        self.close()
+        connection = self._connections.connect()
+        try:
+            if self._connections.direct:
+                connection.execute(f"set lock_timeout = '{GROUP_PATIENCE}'")
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, psycopg.Error):
+                raise self._connections.wrapped(error) from error  # nothing was sent that could be in doubt
+            raise
+        self._group_connection = connection
+        return connection
 
     def _insert_plain(self, connection: Connection, items: Sequence[tuple[Job, bytes]]) -> list[Job | None]:
         queues = {job.queue for job, _ in items}
@@ -144,6 +156,14 @@ class Adder:
 
     def _insert(self, jobs: Sequence[Job], tokens: Sequence[bytes | None]) -> list[Job]:
         """Add any jobs, all or none, in a statement of their own."""
+        holders = self._insert_or_meet(jobs, tokens)
+        # Without a token: it would find what was stored above.
+        return self._with_holders(
+            self._execute, jobs, holders, lambda job: self._insert_or_meet([job], [None])
+        )
+
+    def _insert_or_meet(self, jobs: Sequence[Job], tokens: Sequence[bytes | None]) -> list[int]:
+        """Add jobs; returns the id of the holder of each that was a duplicate, 0 for the others."""
         queues = {job.queue for job in jobs}
         self.name_queues(queues)
         notify = self._announcer.with_commit(queues)
@@ -151,7 +171,7 @@ class Adder:
         rows = self._add_rows(jobs, tokens, values)
         if notify is None:
             self._announcer.afterwards(queues)
-        return self._with_holders(self._execute, jobs, accept(jobs, rows))
+        return accept(jobs, rows)
 
     def name_queues(self, queues: set[str]) -> None:
         """Let the server know of queues, once; never with the jobs, whose transaction may be a long one."""
@@ -172,21 +192,34 @@ class Adder:
                 raise self._duplicate(self._execute, error) from None
             raise
 
-    def _with_holders(self, execute: Execute, jobs: Sequence[Job], holders: Sequence[int]) -> list[Job]:
-        """The jobs, and in place of duplicates snapshots of those that were there."""
+    def _with_holders(
+        self,
+        execute: Execute,
+        jobs: Sequence[Job],
+        holders: Sequence[int],
+        again: Callable[[Job], list[int]],
+    ) -> list[Job]:
+        """The jobs, and in place of duplicates snapshots of those that were there.
+
+        Where such a one has ended meanwhile and is forgotten, its duplicate is added ``again``.
+        """
         ids = [job_id for job_id in holders if job_id]
         if not ids:
             self.last_id = max(self.last_id, jobs[-1].id or 0)
             return list(jobs)
         found = self._find(execute, ids)
-        added = []
         for job, job_id in zip(jobs, holders, strict=True):
-            if job_id:
-                holder = found[job_id]._copy()
-                holder.duplicate = True
-                added.append(holder)
-            else:
-                added.append(job)
+            if not job_id:
+                found.setdefault(job.id or 0, job)
+        added = []
+        for job, met in zip(jobs, holders, strict=True):
+            holder, tries = met, TRIES
+            # Not what replaced a holder: that may have run with what the job brought, and would run twice.
+            while holder and holder not in found and tries and job.on_duplicate != "replace":
+                [holder] = again(job)
+                tries -= 1
+                found |= self._find(execute, [holder]) if holder else {job.id or 0: job}
+            added.append(_in_place_of(job, found.get(holder), holder) if holder else job)
         return added
 
     # -- where a reply was lost -------------------------------------------------------------------------
@@ -244,6 +277,11 @@ class Adder:
 
     def add_joined(self, joined: Joined, jobs: Sequence[Job]) -> list[Job]:
         """Add jobs inside a caller's transaction; its commit tells other processes, and this one."""
+        holders = self._join(joined, jobs)
+        return self._with_holders(joined, jobs, holders, lambda job: self._join(joined, [job]))
+
+    def _join(self, joined: Joined, jobs: Sequence[Job]) -> list[int]:
+        """As `_insert_or_meet`."""
         queues = {job.queue for job in jobs}
         self.name_queues(queues)
         values = add_values(jobs, [], LISTS, notify=news("r", queues))
@@ -259,7 +297,7 @@ class Adder:
             raise
         if refuses:
             joined("release savepoint neoq")
-        return self._with_holders(joined, jobs, accept(jobs, rows))
+        return accept(jobs, rows)
 
     # -- holders ----------------------------------------------------------------------------------------
 
@@ -282,6 +320,16 @@ def _accepted(job: Job, result: PGresult, row: int) -> bool:
     job.id, job._run_after = _ID_AND_TIME(result.get_value(row, 0) + result.get_value(row, 1))  # type: ignore[operator]
     job._created_at = job._run_after
     return True
+
+
+def _in_place_of(job: Job, holder: Job | None, job_id: int) -> Job:
+    """What an enqueue returns for a duplicate: a snapshot of the holder, as far as there is one."""
+    duplicate = (holder or job)._copy()
+    if holder is None:  # it has ended and is forgotten
+        duplicate.id = job_id
+        duplicate.status = Status.SUCCEEDED
+    duplicate.duplicate = True
+    return duplicate
 
 
 def duplicate_of(holder: Job | None, job_id: int) -> DuplicateJobError:

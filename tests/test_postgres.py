@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -28,6 +30,7 @@ from neoq import (
     Status,
     UnsupportedError,
 )
+from neoq.postgres_commit import GroupCommit
 from neoq.postgres_schema import VERSION
 from neoq.store import Demand
 from neoq.testing.cases.suite import PATIENCE, Seen, ended, eventually, in_threads, prepared
@@ -634,6 +637,108 @@ def test_a_lost_reply_of_an_enqueue(
     assert [job.id for job in backend.jobs()] == sorted((job.id or 0 for job in jobs), reverse=True) + [
         job.id for job in backend.jobs() if "first" in job.payload
     ]
+
+
+# -- enqueues that meet others -----------------------------------------------------------------------------
+
+
+def test_interrupts_of_a_group_commit() -> None:
+    """Whenever a signal handler raises as the main thread commits, the other threads go on."""
+
+    class Interrupt(Exception):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupt
+
+    group: GroupCommit[int, int] = GroupCommit(list)
+    done = threading.Event()
+
+    def commit() -> None:
+        while not done.is_set():
+            with contextlib.suppress(BackendUnavailable):
+                assert group(1) == 1
+
+    threads = [threading.Thread(target=commit, daemon=True) for _ in range(4)]
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(500):
+            with contextlib.suppress(Interrupt):
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.001))
+                give_up = time.monotonic() + 1  # where it hit something that lets no error out
+                while time.monotonic() < give_up:
+                    with contextlib.suppress(BackendUnavailable):
+                        group(2)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        done.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_new_queues_with_a_capacity(make: Make) -> None:
+    """More threads than connections enqueue into new queues with a capacity, and none waits for ever."""
+    backend = make(autostart=False, pool_size=2, queue_capacity=10)
+    in_threads(6, lambda n: [backend.enqueue(f"q{n}-{m}") for m in range(10)])
+    assert len(backend.queues()) == 60
+
+
+def test_an_open_transaction_with_a_duplicate_of_a_running_job(make: Make, postgres_url: str) -> None:
+    """A job settles while a caller's transaction is open that has enqueued its duplicate."""
+    backend = make()
+    began, go_on = threading.Event(), threading.Event()
+
+    @backend.listen("q")
+    def run(job: Job) -> None:
+        began.set()
+        go_on.wait(PATIENCE)
+
+    first = backend.enqueue("q", {"n": 1})
+    assert began.wait(PATIENCE)
+    with psycopg.connect(postgres_url) as connection:
+        assert backend.enqueue("q", {"n": 1}, transaction=connection).duplicate
+        go_on.set()
+        assert backend.wait(first.id, PATIENCE).status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_a_holder_that_is_forgotten(
+    make: Make, admin: psycopg.Connection[Any], new_schema: str, monkeypatch: pytest.MonkeyPatch, joins: bool
+) -> None:
+    """A job whose holder ends and is forgotten before it could be read is added after it."""
+    backend = make(autostart=False, retention=0)
+    first = backend.enqueue("q", {"n": 1})
+    find = backend._adder._find
+
+    def late(*arguments: Any) -> Any:
+        admin.execute(f'delete from "{new_schema}".jobs where id = {first.id}')
+        return find(*arguments)
+
+    monkeypatch.setattr(backend._adder, "_find", late)
+    with psycopg.connect(admin.info.dsn) as other:
+        second = backend.enqueue("q", {"n": 1}, transaction=other if joins else None)
+    assert not second.duplicate
+    assert [job.id for job in backend.jobs()] == [second.id]
+
+
+def test_a_new_connection_that_breaks(
+    backend: PostgresBackend, admin: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An enqueue whose new connection breaks at once takes another."""
+    connect = backend._connections.connect
+
+    def broken() -> Any:
+        connection = connect()
+        monkeypatch.undo()
+        admin.execute("select pg_terminate_backend(%s)", (connection.info.backend_pid,))
+        return connection
+
+    monkeypatch.setattr(backend._connections, "connect", broken)
+    assert [backend.enqueue("q", {"n": n}).duplicate for n in range(2)] == [False, False]
 
 
 # -- transactions of other libraries ---------------------------------------------------------------------
