@@ -611,9 +611,7 @@ def _hash_of(job: Job) -> int | None:
     """A hash of queue and fingerprint, 32 bits; None for a job that need not be unique."""
     if not job.unique:
         return None
-    if job._own_fingerprint is None:
-        return int(job.fingerprint[:8], 16) - 2**31  # it is a hash of both already
-    name = f"{job.queue}\0{job._own_fingerprint}".encode()
+    name = f"{job.queue}\0{job.fingerprint}".encode()  # a caller may give the one that we compute by hand
     return int.from_bytes(blake2b(name, digest_size=4).digest(), "big", signed=True)
 
 
