@@ -121,7 +121,8 @@ class Engine:
             self.clock,
             held=self.held,
             info=self.worker_info,
-            interrupt=self.cancel_running,
+            cancel=self.cancel_running,
+            lose=self.lose,
             fence=self.fetcher.fence,
         )
         return self.fetcher
@@ -398,6 +399,18 @@ class Engine:
             running = runner.slot.job
             if running is not None and running.id in job_ids and runner.slot.interrupt(running, JobCancelled):
                 self.watchdog.expect(-math.inf)
+
+    def lose(self, leases: set[tuple[int, int]]) -> None:
+        """Stop what is run here under these leases (job and token): others may run it by now."""
+        for job in self.held():
+            if (job.id, job._token) in leases:
+                job._lost = job._cancel = True
+        for runner in self._runners():
+            job = runner.slot.job  # type: ignore[assignment]
+            if job is not None and (job.id, job._token) in leases:
+                job._lost = True
+                if runner.slot.interrupt(job, JobCancelled):
+                    self.watchdog.expect(-math.inf)
 
     def worker_info(self) -> WorkerInfo:
         """This process, as others see it."""

@@ -25,7 +25,7 @@ from neoq.errors import (
 )
 from neoq.job import Job, Status, encode_result, latest, to_seconds
 from neoq.retry import RetryPolicy
-from neoq.store import Failure, Outcome, lease_of
+from neoq.store import Failure, Outcome, given_back, lease_of
 
 if TYPE_CHECKING:
     import logging
@@ -131,6 +131,8 @@ def attempt(
 
 
 def _not_started(job: Job, listener: Listener, now: float) -> Outcome:
+    if job._lost:
+        return given_back(job)
     if job._cancel:
         return Outcome(lease_of(job), Status.CANCELLED, finished_at=now)
     message = f"not started by its deadline {job.deadline:%Y-%m-%d %H:%M:%S} UTC"
@@ -153,8 +155,9 @@ def _failed(
 ) -> Outcome:
     now = listener.clock.time()
     lease = lease_of(job)
-    if asked is ShutdownRequested:
-        listener.logger.info("job %s of %s was interrupted by shutdown and is given back", job.id, job.queue)
+    if asked is ShutdownRequested or (asked is JobCancelled and job._lost):
+        why = "by shutdown" if asked is ShutdownRequested else "since others may have it by now"
+        listener.logger.info("job %s of %s was interrupted %s and is given back", job.id, job.queue, why)
         return Outcome(lease, Status.PENDING, job._run_after, False, started, now)
     if asked is JobCancelled:
         listener.logger.info("job %s of %s was cancelled while it ran", job.id, job.queue)

@@ -110,6 +110,7 @@ class Job:
     _progress: tuple[float, str] | None = None
     _token: int = 0  # of the lease that holds it, 0: nobody's
     _cancel: bool = False
+    _lost: bool = False  # others may have it by now: however it ends here, it is only given back
     _slot: Slot | None = None
 
     def __init__(

@@ -35,7 +35,8 @@ class Keeper:
         *,
         held: Callable[[], list[Job]],
         info: Callable[[], WorkerInfo],
-        interrupt: Callable[[set[int]], None],
+        cancel: Callable[[set[int]], None],
+        lose: Callable[[set[tuple[int, int]]], None],
         fence: Callable[[bool], None],
     ) -> None:
         self._store = store
@@ -44,7 +45,8 @@ class Keeper:
         self._clock = clock
         self._held = held
         self._info = info
-        self._interrupt = interrupt
+        self._cancel = cancel
+        self._lose = lose
         self._fence = fence
         self._renewed = clock.monotonic()
         self._pruned = clock.monotonic()
@@ -91,7 +93,9 @@ class Keeper:
         leases = [Lease(job.id, job.queue, job._token, job._progress) for job in self._held()]  # type: ignore[arg-type]
         if leases:
             lost, cancelled = store.extend(leases)
-            self._interrupt(lost | cancelled)
+            # By lease and not by job: it may have been settled meanwhile, and claimed again by this process.
+            self._lose({(lease.job_id, lease.token) for lease in leases if lease.job_id in lost})
+            self._cancel(cancelled)
         self._renewed = began
         if self._fenced:
             self._fenced = False
@@ -117,4 +121,4 @@ class Keeper:
             len(held),
         )
         self._fence(True)
-        self._interrupt({job.id for job in held if job.id is not None})
+        self._lose({(job.id, job._token) for job in held if job.id is not None})

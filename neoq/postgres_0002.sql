@@ -82,7 +82,6 @@ begin
         )
         order by i.holds, i.queue, i.id
     loop
-        v_there.id := null;
         loop
             insert into jobs (
                 id, run_after, created_at, deadline, holds, added_by, max_retries, priority, status, uniqueness,
@@ -92,26 +91,34 @@ begin
                 coalesce(v_job.priority, 0), 0, coalesce(v_job.uniqueness, 1), p_codec, v_job.queue, v_job.payload,
                 v_job.fingerprint, v_job.kind, v_job.key, v_job.batch, v_job.meta
             ) on conflict (holds, queue) where holds is not null do nothing;
-            exit when found;
-            select * into v_there from jobs where holds = v_job.holds and queue = v_job.queue for update;
+            if found then
+                v_there.id := null;
+                exit;
+            end if;
+            -- Without a lock where nothing is to be changed: a caller's transaction may be a long one, and who
+            -- settles or claims the holder is not to wait for its end. What is changed is looked at again.
+            select * into v_there from jobs where holds = v_job.holds and queue = v_job.queue;
+            continue when not found;
+            if v_job.on_duplicate = 1 then
+                raise exception 'job % has that fingerprint', v_there.id
+                    using errcode = 'NQ001', detail = v_there.id;
+            elsif v_job.on_duplicate = 2 then
+                exit when v_there.status = 2;
+                update jobs set payload = v_job.payload, codec = p_codec, deadline = v_job.deadline,
+                    priority = coalesce(v_job.priority, 0), max_retries = v_job.max_retries, meta = v_job.meta,
+                    key = v_job.key, fingerprint = v_job.fingerprint, run_after = v_job.run_after
+                where id = v_there.id and holds = v_job.holds and status < 2;
+            else
+                exit when v_there.status <> 1 or v_there.run_after <= v_job.run_after;
+                update jobs set run_after = v_job.run_after
+                where id = v_there.id and holds = v_job.holds and status = 1 and run_after > v_job.run_after;
+            end if;
             exit when found;
         end loop;
         if v_there.id is null then
             return query
             select v_job.place::int, v_job.id, v_job.run_after, v_now, v_job.deadline, false, null::bigint[];
             continue;
-        end if;
-        if v_job.on_duplicate = 1 then
-            raise exception 'job % has that fingerprint', v_there.id using errcode = 'NQ001', detail = v_there.id;
-        elsif v_there.status = 2 then
-            null;
-        elsif v_job.on_duplicate = 2 then
-            update jobs set payload = v_job.payload, codec = p_codec, deadline = v_job.deadline,
-                priority = coalesce(v_job.priority, 0), max_retries = v_job.max_retries, meta = v_job.meta,
-                key = v_job.key, fingerprint = v_job.fingerprint, run_after = v_job.run_after
-            where jobs.id = v_there.id;
-        elsif v_there.status = 1 and v_job.run_after < v_there.run_after then
-            update jobs set run_after = v_job.run_after where jobs.id = v_there.id;
         end if;
         return query
         select v_job.place::int, v_there.id, null::float8, null::float8, null::float8, true, null::bigint[];

@@ -105,7 +105,7 @@ class Adder:
 
     def _insert_plain(self, connection: Connection, items: Sequence[tuple[Job, bytes]]) -> list[Job | None]:
         queues = {job.queue for job, _ in items}
-        self._name_queues(queues)
+        self.name_queues(queues)
         notify = self._announcer.with_commit(queues)
         statements, prepared = self._statements, self._connections.prepared
         told = () if notify is None else (notify.encode(),)
@@ -145,7 +145,7 @@ class Adder:
     def _insert(self, jobs: Sequence[Job], tokens: Sequence[bytes | None]) -> list[Job]:
         """Add any jobs, all or none, in a statement of their own."""
         queues = {job.queue for job in jobs}
-        self._name_queues(queues)
+        self.name_queues(queues)
         notify = self._announcer.with_commit(queues)
         values = add_values(jobs, tokens, BINARY, notify=notify)
         rows = self._add_rows(jobs, tokens, values)
@@ -153,7 +153,7 @@ class Adder:
             self._announcer.afterwards(queues)
         return self._with_holders(self._execute, jobs, accept(jobs, rows))
 
-    def _name_queues(self, queues: set[str]) -> None:
+    def name_queues(self, queues: set[str]) -> None:
         """Let the server know of queues, once; never with the jobs, whose transaction may be a long one."""
         if not queues <= self.queues:
             self._execute(self._statements.name_queues, (list(queues),))
@@ -228,7 +228,7 @@ class Adder:
         """The rows that adds with these tokens have stored."""
         sought = uuids(list(tokens))
         try:
-            if self._connections.await_end(".jobs (id") and self._connections.await_end(".add("):
+            if self._connections.await_end(".jobs (") and self._connections.await_end(".add("):
                 return self._execute(self._statements.added_by, (last_id, sought, last_id, sought))
         except BackendUnavailable as error:
             raise lost from error
@@ -245,7 +245,7 @@ class Adder:
     def add_joined(self, joined: Joined, jobs: Sequence[Job]) -> list[Job]:
         """Add jobs inside a caller's transaction; its commit tells other processes, and this one."""
         queues = {job.queue for job in jobs}
-        self._name_queues(queues)
+        self.name_queues(queues)
         values = add_values(jobs, [], LISTS, notify=news("r", queues))
         refuses = any(job.on_duplicate == "raise" for job in jobs)
         if refuses:

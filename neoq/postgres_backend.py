@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import threading
 import time as _time
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,6 +50,7 @@ from neoq.store import (
     WorkerInfo,
 )
 
+DOUBT_ENDS = 60.0  # seconds after which a claim whose reply was lost is not executed any more
 ROOM_EVERY = 0.05  # seconds between looks whether a full queue has room again
 SERVER_EVERY = 0.2  # seconds between looks whether a server that is away is back
 PRUNED_AT_ONCE = 5000  # so that no statement holds others up for long
@@ -58,7 +60,7 @@ _ENDS = frozenset({Status.SUCCEEDED, Status.CANCELLED})
 
 
 def _schema(value: Any) -> str:
-    if not isinstance(value, str) or not 0 < len(value.encode()) <= 63 or not value.isprintable():
+    if not isinstance(value, str) or not re.fullmatch("[a-z_][a-z0-9_]{0,49}", value):
         raise ValueError(value)
     return value
 
@@ -74,7 +76,7 @@ class PostgresConfig(Config):
     )
     schema: str = setting(
         "neoq",
-        Kind("a name of 1 to 63 bytes", _schema),
+        Kind("a name of up to 50 small letters, digits and underscores", _schema),
         "The schema that has neoq's tables; it is made where it does not exist.",
     )
     pool_size: int = setting(10, count(2, 1000), "Connections of a process, beside the one that listens.")
@@ -171,7 +173,7 @@ class PostgresBackend(Backend):
             info=self.engine.worker_info,
             log=config.log,
         )
-        self._lost_claims: list[int] = []  # tokens
+        self._lost_claims: list[tuple[int, float]] = []  # token, and when it was lost (monotonic)
         self._searches = Searches()
         self._room = threading.Condition()
         self._blocked = 0
@@ -294,6 +296,7 @@ class PostgresBackend(Backend):
     def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add where there is room, or wait for it."""
         wanted = _wanted(jobs, capacities)
+        self._adder.name_queues({job.queue for job in jobs})  # on a connection of its own: before ours
         timeout = self.config.enqueue_timeout
         give_up = None if timeout is None else _time.monotonic() + timeout
         while True:
@@ -328,6 +331,7 @@ class PostgresBackend(Backend):
 
     def add_tick(self, cron: str, tick: datetime, job: Job) -> Tick:
         """Record a tick and add its job in one transaction; capacity does not hold it back."""
+        self._adder.name_queues({job.queue})  # on a connection of its own: before ours
         with self._connections.use() as connection, connection.transaction():
             joined = Joined(self._connections, connection)
             [(new,)] = joined(self._statements.tick, (cron, tick.timestamp()))
@@ -379,7 +383,7 @@ class PostgresBackend(Backend):
             rows = self._execute(self._statements.claim, values)
         except BackendUnavailable as error:
             if error.outcome_unknown:
-                self._lost_claims.append(token)
+                self._lost_claims.append((token, _time.monotonic()))
             raise
         last = rows.pop()
         due, now = last[3], last[4]
@@ -402,10 +406,14 @@ class PostgresBackend(Backend):
 
     def _undo_lost_claims(self) -> None:
         """Give back what claims took whose replies were lost: nobody here runs that."""
-        while self._lost_claims:
-            self._connections.await_end("claim(")
-            self._execute(self._statements.unclaim, (self._presence.number, self._lost_claims[0]))
-            self._lost_claims.pop(0)
+        if not self._lost_claims:
+            return
+        ended = self._connections.await_end("claim(")
+        now = _time.monotonic()
+        for token, since in list(self._lost_claims):
+            self._execute(self._statements.unclaim, (self._presence.number, token))
+            if ended or now - since > DOUBT_ENDS:  # else it may be executed yet
+                self._lost_claims.remove((token, since))
 
     def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
         """Record how attempts ended, each under its lease; in a transaction of our own, or the caller's."""

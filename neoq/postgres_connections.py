@@ -68,10 +68,20 @@ class Connections:
         if not self._session_known:  # a PgBouncer tells another session's number than the server does
             self.direct = self._is_direct(connection)
             self._session_known = True
+        if self.direct:
+            self._set_isolation(connection)
         connection.prepare_threshold = 1 if self.direct else None
         register(connection)
         self._sessions[connection] = connection.info.backend_pid
         return connection
+
+    def _set_isolation(self, connection: Connection) -> None:
+        """Whatever the server's default: our statements wait for others, which a stricter one forbids."""
+        try:
+            connection.execute("set default_transaction_isolation to 'read committed'")
+        except psycopg.Error as error:
+            connection.close()
+            raise self.wrapped(error, connection) from error
 
     def _is_direct(self, connection: Connection) -> bool:
         try:
@@ -251,8 +261,10 @@ def is_alive(connection: Connection) -> bool:
 def _with_defaults(url: str) -> str:
     """The URL with what notices a dead server or network, unless it says otherwise."""
     given = conninfo_to_dict(url)
+    given.pop("client_encoding", None)  # our arrays are written in UTF-8, whatever the database is in
     defaults: dict[str, Any] = {
         "application_name": "neoq",
+        "client_encoding": "utf8",
         "connect_timeout": CONNECT_TIMEOUT,
         "keepalives_idle": 10,
         "keepalives_interval": 5,

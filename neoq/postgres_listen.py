@@ -163,14 +163,16 @@ class Presence:
     def _run(self) -> None:
         pause = FIRST_PAUSE
         while not self._closing.is_set():
+            began = time.monotonic()
             try:
                 self._hear()
-                pause = FIRST_PAUSE
             except (BackendError, psycopg.Error, OSError) as error:
                 if self._closing.is_set():
                     return
                 self._log.warning("nothing can be heard from the server, again in %.1f s: %s", pause, error)
                 self.let_go()
+                if time.monotonic() - began > LAST_PAUSE:
+                    pause = FIRST_PAUSE
                 self._closing.wait(pause)
                 pause = min(2 * pause, LAST_PAUSE)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 from neoq.errors import BackendError, UnsupportedError
@@ -59,6 +59,10 @@ def _of_psycopg(connection: psycopg.Connection[Any]) -> Execute:
             "transaction is a connection in autocommit that is in no transaction: use it inside "
             "`with connection.transaction():`"
         )
+    if connection.info.pipeline_status != PipelineStatus.OFF:
+        raise UnsupportedError(
+            "transaction is a connection in pipeline mode; enqueue outside of the pipeline"
+        )
 
     def execute(statement: str, values: Sequence[Any]) -> list[Any]:
         with connection.cursor(row_factory=tuple_row) as cursor:  # the caller's row factory is for the caller
@@ -72,6 +76,10 @@ def _of_sqlalchemy(connection: Any) -> Execute:
     name = connection.dialect.name
     if name != "postgresql":
         raise UnsupportedError(f"transaction is an SQLAlchemy connection to {name}; {_TAKES}")
+    if getattr(connection.connection.dbapi_connection, "autocommit", False):
+        raise UnsupportedError(
+            "transaction is an SQLAlchemy connection in AUTOCOMMIT: give it one that has transactions"
+        )
 
     def execute(statement: str, values: Sequence[Any]) -> list[Any]:
         # Not on the driver's connection below: SQLAlchemy would know of no transaction, and commit nothing.

@@ -46,7 +46,7 @@ from neoq.store import (
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
-AT_ONCE = 200  # jobs of one script, so that none holds the server for long
+AT_ONCE = 100  # jobs of one script, so that none holds the server for long
 LOOK_EVERY = 10  # times job_check_interval: how often an idle queue is looked at, though nobody has called
 LOOK_EVERY_AT_LEAST = 60  # where there are many such queues, as above
 ROOM_EVERY = 0.05  # seconds between looks whether a full queue has room again

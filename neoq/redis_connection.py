@@ -21,6 +21,13 @@ from neoq.redis_scripts import Script, Scripts
 if TYPE_CHECKING:
     from neoq.config import SafeLogger
 
+try:
+    import hiredis
+
+    _pack: Any = hiredis.pack_command
+except ImportError:  # redis-py does without
+    _pack = None
+
 Call = tuple[Script, Sequence[bytes], Sequence[Any]]
 
 SCHEMES: tuple[str, ...] = (
@@ -102,6 +109,13 @@ def _evalsha(script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) ->
 
 def _eval(script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Sequence[Any]:
     return ("EVAL", script.text, len(keys), *keys, *arguments)
+
+
+def _packed(connection: Any, commands: Sequence[Sequence[Any]]) -> list[bytes]:
+    """Commands as they go over the wire; redis-py would look at each argument before hiredis packs it."""
+    if _pack is None:
+        return list(connection.pack_commands(commands))
+    return [b"".join([_pack(tuple(command)) for command in commands])]
 
 
 def _reply_of(connection: Any) -> Any:
@@ -351,12 +365,7 @@ class RedisConnection:
             return self._through_cluster(client, commands, near)
         connection = self._take()
         try:
-            packed = (
-                connection.pack_command(*commands[0])
-                if len(commands) == 1
-                else connection.pack_commands(commands)
-            )
-            connection.send_packed_command(packed)
+            connection.send_packed_command(_packed(connection, commands))
             replies = [_reply_of(connection) for _ in commands]
         except BaseException:  # also an interrupt: what comes next on this connection answers nobody
             connection.disconnect()

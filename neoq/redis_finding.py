@@ -12,7 +12,7 @@ from neoq.redis_keys import job_id, number_of, stored_at
 from neoq.redis_queues import RedisQueues
 from neoq.redis_records import job_of, read_lease
 
-LOOKED_AT_ONCE = 200  # jobs that one script looks at
+LOOKED_AT_ONCE = 100  # jobs that one script looks at
 FEW = 5000  # jobs of a status that are read as a whole to find the newest of them
 _PLACES = {
     Status.PENDING: ("ready", "wait", "retry"),

@@ -7,6 +7,7 @@ was lost.
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 _DIRECTORY = Path(__file__).parent / "lua"
@@ -23,10 +24,18 @@ class Script:
         self.keys = tuple(line.removeprefix("-- keys: ").split())
         names = ", ".join(map(str.upper, self.keys))
         values = ", ".join(f"KEYS[{number}]" for number in range(1, len(self.keys) + 1))
-        prelude = (_DIRECTORY / "job.lua").read_text(encoding="utf-8")
-        text = f"{prelude}\nlocal {names} = {values}\n{source}"
+        text = _with_functions(f"local {names} = {values}\n{source}")
         self.text = (_DRAIN + text if drains else text).encode()
         self.digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
+
+
+def _with_functions(text: str) -> str:
+    """A script with those functions of job.lua before it that it calls: each costs a little at every run."""
+    for block in reversed((_DIRECTORY / "job.lua").read_text(encoding="utf-8").split("\n\n")):
+        function = re.search(r"^local function (\w+)", block, re.MULTILINE)
+        if function is None or re.search(rf"\b{function[1]}\b", text):
+            text = f"{block}\n\n{text}"
+    return text
 
 
 class Scripts:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from neoq.errors import BackendError, BackendUnavailable
-from neoq.store import Outcome, Store
+from neoq.store import Failure, Outcome, Store
 from neoq.threads import join
 
 MAX_BATCH = 1000
@@ -111,8 +111,37 @@ class Settler:
         except BackendUnavailable as error:
             self._logger.warning("%d outcomes wait for the store: %s", len(batch), error)
             return False
-        except BackendError:
-            self._logger.exception("%d outcomes could not be settled; their leases will run out", len(batch))
-            stale = {outcome.lease.job_id for outcome in batch}
+        except BackendError:  # one that the store refuses must not hold up its neighbours
+            stale = set()
+            try:
+                for outcome in batch:
+                    stale |= self._settle_alone(outcome)
+            except BackendUnavailable as error:
+                self._logger.warning("%d outcomes wait for the store: %s", len(batch), error)
+                return False
         self._settled(batch, stale)
         return True
+
+    def _settle_alone(self, outcome: Outcome) -> set[int]:
+        """Record one outcome; without what a store may not be able to write, if it must be."""
+        try:
+            return self._store.settle([outcome])
+        except BackendUnavailable:
+            raise
+        except BackendError as error:
+            self._logger.warning("job %s is settled in plain words: %s", outcome.lease.job_id, error)
+        try:
+            return self._store.settle([_plain(outcome)])
+        except BackendUnavailable:
+            raise
+        except BackendError:
+            self._logger.exception("the outcome of job %s could not be settled", outcome.lease.job_id)
+            return {outcome.lease.job_id}
+
+
+def _plain(outcome: Outcome) -> Outcome:
+    """The same outcome in ASCII, and without a result."""
+    failure = outcome.failure
+    if failure is not None:
+        failure = Failure(*(text.encode("ascii", "backslashreplace").decode() for text in failure))
+    return outcome._replace(lease=outcome.lease._replace(progress=None), failure=failure, result=None)

@@ -66,6 +66,7 @@ class Stopping:
         self._returned: set[int] = set()
         self._asked: set[int] = set()
         self._unsettled: set[int] = set()
+        self._give_up = 0.0
 
     def note(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
         """Remember what was settled meanwhile."""
@@ -105,15 +106,18 @@ class Stopping:
 
     def _stop(self, own: Runner | None) -> None:
         engine = self._engine
-        give_up = time.monotonic() + self._timeout
+        give_up = self._give_up = time.monotonic() + self._timeout
         engine.ticker.close()
         if not engine.opened:
             return
         engine.store.stop_waiting()
         if self._drain and engine.running and own is None:
-            engine.await_quiet(give_up)
+            try:
+                engine.await_quiet(give_up)
+            except BackendError as error:
+                engine.config.log.warning("nothing more is drained: %s", error)
         if engine.fetcher is not None:
-            left = engine.fetcher.stop(CLOSING_GRACE)
+            left = engine.fetcher.stop(self._patience())
             engine.source.settle([given_back(job) for job in left])
         for lane in engine.lanes.values():
             lane.stop()
@@ -127,6 +131,10 @@ class Stopping:
             self._write_report(own)
             # Its own job still runs: the watchdog and the store stay until it has ended.
             threading.Thread(target=self._close_after, args=(own,), name="neoq-shutdown").start()
+
+    def _patience(self) -> float:
+        """Seconds for a claim or a settle that is under way: all that are left, and a moment at least."""
+        return max(CLOSING_GRACE, self._give_up - time.monotonic())
 
     def _await_runners(self, own: Runner | None, give_up: float) -> None:
         for runner in self._engine.all_runners():
@@ -161,7 +169,9 @@ class Stopping:
             runner.lane.replace(runner)
             self._engine.source.settle([abandoned(job, runner.lane.listener, asked)])
         for lane in self._engine.lanes.values():
-            for thread in lane.asides:
+            with lane.lock:
+                asides = lane.asides
+            for thread in asides:
                 thread.join(CLOSING_GRACE)
 
     def _close_after(self, own: Runner) -> None:
@@ -172,7 +182,8 @@ class Stopping:
         engine = self._engine
         engine.watchdog.close()
         if engine.settler is not None:
-            left = engine.settler.close(CLOSING_GRACE)
+            # As long as shutdown may take: what has run and is not recorded would run again.
+            left = engine.settler.close(self._patience())
             self._unsettled = {outcome.lease.job_id for outcome in left}
         if engine.keeper is not None:
             engine.keeper.close()

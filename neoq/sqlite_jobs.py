@@ -611,8 +611,11 @@ def _hash_of(job: Job) -> int | None:
     """A hash of queue and fingerprint, 32 bits; None for a job that need not be unique."""
     if not job.unique:
         return None
-    name = f"{job.queue}\0{job.fingerprint}".encode()  # a caller may give the one that we compute by hand
-    return int.from_bytes(blake2b(name, digest_size=4).digest(), "big", signed=True)
+    name = job.fingerprint
+    if len(name) == 32 and not name.strip("0123456789abcdef"):  # a computed one: a hash of both already
+        return int(name[:8], 16) - 2**31
+    data = f"{job.queue}\0{name}".encode()
+    return int.from_bytes(blake2b(data, digest_size=4).digest(), "big", signed=True)
 
 
 def _duplicate(holder: Job) -> DuplicateJobError:

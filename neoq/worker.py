@@ -224,9 +224,10 @@ class Lane:
     def aside(self, task: Callable[..., None], *args: Any) -> None:
         """Do something that may call the user's code, such as on_error, and must not hold up the watchdog."""
         thread = threading.Thread(target=task, args=args, name=f"neoq-aside-{self.queue}", daemon=True)
-        self.asides = [other for other in self.asides if other.is_alive()] + [thread]
         try:
-            thread.start()
+            with self.lock:  # a shutdown waits for those that it finds here, which must have begun
+                thread.start()
+                self.asides = [other for other in self.asides if other.is_alive()] + [thread]
         except RuntimeError:  # the interpreter is going down
             task(*args)
 

@@ -50,7 +50,7 @@ THIRD_PARTIES = {
     "postgres_listen": {"psycopg"},
     "postgres_schema": {"psycopg"},
     "postgres_transactions": {"psycopg"},
-    "redis_connection": {"redis"},
+    "redis_connection": {"hiredis", "redis"},
     "redis_wakes": {"redis"},
     "testing": {"pytest"},
     "django": {"django", "django_tasks"},

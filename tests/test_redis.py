@@ -19,6 +19,7 @@ import redis
 import neoq
 from neoq.job import Job, Status
 from neoq.redis_backend import RedisBackend
+from neoq.shutdown import CLOSING_GRACE
 from neoq.store import Demand, Outcome, lease_of, succeeded
 from neoq.testing.cases.seam import prepared
 from tests.redis_ledger import check_ledger
@@ -637,3 +638,22 @@ def test_retries_survive_the_json_of_lua(backend: RedisBackend) -> None:
     assert found is not None
     assert (found._run_after, found.payload) == (again, {"n": 2**63})
     assert json.dumps(found.payload) == json.dumps({"n": 2**63})
+
+
+def test_a_shutdown_waits_for_outcomes(
+    redis_url: str, redis_prefix: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outcomes that a slow server takes a while for are recorded in the time that shutdown has."""
+    backend = RedisBackend(redis_url, prefix=redis_prefix())
+    ran, plain = threading.Event(), backend.settle
+
+    def slowly(outcomes: Any, **options: Any) -> set[int]:
+        time.sleep(2 * CLOSING_GRACE)
+        return plain(outcomes, **options)
+
+    monkeypatch.setattr(backend, "settle", slowly)
+    backend.listen("q", lambda _job: ran.set())
+    job = backend.enqueue("q")
+    assert ran.wait(PATIENCE)
+    report = backend.shutdown(timeout=PATIENCE)
+    assert ([done.id for done in report.finished], report.lost) == ([job.id], [])

@@ -1,12 +1,17 @@
-"""Runners: how many of them share what there is to do."""
+"""Runners and what becomes of their outcomes: how many share the work, a lost lease, a store that refuses."""
 
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import neoq
+from neoq.store import Outcome
 from neoq.worker import Runner, current_slot
 
 PATIENCE = 10.0
@@ -51,3 +56,52 @@ def test_claims_ahead_go_by_jobs_and_not_by_chunks() -> None:
         for _ in range(20):
             lane.learn(64, 64 * 20e-6)
         assert 200 <= lane.fits_ahead() <= 250  # of 20 microseconds each, 5 ms hold 250
+
+
+def test_a_job_whose_lease_was_lost_is_given_back(tmp_path: Path) -> None:
+    """A job that is stopped because others may have it is not cancelled: it is run again, uncharged."""
+    attempts: list[int] = []
+    first = threading.Event()
+    with neoq.SqliteBackend(tmp_path / "jobs.db") as backend:
+
+        @backend.listen("q", concurrency=1)
+        def handler(job: neoq.Job) -> None:
+            attempts.append(job._token)
+            if len(attempts) == 1:
+                first.set()
+                for _ in range(1000):
+                    time.sleep(0.01)
+
+        job = backend.enqueue("q")
+        assert first.wait(PATIENCE)
+        assert job.id is not None
+        backend.engine.lose({(job.id, attempts[0] + 1)})  # another attempt's
+        backend.engine.lose({(job.id, attempts[0])})
+        ended = backend.wait(job.id, PATIENCE)
+    assert (ended.status, ended.retries, len(attempts)) == (neoq.Status.SUCCEEDED, 0, 2)
+
+
+class Refusing(neoq.SqliteBackend):
+    """A store that can write no é."""
+
+    def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
+        """Refuse a whole batch that has one."""
+        if any(outcome.failure is not None and "é" in outcome.failure.message for outcome in outcomes):
+            raise neoq.BackendError("é cannot be written")
+        return super().settle(outcomes, transaction=transaction)
+
+
+def test_an_outcome_that_the_store_refuses_holds_up_no_other(tmp_path: Path) -> None:
+    """It is recorded without what the store cannot write, and its neighbours as they are."""
+    with Refusing(tmp_path / "jobs.db") as backend:
+
+        @backend.listen("q", concurrency=4, max_retries=0)
+        def handler(job: neoq.Job) -> str:
+            if job.payload["n"] == 2:
+                raise ValueError("caf\u00e9")
+            return "done"
+
+        jobs = backend.enqueue_many([neoq.Job("q", {"n": n}) for n in range(5)])
+        ended = [backend.wait(job.id or 0, PATIENCE) for job in jobs]
+    assert [job.result for job in ended] == ["done", "done", None, "done", "done"]
+    assert (ended[2].status, ended[2].error) == (neoq.Status.DEAD, "ValueError: caf\\xe9")

@@ -14,15 +14,20 @@ local count, unique, ready, waits, apart =
 local base = tonumber(ARGV[10])
 local at = 11
 
+-- What is remembered of this call, before it is known that nothing has to be undone: one command is cheaper.
 if token ~= '' then
-  local last = call('GET', LAST)
-  if last and sub(last, 1, #token) == token then return { 'again', sub(last, #token + 1) } end
+  local last = call('SET', LAST, token .. ARGV[10] .. ':' .. count, 'PX', 300000, 'GET')
+  if last and sub(last, 1, #token) == token then
+    call('SET', LAST, last, 'PX', 300000)
+    return { 'again', sub(last, #token + 1) }
+  end
 end
 
 if unique > 0 then
   local found = call('HMGET', UNIQ, unpack(ARGV, at, at + unique - 1))
   for place = 1, unique do
     if found[place] then
+      if token ~= '' then call('DEL', LAST) end
       if count > 1 then return { 'taken' } end
       local life = call('HGET', LIFE, found[place])
       if life and cjson.decode(life).s == RETRYING then return { 'taken' } end
@@ -32,7 +37,7 @@ if unique > 0 then
   at = at + unique
 end
 
-local newest = tonumber(call('GET', SEQ) or 0)
+local newest = tonumber(call('SET', SEQ, string.format('%.0f', base + count - 1), 'GET') or 0)
 local args = ARGV
 if newest >= base then -- the sender's clock is behind another's: number the jobs anew, in their order
   args = {}
@@ -59,9 +64,10 @@ if newest >= base then -- the sender's clock is behind another's: number the job
     place = place + 2
   end
   base = newest + 1
+  call('SET', SEQ, string.format('%.0f', base + count - 1))
+  if token ~= '' then call('SET', LAST, token .. string.format('%.0f:%d', base, count), 'PX', 300000) end
 end
-local first, last = string.format('%.0f', base), string.format('%.0f', base + count - 1)
-call('SET', SEQ, last)
+local first = string.format('%.0f', base)
 
 call('HSET', JOBS, unpack(args, at, at + 2 * count - 1))
 at = at + 2 * count
@@ -83,6 +89,5 @@ if waits > 0 then
 end
 if apart > 0 then call('HSET', PAYLOADS, unpack(args, at, at + 2 * apart - 1)) end
 
-if token ~= '' then call('SET', LAST, token .. first .. ':' .. count, 'PX', 300000) end
 if call_one then wake(IDLE, channel, queue, tries) end
 return { 'added', first }

@@ -4,7 +4,7 @@
 --   workers, the queue, how many workers to call, 1 if the worker is to be called for what comes; then kinds,
 --   where only these are wanted
 -- result: {now, due (-1 for never), ids, records, lives, payloads}
--- complexity: O(log of the queue) a job; at most 200 jobs, and 200 that fall due
+-- complexity: O(log of the queue) a job; at most 100 jobs, and 100 that fall due
 
 local limit, tail, worker = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local micros = clock()
@@ -14,7 +14,8 @@ local function answer(due, ids, records, lives, payloads)
   return { string.format('%.6f', now), due, ids or {}, records or {}, lives or {}, payloads or {} }
 end
 
-local special = call('EXISTS', PAUSED, CRASHED) > 0
+-- Most queues have nothing but ready jobs: one command tells.
+local special = call('EXISTS', PAUSED, CRASHED, WAIT, RETRY) > 0
 if special and call('EXISTS', PAUSED) == 1 then
   if ARGV[8] == '1' then call('SADD', IDLE, worker) end
   return answer('-1')
@@ -24,7 +25,7 @@ end
 local function promote(from)
   local members = call('ZRANGE', from, 0, 0, 'WITHSCORES')
   if not members[2] or tonumber(members[2]) > now then return members[2] end
-  members = call('ZRANGEBYSCORE', from, '-inf', now, 'WITHSCORES', 'LIMIT', 0, 200)
+  members = call('ZRANGEBYSCORE', from, '-inf', now, 'WITHSCORES', 'LIMIT', 0, 100)
   local gone, ready = {}, {}
   for at = 1, #members, 2 do
     gone[#gone + 1] = members[at]
@@ -35,7 +36,11 @@ local function promote(from)
   call('ZADD', READY, unpack(ready))
   return call('ZRANGE', from, 0, 0, 'WITHSCORES')[2]
 end
-local head, other = promote(WAIT), promote(RETRY)
+local head, other
+if special then
+  head, other = promote(WAIT), promote(RETRY)
+  special = call('EXISTS', CRASHED) == 1
+end
 if not head or other and tonumber(other) < tonumber(head) then head = other end
 
 local ids = {}
@@ -88,7 +93,7 @@ if #ids > 0 then
 end
 
 local due = head or '-1'
-if #ids > 0 and call('EXISTS', READY) == 1 then due = string.format('%.6f', now) end
+if (#ids >= limit or special) and call('EXISTS', READY) == 1 then due = string.format('%.6f', now) end
 if #ids >= limit or due ~= '-1' and tonumber(due) <= now then
   call('SREM', IDLE, worker)
   if due ~= '-1' then wake(IDLE, ARGV[5], ARGV[6], tonumber(ARGV[7])) end

@@ -2,7 +2,7 @@
 -- keys: jobs life payloads results progress cancel ready wait retry lease
 -- arguments: ids
 -- result: {now, records, lives, payloads, results, progresses, whether cancelled, leases ("" where none)}
--- complexity: O(log of the queue) a job, at most 200, and O(1) a running job of the queue
+-- complexity: O(log of the queue) a job, at most 100, and O(1) a running job of the queue
 
 local time = call('TIME')
 local records, lives = call('HMGET', JOBS, unpack(ARGV)), call('HMGET', LIFE, unpack(ARGV))

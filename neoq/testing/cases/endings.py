@@ -146,6 +146,7 @@ class ShutdownCases(Suite):
         """shutdown() of a backend that has done its work reports nothing."""
         backend.listen("q", ignore)
         ended(backend, backend.enqueue("q"))
+        assert backend.drain(PATIENCE)
         assert everything(backend.shutdown(timeout=5)) == [[], [], [], []]
 
     def test_of_a_backend_never_used(self, backend: Backend) -> None:
