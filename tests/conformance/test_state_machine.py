@@ -30,6 +30,7 @@ QUEUES = ("p", "q")
 HOUR, DAY = 3600.0, 86400.0
 EVERYTHING = 10_000
 MAX_CRASHES = 2
+OF_ANOTHER = "of another"  # the fingerprint that neoq computes for a payload, given by hand
 FAILURE = Failure("ValueError", "no", "Traceback ...")
 
 PENDING, RUNNING, RETRYING = Status.PENDING, Status.RUNNING, Status.RETRYING
@@ -100,7 +101,7 @@ class Wanted:
         job = Job(
             self.queue,
             {"n": self.n},
-            fingerprint=self.own,
+            fingerprint=Job(self.queue, {"n": 0}).fingerprint if self.own == OF_ANOTHER else self.own,
             unique=self.unique,
             priority=self.priority,
             run_after=self.delay or None,
@@ -114,7 +115,7 @@ WANTED = st.builds(
     Wanted,
     queue=st.sampled_from(QUEUES),
     n=st.integers(0, 3),
-    own=st.sampled_from([None, None, "own"]),
+    own=st.sampled_from([None, None, None, "own", OF_ANOTHER]),
     unique=st.sampled_from([True, True, False, "until_started"]),
     priority=st.sampled_from([0, 0, 0, -1, 1]),
     delay=st.sampled_from([0.0, 0.0, HOUR, 2 * HOUR]),
