@@ -861,7 +861,7 @@ def test_two_transactions_of_one_fingerprint(backend: PostgresBackend, postgres_
 def test_a_stale_lease_completes_nothing(make: Make, backend: PostgresBackend, postgres_url: str) -> None:
     """job.complete() under a lease that was lost raises, so that the handler's transaction is undone."""
     backend.enqueue("q", {"n": 1})
-    worker = make()
+    worker = make(heartbeat=10.0, lease=30.0)  # or the next heartbeat would stop the handler
     seen = Seen()
 
     def handler(job: Job) -> None:
