@@ -861,12 +861,15 @@ def test_two_transactions_of_one_fingerprint(backend: PostgresBackend, postgres_
 def test_a_stale_lease_completes_nothing(make: Make, backend: PostgresBackend, postgres_url: str) -> None:
     """job.complete() under a lease that was lost raises, so that the handler's transaction is undone."""
     backend.enqueue("q", {"n": 1})
-    worker = make(heartbeat=10.0, lease=30.0)  # or the next heartbeat would stop the handler
+    worker = make()
     seen = Seen()
 
     def handler(job: Job) -> None:
-        backend._execute(f'update "{backend.config.schema}".jobs set token = token + 1')
-        with psycopg.connect(postgres_url) as connection:
+        with (
+            job.shield(),
+            psycopg.connect(postgres_url) as connection,
+        ):  # or a heartbeat might be the first to tell
+            backend._execute(f'update "{backend.config.schema}".jobs set token = token + 1')
             try:
                 job.complete(connection)
             except StaleLeaseError:
