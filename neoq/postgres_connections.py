@@ -33,6 +33,7 @@ _AWAY = frozenset(
 )  # what passes: failures of the connection, shutdowns, failovers, too many connections, locks, a full disk
 _GOOD = frozenset({ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK})
 _MET = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+_MAYBE_COMMITTED = frozenset({None, "57P02"})  # a server that ends at once may do so between commit and reply
 _TRIES = 3  # of a statement that met a deadlock
 DOUBT_LASTS = 3.0  # seconds to wait for the server to end a statement whose reply was lost
 
@@ -204,7 +205,7 @@ class Connections:
         broken = connection is not None and connection.closed
         state = error.sqlstate
         if broken or state in _AWAY or (state is None and isinstance(error, psycopg.OperationalError)):
-            unknown = broken and state is None
+            unknown = broken and state in _MAYBE_COMMITTED
             return BackendUnavailable(
                 f"{self.where}: {_text_of(error)}{_reason(state)}", outcome_unknown=unknown
             )
