@@ -423,12 +423,23 @@ class Backend(Store):
         """Run jobs until SIGTERM or SIGINT, then shut down gracefully; for the main thread of a worker."""
         if threading.current_thread() is not threading.main_thread():
             raise NeoqError("run() waits for signals, which only the main thread gets; elsewhere use start()")
-        asked = threading.Event()
+        # A lock and no Event: the set() of one takes a lock that the wait() under this handler may hold.
+        asked = threading.Lock()
+        asked.acquire()
+
+        def ask(*_: object) -> None:
+            try:
+                asked.release()
+            except RuntimeError:  # asked before
+                pass
+
         signals = (signal.SIGTERM, signal.SIGINT)
-        before = [signal.signal(number, lambda *_: asked.set()) for number in signals]
+        before = [signal.signal(number, ask) for number in signals]
         try:
             self.start()
-            while not asked.wait(1.0):  # untimed, it would miss a signal that comes just before it blocks
+            while not asked.acquire(
+                timeout=1.0
+            ):  # untimed, it would miss a signal that comes just before it blocks
                 pass
             return self.shutdown()
         finally:

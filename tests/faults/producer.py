@@ -10,14 +10,14 @@ import itertools
 import os
 import signal
 import sys
-import threading
+import time
 
 import neoq
 
 url, accepted, pause = sys.argv[1], sys.argv[2], float(sys.argv[3])
 lines = os.open(accepted, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-asked_to_end = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: asked_to_end.set())
+ending: list[int] = []  # no Event: its set() takes a lock that the wait() under the handler may hold
+signal.signal(signal.SIGTERM, lambda number, _: ending.append(number))
 numbers = itertools.count()
 
 
@@ -37,7 +37,8 @@ backend = neoq.connect(url, autostart=False)
 backend.queues()
 print("ready", flush=True)
 turns = itertools.count(1)
-while not asked_to_end.wait(pause):
+while not ending:
+    time.sleep(pause)
     produce(backend, 20 if next(turns) % 10 == 0 else 1)
 print("ended", flush=True)
 os._exit(0)  # nothing is left to lose: what is not accepted is not written down
