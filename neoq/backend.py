@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta, tzinfo
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, TypeVar, Unpack, overload
 
+from neoq.capacity import too_many, wanted_of
 from neoq.clock import Clock
 from neoq.config import Config, OnError
 from neoq.engine import Engine
@@ -392,6 +393,17 @@ class Backend(Store):
         """How many ready jobs a queue holds before its producers wait."""
         listener = self.engine.listeners.get(queue)
         return self.config.queue_capacity if listener is None else listener.capacity
+
+    def capacities_of(self, jobs: Sequence[Job]) -> dict[str, int]:
+        """The capacity of each queue of a batch that has one; QueueFullError where it can never fit."""
+        if len(jobs) == 1 and self.capacity_of(jobs[0].queue) is None:
+            return {}
+        queues = {job.queue for job in jobs}
+        capacities = {queue: limit for queue in queues if (limit := self.capacity_of(queue)) is not None}
+        for queue, number in wanted_of(jobs, capacities).items():
+            if number > capacities[queue]:
+                raise too_many(queue, number, capacities[queue])
+        return capacities
 
     def handed_over(self, queue: str) -> int:
         """Jobs of a queue that runners of this process hold and have not started."""

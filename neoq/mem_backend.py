@@ -13,8 +13,9 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from neoq.backend import Backend
+from neoq.capacity import closed, no_room, too_many
 from neoq.config import Config, count, setting, span
-from neoq.errors import BackendClosedError, DuplicateJobError, QueueFullError, UnsupportedError
+from neoq.errors import BackendClosedError, DuplicateJobError, UnsupportedError
 from neoq.job import FINISHED, Job, Status, to_datetime
 from neoq.mem_queues import REPLACED, FutureJobs, Key, QueueState
 from neoq.store import (
@@ -330,11 +331,7 @@ class MemBackend(Backend):
         for queue, number in wanted.items():
             capacity = self.capacity_of(queue)
             if capacity is not None and number > capacity:
-                raise QueueFullError(
-                    f"{number:,} jobs at once are more than queue {queue!r} holds ({capacity:,}); enqueue "
-                    "them in parts, or raise its capacity",
-                    queue=queue,
-                )
+                raise too_many(queue, number, capacity)
         if self.in_runner():  # a handler that waited for itself would wait for ever
             return
         while full := [queue for queue, number in wanted.items() if self._is_full(states[queue], number)]:
@@ -356,20 +353,12 @@ class MemBackend(Backend):
             while not self._refusing and self._is_full(state, wanted):
                 left = give_up - _time.monotonic()
                 if left <= 0:
-                    raise QueueFullError(
-                        f"queue {state.queue!r} holds all {self.capacity_of(state.queue):,} jobs that it "
-                        f"may, and no room came within {timeout:g} s; add runners (concurrency), raise its "
-                        "capacity, or enqueue less",
-                        queue=state.queue,
-                    )
+                    raise no_room(state.queue, self.capacity_of(state.queue) or 0, timeout)
                 state.ready.not_full.wait(min(left, self.config.job_check_interval))
         finally:
             state.blocked.remove(wanted)
         if self._refusing:
-            raise BackendClosedError(
-                f"the backend was shut down while enqueue waited for room in queue {state.queue!r}",
-                queue=state.queue,
-            )
+            raise closed(state.queue)
 
     # -- cron -------------------------------------------------------------------------------------------
 

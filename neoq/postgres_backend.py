@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import threading
 import time as _time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +16,12 @@ from psycopg.conninfo import conninfo_to_dict
 
 from neoq import postgres_schema
 from neoq.backend import Backend
+from neoq.capacity import Room, no_room, wanted_of
 from neoq.config import FLAG, Config, Kind, count, setting, span
 from neoq.errors import (
-    BackendClosedError,
     BackendError,
     BackendUnavailable,
     ConfigError,
-    QueueFullError,
 )
 from neoq.job import Job, Status, to_datetime
 from neoq.postgres_add import Adder, duplicate_of, holder_in, is_duplicate
@@ -51,7 +49,6 @@ from neoq.store import (
 )
 
 DOUBT_ENDS = 60.0  # seconds after which a claim whose reply was lost is not executed any more
-ROOM_EVERY = 0.05  # seconds between looks whether a full queue has room again
 SERVER_EVERY = 0.2  # seconds between looks whether a server that is away is back
 PRUNED_AT_ONCE = 5000  # so that no statement holds others up for long
 SAME_CLOCK = 1.0  # seconds that this machine's clock may differ from the server's and count as equal
@@ -175,9 +172,7 @@ class PostgresBackend(Backend):
         )
         self._lost_claims: list[tuple[int, float]] = []  # token, and when it was lost (monotonic)
         self._searches = Searches()
-        self._room = threading.Condition()
-        self._blocked = 0
-        self._refusing = False
+        self._room = Room()
 
     def _look_at_server(self) -> None:
         """Refuse a server that is too old, and bring the tables up to date."""
@@ -198,9 +193,7 @@ class PostgresBackend(Backend):
 
     def stop_waiting(self) -> None:
         """End every add that waits for room."""
-        with self._room:
-            self._refusing = True
-            self._room.notify_all()
+        self._room.refuse()
 
     def close_store(self) -> None:
         """Leave the workers, and close the connections."""
@@ -241,7 +234,7 @@ class PostgresBackend(Backend):
         return added
 
     def _add(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
-        capacities = {} if self._is_boundless(jobs) else self._capacities(jobs)
+        capacities = self.capacities_of(jobs)
         if capacities and not self.in_runner():
             return self._add_bounded(jobs, token, capacities)
         if len(jobs) == 1 and jobs[0].on_duplicate != "raise":
@@ -255,22 +248,9 @@ class PostgresBackend(Backend):
             try:
                 return self._add(jobs, token)
             except BackendUnavailable as error:
-                if error.outcome_unknown or self._refusing or _time.monotonic() >= give_up:
+                if error.outcome_unknown or self._room.refusing or _time.monotonic() >= give_up:
                     raise
-            with self._room:
-                self._refusing or self._room.wait(SERVER_EVERY)
-
-    def _is_boundless(self, jobs: Sequence[Job]) -> bool:
-        return len(jobs) == 1 and self.capacity_of(jobs[0].queue) is None
-
-    def _capacities(self, jobs: Sequence[Job]) -> dict[str, int]:
-        """The capacity of each queue of a batch that has one; QueueFullError where it can never fit."""
-        queues = {job.queue for job in jobs}
-        capacities = {queue: limit for queue in queues if (limit := self.capacity_of(queue)) is not None}
-        for queue, number in _wanted(jobs, capacities).items():
-            if number > capacities[queue]:
-                raise _full(queue, capacities[queue], None, number)
-        return capacities
+            self._room.pause(SERVER_EVERY)
 
     def _full_queue(
         self, execute: Any, wanted: Mapping[str, int], capacities: Mapping[str, int]
@@ -286,16 +266,16 @@ class PostgresBackend(Backend):
 
     def _add_joined(self, jobs: Sequence[Job], joined: Joined) -> list[Job]:
         """Who waited for room inside a transaction would keep others from making it."""
-        capacities = self._capacities(jobs)
+        capacities = self.capacities_of(jobs)
         if capacities and not self.in_runner():
-            full = self._full_queue(joined, _wanted(jobs, capacities), capacities)
+            full = self._full_queue(joined, wanted_of(jobs, capacities), capacities)
             if full is not None:
-                raise _full(full, capacities[full], None)
+                raise no_room(full, capacities[full])
         return self._adder.add_joined(joined, jobs)
 
     def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add where there is room, or wait for it."""
-        wanted = _wanted(jobs, capacities)
+        wanted = wanted_of(jobs, capacities)
         self._adder.name_queues({job.queue for job in jobs})  # on a connection of its own: before ours
         timeout = self.config.enqueue_timeout
         give_up = None if timeout is None else _time.monotonic() + timeout
@@ -307,25 +287,7 @@ class PostgresBackend(Backend):
                     added = self._adder.add_joined(joined, jobs)
                     self._adder.remember(token, added)
                     return added
-            with self._room:
-                left = ROOM_EVERY if give_up is None else give_up - _time.monotonic()
-                if left <= 0 and not self._refusing:
-                    raise _full(full, capacities[full], timeout)
-                self._blocked += 1
-                try:
-                    self._refusing or self._room.wait(min(left, ROOM_EVERY))
-                finally:
-                    self._blocked -= 1
-                if self._refusing:
-                    raise BackendClosedError(
-                        f"the backend was shut down while enqueue waited for room in queue {full!r}",
-                        queue=full,
-                    )
-
-    def _make_room_known(self) -> None:
-        if self._blocked:
-            with self._room:
-                self._room.notify_all()
+            self._room.wait(full, capacities[full], timeout, give_up)
 
     # -- cron -------------------------------------------------------------------------------------------
 
@@ -359,7 +321,7 @@ class PostgresBackend(Backend):
                 jobs += more
                 due = later if due is None else due if later is None else min(due, later)
         if jobs:
-            self._make_room_known()
+            self._room.make_known()
         return Claimed(jobs, to_datetime(due), to_datetime(now))  # type: ignore[arg-type]
 
     def _claim(
@@ -564,7 +526,7 @@ class PostgresBackend(Backend):
                 job_id = holder_in(error)
                 raise duplicate_of(next(iter(self.find(ids=[job_id])), None), job_id) from None
             raise
-        self._make_room_known()
+        self._room.make_known()
         queues = {queue for _, queue, _ in rows}
         for queue in queues:
             self._notify(queue, "ready")
@@ -595,28 +557,3 @@ def _best_first(row: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _time_of(epoch: float) -> datetime:
     return datetime.fromtimestamp(epoch, UTC)
-
-
-def _wanted(jobs: Sequence[Job], queues: Iterable[str]) -> dict[str, int]:
-    """How many jobs of a batch are ready at once, of each of these queues."""
-    wanted = dict.fromkeys(queues, 0)
-    for job in jobs:
-        if job.queue in wanted and not job._waits:
-            wanted[job.queue] += 1
-    return wanted
-
-
-def _full(queue: str, capacity: int, seconds: float | None, number: int | None = None) -> QueueFullError:
-    """The error for a queue without room; ``number`` where a batch can never fit."""
-    if number is not None:
-        return QueueFullError(
-            f"{number:,} jobs at once are more than queue {queue!r} holds ({capacity:,}); enqueue them in "
-            "parts, or raise its capacity",
-            queue=queue,
-        )
-    waited = "" if seconds is None else f", and no room came within {seconds:g} s"
-    return QueueFullError(
-        f"queue {queue!r} holds all {capacity:,} jobs that it may{waited}; add runners (concurrency), raise "
-        "its capacity, or enqueue less",
-        queue=queue,
-    )

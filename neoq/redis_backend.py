@@ -10,12 +10,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from neoq.backend import Backend
+from neoq.capacity import Room
 from neoq.config import OPTIONAL_TEXT, TEXT, Config, Kind, count, setting, span
 from neoq.errors import (
-    BackendClosedError,
     BackendError,
     BackendUnavailable,
-    QueueFullError,
     UnsupportedError,
 )
 from neoq.job import Job, Status, to_datetime
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
 AT_ONCE = 100  # jobs of one script, so that none holds the server for long
 LOOK_EVERY = 10  # times job_check_interval: how often an idle queue is looked at, though nobody has called
 LOOK_EVERY_AT_LEAST = 60  # where there are many such queues, as above
-ROOM_EVERY = 0.05  # seconds between looks whether a full queue has room again
 SWEEP_EVERY = 60.0  # seconds between looks for leases that ran out and that no dead worker accounts for
 RECONCILED_AT_ONCE = 200
 
@@ -184,9 +182,7 @@ class RedisBackend(Backend):
         self._swept = _time.monotonic()
         self._cursors: dict[str, Any] = {}
         self._crons: dict[str, str] = {}
-        self._room = threading.Condition()
-        self._blocked = 0
-        self._refusing = False
+        self._room = Room()
         self._wakes = Wakes(
             connection,
             self._queues.channel + self._worker,
@@ -197,9 +193,7 @@ class RedisBackend(Backend):
 
     def stop_waiting(self) -> None:
         """End every add that waits for room."""
-        with self._room:
-            self._refusing = True
-            self._room.notify_all()
+        self._room.refuse()
 
     def close_store(self) -> None:
         """Leave the workers, and disconnect."""
@@ -219,11 +213,8 @@ class RedisBackend(Backend):
         if transaction is not None:
             raise _no_transactions("enqueue")
         queues = {job.queue for job in jobs} if len(jobs) > 1 else (jobs[0].queue,)
-        capacities = {queue: limit for queue in queues if (limit := self.capacity_of(queue)) is not None}
-        if capacities and not self.in_runner():
-            added = self._add_bounded(jobs, token, capacities)
-        else:
-            added = self._adder.add(jobs, token, {})
+        capacities = {} if self.in_runner() else self.capacities_of(jobs)
+        added = self._add_bounded(jobs, token, capacities) if capacities else self._adder.add(jobs, token, {})
         for queue in queues:
             self._stir(queue)
             self._notify(queue, "ready")
@@ -231,14 +222,6 @@ class RedisBackend(Backend):
 
     def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add where there is room, or wait for it."""
-        for queue, limit in capacities.items():
-            number = sum(job.queue == queue and not job._waits for job in jobs)
-            if number > limit:
-                raise QueueFullError(
-                    f"{number:,} jobs at once are more than queue {queue!r} holds ({limit:,}); enqueue them "
-                    "in parts, or raise its capacity",
-                    queue=queue,
-                )
         timeout = self.config.enqueue_timeout
         give_up = None if timeout is None else _time.monotonic() + timeout
         while True:
@@ -246,32 +229,7 @@ class RedisBackend(Backend):
             try:
                 return self._adder.add(jobs, token, free)
             except NoRoom as full:
-                self._await_room(full.queue, capacities[full.queue], give_up)
-
-    def _await_room(self, queue: str, capacity: int, give_up: float | None) -> None:
-        left = ROOM_EVERY if give_up is None else give_up - _time.monotonic()
-        with self._room:
-            if left <= 0 and not self._refusing:
-                raise QueueFullError(
-                    f"queue {queue!r} holds all {capacity:,} jobs that it may, and no room came within "
-                    f"{self.config.enqueue_timeout:g} s; add runners (concurrency), raise its capacity, or "
-                    "enqueue less",
-                    queue=queue,
-                )
-            self._blocked += 1
-            try:
-                self._refusing or self._room.wait(min(left, ROOM_EVERY))
-            finally:
-                self._blocked -= 1
-            if self._refusing:
-                raise BackendClosedError(
-                    f"the backend was shut down while enqueue waited for room in queue {queue!r}", queue=queue
-                )
-
-    def _make_room_known(self) -> None:
-        if self._blocked:
-            with self._room:
-                self._room.notify_all()
+                self._room.wait(full.queue, capacities[full.queue], timeout, give_up)
 
     # -- cron -------------------------------------------------------------------------------------------
 
@@ -340,7 +298,7 @@ class RedisBackend(Backend):
                     dues.append(quiet.due)
         jobs = self._claim(asked, dues) if asked else []
         if jobs:
-            self._make_room_known()
+            self._room.make_known()
         due = to_datetime(min(dues)) if dues else None
         return Claimed(jobs, due, to_datetime(self._queues.time()))  # type: ignore[arg-type]
 
@@ -671,7 +629,7 @@ class RedisBackend(Backend):
                 running |= {job_id(int(stored), number) for stored in reply[1]}
                 if reply[0]:
                     queues.add(queue)
-        self._make_room_known()
+        self._room.make_known()
         for queue in queues:
             self._stir(queue)
             self._notify(queue, "ready")

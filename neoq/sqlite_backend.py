@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import orjson
 
 from neoq.backend import Backend
+from neoq.capacity import Room, no_room, wanted_of
 from neoq.config import Config, Kind, setting, span
-from neoq.errors import BackendClosedError, BackendError, ConfigError, UnsupportedError
+from neoq.errors import BackendError, ConfigError, UnsupportedError
 from neoq.job import Job, Status, to_datetime
 from neoq.sqlite_file import SqliteFile
-from neoq.sqlite_jobs import PRUNED_AT_ONCE, HeldLease, Ledger, refuse_full
+from neoq.sqlite_jobs import PRUNED_AT_ONCE, HeldLease, Ledger
 from neoq.sqlite_locks import WorkerLocks
 from neoq.sqlite_rows import COLUMNS, counts_of, job_of, place_and_status
 from neoq.store import (
@@ -45,7 +46,6 @@ T = TypeVar("T")
 LOOK_EVERY = 0.02  # seconds between looks whether another process has written
 LOOK_AT_REST = 0.04  # where none has for a second
 SIGNS_OF_LIFE_EVERY = 1.0  # seconds between looks whether a worker has died
-ROOM_EVERY = 0.05  # seconds between looks whether a full queue has room again
 _MODES = ("off", "normal", "full", "extra")
 
 
@@ -140,9 +140,7 @@ class SqliteBackend(Backend):
         self._file = file
         self._locks = WorkerLocks(file.path, self.engine.worker_id)
         file.fork_hook = self._locks.let_go
-        self._room = threading.Condition()
-        self._blocked = 0
-        self._refusing = False
+        self._room = Room()
         self._leases_seen: dict[HeldLease, float] = {}  # and since when, on the monotonic clock
         self._closing = threading.Event()
         self._watch_lock = threading.Lock()
@@ -150,9 +148,7 @@ class SqliteBackend(Backend):
 
     def stop_waiting(self) -> None:
         """End every add that waits for room."""
-        with self._room:
-            self._refusing = True
-            self._room.notify_all()
+        self._room.refuse()
 
     def close_store(self) -> None:
         """Leave the workers, and close the connections."""
@@ -237,7 +233,7 @@ class SqliteBackend(Backend):
         """Store jobs; see `Store.add`. ``transaction`` is a sqlite3.Connection to the same file."""
         if transaction is not None:
             return self._write_within(transaction, lambda ledger: self._add_joined(ledger, jobs, token))
-        capacities = self._capacities(jobs)
+        capacities = self.capacities_of(jobs)
         if capacities and not self.in_runner():
             added = self._add_bounded(jobs, token, capacities)
         else:
@@ -246,28 +242,17 @@ class SqliteBackend(Backend):
             self._notify(queue, "ready")
         return added
 
-    def _capacities(self, jobs: Sequence[Job]) -> dict[str, int]:
-        """The capacity of each queue of a batch that has one; QueueFullError where it can never fit."""
-        if len(jobs) == 1 and self.capacity_of(jobs[0].queue) is None:
-            return {}
-        queues = {job.queue for job in jobs}
-        capacities = {queue: limit for queue in queues if (limit := self.capacity_of(queue)) is not None}
-        for queue, number in _wanted(jobs, capacities).items():
-            if number > capacities[queue]:
-                raise refuse_full(queue, capacities[queue], None, number)
-        return capacities
-
     def _add_joined(self, ledger: Ledger, jobs: Sequence[Job], token: bytes) -> list[Job]:
         """Who waited for room inside a transaction would keep others from making it."""
-        capacities = self._capacities(jobs)
-        full = None if self.in_runner() else ledger.full_queue(_wanted(jobs, capacities), capacities)
+        capacities = self.capacities_of(jobs)
+        full = None if self.in_runner() else ledger.full_queue(wanted_of(jobs, capacities), capacities)
         if full is not None:
-            raise refuse_full(full, capacities[full], None)
+            raise no_room(full, capacities[full])
         return ledger.add(jobs, token)
 
     def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add where there is room, or wait for it."""
-        wanted = _wanted(jobs, capacities)
+        wanted = wanted_of(jobs, capacities)
         timeout = self.config.enqueue_timeout
         give_up = None if timeout is None else _time.monotonic() + timeout
 
@@ -280,25 +265,7 @@ class SqliteBackend(Backend):
             added, full = self._write(try_to_add)
             if full is None:
                 return added
-            with self._room:
-                left = ROOM_EVERY if give_up is None else give_up - _time.monotonic()
-                if left <= 0 and not self._refusing:
-                    raise refuse_full(full, capacities[full], timeout)
-                self._blocked += 1
-                try:
-                    self._refusing or self._room.wait(min(left, ROOM_EVERY))
-                finally:
-                    self._blocked -= 1
-                if self._refusing:
-                    raise BackendClosedError(
-                        f"the backend was shut down while enqueue waited for room in queue {full!r}",
-                        queue=full,
-                    )
-
-    def _make_room_known(self) -> None:
-        if self._blocked:
-            with self._room:
-                self._room.notify_all()
+            self._room.wait(full, capacities[full], timeout, give_up)
 
     # -- cron -------------------------------------------------------------------------------------------
 
@@ -321,7 +288,7 @@ class SqliteBackend(Backend):
         worker = self._locks.hold()
         jobs, due = self._write(lambda ledger: ledger.claim(demand, worker), lasting=False)
         if jobs:
-            self._make_room_known()
+            self._room.make_known()
         now = self.clock.time()
         return Claimed(jobs, to_datetime(due), to_datetime(now))  # type: ignore[arg-type]
 
@@ -441,7 +408,7 @@ class SqliteBackend(Backend):
         if not ids:
             return Changed()
         changed = self._write(lambda ledger: ledger.change(ids, action))
-        self._make_room_known()
+        self._room.make_known()
         for queue in changed.queues:
             self._notify(queue, "ready")
         return changed
@@ -497,15 +464,6 @@ _LEAVES_NOTHING = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED})
 
 def _time_of(epoch: float) -> datetime:
     return datetime.fromtimestamp(epoch, UTC)
-
-
-def _wanted(jobs: Sequence[Job], queues: Iterable[str]) -> dict[str, int]:
-    """How many jobs of a batch are ready at once, of each of these queues."""
-    wanted = dict.fromkeys(queues, 0)
-    for job in jobs:
-        if job.queue in wanted and not job._waits:
-            wanted[job.queue] += 1
-    return wanted
 
 
 def _is_same_file(one: str, other: str) -> bool:

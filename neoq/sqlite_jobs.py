@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from neoq.errors import DuplicateJobError, QueueFullError
+from neoq.errors import DuplicateJobError
 from neoq.job import CODEC, FINISHED, Job, Status
 from neoq.sqlite_rows import (
     COLUMNS,
@@ -621,22 +621,4 @@ def _hash_of(job: Job) -> int | None:
 def _duplicate(holder: Job) -> DuplicateJobError:
     return DuplicateJobError(
         f"job {holder.id} of {holder.queue!r} has that fingerprint and is {holder.status.name}", job=holder
-    )
-
-
-def refuse_full(
-    queue: str, capacity: int, seconds: float | None, number: int | None = None
-) -> QueueFullError:
-    """The error for a queue without room; ``number`` where a batch can never fit."""
-    if number is not None:
-        return QueueFullError(
-            f"{number:,} jobs at once are more than queue {queue!r} holds ({capacity:,}); enqueue them in "
-            "parts, or raise its capacity",
-            queue=queue,
-        )
-    waited = "" if seconds is None else f", and no room came within {seconds:g} s"
-    return QueueFullError(
-        f"queue {queue!r} holds all {capacity:,} jobs that it may{waited}; add runners (concurrency), raise "
-        "its capacity, or enqueue less",
-        queue=queue,
     )

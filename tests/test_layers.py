@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "neoq"
 
 LEAVES = {
-    *("errors", "job", "config", "retry", "store", "clock", "mem_queues", "threads"),
+    *("errors", "job", "config", "retry", "store", "clock", "mem_queues", "threads", "capacity"),
     *("sqlite_schema", "sqlite_file", "sqlite_jobs", "sqlite_locks", "sqlite_rows"),
     *("redis_keys", "redis_records", "redis_scripts", "redis_connection", "redis_wakes", "redis_queues"),
     *("redis_finding", "redis_adding", "redis_workers", "redis_pruning"),

@@ -1,0 +1,95 @@
+"""Capacity: what a full queue tells its producers, and how they wait for room in a store that is shared."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Sequence
+
+from neoq.errors import BackendClosedError, QueueFullError
+from neoq.job import Job
+
+LOOK_EVERY = 0.05  # seconds between looks whether a full queue has room again
+
+
+def wanted_of(jobs: Sequence[Job], queues: Iterable[str]) -> dict[str, int]:
+    """How many jobs of a batch are ready at once, of each of these queues."""
+    numbers = dict.fromkeys(queues, 0)
+    for job in jobs:
+        if job.queue in numbers and not job._waits:
+            numbers[job.queue] += 1
+    return numbers
+
+
+def too_many(queue: str, number: int, capacity: int) -> QueueFullError:
+    """The error for a batch that can never fit."""
+    return QueueFullError(
+        f"{number:,} jobs at once are more than queue {queue!r} holds ({capacity:,}); enqueue them in parts, "
+        "or raise its capacity",
+        queue=queue,
+    )
+
+
+def no_room(queue: str, capacity: int, seconds: float | None = None) -> QueueFullError:
+    """The error for a queue without room; ``seconds`` that were waited for it."""
+    waited = "" if seconds is None else f", and no room came within {seconds:g} s"
+    return QueueFullError(
+        f"queue {queue!r} holds all {capacity:,} jobs that it may{waited}; add runners (concurrency), raise "
+        "its capacity, or enqueue less",
+        queue=queue,
+    )
+
+
+def closed(queue: str) -> BackendClosedError:
+    """The error for a producer whose backend is shut down as it waits."""
+    return BackendClosedError(
+        f"the backend was shut down while enqueue waited for room in queue {queue!r}", queue=queue
+    )
+
+
+class Room:
+    """Where the producers of one process wait for room.
+
+    They look again every LOOK_EVERY seconds, since others may have made some, and at once when this process
+    claims.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting = 0
+        self.refusing = False
+
+    def refuse(self) -> None:
+        """Let nobody wait any more."""
+        with self._changed:
+            self.refusing = True
+            self._changed.notify_all()
+
+    def make_known(self) -> None:
+        """Jobs were claimed: there may be room."""
+        if self._waiting:
+            with self._changed:
+                self._changed.notify_all()
+
+    def wait(self, queue: str, capacity: int, timeout: float | None, give_up: float | None) -> None:
+        """Wait until it is worth looking again.
+
+        Raises QueueFullError where it is ``give_up`` (monotonic; None: never), ``timeout`` seconds after the
+        first look, and BackendClosedError where the backend is shut down.
+        """
+        with self._changed:
+            left = LOOK_EVERY if give_up is None else give_up - time.monotonic()
+            if left <= 0 and not self.refusing:
+                raise no_room(queue, capacity, timeout)
+            self._waiting += 1
+            try:
+                self.refusing or self._changed.wait(min(left, LOOK_EVERY))
+            finally:
+                self._waiting -= 1
+            if self.refusing:
+                raise closed(queue)
+
+    def pause(self, seconds: float) -> None:
+        """Wait for something else than room; not where the backend is shut down."""
+        with self._changed:
+            self.refusing or self._changed.wait(seconds)
