@@ -394,7 +394,7 @@ class Backend(Store):
         listener = self.engine.listeners.get(queue)
         return self.config.queue_capacity if listener is None else listener.capacity
 
-    def capacities_of(self, jobs: Sequence[Job]) -> dict[str, int]:
+    def _capacities_of(self, jobs: Sequence[Job]) -> dict[str, int]:
         """The capacity of each queue of a batch that has one; QueueFullError where it can never fit."""
         if len(jobs) == 1 and self.capacity_of(jobs[0].queue) is None:
             return {}

@@ -390,27 +390,25 @@ class Engine:
 
     def cancel_running(self, job_ids: set[int]) -> None:
         """Interrupt jobs that run here, and keep those that were handed over from starting."""
-        if not job_ids:
-            return
-        for job in self.held():
-            if job.id in job_ids:
-                job._cancel = True
-        for runner in self._runners():
-            running = runner.slot.job
-            if running is not None and running.id in job_ids and runner.slot.interrupt(running, JobCancelled):
-                self.watchdog.expect(-math.inf)
+        if job_ids:
+            self._stop(lambda job: job.id in job_ids)
 
     def lose(self, leases: set[tuple[int, int]]) -> None:
         """Stop what is run here under these leases (job and token): others may run it by now."""
-        for job in self.held():
-            if (job.id, job._token) in leases:
-                job._lost = job._cancel = True
+        if leases:
+            self._stop(lambda job: (job.id, job._token) in leases, lost=True)
+
+    def _stop(self, is_meant: Callable[[Job], bool], *, lost: bool = False) -> None:
+        for job in filter(is_meant, self.held()):
+            job._lost = job._lost or lost
+            job._cancel = True
         for runner in self._runners():
-            job = runner.slot.job  # type: ignore[assignment]
-            if job is not None and (job.id, job._token) in leases:
-                job._lost = True
-                if runner.slot.interrupt(job, JobCancelled):
-                    self.watchdog.expect(-math.inf)
+            running = runner.slot.job
+            if running is None or not is_meant(running):
+                continue
+            running._lost = running._lost or lost
+            if runner.slot.interrupt(running, JobCancelled):
+                self.watchdog.expect(-math.inf)
 
     def worker_info(self) -> WorkerInfo:
         """This process, as others see it."""

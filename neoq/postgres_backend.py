@@ -234,7 +234,7 @@ class PostgresBackend(Backend):
         return added
 
     def _add(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
-        capacities = self.capacities_of(jobs)
+        capacities = self._capacities_of(jobs)
         if capacities and not self.in_runner():
             return self._add_bounded(jobs, token, capacities)
         if len(jobs) == 1 and jobs[0].on_duplicate != "raise":
@@ -266,7 +266,7 @@ class PostgresBackend(Backend):
 
     def _add_joined(self, jobs: Sequence[Job], joined: Joined) -> list[Job]:
         """Who waited for room inside a transaction would keep others from making it."""
-        capacities = self.capacities_of(jobs)
+        capacities = self._capacities_of(jobs)
         if capacities and not self.in_runner():
             full = self._full_queue(joined, wanted_of(jobs, capacities), capacities)
             if full is not None:

@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -78,19 +78,21 @@ class Connections:
 
     def _set_isolation(self, connection: Connection) -> None:
         """Whatever the server's default: our statements wait for others, which a stricter one forbids."""
-        try:
-            connection.execute("set default_transaction_isolation to 'read committed'")
-        except psycopg.Error as error:
-            connection.close()
-            raise self.wrapped(error, connection) from error
+        self._begin_with(connection, "set default_transaction_isolation to 'read committed'")
 
     def _is_direct(self, connection: Connection) -> bool:
+        [(session,)] = self._begin_with(connection, "select pg_backend_pid()").fetchall()
+        return bool(session == connection.info.backend_pid)
+
+    def _begin_with(
+        self, connection: Connection, statement: LiteralString
+    ) -> psycopg.Cursor[tuple[Any, ...]]:
+        """Execute one of a new connection's first statements, or close it."""
         try:
-            [(session,)] = connection.execute("select pg_backend_pid()").fetchall()
+            return connection.execute(statement)
         except psycopg.Error as error:
             connection.close()
             raise self.wrapped(error, connection) from error
-        return bool(session == connection.info.backend_pid)
 
     def close(self) -> None:
         """Close what is idle; what is in use is closed when it comes back."""

@@ -213,7 +213,7 @@ class RedisBackend(Backend):
         if transaction is not None:
             raise _no_transactions("enqueue")
         queues = {job.queue for job in jobs} if len(jobs) > 1 else (jobs[0].queue,)
-        capacities = {} if self.in_runner() else self.capacities_of(jobs)
+        capacities = {} if self.in_runner() else self._capacities_of(jobs)
         added = self._add_bounded(jobs, token, capacities) if capacities else self._adder.add(jobs, token, {})
         for queue in queues:
             self._stir(queue)

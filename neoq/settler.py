@@ -107,23 +107,24 @@ class Settler:
     def _settle(self, batch: list[Outcome]) -> bool:
         """Record a batch; False where the store cannot be reached now."""
         try:
-            stale = self._store.settle(batch)
+            stale = self._record(batch)
         except BackendUnavailable as error:
             self._logger.warning("%d outcomes wait for the store: %s", len(batch), error)
             return False
-        except BackendError:  # one that the store refuses must not hold up its neighbours
-            stale = set()
-            try:
-                for outcome in batch:
-                    stale |= self._settle_alone(outcome)
-            except BackendUnavailable as error:
-                self._logger.warning("%d outcomes wait for the store: %s", len(batch), error)
-                return False
         self._settled(batch, stale)
         return True
 
-    def _settle_alone(self, outcome: Outcome) -> set[int]:
-        """Record one outcome; without what a store may not be able to write, if it must be."""
+    def _record(self, batch: list[Outcome]) -> set[int]:
+        """Settle a batch; where the store refuses it one by one, so that one holds up no neighbour."""
+        try:
+            return self._store.settle(batch)
+        except BackendUnavailable:
+            raise
+        except BackendError:
+            return set().union(*map(self._record_alone, batch))
+
+    def _record_alone(self, outcome: Outcome) -> set[int]:
+        """Settle one outcome; without what a store may not be able to write, if it must be."""
         try:
             return self._store.settle([outcome])
         except BackendUnavailable:

@@ -233,7 +233,7 @@ class SqliteBackend(Backend):
         """Store jobs; see `Store.add`. ``transaction`` is a sqlite3.Connection to the same file."""
         if transaction is not None:
             return self._write_within(transaction, lambda ledger: self._add_joined(ledger, jobs, token))
-        capacities = self.capacities_of(jobs)
+        capacities = self._capacities_of(jobs)
         if capacities and not self.in_runner():
             added = self._add_bounded(jobs, token, capacities)
         else:
@@ -244,7 +244,7 @@ class SqliteBackend(Backend):
 
     def _add_joined(self, ledger: Ledger, jobs: Sequence[Job], token: bytes) -> list[Job]:
         """Who waited for room inside a transaction would keep others from making it."""
-        capacities = self.capacities_of(jobs)
+        capacities = self._capacities_of(jobs)
         full = None if self.in_runner() else ledger.full_queue(wanted_of(jobs, capacities), capacities)
         if full is not None:
             raise no_room(full, capacities[full])
