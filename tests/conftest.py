@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -14,7 +14,7 @@ pytest_plugins = ["tests.postgres_server", "tests.pgbouncer", "tests.redis_serve
 PATIENCE = 5.0
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell ignores Ctrl-C in what it runs in the background, and the programs of the tests would inherit that.
+    # A shell ignores Ctrl-C in what it runs in the background, and the tests' programs would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -46,3 +46,13 @@ def must_end(thread: threading.Thread) -> bool:
     if thread is threading.current_thread():
         return False
     return thread.name.startswith("neoq-") or not thread.daemon
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escape lone surrogates in what was captured: a report travels between processes, they do not."""
+    report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
