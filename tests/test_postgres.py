@@ -304,7 +304,9 @@ def test_no_statement_reads_the_whole_table(backend: PostgresBackend, admin: psy
     fill(admin, schema, 30_000)
 
     def whole_reads() -> int:
-        for connection in backend._connections._idle:  # or they would tell of it in their own time
+        for connection in (
+            backend._connections._idle + backend._own._idle
+        ):  # or they would tell of it in their own time
             connection.execute("select pg_stat_force_next_flush()")
             connection.execute("select 1")
         with psycopg.connect(backend.config.url, autocommit=True) as connection:
@@ -454,7 +456,7 @@ def test_a_fork_leaves_the_parents_sessions_alone(make: Make) -> None:
     seen = Seen()
     backend.listen("q", lambda job: seen(job.payload["n"]) or os.getpid())
     ended(backend, backend.enqueue("q", {"n": 0}))
-    sessions = set(backend._connections._idle)
+    sessions = {*backend._connections._idle, *backend._own._idle}
     pid = os.fork()
     if not pid:
         code = 1
@@ -581,7 +583,7 @@ def test_a_server_that_comes_later(postgres_server: PostgresServer, new_schema: 
 def test_a_lost_claim_is_given_back(backend: PostgresBackend) -> None:
     """Jobs of a claim whose reply was lost run nowhere: the next claim takes them again."""
     backend.enqueue_many([Job("q", {"n": n}) for n in range(3)])
-    real = backend._connections.execute
+    real = backend._own.execute
 
     def lose(statement: str, values: Any = ()) -> Any:
         rows = real(statement, values)
@@ -589,10 +591,10 @@ def test_a_lost_claim_is_given_back(backend: PostgresBackend) -> None:
             raise BackendUnavailable("the reply was lost", outcome_unknown=True)
         return rows
 
-    backend._connections.execute = lose  # type: ignore[method-assign]
+    backend._own.execute = lose  # type: ignore[method-assign]
     with pytest.raises(BackendUnavailable):
         backend.claim([Demand("q", 10)])
-    backend._connections.execute = real  # type: ignore[method-assign]
+    backend._own.execute = real  # type: ignore[method-assign]
     assert [job.payload["n"] for job in backend.claim([Demand("q", 10)]).jobs] == [0, 1, 2]
 
 
@@ -637,6 +639,32 @@ def test_a_lost_reply_of_an_enqueue(
     assert [job.id for job in backend.jobs()] == sorted((job.id or 0 for job in jobs), reverse=True) + [
         job.id for job in backend.jobs() if "first" in job.payload
     ]
+
+
+def test_callers_hold_up_no_worker(make: Make) -> None:
+    """While callers hold every connection that they may have, jobs are claimed, renewed and settled."""
+    worker, other = make(pool_size=2), make(autostart=False)
+    worker.listen("q", lambda job: job.payload["n"])
+    ended(worker, worker.enqueue("q", {"n": 0}))
+    with contextlib.ExitStack() as held:
+        for _ in range(2):
+            held.enter_context(worker._connections.use())
+        assert ended(other, other.enqueue("q", {"n": 1})).result == 1
+        [seen] = other.workers()
+        eventually(lambda: other.workers()[0].beat_at > seen.beat_at, "its heart beats")
+
+
+def test_a_wait_for_a_connection_ends(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits in vain for a connection of the process is told what to do, and that nothing was sent."""
+    monkeypatch.setattr("neoq.postgres_connections.PLACE_COMES", 0.05)
+    backend = make(autostart=False, pool_size=2)
+    backend.queues()
+    with backend._connections.use(), backend._connections.use():
+        with pytest.raises(BackendUnavailable, match=r"all 2 connections .*raise pool_size") as caught:
+            backend.enqueue_many([Job("q", {"n": n}) for n in range(2)])
+        assert not caught.value.outcome_unknown
+    backend.enqueue_many([Job("q", {"n": n}) for n in range(2)])
+    assert backend.stats().ready == 2
 
 
 # -- enqueues that meet others -----------------------------------------------------------------------------
