@@ -7,6 +7,7 @@ nothing where jobs are long. It sleeps until it is called, the next job is due, 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from neoq.errors import BackendError
 from neoq.job import Job
 from neoq.settler import Settler
-from neoq.store import Claimed, Demand, Outcome, Store, succeeded
+from neoq.store import Claimed, Demand, Outcome, Store, given_back, succeeded
 from neoq.threads import join
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Fetcher:
         self._lanes = lanes
         self._parked = parked
         self._interval = config.job_check_interval
+        self._lease = config.lease
         self._logger = config.log
         self._buffers: dict[str, deque[Job]] = {}
         self._prefetch: dict[str, int] = {}
@@ -136,8 +138,14 @@ class Fetcher:
             return self._interval
         self.busy = True
         self.claims += 1
+        began = time.monotonic()
         try:
-            return self._distribute(demands, self._store.claim(demands))
+            claimed = self._store.claim(demands)
+            if self._fenced or time.monotonic() - began >= self._lease:
+                # The reply came late: who knows whose these jobs are by now.
+                self._settler.put([given_back(job) for job in claimed.jobs])
+                return 0.0
+            return self._distribute(demands, claimed)
         finally:
             self.busy = False
             self._parked()
