@@ -392,7 +392,9 @@ as $$
 $$;
 
 
--- Drop the oldest of those that have ended, or of the dead, beyond a number; returns what was dropped.
+-- Drop the oldest of those that have ended, or of the dead, beyond a number; returns what was dropped. One process
+-- at a time: of two that count the same excess the second would drop as many again. And none but the oldest: in
+-- the place of one that somebody deletes, who has not committed yet, no other may go.
 create function trim_history(p_dead boolean, p_limit bigint) returns table (id bigint, queue text)
 language plpgsql set search_path from current
 as $$
@@ -400,6 +402,7 @@ as $$
 declare
     v_excess bigint;
 begin
+    perform pg_advisory_xact_lock(hashtext(current_schema()), 2);
     select coalesce(sum(n), 0) - p_limit into v_excess from tally where (status = 4) = p_dead;
     if v_excess <= 0 then
         return;
@@ -407,8 +410,10 @@ begin
     return query
     with gone as (
         delete from history where id in (
-            select id from history where (p_dead and status = 4) or (not p_dead and status <> 4)
-            order by finished_at, id limit v_excess for update skip locked
+            select id from history where id in (
+                select id from history where (p_dead and status = 4) or (not p_dead and status <> 4)
+                order by finished_at, id limit v_excess
+            ) for update skip locked
         ) returning id, queue, status
     ), counted as (
         insert into tally (queue, status, n) select queue, status, -count(*) from gone group by 1, 2

@@ -395,6 +395,58 @@ def test_claims_that_begin_where_the_last_ended(
     assert eventually(claim, "it is found when all is searched again") == [-50]
 
 
+def buried(backend: PostgresBackend, number: int) -> list[Job]:
+    """Let jobs die one after another; they are returned in that order."""
+    jobs = []
+    for n in range(number):
+        backend.enqueue("q", {"n": n})
+        [job] = backend.claim([Demand("q", 1)]).jobs
+        dead = neoq.store.succeeded(job)._replace(status=Status.DEAD, finished_at=1000.0 + n)
+        backend.settle([dead])
+        jobs.append(job)
+    return jobs
+
+
+def dead_of(backend: PostgresBackend) -> list[int]:
+    """Which of the jobs that died are kept."""
+    return sorted(job.payload["n"] for job in backend.jobs(status=Status.DEAD))
+
+
+def test_several_drop_dead_jobs_at_once(
+    backend: PostgresBackend, admin: psycopg.Connection[Any], postgres_url: str
+) -> None:
+    """Processes that find too many dead jobs at one time drop the excess once."""
+    buried(backend, 8)
+    trim = f'select count(*) from "{backend.config.schema}".trim_history(true, 5)'
+    with psycopg.connect(postgres_url) as first, psycopg.connect(postgres_url) as second:
+        assert first.execute(trim).fetchall() == [(3,)]
+        found: list[Any] = []
+        thread = threading.Thread(target=lambda: found.append(second.execute(trim).fetchall()))
+        thread.start()
+        pid = second.info.backend_pid
+
+        def waits() -> bool:
+            rows = admin.execute("select wait_event_type from pg_stat_activity where pid = %s", (pid,))
+            return not thread.is_alive() or rows.fetchall() == [("Lock",)]
+
+        eventually(waits, "the second waits for the first")
+        first.commit()
+        thread.join(PATIENCE)
+        second.commit()
+        assert found == [[(0,)]]
+    assert dead_of(backend) == [3, 4, 5, 6, 7]
+
+
+def test_a_dead_job_that_is_being_deleted(backend: PostgresBackend, postgres_url: str) -> None:
+    """While somebody deletes one of the oldest dead jobs no younger one is dropped in its place."""
+    oldest = buried(backend, 6)[0]
+    schema = backend.config.schema
+    with psycopg.connect(postgres_url) as other:
+        other.execute(f"select * from \"{schema}\".change(array[{oldest.id}], array[null::uuid], 'delete')")
+        backend._own.execute(backend._statements.trim, (True, 5))
+    assert dead_of(backend) == [1, 2, 3, 4, 5]
+
+
 # -- other processes -------------------------------------------------------------------------------------
 
 
