@@ -94,7 +94,7 @@ class Connections:
             return connection.execute(statement)
         except psycopg.Error as error:
             connection.close()
-            raise self.wrapped(error, connection) from error
+            raise self.wrapped(error) from error  # nothing was sent that could be in doubt
 
     def close(self) -> None:
         """Close what is idle; what is in use is closed when it comes back."""

@@ -123,7 +123,7 @@ class Presence:
             connection.execute(f'listen "{channel_of(self._schema)}"')
         except psycopg.Error as error:
             connection.close()
-            raise self._connections.wrapped(error, connection) from error
+            raise self._connections.wrapped(error) from error
         self._connection = connection
 
     def listen(self) -> None:

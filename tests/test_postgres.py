@@ -31,6 +31,7 @@ from neoq import (
     UnsupportedError,
 )
 from neoq.postgres_commit import GroupCommit
+from neoq.postgres_connections import Connections
 from neoq.postgres_schema import VERSION
 from neoq.store import Demand
 from neoq.testing.cases.suite import PATIENCE, Seen, ended, eventually, in_threads, prepared
@@ -819,6 +820,22 @@ def test_a_new_connection_that_breaks(
 
     monkeypatch.setattr(backend._connections, "connect", broken)
     assert [backend.enqueue("q", {"n": n}).duplicate for n in range(2)] == [False, False]
+
+
+def test_a_connection_that_breaks_at_its_first_statement(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a connection breaks before anything of ours was sent, nothing is in doubt."""
+    connections = Connections(postgres_url, size=1)
+
+    def breaks(connection: psycopg.Connection[Any], *_: Any, **__: Any) -> Any:
+        connection.close()
+        raise psycopg.OperationalError("the connection was lost")
+
+    monkeypatch.setattr(psycopg.Connection, "execute", breaks)
+    with pytest.raises(BackendUnavailable) as caught, connections.use():
+        pass
+    assert not caught.value.outcome_unknown
 
 
 # -- transactions of other libraries ---------------------------------------------------------------------
