@@ -202,6 +202,10 @@ class PostgresBackend(Backend):
         """End every add that waits for room."""
         self._room.refuse()
 
+    def stop_claiming(self, timeout: float) -> None:
+        """Let the server break off a claim that is under way."""
+        self._own.break_off(self._statements.claim, timeout)
+
     def close_store(self) -> None:
         """Leave the workers, and close the connections."""
         self.stop_waiting()

@@ -52,6 +52,7 @@ class Connections:
         self._size = size
         self._room = threading.Semaphore(size)
         self._closed = False
+        self._executing: dict[Connection, str] = {}  # what `execute` is waiting for
         self._lost: list[int] = []  # sessions that broke while they executed something
         _all.add(self)
         self._prepared: weakref.WeakKeyDictionary[Connection, set[bytes]] = weakref.WeakKeyDictionary()
@@ -153,6 +154,7 @@ class Connections:
             connection = self.take()
             try:
                 cursor = connection.cursor(binary=True)
+                self._executing[connection] = statement
                 cursor.execute(statement, values)
                 result = cursor.pgresult
                 if result is not None and result.status == ExecStatus.TUPLES_OK:
@@ -161,7 +163,17 @@ class Connections:
             except psycopg.Error as error:
                 raise self.lost_or_wrapped(error, connection) from error
             finally:
+                self._executing.pop(connection, None)
                 self.give(connection)
+
+    def break_off(self, statement: str, timeout: float) -> None:
+        """Ask the server to break off a statement that is executed, for up to ``timeout`` seconds."""
+        for connection, executed in list(self._executing.items()):
+            if executed == statement:
+                try:
+                    connection.cancel_safe(timeout=timeout)
+                except psycopg.Error:  # nobody answers there
+                    return
 
     def prepared(
         self, connection: Connection, name: bytes, statement: bytes, values: Sequence[Any]
@@ -253,6 +265,7 @@ class Connections:
             except (OSError, psycopg.Error):
                 pass
         self._sessions = weakref.WeakKeyDictionary()
+        self._executing = {}
         self._idle = []
         self._lock = threading.Lock()
         self._closed = True

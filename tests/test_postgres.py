@@ -525,6 +525,38 @@ def test_a_fork_leaves_the_parents_sessions_alone(make: Make) -> None:
     assert 2 in seen.items or done.result != os.getpid()
 
 
+def test_a_shutdown_while_a_claim_hangs(make: Make, admin: psycopg.Connection[Any]) -> None:
+    """A claim that takes longer than a shutdown may is broken off: its jobs are as they were before."""
+    producer, worker = make(autostart=False), make()
+    job = producer.enqueue("q")
+    name = producer.config.schema
+    admin.execute(
+        f'create function "{name}".hang() returns trigger language plpgsql as'
+        " $$ begin perform pg_sleep(600); return new; end $$"
+    )
+    admin.execute(
+        f'create trigger hang before update on "{name}".jobs for each row execute function "{name}".hang()'
+    )
+    worker.listen("q", lambda _job: None)
+    sleeping = f"select pid from pg_stat_activity where wait_event = 'PgSleep' and query like '%{name}%'"
+    eventually(lambda: admin.execute(sleeping).fetchall(), "its claim hangs")
+    worker.shutdown(timeout=0.5)
+    eventually(lambda: not admin.execute(sleeping).fetchall(), "it is broken off")
+    found = producer.get(job.id or 0)
+    assert found is not None
+    assert (found.status, found.crashes) == (Status.PENDING, 0)
+
+
+def test_a_worker_that_has_left_killed_nobody(make: Make, backend: PostgresBackend) -> None:
+    """What a worker still held when it left in good order is ready again with no crash charged."""
+    leaver = make(autostart=False)
+    leaver.enqueue("q")
+    assert len(leaver.claim([Demand("q", 1)]).jobs) == 1
+    leaver.shutdown()
+    [job] = eventually(lambda: backend.reclaim().returned, "it is reclaimed")
+    assert (job.status, job.crashes) == (Status.PENDING, 0)
+
+
 # -- bad days --------------------------------------------------------------------------------------------
 
 
