@@ -198,6 +198,7 @@ class Engine:
                 queue=job.queue,
                 job_id=job.id,
             )
+        job._completed = True
 
     def use_middleware(self, middleware: Middleware) -> None:
         """Put middleware around every handler, those that listen already included."""

@@ -160,7 +160,7 @@ class PostgresBackend(Backend):
         self._adder = Adder(
             self._connections, self._statements, self._announcer, forgets=config.retention == 0
         )
-        self._settlement = Settlement(self._own, self._statements, keep=config.retention != 0)
+        self._settlement = Settlement(self._own, self._statements, keep=config.retention != 0, log=config.log)
         try:
             self._look_at_server()
         except BaseException:

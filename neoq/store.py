@@ -58,6 +58,9 @@ class Failure(NamedTuple):
     traceback: str
 
 
+ROLLED_BACK = Failure("RolledBack", "the transaction that job.complete() settled it in was rolled back", "")
+
+
 class Outcome(NamedTuple):
     """How an attempt ended; the policy is already decided.
 
