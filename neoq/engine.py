@@ -111,7 +111,8 @@ class Engine:
         self.fetcher = Fetcher(
             self.store,
             self.settler,
-            self.config,
+            config,
+            self.clock,
             lanes=lambda: list(self.lanes.values()),
             parked=self.parked,
         )

@@ -98,7 +98,7 @@ def attempt(
     """
     now = listener.clock.time
     started = now()
-    if job._cancel or (job._deadline is not None and started >= job._deadline):
+    if job._cancel or (job._deadline is not None and started + job._store_ahead >= job._deadline):
         return _not_started(job, listener, started)
     until = slot.plan(job, listener.timeout, started)
     if watchdog is not None and until < watchdog.wakes_at:

@@ -19,9 +19,11 @@ from neoq.store import Claimed, Demand, Outcome, Store, given_back, succeeded
 from neoq.threads import join
 
 if TYPE_CHECKING:
+    from neoq.clock import Clock
     from neoq.config import Config
     from neoq.worker import Lane
 
+SAME_CLOCK = 1.0  # seconds that this machine's clock may differ from the store's and count as equal
 MAX_PREFETCH = 500  # jobs of a queue claimed ahead, at most
 FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0  # seconds between attempts to reach the store
 
@@ -34,12 +36,14 @@ class Fetcher:
         store: Store,
         settler: Settler,
         config: Config,
+        clock: Clock,
         *,
         lanes: Callable[[], Iterable[Lane]],
         parked: Callable[[], None],
     ) -> None:
         self._store = store
         self._settler = settler
+        self._clock = clock
         self._lanes = lanes
         self._parked = parked
         self._interval = config.job_check_interval
@@ -149,9 +153,10 @@ class Fetcher:
             return self._interval
         self.busy = True
         self.claims += 1
-        began = time.monotonic()
+        began, by_wall = time.monotonic(), self._clock.time()
         try:
             claimed = self._store.claim(demands)
+            self._compare_clocks(claimed, by_wall)
             if self._fenced or time.monotonic() - began >= self._lease:
                 # The reply came late: who knows whose these jobs are by now.
                 self._settler.put([given_back(job) for job in claimed.jobs])
@@ -160,6 +165,16 @@ class Fetcher:
         finally:
             self.busy = False
             self._parked()
+
+    def _compare_clocks(self, claimed: Claimed, began: float) -> None:
+        """Let the store's clock judge deadlines, where it differs from ours by more than the claim took."""
+        limited = [job for job in claimed.jobs if job._deadline is not None]
+        if not limited:
+            return
+        now = claimed.now.timestamp()
+        if now < began - SAME_CLOCK or now > self._clock.time() + SAME_CLOCK:
+            for job in limited:
+                job._store_ahead = now - began
 
     def _distribute(self, demands: list[Demand], claimed: Claimed) -> float:
         got: dict[str, int] = {}

@@ -110,6 +110,7 @@ class Job:
     _progress: tuple[float, str] | None = None
     _token: int = 0  # of the lease that holds it, 0: nobody's
     _cancel: bool = False
+    _store_ahead: float = 0.0  # seconds that its store's clock is ahead of ours; the deadline is by that one
     _lost: bool = False  # others may have it by now: however it ends here, it is only given back
     _completed: bool = False  # by its handler, in a transaction that is the handler's to commit
     _slot: Slot | None = None
