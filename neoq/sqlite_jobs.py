@@ -33,6 +33,7 @@ from neoq.sqlite_rows import (
 )
 from neoq.sqlite_schema import DIED, ENDED, READY, RUNS, WAITS
 from neoq.store import (
+    ROLLED_BACK,
     Action,
     Changed,
     Demand,
@@ -362,6 +363,8 @@ class Ledger:
                     stale.add(lease.job_id)
                 continue
             del running[lease.job_id]
+            if outcome.failure is ROLLED_BACK:
+                self._config.log.warning("job %s of %s failed: %s", *lease[:2], ROLLED_BACK.message)
             if outcome.status is Status.SUCCEEDED:
                 succeeded.append(outcome)
             else:
