@@ -107,8 +107,8 @@ class Adder:
         if room or any(_must_be_new(job) for part in parts for job in part.jobs):
             _refuse_twins(parts)
             for part in parts:
-                gate = self._gate_call(part, b"", room.get(part.queue), _must_be_free(part))
-                self._pass_gate(part, self._queues.redis.call(*gate))
+                gate = self._gate_calls(part, b"", room.get(part.queue), _must_be_free(part))
+                self._pass_gate(part, self._queues.redis.call_many(gate))
         done, total, number = 0, sum(len(part.jobs) for part in parts), 0
         for part in parts:
             try:
@@ -142,19 +142,19 @@ class Adder:
     ) -> None:
         """Several scripts in one transaction, after one that says whether they may."""
         if room is None and (new := self._new_calls(pieces, token, number)):
-            gate = self._gate_call(part, token, None, new.prints, number)
-            replies = self._queues.redis.call_together([gate, *new.calls])
-            if replies[0][0] == b"open":
-                self._read_pieces(part, pieces, replies[1:])
+            gate = self._gate_calls(part, token, None, new.prints, number)
+            replies = self._queues.redis.call_together([*gate, *new.calls])
+            if replies[len(gate) - 1][0] == b"open":
+                self._read_pieces(part, pieces, replies[len(gate) :])
                 return
         _refuse_twins([part])
-        gate = self._gate_call(part, token, room, _must_be_free(part), number)
+        gate = self._gate_calls(part, token, room, _must_be_free(part), number)
         calls = [
             self._general_call(piece, token, None, at, gated=True) for at, piece in enumerate(pieces, number)
         ]
-        replies = self._queues.redis.call_together([gate, *calls])
-        self._pass_gate(part, replies[0])
-        self._read_pieces(part, pieces, replies[1:])
+        replies = self._queues.redis.call_together([*gate, *calls])
+        self._pass_gate(part, replies[: len(gate)])
+        self._read_pieces(part, pieces, replies[len(gate) :])
 
     # -- calling ----------------------------------------------------------------------------------------
 
@@ -204,13 +204,19 @@ class Adder:
         arguments = [*header, *seen, *records, *uniques, *ready, *waits, *apart]
         return (script, self._keys(queue, script.keys, number), arguments), prints
 
-    def _gate_call(
+    def _gate_calls(
         self, part: Part, token: bytes, room: int | None, free: list[bytes], number: int = 0
-    ) -> Call:
+    ) -> list[Call]:
+        """Look whether all of a part may be added, and open the gate for it where a token is given."""
         script = self._queues.scripts.gate
+        keys = self._keys(part.queue, script.keys, number)
         wanted = 0 if room is None else sum(not job._waits for job in part.jobs)
-        arguments = [token, "" if room is None else room, wanted, *free]
-        return script, self._keys(part.queue, script.keys, number), arguments
+        steps = [free[start : start + AT_ONCE] for start in range(0, len(free), AT_ONCE)] or [[]]
+        holds = [b"", *(b"%b:%d" % (token, step) for step in range(1, len(steps))), token]
+        return [
+            (script, keys, [token, before, after, "" if room is None else room, wanted, *step])
+            for step, (before, after) in zip(steps, pairwise(holds), strict=True)
+        ]
 
     def _general_call(
         self,
@@ -241,13 +247,15 @@ class Adder:
 
     # -- replies ----------------------------------------------------------------------------------------
 
-    def _pass_gate(self, part: Part, reply: list[Any]) -> None:
+    def _pass_gate(self, part: Part, replies: list[Any]) -> None:
         """Raise where jobs may not be added."""
-        if reply[0] == b"full":
-            raise NoRoom(part.queue)
-        if reply[0] == b"taken":
-            must = [place for place, job in enumerate(part.jobs) if _must_be_new(job)]
-            raise self._taken(part, must[reply[1]], int(reply[2]), self._queues.number(part.queue))
+        for step, reply in enumerate(replies):
+            if reply[0] == b"full":
+                raise NoRoom(part.queue)
+            if reply[0] == b"taken":
+                must = [place for place, job in enumerate(part.jobs) if _must_be_new(job)]
+                place, holder = must[step * AT_ONCE + reply[1]], int(reply[2])
+                raise self._taken(part, place, holder, self._queues.number(part.queue))
 
     def _read_pieces(self, part: Part, pieces: list[Part], replies: list[Any]) -> None:
         for piece, reply in zip(pieces, replies, strict=True):
