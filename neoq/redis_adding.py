@@ -75,9 +75,12 @@ class Adder:
     def add(self, jobs: Sequence[Job], token: bytes, room: dict[str, int]) -> list[Job]:
         """Add a batch; ``room`` says how many ready jobs each of its bounded queues may hold then."""
         if len(jobs) == 1:
-            part = Part(jobs[0].queue, [0], [jobs[0]])
+            [job] = jobs
             with self._lock:
-                self._add_part(part, token, room.get(part.queue))
+                part = Part(job.queue, [0], [job])
+                usual = token and not room and job.unique and not job._waits
+                if not usual or not self._add_one(part, token):
+                    self._add_part(part, token, room.get(part.queue))
             return part.jobs
         parts = list(_parts(jobs))
         with self._lock:
@@ -101,6 +104,28 @@ class Adder:
             return None
         self._read(part, reply)
         return part.jobs[0]
+
+    def _add_one(self, part: Part, token: bytes) -> bool:
+        """Add a job as most are: ready, unique and small; False where that does not decide it."""
+        [job], queue, queues = part.jobs, part.queue, self._queues
+        record, print_, payload = record_of(job)
+        if payload is not None:
+            return False
+        number = queues.numbers.get(queue) or queues.number(queue)
+        base = max(int(queues.time() * 1e6), self._next.get(queue, 0))
+        score = score_of(job.priority, job._run_after)  # type: ignore[arg-type]
+        script, keys = queues.scripts.add_one, queues.keys(queue)
+        arguments = (token, base, record, print_, score, *queues.wake_arguments(queue))
+        reply = queues.redis.call_and_wait(script, keys.keys(script.keys), arguments)
+        if reply.__class__ is bytes:
+            stored = int(reply)
+            self._next[queue] = stored + 1
+            job.id = job_id(stored, number)
+            return True
+        if reply[0] == b"taken" or (reply[0] == b"held" and job.on_duplicate != "return"):
+            return False
+        self._read(part, reply)
+        return True
 
     def _add_parts(self, parts: list[Part], token: bytes, room: dict[str, int]) -> None:
         """Several parts, each all or none: look first whether each of them can be added, then add them."""

@@ -116,6 +116,8 @@ def _packed(connection: Any, commands: Sequence[Sequence[Any]]) -> list[bytes]:
     """Commands as they go over the wire; redis-py would look at each argument before hiredis packs it."""
     if _pack is None:
         return list(connection.pack_commands(commands))
+    if len(commands) == 1:
+        return [_pack(tuple(commands[0]))]
     return [b"".join([_pack(tuple(command)) for command in commands])]
 
 

@@ -44,6 +44,7 @@ class Scripts:
     def __init__(self, version: tuple[int, ...]) -> None:
         flags = version >= (7,)  # older ones know no flags, and refuse every write when they are full
         self.add = Script("add", drains=False)
+        self.add_one = Script("add_one", drains=False)
         self.add_new = Script("add_new", drains=False)
         self.beat = Script("beat", drains=flags)
         self.change = Script("change", drains=flags)
