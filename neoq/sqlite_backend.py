@@ -390,7 +390,7 @@ class SqliteBackend(Backend):
 
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
-        rows = self._file.read("select queue, kind, n from neoq_counts")
+        rows = self._file.read("select queue, kind, n from neoq_counts where queue <> ''")
         paused = {queue for (queue,) in self._file.read("select queue from neoq_queues where paused = 1")}
         now = self.clock.time()
         for queue in {queue for queue, kind, number in rows if kind in {1, 2} and number}:

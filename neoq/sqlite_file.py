@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PAGE_SIZE = 2048  # bytes: a commit writes whole pages, most of them for one small change
+PAGE_SIZE = 1024  # bytes: a commit writes whole pages, most of them for one small change
 LOG_AT_LEAST, LOG_AT_MOST, LOG_SHARE = 2 << 20, 32 << 20, 4  # bytes of the write-ahead log, and of the file
 LOG_SIZED_EVERY = 500  # commits
 BUSY_SLICE = 0.005  # seconds that SQLite itself waits for a lock; we ask again until busy_timeout is over
