@@ -159,7 +159,8 @@ class SqliteBackend(Backend):
         if watcher is not None and watcher is not threading.current_thread():
             watcher.join(1.0)
         try:
-            self._write(lambda ledger: ledger.leave(self._locks.worker), lasting=False)
+            if self._locks.held:  # who only enqueued is in no list of workers
+                self._write(lambda ledger: ledger.leave(self._locks.worker), lasting=False)
         finally:
             self._locks.release()
             self._file.close()

@@ -83,6 +83,8 @@ class SqliteFile:
         directory = Path(self.path).parent
         if not directory.is_dir():
             raise BackendUnavailable(f"cannot open {self.path}: the directory {directory} does not exist")
+        if Path(self.path).is_dir():
+            raise BackendUnavailable(f"cannot open {self.path}: it is a directory; name a file in it")
         with self._gate:
             try:
                 self._writer = self._connect()

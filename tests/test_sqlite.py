@@ -292,6 +292,20 @@ def begin(connection: sqlite3.Connection) -> bool:
     return False
 
 
+def test_a_directory_for_a_file(tmp_path: Path) -> None:
+    """A path that is a directory is an error that says so."""
+    with pytest.raises(BackendUnavailable, match="it is a directory"):
+        SqliteBackend(tmp_path).enqueue("q")
+
+
+def test_ids_are_not_given_again(backend: SqliteBackend) -> None:
+    """The id of a job that was deleted is no other job's, though it was the newest."""
+    for number in (1, 2, 3):
+        job = backend.enqueue("q")
+        assert job.id == number
+        assert backend.delete(number)
+
+
 def test_a_full_disk(backend: SqliteBackend) -> None:
     """Without room an enqueue is an error that keeps nothing, and with room again the next is accepted."""
     writer = backend._file._writer
