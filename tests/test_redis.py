@@ -24,7 +24,15 @@ from neoq.shutdown import CLOSING_GRACE
 from neoq.store import Demand, Outcome, lease_of, succeeded
 from neoq.testing.cases.seam import prepared
 from tests.redis_ledger import check_ledger
-from tests.redis_server import RedisServer, binary, free_port, running_server
+from tests.redis_server import (
+    RedisServer,
+    binary,
+    cluster_client,
+    cluster_url,
+    free_port,
+    running_cluster,
+    running_server,
+)
 
 PATIENCE = 20.0
 AOF = ("--appendonly", "yes")
@@ -555,30 +563,33 @@ def test_nobody_comes_between_several_scripts(
 # --------------------------------------------------------------------------------------------------- clusters
 
 
-def test_a_cluster() -> None:
-    """All of it works where keys of different queues may not meet: in a cluster."""
-    with running_server(*AOF, "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as server:
-        client = server.client()
-        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        eventually(lambda: client.cluster("info")["cluster_state"] == "ok", "the cluster is ready")
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_cluster(size: int) -> None:
+    """All of it works where keys of different queues may not meet: in a cluster of one node or of several."""
+    with running_cluster(size, *AOF) as nodes:
         ran: Counter[str] = Counter()
-        with neoq.connect(f"redis+cluster://127.0.0.1:{server.port}", heartbeat=0.2, lease=5.0) as backend:
-            for queue in ("p", "q"):
+        with neoq.connect(cluster_url(nodes), heartbeat=0.2, lease=5.0) as backend:
+            for queue in ("a", "b", "c"):
                 backend.listen(queue, lambda job: ran.update([job.queue]), max_retries=0)
-            last = [backend.enqueue(queue, {"last": True}, run_after=0.2) for queue in ("p", "q")]
-            backend.enqueue_many([Job("pq"[n % 2], {"n": n}) for n in range(1000)])
+            last = [backend.enqueue(queue, {"last": True}, run_after=0.2) for queue in ("a", "b", "c")]
+            backend.enqueue_many([Job("abc"[n % 3], {"n": n}) for n in range(900)])
             for job in last:
                 assert backend.wait(id_of(job), PATIENCE).status is Status.SUCCEEDED
             assert backend.drain(PATIENCE)
-            assert ran == {"p": 501, "q": 501}
-            backend.pause("q")
-            waiting = backend.enqueue("q", {"paused": True})
+            assert ran == dict.fromkeys("abc", 301)
+            backend.pause("c")
+            waiting = backend.enqueue("c", {"paused": True})
             assert backend.cancel(id_of(waiting))
-            assert {counts.queue: counts.cancelled for counts in backend.queues()} == {"p": 0, "q": 1}
-            assert len(backend.jobs(limit=2000)) == 1003
-            eventually(lambda: [worker.queues for worker in backend.workers()] == [("p", "q")], "it is known")
+            assert {counts.queue: counts.cancelled for counts in backend.queues()} == {"a": 0, "b": 0, "c": 1}
+            assert len(backend.jobs(limit=2000)) == 904
+            eventually(
+                lambda: [worker.queues for worker in backend.workers()] == [("a", "b", "c")], "it is known"
+            )
             backend.prune()
-        check_ledger(client, "neoq")
+        with cluster_client(nodes) as client:
+            check_ledger(client, "neoq")
+            where = {client.get_node_from_key(f"{{neoq:{queue}}}:jobs").port for queue in ("a", "b", "c")}
+        assert len(where) == size  # each has a queue of its own
 
 
 @contextmanager
