@@ -258,6 +258,7 @@ def test_a_restart_under_load() -> None:
         with neoq.connect(server.url, heartbeat=0.5, socket_timeout=2.0, logger="t") as backend:
             backend.listen("q", lambda job: ran.update([job.payload["n"]]), concurrency=4)
             accepted: list[int] = []
+            refused: list[int] = []
             stop = threading.Event()
 
             def produce() -> None:
@@ -267,6 +268,7 @@ def test_a_restart_under_load() -> None:
                     try:
                         backend.enqueue("q", {"n": n})
                     except neoq.BackendUnavailable:
+                        refused.append(n)
                         stop.wait(0.02)
                     else:
                         accepted.append(n)
@@ -277,7 +279,8 @@ def test_a_restart_under_load() -> None:
                 count = len(accepted)
                 eventually(lambda count=count: len(accepted) > count + 100, "jobs are accepted")  # type: ignore[misc]
                 server.kill()
-                time.sleep(0.1)
+                eventually(lambda: refused, "it is missed")
+                refused.clear()
                 server.start()
             stop.set()
             producer.join()
@@ -740,16 +743,21 @@ def test_a_producer_whose_clock_is_behind(backend: RedisBackend, client: redis.R
 
 
 def test_an_idle_worker_asks_little(redis_url: str, redis_prefix: Callable[[], str]) -> None:
-    """While nothing happens a worker sends less than two commands a second, those in scripts included."""
-    with running_server(*AOF) as server, neoq.connect(server.url) as worker:
+    """While nothing happens a worker sends less than two commands a second, those in scripts included.
+
+    What it does at times (heartbeats, looks) it does here five times as often.
+    """
+    with (
+        running_server(*AOF) as server,
+        neoq.connect(server.url, heartbeat=1.0, job_check_interval=0.2) as worker,
+    ):
         worker.listen("q", lambda _job: None)
         client = server.client()
         assert worker.wait(id_of(worker.enqueue("q")), PATIENCE)
-        time.sleep(1.0)
         before = client.info("stats")["total_commands_processed"]
-        time.sleep(6.0)
+        time.sleep(2.4)
         asked = client.info("stats")["total_commands_processed"] - before - 1
-    assert asked < 12
+    assert asked < 2 * 5 * 2.4
 
 
 def test_what_scripts_say_of_themselves() -> None:
@@ -784,7 +792,7 @@ def test_a_shutdown_waits_for_outcomes(
     ran, plain = threading.Event(), backend.settle
 
     def slowly(outcomes: Any, **options: Any) -> set[int]:
-        time.sleep(2 * CLOSING_GRACE)
+        time.sleep(1.2 * CLOSING_GRACE)
         return plain(outcomes, **options)
 
     monkeypatch.setattr(backend, "settle", slowly)
