@@ -675,6 +675,15 @@ def test_many_jobs_of_one_fingerprint(backend: RedisBackend) -> None:
     assert sum(not job.duplicate for job in jobs) == 1
 
 
+@pytest.mark.parametrize("name", [0, -1, 1, 2**53, 2**64 + 1, 2**200])
+def test_ids_that_no_job_has(backend: RedisBackend, name: int) -> None:
+    """Ids of any size can be asked for, also such as a double cannot hold, and are told apart."""
+    job = backend.enqueue("q")
+    assert (backend.get(name), backend.cancel(name), backend.delete(name)) == (None, False, False)
+    assert backend.get(id_of(job) + 2048) is None  # the next one of this queue
+    assert [found.id for found in backend.jobs(after=2**200)] == [job.id]
+
+
 def test_many_queues(backend: RedisBackend) -> None:
     """500 queues are told apart, and their jobs found by id."""
     jobs = backend.enqueue_many([Job(f"queue {n}", {"n": n}) for n in range(500)])
