@@ -10,13 +10,16 @@ import redis
 PLACES = ("ready", "wait", "retry", "lease", "done", "dead", "cancelled")
 
 
-def check_ledger(client: redis.Redis, prefix: str) -> None:
+Client = redis.Redis | redis.RedisCluster
+
+
+def check_ledger(client: Client, prefix: str) -> None:
     """Fail where a job is in two places or in none, or a fingerprint is held by nobody."""
     for queue in _fields(client, f"{{{prefix}}}:queues"):
         check_queue(client, f"{{{prefix}:{queue}}}:")
 
 
-def check_queue(client: redis.Redis, tag: str) -> None:
+def check_queue(client: Client, tag: str) -> None:
     jobs = _fields(client, tag + "jobs")
     lives = _fields(client, tag + "life")
     at: dict[str, str] = {}
@@ -46,7 +49,7 @@ def check_queue(client: redis.Redis, tag: str) -> None:
         assert {member.decode() for member in client.smembers(tag + name)} <= unfinished, name
 
 
-def _fields(client: redis.Redis, key: str) -> dict[str, Any]:
+def _fields(client: Client, key: str) -> dict[str, Any]:
     return {name.decode(): value for name, value in client.hgetall(key).items()}
 
 

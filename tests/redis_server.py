@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -125,6 +125,44 @@ def running_server(*options: str) -> Iterator[RedisServer]:
             yield server
         finally:
             server.kill()
+
+
+@contextmanager
+def running_cluster(size: int, *options: str) -> Iterator[list[RedisServer]]:
+    """A cluster of so many servers, each of which has a part of the slots."""
+    with ExitStack() as stack:
+        nodes = []
+        for _ in range(size):
+            bus = str(free_port())
+            own = ("--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "2000")
+            nodes.append(stack.enter_context(running_server(*own, *options)))
+            first = nodes[0].client()
+            if len(nodes) > 1:
+                nodes[-1].client().execute_command(
+                    "CLUSTER", "MEET", "127.0.0.1", nodes[0].port, nodes[0].options[3]
+                )
+        for number, node in enumerate(nodes):
+            slots = 16384 * number // size, 16384 * (number + 1) // size - 1
+            node.client().execute_command("CLUSTER", "ADDSLOTSRANGE", *slots)
+        give_up = time.monotonic() + PATIENCE
+        while not all(_is_whole(node.client(), size) for node in nodes):
+            assert time.monotonic() < give_up, first.cluster("info")
+            time.sleep(0.02)
+        yield nodes
+
+
+def _is_whole(client: redis.Redis, size: int) -> bool:
+    info = client.cluster("info")
+    return info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == size
+
+
+def cluster_url(nodes: list[RedisServer]) -> str:
+    return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+
+
+def cluster_client(nodes: list[RedisServer]) -> redis.RedisCluster:
+    """A client of the test's own that finds each key's node."""
+    return redis.RedisCluster(host="127.0.0.1", port=nodes[0].port, protocol=2)
 
 
 @pytest.fixture(scope="session")
