@@ -22,7 +22,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from neoq import DuplicateJobError, MemBackend, SqliteBackend
 from neoq.backend import Backend
 from neoq.job import FINISHED, Job, Status, Unique
+from neoq.postgres_backend import PostgresBackend
 from neoq.store import Demand, Failure, Lease, Outcome, QueueCounts
+from tests.postgres_server import fresh_schema
 
 pytestmark = pytest.mark.timeout(300)  # to make a failure small takes a while
 
@@ -70,7 +72,7 @@ class Modelled:
             self.n,
             self.fingerprint,
             self.priority,
-            round(self.run_after, 3) if self.status not in FINISHED else None,
+            round(self.run_after, 6) if self.status not in FINISHED else None,
             self.status,
             self.retries,
             self.crashes,
@@ -80,7 +82,7 @@ class Modelled:
 def seen(job: Job) -> tuple[Any, ...]:
     """A job of the store, as `Modelled.seen` describes one."""
     assert job.run_after is not None
-    due = round(job.run_after.timestamp(), 3) if job.status not in FINISHED else None
+    due = round(job.run_after.timestamp(), 6) if job.status not in FINISHED else None
     described = job.id, job.queue, job.payload["n"], job.fingerprint, job.priority, due
     return (*described, job.status, job.retries, job.crashes)
 
@@ -127,9 +129,13 @@ WANTED = st.builds(
 class Model:
     """The jobs as they should be."""
 
-    now: float
+    given: float | None  # what time it is; None: as everybody's clock says
     jobs: dict[int, Modelled] = field(default_factory=dict)
     paused: set[str] = field(default_factory=set)
+
+    @property
+    def now(self) -> float:
+        return round(time.time(), 6) if self.given is None else self.given
 
     def holder(self, queue: str, fingerprint: str) -> Modelled | None:
         for job in self.jobs.values():
@@ -203,6 +209,7 @@ class StoreMachine(RuleBasedStateMachine):
     own_clock: ClassVar[bool] = True  # the store takes its time from `Backend.clock`
     shared: ClassVar[bool] = True  # a second backend may work on it
     dies: ClassVar[bool] = True  # the death of a backend shows at once
+    shares_tokens: ClassVar[bool] = True  # an add is known to the second backend, too
 
     def make(self, **options: Any) -> Backend:
         """Return a backend on an empty store."""
@@ -231,7 +238,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        self.model = Model(2e9 if self.own_clock else time.time() - 1)
+        self.model = Model(2e9 if self.own_clock else None)
         self.began = self.model.now
         self.stores = [self.prepared(self.make(**self.OPTIONS))]
         if self.shared:
@@ -292,12 +299,25 @@ class StoreMachine(RuleBasedStateMachine):
             if holder is None:
                 assert got.id > max(model.jobs, default=0)
                 model.accept(job, got.id)
+                if not self.own_clock:
+                    model.jobs[got.id].run_after = self.by_its_clock(got, job)
             else:
                 assert got.id == holder.id
                 model.meet(holder, job)
+                if not self.own_clock and holder.waits:
+                    [found] = store.find(ids=[holder.id])
+                    assert found.run_after is not None
+                    holder.run_after = found.run_after.timestamp()
         if twice:
-            again = self.a_store(where + 1).add(copies, token=token)
+            again = self.a_store(where + self.shares_tokens).add(copies, token=token)
             assert [job.id for job in again] == [job.id for job in added]
+
+    def by_its_clock(self, got: Job, job: Job) -> float:
+        """When a job is due that was asked for now, or a span from now: on a clock which is not ours."""
+        assert got.run_after is not None
+        assert job.run_after is not None
+        assert abs((got.run_after - job.run_after).total_seconds()) < HOUR / 2
+        return got.run_after.timestamp()
 
     # -- claim and settle --------------------------------------------------------------------------------
 
@@ -353,26 +373,26 @@ class StoreMachine(RuleBasedStateMachine):
         model, job = self.model, self.some(number, RUNNING)
         if job is None:
             return
-        ends = status not in {RETRYING, PENDING}
+        ends, now = status not in {RETRYING, PENDING}, model.now
         outcome = Outcome(
             Lease(job.id, job.queue, job.token),
             status,
-            None if ends else model.now + delay,
+            None if ends else now + delay,
             status is RETRYING,
-            model.now,
-            model.now,
+            now,
+            now,
             FAILURE if status in {RETRYING, DEAD} else None,
             b"[1]" if status is SUCCEEDED else None,
         )
         assert self.a_store(where).settle([outcome]) == set()
         job.retries += status is RETRYING
         if job.cancel and not ends:
-            job.run_after = model.now + delay
+            job.run_after = now + delay
             job.end(CANCELLED)
         elif ends:
             job.end(status)
         else:
-            job.status, job.run_after, job.token = status, model.now + delay, 0
+            job.status, job.run_after, job.token = status, now + delay, 0
 
     @precondition(lambda self: self.an_old_lease(0))
     @rule(
@@ -497,7 +517,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.own_clock and self.model.now < self.began + 20 * HOUR)  # within leases
     @rule(hours=st.sampled_from([0.5, 1.0, 3.0]))
     def advance(self, hours: float) -> None:
-        self.model.now += hours * HOUR
+        self.model.given = self.model.now + hours * HOUR
         for store in self.stores:
             if isinstance(store, MemBackend):
                 store.release_due()
@@ -549,11 +569,25 @@ class SqliteMachine(StoreMachine):
         shutil.rmtree(self.directory)
 
 
-def as_test(machine: type[StoreMachine]) -> Any:
+class PostgresMachine(StoreMachine):
+    """Jobs in a schema, which two backends use."""
+
+    own_clock = dies = shares_tokens = False
+    url: ClassVar[str]
+
+    def make(self, **options: Any) -> Backend:
+        return PostgresBackend(self.url, schema=fresh_schema(), **options)
+
+    def another(self, first: Backend, **options: Any) -> Backend:
+        assert isinstance(first, PostgresBackend)
+        return PostgresBackend(self.url, schema=first.config.schema, **options)
+
+
+def as_test(machine: type[StoreMachine], examples: int = 150) -> Any:
     """A test of about ten seconds."""
     test = machine.TestCase
     test.settings = settings(
-        max_examples=150,
+        max_examples=examples,
         stateful_step_count=60,
         deadline=None,
         report_multiple_bugs=False,
@@ -565,3 +599,9 @@ def as_test(machine: type[StoreMachine]) -> Any:
 
 TestMemory = as_test(MemMachine)
 TestSqlite = as_test(SqliteMachine)
+
+
+class TestPostgres(as_test(PostgresMachine, 12)):  # type: ignore[misc]
+    @pytest.fixture(autouse=True)
+    def _server(self, postgres_url: str) -> None:
+        PostgresMachine.url = postgres_url
