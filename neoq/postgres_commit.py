@@ -98,7 +98,7 @@ class GroupCommit(Generic[T, R]):
         return call.value
 
     def _arrive(self, call: _Call[T, R]) -> float:
-        """Lead, where nobody does and enough are here, or wait; returns for how long, before looking again."""
+        """Lead, where nobody does and enough are here, or wait; returns how long before looking again."""
         with self._lock:
             if self._leader is None and len(self._waiting) + 1 >= self._expected:
                 self._leader = call
