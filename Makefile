@@ -39,7 +39,7 @@ docs: $(VENV)/.has-docs ## Build the documentation into docs/_build/html
 
 .PHONY: test
 test: $(VENV)/.has-test $(VENV)/.has-demo ## Run the tests; some of them: make test ARGS="-k cron"
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 .PHONY: faults
 faults: $(VENV)/.has-test ## Kill workers and servers under load, and count the jobs; takes minutes

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from neoq.backend import Backend, Stats
-from neoq.config import Config
 from neoq.errors import (
     BackendClosedError,
     BackendError,
@@ -33,18 +32,20 @@ from neoq.errors import (
     UnsupportedError,
 )
 from neoq.job import Job, Status
-from neoq.mem_backend import MemBackend
-from neoq.retry import RetryPolicy
-from neoq.shutdown import ShutdownReport
-from neoq.store import QueueCounts, WorkerInfo
-from neoq.worker import current_job
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from neoq.backend import Backend, Stats
+    from neoq.config import Config
+    from neoq.mem_backend import MemBackend
     from neoq.postgres_backend import PostgresBackend
     from neoq.redis_backend import RedisBackend
+    from neoq.retry import RetryPolicy
+    from neoq.shutdown import ShutdownReport
     from neoq.sqlite_backend import SqliteBackend
+    from neoq.store import QueueCounts, WorkerInfo
+    from neoq.worker import current_job
 
 __version__ = "0.1.0"
 
@@ -90,29 +91,48 @@ __all__ = [
     "migrate",
 ]
 
+# What only a program that has a backend needs; its module is imported when somebody names it.
+_ON_DEMAND = {
+    "Backend": "neoq.backend",
+    "Config": "neoq.config",
+    "MemBackend": "neoq.mem_backend",
+    "PostgresBackend": "neoq.postgres_backend",
+    "QueueCounts": "neoq.store",
+    "RedisBackend": "neoq.redis_backend",
+    "RetryPolicy": "neoq.retry",
+    "ShutdownReport": "neoq.shutdown",
+    "SqliteBackend": "neoq.sqlite_backend",
+    "Stats": "neoq.backend",
+    "WorkerInfo": "neoq.store",
+    "current_job": "neoq.worker",
+}
+
 _SCHEMES = {
-    "memory": ("neoq.mem_backend", "MemBackend"),
-    "postgres": ("neoq.postgres_backend", "PostgresBackend"),
-    "postgresql": ("neoq.postgres_backend", "PostgresBackend"),
-    "sqlite": ("neoq.sqlite_backend", "SqliteBackend"),
-    "redis": ("neoq.redis_backend", "RedisBackend"),
-    "rediss": ("neoq.redis_backend", "RedisBackend"),
-    "redis+unix": ("neoq.redis_backend", "RedisBackend"),
-    "redis+sentinel": ("neoq.redis_backend", "RedisBackend"),
-    "rediss+sentinel": ("neoq.redis_backend", "RedisBackend"),
-    "redis+cluster": ("neoq.redis_backend", "RedisBackend"),
-    "rediss+cluster": ("neoq.redis_backend", "RedisBackend"),
+    "memory": "MemBackend",
+    "postgres": "PostgresBackend",
+    "postgresql": "PostgresBackend",
+    "sqlite": "SqliteBackend",
+    "redis": "RedisBackend",
+    "rediss": "RedisBackend",
+    "redis+unix": "RedisBackend",
+    "redis+sentinel": "RedisBackend",
+    "rediss+sentinel": "RedisBackend",
+    "redis+cluster": "RedisBackend",
+    "rediss+cluster": "RedisBackend",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import a backend with a driver when somebody names it."""
-    import importlib
+    """Import what is on demand, once."""
+    if name not in _ON_DEMAND:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_ON_DEMAND[name]), name)
+    globals()[name] = value
+    return value
 
-    for module, backend in _SCHEMES.values():
-        if backend == name:
-            return getattr(importlib.import_module(module), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def connect(url: str | None = None, *, environ: Mapping[str, str] = os.environ, **options: Any) -> Backend:
@@ -121,16 +141,13 @@ def connect(url: str | None = None, *, environ: Mapping[str, str] = os.environ, 
     Without a URL it is ``$NEOQ_URL``, or ``memory://``. Keywords are settings too and come first.
     Raises ConfigError for a URL or a setting that is wrong.
     """
-    import importlib
-
     url = url or environ.get("NEOQ_URL") or "memory://"
     scheme, separator, _ = url.partition("://") if isinstance(url, str) else ("", "", "")
     if scheme not in _SCHEMES or not separator:
         known = ", ".join(f"{name}://" for name in _SCHEMES)
         shown = f"{scheme}://..." if separator else repr(url)  # never more of it: it may hold a password
         raise ConfigError([f"no backend knows the URL {shown}; it begins with one of {known}"])
-    module, name = _SCHEMES[scheme]
-    backend: type[Backend] = getattr(importlib.import_module(module), name)
+    backend: type[Backend] = __getattr__(_SCHEMES[scheme])
     return backend.from_url(url, options)
 
 

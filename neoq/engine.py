@@ -29,7 +29,7 @@ from neoq.shutdown import ShutdownReport, Stopping, interrupts_us
 from neoq.source import LocalSource, Source
 from neoq.store import Outcome, Store, WorkerInfo, lease_of, succeeded
 from neoq.ticker import Cron, Ticker
-from neoq.timeouts import Slot, Watchdog
+from neoq.timeouts import Guarded, Slot, Watchdog
 from neoq.worker import Lane, Runner, current_slot
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Engine:
         self.worker_id = os.urandom(16).hex()
         self.began = self.clock.time()
         self.failures = 0
-        self.watchdog = Watchdog("neoq-watchdog", self.clock, self._runners, self.config.log)
+        self.watchdog = Watchdog("neoq-watchdog", self.clock, self._guarded, self.config.log)
         self.ticker = Ticker(self.store, self.config, self.clock)
         self.settler: Settler | None = None
         self.fetcher: Fetcher | None = None
@@ -111,14 +111,14 @@ class Engine:
         self.fetcher = Fetcher(
             self.store,
             self.settler,
-            self.config,
+            config,
+            self.clock,
             lanes=lambda: list(self.lanes.values()),
             parked=self.parked,
         )
         self.keeper = Keeper(
             self.store,
             config,
-            self.clock,
             held=self.held,
             info=self.worker_info,
             cancel=self.cancel_running,
@@ -199,6 +199,7 @@ class Engine:
                 queue=job.queue,
                 job_id=job.id,
             )
+        job._completed = True
 
     def use_middleware(self, middleware: Middleware) -> None:
         """Put middleware around every handler, those that listen already included."""
@@ -246,6 +247,8 @@ class Engine:
             self.ticker.start()
             if self.fetcher is not None and self.keeper is not None:
                 self.keeper.start()
+                self.watchdog.start()
+                self.watchdog.expect(-math.inf)  # it looks at the keeper from now on
                 self.fetcher.start()
                 self.fetcher.call()
             else:
@@ -374,6 +377,12 @@ class Engine:
 
     def _runners(self) -> list[Runner]:
         return [runner for lane in list(self.lanes.values()) for runner in list(lane.runners)]
+
+    def _guarded(self) -> Iterator[Guarded]:
+        """What the watchdog looks at."""
+        yield from self._runners()
+        if self.keeper is not None:
+            yield self.keeper
 
     def all_runners(self) -> list[Runner]:
         """Every runner whose thread lives, those that were left behind included."""

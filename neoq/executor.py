@@ -19,13 +19,14 @@ from neoq.errors import (
     JobCancelled,
     JobInterrupted,
     JobTimeout,
+    NeoqError,
     Retry,
     ShutdownRequested,
     Snooze,
 )
 from neoq.job import Job, Status, encode_result, latest, to_seconds
 from neoq.retry import RetryPolicy
-from neoq.store import Failure, Outcome, given_back, lease_of
+from neoq.store import ROLLED_BACK, Failure, Outcome, given_back, lease_of
 
 if TYPE_CHECKING:
     import logging
@@ -97,7 +98,7 @@ def attempt(
     """
     now = listener.clock.time
     started = now()
-    if job._cancel or (job._deadline is not None and started >= job._deadline):
+    if job._cancel or (job._deadline is not None and started + job._store_ahead >= job._deadline):
         return _not_started(job, listener, started)
     until = slot.plan(job, listener.timeout, started)
     if watchdog is not None and until < watchdog.wakes_at:
@@ -124,6 +125,8 @@ def attempt(
             return _failed(job, listener, started, error, asked)
         finally:
             error = None  # or the traceback and this frame would keep each other alive
+    if job._completed:
+        return _unless_committed(job, listener, started)
     if result is not None:
         job._result = _encoded(result, job, listener)
     job._finished_at = now()
@@ -139,6 +142,19 @@ def _not_started(job: Job, listener: Listener, now: float) -> Outcome:
     listener.logger.warning("job %s of %s is dead: %s", job.id, job.queue, message)
     failure = Failure("DeadlineExceeded", message, "")
     return Outcome(lease_of(job), Status.DEAD, finished_at=now, failure=failure)
+
+
+def _unless_committed(job: Job, listener: Listener, started: float) -> Outcome:
+    """How an attempt ends that its handler has completed, if that was not committed: the store knows.
+
+    The effects are undone then, so it has failed, although the handler returned.
+    """
+    now = listener.clock.time()
+    lease = lease_of(job)
+    delay = _delay(job, listener, NeoqError(ROLLED_BACK.message))
+    if delay is None:
+        return Outcome(lease, Status.DEAD, None, False, started, now, ROLLED_BACK)
+    return Outcome(lease, Status.RETRYING, latest(now + delay), True, started, now, ROLLED_BACK)
 
 
 def _encoded(result: Any, job: Job, listener: Listener) -> bytes | None:

@@ -7,20 +7,23 @@ nothing where jobs are long. It sleeps until it is called, the next job is due, 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from neoq.errors import BackendError
+from neoq.errors import BackendError, NeoqError
 from neoq.job import Job
 from neoq.settler import Settler
-from neoq.store import Claimed, Demand, Outcome, Store, succeeded
+from neoq.store import Claimed, Demand, Outcome, Store, given_back, succeeded
 from neoq.threads import join
 
 if TYPE_CHECKING:
+    from neoq.clock import Clock
     from neoq.config import Config
     from neoq.worker import Lane
 
+SAME_CLOCK = 1.0  # seconds that this machine's clock may differ from the store's and count as equal
 MAX_PREFETCH = 500  # jobs of a queue claimed ahead, at most
 FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0  # seconds between attempts to reach the store
 
@@ -33,20 +36,24 @@ class Fetcher:
         store: Store,
         settler: Settler,
         config: Config,
+        clock: Clock,
         *,
         lanes: Callable[[], Iterable[Lane]],
         parked: Callable[[], None],
     ) -> None:
         self._store = store
         self._settler = settler
+        self._clock = clock
         self._lanes = lanes
         self._parked = parked
         self._interval = config.job_check_interval
+        self._lease = config.lease
         self._logger = config.log
         self._buffers: dict[str, deque[Job]] = {}
         self._prefetch: dict[str, int] = {}
         self._call = threading.Event()
-        self._stopping = False
+        self._stopping = threading.Event()
+        self._over = False  # nobody takes what is fetched now
         self._fenced = False
         self.busy = False  # a claim is under way
         self.claims = 0
@@ -97,31 +104,41 @@ class Fetcher:
     def start(self) -> None:
         """Start the thread, once."""
         with self._lock:
-            if self._thread is None and not self._stopping:
+            if self._thread is None and not self._stopping.is_set():
                 self._thread = threading.Thread(target=self._run, name="neoq-fetcher", daemon=True)
                 self._thread.start()
 
-    def stop(self, timeout: float) -> list[Job]:
-        """Claim no more; return the jobs that were fetched and not taken."""
+    def stop(self, timeout: float, grace: float) -> list[Job]:
+        """Claim no more; return the jobs that were fetched and not taken.
+
+        A claim that is under way has ``timeout`` seconds, and is broken off then, in up to ``grace`` more.
+        """
         with self._lock:
-            self._stopping = True
+            self._stopping.set()
             thread = self._thread
         self._call.set()
         join(thread, timeout)
+        if thread is not None and thread.is_alive():
+            self._store.stop_claiming(grace / 2)
+            join(thread, grace / 2)
         left: list[Job] = []
-        for buffer in self._buffers.values():
-            while buffer:
-                left.append(buffer.popleft())
+        with self._lock:
+            self._over = True
+            for buffer in self._buffers.values():
+                while buffer:
+                    left.append(buffer.popleft())
         return left
 
     def _run(self) -> None:
         pause = FIRST_PAUSE
-        while not self._stopping:
+        while not self._stopping.is_set():
             self._call.clear()
             try:
                 wait = self._fetch()
                 pause = FIRST_PAUSE
             except BackendError as error:
+                if self._stopping.is_set():
+                    return
                 self._logger.warning("no jobs can be fetched, again in %.1f s: %s", pause, error)
                 self._call.wait(pause)
                 pause = min(2 * pause, LAST_PAUSE)
@@ -136,17 +153,39 @@ class Fetcher:
             return self._interval
         self.busy = True
         self.claims += 1
+        began, by_wall = time.monotonic(), self._clock.time()
         try:
-            return self._distribute(demands, self._store.claim(demands))
+            claimed = self._store.claim(demands)
+            self._compare_clocks(claimed, by_wall)
+            if self._fenced or time.monotonic() - began >= self._lease:
+                # The reply came late: who knows whose these jobs are by now.
+                self._settler.put([given_back(job) for job in claimed.jobs])
+                return 0.0
+            return self._distribute(demands, claimed)
         finally:
             self.busy = False
             self._parked()
 
+    def _compare_clocks(self, claimed: Claimed, began: float) -> None:
+        """Let the store's clock judge deadlines, where it differs from ours by more than the claim took."""
+        limited = [job for job in claimed.jobs if job._deadline is not None]
+        if not limited:
+            return
+        now = claimed.now.timestamp()
+        if now < began - SAME_CLOCK or now > self._clock.time() + SAME_CLOCK:
+            for job in limited:
+                job._store_ahead = now - began
+
     def _distribute(self, demands: list[Demand], claimed: Claimed) -> float:
         got: dict[str, int] = {}
-        for job in claimed.jobs:
-            self._buffers.setdefault(job.queue, deque()).append(job)
-            got[job.queue] = got.get(job.queue, 0) + 1
+        with self._lock:
+            over = self._over
+            for job in () if over else claimed.jobs:
+                self._buffers.setdefault(job.queue, deque()).append(job)
+                got[job.queue] = got.get(job.queue, 0) + 1
+        if over:
+            self._give_back_late(claimed.jobs)
+            return 0.0
         for lane in self._lanes():
             if lane.queue in got:
                 lane.wake()
@@ -157,6 +196,13 @@ class Fetcher:
         if claimed.next_due is None:
             return self._interval
         return min(self._interval, max(0.0, (claimed.next_due - claimed.now).total_seconds()))
+
+    def _give_back_late(self, jobs: list[Job]) -> None:
+        """Give back what came when the shutdown had long stopped waiting for it."""
+        try:
+            self._store.settle([given_back(job) for job in jobs])
+        except NeoqError as error:
+            self._logger.warning("%d jobs were claimed and could not be given back: %s", len(jobs), error)
 
     def _demand(self, lane: Lane) -> Demand | None:
         buffered = len(self._buffers.get(lane.queue, ()))

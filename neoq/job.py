@@ -110,7 +110,9 @@ class Job:
     _progress: tuple[float, str] | None = None
     _token: int = 0  # of the lease that holds it, 0: nobody's
     _cancel: bool = False
+    _store_ahead: float = 0.0  # seconds that its store's clock is ahead of ours; the deadline is by that one
     _lost: bool = False  # others may have it by now: however it ends here, it is only given back
+    _completed: bool = False  # by its handler, in a transaction that is the handler's to commit
     _slot: Slot | None = None
 
     def __init__(
@@ -274,6 +276,8 @@ class Job:
 
     def complete(self, connection: Any, result: Any = None) -> None:
         """Settle the job as succeeded inside the caller's own transaction on ``connection``.
+
+        Where that is rolled back the attempt has failed, though its handler may return normally.
 
         Raises UnsupportedError where the backend shares no transactions, StaleLeaseError where another
         worker has the job by now.

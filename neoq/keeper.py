@@ -2,13 +2,16 @@
 
 Every heartbeat it says that the process lives, renews its leases, passes cancellations on to the runners,
 and takes over from workers that died. If it could not renew for as long as a lease lives, others may have
-the jobs by now: then this process claims nothing and stops what it runs.
+the jobs by now: then this process claims nothing and stops what it runs. The watchdog judges that, since the
+keeper itself may be held up in a call: a store whose network stands still refuses nothing.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -18,7 +21,6 @@ from neoq.store import Lease, Store, WorkerInfo
 from neoq.threads import join
 
 if TYPE_CHECKING:
-    from neoq.clock import Clock
     from neoq.config import Config
 
 PRUNE_EVERY = 60.0  # seconds
@@ -31,7 +33,6 @@ class Keeper:
         self,
         store: Store,
         config: Config,
-        clock: Clock,
         *,
         held: Callable[[], list[Job]],
         info: Callable[[], WorkerInfo],
@@ -42,14 +43,13 @@ class Keeper:
         self._store = store
         self._config = config
         self._logger: logging.Logger | logging.LoggerAdapter[logging.Logger] = config.log
-        self._clock = clock
         self._held = held
         self._info = info
         self._cancel = cancel
         self._lose = lose
         self._fence = fence
-        self._renewed = clock.monotonic()
-        self._pruned = clock.monotonic()
+        self._renewed = time.monotonic()
+        self._pruned = time.monotonic()
         self._fenced = False
         self._closing = False
         self._call = threading.Event()
@@ -60,7 +60,7 @@ class Keeper:
         """Start the thread, once."""
         with self._lock:
             if self._thread is None and not self._closing:
-                self._renewed = self._clock.monotonic()
+                self._renewed = time.monotonic()
                 self._thread = threading.Thread(target=self._run, name="neoq-keeper", daemon=True)
                 self._thread.start()
 
@@ -83,12 +83,11 @@ class Keeper:
                 self._keep()
             except BackendError as error:
                 self._logger.warning("the heartbeat did not reach the store: %s", error)
-                self._check_lease()
             self._call.wait(self._config.heartbeat)
 
     def _keep(self) -> None:
         store = self._store
-        began = self._clock.monotonic()
+        began = time.monotonic()
         store.beat(self._info())
         leases = [Lease(job.id, job.queue, job._token, job._progress) for job in self._held()]  # type: ignore[arg-type]
         if leases:
@@ -96,10 +95,7 @@ class Keeper:
             # By lease and not by job: it may have been settled meanwhile, and claimed again by this process.
             self._lose({(lease.job_id, lease.token) for lease in leases if lease.job_id in lost})
             self._cancel(cancelled)
-        self._renewed = began
-        if self._fenced:
-            self._fenced = False
-            self._fence(False)
+        self._note_renewed(began)
         reclaimed = store.reclaim()
         for job in reclaimed.returned:
             self._logger.warning("job %s of %s is ready again: its worker died", job.id, job.queue)
@@ -109,16 +105,37 @@ class Keeper:
             self._pruned = began
             store.prune()
 
-    def _check_lease(self) -> None:
-        if self._fenced or self._clock.monotonic() - self._renewed < self._config.lease:
-            return
-        self._fenced = True
-        held = self._held()
+    def _note_renewed(self, began: float) -> None:
+        """A renewal that was sent at ``began`` (monotonic) was answered; perhaps long after."""
+        with self._lock:
+            self._renewed = began
+            if not self._fenced:
+                return
+            if time.monotonic() - began >= self._config.lease:
+                self._call.set()  # it tells nothing of now: ask again at once
+                return
+            self._fenced = False
+            self._fence(False)
+        self._logger.warning("the store answers again: jobs are claimed")
+
+    def check(self, now: float) -> float:
+        """Stop what runs here where nothing was renewed for a lease: the watchdog's look at this process."""
+        with self._lock:
+            if self._thread is None or self._closing:
+                return math.inf
+            left = self._renewed + self._config.lease - time.monotonic()
+            if left > 0:
+                return now + left
+            if self._fenced:
+                return now + self._config.lease
+            self._fenced = True
+            self._fence(True)
+            held = self._held()  # and nothing that is claimed once the store answers
         self._logger.critical(
             "no heartbeat for %g s (lease): %d jobs may be run by others now; they are stopped here and "
             "nothing is claimed until the store answers",
             self._config.lease,
             len(held),
         )
-        self._fence(True)
         self._lose({(job.id, job._token) for job in held if job.id is not None})
+        return now + self._config.lease

@@ -289,9 +289,10 @@ class MemBackend(Backend):
         if all(job.on_duplicate != "raise" for job in jobs):
             return
         earlier: dict[tuple[str, Key], Job] = {}
-        for job in jobs:
-            if not job.unique:
-                continue
+        unique = [job for job in jobs if job.unique]
+        for job in unique:  # all before the first is used: a job's key may change those of its whole queue
+            states[job.queue].key(job)
+        for job in unique:
             state = states[job.queue]
             key = state.key(job)
             holder = state.holders.get(key) or earlier.get((job.queue, key))

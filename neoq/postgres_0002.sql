@@ -392,7 +392,9 @@ as $$
 $$;
 
 
--- Drop the oldest of those that have ended, or of the dead, beyond a number; returns what was dropped.
+-- Drop the oldest of those that have ended, or of the dead, beyond a number; returns what was dropped. One process
+-- at a time: of two that count the same excess the second would drop as many again. And none but the oldest: in
+-- the place of one that somebody deletes, who has not committed yet, no other may go.
 create function trim_history(p_dead boolean, p_limit bigint) returns table (id bigint, queue text)
 language plpgsql set search_path from current
 as $$
@@ -400,6 +402,7 @@ as $$
 declare
     v_excess bigint;
 begin
+    perform pg_advisory_xact_lock(hashtext(current_schema()), 2);
     select coalesce(sum(n), 0) - p_limit into v_excess from tally where (status = 4) = p_dead;
     if v_excess <= 0 then
         return;
@@ -407,8 +410,10 @@ begin
     return query
     with gone as (
         delete from history where id in (
-            select id from history where (p_dead and status = 4) or (not p_dead and status <> 4)
-            order by finished_at, id limit v_excess for update skip locked
+            select id from history where id in (
+                select id from history where (p_dead and status = 4) or (not p_dead and status <> 4)
+                order by finished_at, id limit v_excess
+            ) for update skip locked
         ) returning id, queue, status
     ), counted as (
         insert into tally (queue, status, n) select queue, status, -count(*) from gone group by 1, 2
@@ -509,7 +514,8 @@ as $$
 $$;
 
 
--- Take the jobs of dead workers from them: each is ready again with one crash charged, or dead of too many.
+-- Take the jobs of dead workers from them: each is ready again with one crash charged, or dead of too many. Those
+-- of a worker that left (its beat is 0), or that was gone before its claim was through, have killed nobody.
 -- A server that has just started knows nothing of who lives: all locks are free and all beats are old.
 create function reclaim(
     p_me int, p_quiet float8, p_gone float8, p_class int, p_uptime float8, p_max_crashes int
@@ -517,13 +523,14 @@ create function reclaim(
 as $$
 declare
     v_dead int[];
+    v_crashed int[];
     v_job jobs;
 begin
     if clock_timestamp() - pg_postmaster_start_time() < make_interval(secs => p_uptime) then
         return;
     end if;
-    select array_agg(number) into v_dead from (
-        select number from workers
+    select array_agg(number), array_agg(number) filter (where beat_at > 0) into v_dead, v_crashed from (
+        select number, beat_at from workers
         where number in (select dead_workers(p_me, p_quiet, p_gone, p_class)) for update skip locked
     ) dead;
     if v_dead is null then
@@ -534,7 +541,7 @@ begin
         where status = 2 and (worker = any (v_dead) or not exists (select from workers where number = worker))
         for update skip locked
     loop
-        v_job.crashes := v_job.crashes + 1;
+        v_job.crashes := v_job.crashes + case when v_job.worker = any (v_crashed) then 1 else 0 end;
         if v_job.cancel or v_job.crashes >= p_max_crashes then
             delete from jobs where id = v_job.id;
             if not v_job.cancel then

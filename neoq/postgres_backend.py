@@ -48,6 +48,7 @@ from neoq.store import (
     WorkerInfo,
 )
 
+OWN_THREADS = 5  # that use the server: fetcher, settler, keeper, listener and announcer
 DOUBT_ENDS = 60.0  # seconds after which a claim whose reply was lost is not executed any more
 SERVER_EVERY = 0.2  # seconds between looks whether a server that is away is back
 PRUNED_AT_ONCE = 5000  # so that no statement holds others up for long
@@ -76,7 +77,11 @@ class PostgresConfig(Config):
         Kind("a name of up to 50 small letters, digits and underscores", _schema),
         "The schema that has neoq's tables; it is made where it does not exist.",
     )
-    pool_size: int = setting(10, count(2, 1000), "Connections of a process, beside the one that listens.")
+    pool_size: int = setting(
+        10,
+        count(2, 1000),
+        "Connections of a process to enqueue and look with, beside the few that run its jobs.",
+    )
     wait_for_server: float = setting(
         0.0,
         span(0.0, 86400),
@@ -149,19 +154,21 @@ class PostgresBackend(Backend):
         config = self.config
         self._statements = Statements(config.schema)
         self._connections = Connections(config.url, size=config.pool_size)
-        self._announcer = Announcer(self._connections, config.schema, config.log)
+        # Whatever holds up the callers: leases are renewed, and jobs claimed and settled, on others.
+        self._own = Connections(config.url, size=OWN_THREADS)
+        self._announcer = Announcer(self._own, config.schema, config.log)
         self._adder = Adder(
             self._connections, self._statements, self._announcer, forgets=config.retention == 0
         )
-        self._settlement = Settlement(self._connections, self._statements, keep=config.retention != 0)
+        self._settlement = Settlement(self._own, self._statements, keep=config.retention != 0, log=config.log)
         try:
             self._look_at_server()
         except BaseException:
-            self._connections.close()
+            self._close_connections()
             raise
         self._notify = notify
         self._presence = Presence(
-            self._connections,
+            self._own,
             self._statements,
             schema=config.schema,
             heartbeat=config.heartbeat,
@@ -195,6 +202,10 @@ class PostgresBackend(Backend):
         """End every add that waits for room."""
         self._room.refuse()
 
+    def stop_claiming(self, timeout: float) -> None:
+        """Let the server break off a claim that is under way."""
+        self._own.break_off(self._statements.claim, timeout)
+
     def close_store(self) -> None:
         """Leave the workers, and close the connections."""
         self.stop_waiting()
@@ -211,7 +222,11 @@ class PostgresBackend(Backend):
                 self._adder.close()
                 self._presence.close()
             finally:
-                self._connections.close()
+                self._close_connections()
+
+    def _close_connections(self) -> None:
+        self._connections.close()
+        self._own.close()
 
     def _execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return self._connections.execute(statement, values)
@@ -342,7 +357,7 @@ class PostgresBackend(Backend):
         )
         began = self.clock.time()
         try:
-            rows = self._execute(self._statements.claim, values)
+            rows = self._own.execute(self._statements.claim, values)
         except BackendUnavailable as error:
             if error.outcome_unknown:
                 self._lost_claims.append((token, _time.monotonic()))
@@ -370,10 +385,10 @@ class PostgresBackend(Backend):
         """Give back what claims took whose replies were lost: nobody here runs that."""
         if not self._lost_claims:
             return
-        ended = self._connections.await_end("claim(")
+        ended = self._own.await_end("claim(")
         now = _time.monotonic()
         for token, since in list(self._lost_claims):
-            self._execute(self._statements.unclaim, (self._presence.number, token))
+            self._own.execute(self._statements.unclaim, (self._presence.number, token))
             if ended or now - since > DOUBT_ENDS:  # else it may be executed yet
                 self._lost_claims.remove((token, since))
 
@@ -401,9 +416,9 @@ class PostgresBackend(Backend):
         """Drop what is more than may be kept."""
         config = self.config
         if config.max_finished is not None and statuses & _ENDS:
-            self._execute(self._statements.trim, (False, config.max_finished))
+            self._own.execute(self._statements.trim, (False, config.max_finished))
         if config.max_dead is not None and Status.DEAD in statuses:
-            for job_id, queue in self._execute(self._statements.trim, (True, config.max_dead)):
+            for job_id, queue in self._own.execute(self._statements.trim, (True, config.max_dead)):
                 config.log.warning(
                     "dead job %s of %s is dropped: max_dead is %d; look at dead jobs, retry or delete them",
                     job_id,
@@ -420,7 +435,7 @@ class PostgresBackend(Backend):
             return Extended(set(), set())
         progress = [lease.progress or (None, None) for lease in leases]
         reports = any(lease.progress is not None for lease in leases)
-        rows = self._execute(
+        rows = self._own.execute(
             self._statements.extend,
             (
                 self._presence.number,
@@ -439,7 +454,7 @@ class PostgresBackend(Backend):
         if not presence.may_judge():
             return Reclaimed([], [])
         quiet, gone = presence.patience
-        rows = self._execute(
+        rows = self._own.execute(
             self._statements.reclaim,
             (
                 presence.number,
@@ -460,13 +475,13 @@ class PostgresBackend(Backend):
 
     def prune(self) -> int:
         """Forget finished jobs older than ``retention``, in parts that hold nobody up for long."""
-        self._execute(self._statements.sum_up)
+        self._own.execute(self._statements.sum_up)
         if self.config.retention is None:
             return 0
         pruned = 0
         while True:
             number: int
-            [(number,)] = self._execute(self._statements.prune, (self.config.retention, PRUNED_AT_ONCE))
+            [(number,)] = self._own.execute(self._statements.prune, (self.config.retention, PRUNED_AT_ONCE))
             pruned += number
             if number < PRUNED_AT_ONCE:
                 return pruned
@@ -546,7 +561,7 @@ class PostgresBackend(Backend):
     def _tell(self, kind: str, queues: Iterable[str]) -> None:
         """Tell other processes; that it was done is not undone by a failure to say so."""
         try:
-            self._announcer.tell(news(kind, queues))
+            self._execute(*self._announcer.notification(news(kind, queues)))
         except BackendError as error:
             self.config.log.warning("other processes were not told and find out later: %s", error)
 

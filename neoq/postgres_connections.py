@@ -35,6 +35,7 @@ _GOOD = frozenset({ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK})
 _MET = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _MAYBE_COMMITTED = frozenset({None, "57P02"})  # a server that ends at once may do so between commit and reply
 _TRIES = 3  # of a statement that met a deadlock
+PLACE_COMES = 10.0  # seconds to wait for one of the connections, all of which are in use
 DOUBT_LASTS = 3.0  # seconds to wait for the server to end a statement whose reply was lost
 
 
@@ -48,8 +49,10 @@ class Connections:
         self.direct = True  # False: through a PgBouncer that gives each transaction another session
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
+        self._size = size
         self._room = threading.Semaphore(size)
         self._closed = False
+        self._executing: dict[Connection, str] = {}  # what `execute` is waiting for
         self._lost: list[int] = []  # sessions that broke while they executed something
         _all.add(self)
         self._prepared: weakref.WeakKeyDictionary[Connection, set[bytes]] = weakref.WeakKeyDictionary()
@@ -92,7 +95,7 @@ class Connections:
             return connection.execute(statement)
         except psycopg.Error as error:
             connection.close()
-            raise self.wrapped(error, connection) from error
+            raise self.wrapped(error) from error  # nothing was sent that could be in doubt
 
     def close(self) -> None:
         """Close what is idle; what is in use is closed when it comes back."""
@@ -106,7 +109,7 @@ class Connections:
     @contextmanager
     def use(self) -> Iterator[Connection]:
         """A connection for one thread; psycopg's errors leave it as BackendError."""
-        with self._room:
+        with self._place():
             connection = self.take()
             try:
                 yield connection
@@ -114,6 +117,20 @@ class Connections:
                 raise self.lost_or_wrapped(error, connection) from error
             finally:
                 self.give(connection)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of the connections that there may be at once."""
+        if not self._room.acquire(timeout=PLACE_COMES):
+            raise BackendUnavailable(
+                f"{self.where}: all {self._size} connections of this process were in use for "
+                f"{PLACE_COMES:g} s, so nothing was sent; raise pool_size, or look on the server for what "
+                "they wait for (a transaction of yours may hold the fingerprints that they enqueue)"
+            )
+        try:
+            yield
+        finally:
+            self._room.release()
 
     def lost_or_wrapped(self, error: psycopg.Error, connection: Connection) -> BackendError:
         """As `wrapped`; where the connection broke, what it executed may go on."""
@@ -133,10 +150,11 @@ class Connections:
                     raise
 
     def _execute_once(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        with self._room:
+        with self._place():
             connection = self.take()
             try:
                 cursor = connection.cursor(binary=True)
+                self._executing[connection] = statement
                 cursor.execute(statement, values)
                 result = cursor.pgresult
                 if result is not None and result.status == ExecStatus.TUPLES_OK:
@@ -145,7 +163,17 @@ class Connections:
             except psycopg.Error as error:
                 raise self.lost_or_wrapped(error, connection) from error
             finally:
+                self._executing.pop(connection, None)
                 self.give(connection)
+
+    def break_off(self, statement: str, timeout: float) -> None:
+        """Ask the server to break off a statement that is executed, for up to ``timeout`` seconds."""
+        for connection, executed in list(self._executing.items()):
+            if executed == statement:
+                try:
+                    connection.cancel_safe(timeout=timeout)
+                except psycopg.Error:  # nobody answers there
+                    return
 
     def prepared(
         self, connection: Connection, name: bytes, statement: bytes, values: Sequence[Any]
@@ -237,6 +265,7 @@ class Connections:
             except (OSError, psycopg.Error):
                 pass
         self._sessions = weakref.WeakKeyDictionary()
+        self._executing = {}
         self._idle = []
         self._lock = threading.Lock()
         self._closed = True

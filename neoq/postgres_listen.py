@@ -123,7 +123,7 @@ class Presence:
             connection.execute(f'listen "{channel_of(self._schema)}"')
         except psycopg.Error as error:
             connection.close()
-            raise self._connections.wrapped(error, connection) from error
+            raise self._connections.wrapped(error) from error
         self._connection = connection
 
     def listen(self) -> None:
@@ -260,13 +260,10 @@ class Announcer:
             elif idle:
                 self._changed.notify()
 
-    def tell(self, payload: str) -> None:
-        """Send a notification of its own; it may be lost in a crash of the server, and waits for no disk."""
-        with self._connections.use() as connection:
-            connection.execute(
-                "select set_config('synchronous_commit', 'off', true), pg_notify(%s::text, %s::text)",
-                (self._channel, payload),
-            )
+    def notification(self, payload: str) -> tuple[str, tuple[str, str]]:
+        """What to execute to tell others; it may be lost in a crash of the server, and waits for no disk."""
+        statement = "select set_config('synchronous_commit', 'off', true), pg_notify(%s::text, %s::text)"
+        return statement, (self._channel, payload)
 
     def close(self) -> None:
         """Send what is left."""
@@ -290,7 +287,7 @@ class Announcer:
                 queues, self._pending = self._pending, set()
                 self._told = time.monotonic()
             try:
-                self.tell(news("r", queues))
+                self._connections.execute(*self.notification(news("r", queues)))
             except BackendError as error:
                 self._log.debug("other processes were not told of new jobs and find them later: %s", error)
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from neoq.config import SafeLogger
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.job import Status
 from neoq.postgres_arrays import int8s
@@ -14,7 +15,7 @@ from neoq.postgres_jobs import BINARY, LISTS, add_values, settle_values, succeed
 from neoq.postgres_listen import news
 from neoq.postgres_statements import Statements
 from neoq.postgres_transactions import Joined
-from neoq.store import Outcome
+from neoq.store import ROLLED_BACK, Outcome
 
 Attempt = tuple[int, int]  # job id and token
 
@@ -22,10 +23,13 @@ Attempt = tuple[int, int]  # job id and token
 class Settlement:
     """Settles the outcomes of one process."""
 
-    def __init__(self, connections: Connections, statements: Statements, *, keep: bool) -> None:
+    def __init__(
+        self, connections: Connections, statements: Statements, *, keep: bool, log: SafeLogger
+    ) -> None:
         self._connections = connections
         self._statements = statements
         self._keep = keep
+        self._log = log
         self.skew = 0.0  # seconds that the server's clock is ahead of ours, where that is not next to nothing
         self._unsure: set[Attempt] = set()  # sent, and the reply was lost
         self._lock = threading.Lock()
@@ -110,6 +114,9 @@ class Settlement:
         values = settle_values(outcomes, BINARY, self.skew, keep=self._keep, skip=True)
         missing = _missing(outcomes, self._connections.execute(self._statements.settle, values))
         left = [outcome for outcome in outcomes if outcome.lease.job_id in missing]
+        for outcome in outcomes:
+            if outcome.failure is ROLLED_BACK and outcome.lease.job_id not in missing:
+                self._log.warning("job %s of %s failed: %s", *outcome.lease[:2], ROLLED_BACK.message)
         locked: set[int] = set()
         done: set[int] = set()
         if left:

@@ -1,19 +1,24 @@
-"""Adding jobs to a Redis server: in scripts of up to 500 of one queue, each all or none."""
+"""Adding jobs to a Redis server: up to 500 of one queue all or none, in scripts that are each short."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from neoq.errors import BackendError, DuplicateJobError
 from neoq.job import Job
+from neoq.redis_connection import Call
 from neoq.redis_finding import Finder
 from neoq.redis_keys import job_id
 from neoq.redis_queues import RedisQueues
 from neoq.redis_records import ON_DUPLICATE, record_of, score_of
 
-ADDED_AT_ONCE = 500  # jobs of one queue that are added all or none
+TOGETHER = 500  # jobs of one queue that are added all or none
+AT_ONCE = 50  # of them in one script: a million jobs make each dear while the server grows its tables
+BYTES_AT_ONCE = 256 * 1024  # of payload in one script, or a single job
 
 
 class NoRoom(Exception):
@@ -24,8 +29,15 @@ class NoRoom(Exception):
         self.queue = queue
 
 
+class New(NamedTuple):
+    """How to add jobs that are new, and the fingerprints that must be free then."""
+
+    prints: list[bytes]
+    calls: list[Call]
+
+
 class Part:
-    """The jobs of one queue in a batch that go into one script, and their places in the batch.
+    """Some jobs of one queue in a batch, and their places in it.
 
     After it was added the jobs are those that the store has: themselves, or who holds their fingerprints.
     """
@@ -34,6 +46,21 @@ class Part:
         self.queue = queue
         self.places = places
         self.jobs = jobs
+
+    def pieces(self) -> list[Part]:
+        """What goes into a script each."""
+        ends, size, start = [], 0, 0
+        for at, job in enumerate(self.jobs):
+            size += len(job._data or b"")
+            if at > start and (at - start == AT_ONCE or size > BYTES_AT_ONCE):
+                ends.append(at)
+                start, size = at, len(job._data or b"")
+        if not ends:
+            return [self]
+        return [
+            Part(self.queue, self.places[start:end], self.jobs[start:end])
+            for start, end in pairwise([0, *ends, len(self.jobs)])
+        ]
 
 
 class Adder:
@@ -47,10 +74,16 @@ class Adder:
 
     def add(self, jobs: Sequence[Job], token: bytes, room: dict[str, int]) -> list[Job]:
         """Add a batch; ``room`` says how many ready jobs each of its bounded queues may hold then."""
+        for job in jobs:
+            if job._asked_deadline[1] is not None:  # a span counts by the clock that judges it
+                job._deadline = self._queues.time() + job._asked_deadline[1]
         if len(jobs) == 1:
-            part = Part(jobs[0].queue, [0], [jobs[0]])
+            [job] = jobs
             with self._lock:
-                self._add_part(part, token, room.get(part.queue))
+                part = Part(job.queue, [0], [job])
+                usual = token and not room and job.unique and not job._waits
+                if not usual or not self._add_one(part, token):
+                    self._add_part(part, token, room.get(part.queue))
             return part.jobs
         parts = list(_parts(jobs))
         with self._lock:
@@ -68,22 +101,46 @@ class Adder:
         """Add the job of a cron's tick; None where the tick is known."""
         part = Part(job.queue, [0], [job])
         self._queues.number(job.queue)
-        reply = self._call_general(part, b"", None, 0, cron=(cron, repr(tick)))
+        call = self._general_call(part, b"", None, 0, cron=(cron, repr(tick)))
+        reply = self._queues.redis.call_and_wait(*call)
         if reply[0] == b"known":
             return None
         self._read(part, reply)
         return part.jobs[0]
 
+    def _add_one(self, part: Part, token: bytes) -> bool:
+        """Add a job as most are: ready, unique and small; False where that does not decide it."""
+        [job], queue, queues = part.jobs, part.queue, self._queues
+        record, print_, payload = record_of(job)
+        if payload is not None:
+            return False
+        number = queues.numbers.get(queue) or queues.number(queue)
+        base = max(int(queues.time() * 1e6), self._next.get(queue, 0))
+        score = score_of(job.priority, job._run_after)  # type: ignore[arg-type]
+        script, keys = queues.scripts.add_one, queues.keys(queue)
+        arguments = (token, base, record, print_, score, *queues.wake_arguments(queue))
+        reply = queues.redis.call_and_wait(script, keys.keys(script.keys), arguments)
+        if reply.__class__ is bytes:
+            stored = int(reply)
+            self._next[queue] = stored + 1
+            job.id = job_id(stored, number)
+            return True
+        if reply[0] == b"taken" or (reply[0] == b"held" and job.on_duplicate != "return"):
+            return False
+        self._read(part, reply)
+        return True
+
     def _add_parts(self, parts: list[Part], token: bytes, room: dict[str, int]) -> None:
-        """Several scripts, each all or none: look first whether each of them can add, then let them."""
-        if room or any(job.on_duplicate == "raise" for part in parts for job in part.jobs):
+        """Several parts, each all or none: look first whether each of them can be added, then add them."""
+        if room or any(_must_be_new(job) for part in parts for job in part.jobs):
             _refuse_twins(parts)
             for part in parts:
-                self._read(part, self._call_general(part, b"", room.get(part.queue), 0, look=True))
-        done, total = 0, sum(len(part.jobs) for part in parts)
-        for number, part in enumerate(parts):
+                gate = self._gate_calls(part, b"", room.get(part.queue), _must_be_free(part))
+                self._pass_gate(part, self._queues.redis.call_many(gate))
+        done, total, number = 0, sum(len(part.jobs) for part in parts), 0
+        for part in parts:
             try:
-                self._add_part(part, token, None, number)
+                number += self._add_part(part, token, None, number)
             except BackendError as error:
                 if done:
                     error.args = (
@@ -92,22 +149,62 @@ class Adder:
                 raise
             done += len(part.jobs)
 
-    def _add_part(self, part: Part, token: bytes, room: int | None, number: int = 0) -> None:
+    def _add_part(self, part: Part, token: bytes, room: int | None, number: int = 0) -> int:
+        """Add a part; return how many scripts it took, which are numbered throughout the batch."""
         self._queues.number(part.queue)  # first: a queue that holds jobs is always known
-        if room is None:
-            reply = self._call_new(part, token, number)
-            met = reply is None or reply[0] == b"taken"
-            if not met and (reply[0] != b"held" or part.jobs[0].on_duplicate == "return"):
+        pieces = part.pieces()
+        if len(pieces) > 1:
+            self._add_pieces(part, pieces, token or os.urandom(16), room, number)
+            return len(pieces)
+        if room is None and (new := self._new_calls(pieces, token, number)):
+            reply = self._queues.redis.call_and_wait(*new.calls[0])
+            if reply[0] != b"taken" and (reply[0] != b"held" or part.jobs[0].on_duplicate == "return"):
                 self._read(part, reply)
+                return 1
+        call = self._general_call(part, token, room, number)
+        self._read(part, self._queues.redis.call_and_wait(*call))
+        return 1
+
+    def _add_pieces(
+        self, part: Part, pieces: list[Part], token: bytes, room: int | None, number: int
+    ) -> None:
+        """Several scripts in one transaction, after one that says whether they may."""
+        if room is None and (new := self._new_calls(pieces, token, number)):
+            gate = self._gate_calls(part, token, None, new.prints, number)
+            replies = self._queues.redis.call_together([*gate, *new.calls])
+            if replies[len(gate) - 1][0] == b"open":
+                self._read_pieces(part, pieces, replies[len(gate) :])
                 return
-        self._read(part, self._call_general(part, token, room, number))
+        _refuse_twins([part])
+        gate = self._gate_calls(part, token, room, _must_be_free(part), number)
+        calls = [
+            self._general_call(piece, token, None, at, gated=True) for at, piece in enumerate(pieces, number)
+        ]
+        replies = self._queues.redis.call_together([*gate, *calls])
+        self._pass_gate(part, replies[: len(gate)])
+        self._read_pieces(part, pieces, replies[len(gate) :])
 
     # -- calling ----------------------------------------------------------------------------------------
 
-    def _call_new(self, part: Part, token: bytes, number: int) -> Any:
+    def _new_calls(self, pieces: list[Part], token: bytes, number: int) -> New | None:
         """Add jobs whose fingerprints are free, as nearly all are; None where they meet one another."""
-        queue, jobs = part.queue, part.jobs
-        base = max(int(self._queues.time() * 1e6), self._next.get(queue, 0))
+        prints: list[bytes] = []
+        calls: list[Call] = []
+        base = max(int(self._queues.time() * 1e6), self._next.get(pieces[0].queue, 0))
+        gated = len(pieces) > 1
+        for at, piece in enumerate(pieces, number):
+            call, own = self._new_call(piece, token, at, base, gated=gated)
+            calls.append(call)
+            prints += own
+            base += len(piece.jobs)
+        if len(prints) > 1 and len(set(prints)) < len(prints):
+            return None
+        return New(prints, calls)
+
+    def _new_call(
+        self, piece: Part, token: bytes, number: int, base: int, *, gated: bool
+    ) -> tuple[Call, list[bytes]]:
+        queue, jobs = piece.queue, piece.jobs
         prints: list[bytes] = []
         records: list[Any] = []
         uniques: list[Any] = []
@@ -126,39 +223,47 @@ class Adder:
                 ready += (score_of(job.priority, job._run_after), stored)  # type: ignore[arg-type]
             if payload is not None:
                 apart += (stored, payload)
-        if len(jobs) > 1 and len(set(prints)) < len(prints):
-            return None
         header = (
-            *(token, *self._queues.wake_arguments(queue), len(jobs), len(prints)),
-            *(len(ready) // 2, len(waits) // 2, len(apart) // 2, base),
+            *(token, *self._queues.wake_arguments(queue), len(jobs), len(uniques) // 2),
+            *(len(ready) // 2, len(waits) // 2, len(apart) // 2, base, int(gated)),
         )
         script = self._queues.scripts.add_new
-        return self._queues.redis.call_and_wait(
-            script,
-            self._keys(queue, script.keys, number),
-            [*header, *prints, *records, *uniques, *ready, *waits, *apart],
-        )
+        seen = () if gated else prints
+        arguments = [*header, *seen, *records, *uniques, *ready, *waits, *apart]
+        return (script, self._keys(queue, script.keys, number), arguments), prints
 
-    def _call_general(
+    def _gate_calls(
+        self, part: Part, token: bytes, room: int | None, free: list[bytes], number: int = 0
+    ) -> list[Call]:
+        """Look whether all of a part may be added, and open the gate for it where a token is given."""
+        script = self._queues.scripts.gate
+        keys = self._keys(part.queue, script.keys, number)
+        wanted = 0 if room is None else sum(not job._waits for job in part.jobs)
+        steps = [free[start : start + AT_ONCE] for start in range(0, len(free), AT_ONCE)] or [[]]
+        holds = [b"", *(b"%b:%d" % (token, step) for step in range(1, len(steps))), token]
+        return [
+            (script, keys, [token, before, after, "" if room is None else room, wanted, *step])
+            for step, (before, after) in zip(steps, pairwise(holds), strict=True)
+        ]
+
+    def _general_call(
         self,
         part: Part,
         token: bytes,
         room: int | None,
         number: int,
         *,
-        look: bool = False,
+        gated: bool = False,
         cron: tuple[str, str] = ("", ""),
-    ) -> Any:
-        arguments: list[Any] = [token, "" if room is None else room, int(look)]
+    ) -> Call:
+        arguments: list[Any] = [token, "" if room is None else room, int(gated)]
         arguments += (*self._queues.wake_arguments(part.queue), *cron)
         for job in part.jobs:
             record, _, payload = record_of(job)
             meets = "s" if cron[0] else ON_DUPLICATE[job.on_duplicate]
             arguments += (meets, int(job._waits), repr(job._run_after), record, payload or b"")
         script = self._queues.scripts.add
-        return self._queues.redis.call_and_wait(
-            script, self._keys(part.queue, script.keys, number), arguments
-        )
+        return script, self._keys(part.queue, script.keys, number), arguments
 
     def _keys(self, queue: str, names: tuple[str, ...], number: int) -> list[bytes]:
         """The keys of a script; each part of a batch remembers its token by itself."""
@@ -169,6 +274,21 @@ class Adder:
         return [*keys[:at], keys[at] + b".%d" % number, *keys[at + 1 :]]
 
     # -- replies ----------------------------------------------------------------------------------------
+
+    def _pass_gate(self, part: Part, replies: list[Any]) -> None:
+        """Raise where jobs may not be added."""
+        for step, reply in enumerate(replies):
+            if reply[0] == b"full":
+                raise NoRoom(part.queue)
+            if reply[0] == b"taken":
+                must = [place for place, job in enumerate(part.jobs) if _must_be_new(job)]
+                place, holder = must[step * AT_ONCE + reply[1]], int(reply[2])
+                raise self._taken(part, place, holder, self._queues.number(part.queue))
+
+    def _read_pieces(self, part: Part, pieces: list[Part], replies: list[Any]) -> None:
+        for piece, reply in zip(pieces, replies, strict=True):
+            self._read(piece, reply)
+        part.jobs = [job for piece in pieces for job in piece.jobs]
 
     def _read(self, part: Part, reply: list[Any]) -> None:
         what, queue = reply[0], part.queue
@@ -188,6 +308,8 @@ class Adder:
             raise NoRoom(queue)
         elif what == b"taken":
             raise self._taken(part, reply[1], int(reply[2]), number)
+        else:
+            raise BackendError(f"Redis did not add the jobs, and said {reply!r}")
 
     def _meet(self, part: Part, holders: dict[int, int], number: int) -> None:
         """Put the jobs that hold the fingerprints in the places of the duplicates."""
@@ -239,9 +361,18 @@ def _parts(jobs: Sequence[Job]) -> Iterator[Part]:
         part.jobs.append(job._copy() if id(job) in seen else job)  # one Job may be in a batch twice
         seen.add(id(job))
     for part in by_queue.values():
-        for start in range(0, len(part.jobs), ADDED_AT_ONCE):
-            end = start + ADDED_AT_ONCE
+        for start in range(0, len(part.jobs), TOGETHER):
+            end = start + TOGETHER
             yield Part(part.queue, part.places[start:end], part.jobs[start:end])
+
+
+def _must_be_free(part: Part) -> list[bytes]:
+    """The fingerprints of those that are no duplicates, or nothing of it is added."""
+    return [job.fingerprint.encode() for job in part.jobs if _must_be_new(job)]
+
+
+def _must_be_new(job: Job) -> bool:
+    return bool(job.unique) and job.on_duplicate == "raise"
 
 
 def _refuse_twins(parts: list[Part]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time as _time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -45,11 +45,12 @@ from neoq.store import (
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
-AT_ONCE = 100  # jobs of one script, so that none holds the server for long
+AT_ONCE = 50  # jobs of one script, so that none holds the server for long
+BYTES_AT_ONCE = 256 * 1024  # of results in one script, or a single one
 LOOK_EVERY = 10  # times job_check_interval: how often an idle queue is looked at, though nobody has called
 LOOK_EVERY_AT_LEAST = 60  # where there are many such queues, as above
 SWEEP_EVERY = 60.0  # seconds between looks for leases that ran out and that no dead worker accounts for
-RECONCILED_AT_ONCE = 200
+RECONCILED_AT_ONCE = 50
 
 
 def _prefix(value: Any) -> str:
@@ -213,8 +214,11 @@ class RedisBackend(Backend):
         if transaction is not None:
             raise _no_transactions("enqueue")
         queues = {job.queue for job in jobs} if len(jobs) > 1 else (jobs[0].queue,)
-        capacities = {} if self.in_runner() else self._capacities_of(jobs)
-        added = self._add_bounded(jobs, token, capacities) if capacities else self._adder.add(jobs, token, {})
+        capacities = self._capacities_of(jobs)
+        if capacities and not self.in_runner():
+            added = self._add_bounded(jobs, token, capacities)
+        else:
+            added = self._adder.add(jobs, token, {})
         for queue in queues:
             self._stir(queue)
             self._notify(queue, "ready")
@@ -338,6 +342,7 @@ class RedisBackend(Backend):
         jobs: list[Job] = []
         for one, reply, stir in zip(parts, replies, stirs, strict=True):
             jobs += self._read_claimed(one, reply, stir, token, dues)
+        self._finder.add_payloads([job for job in jobs if job._data is None])
         return jobs
 
     def _read_claimed(
@@ -345,7 +350,7 @@ class RedisBackend(Backend):
     ) -> list[Job]:
         queue, worker = demand.queue, self._worker
         now, due = float(reply[0]), float(reply[1])
-        ids, records, lives, payloads = reply[2:]
+        ids, records, lives = reply[2:]
         if due >= 0:
             dues.append(due)
         full = len(ids) >= demand.limit or 0 <= due <= now
@@ -361,8 +366,7 @@ class RedisBackend(Backend):
             record = records[at]
             if record is None:  # somebody has deleted it by hand
                 continue
-            payload = payloads[at] if payloads else None
-            job = job_of(job_id(int(stored), number), queue, record, lives[at], payload)
+            job = job_of(job_id(int(stored), number), queue, record, lives[at])
             job.status = Status.RUNNING
             job.worker = worker
             job._token = token
@@ -416,11 +420,7 @@ class RedisBackend(Backend):
                 stale.add(lease.job_id)
                 continue
             batches.setdefault((lease.queue, outcome.status is Status.SUCCEEDED), []).append(outcome)
-        parts = [
-            (queue, well, batch[start : start + AT_ONCE])
-            for (queue, well), batch in batches.items()
-            for start in range(0, len(batch), AT_ONCE)
-        ]
+        parts = [(*kind, part) for kind, batch in batches.items() for part in _in_parts(batch)]
         for (queue, _, _), reply in zip(parts, self._settle_all(parts), strict=True):
             number = self._queues.number(queue)
             stale |= {job_id(int(stored), number) for stored in reply}
@@ -650,6 +650,18 @@ class RedisBackend(Backend):
 
 
 _COUNTED = ("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled")
+
+
+def _in_parts(outcomes: list[Outcome]) -> Iterator[list[Outcome]]:
+    """What goes into a script each."""
+    start = size = 0
+    for at, outcome in enumerate(outcomes):
+        result = len(outcome.result or b"")
+        size += result
+        if at > start and (at - start == AT_ONCE or size > BYTES_AT_ONCE):
+            yield outcomes[start:at]
+            start, size = at, result
+    yield outcomes[start:]
 
 
 def _is_name(item: Any) -> bool:

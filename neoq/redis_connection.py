@@ -41,6 +41,7 @@ _OLD_POOL = "command_name" in inspect.signature(redis.ConnectionPool.get_connect
 )
 _FULL = "command not allowed when used memory"  # redis-py cuts off the code before it
 _PORTS = {"sentinel": 26379}
+_MOVES = 3  # attempts to find the node that has a key, while a cluster moves it
 _NOT_NOW = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS")
 
 
@@ -115,7 +116,18 @@ def _packed(connection: Any, commands: Sequence[Sequence[Any]]) -> list[bytes]:
     """Commands as they go over the wire; redis-py would look at each argument before hiredis packs it."""
     if _pack is None:
         return list(connection.pack_commands(commands))
+    if len(commands) == 1:
+        return [_pack(tuple(commands[0]))]
     return [b"".join([_pack(tuple(command)) for command in commands])]
+
+
+def _unknown(reply: Any) -> bool:
+    return isinstance(reply, redis.exceptions.NoScriptError)
+
+
+def _moved(reply: Any) -> bool:
+    """Whether a key is on another node of its cluster than we thought, or on its way there."""
+    return isinstance(reply, redis.exceptions.AskError)
 
 
 def _reply_of(connection: Any) -> Any:
@@ -127,11 +139,8 @@ def _reply_of(connection: Any) -> Any:
         return error
 
 
-def _pipeline_of(client: Any, commands: Sequence[Sequence[Any]]) -> Any:
-    pipeline = client.pipeline(transaction=False)
-    for command in commands:
-        pipeline.execute_command(*command)
-    return pipeline
+def _connection_of_pool(pool: Any) -> Any:
+    return pool.get_connection("_") if _OLD_POOL else pool.get_connection()
 
 
 def _db(text: str) -> int:
@@ -276,6 +285,25 @@ class RedisConnection:
                 self.address,
             )
         self.scripts = Scripts(version)
+        self._load_scripts()
+
+    def _load_scripts(self) -> None:
+        """Make the server know the scripts: to read one as it is first run would hold it up."""
+        scripts = list(vars(self.scripts).values())
+        if self.cluster:
+            for script in scripts:
+                self._to_every_node(script)
+            return
+        known = self.commands([("SCRIPT", "EXISTS", *[script.digest for script in scripts])])[0]
+        self.commands(
+            [("SCRIPT", "LOAD", script.text) for script, has in zip(scripts, known, strict=True) if not has]
+        )
+
+    def _to_every_node(self, script: Script) -> None:
+        try:
+            self._client.script_load(script.text)
+        except (redis.RedisError, OSError) as error:
+            raise self.wrapped(error) from error
 
     # -- calls ------------------------------------------------------------------------------------------
 
@@ -308,27 +336,50 @@ class RedisConnection:
         """As `call`; returns once so many replicas have it as ``wait_replicas`` says."""
         if not self._wait:
             return self.call(script, keys, arguments)
-        self.call(script, keys, arguments)  # said again below, it does nothing but answer
-        wait = ("WAIT", self._wait, int(self._timeout * 500))
-        reply, confirmed = self._exchange([_evalsha(script, keys, arguments), wait], near=keys[0])
-        for answer in (reply, confirmed):
-            if isinstance(answer, Exception):
-                raise self.wrapped(answer) from answer
-        if confirmed < self._wait:
+        return self.call_together([(script, keys, arguments)])[0]
+
+    def call_together(self, calls: Sequence[Call]) -> list[Any]:
+        """Run scripts on one queue with nothing between them: all are run, or none of them is.
+
+        Each may fail by itself, and the first error of any is raised. Returns once so many replicas have it
+        as ``wait_replicas`` says.
+        """
+        replies = self._transact(calls)
+        if any(map(_unknown, replies)):  # the others ran; to say them again is safe
+            for script in {call[0] for call in calls}:
+                self._exchange([("SCRIPT", "LOAD", script.text)], near=calls[0][1][0])
+            replies = self._transact(calls)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise self.wrapped(reply) from reply
+        return replies
+
+    def _transact(self, calls: Sequence[Call]) -> list[Any]:
+        commands: list[Sequence[Any]] = [("MULTI",), *[_evalsha(*call) for call in calls], ("EXEC",)]
+        if self._wait:
+            commands.append(("WAIT", self._wait, int(self._timeout * 500)))
+        replies = self._exchange(commands, near=calls[0][1][0])
+        done = replies[len(calls) + 1]
+        if isinstance(done, Exception):  # the first that was refused says why
+            raise next(self.wrapped(reply) for reply in replies if isinstance(reply, Exception))
+        if self._wait and replies[-1] < self._wait:
             raise BackendUnavailable(
-                f"the jobs are stored, but {confirmed} replicas have confirmed it, not {self._wait} "
+                f"the jobs are stored, but {replies[-1]} replicas have confirmed it, not {self._wait} "
                 "(wait_replicas)",
                 outcome_unknown=True,
             )
-        return reply
+        return list(done)
 
     def command(self, *arguments: Any) -> Any:
         """Run one command that only reads, or that is safe to repeat."""
         return self.commands([arguments])[0]
 
-    def commands(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """Run commands that only read, or that are safe to repeat, in one round trip."""
-        replies = self._exchange(commands)
+    def commands(self, commands: Sequence[Sequence[Any]], *, near: bytes | None = None) -> list[Any]:
+        """Run commands that only read, or that are safe to repeat, in one round trip.
+
+        In a cluster that needs a key that is ``near`` all of theirs: in its slot.
+        """
+        replies = self._exchange(commands, near=near)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise self.wrapped(reply) from reply
@@ -385,21 +436,39 @@ class RedisConnection:
         """A new connection of a client: of a cluster's to some node, for they pass calls on to each other."""
         if self.cluster:
             client = client.get_redis_connection(client.get_random_node())
-        pool = client.connection_pool
-        return pool.get_connection("_") if _OLD_POOL else pool.get_connection()
+        return _connection_of_pool(client.connection_pool)
 
     def _through_cluster(
         self, client: Any, commands: Sequence[Sequence[Any]], near: bytes | None
     ) -> list[Any]:
         if near is not None:
-            client = client.get_redis_connection(client.get_node_from_key(near))
-            return list(_pipeline_of(client, commands).execute(raise_on_error=False))
+            return self._on_one_node(client, commands, near)
         replies = []
         for command in commands:
             try:
                 replies.append(client.execute_command(*command))
             except redis.ResponseError as error:
                 replies.append(error)
+        return replies
+
+    def _on_one_node(self, client: Any, commands: Sequence[Sequence[Any]], near: bytes) -> list[Any]:
+        """Send commands to the node that has a key, on one connection, and after it if it moves."""
+        for _ in range(_MOVES):
+            node = client.get_redis_connection(client.get_node_from_key(near))
+            connection = _connection_of_pool(node.connection_pool)
+            try:
+                connection.send_packed_command(_packed(connection, commands))
+                replies = [_reply_of(connection) for _ in commands]
+            except BaseException as error:
+                connection.disconnect()
+                if isinstance(error, redis.ConnectionError):
+                    client.nodes_manager.initialize()  # another may have taken over
+                raise
+            finally:
+                node.connection_pool.release(connection)
+            if not any(map(_moved, replies)):
+                break
+            client.nodes_manager.initialize()
         return replies
 
     # -- errors -----------------------------------------------------------------------------------------
@@ -436,7 +505,8 @@ class RedisConnection:
                 f"keep finished jobs for a shorter time (retention): {text}"
             )
         elif text.startswith(_NOT_NOW) or isinstance(
-            error, (redis.exceptions.BusyLoadingError, redis.exceptions.ReadOnlyError)
+            error,
+            (redis.exceptions.BusyLoadingError, redis.exceptions.ReadOnlyError, redis.exceptions.AskError),
         ):
             wrapped = BackendUnavailable(f"Redis at {at} takes no jobs at the moment: {text}")
         elif isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError)):

@@ -12,7 +12,7 @@ from neoq.redis_keys import job_id, number_of, stored_at
 from neoq.redis_queues import RedisQueues
 from neoq.redis_records import job_of, read_lease
 
-LOOKED_AT_ONCE = 100  # jobs that one script looks at
+LOOKED_AT_ONCE = 50  # jobs that one script looks at
 FEW = 5000  # jobs of a status that are read as a whole to find the newest of them
 _PLACES = {
     Status.PENDING: ("ready", "wait", "retry"),
@@ -58,7 +58,22 @@ class Finder:
                     job = _snapshot(job_id(chunk[at], number), queue, [part[at] for part in reply[1:]])
                     job._waits = not job.finished and job._run_after > now  # type: ignore[operator]
                     jobs.append(job)
-        return jobs
+        self.add_payloads([job for job in jobs if job._data is None])
+        for job, result in self._fetch("results", queue, [job for job in jobs if job.finished]):
+            job._result = result
+        return [job for job in jobs if job._data is not None]
+
+    def add_payloads(self, jobs: list[Job]) -> None:
+        """Fetch the payloads that are kept apart."""
+        for queue in {job.queue for job in jobs}:
+            for job, payload in self._fetch("payloads", queue, [job for job in jobs if job.queue == queue]):
+                job._data = payload
+
+    def _fetch(self, what: str, queue: str, jobs: list[Job]) -> Iterator[tuple[Job, bytes | None]]:
+        """What is large, for jobs of a queue: each by itself, so that the server gives others their turn."""
+        key = self._queues.keys(queue).key(what)
+        found = self._redis.commands([("HGET", key, stored_at(job.id)) for job in jobs], near=key)  # type: ignore[arg-type]
+        return zip(jobs, found, strict=True)
 
     def newest(self, queue: str | None, status: Status | None, limit: int, after: int | None) -> list[Job]:
         """The newest jobs of one queue or of all, with ids below ``after``."""
@@ -122,9 +137,8 @@ def _chunks(ids: list[int]) -> Iterator[list[int]]:
 
 
 def _snapshot(name: int, queue: str, parts: list[Any]) -> Job:
-    record, life, payload, result, progress, cancelled, lease = parts
-    job = job_of(name, queue, record, life, payload)
-    job._result = result
+    record, life, progress, cancelled, lease = parts
+    job = job_of(name, queue, record, life)
     if lease:
         read_lease(job, lease)
     if progress is not None:

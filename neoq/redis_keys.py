@@ -30,7 +30,7 @@ class QueueKeys:
 
     def key(self, name: str) -> bytes:
         """One key, by the name that the scripts know it under."""
-        suffix = f"last:{self._slot}" if name == "last" else name.removesuffix("_jobs")
+        suffix = f"{name}:{self._slot}" if name in {"last", "gate"} else name.removesuffix("_jobs")
         return (self._tag + suffix).encode()
 
     def keys(self, names: tuple[str, ...]) -> list[bytes]:

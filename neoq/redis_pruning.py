@@ -7,7 +7,7 @@ from typing import Any
 from neoq.redis_keys import job_id
 from neoq.redis_queues import RedisQueues
 
-DROPPED_AT_ONCE = 100
+DROPPED_AT_ONCE = 50
 TIDIED_IN_ALL = 1000  # batches of a queue that one call looks at
 
 

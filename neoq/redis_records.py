@@ -74,8 +74,11 @@ def _extra_of(job: Job) -> bytes:
     return orjson.dumps(extra) if extra else b""
 
 
-def job_of(id_of_job: int, queue: str, record: bytes, life: bytes | None, payload: bytes | None) -> Job:
-    """The job that a record describes, with what its settled attempts have made of it."""
+def job_of(id_of_job: int, queue: str, record: bytes, life: bytes | None) -> Job:
+    """The job that a record describes, with what its settled attempts have made of it.
+
+    Its payload is missing where that is kept apart.
+    """
     job = Job.__new__(Job)
     job.id = id_of_job
     job.queue = queue
@@ -98,7 +101,7 @@ def job_of(id_of_job: int, queue: str, record: bytes, life: bytes | None, payloa
     at += _TAIL.size
     if length:
         _read_extra(job, orjson.loads(record[at : at + length]))
-    job._data = payload if large else record[at + length :]
+    job._data = None if large else record[at + length :]
     if life is not None:
         _read_life(job, orjson.loads(life))
     return job

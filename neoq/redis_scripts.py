@@ -44,13 +44,16 @@ class Scripts:
     def __init__(self, version: tuple[int, ...]) -> None:
         flags = version >= (7,)  # older ones know no flags, and refuse every write when they are full
         self.add = Script("add", drains=False)
+        self.add_one = Script("add_one", drains=False)
         self.add_new = Script("add_new", drains=False)
+        self.beat = Script("beat", drains=flags)
         self.change = Script("change", drains=flags)
         self.claim = Script("claim", drains=flags)
         self.counts = Script("counts", drains=flags)
         self.drop = Script("drop", drains=flags)
         self.extend = Script("extend", drains=flags)
         self.finish = Script("finish", drains=flags)
+        self.gate = Script("gate", drains=False)
         self.look = Script("look", drains=flags)
         self.reclaim = Script("reclaim", drains=flags)
         self.reconcile = Script("reconcile", drains=flags)

@@ -80,7 +80,8 @@ class Workers:
             self._redis.commands([("HDEL", self._key, self._worker), *idle])
 
     def _say(self, worker: str, told: bytes) -> None:
-        self._redis.command("HSET", self._key, worker, b"%.6f %b" % (self._queues.time(), told))
+        said = b"%.6f %b" % (self._queues.time(), told)
+        self._redis.call(self._queues.scripts.beat, [self._key], [worker, said])
 
     # -- all of them ------------------------------------------------------------------------------------
 

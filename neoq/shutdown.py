@@ -117,7 +117,7 @@ class Stopping:
             except BackendError as error:
                 engine.config.log.warning("nothing more is drained: %s", error)
         if engine.fetcher is not None:
-            left = engine.fetcher.stop(self._patience())
+            left = engine.fetcher.stop(self._patience() - CLOSING_GRACE, CLOSING_GRACE)
             engine.source.settle([given_back(job) for job in left])
         for lane in engine.lanes.values():
             lane.stop()

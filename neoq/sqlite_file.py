@@ -1,8 +1,7 @@
 """One SQLite file as one process uses it: its connections, its errors, its one writer at a time.
 
 Whoever wants to write while another commits waits, and the next commit takes all who wait along: one fsync
-for many. There is no thread for it: the first of those who wait leads the next commit, and who finds nobody
-writing begins at once.
+for many, see sqlite_commit.py. There is no thread for it.
 
 No connection is open across a fork. SQLite keeps its locks per process and would believe in the child that
 it has those of the parent, so `_before_fork` closes them all, and both sides open new ones when they need
@@ -17,22 +16,22 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from neoq.errors import BackendError, BackendUnavailable
+from neoq.sqlite_commit import GroupCommit, Operation, Work
 from neoq.sqlite_schema import MIGRATIONS, VERSION
 
 if TYPE_CHECKING:
     from neoq.sqlite_jobs import Ledger
 
 T = TypeVar("T")
-Work = Callable[["Ledger"], T]
 
-PATIENCE, PATIENCE_AT_MOST = 0.3, 0.002  # of the last commit's time, and seconds
-MAX_BATCH = 200  # operations that share a commit, at most
+PAGE_SIZE = 2048  # bytes: a commit writes whole pages, most of them for one small change
+LOG_AT_LEAST, LOG_AT_MOST, LOG_SHARE = 2 << 20, 32 << 20, 4  # bytes of the write-ahead log, and of the file
+LOG_SIZED_EVERY = 500  # commits
 BUSY_SLICE = 0.005  # seconds that SQLite itself waits for a lock; we ask again until busy_timeout is over
 FORK_PATIENCE = 5.0  # seconds that a fork waits for a commit to end
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
@@ -51,69 +50,6 @@ _WRONG = {
 }
 
 
-class Operation(Generic[T]):
-    """What one caller wants written, and what became of it."""
-
-    def __init__(self, work: Work[T], *, lasting: bool) -> None:
-        self.work = work
-        self.lasting = lasting
-        self.value: T
-        self.error: BaseException | None = None
-        self.ended = False
-        self.baton = threading.Lock()
-        self.baton.acquire()
-
-    def outcome(self) -> T:
-        """Return what the work returned, or raise what it raised."""
-        if self.error is not None:
-            try:
-                raise self.error
-            finally:
-                self.error = None  # or the traceback and this frame would keep each other alive
-        return self.value
-
-
-class Crowd:
-    """How many wrote at once the last time; who leads waits a moment for as many to come again.
-
-    The first whom a commit has sent on would otherwise lead the next one alone, and the others wait for it:
-    commits of many and commits of one would take turns.
-    """
-
-    def __init__(self) -> None:
-        self._size = 1
-        self._seconds = 0.0  # that a commit takes
-        self._wanted = 0  # waiting operations for which a leader holds back
-        self._complete = threading.Lock()
-        self._complete.acquire()
-
-    def learn(self, operations: list[Operation[Any]], seconds: float) -> None:
-        """Remember who shared the last commit, or waited at its end."""
-        lasting = sum(operation.lasting for operation in operations)
-        if lasting:
-            self._size, self._seconds = lasting, seconds
-
-    def joined(self, waiting: int) -> None:
-        """One more waits; called under the lock."""
-        if self._wanted and waiting >= self._wanted:
-            self._wanted = 0
-            self._complete.release()
-
-    def gather(self, lock: threading.Lock, waiting: deque[Operation[Any]]) -> None:
-        """Wait for the others, for a fraction of what a commit takes."""
-        with lock:
-            if len(waiting) >= self._size - 1:
-                return
-            self._wanted = self._size - 1
-        try:
-            self._complete.acquire(timeout=min(PATIENCE_AT_MOST, PATIENCE * self._seconds))
-        finally:
-            with lock:
-                if not self._wanted:
-                    self._complete.acquire(blocking=False)
-                self._wanted = 0
-
-
 class SqliteFile:
     """The connections of one process to one file."""
 
@@ -129,13 +65,11 @@ class SqliteFile:
         self.path = os.path.abspath(path)  # noqa: PTH100  # a later chdir must not matter
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
-        self._lock = threading.Lock()  # over who leads and who waits
-        self._led = False
-        self._waiting: deque[Operation[Any]] = deque()
-        self._crowd = Crowd()
+        self._in_group = GroupCommit(self._commit)
         self._gate = threading.RLock()  # over the writing connection
         self._writer: sqlite3.Connection | None = None
         self._mode = ""  # the writer's, as it was last set
+        self._commits = 0
         self._read_gate = threading.RLock()  # over the reading one
         self._reader: sqlite3.Connection | None = None
         self._closed = False
@@ -184,19 +118,31 @@ class SqliteFile:
             cached_statements=256,
         )
         try:
+            connection.execute(f"pragma page_size = {PAGE_SIZE}")  # of a file that is made now
             mode = self._patiently(lambda: connection.execute("pragma journal_mode = wal").fetchone())
             if mode != ("wal",):
                 raise BackendError(
                     f"{self.path} cannot use a write-ahead log (its journal mode is {mode[0]})"
                 )
             connection.execute(f"pragma synchronous = {self._synchronous}")
-            connection.execute("pragma wal_autocheckpoint = 2000")
             connection.execute("pragma cache_size = -16000")
             connection.execute("pragma temp_store = memory")  # where savepoints keep what they may undo
+            self._size_log(connection)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _size_log(self, connection: sqlite3.Connection) -> None:
+        """Say how long the write-ahead log may grow before it is copied into the file.
+
+        A short one is soon on the disk with its full length, and from then on an fsync costs half. In a
+        large file the jobs of one log are on pages far apart, and a longer one has more of them on each.
+        """
+        [[size]] = connection.execute("pragma page_size")
+        [[pages]] = self._patiently(lambda: connection.execute("pragma page_count").fetchall())
+        log = min(max(LOG_AT_LEAST, pages * size // LOG_SHARE), LOG_AT_MOST)
+        connection.execute(f"pragma wal_autocheckpoint = {log // size}")
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         if self._version(connection) == VERSION:
@@ -233,12 +179,14 @@ class SqliteFile:
 
         SQLite's own waiting sleeps for up to 100 ms at a time, which is long for a lock held for one.
         """
-        give_up = time.monotonic() + self._busy_timeout
+        give_up = None
         while True:
             try:
                 return act()
             except sqlite3.OperationalError as error:
-                if _code(error) not in _BUSY or time.monotonic() >= give_up:
+                now = time.monotonic()
+                give_up = now + self._busy_timeout if give_up is None else give_up
+                if _code(error) not in _BUSY or now >= give_up:
                     raise
 
     # -- errors -----------------------------------------------------------------------------------------
@@ -283,55 +231,8 @@ class SqliteFile:
         be ``lasting`` outlives this process, and perhaps not a power cut: its commit waits for no disk.
         """
         operation = Operation(work, lasting=lasting)
-        with self._lock:
-            waits, self._led = self._led, True
-            if waits:
-                self._waiting.append(operation)
-                self._crowd.joined(len(self._waiting))
-        if waits:
-            self._await_turn(operation)
-        if not operation.ended:
-            self._lead(operation)
+        self._in_group(operation)
         return operation.outcome()
-
-    def _await_turn(self, operation: Operation[Any]) -> None:
-        try:
-            operation.baton.acquire()
-        except BaseException:  # an interrupt of the main thread: leave nobody waiting for us
-            with self._lock:
-                waits = operation in self._waiting
-                if waits:
-                    self._waiting.remove(operation)
-            if not waits and operation.baton.acquire(timeout=self._busy_timeout) and not operation.ended:
-                self._pass_on([])
-            raise
-
-    def _lead(self, own: Operation[Any]) -> None:
-        """Commit for oneself and for all who wait; then the next of them leads."""
-        batch = [own]
-        try:
-            if own.lasting:
-                self._crowd.gather(self._lock, self._waiting)
-            with self._lock:
-                batch += self._take_waiting()
-            began = time.monotonic()
-            self._commit(batch)
-            self._crowd.learn([*batch, *self._waiting], time.monotonic() - began)
-        finally:
-            self._pass_on(batch[1:])
-
-    def _take_waiting(self) -> list[Operation[Any]]:
-        number = min(len(self._waiting), MAX_BATCH - 1)
-        return [self._waiting.popleft() for _ in range(number)]
-
-    def _pass_on(self, followers: list[Operation[Any]]) -> None:
-        with self._lock:
-            successor = self._waiting.popleft() if self._waiting else None
-            self._led = successor is not None
-        for operation in followers:
-            operation.baton.release()
-        if successor is not None:
-            successor.baton.release()
 
     def _commit(self, batch: list[Operation[Any]]) -> None:
         with self._gate:
@@ -356,16 +257,17 @@ class SqliteFile:
         if self._writer is None:
             self._writer = self._connect()
         writer = self._writer
-        self._choose_mode(any(operation.lasting for operation in batch))
-        self._patiently(lambda: writer.execute("begin immediate"))
+        self._choose_mode(batch)
+        cursor = writer.cursor()
+        self._patiently(lambda: cursor.execute("begin immediate"))
         work = self._work_apart if apart else self._work_together
         alone, committing = len(batch) == 1, False
         try:
-            if work(batch, writer.cursor()):
+            if work(batch, cursor):
                 committing = True
-                writer.execute("commit")
+                cursor.execute("commit")
             else:
-                writer.execute("rollback")
+                cursor.execute("rollback")
                 if not alone:
                     return False
         except sqlite3.Error as error:
@@ -376,6 +278,9 @@ class SqliteFile:
             batch[0].error = self.wrapped(error, outcome_unknown=not known)
         for operation in batch:
             operation.ended = True
+        self._commits += 1
+        if not self._commits % LOG_SIZED_EVERY:
+            self._size_log(writer)
         return True
 
     def _work_together(self, batch: list[Operation[Any]], cursor: sqlite3.Cursor) -> bool:
@@ -410,7 +315,8 @@ class SqliteFile:
             cursor.execute("release neoq")
         return True
 
-    def _choose_mode(self, lasting: bool) -> None:
+    def _choose_mode(self, batch: list[Operation[Any]]) -> None:
+        lasting = batch[0].lasting or any(operation.lasting for operation in batch)
         mode = self._synchronous if lasting or self._synchronous == "off" else "normal"
         if mode != self._mode:
             assert self._writer is not None
@@ -440,8 +346,7 @@ class SqliteFile:
         self._writer = self._reader = None
         self._closed = True
         self._gate, self._read_gate = threading.RLock(), threading.RLock()
-        self._lock, self._led, self._waiting = threading.Lock(), False, deque()
-        self._crowd = Crowd()
+        self._in_group = GroupCommit(self._commit)
         self._held_for_fork = []
         self.fork_hook()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ from neoq.sqlite_rows import (
 )
 from neoq.sqlite_schema import DIED, ENDED, READY, RUNS, WAITS
 from neoq.store import (
+    ROLLED_BACK,
     Action,
     Changed,
     Demand,
@@ -362,6 +364,8 @@ class Ledger:
                     stale.add(lease.job_id)
                 continue
             del running[lease.job_id]
+            if outcome.failure is ROLLED_BACK:
+                self._config.log.warning("job %s of %s failed: %s", *lease[:2], ROLLED_BACK.message)
             if outcome.status is Status.SUCCEEDED:
                 succeeded.append(outcome)
             else:
@@ -607,12 +611,15 @@ def _apart(found: list[list[Job]]) -> tuple[list[Job], bool]:
     )
 
 
+_COMPUTED = re.compile("[0-9a-f]{32}").fullmatch
+
+
 def _hash_of(job: Job) -> int | None:
     """A hash of queue and fingerprint, 32 bits; None for a job that need not be unique."""
     if not job.unique:
         return None
     name = job.fingerprint
-    if len(name) == 32 and not name.strip("0123456789abcdef"):  # a computed one: a hash of both already
+    if job._own_fingerprint is None or _COMPUTED(name):  # a hash of both already
         return int(name[:8], 16) - 2**31
     data = f"{job.queue}\0{name}".encode()
     return int.from_bytes(blake2b(data, digest_size=4).digest(), "big", signed=True)

@@ -58,6 +58,9 @@ class Failure(NamedTuple):
     traceback: str
 
 
+ROLLED_BACK = Failure("RolledBack", "the transaction that job.complete() settled it in was rolled back", "")
+
+
 class Outcome(NamedTuple):
     """How an attempt ended; the policy is already decided.
 
@@ -180,6 +183,9 @@ class Store(abc.ABC):
 
     def stop_waiting(self) -> None:  # noqa: B027  # most stores never wait
         """End every ``add`` that waits for room, with BackendClosedError: the backend is being shut down."""
+
+    def stop_claiming(self, timeout: float) -> None:  # noqa: B027  # most claims take no time
+        """Break off a claim that is under way, in at most ``timeout`` seconds: its jobs are not taken."""
 
     @abc.abstractmethod
     def add(self, jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:

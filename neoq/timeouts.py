@@ -78,7 +78,7 @@ class Slot:
         until = math.inf if timeout is None else self.clock.monotonic() + timeout
         self.why = JobTimeout
         if job._deadline is not None:
-            dies = self.clock.monotonic() + job._deadline - wall
+            dies = self.clock.monotonic() + job._deadline - wall - job._store_ahead
             if dies <= until:
                 until, self.why = dies, DeadlineExceeded
         self.until = until

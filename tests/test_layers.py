@@ -66,6 +66,7 @@ NOT_AT_IMPORT = {
     "django",
     "flask",
     "inflection",
+    "logging",
     "multiprocessing",
     "psycopg",
     "psycopg_pool",

@@ -31,6 +31,7 @@ from neoq import (
     UnsupportedError,
 )
 from neoq.postgres_commit import GroupCommit
+from neoq.postgres_connections import Connections
 from neoq.postgres_schema import VERSION
 from neoq.store import Demand
 from neoq.testing.cases.suite import PATIENCE, Seen, ended, eventually, in_threads, prepared
@@ -304,7 +305,9 @@ def test_no_statement_reads_the_whole_table(backend: PostgresBackend, admin: psy
     fill(admin, schema, 30_000)
 
     def whole_reads() -> int:
-        for connection in backend._connections._idle:  # or they would tell of it in their own time
+        for connection in (
+            backend._connections._idle + backend._own._idle
+        ):  # or they would tell of it in their own time
             connection.execute("select pg_stat_force_next_flush()")
             connection.execute("select 1")
         with psycopg.connect(backend.config.url, autocommit=True) as connection:
@@ -393,6 +396,58 @@ def test_claims_that_begin_where_the_last_ended(
     assert eventually(claim, "it is found when all is searched again") == [-50]
 
 
+def buried(backend: PostgresBackend, number: int) -> list[Job]:
+    """Let jobs die one after another; they are returned in that order."""
+    jobs = []
+    for n in range(number):
+        backend.enqueue("q", {"n": n})
+        [job] = backend.claim([Demand("q", 1)]).jobs
+        dead = neoq.store.succeeded(job)._replace(status=Status.DEAD, finished_at=1000.0 + n)
+        backend.settle([dead])
+        jobs.append(job)
+    return jobs
+
+
+def dead_of(backend: PostgresBackend) -> list[int]:
+    """Which of the jobs that died are kept."""
+    return sorted(job.payload["n"] for job in backend.jobs(status=Status.DEAD))
+
+
+def test_several_drop_dead_jobs_at_once(
+    backend: PostgresBackend, admin: psycopg.Connection[Any], postgres_url: str
+) -> None:
+    """Processes that find too many dead jobs at one time drop the excess once."""
+    buried(backend, 8)
+    trim = f'select count(*) from "{backend.config.schema}".trim_history(true, 5)'
+    with psycopg.connect(postgres_url) as first, psycopg.connect(postgres_url) as second:
+        assert first.execute(trim).fetchall() == [(3,)]
+        found: list[Any] = []
+        thread = threading.Thread(target=lambda: found.append(second.execute(trim).fetchall()))
+        thread.start()
+        pid = second.info.backend_pid
+
+        def waits() -> bool:
+            rows = admin.execute("select wait_event_type from pg_stat_activity where pid = %s", (pid,))
+            return not thread.is_alive() or rows.fetchall() == [("Lock",)]
+
+        eventually(waits, "the second waits for the first")
+        first.commit()
+        thread.join(PATIENCE)
+        second.commit()
+        assert found == [[(0,)]]
+    assert dead_of(backend) == [3, 4, 5, 6, 7]
+
+
+def test_a_dead_job_that_is_being_deleted(backend: PostgresBackend, postgres_url: str) -> None:
+    """While somebody deletes one of the oldest dead jobs no younger one is dropped in its place."""
+    oldest = buried(backend, 6)[0]
+    schema = backend.config.schema
+    with psycopg.connect(postgres_url) as other:
+        other.execute(f"select * from \"{schema}\".change(array[{oldest.id}], array[null::uuid], 'delete')")
+        backend._own.execute(backend._statements.trim, (True, 5))
+    assert dead_of(backend) == [1, 2, 3, 4, 5]
+
+
 # -- other processes -------------------------------------------------------------------------------------
 
 
@@ -454,7 +509,7 @@ def test_a_fork_leaves_the_parents_sessions_alone(make: Make) -> None:
     seen = Seen()
     backend.listen("q", lambda job: seen(job.payload["n"]) or os.getpid())
     ended(backend, backend.enqueue("q", {"n": 0}))
-    sessions = set(backend._connections._idle)
+    sessions = {*backend._connections._idle, *backend._own._idle}
     pid = os.fork()
     if not pid:
         code = 1
@@ -468,6 +523,38 @@ def test_a_fork_leaves_the_parents_sessions_alone(make: Make) -> None:
     done = ended(backend, backend.enqueue("q", {"n": 2}))
     assert done.result is None or done.status is Status.SUCCEEDED
     assert 2 in seen.items or done.result != os.getpid()
+
+
+def test_a_shutdown_while_a_claim_hangs(make: Make, admin: psycopg.Connection[Any]) -> None:
+    """A claim that takes longer than a shutdown may is broken off: its jobs are as they were before."""
+    producer, worker = make(autostart=False), make()
+    job = producer.enqueue("q")
+    name = producer.config.schema
+    admin.execute(
+        f'create function "{name}".hang() returns trigger language plpgsql as'
+        " $$ begin perform pg_sleep(600); return new; end $$"
+    )
+    admin.execute(
+        f'create trigger hang before update on "{name}".jobs for each row execute function "{name}".hang()'
+    )
+    worker.listen("q", lambda _job: None)
+    sleeping = f"select pid from pg_stat_activity where wait_event = 'PgSleep' and query like '%{name}%'"
+    eventually(lambda: admin.execute(sleeping).fetchall(), "its claim hangs")
+    worker.shutdown(timeout=0.5)
+    eventually(lambda: not admin.execute(sleeping).fetchall(), "it is broken off")
+    found = producer.get(job.id or 0)
+    assert found is not None
+    assert (found.status, found.crashes) == (Status.PENDING, 0)
+
+
+def test_a_worker_that_has_left_killed_nobody(make: Make, backend: PostgresBackend) -> None:
+    """What a worker still held when it left in good order is ready again with no crash charged."""
+    leaver = make(autostart=False)
+    leaver.enqueue("q")
+    assert len(leaver.claim([Demand("q", 1)]).jobs) == 1
+    leaver.shutdown()
+    [job] = eventually(lambda: backend.reclaim().returned, "it is reclaimed")
+    assert (job.status, job.crashes) == (Status.PENDING, 0)
 
 
 # -- bad days --------------------------------------------------------------------------------------------
@@ -581,7 +668,7 @@ def test_a_server_that_comes_later(postgres_server: PostgresServer, new_schema: 
 def test_a_lost_claim_is_given_back(backend: PostgresBackend) -> None:
     """Jobs of a claim whose reply was lost run nowhere: the next claim takes them again."""
     backend.enqueue_many([Job("q", {"n": n}) for n in range(3)])
-    real = backend._connections.execute
+    real = backend._own.execute
 
     def lose(statement: str, values: Any = ()) -> Any:
         rows = real(statement, values)
@@ -589,10 +676,10 @@ def test_a_lost_claim_is_given_back(backend: PostgresBackend) -> None:
             raise BackendUnavailable("the reply was lost", outcome_unknown=True)
         return rows
 
-    backend._connections.execute = lose  # type: ignore[method-assign]
+    backend._own.execute = lose  # type: ignore[method-assign]
     with pytest.raises(BackendUnavailable):
         backend.claim([Demand("q", 10)])
-    backend._connections.execute = real  # type: ignore[method-assign]
+    backend._own.execute = real  # type: ignore[method-assign]
     assert [job.payload["n"] for job in backend.claim([Demand("q", 10)]).jobs] == [0, 1, 2]
 
 
@@ -639,6 +726,32 @@ def test_a_lost_reply_of_an_enqueue(
     ]
 
 
+def test_callers_hold_up_no_worker(make: Make) -> None:
+    """While callers hold every connection that they may have, jobs are claimed, renewed and settled."""
+    worker, other = make(pool_size=2), make(autostart=False)
+    worker.listen("q", lambda job: job.payload["n"])
+    ended(worker, worker.enqueue("q", {"n": 0}))
+    with contextlib.ExitStack() as held:
+        for _ in range(2):
+            held.enter_context(worker._connections.use())
+        assert ended(other, other.enqueue("q", {"n": 1})).result == 1
+        [seen] = other.workers()
+        eventually(lambda: other.workers()[0].beat_at > seen.beat_at, "its heart beats")
+
+
+def test_a_wait_for_a_connection_ends(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits in vain for a connection of the process is told what to do, and that nothing was sent."""
+    monkeypatch.setattr("neoq.postgres_connections.PLACE_COMES", 0.05)
+    backend = make(autostart=False, pool_size=2)
+    backend.queues()
+    with backend._connections.use(), backend._connections.use():
+        with pytest.raises(BackendUnavailable, match=r"all 2 connections .*raise pool_size") as caught:
+            backend.enqueue_many([Job("q", {"n": n}) for n in range(2)])
+        assert not caught.value.outcome_unknown
+    backend.enqueue_many([Job("q", {"n": n}) for n in range(2)])
+    assert backend.stats().ready == 2
+
+
 # -- enqueues that meet others -----------------------------------------------------------------------------
 
 
@@ -659,6 +772,12 @@ def test_interrupts_of_a_group_commit() -> None:
             with contextlib.suppress(BackendUnavailable):
                 assert group(1) == 1
 
+    def commit_until_interrupted() -> None:
+        give_up = time.monotonic() + 1  # where it hit something that lets no error out
+        while time.monotonic() < give_up:
+            with contextlib.suppress(BackendUnavailable):
+                group(2)
+
     threads = [threading.Thread(target=commit, daemon=True) for _ in range(4)]
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
@@ -667,10 +786,7 @@ def test_interrupts_of_a_group_commit() -> None:
         for _ in range(500):
             with contextlib.suppress(Interrupt):
                 signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.001))
-                give_up = time.monotonic() + 1  # where it hit something that lets no error out
-                while time.monotonic() < give_up:
-                    with contextlib.suppress(BackendUnavailable):
-                        group(2)
+                commit_until_interrupted()  # a loop in here would leave a gap in the block (CPython 3.12)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -741,6 +857,22 @@ def test_a_new_connection_that_breaks(
     assert [backend.enqueue("q", {"n": n}).duplicate for n in range(2)] == [False, False]
 
 
+def test_a_connection_that_breaks_at_its_first_statement(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a connection breaks before anything of ours was sent, nothing is in doubt."""
+    connections = Connections(postgres_url, size=1)
+
+    def breaks(connection: psycopg.Connection[Any], *_: Any, **__: Any) -> Any:
+        connection.close()
+        raise psycopg.OperationalError("the connection was lost")
+
+    monkeypatch.setattr(psycopg.Connection, "execute", breaks)
+    with pytest.raises(BackendUnavailable) as caught, connections.use():
+        pass
+    assert not caught.value.outcome_unknown
+
+
 # -- transactions of other libraries ---------------------------------------------------------------------
 
 
@@ -764,8 +896,13 @@ def test_sqlalchemy(backend: PostgresBackend, postgres_url: str) -> None:
         session.commit()
     engine.dispose()
     assert sorted(job.payload["n"] for job in backend.jobs()) == [2, 3, 5]
-    with pytest.raises(UnsupportedError, match="SQLAlchemy connection to sqlite"):
-        backend.enqueue("q", transaction=create_engine("sqlite://").connect())
+    other = create_engine("sqlite://")
+    with (
+        other.connect() as connection,
+        pytest.raises(UnsupportedError, match="SQLAlchemy connection to sqlite"),
+    ):
+        backend.enqueue("q", transaction=connection)
+    other.dispose()
 
 
 DJANGO = """

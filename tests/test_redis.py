@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import subprocess
@@ -403,6 +404,19 @@ def test_a_lost_reply_doubles_no_job(backend: RedisBackend, deaf: Deaf, unique: 
     assert backend.enqueue("q", {"n": 1}).duplicate is unique
 
 
+@pytest.mark.parametrize("unique", [True, False])
+def test_a_lost_reply_doubles_no_batch(backend: RedisBackend, deaf: Deaf, unique: bool) -> None:
+    """A batch of several scripts whose reply is lost is asked again, and has added its jobs once."""
+    for number, known in enumerate(([], [{"first": True}])):  # without a duplicate, and with one
+        before = len(backend.jobs(limit=1000))
+        payloads = [*known, *({"n": n, "batch": number} for n in range(120))]
+        deaf.left = 1
+        jobs = backend.enqueue_many([Job("q", payload, unique=unique) for payload in payloads])
+        assert [job.payload for job in jobs] == payloads
+        assert [job.duplicate for job in jobs] == [unique] * len(known) + [False] * 120
+        assert len(backend.jobs(limit=1000)) == before + sum(not job.duplicate for job in jobs)
+
+
 def test_a_lost_reply_to_a_settle(backend: RedisBackend, deaf: Deaf) -> None:
     """Outcomes that were recorded without our hearing of it are not stale when they are said again."""
     backend.enqueue_many([Job("q", {"n": n}) for n in range(3)])
@@ -425,6 +439,117 @@ def test_a_lost_reply_to_a_claim(backend: RedisBackend, deaf: Deaf) -> None:
     [job] = backend.claim([Demand("q", 10)]).jobs
     assert (job.payload, job.retries, job.crashes) == ({"first": True}, 0, 0)
     assert backend.settle([done(job)]) == set()
+
+
+# ------------------------------------------------------------------------------------------ what scripts take
+
+
+class Sent:
+    """Notes what scripts are sent: the name of each, and its arguments."""
+
+    def __init__(self, backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[tuple[str, list[Any]]] = []
+        names = {script.digest: name for name, script in vars(backend._scripts).items()}
+        plain = backend._redis._exchange_once
+
+        def exchange(commands: Any, near: Any) -> Any:
+            for command in commands:
+                if command[0] == "EVALSHA":
+                    self.calls.append((names[command[1]], list(command[3 + command[2] :])))
+            return plain(commands, near)
+
+        monkeypatch.setattr(backend._redis, "_exchange_once", exchange)
+
+    def of(self, *names: str) -> list[list[Any]]:
+        found = [arguments for name, arguments in self.calls if name in names]
+        self.calls = [(name, arguments) for name, arguments in self.calls if name not in names]
+        return found
+
+
+@pytest.fixture
+def sent(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> Sent:
+    assert backend.queues() == []
+    return Sent(backend, monkeypatch)
+
+
+def test_no_script_takes_many_jobs(backend: RedisBackend, sent: Sent) -> None:
+    """However many jobs are added, claimed, extended, settled or looked at, no script takes more than 50."""
+    jobs = backend.enqueue_many([Job("q", {"n": n}) for n in range(1200)])
+    calls = sent.of("add_new")
+    assert (len(calls), max(call[4] for call in calls)) == (24, 50)
+    assert max(len(call) - 5 for call in sent.of("gate")) <= 50
+    backend.enqueue_many([Job("q", {"n": n}, on_duplicate="replace") for n in range(600)])
+    assert {(len(call) - 8) // 5 for call in sent.of("add")} == {50}
+    claimed = backend.claim([Demand("q", 1000)]).jobs
+    assert (len(claimed), max(call[0] for call in sent.of("claim"))) == (1000, 50)
+    backend.extend([lease_of(job) for job in claimed])
+    assert max((len(call) - 1) // 3 for call in sent.of("extend")) == 50
+    again = [Outcome(lease_of(job), Status.RETRYING, run_after=time.time() + 60) for job in claimed[:500]]
+    backend.settle([*again, *map(done, claimed[500:])])
+    assert max((len(call) - 4) // 4 for call in sent.of("settle")) == 50
+    backend.settle([done(job) for job in claimed[500:]])
+    assert max(call[2] for call in sent.of("finish")) == 50
+    assert len(list(backend._finder.of_ids(map(id_of, jobs)))) == 1200
+    assert max(map(len, sent.of("look"))) == 50
+    backend.change(map(id_of, jobs), "delete")
+    assert max(len(call) - 4 for call in sent.of("change")) == 50
+
+
+def test_no_script_takes_many_bytes(backend: RedisBackend, sent: Sent) -> None:
+    """Large payloads and results are spread over scripts, and none goes through one that only reads."""
+    text = "x" * 100_000
+    backend.enqueue_many([Job("q", {"n": n, "x": text}) for n in range(20)])
+    assert max(sum(map(_size, call)) for call in sent.of("add_new")) < 300_000
+    claimed = backend.claim([Demand("q", 20)]).jobs
+    assert [job.payload["n"] for job in claimed] == list(range(20))
+    backend.settle([done(job, result=json.dumps(text).encode()) for job in claimed])
+    assert max(sum(map(_size, call)) for call in sent.of("finish")) < 300_000
+    found = backend.jobs()
+    assert [(job.payload["n"], job.result) for job in found] == [(n, text) for n in reversed(range(20))]
+
+
+def _size(argument: Any) -> int:
+    return len(argument) if isinstance(argument, (bytes, str)) else 8
+
+
+@pytest.mark.parametrize("problem", ["taken", "full"])
+def test_several_scripts_are_all_or_none(backend: RedisBackend, problem: str) -> None:
+    """Of 500 jobs that take several scripts none is added where the last one may not be."""
+    batch = [Job("q", {"n": n}, on_duplicate="raise") for n in range(500)]
+    if problem == "taken":
+        holder = backend.enqueue("q", {"n": 499})
+        with pytest.raises(neoq.DuplicateJobError) as caught:
+            backend.enqueue_many(batch)
+        assert caught.value.job is not None
+        assert caught.value.job.id == holder.id
+    else:
+        backend.listen("q", lambda _job: None, capacity=500)
+        backend.config = dataclasses.replace(backend.config, enqueue_timeout=0)
+        backend.enqueue("q", {"n": -1})
+        with pytest.raises(neoq.QueueFullError):
+            backend.enqueue_many(batch)
+    assert len(backend.jobs()) == 1
+
+
+def test_nobody_comes_between_several_scripts(
+    backend: RedisBackend, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch whose fingerprints another producer takes, just before it is added, doubles no job."""
+    backend.enqueue("q", {"n": -1})
+    exchange = backend._redis._exchange_once
+    with RedisBackend(redis_url, prefix=backend.config.prefix, autostart=False) as other:
+
+        def late(commands: Any, near: Any) -> Any:
+            if len(commands) > 2:
+                monkeypatch.setattr(backend._redis, "_exchange_once", exchange)
+                other.enqueue_many([Job("q", {"n": n}) for n in range(100, 200)])
+            return exchange(commands, near)
+
+        monkeypatch.setattr(backend._redis, "_exchange_once", late)
+        jobs = backend.enqueue_many([Job("q", {"n": n}) for n in range(300)])
+    assert [job.payload["n"] for job in jobs if job.duplicate] == list(range(100, 200))
+    assert [job.payload["n"] for job in jobs] == list(range(300))
+    assert len(backend.jobs(limit=1000)) == 301
 
 
 # --------------------------------------------------------------------------------------------------- clusters

@@ -7,8 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,12 @@ from neoq import (
     ConfigError,
     SqliteBackend,
     UnsupportedError,
-    sqlite_file,
+    sqlite_commit,
     sqlite_jobs,
 )
 from neoq.sqlite_backend import SqliteConfig
-from neoq.sqlite_file import Crowd, Operation, SqliteFile
+from neoq.sqlite_commit import GroupCommit, Operation
+from neoq.sqlite_file import SqliteFile
 from neoq.sqlite_jobs import Ledger
 from neoq.sqlite_schema import VERSION
 from neoq.store import Demand
@@ -261,7 +260,7 @@ def test_a_locked_file(path: Path, backend: SqliteBackend) -> None:
     holder.close()
 
 
-def test_outcomes_wait_for_a_locked_file(path: Path) -> None:
+def test_outcomes_wait_for_a_locked_file(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Outcomes of jobs that end while the file is locked are kept, and recorded when it is free."""
     holder = sqlite3.connect(path, isolation_level=None)
     going, gate = threading.Event(), threading.Event()
@@ -277,9 +276,7 @@ def test_outcomes_wait_for_a_locked_file(path: Path) -> None:
         assert going.wait(PATIENCE)
         eventually(lambda: not begin(holder), "the lock is ours")
         gate.set()
-        assert backend.engine.settler is not None
-        eventually(backend.engine.settler.unsettled, "it has ended")
-        time.sleep(0.2)
+        eventually(lambda: "1 outcomes wait for the store" in caplog.text, "it cannot be recorded")
         holder.execute("rollback")
         assert job.id is not None
         assert backend.wait(job.id, PATIENCE).result == "done"
@@ -330,7 +327,7 @@ def test_a_full_disk_for_one_of_many(backend: SqliteBackend) -> None:
         results: dict[int, Any] = {}
         for thread in threads:
             thread.start()
-        eventually(lambda: len(file._waiting) == 4, "they wait")
+        eventually(lambda: len(file._in_group._waiting) == 4, "they wait")
     for thread in threads:
         thread.join(PATIENCE)
     assert [n for n in range(5) if results[n] is None] == [2]
@@ -350,13 +347,12 @@ def gathered(backend: SqliteBackend, works: list[Callable[[], Any]]) -> list[Any
         except Exception as error:
             results[number] = error
 
+    group = backend._file._in_group
     threads = [threading.Thread(target=call, args=(number,)) for number in range(len(works))]
     with backend._file._gate:
         for number, thread in enumerate(threads):
             thread.start()
-            eventually(
-                lambda number=number: len(backend._file._waiting) == number and backend._file._led, "it waits"
-            )  # type: ignore[misc]
+            eventually(lambda number=number: group._leader and len(group._waiting) == number, "it waits")  # type: ignore[misc]
     for thread in threads:
         thread.join(PATIENCE)
     return results
@@ -386,32 +382,69 @@ def test_one_that_fails_fails_alone(backend: SqliteBackend) -> None:
     assert backend.stats().ready == 4
 
 
-def test_who_leads_waits_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where several shared the last commit, who leads the next one waits until as many have come again."""
-    monkeypatch.setattr(sqlite_file, "PATIENCE_AT_MOST", PATIENCE)
-    crowd, lock = Crowd(), threading.Lock()
-    waiting: deque[Operation[None]] = deque()
-    operation = Operation(lambda _ledger: None, lasting=True)
-    crowd.learn([operation] * 3, seconds=1e9)
-    gathered = threading.Thread(target=crowd.gather, args=(lock, waiting))
-    gathered.start()
-    for number in (1, 2):
-        eventually(lambda: crowd._wanted, "it waits for them")
-        with lock:
-            waiting.append(operation)
-            crowd.joined(number)
-    gathered.join(PATIENCE / 2)
-    assert not gathered.is_alive()
+class Commits:
+    """Commits that only note what they were given, the first of them as long as it is held."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.go_on = threading.Event()
+        self.group = GroupCommit(self.commit)
+
+    def commit(self, batch: list[Operation[Any]]) -> None:
+        self.sizes.append(len(batch))
+        assert self.go_on.wait(PATIENCE)
+        for operation in batch:
+            operation.ended = True
+
+    def begin(self, number: int, *, lasting: bool = True) -> list[threading.Thread]:
+        """So many operations, each in a thread of its own; all of them wait when this returns."""
+        there = self.waiting()
+        threads = [
+            threading.Thread(target=self.group, args=(Operation(lambda _: None, lasting=lasting),))
+            for _ in range(number)
+        ]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: self.waiting() == there + number, "they wait")
+        return threads
+
+    def waiting(self) -> int:
+        return len(self.group._waiting) + (self.group._leader is not None)
+
+
+@pytest.mark.parametrize(("patience", "sizes"), [(PATIENCE, [1, 3]), (0.0, [1, 2, 1])])
+def test_who_completes_the_number_leads(
+    monkeypatch: pytest.MonkeyPatch, patience: float, sizes: list[int]
+) -> None:
+    """After three wrote at once the next commit begins with the third, or a moment after the first."""
+    monkeypatch.setattr(sqlite_commit, "PATIENCE_AT_MOST", patience)
+    monkeypatch.setattr(sqlite_commit, "PATIENCE", 1e9)
+    commits = Commits()
+    first, *others = commits.begin(3)
+    commits.go_on.set()
+    first.join(PATIENCE)
+    if patience:
+        assert commits.waiting() == 2
+    else:
+        eventually(lambda: not commits.waiting(), "they did not wait for a third")
+    commits.group(Operation(lambda _: None, lasting=True))
+    for thread in others:
+        thread.join(PATIENCE)
+    assert commits.sizes == sizes
 
 
 def test_who_is_alone_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody shared the last commit, or only what need not last did, nobody is waited for."""
-    monkeypatch.setattr(sqlite_file, "PATIENCE_AT_MOST", 1e6)
-    crowd = Crowd()
-    for lasting in (True, False):
-        others = [Operation(lambda _ledger: None, lasting=False)] * 3
-        crowd.learn([Operation(lambda _ledger: None, lasting=lasting), *others], seconds=1e9)
-        crowd.gather(threading.Lock(), deque())
+    monkeypatch.setattr(sqlite_commit, "PATIENCE_AT_MOST", 1e6)
+    monkeypatch.setattr(sqlite_commit, "PATIENCE", 1e9)
+    commits = Commits()
+    threads = commits.begin(1) + commits.begin(3, lasting=False)
+    commits.go_on.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    for _ in range(2):
+        commits.group(Operation(lambda _: None, lasting=True))
+    assert commits.sizes == [1, 3, 1, 1]
 
 
 def test_who_is_interrupted_while_it_waits(path: Path) -> None:
@@ -420,15 +453,17 @@ def test_who_is_interrupted_while_it_waits(path: Path) -> None:
 import signal, sys, threading, time, neoq
 backend = neoq.SqliteBackend(sys.argv[1], autostart=False)
 backend.queues()
+group = backend._file._in_group
 def others():
     for n in range(20):
         backend.enqueue("q", {"n": n})
         time.sleep(0.01)
 def interrupt():
-    while not backend._file._waiting:
+    while not group._waiting:
         time.sleep(0.001)
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-    time.sleep(0.2)
+    while group._waiting:
+        time.sleep(0.001)
     backend._file._gate.release()
 def hold():
     backend._file._gate.acquire()
@@ -439,7 +474,7 @@ held = threading.Event()
 first = threading.Thread(target=others)
 threading.Thread(target=hold).start()
 held.wait()
-while not backend._file._led:
+while not group._leader:
     time.sleep(0.001)
 try:
     backend.enqueue("q", {"main": 1})

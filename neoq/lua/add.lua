@@ -1,14 +1,14 @@
 -- Add jobs to a queue, all or none; where an unfinished one has a fingerprint, do as its on_duplicate says.
--- keys: ids jobs ready wait uniq seq idle last payloads life retry ticks
--- arguments: token ("" for none), room ("" for any: ready jobs there may be), 1 to only look, the channel
+-- keys: ids jobs ready wait uniq seq idle last payloads life retry ticks gate
+-- arguments: token ("" for none), room ("" for any: ready jobs there may be), 1 if gate.lua has to let it pass, the channel
 --   of workers, the queue, how many workers to call, cron and tick in seconds ("" for none); then for each job:
 --   on_duplicate (r return, e raise, p replace, s skip), 1 if it waits, run_after, record, payload where it is
 --   apart
--- result: {"added", first id, place and id of the holder of each duplicate...}, {"again", ids}, {"fine"},
---   {"full"}, {"known"} for a tick, {"taken", place, id of the holder or, below 0, its place}
--- complexity: O(log of the queue) a job; at most 500 jobs
+-- result: {"added", first id, place and id of the holder of each duplicate...}, {"again", ids}, {"full"},
+--   {"shut"} where the gate is, {"known"} for a tick, {"taken", place, id of the holder or, below 0, its place}
+-- complexity: O(log of the queue) a job; at most 50 jobs
 
-local token, room, look, channel, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local token, room, gated, channel, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local FIRST, STEP = 9, 5
 local count = (#ARGV - FIRST + 1) / STEP
 
@@ -16,6 +16,8 @@ if token ~= '' then
   local last = call('GET', LAST)
   if last and sub(last, 1, #token) == token then return { 'again', sub(last, #token + 1) } end
 end
+
+if gated == '1' and call('GET', GATE) ~= token then return { 'shut' } end
 
 local micros = clock()
 local now = micros / 1000000
@@ -28,12 +30,11 @@ if ARGV[7] ~= '' then
 end
 
 if room ~= '' then
-  local ready = call('ZCARD', READY) + call('ZCOUNT', WAIT, '-inf', now) + call('ZCOUNT', RETRY, '-inf', now)
   local wanted = 0
   for place = 0, count - 1 do
     if ARGV[FIRST + place * STEP + 1] == '0' then wanted = wanted + 1 end
   end
-  if wanted > 0 and ready + wanted > tonumber(room) then return { 'full' } end
+  if wanted > 0 and ready_of(READY, WAIT, RETRY, now) + wanted > tonumber(room) then return { 'full' } end
 end
 
 -- Who holds the fingerprints: one that is stored, or an earlier one of this batch.
@@ -61,7 +62,6 @@ if #prints > 0 then
     end
   end
 end
-if look == '1' then return { 'fine' } end
 
 local base = micros
 local newest = call('SET', SEQ, string.format('%.0f', base + count - 1), 'GET')

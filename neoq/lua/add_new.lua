@@ -1,18 +1,20 @@
 -- Add jobs to a queue, all or none, where no unfinished one has a fingerprint of theirs.
--- keys: ids jobs ready wait uniq seq idle last payloads life
+-- keys: ids jobs ready wait uniq seq idle last payloads life gate
 -- arguments: token ("" for none), the channel of workers, the queue, how many workers to call, number of jobs,
---   of unique ones, of ready ones, of those that wait, of payloads kept apart, first id; then the fingerprints;
---   id and record of each; fingerprint and id of the unique ones; score and id of the ready ones; run_after and
---   rank with id of those that wait; id and payload of those kept apart
+--   of unique ones, of ready ones, of those that wait, of payloads kept apart, first id, 1 if gate.lua looks at
+--   the fingerprints; then these, if it does not; id and record of each; fingerprint and id of the unique ones;
+--   score and id of the ready ones; run_after and rank with id of those that wait; id and payload of those
+--   kept apart
 -- result: {"added", first id}, {"held", id} for one job that is a duplicate, {"again", ids} where this token was
---   seen before, or {"taken"}: then nothing was done, and add.lua is to decide
--- complexity: O(log of the queue) a job; at most 500 jobs, which come as the commands take them
+--   seen before, {"shut"} where the gate is, or {"taken"}: then nothing was done, and add.lua is to decide
+-- complexity: O(log of the queue) a job; at most 50 jobs, which come as the commands take them
 
 local token, channel, queue, tries = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local count, unique, ready, waits, apart =
   tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local base = tonumber(ARGV[10])
-local at = 11
+local gated = ARGV[11] == '1'
+local at = 12 -- of the next arguments
 
 -- What is remembered of this call, before it is known that nothing has to be undone: one command is cheaper.
 if token ~= '' then
@@ -23,7 +25,12 @@ if token ~= '' then
   end
 end
 
-if unique > 0 then
+if gated then
+  if call('GET', GATE) ~= token then
+    call('DEL', LAST)
+    return { 'shut' }
+  end
+elseif unique > 0 then
   local found = call('HMGET', UNIQ, unpack(ARGV, at, at + unique - 1))
   for place = 1, unique do
     if found[place] then

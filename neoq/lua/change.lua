@@ -2,7 +2,7 @@
 -- keys: jobs life payloads results ready wait retry lease cancel crashed uniq done_jobs dead_jobs cancelled_jobs ids idle
 -- arguments: cancel, retry or delete, the channel of workers, the queue, how many workers to call; then ids
 -- result: {ids that it was done to, ids that run} or {"taken", id, id of the holder}
--- complexity: O(log of the queue) a job; at most 100 jobs
+-- complexity: O(log of the queue) a job; at most 50 jobs
 
 local action, channel, queue, tries = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local now = clock() / 1000000

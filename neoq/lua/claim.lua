@@ -1,17 +1,17 @@
 -- Take the best due jobs of a queue under a new lease.
--- keys: ready wait retry lease jobs life payloads uniq idle paused crashed
+-- keys: ready wait retry lease jobs life uniq idle paused crashed
 -- arguments: limit, what its leases end in (":token:worker"), worker, lease in microseconds, the channel of
 --   workers, the queue, how many workers to call, 1 if the worker is to be called for what comes; then kinds,
 --   where only these are wanted
--- result: {now, due (-1 for never), ids, records, lives, payloads}
--- complexity: O(log of the queue) a job; at most 100 jobs, and 100 that fall due
+-- result: {now, due (-1 for never), ids, records, lives}; payloads kept apart are for the client to fetch
+-- complexity: O(log of the queue) a job; at most 50 jobs, and 100 that fall due
 
 local limit, tail, worker = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local micros = clock()
 local now = micros / 1000000
 
-local function answer(due, ids, records, lives, payloads)
-  return { string.format('%.6f', now), due, ids or {}, records or {}, lives or {}, payloads or {} }
+local function answer(due, ids, records, lives)
+  return { string.format('%.6f', now), due, ids or {}, records or {}, lives or {} }
 end
 
 -- Most queues have nothing but ready jobs: one command tells.
@@ -25,7 +25,7 @@ end
 local function promote(from)
   local members = call('ZRANGE', from, 0, 0, 'WITHSCORES')
   if not members[2] or tonumber(members[2]) > now then return members[2] end
-  members = call('ZRANGEBYSCORE', from, '-inf', now, 'WITHSCORES', 'LIMIT', 0, 100)
+  members = call('ZRANGEBYSCORE', from, '-inf', now, 'WITHSCORES', 'LIMIT', 0, 50)
   local gone, ready = {}, {}
   for at = 1, #members, 2 do
     gone[#gone + 1] = members[at]
@@ -68,28 +68,24 @@ else
   for at = 1, #popped / 2 do ids[at] = popped[2 * at - 1] end
 end
 
-local records, lives, payloads = {}, {}, {}
+local records, lives = {}, {}
 if #ids > 0 then
   records = call('HMGET', JOBS, unpack(ids))
   lives = call('HMGET', LIFE, unpack(ids))
-  local leases, number, apart = {}, 0, false
+  local leases, number = {}, 0
   local expires = string.format('%.6f', (micros + tonumber(ARGV[4])) / 1000000)
   for at, id in ipairs(ids) do
     local record = records[at]
     if record then
       leases[number + 1], leases[number + 2] = expires, id .. tail
       number = number + 2
-      if byte(record) ~= 49 then
-        apart = apart or is_apart(record)
-        if uniqueness_of(record) == 2 then
-          local print = fingerprint_of(record)
-          if call('HGET', UNIQ, print) == id then call('HDEL', UNIQ, print) end
-        end
+      if byte(record) ~= 49 and uniqueness_of(record) == 2 then
+        local print = fingerprint_of(record)
+        if call('HGET', UNIQ, print) == id then call('HDEL', UNIQ, print) end
       end
     end
   end
   if number > 0 then call('ZADD', LEASE, unpack(leases)) end
-  if apart then payloads = call('HMGET', PAYLOADS, unpack(ids)) end
 end
 
 local due = head or '-1'
@@ -100,4 +96,4 @@ if #ids >= limit or due ~= '-1' and tonumber(due) <= now then
 elseif ARGV[8] == '1' then
   call('SADD', IDLE, worker)
 end
-return answer(due, ids, records, lives, payloads)
+return answer(due, ids, records, lives)

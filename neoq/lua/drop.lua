@@ -1,6 +1,6 @@
 -- Forget jobs that have ended: those from before a time, or the oldest beyond a number.
 -- keys: done_jobs dead_jobs cancelled_jobs jobs life payloads results ids
--- arguments: done, dead or cancelled, seconds ("" for any), how many at most (up to 500)
+-- arguments: done, dead or cancelled, seconds ("" for any), how many at most (up to 50)
 -- result: ids
 -- complexity: O(log of the queue) a job
 

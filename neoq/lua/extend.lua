@@ -2,7 +2,7 @@
 -- keys: lease cancel progress
 -- arguments: lease in microseconds; then for each job: id, lease, progress as JSON
 -- result: {ids of lost leases, ids of jobs that were cancelled}
--- complexity: O(log of the running jobs) a job; at most 100 jobs
+-- complexity: O(log of the running jobs) a job; at most 50 jobs
 
 local expires = (clock() + tonumber(ARGV[1])) / 1000000
 local lost, cancelled = {}, {}

@@ -3,7 +3,7 @@
 -- arguments: 1 to keep them for a while, 1 if this is said again after a lost reply, number of jobs; then their
 --   leases; id and life as JSON of each; id and result of those that have one
 -- result: ids of the stale ones
--- complexity: O(log of the queue) a job; at most 100 jobs
+-- complexity: O(log of the queue) a job; at most 50 jobs
 
 local keep, again, count = ARGV[1] == '1', ARGV[2] == '1', tonumber(ARGV[3])
 local now = clock() / 1000000

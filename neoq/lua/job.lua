@@ -17,6 +17,7 @@
 --   done dead cancelled  zset  id, by the time of its end
 --   seq        the newest id;  idle: set of workers with nothing to do;  paused;  ticks: hash cron -> tick
 --   last:...   what one process added last, so that it can say it twice
+--   gate:...   the batch that one process may add in the transaction that set it
 --
 -- A record: uniqueness (0 no, 1 yes, 2 until started; 3 4 5 the same where the payload is kept apart), own or
 -- computed fingerprint (o c), rank (100 - priority, 3 digits), length of the fingerprint (4 digits), fingerprint,
@@ -36,6 +37,10 @@ local function score_of(rank, run_after)
   local ticks = math.floor(run_after * 8000)
   if ticks < 0 then ticks = 0 elseif ticks >= LEVEL then ticks = LEVEL - 1 end
   return tonumber(rank) * LEVEL + ticks
+end
+
+local function ready_of(ready, wait, retry, now)
+  return call('ZCARD', ready) + call('ZCOUNT', wait, '-inf', now) + call('ZCOUNT', retry, '-inf', now)
 end
 
 local function rank_of(record)

@@ -1,8 +1,9 @@
 -- Look at jobs.
--- keys: jobs life payloads results progress cancel ready wait retry lease
+-- keys: jobs life progress cancel ready wait retry lease
 -- arguments: ids
--- result: {now, records, lives, payloads, results, progresses, whether cancelled, leases ("" where none)}
--- complexity: O(log of the queue) a job, at most 100, and O(1) a running job of the queue
+-- result: {now, records, lives, progresses, whether cancelled, leases ("" where none)}; payloads kept apart and
+--   results are for the client to fetch
+-- complexity: O(log of the queue) a job, at most 50, and O(1) a running job of the queue
 
 local time = call('TIME')
 local records, lives = call('HMGET', JOBS, unpack(ARGV)), call('HMGET', LIFE, unpack(ARGV))
@@ -26,8 +27,6 @@ return {
   time[1] .. '.' .. string.format('%06d', time[2]),
   records,
   lives,
-  call('HMGET', PAYLOADS, unpack(ARGV)),
-  call('HMGET', RESULTS, unpack(ARGV)),
   call('HMGET', PROGRESS, unpack(ARGV)),
   call('SMISMEMBER', CANCEL, unpack(ARGV)),
   leases,

@@ -3,7 +3,7 @@
 -- arguments: max_crashes, the error of a job that dies, the channel of workers, the queue, how many workers to
 --   call, 1 if only leases that have run out are taken; then leases
 -- result: {ids of the returned ones, ids of the dead ones}
--- complexity: O(log of the queue) a job; at most 100 jobs
+-- complexity: O(log of the queue) a job; at most 50 jobs
 
 local now = clock() / 1000000
 local returned, dead = {}, {}

@@ -3,7 +3,7 @@
 -- arguments: 1 if this is said again after a lost reply, the channel of workers, the queue, how many workers to
 --   call; then for each job: id, lease, what changes in its life as JSON, result
 -- result: ids of the stale ones
--- complexity: O(log of the queue) a job; at most 100 jobs
+-- complexity: O(log of the queue) a job; at most 50 jobs
 
 local again = ARGV[1] == '1'
 local now = clock() / 1000000

@@ -20,7 +20,7 @@ import pytest
 import neoq
 from tests.faults.proxy import Proxy
 from tests.faults.reckoning import Reckoning, eventually, load
-from tests.faults.servers import SERVERS, FaultyServer
+from tests.faults.servers import SERVERS, FaultyServer, Redis
 from tests.processes import running
 
 MINUTES = [pytest.mark.faults, pytest.mark.timeout(600)]
@@ -190,6 +190,39 @@ def test_connections_are_reset(server: FaultyServer, proxy: Proxy, tmp_path: Pat
 def test_the_network_stalls(server: FaultyServer, proxy: Proxy, tmp_path: Path, times: int) -> None:
     """A network that stands still for less than a lease costs nothing but time."""
     through(server, proxy, tmp_path, "stall", 1.5, times).check()
+
+
+def test_a_worker_that_hears_nothing_stops(server: FaultyServer, proxy: Proxy) -> None:
+    """Where the server neither answers nor refuses, jobs stop when their lease is over, and run again."""
+    settings = {"lease": "1", "heartbeat": "0.2", "concurrency": "2"}
+    if isinstance(server, Redis):
+        settings["socket_timeout"] = "60"
+    tries: list[int] = []
+    running, stopped = threading.Event(), threading.Event()
+
+    def work(job: neoq.Job) -> str:
+        tries.append(job.attempt)
+        if len(tries) > 1:
+            return "again"
+        running.set()
+        try:
+            while True:
+                time.sleep(0.01)
+        except neoq.JobInterrupted:
+            stopped.set()
+            raise
+
+    with neoq.connect(server.url(proxy.port, **settings)) as backend:
+        backend.listen("q", work)
+        job = backend.enqueue("q")
+        assert running.wait(20)
+        proxy.stall()
+        try:
+            assert stopped.wait(10)
+        finally:
+            proxy.heal()
+        done = backend.wait(job.id or 0, timeout=30)
+        assert (done.result, tries) == ("again", [1, 1])
 
 
 @pytest.mark.faults

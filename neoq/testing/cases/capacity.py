@@ -141,6 +141,23 @@ class CapacityCases(Suite):
             backend.enqueue_many([Job("q", {"n": n}) for n in range(4)])
         assert unfinished_jobs(backend) == []
 
+    def test_a_batch_larger_than_the_capacity_fails_in_a_handler_too(self, make: Make, seen: Seen) -> None:
+        """A handler, whom capacity does not hold back, is told of a batch that can never fit all the same."""
+        backend = make(queue_capacity=3, enqueue_timeout=None)
+        backend.listen("p", ignore)
+
+        def handler(_job: Job) -> None:
+            try:
+                backend.enqueue_many([Job("p", {"n": n}) for n in range(4)])
+            except QueueFullError as error:
+                seen(error.queue)
+            else:
+                seen("added")
+
+        backend.listen("q", handler)
+        backend.enqueue("q", {})
+        assert seen.wait() == ["p"]
+
     def test_a_batch_waits_for_room_as_a_whole(self, make: Make) -> None:
         """A batch of which only a part would fit is stored whole or not at all."""
         backend = make(autostart=False, queue_capacity=3, enqueue_timeout=SOON)

@@ -487,6 +487,26 @@ class TransactionCases(Suite):
         assert seen.items == [1, 2]
 
     @needs("transactions")
+    def test_a_return_after_the_rollback(self, backend: Backend, seen: Seen) -> None:
+        """A job completed in a transaction that is rolled back has failed, though its handler returns."""
+
+        def handler(job: Job) -> None:
+            seen((job.attempt, job.error))
+            connection = self.connection(backend)
+            job.complete(connection, result=job.attempt)
+            if job.attempt == 1:
+                connection.rollback()
+            else:
+                connection.commit()
+            connection.close()
+
+        backend.listen("q", handler, retry=RetryPolicy(delay=0))
+        done = ended(backend, backend.enqueue("q"))
+        assert (done.status, done.result, done.retries) == (Status.SUCCEEDED, 2, 1)
+        assert [attempt for attempt, _ in seen.items] == [1, 2]
+        assert "rolled back" in seen.items[1][1]
+
+    @needs("transactions")
     def test_a_waiter_is_told(self, backend: Backend) -> None:
         """wait() returns for a job that was enqueued in a transaction, once it was committed and has run."""
         connection = self.connection(backend)

@@ -105,6 +105,31 @@ class FutureCases(Suite):
         assert backend.enqueue("q", run_after=past).run_after == past
         assert seen.wait() == [past]
 
+    @pytest.mark.parametrize("wrong_by", [3600.0, -3600.0], ids=["fast", "slow"])
+    def test_a_deadline_by_a_wrong_clock(self, backend: Backend, wrong_by: float) -> None:
+        """A worker whose clock is wrong lets jobs run until their deadlines, and no longer."""
+
+        class Wrong:
+            monotonic = staticmethod(time.monotonic)
+
+            def time(self) -> float:
+                return time.time() + wrong_by
+
+        backend.clock = Wrong()
+
+        def handler(job: Job) -> float:
+            while job.payload["hangs"]:
+                time.sleep(0.01)
+            return job.remaining()
+
+        backend.listen("q", handler, timeout=7200)
+        done = ended(backend, backend.enqueue("q", {"hangs": False}, deadline=600))
+        assert done.status is Status.SUCCEEDED
+        assert done.result is not None
+        assert 500 < done.result <= 601
+        late = ended(backend, backend.enqueue("q", {"hangs": True}, deadline=0.5))
+        assert (late.status, "DeadlineExceeded" in (late.error or "")) == (Status.DEAD, True)
+
     @pytest.mark.parametrize("year", [2100, 9999])
     def test_a_distant_time_is_accepted(self, backend: Backend, seen: Seen, year: int) -> None:
         """A job may wait for centuries, and keeps nobody else from running."""

@@ -467,6 +467,14 @@ class UniqueCases(Suite):
         assert unfinished_jobs(waiting) == []
         assert not waiting.enqueue("q", {"n": 1}).duplicate
 
+    def test_a_batch_with_raise_that_meets_itself_by_hand(self, waiting: Backend) -> None:
+        """So does one that gives the fingerprint which an earlier job of its batch has by its payload."""
+        waiting.listen("q", ignore)
+        first = Job("q", {"n": 1})
+        with pytest.raises(DuplicateJobError):
+            waiting.enqueue_many([first, Job("q", fingerprint=first.fingerprint, on_duplicate="raise")])
+        assert unfinished_jobs(waiting) == []
+
     def test_an_aborted_batch_replaces_nothing(self, waiting: Backend) -> None:
         """A batch that is aborted has not touched the job that one of it would have replaced."""
         waiting.listen("q", ignore)
