@@ -159,7 +159,8 @@ class SqliteBackend(Backend):
         if watcher is not None and watcher is not threading.current_thread():
             watcher.join(1.0)
         try:
-            self._write(lambda ledger: ledger.leave(self._locks.worker), lasting=False)
+            if self._locks.held:  # who only enqueued is in no list of workers
+                self._write(lambda ledger: ledger.leave(self._locks.worker), lasting=False)
         finally:
             self._locks.release()
             self._file.close()
@@ -390,7 +391,7 @@ class SqliteBackend(Backend):
 
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
-        rows = self._file.read("select queue, kind, n from neoq_counts")
+        rows = self._file.read("select queue, kind, n from neoq_counts where queue <> ''")
         paused = {queue for (queue,) in self._file.read("select queue from neoq_queues where paused = 1")}
         now = self.clock.time()
         for queue in {queue for queue, kind, number in rows if kind in {1, 2} and number}:

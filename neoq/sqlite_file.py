@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PAGE_SIZE = 2048  # bytes: a commit writes whole pages, most of them for one small change
+PAGE_SIZE = 1024  # bytes: a commit writes whole pages, most of them for one small change
 LOG_AT_LEAST, LOG_AT_MOST, LOG_SHARE = 2 << 20, 32 << 20, 4  # bytes of the write-ahead log, and of the file
 LOG_SIZED_EVERY = 500  # commits
 BUSY_SLICE = 0.005  # seconds that SQLite itself waits for a lock; we ask again until busy_timeout is over
@@ -83,6 +83,8 @@ class SqliteFile:
         directory = Path(self.path).parent
         if not directory.is_dir():
             raise BackendUnavailable(f"cannot open {self.path}: the directory {directory} does not exist")
+        if Path(self.path).is_dir():
+            raise BackendUnavailable(f"cannot open {self.path}: it is a directory; name a file in it")
         with self._gate:
             try:
                 self._writer = self._connect()

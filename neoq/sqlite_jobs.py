@@ -59,9 +59,9 @@ PRUNED_AT_ONCE = 5000  # so that no commit holds others up for long
 _RUNNING_JOBS = "select id, token, cancel, run_after, progress, progress_text from neoq_jobs where place = 2"
 _HOLDERS = f"select {COLUMNS} from neoq_jobs where holds = ?"  # noqa: S608
 _INSERT = (
-    "insert into neoq_jobs (queue, place, status, priority, run_after, created_at, uniqueness, holds,"
+    "insert into neoq_jobs (id, queue, place, status, priority, run_after, created_at, uniqueness, holds,"
     " max_retries, deadline, fingerprint, kind, key, batch, meta, codec, payload)"
-    " values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    " values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 _CLAIM = (
     "update neoq_jobs set place = 2, status = 2, token = ?, worker = ?, lease_until = ?, ran_at = ?,"
@@ -97,6 +97,7 @@ class Ledger:
         self._config = config
         self.now = now
         self._changes: dict[tuple[str, int], int] = {}
+        self._last_id: int | None = None
 
     def _count(self, queue: str, kind: int, one: int) -> None:
         key = queue, kind
@@ -182,9 +183,11 @@ class Ledger:
 
     def _insert(self, job: Job, held: int | None) -> None:
         waits = job._run_after > self.now  # type: ignore[operator]  # accepted jobs have one
-        cursor = self._do(
+        job_id = self._next_id()
+        self._do(
             _INSERT,
             (
+                job_id,
                 job.queue,
                 WAITS if waits else READY,
                 PENDING,
@@ -204,8 +207,17 @@ class Ledger:
                 job._data,
             ),
         )
-        job.id = cursor.lastrowid
+        job.id = job_id
         self._count(job.queue, N_SCHEDULED if waits else N_READY, 1)
+
+    def _next_id(self) -> int:
+        """An id that no job ever had. The last one stands among the counts, which are written anyway."""
+        if self._last_id is None:
+            row = self._do("select n from neoq_counts where queue = '' and kind = 0").fetchone()
+            self._last_id = row[0] if row else 0
+        self._last_id += 1
+        self._count("", 0, 1)
+        return self._last_id
 
     def _holder(self, job: Job, held: int | None) -> Job | None:
         """The unfinished job that has the fingerprint of this one."""

@@ -23,6 +23,11 @@ class WorkerLocks:
         self._descriptor: int | None = None
         self._lock = threading.Lock()
 
+    @property
+    def held(self) -> bool:
+        """Whether this worker has ever said that it lives."""
+        return self._descriptor is not None
+
     def hold(self) -> str:
         """Take the lock, once, before anything is claimed; return the worker's name."""
         if self._descriptor is None:

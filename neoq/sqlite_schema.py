@@ -6,6 +6,7 @@ with is partial, so that a job is only in the one of its place. ``holds`` is a h
 that a job keeps others from having, whatever its place and status; two jobs may have it by chance, so the
 fingerprints themselves are compared before a job counts as a duplicate. It is that short because every job
 puts an entry into its index at random and takes it out again: that is most of what a long backlog costs.
+``neoq_counts`` has the number of jobs of each queue by kind, and under the queue '' the last id given.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """
         create table neoq_jobs (
-            id integer primary key autoincrement,
+            id integer primary key,
             queue text not null,
             place integer not null,
             status integer not null,

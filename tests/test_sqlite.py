@@ -167,7 +167,7 @@ def test_a_file_that_is_no_database(path: Path) -> None:
 
 def test_a_directory_for_a_file(tmp_path: Path) -> None:
     """A directory in the place of the file is one clear error."""
-    with pytest.raises(BackendUnavailable, match="cannot be opened"):
+    with pytest.raises(BackendUnavailable, match="it is a directory"):
         SqliteBackend(tmp_path).enqueue("q")
 
 
@@ -290,6 +290,23 @@ def begin(connection: sqlite3.Connection) -> bool:
     except sqlite3.OperationalError:
         return True
     return False
+
+
+def test_who_only_enqueued_leaves_nothing(path: Path) -> None:
+    """The shutdown of a process that ran no job writes nothing, and so cannot fail for the file."""
+    backend = SqliteBackend(path, autostart=False)
+    backend.enqueue("q")
+    seen = statements(backend)
+    backend.shutdown()
+    assert seen == []
+
+
+def test_ids_are_not_given_again(backend: SqliteBackend) -> None:
+    """The id of a job that was deleted is no other job's, though it was the newest."""
+    for number in (1, 2, 3):
+        job = backend.enqueue("q")
+        assert job.id == number
+        assert backend.delete(number)
 
 
 def test_a_full_disk(backend: SqliteBackend) -> None:

@@ -56,7 +56,7 @@ def check_counts(path: Path) -> None:
     """The counts that are kept agree with the jobs that are there."""
     connection = sqlite3.connect(path)
     try:
-        kept = set(connection.execute("select queue, kind, n from neoq_counts where n <> 0"))
+        kept = set(connection.execute("select queue, kind, n from neoq_counts where n <> 0 and queue <> ''"))
         counted = set(
             connection.execute(
                 "select queue, case place when 0 then 0 when 1 then 1 + status when 2 then 3"
