@@ -202,20 +202,18 @@ begin
         v_place := 0;
         v_level := null;
         loop
+            v_began := clock();
             v_place := v_place + 1;
             if v_place <= cardinality(v_levels) then
                 v_level := v_levels[v_place];
                 v_from := v_froms[v_place];
             else
-                v_from := '-infinity';
-                select (
-                    select priority from jobs
-                    where queue = p_queues[i] and priority < coalesce(v_level, 32767::smallint)
-                    order by priority desc limit 1
-                ) into v_level;
+                -- The first that is there, so that what lies dead before it is stepped over once, not twice.
+                select priority, run_after into v_level, v_from from jobs
+                where queue = p_queues[i] and priority < coalesce(v_level, 32767::smallint)
+                order by priority desc, run_after, id limit 1;
             end if;
             exit when v_level is null;
-            v_began := clock();
             v_last_due := v_from;
             v_rows := null;
             v_crashed := false;

@@ -178,6 +178,7 @@ class PostgresBackend(Backend):
             log=config.log,
         )
         self._lost_claims: list[tuple[int, float]] = []  # token, and when it was lost (monotonic)
+        self._leased: set[tuple[int, int]] = set()  # job id and token; 0 for whatever a claim may have taken
         self._searches = Searches()
         self._room = Room()
 
@@ -220,7 +221,7 @@ class PostgresBackend(Backend):
         finally:
             try:
                 self._adder.close()
-                self._presence.close()
+                self._presence.close(owes_nothing=not self._leased and not self._settlement.left)
             finally:
                 self._close_connections()
 
@@ -356,17 +357,22 @@ class PostgresBackend(Backend):
             *self._searches.values(known),
         )
         began = self.clock.time()
+        self._leased.add((0, token))
         try:
             rows = self._own.execute(self._statements.claim, values)
         except BackendUnavailable as error:
             if error.outcome_unknown:
                 self._lost_claims.append((token, _time.monotonic()))
+            else:
+                self._leased.discard((0, token))
             raise
         last = rows.pop()
         due, now = last[3], last[4]
         self._compare_clocks(now, began)
         self._searches.learn(known, [Told(row[1], row[2], row[3], row[-1]) for row in rows if row[0] is None])
         rows = [row for row in rows if row[0] is not None]
+        self._leased.update((row[0], token) for row in rows)
+        self._leased.discard((0, token))
         whole = self._searches.next_whole(known)
         if whole is not None and len(rows) < sum(limit for _, limit in wanted):
             due = now + whole if due is None else min(due, now + whole)
@@ -391,12 +397,14 @@ class PostgresBackend(Backend):
             self._own.execute(self._statements.unclaim, (self._presence.number, token))
             if ended or now - since > DOUBT_ENDS:  # else it may be executed yet
                 self._lost_claims.remove((token, since))
+                self._leased.discard((0, token))
 
     def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
         """Record how attempts ended, each under its lease; in a transaction of our own, or the caller's."""
         if transaction is not None:
             return self._settlement.complete(Joined(self._connections, transaction), outcomes)
         stale = self._settlement.settle(outcomes)
+        self._leased.difference_update((lease.job_id, lease.token) for lease, *_ in outcomes)
         self._settle_left()
         statuses = {outcome.status for outcome in outcomes}
         self._trim(statuses)

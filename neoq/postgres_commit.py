@@ -1,15 +1,22 @@
-"""Enqueues of many threads in one commit: the first of those who wait leads, and takes all who wait along.
+"""Enqueues of many threads in one commit: one of those who wait leads, and takes all who wait along.
 
-A commit costs a wait for the disk, whatever is in it. Who finds nobody committing begins at once.
+A commit costs a wait for the disk, whatever is in it. Who finds nobody committing begins at once, unless many
+were here just now: then it is whoever completes their number, or the first of them after a moment.
+
+Threads that wake together fight for the interpreter, which costs more than the work that they have to do. So
+each that was served wakes the next one of its commit as it goes. Where something else keeps the interpreter
+busy they are woken all at once after all: in a row each would wait for its turn as the one before it did.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice
+from contextlib import suppress
+from itertools import islice, pairwise
 from typing import Generic, TypeVar
 
 from neoq.errors import BackendError, BackendUnavailable
@@ -19,20 +26,31 @@ R = TypeVar("R")
 
 MAX_BATCH = 200
 FEW = 4  # callers, for whom it is not worth waiting
-MOMENT, MOMENTS = 0.00005, 2  # seconds, and how many of them
-LOOKS_EVERY = 1.0  # seconds; a baton is lost only where an interrupt hit the one who passed it on
+MOMENT = 0.0003  # seconds to wait for those who were here just now: with them it is one commit, not two
+LATE = 0.002  # seconds from being woken to being awake
+LOOKS_EVERY = 1.0  # seconds; a wake-up is lost only where an interrupt hit the one who passed it on
 _BROKEN_OFF = BackendUnavailable("the commit was broken off by an interrupt", outcome_unknown=True)
 
 
 class _Call(Generic[T, R]):
+    __slots__ = ("asleep", "ended", "error", "item", "next", "taken", "value", "woken")
+
+    value: R
+
     def __init__(self, item: T) -> None:
         self.item = item
-        self.value: R
         self.error: BaseException | None = None
         self.taken = False  # into a commit
         self.ended = False
-        self.baton = threading.Lock()
-        self.baton.acquire()
+        self.next: _Call[T, R] | None = None  # of the same commit, to be woken after this one
+        self.asleep = threading.Lock()
+        self.asleep.acquire()
+        self.woken = math.inf  # when (monotonic)
+
+    def wake(self) -> None:
+        self.woken = time.monotonic()
+        with suppress(RuntimeError):  # it is awake, and looks what has become of it before it sleeps again
+            self.asleep.release()
 
 
 class GroupCommit(Generic[T, R]):
@@ -46,24 +64,26 @@ class GroupCommit(Generic[T, R]):
         self._commit = commit
         self._lock = threading.Lock()
         self._leader: _Call[T, R] | None = None
-        self._callers = 1  # who waited, or were served, when the last commit ended
+        self._expected = 1  # so many are worth waiting for: as many as there were just now
         self._waiting: deque[_Call[T, R]] = deque()  # beside the leader
+        self._crowded = False  # other threads keep the interpreter busy
 
     def __call__(self, item: T) -> R:
         """Commit one item; returns or raises what became of it."""
         call: _Call[T, R] = _Call(item)
         try:
-            with self._lock:
-                if self._leader is None:
-                    self._leader = call
-                else:
-                    self._waiting.append(call)
+            patience = self._arrive(call)
             while not call.ended:
                 if self._leader is call:
                     self._lead(call)
+                elif call.asleep.acquire(timeout=patience):
+                    patience = MOMENT  # served, or the first of those who wait for more to come
                 else:
-                    call.baton.acquire(timeout=LOOKS_EVERY)
+                    patience = LOOKS_EVERY
+                    self._lead_if_nobody_does(call)
         finally:
+            if call.next is not None:
+                self._wake(call.next, all_too=time.monotonic() - call.woken > LATE)
             if self._leader is call or not call.ended:
                 try:
                     self._leave(call)
@@ -77,53 +97,72 @@ class GroupCommit(Generic[T, R]):
                 call.error = None  # or the traceback and this frame would keep each other alive
         return call.value
 
-    def _lead(self, own: _Call[T, R]) -> None:
-        self._gather()
+    def _arrive(self, call: _Call[T, R]) -> float:
+        """Lead, where nobody does and enough are here, or wait; returns how long before looking again."""
         with self._lock:
-            batch = [own, *islice(self._waiting, MAX_BATCH - 1)]
-            for call in batch:
+            if self._leader is None and len(self._waiting) + 1 >= self._expected:
+                self._leader = call
+                return LOOKS_EVERY
+            first = self._leader is None and not self._waiting
+            self._waiting.append(call)
+        return MOMENT if first else LOOKS_EVERY
+
+    def _lead_if_nobody_does(self, call: _Call[T, R]) -> None:
+        with self._lock:
+            if self._leader is None and not call.taken:
+                if call in self._waiting:
+                    self._waiting.remove(call)
+                self._leader = call
+
+    def _lead(self, own: _Call[T, R]) -> None:
+        with self._lock:
+            others = list(islice(self._waiting, MAX_BATCH - 1))
+            for call in others:
                 call.taken = True
+        for call, following in pairwise(others):
+            call.next = following
+        batch = [own, *others]
         try:
             for call, value in zip(batch, self._commit([call.item for call in batch]), strict=True):
                 call.value, call.ended = value, True
         except BaseException as error:
-            for call in batch[1:]:
+            for call in others:
                 if not call.ended:
                     call.error, call.ended = _copy_of(error), True
             raise
 
-    def _gather(self) -> None:
-        """Wait a moment for those who were here just now: with them it is one commit, without them two."""
-        expected = self._callers
-        if expected < FEW:
-            return
-        for _ in range(MOMENTS):
-            if len(self._waiting) >= expected - 1:
-                return
-            time.sleep(MOMENT)
-
     def _leave(self, call: _Call[T, R]) -> None:
-        """Wait no longer, or lead no longer: who was served may go, and who waited longest leads."""
+        """Wait, or lead, no longer: who was served may go, and who waited longest leads or waits for more."""
         with self._lock:
             if self._leader is not call:
                 if call in self._waiting:
                     self._waiting.remove(call)
                 return
-            self._callers = len(self._waiting) + 1
+            here = len(self._waiting) + 1
+            self._expected = 1 if here < FEW else min(here, MAX_BATCH)
             served = [other for other in self._waiting if other.taken]
             for other in served:
                 if not other.ended:  # an interrupt came between its commit and its value
                     other.error, other.ended = _copy_of(_BROKEN_OFF), True
             if served:
                 self._waiting = deque([other for other in self._waiting if not other.taken])
-            successor = self._waiting[0] if self._waiting else None
-            self._leader = successor
-            if successor is not None:
+            longest = self._waiting[0] if self._waiting else None
+            if longest is not None and len(self._waiting) >= self._expected:
                 self._waiting.popleft()
-        for other in served:
-            other.baton.release()
-        if successor is not None:
-            successor.baton.release()
+                self._leader = longest
+            else:
+                self._leader = None
+        if longest is not None:
+            longest.wake()
+        if served:
+            self._wake(served[0], all_too=self._crowded)
+
+    def _wake(self, call: _Call[T, R] | None, *, all_too: bool) -> None:
+        """Wake one that was served, or all from there on."""
+        self._crowded = all_too
+        while call is not None:
+            call.wake()
+            call = call.next if all_too else None
 
 
 def _copy_of(error: BaseException) -> BaseException:

@@ -139,8 +139,8 @@ class Presence:
         if self._connection is not None:
             self._connection.close()
 
-    def close(self) -> None:
-        """Hear no more; leave the workers."""
+    def close(self, *, owes_nothing: bool) -> None:
+        """Hear no more; leave the workers. What a worker still owes, others look for among all the jobs."""
         with self._lock:
             self._closing.set()
             thread, bell = self._thread, self._bell
@@ -154,7 +154,10 @@ class Presence:
         try:
             if self.number is not None:
                 with self._connections.use() as connection:
-                    connection.execute(self._statements.leave, (self.number,))
+                    statements = self._statements
+                    connection.execute(
+                        statements.vanish if owes_nothing else statements.leave, (self.number,)
+                    )
         finally:
             self.let_go()
 

@@ -66,6 +66,7 @@ class Statements:
                 %s::int, %s::text, %s::text, %s::int, %s::float8, %s::text[], %s::int, %s::boolean
             )
         """
+        self.vanish = f"delete from {s}.workers where number = %s"
         self.leave = f"update {s}.workers set beat_at = 0, locked = true where number = %s"
         self.dead_workers = f"""
             select 1 from {s}.dead_workers(%s::int, %s::float8, %s::float8, %s::int) limit 1

@@ -33,7 +33,7 @@ from neoq import (
 from neoq.postgres_commit import GroupCommit
 from neoq.postgres_connections import Connections
 from neoq.postgres_schema import VERSION
-from neoq.store import Demand
+from neoq.store import Demand, Lease, Outcome
 from neoq.testing.cases.suite import PATIENCE, Seen, ended, eventually, in_threads, prepared
 from tests.postgres_server import PostgresServer
 from tests.processes import running
@@ -665,6 +665,21 @@ def test_a_server_that_comes_later(postgres_server: PostgresServer, new_schema: 
     postgres_server.start()
     with backend:
         assert backend.enqueue("q").id
+
+
+@pytest.mark.parametrize("owes", [False, True])
+def test_who_leaves_in_good_order_is_not_looked_after(
+    make: Make, admin: psycopg.Connection[Any], new_schema: str, owes: bool
+) -> None:
+    """A worker that has settled all it claimed leaves nothing to reclaim, which would search all the jobs."""
+    backend = make(autostart=False)
+    backend.enqueue("q")
+    [job] = backend.claim([Demand("q", 1)]).jobs
+    if not owes:
+        backend.settle([Outcome(Lease(job.id or 0, "q", job._token, None), Status.SUCCEEDED)])
+    backend.shutdown()
+    [(left,)] = admin.execute(f'select count(*) from "{new_schema}".workers').fetchall()
+    assert bool(left) is owes
 
 
 def test_a_lost_claim_is_given_back(backend: PostgresBackend) -> None:
