@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from neoq.backend import Backend
 from neoq.capacity import closed, no_room, too_many
 from neoq.config import Config, count, setting, span
-from neoq.errors import BackendClosedError, DuplicateJobError, UnsupportedError
+from neoq.errors import BackendClosedError, UnsupportedError
 from neoq.job import FINISHED, Job, Status, to_datetime
 from neoq.mem_queues import REPLACED, FutureJobs, Key, QueueState
 from neoq.store import (
@@ -31,6 +31,7 @@ from neoq.store import (
     Reclaimed,
     Tick,
     WorkerInfo,
+    taken_by,
 )
 
 _PENDING, _RUNNING, _RETRYING = Status.PENDING, Status.RUNNING, Status.RETRYING
@@ -238,7 +239,7 @@ class MemBackend(Backend):
     def _meet(self, holder: Job, job: Job | None, state: QueueState) -> Job:
         """Enqueue a job (None: a plain one) whose fingerprint an unfinished one has."""
         if job is not None and job.on_duplicate == "raise":
-            raise _duplicate(holder)
+            raise taken_by(holder._copy())
         if holder.status is not _RUNNING:
             due = self.clock.time() if job is None else job._run_after
             if job is not None and job.on_duplicate == "replace":
@@ -297,7 +298,7 @@ class MemBackend(Backend):
             key = state.key(job)
             holder = state.holders.get(key) or earlier.get((job.queue, key))
             if holder is not None and job.on_duplicate == "raise":
-                raise _duplicate(holder)
+                raise taken_by(holder._copy())
             earlier[job.queue, key] = job
 
     def _remember(self, token: bytes, added: list[Job]) -> None:
@@ -678,7 +679,7 @@ class MemBackend(Backend):
         if job.unique:
             holder = state.holders.get(key := state.key(job))
             if holder is not None:
-                raise _duplicate(holder)
+                raise taken_by(holder._copy())
             state.holders[key] = job
         state.dead -= 1
         self._dead.pop(job.id, None)  # type: ignore[arg-type]
@@ -728,10 +729,3 @@ class MemBackend(Backend):
                 state.ready.push(job)
         for queue in {job.queue for job in due}:
             self._notify(queue, "ready")
-
-
-def _duplicate(holder: Job) -> DuplicateJobError:
-    return DuplicateJobError(
-        f"job {holder.id} of {holder.queue!r} has that fingerprint and is {holder.status.name}",
-        job=holder._copy(),
-    )

@@ -18,6 +18,7 @@ from neoq.postgres_jobs import BINARY, LISTS, accept, add_values, find_query, he
 from neoq.postgres_listen import Announcer, news
 from neoq.postgres_statements import Statements
 from neoq.postgres_transactions import Execute, Joined, psycopg_error
+from neoq.store import taken_by
 
 GROUP_PATIENCE = "100ms"  # for a fingerprint that another transaction holds, while others wait for the commit
 DUPLICATE = "NQ001"
@@ -337,9 +338,7 @@ def duplicate_of(holder: Job | None, job_id: int) -> DuplicateJobError:
     if holder is None:  # it has ended just now, and is forgotten
         holder = Job("unknown")
         holder.id = job_id
-    return DuplicateJobError(
-        f"job {holder.id} of {holder.queue!r} has that fingerprint and is {holder.status.name}", job=holder
-    )
+    return taken_by(holder)
 
 
 def _sqlstate(error: BackendError) -> str | None:

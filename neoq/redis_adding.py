@@ -15,6 +15,7 @@ from neoq.redis_finding import Finder
 from neoq.redis_keys import job_id
 from neoq.redis_queues import RedisQueues
 from neoq.redis_records import ON_DUPLICATE, record_of, score_of
+from neoq.store import taken_by
 
 TOGETHER = 500  # jobs of one queue that are added all or none
 AT_ONCE = 50  # of them in one script: a million jobs make each dear while the server grows its tables
@@ -341,13 +342,6 @@ class Adder:
         job = found[0] if found else part.jobs[place]._copy()
         job.id = job_id(holder, number)
         return taken_by(job)
-
-
-def taken_by(holder: Job) -> DuplicateJobError:
-    """The error of who must not be a duplicate, and is one."""
-    return DuplicateJobError(
-        f"job {holder.id} of {holder.queue!r} has that fingerprint and is {holder.status.name}", job=holder
-    )
 
 
 def _parts(jobs: Sequence[Job]) -> Iterator[Part]:

@@ -18,7 +18,7 @@ from neoq.errors import (
     UnsupportedError,
 )
 from neoq.job import Job, Status, to_datetime
-from neoq.redis_adding import Adder, NoRoom, taken_by
+from neoq.redis_adding import Adder, NoRoom
 from neoq.redis_connection import Address, Call, RedisConnection, is_full
 from neoq.redis_finding import Finder
 from neoq.redis_keys import NUMBERS, global_key, job_id, number_of, stored_at
@@ -40,6 +40,7 @@ from neoq.store import (
     Reclaimed,
     Tick,
     WorkerInfo,
+    taken_by,
 )
 
 if TYPE_CHECKING:

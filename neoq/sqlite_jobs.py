@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from neoq.errors import DuplicateJobError
 from neoq.job import CODEC, FINISHED, Job, Status
 from neoq.sqlite_rows import (
     COLUMNS,
@@ -44,6 +43,7 @@ from neoq.store import (
     Reclaimed,
     Tick,
     WorkerInfo,
+    taken_by,
 )
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class Ledger:
     def _meet(self, job: Job, holder: Job) -> Job:
         """Enqueue a job whose fingerprint an unfinished one has."""
         if job.on_duplicate == "raise":
-            raise _duplicate(holder)
+            raise taken_by(holder)
         if holder.status is not Status.RUNNING:
             if job.on_duplicate == "replace":
                 self._replace(holder, job)
@@ -579,7 +579,7 @@ class Ledger:
             return False
         holder = self._holder(job, held := _hash_of(job))
         if holder is not None:
-            raise _duplicate(holder)
+            raise taken_by(holder)
         self._do(  # without its deadline, or one that has passed would kill it again
             "update neoq_jobs set place = 0, status = 0, holds = ?, run_after = ?, finished_at = null,"
             " retries = 0, crashes = 0, deadline = null where id = ?",
@@ -635,9 +635,3 @@ def _hash_of(job: Job) -> int | None:
         return int(name[:8], 16) - 2**31
     data = f"{job.queue}\0{name}".encode()
     return int.from_bytes(blake2b(data, digest_size=4).digest(), "big", signed=True)
-
-
-def _duplicate(holder: Job) -> DuplicateJobError:
-    return DuplicateJobError(
-        f"job {holder.id} of {holder.queue!r} has that fingerprint and is {holder.status.name}", job=holder
-    )

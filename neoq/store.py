@@ -14,6 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from neoq.errors import DuplicateJobError
 from neoq.job import Job, Status
 
 Notice = Literal["ready", "cancel", "pause"]
@@ -90,6 +91,15 @@ def succeeded(job: Job) -> Outcome:
     return Outcome(
         lease_of(job), Status.SUCCEEDED, None, False, job._ran_at, job._finished_at, None, job._result
     )
+
+
+def taken_by(holder: Job) -> DuplicateJobError:
+    """The error of who must not be a duplicate, and is one."""
+    if holder.id is None:
+        holder_is = "an earlier job of the same call has"
+    else:
+        holder_is = f"job {holder.id} of {holder.queue!r} is {holder.status.name} and has"
+    return DuplicateJobError(f"{holder_is} that fingerprint", job=holder)
 
 
 def given_back(job: Job) -> Outcome:
