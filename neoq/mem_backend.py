@@ -150,26 +150,27 @@ class MemBackend(Backend):
                 self._notify(queue, "ready")
         return snapshot
 
-    def _add_batch(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
+    def _add_batch(self, jobs: Sequence[Job], token: bytes, *, follows: bool = False) -> list[Job]:
         quiet: list[str] = []
         try:
             with self._lock:
-                return self._add_locked(jobs, token, quiet)
+                return self._add_locked(jobs, token, quiet, follows)
         finally:
             for queue in quiet:
                 self._notify(queue, "ready")
 
-    def _add_locked(self, jobs: Sequence[Job], token: bytes, quiet: list[str]) -> list[Job]:
+    def _add_locked(self, jobs: Sequence[Job], token: bytes, quiet: list[str], follows: bool) -> list[Job]:
         # Not in the body of the `with`: an exception from a signal handler that lands on the backward jump
         # of a comprehension there would leave the lock taken (CPython 3.13).
-        if self._refusing:
+        if self._refusing and not follows:
             self._refuse_outsiders(jobs[0].queue)
         if token and token in self._added:
             return [self._jobs[job_id]._copy() for job_id in self._added[token] if job_id in self._jobs]
         queues = {job.queue for job in jobs}
         states = {queue: self._queues.get(queue) or self._new_queue(queue) for queue in queues}
         special = [job for job in jobs if job._special]
-        self._make_room(jobs, states, special)
+        if not follows:  # who settles is who makes room, and must not wait for it
+            self._make_room(jobs, states, special)
         if special:
             self._refuse_duplicates(jobs, states)
         quiet += [queue for queue, state in states.items() if not state.ready.length]
@@ -442,7 +443,7 @@ class MemBackend(Backend):
                 self._settle_one(job, state, outcome)
         for outcome in outcomes:
             if outcome.follow and outcome.lease.job_id not in stale:
-                self._add_batch(outcome.follow, b"")
+                self._add_batch(outcome.follow, b"", follows=True)
         return stale
 
     def settle_succeeded(self, jobs: Sequence[Job]) -> set[int]:

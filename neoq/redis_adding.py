@@ -134,10 +134,7 @@ class Adder:
     def _add_parts(self, parts: list[Part], token: bytes, room: dict[str, int]) -> None:
         """Several parts, each all or none: look first whether each of them can be added, then add them."""
         if room or any(_must_be_new(job) for part in parts for job in part.jobs):
-            _refuse_twins(parts)
-            for part in parts:
-                gate = self._gate_calls(part, b"", room.get(part.queue), _must_be_free(part))
-                self._pass_gate(part, self._queues.redis.call_many(gate))
+            self._look(parts, token, room)
         done, total, number = 0, sum(len(part.jobs) for part in parts), 0
         for part in parts:
             try:
@@ -149,6 +146,16 @@ class Adder:
                     )
                 raise
             done += len(part.jobs)
+
+    def _look(self, parts: list[Part], token: bytes, room: dict[str, int]) -> None:
+        """Raise where a part cannot be added; one that this token has added is in nobody's way."""
+        _refuse_twins(parts)
+        number = 0
+        for part in parts:
+            free = _must_be_free(part)
+            gate = self._gate_calls(part, token, room.get(part.queue), free, number, opens=False)
+            self._pass_gate(part, self._queues.redis.call_many(gate))
+            number += len(part.pieces())
 
     def _add_part(self, part: Part, token: bytes, room: int | None, number: int = 0) -> int:
         """Add a part; return how many scripts it took, which are numbered throughout the batch."""
@@ -234,14 +241,23 @@ class Adder:
         return (script, self._keys(queue, script.keys, number), arguments), prints
 
     def _gate_calls(
-        self, part: Part, token: bytes, room: int | None, free: list[bytes], number: int = 0
+        self,
+        part: Part,
+        token: bytes,
+        room: int | None,
+        free: list[bytes],
+        number: int,
+        *,
+        opens: bool = True,
     ) -> list[Call]:
-        """Look whether all of a part may be added, and open the gate for it where a token is given."""
+        """Look whether all of a part may be added, or was by this token; ``opens`` the gate for it then."""
         script = self._queues.scripts.gate
         keys = self._keys(part.queue, script.keys, number)
         wanted = 0 if room is None else sum(not job._waits for job in part.jobs)
         steps = [free[start : start + AT_ONCE] for start in range(0, len(free), AT_ONCE)] or [[]]
         holds = [b"", *(b"%b:%d" % (token, step) for step in range(1, len(steps))), token]
+        if not opens:
+            holds = [b""] * len(holds)
         return [
             (script, keys, [token, before, after, "" if room is None else room, wanted, *step])
             for step, (before, after) in zip(steps, pairwise(holds), strict=True)

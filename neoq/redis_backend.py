@@ -220,10 +220,13 @@ class RedisBackend(Backend):
             added = self._add_bounded(jobs, token, capacities)
         else:
             added = self._adder.add(jobs, token, {})
+        self._tell_ready(queues)
+        return added
+
+    def _tell_ready(self, queues: Iterable[str]) -> None:
         for queue in queues:
             self._stir(queue)
             self._notify(queue, "ready")
-        return added
 
     def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add where there is room, or wait for it."""
@@ -426,9 +429,7 @@ class RedisBackend(Backend):
             number = self._queues.number(queue)
             stale |= {job_id(int(stored), number) for stored in reply}
         self._follow(outcomes, stale)
-        for queue in {queue for queue, well, batch in parts if not well}:
-            self._stir(queue)
-            self._notify(queue, "ready")
+        self._tell_ready({queue for queue, well, batch in parts if not well})
         return stale
 
     def _settle_all(self, parts: list[tuple[str, bool, list[Outcome]]]) -> list[Any]:
@@ -465,12 +466,15 @@ class RedisBackend(Backend):
         return self._queues.call_of(self._scripts.settle, queue, arguments)
 
     def _follow(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
-        """Add the jobs that follow outcomes which were recorded now."""
+        """Add the jobs that follow outcomes which were recorded now.
+
+        Capacity does not hold them back: who settles is who makes room, and must not wait for it.
+        """
         for outcome in outcomes:
             if outcome.follow and outcome.lease.job_id not in stale:
-                self.add(
-                    outcome.follow, token=f"follows {outcome.lease.job_id} {outcome.lease.token}".encode()
-                )
+                token = f"follows {outcome.lease.job_id} {outcome.lease.token}".encode()
+                self._adder.add(outcome.follow, token, {})
+                self._tell_ready({job.queue for job in outcome.follow})
 
     def extend(self, leases: Sequence[Lease]) -> Extended:
         """Renew leases; tell which are lost, and whose job was cancelled."""

@@ -2,7 +2,7 @@
 
 All keys of a queue share a hash tag, so that one script may touch them wherever a cluster keeps them. An id
 is the microsecond at which its job was stored, followed by the number of its queue: it tells where to look,
-and ids rise in the order of the enqueues.
+and ids rise in the order of the enqueues to a queue.
 """
 
 from __future__ import annotations

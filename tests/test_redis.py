@@ -428,6 +428,32 @@ def test_a_lost_reply_doubles_no_batch(backend: RedisBackend, deaf: Deaf, unique
         assert len(backend.jobs(limit=1000)) == before + sum(not job.duplicate for job in jobs)
 
 
+@pytest.mark.parametrize("number", [2, 200])  # a script for each queue, and several
+def test_a_repeated_batch_of_several_queues(backend: RedisBackend, number: int) -> None:
+    """A batch for several queues, said again with its token, meets no duplicates in its own jobs."""
+    backend.enqueue("p", {"first": True})
+    batch = [prepared("pq"[n % 2], {"n": n}, on_duplicate="raise") for n in range(number)]
+    copies = [job._copy() for job in batch]
+    added = backend.add(batch, token=b"said twice")
+    again = backend.add(copies, token=b"said twice")
+    assert [(job.id, job.duplicate) for job in again] == [(job.id, False) for job in added]
+    assert len(backend.jobs(limit=1000)) == number + 1
+    with pytest.raises(neoq.DuplicateJobError):
+        backend.add([job._copy() for job in copies], token=b"said anew!")
+
+
+def test_a_repeated_batch_that_fills_its_queues(backend: RedisBackend) -> None:
+    """A batch for several queues that took their last room finds it again with its token."""
+    backend.config = dataclasses.replace(backend.config, enqueue_timeout=0, queue_capacity=1)
+    backend.enqueue("r")
+    batch = [prepared(queue, {}) for queue in "pq"]
+    copies = [job._copy() for job in batch]
+    added = backend.add(batch, token=b"said twice")
+    assert [job.id for job in backend.add(copies, token=b"said twice")] == [job.id for job in added]
+    with pytest.raises(neoq.QueueFullError):
+        backend.add([prepared(queue, {"n": 1}) for queue in "pq"], token=b"said anew!")
+
+
 def test_a_lost_reply_to_a_settle(backend: RedisBackend, deaf: Deaf) -> None:
     """Outcomes that were recorded without our hearing of it are not stale when they are said again."""
     backend.enqueue_many([Job("q", {"n": n}) for n in range(3)])

@@ -1,8 +1,8 @@
 -- Say whether a batch that takes several scripts may be added: a step of it, and the last one opens the gate.
 -- They follow in the same transaction, and do nothing where the gate is shut.
 -- keys: ready wait retry uniq gate last
--- arguments: token ("" if it is only to be said), what the gate must hold ("" in the first step) and is to hold
---   then, room ("" for any: ready jobs there may be), how many ready ones come, fingerprints that must be free
+-- arguments: token ("" for none), what the gate must hold ("" in the first step) and is to hold then ("" if it is
+--   only to be said), room ("" for any: ready jobs there may be), how many ready ones come, fingerprints that must be free
 -- result: {"open"}, {"shut"} where an earlier step found it so, {"full"}, or {"taken", place among these
 --   fingerprints, id of the holder}
 -- complexity: O(1) a fingerprint, at most 50; O(log of the queue)
@@ -12,6 +12,8 @@ local token, before, after, room, wanted = ARGV[1], ARGV[2], ARGV[3], ARGV[4], t
 if token ~= '' then
   local last = call('GET', LAST)
   if last and sub(last, 1, #token) == token then return { 'open' } end -- all of it was added before
+end
+if after ~= '' then
   if before == '' then
     call('DEL', GATE)
   elseif call('GET', GATE) ~= before then
@@ -24,10 +26,10 @@ end
 if #ARGV > 5 then
   for at, holder in ipairs(call('HMGET', UNIQ, unpack(ARGV, 6))) do
     if holder then
-      if token ~= '' then call('DEL', GATE) end
+      if after ~= '' then call('DEL', GATE) end
       return { 'taken', at - 1, holder }
     end
   end
 end
-if token ~= '' then call('SET', GATE, after, 'PX', 300000) end
+if after ~= '' then call('SET', GATE, after, 'PX', 300000) end
 return { 'open' }

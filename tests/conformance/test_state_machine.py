@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +23,7 @@ from neoq import DuplicateJobError, MemBackend, SqliteBackend
 from neoq.backend import Backend
 from neoq.job import FINISHED, Job, Status, Unique
 from neoq.postgres_backend import PostgresBackend
+from neoq.redis_backend import RedisBackend
 from neoq.store import Demand, Failure, Lease, Outcome, QueueCounts
 from tests.postgres_server import fresh_schema
 
@@ -210,6 +211,8 @@ class StoreMachine(RuleBasedStateMachine):
     shared: ClassVar[bool] = True  # a second backend may work on it
     dies: ClassVar[bool] = True  # the death of a backend shows at once
     shares_tokens: ClassVar[bool] = True  # an add is known to the second backend, too
+    one_order: ClassVar[bool] = True  # ids rise throughout the store, not only in each queue
+    lends_leases: ClassVar[bool] = True  # the second backend may settle what the first has claimed
 
     def make(self, **options: Any) -> Backend:
         """Return a backend on an empty store."""
@@ -297,7 +300,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert got.duplicate == (holder is not None)
             assert got.id is not None
             if holder is None:
-                assert got.id > max(model.jobs, default=0)
+                assert got.id > self.newest(job.queue)
                 model.accept(job, got.id)
                 if not self.own_clock:
                     model.jobs[got.id].run_after = self.by_its_clock(got, job)
@@ -311,6 +314,11 @@ class StoreMachine(RuleBasedStateMachine):
         if twice:
             again = self.a_store(where + self.shares_tokens).add(copies, token=token)
             assert [job.id for job in again] == [job.id for job in added]
+
+    def newest(self, queue: str) -> int:
+        """The id above which the next job's is."""
+        jobs = self.model.jobs.values()
+        return max((job.id for job in jobs if self.one_order or job.queue == queue), default=0)
 
     def by_its_clock(self, got: Job, job: Job) -> float:
         """When a job is due that was asked for now, or a span from now: on a clock which is not ours."""
@@ -384,7 +392,7 @@ class StoreMachine(RuleBasedStateMachine):
             FAILURE if status in {RETRYING, DEAD} else None,
             b"[1]" if status is SUCCEEDED else None,
         )
-        assert self.a_store(where).settle([outcome]) == set()
+        assert self.a_store(where if self.lends_leases else job.store).settle([outcome]) == set()
         job.retries += status is RETRYING
         if job.cancel and not ends:
             job.run_after = now + delay
@@ -413,7 +421,7 @@ class StoreMachine(RuleBasedStateMachine):
             leases.append(stale)
         else:
             stale = None
-        extended = self.a_store(where).extend(leases)
+        extended = self.a_store(where if self.lends_leases or job is None else job.store).extend(leases)
         assert extended.lost == ({stale.job_id} if stale else set())
         assert extended.cancelled == ({job.id} if job and job.cancel else set())
 
@@ -583,6 +591,28 @@ class PostgresMachine(StoreMachine):
         return PostgresBackend(self.url, schema=first.config.schema, **options)
 
 
+class RedisMachine(StoreMachine):
+    """Jobs under a prefix, which two backends use."""
+
+    own_clock = dies = shares_tokens = one_order = lends_leases = False
+    url: ClassVar[str]
+    new_prefix: ClassVar[Callable[[], str]]
+
+    def make(self, **options: Any) -> Backend:
+        return RedisBackend(self.url, prefix=type(self).new_prefix(), **options)
+
+    def another(self, first: Backend, **options: Any) -> Backend:
+        assert isinstance(first, RedisBackend)
+        return RedisBackend(self.url, prefix=first.config.prefix, **options)
+
+    def a_store(self, number: int) -> Backend:
+        store = super().a_store(number)
+        assert isinstance(store, RedisBackend)
+        for queue in QUEUES:  # the server's call that the other backend has added may still be on its way
+            store._stir(queue)
+        return store
+
+
 def as_test(machine: type[StoreMachine], examples: int = 150) -> Any:
     """A test of about ten seconds."""
     test = machine.TestCase
@@ -605,3 +635,9 @@ class TestPostgres(as_test(PostgresMachine, 12)):  # type: ignore[misc]
     @pytest.fixture(autouse=True)
     def _server(self, postgres_url: str) -> None:
         PostgresMachine.url = postgres_url
+
+
+class TestRedis(as_test(RedisMachine, 12)):  # type: ignore[misc]
+    @pytest.fixture(autouse=True)
+    def _server(self, redis_url: str, redis_prefix: Callable[[], str]) -> None:
+        RedisMachine.url, RedisMachine.new_prefix = redis_url, redis_prefix

@@ -389,6 +389,17 @@ class SettleCases(StoreSuite):
         store.settle([done])
         assert numbers(claim(store, queue="p")) == [0, 1]
 
+    def test_follow_up_jobs_need_no_room(self, make: Make) -> None:
+        """Who records an outcome does not wait for room: jobs that follow are added to a full queue."""
+        store = make(autostart=False, queue_capacity=1, enqueue_timeout=0)
+        store.queues()
+        store.add([prepared("q", {"n": 0})], token=b"")
+        [job] = claim(store)
+        store.add([prepared("p", {"n": 0})], token=b"")
+        follow = (prepared("p", {"n": 1}),)
+        assert store.settle([how_it_ended(job, Status.SUCCEEDED, follow=follow)]) == set()
+        assert numbers(claim(store, queue="p")) == [0, 1]
+
     def test_progress_with_an_outcome(self, store: Backend, job: Job) -> None:
         """The progress that comes with an outcome's lease is recorded."""
         outcome = how_it_ended(job, Status.SUCCEEDED)
