@@ -424,10 +424,10 @@ class Backend(Store):
         """Shut down gracefully, and report what became of each job.
 
         Stops claiming, waits for running jobs up to ``timeout`` (default ``shutdown_timeout``), then
-        interrupts them; the whole call takes at most a second more. ``drain`` runs what is ready first, in
-        the same time. Idempotent and safe from any thread. From a handler, its own job is left to end.
-        From a signal handler that came while this thread was inside neoq it only asks a thread to do it, and
-        the report fills later.
+        interrupts them; the whole call takes at most a second more, and five beyond where the store neither
+        answers nor refuses. ``drain`` runs what is ready first, in the same time. Idempotent and safe from
+        any thread. From a handler, its own job is left to end. From a signal handler that came while this
+        thread was inside neoq it only asks a thread to do it, and the report fills later.
         """
         return self.engine.shutdown(_seconds(timeout), drain=drain)
 

@@ -28,6 +28,7 @@ from neoq.job import FINISHED, Job, Status, check_queue, encode_result, to_datet
 from neoq.shutdown import ShutdownReport, Stopping, interrupts_us
 from neoq.source import LocalSource, Source
 from neoq.store import Outcome, Store, WorkerInfo, lease_of, succeeded
+from neoq.threads import Standby
 from neoq.ticker import Cron, Ticker
 from neoq.timeouts import Guarded, Slot, Watchdog
 from neoq.worker import Lane, Runner, current_slot
@@ -92,6 +93,7 @@ class Engine:
         self.settler: Settler | None = None
         self.fetcher: Fetcher | None = None
         self.keeper: Keeper | None = None
+        self.standby = Standby("neoq-shutdown")
         self.source: Source = self._new_source()
         for cron in self.crons:
             cron.seen = None
@@ -249,6 +251,7 @@ class Engine:
             self.ticker.start()
             if self.fetcher is not None and self.keeper is not None:
                 self.keeper.start()
+                self.standby.start()
                 self.watchdog.start()
                 self.watchdog.expect(-math.inf)  # it looks at the keeper from now on
                 self.fetcher.start()

@@ -6,7 +6,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 INTERRUPT_GRACE = 0.6  # seconds that interrupted handlers get to clean up
 CLOSING_GRACE = 0.3  # and the last settles after them: with it the whole call keeps to its bound
+CLOSING = 1.0  # seconds that the call takes beyond its timeout, at most, where the store answers
+STANDSTILL = 5.0  # and as many more where it neither answers nor refuses: then it is left behind
 NAMED_IN_LOG = 20
 SLICE = 0.1  # seconds
 
@@ -36,7 +38,8 @@ class ShutdownReport:
     ``finished`` ended while the backend was being shut down. ``interrupted`` still ran when the time was up,
     and were stopped, uncharged. ``given_back`` were handed to this process and not started (durable
     backends). ``lost`` will not be run by anybody: in memory every unfinished job, the interrupted,
-    future and retrying ones included; on durable backends those whose outcome could not be recorded.
+    future and retrying ones included; on durable backends those whose outcome could not be recorded, as far
+    as is known: they are run again. Where the store did not answer, the snapshots are those of this process.
     """
 
     finished: list[Job] = field(default_factory=list)
@@ -66,6 +69,8 @@ class Stopping:
         self._returned: set[int] = set()
         self._asked: set[int] = set()
         self._unsettled: set[int] = set()
+        self._held: dict[int, Job] = {}  # as they were when the shutdown began
+        self._reported = False
         self._give_up = 0.0
 
     def note(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
@@ -92,12 +97,36 @@ class Stopping:
             first, self._begun = not self._begun, True
         if first:
             try:
-                self._stop(own)
+                self._stop_in_time(own)
             finally:
                 self._done.set()
         elif own is None:
-            self._done.wait(self._timeout + 1)
+            self._done.wait(self._timeout + CLOSING + (0 if self._engine.local else STANDSTILL))
         return self.report
+
+    def _stop_in_time(self, own: Runner | None) -> None:
+        """Stop; in another thread where the store may hold up whoever asks it, without an end."""
+        engine = self._engine
+        if engine.local:
+            self._stop(own)
+            return
+        seconds = self._timeout + CLOSING + STANDSTILL
+        if engine.standby.do(lambda: self._stop(own), seconds):
+            return
+        mine = None if own is None or own.slot.job is None else own.slot.job.id
+        unknown = {job.id: job for job in engine.held() if job.id is not None and job.id != mine}
+        self._held |= unknown
+        self._unsettled |= unknown.keys()
+        if engine.settler is not None:
+            self._unsettled |= {outcome.lease.job_id for outcome in engine.settler.unsettled()}
+        engine.config.log.error(
+            "the store does not answer: the shutdown was not over after %.1f s and is left behind; it is not "
+            "known whether what became of %d jobs was recorded, and where not they are run again: %s",
+            seconds,
+            len(self._unsettled),
+            sorted(self._unsettled)[:NAMED_IN_LOG],
+        )
+        self._report(own, self._known)
 
     def _own_runner(self) -> Runner | None:
         """The runner of ours that this thread is, when a handler shuts its own backend down."""
@@ -107,6 +136,8 @@ class Stopping:
     def _stop(self, own: Runner | None) -> None:
         engine = self._engine
         give_up = self._give_up = time.monotonic() + self._timeout
+        if engine.durable:
+            self._held = {job.id: job for job in engine.held() if job.id is not None}
         engine.ticker.close()
         if not engine.opened:
             return
@@ -184,7 +215,7 @@ class Stopping:
         if engine.settler is not None:
             # As long as shutdown may take: what has run and is not recorded would run again.
             left = engine.settler.close(self._patience())
-            self._unsettled = {outcome.lease.job_id for outcome in left}
+            self._unsettled |= {outcome.lease.job_id for outcome in left}
         if engine.keeper is not None:
             engine.keeper.close()
         if report:
@@ -196,25 +227,41 @@ class Stopping:
         engine.forget()
 
     def _write_report(self, own: Runner | None) -> None:
-        engine, report = self._engine, self.report
         try:
-            report.finished += self._find(self._ended)
-            report.interrupted += self._find(self._asked - self._ended)
-            if engine.durable:
-                report.given_back += self._find(self._returned - self._unsettled)
-                report.lost += self._find(self._unsettled)
-            else:
-                mine = None if own is None or own.slot.job is None else own.slot.job.id
-                report.lost += [job for job in engine.unfinished() if job.id != mine]
+            self._report(own, self._find)
         except BackendError as error:
-            engine.config.log.error("the report of the shutdown is incomplete: %s", error)  # noqa: TRY400
-        if report.lost:
-            named = ", ".join(f"{job.id} of {job.queue}" for job in report.lost[:NAMED_IN_LOG])
-            more = f" and {len(report.lost) - NAMED_IN_LOG} more" if len(report.lost) > NAMED_IN_LOG else ""
-            engine.config.log.warning("shutdown lost %d unfinished jobs: %s%s", len(report.lost), named, more)
+            self._engine.config.log.error("the report of the shutdown is incomplete: %s", error)  # noqa: TRY400
+            self._report(own, self._known)
+
+    def _report(self, own: Runner | None, find: Callable[[set[int]], list[Job]]) -> None:
+        """Report once, with the jobs as ``find`` has them."""
+        engine, found = self._engine, ShutdownReport()
+        with self._lock:
+            ended, asked, returned = set(self._ended), set(self._asked), set(self._returned)
+        found.finished = find(ended)
+        found.interrupted = find(asked - ended)
+        if engine.durable:
+            found.given_back = find(returned - self._unsettled)
+            found.lost = find(self._unsettled)
+        elif find == self._find:
+            mine = None if own is None or own.slot.job is None else own.slot.job.id
+            found.lost = [job for job in engine.unfinished() if job.id != mine]
+        with self._lock:
+            if self._reported:  # without us, when we were late
+                return
+            self._reported = True
+            vars(self.report).update(vars(found))
+        if found.lost:
+            named = ", ".join(f"{job.id} of {job.queue}" for job in found.lost[:NAMED_IN_LOG])
+            more = f" and {len(found.lost) - NAMED_IN_LOG} more" if len(found.lost) > NAMED_IN_LOG else ""
+            engine.config.log.warning("shutdown lost %d unfinished jobs: %s%s", len(found.lost), named, more)
 
     def _find(self, job_ids: set[int]) -> list[Job]:
         return list(reversed(self._engine.store.find(ids=job_ids, limit=len(job_ids)))) if job_ids else []
+
+    def _known(self, job_ids: set[int]) -> list[Job]:
+        """What this process had of these jobs, which cannot be looked for."""
+        return [self._held[job_id]._copy() for job_id in sorted(job_ids & self._held.keys())]
 
 
 def interrupts_us() -> bool:

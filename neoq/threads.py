@@ -1,8 +1,9 @@
-"""The end of a thread."""
+"""The end of a thread, and a thread for what may never end."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 
 def join(thread: threading.Thread | None, seconds: float) -> None:
@@ -13,3 +14,53 @@ def join(thread: threading.Thread | None, seconds: float) -> None:
     """
     if thread is not None and thread.ident is not None and thread is not threading.current_thread():
         thread.join(seconds)
+
+
+class Standby:
+    """A thread for one piece of work that may be held up for good; whoever asks for it waits only so long.
+
+    It can be started beforehand: while the interpreter goes down, none can be started any more.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._lock = threading.Lock()
+        self._asked = threading.Event()
+        self._done = threading.Event()
+        self._work: Callable[[], None] = _nothing
+        self._raised: BaseException | None = None
+
+    def start(self) -> None:
+        """Start the thread, once; RuntimeError where the interpreter is going down."""
+        with self._lock:
+            if self._thread.ident is None:
+                self._thread.start()
+
+    def do(self, work: Callable[[], None], seconds: float) -> bool:
+        """Do the work, and raise what it raised; False where it is not done in time, and goes on."""
+        try:
+            self.start()
+        except RuntimeError:  # nor has this process run a job, so it has little to say to its store
+            work()
+            return True
+        self._work = work
+        self._asked.set()
+        if not self._done.wait(seconds):
+            return False
+        join(self._thread, 1.0)
+        if self._raised is not None:
+            raise self._raised
+        return True
+
+    def _run(self) -> None:
+        self._asked.wait()
+        try:
+            self._work()
+        except BaseException as error:
+            self._raised = error
+        finally:
+            self._done.set()
+
+
+def _nothing() -> None:
+    pass

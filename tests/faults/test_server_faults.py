@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -217,6 +218,73 @@ def test_a_worker_that_hears_nothing_stops(server: FaultyServer, proxy: Proxy) -
             proxy.heal()
         done = backend.wait(job.id or 0, timeout=30)
         assert (done.result, tries) == ("again", [1, 1])
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_shutdown_ends_while_the_network_stands_still(
+    server: FaultyServer, proxy: Proxy, busy: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that neither answers nor refuses holds no shutdown up; the report has what is not known."""
+    settings = {"socket_timeout": "60"} if isinstance(server, Redis) else {}
+    backend = neoq.connect(server.url(proxy.port, **settings))
+    running = threading.Event()
+    reports: list[neoq.ShutdownReport] = []
+
+    def work(_: neoq.Job) -> None:
+        running.set()
+        while busy:
+            time.sleep(0.01)
+
+    backend.listen("q", work)
+    job = backend.enqueue("q")
+    assert running.wait(20)
+    if not busy:
+        backend.wait(job.id or 0, timeout=20)
+    proxy.stall()
+    ending = threading.Thread(target=lambda: reports.append(backend.shutdown(timeout=1)), daemon=True)
+    try:
+        ending.start()
+        ending.join(15)
+        assert not ending.is_alive()
+    finally:
+        proxy.heal()
+    [report] = reports
+    unknown = [job.id] if busy else []
+    assert [lost.id for lost in report.lost] == unknown
+    assert [stopped.id for stopped in report.interrupted] == unknown
+    assert "the store does not answer" in caplog.text
+
+
+def test_a_program_ends_while_the_network_stands_still(server: FaultyServer, proxy: Proxy) -> None:
+    """Nor is the end of a program held up, where no thread can be started any more."""
+    settings = {"shutdown_timeout": "1"} | ({"socket_timeout": "60"} if isinstance(server, Redis) else {})
+    program = """if True:
+        import sys, threading, neoq
+        running = threading.Event()
+        backend = neoq.connect(sys.argv[1])
+        backend.listen("q", lambda job: running.set())
+        backend.enqueue("q")
+        running.wait()
+        print("running", flush=True)
+        sys.stdin.readline()
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, server.url(proxy.port, **settings)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "running\n"
+        proxy.stall()
+        _, said = child.communicate("end\n", timeout=30)
+    finally:
+        child.kill()
+        proxy.heal()
+    assert child.returncode == 0
+    assert "the store does not answer" in said
 
 
 @pytest.mark.faults
