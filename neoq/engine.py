@@ -74,6 +74,7 @@ class Engine:
     def _reset(self) -> None:
         """A fresh life: at first, and in the child of a fork."""
         self.attention = True
+        self._attention_lock = threading.Lock()  # innermost: an interrupter comes with its slot's lock
         self.by_hand: Callable[[], int] | None = None
         self.opened = False
         self.running = False
@@ -172,14 +173,15 @@ class Engine:
         return Slot(self.clock, complete, self._draw_attention)
 
     def _draw_attention(self) -> None:
-        """An interrupt waits for its handler to leave our code: its next call raises it."""
-        self.attention = True
+        """An interrupt comes, or waits for its handler to leave our code: the next call of ours lands it."""
+        with self._attention_lock:
+            self.attention = True
 
     def _land(self) -> None:
         slot = current_slot()
         if slot is not None:
             slot.land()
-        with self.lock:
+        with self.lock, self._attention_lock:
             deferred = any(runner.slot.deferred for runner in self._runners())
             if self.opened and self.stopping is None and not deferred:
                 self.attention = False

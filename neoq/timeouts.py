@@ -125,11 +125,13 @@ class Slot:
     def _raise(self, why: Interrupt) -> None:
         if self.ident == threading.get_ident():
             return
-        self.deferred = _is_inside_neoq(self.ident)
-        if self.deferred:
-            if self._on_defer is not None:
-                self._on_defer()
-        else:
+        # First deferred, and then the look: the thread may go on between the look and the raise. If it comes
+        # into our code only then it sees this, and waits in land() for the lock, which is held here.
+        self.deferred = True
+        if self._on_defer is not None:
+            self._on_defer()
+        if not _is_inside_neoq(self.ident):
+            self.deferred = False
             self._pending = True
             _raise_in_thread(self.ident, self._landing(why))
 
@@ -217,11 +219,7 @@ class Slot:
 
 
 def _is_inside_neoq(ident: int) -> bool:
-    """Whether a thread's handler is in a call of neoq, which an exception must not break off halfway.
-
-    This is exact: who asks holds the interpreter lock, and an exception that is set now is raised in the
-    frame that is looked at here, before its next line.
-    """
+    """Whether a thread's handler is in a call of neoq, which an exception must not break off halfway."""
     frame = sys._current_frames().get(ident)
     while frame is not None:
         directory, name = os.path.split(frame.f_code.co_filename)

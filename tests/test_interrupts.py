@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import neoq
+from neoq import timeouts
 from tests.processes import running
 
 PATIENCE = 10.0
@@ -548,6 +549,37 @@ def test_an_interrupt_inside_enqueue_leaves_nothing_half_done() -> None:
     assert rounds
     for line in rounds:
         assert line.endswith("lost [] ghosts []"), rounds
+
+
+def test_who_enqueues_just_before_the_raise_waits_for_it(
+    backend: neoq.MemBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler that was outside at the look, and enqueues before the raise, stops at the door."""
+    looked, at_the_door = threading.Event(), threading.Event()
+    is_inside = timeouts._is_inside_neoq
+
+    def look_and_be_slow(ident: int) -> bool:
+        inside = is_inside(ident)
+        looked.set()
+        give_up = time.monotonic() + PATIENCE
+        while time.monotonic() < give_up and not at_the_door.is_set():
+            if sys._current_frames()[ident].f_code is timeouts.Slot.land.__code__:
+                at_the_door.set()
+        return inside
+
+    monkeypatch.setattr(timeouts, "_is_inside_neoq", look_and_be_slow)
+
+    def handler(job: neoq.Job) -> None:
+        looked.wait(PATIENCE)
+        backend.enqueue("sink", run_after=60)
+
+    backend.listen("q", handler)
+    backend.listen("sink", lambda job: None)
+    job = ended(backend, backend.enqueue("q"))
+    assert job.error is not None
+    assert job.error.startswith("JobTimeout")
+    assert at_the_door.is_set()
+    assert backend.jobs("sink") == []
 
 
 def test_an_interrupt_that_comes_as_a_job_begins_spoils_nothing() -> None:

@@ -90,6 +90,16 @@ class Load:
         self.killed.add(child.pid)
         self.workers.remove(child)
 
+    def kill_each_second(self, seconds: int) -> None:
+        """Jobs flow; each second one of two workers is killed, and another one takes its place."""
+        for _ in range(2):
+            self.worker()
+        self.producer()
+        for _ in range(seconds):
+            time.sleep(1.0)
+            self.kill(self.workers[0])
+            self.worker()
+
     def stop(self) -> None:
         """Ask all that are left to end, and demand that they do so well."""
         self.stop_producers()

@@ -41,13 +41,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FaultySer
 def test_workers_killed_under_load(server: FaultyServer, tmp_path: Path, seconds: int) -> None:
     """With a kill -9 each second no accepted job is lost, and only what the killed held runs twice."""
     with load(tmp_path, server.url(**HASTY)) as jobs:
-        for _ in range(2):
-            jobs.worker()
-        jobs.producer()
-        for _ in range(seconds):
-            time.sleep(1.0)
-            jobs.kill(jobs.workers[0])
-            jobs.worker()
+        jobs.kill_each_second(seconds)
         jobs.reckon().check()
 
 

@@ -35,13 +35,7 @@ def url(tmp_path: Path) -> str:
 def test_workers_killed_under_load(tmp_path: Path, url: str, seconds: int) -> None:
     """With a kill -9 each second no accepted job is lost, and only what the killed held runs twice."""
     with load(tmp_path, f"{url}?max_crashes=1000") as jobs:
-        for _ in range(2):
-            jobs.worker()
-        jobs.producer()
-        for _ in range(seconds):
-            time.sleep(1.0)
-            jobs.kill(jobs.workers[0])
-            jobs.worker()
+        jobs.kill_each_second(seconds)
         jobs.reckon().check()
 
 

@@ -16,6 +16,8 @@ def handler(job: neoq.Job) -> None:
     while signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         time.sleep(0.001)  # until run() listens to signals
     print("started")
+    while backend.engine.stopping is None:
+        time.sleep(0.001)  # until the signal has come
     time.sleep(1.0 if "slow" in sys.argv else 0.3)
     print("job done")
 
