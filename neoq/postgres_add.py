@@ -10,9 +10,9 @@ import psycopg
 from psycopg.pq.abc import PGresult
 
 from neoq.errors import BackendError, BackendUnavailable, DuplicateJobError
+from neoq.group_commit import Call, GroupCommit
 from neoq.job import Job, Status
 from neoq.postgres_arrays import byteas, texts, uuids
-from neoq.postgres_commit import GroupCommit
 from neoq.postgres_connections import Connection, Connections, is_alive
 from neoq.postgres_jobs import BINARY, LISTS, accept, add_values, find_query, held, job_of
 from neoq.postgres_listen import Announcer, news
@@ -20,6 +20,7 @@ from neoq.postgres_statements import Statements
 from neoq.postgres_transactions import Execute, Joined, psycopg_error
 from neoq.store import taken_by
 
+FEW = 4  # callers: not worth waiting for
 GROUP_PATIENCE = "100ms"  # for a fingerprint that another transaction holds, while others wait for the commit
 DUPLICATE = "NQ001"
 TRIES = 3  # to add a job whose holder has ended meanwhile
@@ -27,6 +28,7 @@ _REMEMBERED = 5000
 _ID_AND_TIME = struct.Struct("!qd").unpack
 
 Rows = list[tuple[Any, ...]]
+Item = tuple[Job, bytes]  # and its token
 
 
 class Adder:
@@ -44,7 +46,7 @@ class Adder:
         self._statements = statements
         self._announcer = announcer
         self._forgets = forgets  # what has ended leaves no trace: a lost reply cannot be found out then
-        self._group: GroupCommit[tuple[Job, bytes], Job | None] = GroupCommit(self._commit)
+        self._group: GroupCommit[Item, Job | None] = GroupCommit(self._commit, few=FEW)
         self._group_connection: Connection | None = None  # of whoever leads
         self._tokens = _Tokens()
         self.queues: set[str] = set()  # that the server knows
@@ -76,7 +78,12 @@ class Adder:
         if token:
             self._tokens.put(token, [job.id for job in added])
 
-    def _commit(self, items: Sequence[tuple[Job, bytes]]) -> Sequence[Job | None]:
+    def _commit(self, calls: Sequence[Call[Item, Job | None]]) -> None:
+        added = self._add_together([call.item for call in calls])
+        for call, job in zip(calls, added, strict=True):
+            call.value, call.ended = job, True
+
+    def _add_together(self, items: Sequence[Item]) -> Sequence[Job | None]:
         """Add plain jobs of several threads; None for each that must be added by itself.
 
         That is, which meets a holder, or a lock: nobody is to wait for what is another's.
@@ -89,7 +96,7 @@ class Adder:
                 return [None] * len(items)
             return self._find_out_each(items, last_id, error)
 
-    def _connection_of_group(self, items: Sequence[tuple[Job, bytes]]) -> list[Job | None]:
+    def _connection_of_group(self, items: Sequence[Item]) -> list[Job | None]:
         connection = self._group_connection
         if connection is None or not is_alive(connection):
             connection = self._connect_group()
@@ -116,7 +123,7 @@ class Adder:
         self._group_connection = connection
         return connection
 
-    def _insert_plain(self, connection: Connection, items: Sequence[tuple[Job, bytes]]) -> list[Job | None]:
+    def _insert_plain(self, connection: Connection, items: Sequence[Item]) -> list[Job | None]:
         queues = {job.queue for job, _ in items}
         self.name_queues(queues)
         notify = self._announcer.with_commit(queues)
@@ -245,7 +252,7 @@ class Adder:
         return self._execute(self._statements.add, values)
 
     def _find_out_each(
-        self, items: Sequence[tuple[Job, bytes]], last_id: int, lost: BackendUnavailable
+        self, items: Sequence[Item], last_id: int, lost: BackendUnavailable
     ) -> list[Job | None]:
         """As `_find_out`, for jobs of several threads: None for each that was not stored."""
         if not all(token for _, token in items):

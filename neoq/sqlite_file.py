@@ -1,7 +1,7 @@
 """One SQLite file as one process uses it: its connections, its errors, its one writer at a time.
 
 Whoever wants to write while another commits waits, and the next commit takes all who wait along: one fsync
-for many, see sqlite_commit.py. There is no thread for it.
+for many, see group_commit.py. There is no thread for it.
 
 No connection is open across a fork. SQLite keeps its locks per process and would believe in the child that
 it has those of the parent, so `_before_fork` closes them all, and both sides open new ones when they need
@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from neoq.errors import BackendError, BackendUnavailable
-from neoq.sqlite_commit import GroupCommit, Operation, Work
+from neoq.group_commit import Call, GroupCommit
 from neoq.sqlite_schema import MIGRATIONS, VERSION
 
 if TYPE_CHECKING:
     from neoq.sqlite_jobs import Ledger
 
 T = TypeVar("T")
+Work = Callable[["Ledger"], T]
+Operation = Call[Work[Any], Any]
 
 PAGE_SIZE = 1024  # bytes: a commit writes whole pages, most of them for one small change
 LOG_AT_LEAST, LOG_AT_MOST, LOG_SHARE = 2 << 20, 32 << 20, 4  # bytes of the write-ahead log, and of the file
@@ -65,7 +67,7 @@ class SqliteFile:
         self.path = os.path.abspath(path)  # noqa: PTH100  # a later chdir must not matter
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
-        self._in_group = GroupCommit(self._commit)
+        self._in_group: GroupCommit[Work[Any], Any] = GroupCommit(self._commit)
         self._gate = threading.RLock()  # over the writing connection
         self._writer: sqlite3.Connection | None = None
         self._mode = ""  # the writer's, as it was last set
@@ -232,11 +234,10 @@ class SqliteFile:
         If it raises, it alone is undone. It may be called again where a commit failed. What need not
         be ``lasting`` outlives this process, and perhaps not a power cut: its commit waits for no disk.
         """
-        operation = Operation(work, lasting=lasting)
-        self._in_group(operation)
-        return operation.outcome()
+        written: T = self._in_group(work, lasting=lasting)
+        return written
 
-    def _commit(self, batch: list[Operation[Any]]) -> None:
+    def _commit(self, batch: Sequence[Operation]) -> None:
         with self._gate:
             try:
                 if not self._try(batch) and not self._try(batch, apart=True):  # most often none fails
@@ -245,16 +246,14 @@ class SqliteFile:
             except BaseException as error:
                 if self._writer is not None:
                     _roll_back(self._writer)
-                for operation in batch:
-                    if not operation.ended:
-                        operation.error, operation.ended = _copy_of(error, self), True
-                if not isinstance(error, (BackendError, sqlite3.Error)):
-                    raise
+                if isinstance(error, sqlite3.Error):
+                    raise self.wrapped(error) from error
+                raise
             finally:
                 if self._closed:
                     self._disconnect()
 
-    def _try(self, batch: list[Operation[Any]], *, apart: bool = False) -> bool:
+    def _try(self, batch: Sequence[Operation], *, apart: bool = False) -> bool:
         """Commit a batch in one transaction; False where all of it was undone and is to be tried again."""
         if self._writer is None:
             self._writer = self._connect()
@@ -285,13 +284,13 @@ class SqliteFile:
             self._size_log(writer)
         return True
 
-    def _work_together(self, batch: list[Operation[Any]], cursor: sqlite3.Cursor) -> bool:
+    def _work_together(self, batch: Sequence[Operation], cursor: sqlite3.Cursor) -> bool:
         """Do what all of a batch want; False where one raised, and all is to be undone."""
         ledger = self._open_ledger(cursor)
         for operation in batch:
             operation.error = None
             try:
-                operation.value = operation.work(ledger)
+                operation.value = operation.item(ledger)
             except sqlite3.Error:
                 raise
             except Exception as error:
@@ -300,14 +299,14 @@ class SqliteFile:
         ledger.close()
         return True
 
-    def _work_apart(self, batch: list[Operation[Any]], cursor: sqlite3.Cursor) -> bool:
+    def _work_apart(self, batch: Sequence[Operation], cursor: sqlite3.Cursor) -> bool:
         """Do what all of a batch want, and undo what raises by itself."""
         for operation in batch:
             operation.error = None
             cursor.execute("savepoint neoq")
             try:
                 ledger = self._open_ledger(cursor)
-                operation.value = operation.work(ledger)
+                operation.value = operation.item(ledger)
                 ledger.close()
             except sqlite3.Error:
                 raise
@@ -317,7 +316,7 @@ class SqliteFile:
             cursor.execute("release neoq")
         return True
 
-    def _choose_mode(self, batch: list[Operation[Any]]) -> None:
+    def _choose_mode(self, batch: Sequence[Operation]) -> None:
         lasting = batch[0].lasting or any(operation.lasting for operation in batch)
         mode = self._synchronous if lasting or self._synchronous == "off" else "normal"
         if mode != self._mode:
@@ -361,15 +360,6 @@ def _code(error: sqlite3.Error) -> int:
 def _roll_back(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
         connection.execute("rollback")
-
-
-def _copy_of(error: BaseException, file: SqliteFile) -> BaseException:
-    """An error for each of those who share a failure: one object cannot be raised in several threads."""
-    if isinstance(error, sqlite3.Error):
-        return file.wrapped(error)
-    copy = BackendUnavailable(f"the commit to {file.path} was broken off: {error!r}", outcome_unknown=True)
-    copy.__cause__ = error
-    return copy
 
 
 _open_files: weakref.WeakSet[SqliteFile] = weakref.WeakSet()

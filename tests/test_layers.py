@@ -18,10 +18,11 @@ PACKAGE = ROOT / "neoq"
 
 LEAVES = {
     *("errors", "job", "config", "retry", "store", "clock", "mem_queues", "threads", "capacity"),
-    *("sqlite_schema", "sqlite_commit", "sqlite_file", "sqlite_jobs", "sqlite_locks", "sqlite_rows"),
+    *("group_commit",),
+    *("sqlite_schema", "sqlite_file", "sqlite_jobs", "sqlite_locks", "sqlite_rows"),
     *("redis_keys", "redis_records", "redis_scripts", "redis_connection", "redis_wakes", "redis_queues"),
     *("redis_finding", "redis_adding", "redis_workers", "redis_pruning"),
-    *("postgres_add", "postgres_arrays", "postgres_commit", "postgres_connections", "postgres_jobs"),
+    *("postgres_add", "postgres_arrays", "postgres_connections", "postgres_jobs"),
     *(
         "postgres_listen",
         "postgres_schema",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -30,7 +29,6 @@ from neoq import (
     Status,
     UnsupportedError,
 )
-from neoq.postgres_commit import GroupCommit
 from neoq.postgres_connections import Connections
 from neoq.postgres_schema import VERSION
 from neoq.store import Demand, Lease, Outcome
@@ -770,47 +768,6 @@ def test_a_wait_for_a_connection_ends(make: Make, monkeypatch: pytest.MonkeyPatc
 
 
 # -- enqueues that meet others -----------------------------------------------------------------------------
-
-
-def test_interrupts_of_a_group_commit() -> None:
-    """Whenever a signal handler raises as the main thread commits, the other threads go on."""
-
-    class Interrupt(Exception):
-        pass
-
-    def interrupt(*_: object) -> None:
-        raise Interrupt
-
-    group: GroupCommit[int, int] = GroupCommit(list)
-    done = threading.Event()
-
-    def commit() -> None:
-        while not done.is_set():
-            with contextlib.suppress(BackendUnavailable):
-                assert group(1) == 1
-
-    def commit_until_interrupted() -> None:
-        give_up = time.monotonic() + 1  # where it hit something that lets no error out
-        while time.monotonic() < give_up:
-            with contextlib.suppress(BackendUnavailable):
-                group(2)
-
-    threads = [threading.Thread(target=commit, daemon=True) for _ in range(4)]
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        for thread in threads:
-            thread.start()
-        for _ in range(500):
-            with contextlib.suppress(Interrupt):
-                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.001))
-                commit_until_interrupted()  # a loop in here would leave a gap in the block (CPython 3.12)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        done.set()
-    for thread in threads:
-        thread.join(PATIENCE)
-    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_new_queues_with_a_capacity(make: Make) -> None:

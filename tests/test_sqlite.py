@@ -20,11 +20,9 @@ from neoq import (
     ConfigError,
     SqliteBackend,
     UnsupportedError,
-    sqlite_commit,
     sqlite_jobs,
 )
 from neoq.sqlite_backend import SqliteConfig
-from neoq.sqlite_commit import GroupCommit, Operation
 from neoq.sqlite_file import SqliteFile
 from neoq.sqlite_jobs import Ledger
 from neoq.sqlite_schema import VERSION
@@ -397,71 +395,6 @@ def test_one_that_fails_fails_alone(backend: SqliteBackend) -> None:
     assert isinstance(results[2], neoq.DuplicateJobError)
     assert sorted(job.payload["n"] for job in backend.jobs()) == [0, 1, 2, 3]
     assert backend.stats().ready == 4
-
-
-class Commits:
-    """Commits that only note what they were given, the first of them as long as it is held."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-        self.go_on = threading.Event()
-        self.group = GroupCommit(self.commit)
-
-    def commit(self, batch: list[Operation[Any]]) -> None:
-        self.sizes.append(len(batch))
-        assert self.go_on.wait(PATIENCE)
-        for operation in batch:
-            operation.ended = True
-
-    def begin(self, number: int, *, lasting: bool = True) -> list[threading.Thread]:
-        """So many operations, each in a thread of its own; all of them wait when this returns."""
-        there = self.waiting()
-        threads = [
-            threading.Thread(target=self.group, args=(Operation(lambda _: None, lasting=lasting),))
-            for _ in range(number)
-        ]
-        for thread in threads:
-            thread.start()
-        eventually(lambda: self.waiting() == there + number, "they wait")
-        return threads
-
-    def waiting(self) -> int:
-        return len(self.group._waiting) + (self.group._leader is not None)
-
-
-@pytest.mark.parametrize(("patience", "sizes"), [(PATIENCE, [1, 3]), (0.0, [1, 2, 1])])
-def test_who_completes_the_number_leads(
-    monkeypatch: pytest.MonkeyPatch, patience: float, sizes: list[int]
-) -> None:
-    """After three wrote at once the next commit begins with the third, or a moment after the first."""
-    monkeypatch.setattr(sqlite_commit, "PATIENCE_AT_MOST", patience)
-    monkeypatch.setattr(sqlite_commit, "PATIENCE", 1e9)
-    commits = Commits()
-    first, *others = commits.begin(3)
-    commits.go_on.set()
-    first.join(PATIENCE)
-    if patience:
-        assert commits.waiting() == 2
-    else:
-        eventually(lambda: not commits.waiting(), "they did not wait for a third")
-    commits.group(Operation(lambda _: None, lasting=True))
-    for thread in others:
-        thread.join(PATIENCE)
-    assert commits.sizes == sizes
-
-
-def test_who_is_alone_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody shared the last commit, or only what need not last did, nobody is waited for."""
-    monkeypatch.setattr(sqlite_commit, "PATIENCE_AT_MOST", 1e6)
-    monkeypatch.setattr(sqlite_commit, "PATIENCE", 1e9)
-    commits = Commits()
-    threads = commits.begin(1) + commits.begin(3, lasting=False)
-    commits.go_on.set()
-    for thread in threads:
-        thread.join(PATIENCE)
-    for _ in range(2):
-        commits.group(Operation(lambda _: None, lasting=True))
-    assert commits.sizes == [1, 3, 1, 1]
 
 
 def test_who_is_interrupted_while_it_waits(path: Path) -> None:

@@ -1,7 +1,9 @@
-"""Enqueues of many threads in one commit: one of those who wait leads, and takes all who wait along.
+"""Writes of many threads in one commit: one of those who wait leads, and takes all who wait along.
 
-A commit costs a wait for the disk, whatever is in it. Who finds nobody committing begins at once, unless many
-were here just now: then it is whoever completes their number, or the first of them after a moment.
+A commit costs a wait for the disk, whatever is in it. Who finds nobody committing begins at once, unless
+several were here just now: then it is whoever completes their number, or the first of them after a moment.
+The first whom a commit has sent on would otherwise lead the next one alone, and the others wait for it:
+commits of many and commits of one would take turns.
 
 Threads that wake together fight for the interpreter, which costs more than the work that they have to do. So
 each that was served wakes the next one of its commit as it goes. Where something else keeps the interpreter
@@ -24,63 +26,87 @@ from neoq.errors import BackendError, BackendUnavailable
 T = TypeVar("T")
 R = TypeVar("R")
 
-MAX_BATCH = 200
-FEW = 4  # callers, for whom it is not worth waiting
-MOMENT = 0.0003  # seconds to wait for those who were here just now: with them it is one commit, not two
+MAX_BATCH = 200  # calls that share a commit, at most
+PATIENCE, PATIENCE_AT_MOST = 0.3, 0.002  # of the last commit's time, and seconds
 LATE = 0.002  # seconds from being woken to being awake
 LOOKS_EVERY = 1.0  # seconds; a wake-up is lost only where an interrupt hit the one who passed it on
 _BROKEN_OFF = BackendUnavailable("the commit was broken off by an interrupt", outcome_unknown=True)
 
 
-class _Call(Generic[T, R]):
-    __slots__ = ("asleep", "ended", "error", "item", "next", "taken", "value", "woken")
+class Call(Generic[T, R]):
+    """What one caller wants written, and what became of it."""
+
+    __slots__ = ("asleep", "ended", "error", "item", "lasting", "next", "taken", "value", "woken")
 
     value: R
 
-    def __init__(self, item: T) -> None:
+    def __init__(self, item: T, *, lasting: bool) -> None:
         self.item = item
+        self.lasting = lasting
         self.error: BaseException | None = None
         self.taken = False  # into a commit
         self.ended = False
-        self.next: _Call[T, R] | None = None  # of the same commit, to be woken after this one
+        self.next: Call[T, R] | None = None  # of the same commit, to be woken after this one
         self.asleep = threading.Lock()
         self.asleep.acquire()
         self.woken = math.inf  # when (monotonic)
 
+    def fail(self, error: BaseException) -> None:
+        """End it with an error that is no other call's."""
+        self.error, self.ended = error, True
+
     def wake(self) -> None:
+        """Let its thread look what has become of it."""
         self.woken = time.monotonic()
         with suppress(RuntimeError):  # it is awake, and looks what has become of it before it sleeps again
             self.asleep.release()
 
+    def outcome(self) -> R:
+        """Return its value, or raise its error."""
+        if self.error is not None:
+            try:
+                raise self.error
+            finally:
+                self.error = None  # or the traceback and this frame would keep each other alive
+        return self.value
+
 
 class GroupCommit(Generic[T, R]):
-    """Calls ``commit`` with what one or many threads want committed; it returns a value for each.
+    """Calls ``commit`` with the calls of one or many threads.
+
+    That gives each its ``value`` or ``error`` and then says that it has ``ended``; what it raises is the
+    error of all that have not. Fewer callers than ``few`` are not worth waiting for.
 
     A signal handler may raise in the main thread between any two steps: the order of those that change the
     state is such that whoever waits finds out, if only after ``LOOKS_EVERY``.
     """
 
-    def __init__(self, commit: Callable[[Sequence[T]], Sequence[R]]) -> None:
+    def __init__(self, commit: Callable[[Sequence[Call[T, R]]], None], *, few: int = 2) -> None:
         self._commit = commit
+        self._few = few
         self._lock = threading.Lock()
-        self._leader: _Call[T, R] | None = None
-        self._expected = 1  # so many are worth waiting for: as many as there were just now
-        self._waiting: deque[_Call[T, R]] = deque()  # beside the leader
+        self._leader: Call[T, R] | None = None
+        self._waiting: deque[Call[T, R]] = deque()  # beside the leader
+        self._expected = 1  # so many lasting ones are worth waiting for: as many as there were just now
+        self._patience = 0.0  # seconds that the first of those who wait gives them
         self._crowded = False  # other threads keep the interpreter busy
 
-    def __call__(self, item: T) -> R:
-        """Commit one item; returns or raises what became of it."""
-        call: _Call[T, R] = _Call(item)
+    def __call__(self, item: T, *, lasting: bool = True) -> R:
+        """Commit one item; returns or raises what became of it.
+
+        What is not ``lasting`` need not wait for a disk: it waits for nobody, and nobody for it.
+        """
+        call: Call[T, R] = Call(item, lasting=lasting)
         try:
             patience = self._arrive(call)
             while not call.ended:
                 if self._leader is call:
                     self._lead(call)
                 elif call.asleep.acquire(timeout=patience):
-                    patience = MOMENT  # served, or the first of those who wait for more to come
+                    patience = self._patience  # where it is not served it is now the first
                 else:
-                    patience = LOOKS_EVERY
                     self._lead_if_nobody_does(call)
+                    patience = LOOKS_EVERY
         finally:
             if call.next is not None:
                 self._wake(call.next, all_too=time.monotonic() - call.woken > LATE)
@@ -90,64 +116,65 @@ class GroupCommit(Generic[T, R]):
                 except BaseException:  # an interrupt: nobody else could leave for us
                     self._leave(call)
                     raise
-        if call.error is not None:
-            try:
-                raise call.error
-            finally:
-                call.error = None  # or the traceback and this frame would keep each other alive
-        return call.value
+        return call.outcome()
 
-    def _arrive(self, call: _Call[T, R]) -> float:
+    def _arrive(self, call: Call[T, R]) -> float:
         """Lead, where nobody does and enough are here, or wait; returns how long before looking again."""
         with self._lock:
-            if self._leader is None and len(self._waiting) + 1 >= self._expected:
+            if self._leader is None and (len(self._waiting) + 1 >= self._expected or not call.lasting):
                 self._leader = call
                 return LOOKS_EVERY
             first = self._leader is None and not self._waiting
             self._waiting.append(call)
-        return MOMENT if first else LOOKS_EVERY
+        return self._patience if first else LOOKS_EVERY
 
-    def _lead_if_nobody_does(self, call: _Call[T, R]) -> None:
+    def _lead_if_nobody_does(self, call: Call[T, R]) -> None:
         with self._lock:
             if self._leader is None and not call.taken:
                 if call in self._waiting:
                     self._waiting.remove(call)
                 self._leader = call
 
-    def _lead(self, own: _Call[T, R]) -> None:
-        with self._lock:
-            others = list(islice(self._waiting, MAX_BATCH - 1))
-            for call in others:
-                call.taken = True
-        for call, following in pairwise(others):
-            call.next = following
-        batch = [own, *others]
+    def _lead(self, own: Call[T, R]) -> None:
+        batch = [own]
+        if self._waiting:
+            with self._lock:
+                others = list(islice(self._waiting, MAX_BATCH - 1))
+                for call in others:
+                    call.taken = True
+            for call, following in pairwise(others):
+                call.next = following
+            batch += others
+        began = time.monotonic()
         try:
-            for call, value in zip(batch, self._commit([call.item for call in batch]), strict=True):
-                call.value, call.ended = value, True
+            self._commit(batch)
         except BaseException as error:
-            for call in others:
-                if not call.ended:
-                    call.error, call.ended = _copy_of(error), True
-            raise
+            ours = isinstance(error, BackendError)
+            for call in batch:
+                if not call.ended and (call is not own or ours):
+                    call.fail(error if call is own else _copy_of(error))
+            if not ours:
+                raise
+        if own.lasting:
+            self._patience = min(PATIENCE_AT_MOST, PATIENCE * (time.monotonic() - began))
 
-    def _leave(self, call: _Call[T, R]) -> None:
+    def _leave(self, call: Call[T, R]) -> None:
         """Wait, or lead, no longer: who was served may go, and who waited longest leads or waits for more."""
         with self._lock:
             if self._leader is not call:
                 if call in self._waiting:
                     self._waiting.remove(call)
                 return
-            here = len(self._waiting) + 1
-            self._expected = 1 if here < FEW else min(here, MAX_BATCH)
+            if here := call.lasting + sum(other.lasting for other in self._waiting):
+                self._expected = 1 if here < self._few else min(here, MAX_BATCH)
             served = [other for other in self._waiting if other.taken]
             for other in served:
-                if not other.ended:  # an interrupt came between its commit and its value
-                    other.error, other.ended = _copy_of(_BROKEN_OFF), True
+                if not other.ended:  # an interrupt came before the commit, or before it was told
+                    other.fail(_copy_of(_BROKEN_OFF))
             if served:
                 self._waiting = deque([other for other in self._waiting if not other.taken])
             longest = self._waiting[0] if self._waiting else None
-            if longest is not None and len(self._waiting) >= self._expected:
+            if longest is not None and (len(self._waiting) >= self._expected or not longest.lasting):
                 self._waiting.popleft()
                 self._leader = longest
             else:
@@ -157,7 +184,7 @@ class GroupCommit(Generic[T, R]):
         if served:
             self._wake(served[0], all_too=self._crowded)
 
-    def _wake(self, call: _Call[T, R] | None, *, all_too: bool) -> None:
+    def _wake(self, call: Call[T, R] | None, *, all_too: bool) -> None:
         """Wake one that was served, or all from there on."""
         self._crowded = all_too
         while call is not None:
