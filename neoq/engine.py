@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import math
 import os
@@ -599,7 +600,9 @@ class Engine:
                     self.attention = True
             self.stopping.run()
 
-        threading.Thread(target=shut_down, name="neoq-shutdown").start()
+        thread = threading.Thread(target=shut_down, name="neoq-shutdown")
+        # Not awaited: the frame under a signal handler may hold the lock that the start of a thread takes.
+        _thread.start_new_thread(thread.start, ())
         return stopping.report
 
     def stop_at_exit(self) -> None:

@@ -16,7 +16,7 @@ from neoq.errors import BackendError, NeoqError
 from neoq.job import Job
 from neoq.settler import Settler
 from neoq.store import Claimed, Demand, Outcome, Store, given_back, succeeded
-from neoq.threads import join
+from neoq.threads import join, start
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -106,7 +106,7 @@ class Fetcher:
         with self._lock:
             if self._thread is None and not self._stopping.is_set():
                 self._thread = threading.Thread(target=self._run, name="neoq-fetcher", daemon=True)
-                self._thread.start()
+                start(self._thread)
 
     def stop(self, timeout: float, grace: float) -> list[Job]:
         """Claim no more; return the jobs that were fetched and not taken.

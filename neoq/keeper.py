@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from neoq.errors import BackendError
 from neoq.job import Job
 from neoq.store import Lease, Store, WorkerInfo
-from neoq.threads import join
+from neoq.threads import join, start
 
 if TYPE_CHECKING:
     from neoq.config import Config
@@ -62,7 +62,7 @@ class Keeper:
             if self._thread is None and not self._closing:
                 self._renewed = time.monotonic()
                 self._thread = threading.Thread(target=self._run, name="neoq-keeper", daemon=True)
-                self._thread.start()
+                start(self._thread)
 
     def call(self) -> None:
         """Look for cancellations now."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from neoq.job import Job, Status
 from neoq.store import QueueCounts
-from neoq.threads import join
+from neoq.threads import join, start
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -315,11 +315,17 @@ class FutureJobs:
     def _start(self) -> None:
         if self._held or self._scheduler is not None or self._closed.is_set():
             return
-        self._timer = HeadTimer(self._clock, self._release)
-        self._scheduler = threading.Thread(target=self._watch, name="neoq-scheduler", daemon=True)
+        if self._timer is None:
+            self._timer = HeadTimer(self._clock, self._release)
         self._arm()
-        self._timer.start()
-        self._scheduler.start()
+        if self._timer.ident is None:
+            start(self._timer)
+        scheduler = threading.Thread(target=self._watch, name="neoq-scheduler", daemon=True)
+        try:
+            start(scheduler)
+        finally:
+            if scheduler.ident is not None:
+                self._scheduler = scheduler
 
     def _watch(self) -> None:
         """Promote far jobs, and notice a wall clock that was set, every ``interval``."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.store import Failure, Outcome, Store
-from neoq.threads import join
+from neoq.threads import join, start
 
 MAX_BATCH = 1000
 MAX_WAITING = 10_000  # outcomes; runners wait beyond
@@ -51,7 +51,7 @@ class Settler:
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="neoq-settler", daemon=True)
         try:
-            self._thread.start()
+            start(self._thread)
         except RuntimeError:  # the interpreter is going down; close() settles what is here
             self._thread = None
 

@@ -14,6 +14,7 @@ from neoq.errors import BackendError, ShutdownRequested
 from neoq.executor import abandoned
 from neoq.job import FINISHED, Job, Status
 from neoq.store import Outcome, given_back
+from neoq.threads import start
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -161,7 +162,7 @@ class Stopping:
         else:
             self._write_report(own)
             # Its own job still runs: the watchdog and the store stay until it has ended.
-            threading.Thread(target=self._close_after, args=(own,), name="neoq-shutdown").start()
+            start(threading.Thread(target=self._close_after, args=(own,), name="neoq-shutdown"))
 
     def _patience(self) -> float:
         """Seconds for a claim or a settle that is under way: all that are left, and a moment at least."""

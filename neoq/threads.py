@@ -1,9 +1,51 @@
-"""The end of a thread, and a thread for what may never end."""
+"""The beginning and the end of a thread, and a thread for what may never end."""
 
 from __future__ import annotations
 
+import _thread
 import threading
 from collections.abc import Callable
+
+
+def start(thread: threading.Thread) -> None:
+    """Start a thread; what a signal handler raises meanwhile is raised when it has begun.
+
+    Signal handlers run in the main thread. An exception of theirs that lands in `Thread.start`, as that waits
+    for the thread to begin, leaves a lock in disorder: the thread may die of it, or run while its starter is
+    told otherwise. So there a thread in between starts it.
+
+    Raises RuntimeError where there is no thread to be had.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        thread.start()
+        return
+    outcome: list[RuntimeError | None] = []
+    told = threading.Lock()  # a plain lock, which an exception cannot harm
+    told.acquire()
+
+    def begin() -> None:
+        try:
+            thread.start()
+            outcome.append(None)
+        except RuntimeError as error:
+            outcome.append(error)
+        told.release()
+
+    asked: list[int] = []
+    landed: BaseException | None = None
+    while not outcome:
+        try:
+            if not asked:  # in one call of C: nothing lands between the beginning and our knowing of it
+                asked.extend(map(_thread.start_new_thread, (begin,), ((),)))
+            told.acquire()
+        except BaseException as error:
+            if isinstance(error, RuntimeError) and not asked:
+                raise
+            landed = landed or error
+    if outcome[0] is not None:
+        raise outcome[0]
+    if landed is not None:
+        raise landed
 
 
 def join(thread: threading.Thread | None, seconds: float) -> None:
@@ -34,7 +76,7 @@ class Standby:
         """Start the thread, once; RuntimeError where the interpreter is going down."""
         with self._lock:
             if self._thread.ident is None:
-                self._thread.start()
+                start(self._thread)
 
     def do(self, work: Callable[[], None], seconds: float) -> bool:
         """Do the work, and raise what it raised; False where it is not done in time, and goes on."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from neoq.errors import BackendError
 from neoq.job import Job, to_datetime
 from neoq.store import Store, Tick
-from neoq.threads import join
+from neoq.threads import join, start
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -94,7 +94,7 @@ class Ticker:
         with self._lock:
             if self._thread is None and self._crons and not self._closing:
                 self._thread = threading.Thread(target=self._run, name="neoq-cron", daemon=True)
-                self._thread.start()
+                start(self._thread)
 
     def close(self) -> None:
         """Stop the thread."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from neoq.clock import Clock
 from neoq.config import SafeLogger
 from neoq.errors import DeadlineExceeded, JobInterrupted, JobTimeout, UnsupportedError
-from neoq.threads import join
+from neoq.threads import join, start
 
 if TYPE_CHECKING:
     from neoq.job import Job
@@ -270,8 +270,11 @@ class Watchdog:
             if self._thread is None and not self._closing:
                 self.wakes_at = math.inf
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                thread.start()
-                self._thread = thread
+                try:
+                    start(thread)
+                finally:
+                    if thread.ident is not None:
+                        self._thread = thread
 
     def close(self) -> None:
         """Stop the thread and wait for it."""

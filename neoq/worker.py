@@ -20,6 +20,7 @@ from neoq.errors import JobInterrupted
 from neoq.executor import Listener, abandoned, attempt
 from neoq.job import Job
 from neoq.store import given_back
+from neoq.threads import start
 from neoq.timeouts import STALE, Interrupt, Slot, Watchdog
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class Lane:
         self.runners.append(runner)
         try:
             self.watchdog.start()
-            runner.thread.start()
+            start(runner.thread)
         except RuntimeError as error:  # no threads left, or the interpreter is going down
             self.runners.remove(runner)
             self.stranded = not self.runners and not threading.main_thread().is_alive()
@@ -144,6 +145,12 @@ class Lane:
             self.listener.logger.error("no thread for queue %s: %s", self.queue, error)  # noqa: TRY400
             if ahead:
                 self.source.settle([given_back(job) for job in ahead])
+        except BaseException:  # of a signal handler; where it came first there is no thread to be called
+            if runner.thread.ident is None:
+                self.runners.remove(runner)
+                self.vacant += 1
+                self.waking = False
+            raise
 
     def stop(self) -> None:
         """Take no more jobs; runners end after the one that they run."""
@@ -226,7 +233,7 @@ class Lane:
         thread = threading.Thread(target=task, args=args, name=f"neoq-aside-{self.queue}", daemon=True)
         try:
             with self.lock:  # a shutdown waits for those that it finds here, which must have begun
-                thread.start()
+                start(thread)
                 self.asides = [other for other in self.asides if other.is_alive()] + [thread]
         except RuntimeError:  # the interpreter is going down
             task(*args)

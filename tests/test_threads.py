@@ -1,0 +1,61 @@
+"""Threads begin whole or not at all, whatever a signal handler raises meanwhile."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from neoq.threads import start
+
+ROUNDS = 500
+
+
+class Landed(Exception):
+    pass
+
+
+@pytest.fixture
+def alarms() -> Iterator[None]:
+    def land(*_: object) -> None:
+        raise Landed
+
+    interval, handler = sys.getswitchinterval(), signal.signal(signal.SIGALRM, land)
+    sys.setswitchinterval(1e-5)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, handler)
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may land in a destructor
+def test_a_thread_runs_once_whatever_a_signal_handler_raises_as_it_is_started(alarms: None) -> None:
+    """An exception that lands while a thread is started comes out as itself, and the thread has begun."""
+    rng = random.Random(7)
+    landed = 0
+    for _ in range(ROUNDS):
+        begun: list[int] = []
+        thread = threading.Thread(target=begun.append, args=(1,), daemon=True)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 1e-6 + rng.random() * 3e-4)
+            start(thread)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except Landed:
+            landed += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if thread.ident is not None:  # or it came before all else
+            thread.join(5)
+            assert begun == [1]
+    assert landed
+
+
+def test_no_thread_to_be_had_is_an_error() -> None:
+    """A thread that was started before cannot be started again, and the error says so."""
+    thread = threading.Thread(target=int, daemon=True)
+    start(thread)
+    with pytest.raises(RuntimeError, match="only be started once"):
+        start(thread)
