@@ -10,6 +10,8 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import repeat
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from neoq.backend import Backend
@@ -17,7 +19,7 @@ from neoq.capacity import closed, no_room, too_many
 from neoq.config import Config, count, setting, span
 from neoq.errors import BackendClosedError, UnsupportedError
 from neoq.job import FINISHED, Job, Status, to_datetime
-from neoq.mem_queues import REPLACED, FutureJobs, Key, QueueState
+from neoq.mem_queues import FutureJobs, Key, Plain, QueueState, Records, job_of
 from neoq.store import (
     Action,
     Changed,
@@ -37,8 +39,8 @@ from neoq.store import (
 _PENDING, _RUNNING, _RETRYING = Status.PENDING, Status.RUNNING, Status.RETRYING
 _SUCCEEDED, _DEAD, _CANCELLED = Status.SUCCEEDED, Status.DEAD, Status.CANCELLED
 _WAITING = frozenset({_PENDING, _RETRYING})
+_queue_of, _is_special, _data_of, _due_of = map(attrgetter, ("queue", "_special", "_data", "_run_after"))
 _REMEMBERED_TOKENS = 1000
-new_job = Job.__new__
 _CLOCK_SLIPPED = 60.0  # seconds: a tick that much older than the last one is a new one, of a clock set back
 _HANDED_OVER_AT_MOST = 2048  # far from its capacity, a queue is not full whatever the runners hold
 
@@ -78,20 +80,21 @@ class MemBackend(Backend):
         self._notify = notify
         self._lock = threading.Lock()
         self._queues: dict[str, QueueState] = {}
-        self._jobs: dict[int, Job] = {}  # every job that can be looked up, in the order of their ids
+        self._jobs: Records = {}
         self._finished: deque[Job] = deque()
         self._dead: OrderedDict[int, None] = OrderedDict()
-        self._ids = itertools.count(1)
+        self._last_id = 0
         self._leases = itertools.count(1)
         self._ticks: dict[str, float] = {}
         self._added: OrderedDict[bytes, list[int]] = OrderedDict()
         self._refusing = False
         self._future = FutureJobs(
             self._lock,
+            self._jobs,
             self.clock,
-            self.config.job_check_interval,
-            self.config.future_job_window,
-            self.release_due,
+            interval=self.config.job_check_interval,
+            window=self.config.future_job_window,
+            release=self.release_due,
         )
         self._beats: dict[str, WorkerInfo] = {}
 
@@ -135,20 +138,15 @@ class MemBackend(Backend):
                     self._wait_for_room(state, 1)
                     if data in holders:  # it came while this one waited
                         return self._meet(holders[data], None, state)
-                record, snapshot = new_job(Job), new_job(Job)
-                record.id = snapshot.id = job_id = next(self._ids)
-                record.queue = snapshot.queue = queue
-                record._data = snapshot._data = data
-                record._run_after = record._created_at = snapshot._run_after = snapshot._created_at = now
-                record._deadline = None
-                record._cancel = record._special = False
-                holders[data] = self._jobs[job_id] = record
+                self._last_id = job_id = self._last_id + 1
+                self._jobs[job_id] = plain = job_id, queue, data, now
                 quiet = not ready.length
-                ready.push(record)
+                ready.push(plain)
+                holders[data] = job_id
         finally:  # even where a signal handler raises here: the next enqueue calls for no job but its own
             if quiet:  # who was called for the job before finds this one as well
                 self._notify(queue, "ready")
-        return snapshot
+        return job_of(plain)
 
     def _add_batch(self, jobs: Sequence[Job], token: bytes, *, follows: bool = False) -> list[Job]:
         quiet: list[str] = []
@@ -165,10 +163,10 @@ class MemBackend(Backend):
         if self._refusing and not follows:
             self._refuse_outsiders(jobs[0].queue)
         if token and token in self._added:
-            return [self._jobs[job_id]._copy() for job_id in self._added[token] if job_id in self._jobs]
-        queues = {job.queue for job in jobs}
+            return [_snapshot(self._jobs[job_id]) for job_id in self._added[token] if job_id in self._jobs]
+        queues = set(map(_queue_of, jobs))
         states = {queue: self._queues.get(queue) or self._new_queue(queue) for queue in queues}
-        special = [job for job in jobs if job._special]
+        special = [job for job in jobs if job._special] if any(map(_is_special, jobs)) else []
         if not follows:  # who settles is who makes room, and must not wait for it
             self._make_room(jobs, states, special)
         if special:
@@ -192,33 +190,30 @@ class MemBackend(Backend):
         return self._accept(job, state) if holder is None else self._meet(holder, job, state)
 
     def _add_plain_batch(self, jobs: Sequence[Job], state: QueueState) -> list[Job]:
-        """The hot path of enqueue_many: jobs of one queue that are due now, and nothing but a payload."""
-        holders, records, ids, ready = state.holders, self._jobs, self._ids, state.ready
-        fresh, added = [], []
-        for job in jobs:
-            data: bytes = job._data  # type: ignore[assignment]
-            if data in holders:
-                added.append(self._meet(holders[data], job, state))
-                continue
-            record = new_job(Job)
-            record.id = job.id = job_id = next(ids)
-            record.queue = job.queue
-            record._data = data
-            record._run_after = record._created_at = job._run_after
-            record._deadline = None
-            record._cancel = record._special = False
-            holders[data] = records[job_id] = record
-            fresh.append(record)
-            added.append(job)
-        ready.push_plain(fresh)
-        return added
+        """The hot path of enqueue_many: jobs of one queue that are due now, and nothing but a payload.
+
+        Whole lists go through loops that are written in C, which cost a fifth of Python's.
+        """
+        payloads: list[bytes] = list(map(_data_of, jobs))
+        if len(set(payloads)) < len(jobs) or not state.holders.keys().isdisjoint(payloads):
+            return [self._add_one(job, state) for job in jobs]
+        first = self._last_id + 1
+        self._last_id += len(jobs)
+        ids = list(range(first, first + len(jobs)))
+        plain: list[Plain] = list(zip(ids, repeat(state.queue), payloads, map(_due_of, jobs), strict=False))
+        self._jobs.update(zip(ids, plain, strict=True))
+        state.ready.push_plain(plain)
+        state.holders.update(zip(payloads, ids, strict=True))
+        for job, job_id in zip(jobs, ids, strict=True):
+            job.id = job_id
+        return list(jobs)
 
     def _accept(self, job: Job, state: QueueState) -> Job:
         """Store a job that is new to its queue: a record of it, so that the caller's is a snapshot."""
-        job.id = next(self._ids)
+        self._last_id = job.id = self._last_id + 1
         record = job._record()
         if record.unique:
-            state.holders[state.key(record)] = record
+            state.holders[state.key(record)] = job.id
             if record.unique == "until_started":
                 state.frees_early = True
         self._jobs[job.id] = record
@@ -237,17 +232,21 @@ class MemBackend(Backend):
             job._waits = False
             state.ready.push(job)
 
-    def _meet(self, holder: Job, job: Job | None, state: QueueState) -> Job:
+    def _meet(self, holder_id: int, job: Job | None, state: QueueState) -> Job:
         """Enqueue a job (None: a plain one) whose fingerprint an unfinished one has."""
         if job is not None and job.on_duplicate == "raise":
-            raise taken_by(holder._copy())
-        if holder.status is not _RUNNING:
+            raise taken_by(_snapshot(self._jobs[holder_id]))
+        replaces = job is not None and job.on_duplicate == "replace"
+        if replaces:
+            state.record(holder_id)
+        holder = self._jobs[holder_id]
+        if isinstance(holder, Job) and holder.status is not _RUNNING:
             due = self.clock.time() if job is None else job._run_after
-            if job is not None and job.on_duplicate == "replace":
+            if replaces:
                 holder = self._move(holder, state, due, job)
             elif holder.status is _RETRYING and due < holder._run_after:  # type: ignore[operator]
                 holder = self._move(holder, state, due)
-        met = holder._copy()
+        met = _snapshot(holder)
         met.duplicate = True
         return met
 
@@ -270,13 +269,10 @@ class MemBackend(Backend):
         copy = record._copy()
         self._withdraw(record, state)
         self._jobs[record.id] = copy  # type: ignore[index]
-        if record.unique and state.holders.get(key := state.key(record)) is record:
-            state.holders[key] = copy
         return copy
 
     def _withdraw(self, record: Job, state: QueueState) -> None:
         """Take a waiting job out of where it waits; the entry itself is swept out later."""
-        record._token = REPLACED
         if record._waits:
             state.waits(record, -1)
             self._future.void()
@@ -297,9 +293,11 @@ class MemBackend(Backend):
         for job in unique:
             state = states[job.queue]
             key = state.key(job)
-            holder = state.holders.get(key) or earlier.get((job.queue, key))
-            if holder is not None and job.on_duplicate == "raise":
-                raise taken_by(holder._copy())
+            if job.on_duplicate == "raise":
+                if (holder := state.holders.get(key)) is not None:
+                    raise taken_by(_snapshot(self._jobs[holder]))
+                if (job.queue, key) in earlier:
+                    raise taken_by(earlier[job.queue, key]._copy())
             earlier[job.queue, key] = job
 
     def _remember(self, token: bytes, added: list[Job]) -> None:
@@ -308,7 +306,7 @@ class MemBackend(Backend):
             self._added.popitem(last=False)
 
     def _new_queue(self, queue: str) -> QueueState:
-        state = self._queues[queue] = QueueState(queue, self._lock)
+        state = self._queues[queue] = QueueState(queue, self._lock, self._jobs)
         return state
 
     # -- capacity ---------------------------------------------------------------------------------------
@@ -414,17 +412,30 @@ class MemBackend(Backend):
             state.ready.not_full.notify_all()
         if state.paused or not state.ready.length:
             return [], False
-        taken = state.ready.take(limit, kinds)
-        token = next(self._leases)
-        for job in taken:
-            job.status = _RUNNING
-            job._token = token
+        taken = self._hand_out(state.ready.take(limit, kinds), next(self._leases))
         if state.frees_early:
             for job in taken:
                 if job.unique == "until_started":
                     state.free(job)
         state.running += len(taken)
         return taken, state.ready.length > 0
+
+    def _hand_out(self, waiting: list[Job | Plain], token: int) -> list[Job]:
+        """Waiting jobs as running ones."""
+        records = self._jobs
+        jobs = []
+        for job in waiting:
+            if not isinstance(job, Job):  # as blank() has it, which would cost a third more
+                job_id, queue, data, due = job
+                records[job_id] = job = Job.__new__(Job)  # noqa: PLW2901
+                job.id, job.queue, job._data = job_id, queue, data
+                job._run_after = job._created_at = due
+                job._payload = job._deadline = job._ran_at = job._finished_at = job._result = job._slot = None
+                job._special = job._cancel = job._completed = False
+            job.status = _RUNNING
+            job._token = token
+            jobs.append(job)
+        return jobs
 
     def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
         """Record how attempts ended; memory has no transactions to join."""
@@ -434,8 +445,8 @@ class MemBackend(Backend):
         with self._lock:
             for outcome in outcomes:
                 lease = outcome.lease
-                job = self._jobs.get(lease.job_id)
-                if job is None or job._token != lease.token or job.status is not _RUNNING:
+                job: Any = self._jobs.get(lease.job_id)
+                if not isinstance(job, Job) or job._token != lease.token or job.status is not _RUNNING:
                     stale.add(lease.job_id)
                     continue
                 state = self._queues[lease.queue]
@@ -464,7 +475,7 @@ class MemBackend(Backend):
                     if job.unique:
                         state.free(job)
                 else:
-                    del state.holders[job._data]  # type: ignore[arg-type]
+                    state.holders.pop(job._data, None)  # type: ignore[arg-type]
                 finished.append(job)
                 settled[job.queue] = settled.get(job.queue, 0) + 1
             for queue, number in settled.items():
@@ -492,8 +503,6 @@ class MemBackend(Backend):
         """Settle an attempt: with a fresh record, since the handler may still hold the old one."""
         record = job._copy()
         self._jobs[job.id] = record  # type: ignore[index]
-        if state.holders.get(key := state.key(job)) is job:
-            state.holders[key] = record
         record.retries += outcome.charged
         record._cancel = False
         record._token = 0
@@ -537,7 +546,7 @@ class MemBackend(Backend):
     def _drop_dead(self) -> None:
         limit = self.config.max_dead
         if limit is not None and len(self._dead) > limit:
-            oldest = self._jobs[next(iter(self._dead))]
+            oldest: Any = self._jobs[next(iter(self._dead))]
             self.config.log.warning(
                 "dead job %s of %s is dropped: max_dead is %d; look at dead jobs and retry or delete them",
                 oldest.id,
@@ -566,7 +575,7 @@ class MemBackend(Backend):
         with self._lock:
             for lease in leases:
                 job = self._jobs.get(lease.job_id)
-                if job is None or job._token != lease.token:
+                if not isinstance(job, Job) or job._token != lease.token:
                     lost.add(lease.job_id)
                     continue
                 if lease.progress is not None:
@@ -625,18 +634,24 @@ class MemBackend(Backend):
         after: int | None,
     ) -> list[Job]:
         if ids is None:
-            candidates: Iterable[Job] = reversed(self._jobs.values())
+            candidates: Iterable[Job | Plain] = reversed(self._jobs.values())
         else:
             known = (self._jobs.get(job_id) for job_id in sorted(ids, reverse=True))
             candidates = (job for job in known if job is not None)
-        matching = (
-            job
-            for job in candidates
-            if (after is None or job.id < after)  # type: ignore[operator]
-            and (queue is None or job.queue == queue)
-            and (status is None or job.status is status)
-        )
-        return [job._copy() for job in itertools.islice(matching, limit)]
+        found: list[Job] = []
+        for job in candidates:
+            job_id, name, is_at = (
+                (job.id, job.queue, job.status) if isinstance(job, Job) else (*job[:2], _PENDING)
+            )
+            if (
+                (after is None or job_id < after)  # type: ignore[operator]
+                and (queue is None or name == queue)
+                and (status is None or is_at is status)
+            ):
+                found.append(_snapshot(job))
+                if len(found) == limit:
+                    break
+        return found
 
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
@@ -651,10 +666,13 @@ class MemBackend(Backend):
         done, running, queues = set(), set(), set()
         with self._lock:
             for job_id in job_ids:
-                job = self._jobs.get(job_id)
-                if job is None:
+                entry = self._jobs.get(job_id)
+                if entry is None:
                     continue
-                if operate(job, self._queues[job.queue]):
+                state = self._queues[entry.queue if isinstance(entry, Job) else entry[1]]
+                job = state.record(job_id)
+                assert job is not None
+                if operate(job, state):
                     done.add(job_id)
                     queues.add(job.queue)
                 elif action == "cancel" and job.status is _RUNNING:
@@ -680,8 +698,8 @@ class MemBackend(Backend):
         if job.unique:
             holder = state.holders.get(key := state.key(job))
             if holder is not None:
-                raise taken_by(holder._copy())
-            state.holders[key] = job
+                raise taken_by(_snapshot(self._jobs[holder]))
+            state.holders[key] = job.id  # type: ignore[assignment]
         state.dead -= 1
         self._dead.pop(job.id, None)  # type: ignore[arg-type]
         job.status, job._run_after, job._finished_at, job.retries, job.crashes = _PENDING, now, None, 0, 0
@@ -730,3 +748,7 @@ class MemBackend(Backend):
                 state.ready.push(job)
         for queue in {job.queue for job in due}:
             self._notify(queue, "ready")
+
+
+def _snapshot(job: Job | Plain) -> Job:
+    return job._copy() if isinstance(job, Job) else job_of(job)

@@ -12,47 +12,54 @@ from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from queue import Queue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from neoq.job import Job, Status
+from neoq.job import Job, Status, blank
 from neoq.store import QueueCounts
 from neoq.threads import join, start
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
 
-REPLACED = -1  # the lease token of a record that another one has taken the place of
 _SPARE = 1000  # void entries that may lie about before they are swept out
-_WAITING = frozenset({Status.PENDING, Status.RETRYING})
 
 Key = bytes | str
 Entry = tuple[float, int, Job]
+# A job that waits to run and is nothing but a payload: its id, queue, payload, and since when it is due. Most
+# are, and the garbage collector does not look at a tuple of such things, however long the backlog grows.
+Plain = tuple[int, str, bytes, float]
+Records = dict[int, Job | Plain]  # every job that can be looked up, in the order of their ids
 
 
-def _is_void(job: Job) -> bool:
-    """Whether a waiting place's job was cancelled, replaced or moved since."""
-    return job._token == REPLACED or job.status not in _WAITING
+def job_of(plain: Plain) -> Job:
+    """A plain job as an object."""
+    job = blank(plain[1])
+    job.id, _, job._data, job._run_after = plain
+    job._created_at = job._run_after
+    return job
 
 
-class ReadyQueue(Queue[Job]):
+class ReadyQueue(Queue[Job | Plain]):
     """The jobs of one queue that are due: by priority, then due time, then enqueue order.
 
     Most arrive in that order and lie in a deque, others in a heap; the better head goes first. Jobs that
-    were cancelled or moved stay behind as void entries until they come up or are too many.
+    were cancelled or moved have another record, and stay behind as void entries until they come up or are
+    too many.
     """
 
-    def __init__(self, lock: threading.Lock) -> None:
+    def __init__(self, lock: threading.Lock, records: Records) -> None:
         super().__init__()
+        self._records = records
         self.mutex = lock
         self.not_full = threading.Condition(lock)
         self.not_empty = threading.Condition(lock)
 
     def _init(self, maxsize: int) -> None:  # noqa: ARG002
-        self._in_order: deque[Job] = deque()
-        self._others: list[tuple[int, float, int, int, Job]] = []
+        self._in_order: deque[Job | Plain] = deque()
+        self._others: list[tuple[int, float, int, int, Job | Plain]] = []
         self._serial = itertools.count()
         self._void = 0
-        self._last_priority = 0
+        self._last_rank = 0
         self._last_due = 0.0
         self._last_id = 0
         self.length = 0  # jobs, void entries not counted
@@ -62,35 +69,31 @@ class ReadyQueue(Queue[Job]):
 
     __len__ = _qsize
 
-    def push(self, job: Job) -> None:
+    def push(self, job: Job | Plain) -> None:
         """Add a job that is due; there is always room for what was accepted."""
         self.length += 1
-        priority = job.priority if job._special else 0
-        due: float = job._run_after  # type: ignore[assignment]
-        job_id: int = job.id  # type: ignore[assignment]
+        rank, due, job_id = place = _place(job)
         last = self._last_due
         if not self._in_order or (
-            priority == self._last_priority and (due > last or (due == last and job_id > self._last_id))
+            rank == self._last_rank and (due > last or (due == last and job_id > self._last_id))
         ):
-            self._last_priority, self._last_due, self._last_id = priority, due, job_id
+            self._last_rank, self._last_due, self._last_id = place
             self._in_order.append(job)
         else:
-            heappush(self._others, (*_place(job), next(self._serial), job))
+            heappush(self._others, (*place, next(self._serial), job))
 
-    def push_plain(self, jobs: list[Job]) -> None:
-        """Add jobs of one due time that have no priority."""
-        if not jobs:
-            return
-        due: float = jobs[0]._run_after  # type: ignore[assignment]
-        if self._in_order and not (self._last_priority == 0 and due > self._last_due):
+    def push_plain(self, jobs: list[Plain]) -> None:
+        """Add jobs of one due time."""
+        due = jobs[0][3]
+        if self._in_order and not (self._last_rank == 0 and due > self._last_due):
             for job in jobs:
                 self.push(job)
         else:
-            self._last_priority, self._last_due, self._last_id = 0, due, jobs[-1].id or 0
+            self._last_rank, self._last_due, self._last_id = 0, due, jobs[-1][0]
             self._in_order.extend(jobs)
             self.length += len(jobs)
 
-    def take(self, limit: int, kinds: frozenset[str] | None) -> list[Job]:
+    def take(self, limit: int, kinds: frozenset[str] | None) -> list[Job | Plain]:
         """Remove and return the best jobs, at most ``limit``."""
         if kinds is not None:
             return self._take_kinds(limit, kinds)
@@ -105,8 +108,8 @@ class ReadyQueue(Queue[Job]):
         self.length -= len(taken)
         return taken
 
-    def _take_best(self, limit: int) -> list[Job]:
-        taken: list[Job] = []
+    def _take_best(self, limit: int) -> list[Job | Plain]:
+        taken: list[Job | Plain] = []
         in_order = self._in_order
         while len(taken) < limit:
             if self._others and (not in_order or self._others[0][:3] < _place(in_order[0])):
@@ -115,15 +118,15 @@ class ReadyQueue(Queue[Job]):
                 job = in_order.popleft()
             else:
                 break
-            if self._void and _is_void(job):
+            if self._void and _is_void(job, self._records):
                 self._void -= 1
             else:
                 taken.append(job)
         return taken
 
-    def _take_kinds(self, limit: int, kinds: frozenset[str]) -> list[Job]:
+    def _take_kinds(self, limit: int, kinds: frozenset[str]) -> list[Job | Plain]:
         everything = self.take(len(self), None)
-        wanted = [job for job in everything if job.kind in kinds][:limit]
+        wanted: list[Any] = [job for job in everything if isinstance(job, Job) and job.kind in kinds][:limit]
         taken = set(map(id, wanted))
         for job in everything:
             if id(job) not in taken:
@@ -135,29 +138,39 @@ class ReadyQueue(Queue[Job]):
         self._void += 1
         self.length -= 1
         if self._void > _SPARE and self._void * 2 > len(self._in_order) + len(self._others):
-            self._in_order = deque(job for job in self._in_order if not _is_void(job))
-            self._others = [entry for entry in self._others if not _is_void(entry[-1])]
+            records = self._records
+            self._in_order = deque(job for job in self._in_order if not _is_void(job, records))
+            self._others = [entry for entry in self._others if not _is_void(entry[-1], records)]
             heapify(self._others)
             self._void = 0
 
-    def _put(self, item: Job) -> None:
+    def _put(self, item: Job | Plain) -> None:
         self.push(item)
 
-    def _get(self) -> Job:
+    def _get(self) -> Job | Plain:
         return self.take(1, None)[0]
 
 
-def _place(job: Job) -> tuple[int, float, int]:
-    return -job.priority, job._run_after, job.id  # type: ignore[return-value]
+def _place(job: Job | Plain) -> tuple[int, float, int]:
+    if job.__class__ is tuple:
+        return 0, job[3], job[0]
+    return -job.priority, job._run_after, job.id  # type: ignore[union-attr, return-value]
+
+
+def _is_void(job: Job | Plain, records: Records) -> bool:
+    """Whether a waiting place's job was cancelled, deleted, replaced or moved since."""
+    job_id = job[0] if job.__class__ is tuple else job.id  # type: ignore[union-attr]
+    return records.get(job_id) is not job  # type: ignore[arg-type]
 
 
 class QueueState:
     """All that the memory backend knows of one queue."""
 
-    def __init__(self, queue: str, lock: threading.Lock) -> None:
+    def __init__(self, queue: str, lock: threading.Lock, records: Records) -> None:
         self.queue = queue
-        self.ready = ReadyQueue(lock)
-        self.holders: dict[Key, Job] = {}  # the unfinished job of each fingerprint
+        self.records = records
+        self.ready = ReadyQueue(lock, records)
+        self.holders: dict[Key, int] = {}  # the id of the unfinished job of each fingerprint
         self.paused = False
         self.blocked: list[int] = []  # how many jobs each waiting producer needs room for
         self.scheduled = 0  # waiting for their time
@@ -182,17 +195,28 @@ class QueueState:
         if own is None:
             return job._data  # type: ignore[return-value]
         if len(own) == 32:
-            by_fingerprint = {holder.fingerprint: holder for holder in self.holders.values()}
+            holders: list[Any] = [self.records[job_id] for job_id in self.holders.values()]
+            holders = [job_of(holder) if holder.__class__ is tuple else holder for holder in holders]
             self.holders.clear()  # in place: a caller may have the dict in its hand
-            self.holders.update(by_fingerprint)
+            self.holders.update((holder.fingerprint, holder.id) for holder in holders)
             self.hashed = True
         return own
 
     def free(self, job: Job) -> None:
         """Give up a job's fingerprint, if it is still the one that has it."""
         key = self.key(job)
-        if self.holders.get(key) is job:
+        if self.holders.get(key) == job.id:
             del self.holders[key]
+
+    def record(self, job_id: int) -> Job | None:
+        """A job's record, to be changed: one that is plain is so no longer."""
+        job = self.records.get(job_id)
+        if job.__class__ is not tuple:
+            return job  # type: ignore[return-value]
+        record = self.records[job_id] = job_of(job)
+        self.ready.void()
+        self.ready.push(record)
+        return record
 
     def waits(self, job: Job, one: int) -> None:
         """Count a job in (1) or out (-1) that waits for its time."""
@@ -225,9 +249,17 @@ class FutureJobs:
     """
 
     def __init__(
-        self, lock: threading.Lock, clock: Clock, interval: float, window: float, release: Callable[[], None]
+        self,
+        lock: threading.Lock,
+        records: Records,
+        clock: Clock,
+        *,
+        interval: float,
+        window: float,
+        release: Callable[[], None],
     ) -> None:
         self._lock = lock
+        self._records = records
         self._clock = clock
         self._interval = interval
         self._horizon = max(window, 2 * interval)  # whatever the window, nobody is promoted too late
@@ -264,7 +296,7 @@ class FutureJobs:
         near = self._near
         while near and near[0][0] <= now:
             job = heappop(near)[-1]
-            if self._void and _is_void(job):
+            if self._void and _is_void(job, self._records):
                 self._void -= 1
             else:
                 job._waits = False
@@ -287,7 +319,7 @@ class FutureJobs:
         self._void += 1
         if self._void > _SPARE and self._void * 2 > len(self._far) + len(self._near):
             for heap in (self._far, self._near):
-                heap[:] = [entry for entry in heap if not _is_void(entry[-1])]
+                heap[:] = [entry for entry in heap if not _is_void(entry[-1], self._records)]
                 heapify(heap)
             self._void = 0
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from neoq.job import CODEC, FINISHED, Job, OnDuplicate, Status, Unique
+from neoq.job import CODEC, FINISHED, Job, OnDuplicate, Status, Unique, blank
 from neoq.postgres_arrays import bools, byteas, float8s, int2s, int4s, int8s, texts, uuids
 from neoq.postgres_statements import Statements
 from neoq.store import Outcome, QueueCounts
@@ -145,7 +145,7 @@ def _place_or_id(row: tuple[Any, ...]) -> Any:
 
 def claimed(row: Sequence[Any], token: int, worker: str) -> Job:
     """The job that a claim returned."""
-    job = Job.__new__(Job)
+    job = blank()
     job.id, job.queue, job.priority, job._run_after, job._created_at, job._data = row[:6]
     job.status = Status.RUNNING
     job._token = token
@@ -175,7 +175,7 @@ def claimed(row: Sequence[Any], token: int, worker: str) -> Job:
 
 def job_of(row: Sequence[Any]) -> Job:
     """The snapshot that a row of a `find_query` describes; a caller's driver may give memoryviews."""
-    job = Job.__new__(Job)
+    job = blank()
     (
         job.id,
         job.queue,

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from neoq.job import CODEC, Job, Status, Unique, fingerprint
+from neoq.job import CODEC, Job, Status, Unique, blank, fingerprint
 from neoq.store import Outcome
 
 STATUSES = (
@@ -79,11 +79,9 @@ def job_of(id_of_job: int, queue: str, record: bytes, life: bytes | None) -> Job
 
     Its payload is missing where that is kept apart.
     """
-    job = Job.__new__(Job)
+    job = blank(queue)
     job.id = id_of_job
-    job.queue = queue
     job._special = True
-    job._cancel = False
     uniqueness = record[0]
     large = uniqueness > 50
     at = 9 + int(record[5:9])

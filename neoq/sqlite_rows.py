@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from neoq.job import FINISHED, Job, Status, Unique
+from neoq.job import FINISHED, Job, Status, Unique, blank
 from neoq.sqlite_schema import DIED, ENDED, READY, RUNS, WAITS
 from neoq.store import QueueCounts
 
@@ -27,40 +27,44 @@ _FIELDS = (  # of QueueCounts; the place in this tuple is the kind in neoq_count
     *("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled"),
 )
 N_READY, N_SCHEDULED, N_RETRYING, N_RUNNING, N_SUCCEEDED, N_DEAD, N_CANCELLED = range(7)
+_IN_SLOTS = "id, queue, run_after, created_at, token, deadline, payload, ran_at, finished_at, result"
 _AS_THEY_ARE = {  # columns, and the attributes of a job that they are
-    "id": "id",
-    "queue": "queue",
     "priority": "priority",
-    "run_after": "_run_after",
-    "created_at": "_created_at",
-    "token": "_token",
     "worker": "worker",
     "crashes": "crashes",
     "retries": "retries",
     "max_retries": "max_retries",
-    "deadline": "_deadline",
     "fingerprint": "_own_fingerprint",
     "kind": "kind",
     "key": "key",
     "batch": "group",
-    "payload": "_data",
-    "ran_at": "_ran_at",
-    "finished_at": "_finished_at",
     "error": "error",
     "traceback": "traceback",
-    "result": "_result",
 }
 _ATTRIBUTES = tuple(_AS_THEY_ARE.values())
 _OTHERS = "status, uniqueness, cancel, meta, progress, progress_text, place, lease_until"
-COLUMNS = f"{', '.join(_AS_THEY_ARE)}, {_OTHERS}"
+COLUMNS = f"{_IN_SLOTS}, {', '.join(_AS_THEY_ARE)}, {_OTHERS}"
+_FIRST, _REST = 10, 10 + len(_AS_THEY_ARE)
 
 
 def job_of(row: Sequence[Any]) -> Job:
     """The job that a row of `COLUMNS` describes."""
-    job = Job.__new__(Job)
+    job = blank()
+    (
+        job.id,
+        job.queue,
+        job._run_after,
+        job._created_at,
+        job._token,
+        job._deadline,
+        job._data,
+        job._ran_at,
+        job._finished_at,
+        job._result,
+    ) = row[:_FIRST]
     fields = job.__dict__
-    fields.update(zip(_ATTRIBUTES, row, strict=False))
-    status, uniqueness, cancel, meta, progress, progress_text, place, _ = row[len(_ATTRIBUTES) :]
+    fields.update(zip(_ATTRIBUTES, row[_FIRST:_REST], strict=True))
+    status, uniqueness, cancel, meta, progress, progress_text, place, _ = row[_REST:]
     job.status = _STATUSES[status]
     job._cancel = bool(cancel)
     job._waits = place == WAITS
