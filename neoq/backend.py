@@ -24,6 +24,7 @@ from neoq.job import (
     check_queue,
     encode_payload,
     plain_payloads,
+    queue_of,
     refuse_size,
     to_seconds,
 )
@@ -353,10 +354,10 @@ class Backend(Store):
 
     def _prepare_batch(self, batch: list[Job], payloads: list[bytes] | None) -> None:
         now, limit = self.engine.clock.time(), self._max_payload
-        for queue in {job.queue for job in batch}:
+        for queue in set(map(queue_of, batch)):
             if queue not in self.engine.lanes:
                 self.engine.refuse_unheard(queue)
-        if payloads and len(max(payloads, key=len)) <= limit:
+        if payloads and max(map(len, payloads)) <= limit:
             for job, data in zip(batch, payloads, strict=True):
                 job._data = data
                 job._payload = None

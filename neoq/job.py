@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import chain, repeat
+from operator import attrgetter
 from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict
 
@@ -28,6 +30,7 @@ _EXACT = b"%b"  # copies bytes to their size: orjson's own keep the 4 KB that th
 _EARLIEST, _LATEST = (datetime(year, 12, 30, tzinfo=UTC).timestamp() for year in (1, 9999))
 _MAX_KNOWN = 10_000
 _known_queues: set[str] = set()  # names that were checked
+_SORTED = orjson.OPT_SORT_KEYS
 _SCALARS = frozenset({str, int, bool, NoneType})
 _NO_META: Mapping[str, str] = MappingProxyType({})
 
@@ -387,6 +390,10 @@ class Job:
         return copy
 
 
+queue_of, is_special, data_of = map(
+    attrgetter, ("queue", "_special", "_data")
+)  # for loops that are written in C
+_payload_of = attrgetter("_payload")
 _IN_SLOTS = tuple(name for name in Job.__slots__ if name != "__dict__")
 _DESCRIBED = frozenset(
     "priority max_retries unique on_duplicate kind key group meta _own_fingerprint _waits".split()
@@ -420,37 +427,31 @@ def encode_payload(payload: Any, queue: str) -> bytes:
     try:
         if type(payload) is not dict or not _SCALARS.issuperset(map(type, payload.values())):
             payload = _plain_object(payload, "payload", queue, 0)
-        return _EXACT % orjson.dumps(payload, None, orjson.OPT_SORT_KEYS)
+        return _EXACT % orjson.dumps(payload, None, _SORTED)
     except orjson.JSONEncodeError:
         # orjson says what, never where; the walk finds the place, or makes plain what orjson refuses.
-        return _EXACT % orjson.dumps(_plain_object(payload, "payload", queue, 0), None, orjson.OPT_SORT_KEYS)
+        return _EXACT % orjson.dumps(_plain_object(payload, "payload", queue, 0), None, _SORTED)
 
 
 def plain_payloads(jobs: Sequence[Job]) -> list[bytes] | None:
     """The payloads of many jobs, as `encode_payload` writes them; None where one of them wants a closer look.
 
     That is a job that is more than a queue and a payload, one that was enqueued before or is there twice,
-    or a payload that is more than a dict of scalars.
+    or a payload that is more than a dict of scalars. Whole lists go through loops that are written in C.
     """
-    if len(set(map(id, jobs))) < len(jobs):
+    if set(map(type, jobs)) != {Job} or len(set(map(id, jobs))) < len(jobs):
         return None
-    payloads = []
-    dumps, sort, scalars = orjson.dumps, orjson.OPT_SORT_KEYS, _SCALARS
+    if any(map(is_special, jobs)) or any(map(data_of, jobs)):
+        return None
+    payloads: list[Any] = list(map(_payload_of, jobs))
+    if set(map(type, payloads)) != {dict}:
+        return None
+    if not _SCALARS.issuperset(map(type, chain.from_iterable(map(dict.values, payloads)))):
+        return None
     try:
-        for job in jobs:
-            payload = job._payload
-            if (
-                job.__class__ is not Job
-                or job._special
-                or job._data is not None
-                or payload.__class__ is not dict
-                or not scalars.issuperset(map(type, payload.values()))
-            ):
-                return None
-            payloads.append(_EXACT % dumps(payload, None, sort))
-    except (AttributeError, orjson.JSONEncodeError):
+        return list(map(_EXACT.__mod__, map(orjson.dumps, payloads, repeat(None), repeat(_SORTED))))
+    except orjson.JSONEncodeError:
         return None
-    return payloads
 
 
 def encode_result(result: Any) -> bytes | None:

@@ -18,7 +18,7 @@ from neoq.backend import Backend
 from neoq.capacity import closed, no_room, too_many
 from neoq.config import Config, count, setting, span
 from neoq.errors import BackendClosedError, UnsupportedError
-from neoq.job import FINISHED, Job, Status, to_datetime
+from neoq.job import FINISHED, Job, Status, data_of, is_special, queue_of, to_datetime
 from neoq.mem_queues import FutureJobs, Key, Plain, QueueState, Records, job_of
 from neoq.store import (
     Action,
@@ -39,7 +39,7 @@ from neoq.store import (
 _PENDING, _RUNNING, _RETRYING = Status.PENDING, Status.RUNNING, Status.RETRYING
 _SUCCEEDED, _DEAD, _CANCELLED = Status.SUCCEEDED, Status.DEAD, Status.CANCELLED
 _WAITING = frozenset({_PENDING, _RETRYING})
-_queue_of, _is_special, _data_of, _due_of = map(attrgetter, ("queue", "_special", "_data", "_run_after"))
+_due_of = attrgetter("_run_after")
 _REMEMBERED_TOKENS = 1000
 _CLOCK_SLIPPED = 60.0  # seconds: a tick that much older than the last one is a new one, of a clock set back
 _HANDED_OVER_AT_MOST = 2048  # far from its capacity, a queue is not full whatever the runners hold
@@ -164,9 +164,9 @@ class MemBackend(Backend):
             self._refuse_outsiders(jobs[0].queue)
         if token and token in self._added:
             return [_snapshot(self._jobs[job_id]) for job_id in self._added[token] if job_id in self._jobs]
-        queues = set(map(_queue_of, jobs))
+        queues = set(map(queue_of, jobs))
         states = {queue: self._queues.get(queue) or self._new_queue(queue) for queue in queues}
-        special = [job for job in jobs if job._special] if any(map(_is_special, jobs)) else []
+        special = [job for job in jobs if job._special] if any(map(is_special, jobs)) else []
         if not follows:  # who settles is who makes room, and must not wait for it
             self._make_room(jobs, states, special)
         if special:
@@ -194,7 +194,7 @@ class MemBackend(Backend):
 
         Whole lists go through loops that are written in C, which cost a fifth of Python's.
         """
-        payloads: list[bytes] = list(map(_data_of, jobs))
+        payloads: list[bytes] = list(map(data_of, jobs))
         if len(set(payloads)) < len(jobs) or not state.holders.keys().isdisjoint(payloads):
             return [self._add_one(job, state) for job in jobs]
         first = self._last_id + 1
