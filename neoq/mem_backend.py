@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import repeat
-from operator import attrgetter
 from typing import Any, ClassVar
 
 from neoq.backend import Backend
@@ -39,7 +38,6 @@ from neoq.store import (
 _PENDING, _RUNNING, _RETRYING = Status.PENDING, Status.RUNNING, Status.RETRYING
 _SUCCEEDED, _DEAD, _CANCELLED = Status.SUCCEEDED, Status.DEAD, Status.CANCELLED
 _WAITING = frozenset({_PENDING, _RETRYING})
-_due_of = attrgetter("_run_after")
 _REMEMBERED_TOKENS = 1000
 _CLOCK_SLIPPED = 60.0  # seconds: a tick that much older than the last one is a new one, of a clock set back
 _HANDED_OVER_AT_MOST = 2048  # far from its capacity, a queue is not full whatever the runners hold
@@ -141,7 +139,7 @@ class MemBackend(Backend):
                 self._last_id = job_id = self._last_id + 1
                 self._jobs[job_id] = plain = job_id, queue, data, now
                 quiet = not ready.length
-                ready.push(plain)
+                ready.push_new(plain, now)
                 holders[data] = job_id
         finally:  # even where a signal handler raises here: the next enqueue calls for no job but its own
             if quiet:  # who was called for the job before finds this one as well
@@ -200,9 +198,10 @@ class MemBackend(Backend):
         first = self._last_id + 1
         self._last_id += len(jobs)
         ids = list(range(first, first + len(jobs)))
-        plain: list[Plain] = list(zip(ids, repeat(state.queue), payloads, map(_due_of, jobs), strict=False))
+        due: float = jobs[0]._run_after  # type: ignore[assignment]  # and that of all
+        plain: list[Plain] = list(zip(ids, repeat(state.queue), payloads, repeat(due), strict=False))
         self._jobs.update(zip(ids, plain, strict=True))
-        state.ready.push_plain(plain)
+        state.ready.push_many(plain, due)
         state.holders.update(zip(payloads, ids, strict=True))
         for job, job_id in zip(jobs, ids, strict=True):
             job.id = job_id
@@ -422,16 +421,12 @@ class MemBackend(Backend):
 
     def _hand_out(self, waiting: list[Job | Plain], token: int) -> list[Job]:
         """Waiting jobs as running ones."""
-        records = self._jobs
         jobs = []
-        for job in waiting:
-            if not isinstance(job, Job):  # as blank() has it, which would cost a third more
-                job_id, queue, data, due = job
-                records[job_id] = job = Job.__new__(Job)  # noqa: PLW2901
-                job.id, job.queue, job._data = job_id, queue, data
-                job._run_after = job._created_at = due
-                job._payload = job._deadline = job._ran_at = job._finished_at = job._result = job._slot = None
-                job._special = job._cancel = job._completed = False
+        for entry in waiting:
+            if isinstance(entry, Job):
+                job = entry
+            else:
+                job = self._jobs[entry[0]] = job_of(entry)
             job.status = _RUNNING
             job._token = token
             jobs.append(job)
@@ -460,44 +455,49 @@ class MemBackend(Backend):
     def settle_succeeded(self, jobs: Sequence[Job]) -> set[int]:
         """The hot path of settle: a job's own record, as `claim` handed it out."""
         stale: set[int] = set()
-        settled: dict[str, int] = {}
-        records, finished, state = self._jobs, self._finished, None
+        records, finished = self._jobs, self._finished
+        state = self._queues[jobs[0].queue]
+        hold, hashed = state.holders.pop, state.hashed
+        settled = 0
         with self._lock:
             for job in jobs:
                 if records.get(job.id) is not job or job.status is not _RUNNING:  # type: ignore[arg-type]
                     stale.add(job.id)  # type: ignore[arg-type]
                     continue
-                if state is None or state.queue != job.queue:
-                    state = self._queues[job.queue]
                 job.status = _SUCCEEDED
                 job._slot = job._payload = None
-                if job._special or state.hashed:
-                    if job.unique:
-                        state.free(job)
-                else:
-                    state.holders.pop(job._data, None)  # type: ignore[arg-type]
+                if not (job._special or hashed):
+                    hold(job._data, None)  # type: ignore[arg-type]
+                elif job.unique:
+                    state.free(job)
                 finished.append(job)
-                settled[job.queue] = settled.get(job.queue, 0) + 1
-            for queue, number in settled.items():
-                self._queues[queue].running -= number
-                self._queues[queue].succeeded += number
+                settled += 1
+            state.running -= settled
+            state.succeeded += settled
             self._drop_finished()
         return stale
 
     def _drop_finished(self) -> None:
         """Forget the oldest of too many finished jobs."""
         limit = self.config.max_finished
-        if limit is None or len(self._finished) <= limit:
+        if limit is None:
             return
-        dropped: dict[str, int] = {}
+        queue, dropped = "", 0
+        oldest, forget = self._finished.popleft, self._jobs.pop
         for _ in range(len(self._finished) - limit):
-            job = self._finished.popleft()
+            job = oldest()
             if job.status is not _SUCCEEDED:
                 self._forget(job)
-            elif self._jobs.pop(job.id, None) is not None:  # type: ignore[arg-type]
-                dropped[job.queue] = dropped.get(job.queue, 0) + 1
-        for queue, number in dropped.items():
-            self._queues[queue].succeeded -= number
+                continue
+            if job.queue != queue:  # mostly it is that of all
+                self._count_dropped(queue, dropped)
+                queue, dropped = job.queue, 0
+            dropped += forget(job.id, None) is not None  # type: ignore[arg-type]
+        self._count_dropped(queue, dropped)
+
+    def _count_dropped(self, queue: str, dropped: int) -> None:
+        if dropped:
+            self._queues[queue].succeeded -= dropped
 
     def _settle_one(self, job: Job, state: QueueState, outcome: Outcome) -> None:
         """Settle an attempt: with a fresh record, since the handler may still hold the old one."""

@@ -14,7 +14,7 @@ from heapq import heapify, heappop, heappush
 from queue import Queue
 from typing import TYPE_CHECKING, Any
 
-from neoq.job import Job, Status, blank
+from neoq.job import PENDING, Job, Status
 from neoq.store import QueueCounts
 from neoq.threads import join, start
 
@@ -25,6 +25,9 @@ _SPARE = 1000  # void entries that may lie about before they are swept out
 
 Key = bytes | str
 Entry = tuple[float, int, Job]
+Place = tuple[
+    int, float, int
+]  # in the order of a queue: by priority, the highest first, then due time, then id
 # A job that waits to run and is nothing but a payload: its id, queue, payload, and since when it is due. Most
 # are, and the garbage collector does not look at a tuple of such things, however long the backlog grows.
 Plain = tuple[int, str, bytes, float]
@@ -32,10 +35,14 @@ Records = dict[int, Job | Plain]  # every job that can be looked up, in the orde
 
 
 def job_of(plain: Plain) -> Job:
-    """A plain job as an object."""
-    job = blank(plain[1])
-    job.id, _, job._data, job._run_after = plain
-    job._created_at = job._run_after
+    """A plain job as an object; as `blank` makes them, but for the hot path in one go."""
+    job = Job.__new__(Job)
+    job.id, job.queue, job._data, due = plain
+    job._run_after = job._created_at = due
+    job._payload = job._deadline = job._ran_at = job._finished_at = job._result = job._slot = None
+    job.status = PENDING
+    job._token = 0
+    job._special = job._cancel = job._completed = False
     return job
 
 
@@ -59,9 +66,7 @@ class ReadyQueue(Queue[Job | Plain]):
         self._others: list[tuple[int, float, int, int, Job | Plain]] = []
         self._serial = itertools.count()
         self._void = 0
-        self._last_rank = 0
-        self._last_due = 0.0
-        self._last_id = 0
+        self._last: Place = (0, 0.0, 0)  # of what was put in order
         self.length = 0  # jobs, void entries not counted
 
     def _qsize(self) -> int:
@@ -72,26 +77,33 @@ class ReadyQueue(Queue[Job | Plain]):
     def push(self, job: Job | Plain) -> None:
         """Add a job that is due; there is always room for what was accepted."""
         self.length += 1
-        rank, due, job_id = place = _place(job)
-        last = self._last_due
-        if not self._in_order or (
-            rank == self._last_rank and (due > last or (due == last and job_id > self._last_id))
-        ):
-            self._last_rank, self._last_due, self._last_id = place
+        place = _place(job)
+        if place > self._last or not self._in_order:
+            self._last = place
             self._in_order.append(job)
         else:
             heappush(self._others, (*place, next(self._serial), job))
 
-    def push_plain(self, jobs: list[Plain]) -> None:
-        """Add jobs of one due time."""
-        due = jobs[0][3]
-        if self._in_order and not (self._last_rank == 0 and due > self._last_due):
-            for job in jobs:
-                self.push(job)
+    def push_new(self, job: Plain, due: float) -> None:
+        """Add a job whose id is the highest so far; most are such."""
+        last = self._last
+        if due >= last[1] and not last[0]:
+            self._last = 0, due, job[0]
+            self._in_order.append(job)
+            self.length += 1
         else:
-            self._last_rank, self._last_due, self._last_id = 0, due, jobs[-1][0]
+            self.push(job)
+
+    def push_many(self, jobs: list[Plain], due: float) -> None:
+        """Add jobs of one due time, whose ids rise and are the highest so far."""
+        last = self._last
+        if due >= last[1] and not last[0]:
+            self._last = 0, due, jobs[-1][0]
             self._in_order.extend(jobs)
             self.length += len(jobs)
+        else:
+            for job in jobs:
+                self.push(job)
 
     def take(self, limit: int, kinds: frozenset[str] | None) -> list[Job | Plain]:
         """Remove and return the best jobs, at most ``limit``."""
@@ -151,7 +163,7 @@ class ReadyQueue(Queue[Job | Plain]):
         return self.take(1, None)[0]
 
 
-def _place(job: Job | Plain) -> tuple[int, float, int]:
+def _place(job: Job | Plain) -> Place:
     if job.__class__ is tuple:
         return 0, job[3], job[0]
     return -job.priority, job._run_after, job.id  # type: ignore[union-attr, return-value]

@@ -232,7 +232,7 @@ class Store(abc.ABC):
         """Record outcomes, each only under its current lease; return the ids of the stale ones."""
 
     def settle_succeeded(self, jobs: Sequence[Job]) -> set[int]:
-        """As `settle`, for jobs that succeeded: their ``_ran_at``, ``_finished_at`` and ``_result`` are set.
+        """As `settle`, for jobs of one queue that succeeded; ``_ran_at`` to ``_result`` are set.
 
         A store that is ``local`` may do it without building an Outcome for each.
         """
