@@ -143,6 +143,24 @@ def test_ready_jobs_run_whatever_the_clock_does(backend: neoq.MemBackend, wall: 
     assert {job.payload["n"] for job, _ in notes.jobs} == set(range(200))
 
 
+def test_jobs_enqueued_after_the_clock_was_set_back_are_due_before(
+    backend: neoq.MemBackend, wall: Wall
+) -> None:
+    """Jobs run by due time, so what comes after the clock was set back, one or a batch, runs first."""
+    notes = Notes(wall)
+    backend.listen("q", notes, concurrency=1)
+    backend.pause("q")
+    backend.enqueue("q", {"n": 3})
+    wall.offset = -HOUR
+    backend.enqueue_many([neoq.Job("q", {"n": n}) for n in (1, 2)])
+    wall.offset = -2 * HOUR
+    backend.enqueue("q", {"n": 0})
+    wall.offset = 0.0
+    backend.resume("q")
+    assert notes.wait_for(4)
+    assert [job.payload["n"] for job, _ in notes.jobs] == [0, 1, 2, 3]
+
+
 def test_many_jumps_neither_lose_nor_repeat_future_jobs(backend: neoq.MemBackend, wall: Wall) -> None:
     """Through a clock that is set every few milliseconds each future job runs once."""
     notes = Notes(wall)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -25,6 +26,7 @@ LOOP["self"] = LOOP
 NOT_JSON = {
     "set": {"a": {1}},
     "datetime": {"a": datetime(2030, 1, 1, tzinfo=UTC)},
+    "uuid": {"a": UUID(int=7)},
     "bytes": {"a": b"x"},
     "object": {"a": object()},
     "nan": {"a": float("nan")},
@@ -118,6 +120,14 @@ class PayloadCases(Suite):
         with pytest.raises(PayloadError) as caught:
             waiting.enqueue("q", payload)
         assert "a" in caught.value.path
+        assert unfinished_jobs(waiting) == []
+
+    @pytest.mark.parametrize("payload", NOT_JSON.values(), ids=NOT_JSON)
+    def test_what_is_not_json_is_refused_in_a_batch(self, waiting: Backend, payload: dict[str, Any]) -> None:
+        """enqueue_many refuses what enqueue refuses, wherever in the batch it is."""
+        waiting.listen("q", ignore)
+        with pytest.raises(PayloadError, match="job 2 of the list"):
+            waiting.enqueue_many([Job("q", {"n": 1}), Job("q", {"n": 2}), Job("q", payload), Job("q")])
         assert unfinished_jobs(waiting) == []
 
     def test_a_payload_that_is_no_object_is_refused(self, waiting: Backend) -> None:

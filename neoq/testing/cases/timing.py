@@ -201,6 +201,17 @@ class OrderCases(Suite):
         waiting.start()
         assert seen.wait(5) == [100, 5, 0, -5, -100]
 
+    def test_jobs_without_a_priority_go_before_lower_ones(self, waiting: Backend, seen: Seen) -> None:
+        """What has no priority runs before what has a lower one and came earlier, also in a batch."""
+        waiting.listen("q", lambda job: seen(job.payload["n"]), concurrency=1)
+        waiting.enqueue("q", {"n": 4}, priority=-1)
+        waiting.enqueue("q", {"n": 0})
+        waiting.enqueue("q", {"n": 5}, priority=-2)
+        waiting.enqueue_many([Job("q", {"n": n}) for n in (1, 2)])
+        waiting.enqueue("q", {"n": 3})
+        waiting.start()
+        assert seen.wait(6) == list(range(6))
+
     @pytest.mark.parametrize("priority", [101, -101, 1000, 1.5, True, "1"])
     def test_a_priority_out_of_range_is_refused(self, waiting: Backend, priority: Any) -> None:
         """Priorities are integers from -100 to 100."""
