@@ -117,7 +117,7 @@ class MemBackend(Backend):
                 "jobs in memory cannot join a transaction; enqueue after its commit, or use a backend that "
                 "keeps jobs in that database"
             )
-        return self._add_batch(jobs, token)
+        return self._add_batch(jobs, token) if token or len(jobs) > 1 else [self._add_alone(jobs[0])]
 
     def add_plain(self, queue: str, data: bytes, now: float, transaction: Any = None) -> Job:
         """The hot path of enqueue: each call and lookup here is paid by every job."""
@@ -145,6 +145,22 @@ class MemBackend(Backend):
             if quiet:  # who was called for the job before finds this one as well
                 self._notify(queue, "ready")
         return job_of(plain)
+
+    def _add_alone(self, job: Job) -> Job:
+        """One job; mostly it is more than a queue and a payload."""
+        quiet = False
+        try:
+            with self._lock:
+                if self._refusing:
+                    self._refuse_outsiders(job.queue)
+                state = self._queues.get(job.queue) or self._new_queue(job.queue)
+                if not job._waits and self._is_full(state, 1):
+                    self._wait_for_room(state, 1)
+                quiet = not state.ready.length
+                return self._add_one(job, state)
+        finally:
+            if quiet:
+                self._notify(job.queue, "ready")
 
     def _add_batch(self, jobs: Sequence[Job], token: bytes, *, follows: bool = False) -> list[Job]:
         quiet: list[str] = []

@@ -127,7 +127,9 @@ class PayloadCases(Suite):
         """enqueue_many refuses what enqueue refuses, wherever in the batch it is."""
         waiting.listen("q", ignore)
         with pytest.raises(PayloadError, match="job 2 of the list"):
-            waiting.enqueue_many([Job("q", {"n": 1}), Job("q", {"n": 2}), Job("q", payload), Job("q", {"n": 4})])
+            waiting.enqueue_many(
+                [Job("q", {"n": 1}), Job("q", {"n": 2}), Job("q", payload), Job("q", {"n": 4})]
+            )
         assert unfinished_jobs(waiting) == []
 
     def test_a_payload_that_is_no_object_is_refused(self, waiting: Backend) -> None:
