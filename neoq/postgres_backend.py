@@ -127,13 +127,11 @@ class PostgresBackend(Backend):
     @classmethod
     def from_url(cls, url: str, options: Mapping[str, Any]) -> Self:
         """A backend as its URL says; what of its query is no setting of ours is libpq's."""
-        from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+        from urllib.parse import parse_qsl, quote, urlencode
 
-        try:
-            parts = urlsplit(url)
-        except ValueError as error:
-            raise ConfigError([f"the URL is not one: {error}"]) from None
-        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        # Only libpq knows its URLs: without a host one leads to a socket, and there may be several hosts.
+        place, _, query = url.partition("?")
+        pairs = parse_qsl(query, keep_blank_values=True)
         names = [name for name, _ in pairs]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -141,7 +139,7 @@ class PostgresBackend(Backend):
         driver = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
         theirs = [(name, value) for name, value in pairs if name in driver]
         ours = {name: value for name, value in pairs if name not in driver}
-        rest = urlunsplit(parts._replace(query=urlencode(theirs, quote_via=quote)))
+        rest = f"{place}?{urlencode(theirs, quote_via=quote)}" if theirs else place
         backend = cls.__new__(cls)
         backend.config = cls.config_class.load({"url": rest} | dict(options), ours)
         backend._set_up()
