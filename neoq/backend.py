@@ -22,6 +22,7 @@ from neoq.job import (
     JobOptions,
     Status,
     check_queue,
+    checked_id,
     encode_payload,
     plain_payloads,
     queue_of,
@@ -478,6 +479,7 @@ class Backend(Store):
 
     def get(self, job_id: int) -> Job | None:
         """A snapshot of a job, or None where nothing is known of it."""
+        job_id = checked_id(job_id)
         self.engine.look()
         return next(iter(self.find(ids=[job_id], limit=1)), None)
 
@@ -493,6 +495,10 @@ class Backend(Store):
             raise InvalidJobError(f"limit is {limit!r}; it takes an int from 1 on")
         if status is not None and status not in tuple(Status):
             raise InvalidJobError(f"status is {status!r}; it takes a neoq.Status: {', '.join(Status)}")
+        if queue is not None:
+            check_queue(queue)
+        if after is not None:
+            after = checked_id(after)
         self.engine.look()
         return self.find(
             queue=queue, status=None if status is None else Status(status), limit=limit, after=after
@@ -504,7 +510,7 @@ class Backend(Store):
         Raises TimeoutError when ``timeout`` comes first, and NeoqError where nothing is known of the job:
         finished ones are kept as ``retention`` and ``max_finished`` say.
         """
-        return self.engine.wait(job_id, _seconds(timeout))
+        return self.engine.wait(checked_id(job_id), _seconds(timeout))
 
     def stats(self) -> Stats:
         """This backend in numbers."""
@@ -534,6 +540,7 @@ class Backend(Store):
 
     def cancel(self, job_id: int) -> bool:
         """Cancel a job: a waiting one at once, a running one by an interrupt; False if there is none."""
+        job_id = checked_id(job_id)
         self.engine.look()
         changed = self.change([job_id], "cancel")
         self.engine.cancel_running(set(changed.running))
@@ -545,11 +552,13 @@ class Backend(Store):
 
         Raises DuplicateJobError where its fingerprint is taken meanwhile.
         """
+        job_id = checked_id(job_id)
         self.engine.look()
         return bool(self.change([job_id], "retry").done)
 
     def delete(self, job_id: int) -> bool:
         """Forget a job that is not running."""
+        job_id = checked_id(job_id)
         self.engine.look()
         deleted = bool(self.change([job_id], "delete").done)
         self.engine.tell()
@@ -597,11 +606,32 @@ def _refreshed(jobs: list[Any]) -> list[Job]:
 def _given(job: Any, payload: Any, options: JobOptions) -> Job:
     """The job to store for what ``enqueue`` was given."""
     if not isinstance(job, Job):
-        return Job(job, payload, **options)
+        try:
+            return Job(job, payload, **options)
+        except TypeError:
+            _refuse_unknown(options)
+            raise
     if payload is not None or options:
         extra = ", ".join([*(["payload"] if payload is not None else []), *options])
         raise InvalidJobError(f"enqueue(job) takes everything from the Job; {extra} was given beside it")
     return job._fresh()
+
+
+def _refuse_unknown(options: Mapping[str, Any]) -> None:
+    import difflib
+
+    for name in options:
+        if name not in JobOptions.__annotations__:
+            near = difflib.get_close_matches(name, JobOptions.__annotations__, 1)
+            raise TypeError(
+                f"enqueue() does not know {name}; "
+                + (
+                    f"did you mean {near[0]}?"
+                    if near
+                    else "what the handler is to have goes into the payload: "
+                    f"enqueue(queue, {{{name!r}: ...}})"
+                )
+            ) from None
 
 
 def _check_handler(queue: str, handler: Any) -> None:

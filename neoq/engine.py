@@ -146,9 +146,13 @@ class Engine:
         with self.lock:
             self._refuse_closed()
             if listener.queue in self.listeners:
-                advice = "; pass queue= to give this cron a name of its own" if cron else ""
+                advice = (
+                    "pass queue= to give this cron a name of its own"
+                    if cron
+                    else ("it has one, so give this one another queue")
+                )
                 raise ListenerExistsError(
-                    f"queue {listener.queue!r} has a handler already{advice}", queue=listener.queue
+                    f"queue {listener.queue!r} has a handler already; {advice}", queue=listener.queue
                 )
             listener.wrap(self.middleware)
             self.listeners[listener.queue] = listener

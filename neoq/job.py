@@ -32,6 +32,7 @@ _MAX_KNOWN = 10_000
 _known_queues: set[str] = set()  # names that were checked
 _SORTED = orjson.OPT_SORT_KEYS
 _SCALARS = frozenset({str, int, bool, NoneType})
+_LAST_ID = 2**63 - 1  # of 64 bits
 _NO_META: Mapping[str, str] = MappingProxyType({})
 
 
@@ -557,7 +558,8 @@ def _advice(value: Any) -> str:
 
 
 def _describe(value: Any) -> str:
-    return f"a {type(value).__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeio' else 'a'} {name}"
 
 
 def to_datetime(epoch: float | None) -> datetime | None:
@@ -618,6 +620,13 @@ def check_queue(queue: Any) -> None:
         raise InvalidJobError(f"the queue is {queue[:40]!r}...; a name has 1 to 200 printable characters")
     if len(_known_queues) < _MAX_KNOWN:
         _known_queues.add(queue)
+
+
+def checked_id(job_id: Any) -> int:
+    """The id that some call was given; one that no store gives out is merely unknown."""
+    if isinstance(job_id, bool) or not isinstance(job_id, int):
+        raise InvalidJobError(f"the id of a job is {job_id!r:.80}; it takes an int, which job.id is")
+    return max(-_LAST_ID, min(job_id, _LAST_ID))
 
 
 def _checked_int(name: str, value: Any, low: int, high: int) -> int:
