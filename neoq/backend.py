@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta, tzinfo
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from urllib.parse import SplitResult
 
+SECOND_SIGNAL = 0.5  # seconds after the first, or it is the same
 EnqueueMiddleware = Callable[[Job, Callable[..., Job]], Job]
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
 _NOT_GIVEN: Any = object()
@@ -434,18 +436,27 @@ class Backend(Store):
         return self.engine.shutdown(_seconds(timeout), drain=drain)
 
     def run(self) -> ShutdownReport:
-        """Run jobs until SIGTERM or SIGINT, then shut down gracefully; for the main thread of a worker."""
+        """Run jobs until SIGTERM or SIGINT, then shut down gracefully; for the main thread of a worker.
+
+        A second signal, half a second later or more, does not let running jobs end: it interrupts them.
+        """
         if threading.current_thread() is not threading.main_thread():
             raise NeoqError("run() waits for signals, which only the main thread gets; elsewhere use start()")
         # A lock and no Event: the set() of one takes a lock that the wait() under this handler may hold.
         asked = threading.Lock()
         asked.acquire()
 
+        first: list[float] = []
+
         def ask(*_: object) -> None:
+            now = time.monotonic()
             try:
                 asked.release()
-            except RuntimeError:  # asked before
-                pass
+                first.append(now)
+            except RuntimeError:  # asked before; both at once is a supervisor that passes a signal on
+                stopping = self.engine.stopping
+                if stopping is not None and now - first[0] >= SECOND_SIGNAL:
+                    stopping.hurry()
 
         signals = (signal.SIGTERM, signal.SIGINT)
         before = [signal.signal(number, ask) for number in signals]
