@@ -77,8 +77,10 @@ class Keeper:
         join(thread, 1.0)
 
     def _run(self) -> None:
-        while not self._closing:
+        while True:
             self._call.clear()
+            if self._closing:  # looked at after the clear, which may have taken its call
+                return
             try:
                 self._keep()
             except BackendError as error:
