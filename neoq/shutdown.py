@@ -293,7 +293,7 @@ class Stopping:
             self._reported = True
             vars(self.report).update(vars(found))
         if found.lost:
-            named = ", ".join(f"{job.id} of {job.queue}" for job in found.lost[:NAMED_IN_LOG])
+            named = ", ".join(f"job {job.id} of {job.queue}" for job in found.lost[:NAMED_IN_LOG])
             more = f" and {len(found.lost) - NAMED_IN_LOG} more" if len(found.lost) > NAMED_IN_LOG else ""
             engine.config.log.warning("shutdown lost %d unfinished jobs: %s%s", len(found.lost), named, more)
 
