@@ -145,13 +145,15 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def connect(url: str | None = None, *, environ: Mapping[str, str] = os.environ, **options: Any) -> Backend:
+def connect(url: str | None = None, *, environ: Mapping[str, str] | None = None, **options: Any) -> Backend:
     """The backend that a URL names: ``memory://``, settings as its query (``memory://?concurrency=4``).
 
-    Without a URL it is ``$NEOQ_URL``, or ``memory://``. Keywords are settings too and come first.
+    Without a URL it is ``$NEOQ_URL`` (looked up in ``environ``, if that is given), or ``memory://``.
+    Keywords are settings too and come first.
+
     Raises ConfigError for a URL or a setting that is wrong.
     """
-    url = url or environ.get("NEOQ_URL") or "memory://"
+    url = url or (os.environ if environ is None else environ).get("NEOQ_URL") or "memory://"
     scheme, separator, rest = url.partition("://") if isinstance(url, str) else ("", "", "")
     name = _SCHEMES.get(scheme.lower())
     if name is None or not separator:

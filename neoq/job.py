@@ -100,7 +100,7 @@ class Job:
         "queue",
         "status",
     )
-    id: int | None
+    id: int  # None until it is accepted; each that a backend returns has one
     queue: str
     status: Status
     # Seconds since the epoch: a float is cheap, and most jobs' datetimes are never looked at.
@@ -159,7 +159,7 @@ class Job:
     ) -> None:
         if type(queue) is not str or queue not in _known_queues:
             check_queue(queue)
-        self.id = self._data = self._run_after = self._deadline = self._created_at = None
+        self.id = self._data = self._run_after = self._deadline = self._created_at = None  # type: ignore[assignment]
         self._ran_at = self._finished_at = self._result = self._slot = None
         self.queue = queue
         self.status = PENDING
@@ -405,7 +405,7 @@ _ASKED = frozenset({"_asked_run_after", "_asked_deadline"})
 def blank(queue: str = "") -> Job:
     """A job for a store to fill in."""
     job = Job.__new__(Job)
-    job.id = job._data = job._run_after = job._deadline = job._created_at = None
+    job.id = job._data = job._run_after = job._deadline = job._created_at = None  # type: ignore[assignment]
     job._payload = job._ran_at = job._finished_at = job._result = job._slot = None
     job.queue = queue
     job.status = PENDING

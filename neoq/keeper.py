@@ -91,7 +91,7 @@ class Keeper:
         store = self._store
         began = time.monotonic()
         store.beat(self._info())
-        leases = [Lease(job.id, job.queue, job._token, job._progress) for job in self._held()]  # type: ignore[arg-type]
+        leases = [Lease(job.id, job.queue, job._token, job._progress) for job in self._held()]
         if leases:
             lost, cancelled = store.extend(leases)
             # By lease and not by job: it may have been settled meanwhile, and claimed again by this process.

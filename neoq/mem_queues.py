@@ -172,7 +172,7 @@ def _place(job: Job | Plain) -> Place:
 def _is_void(job: Job | Plain, records: Records) -> bool:
     """Whether a waiting place's job was cancelled, deleted, replaced or moved since."""
     job_id = job[0] if job.__class__ is tuple else job.id  # type: ignore[union-attr]
-    return records.get(job_id) is not job  # type: ignore[arg-type]
+    return records.get(job_id) is not job
 
 
 class QueueState:

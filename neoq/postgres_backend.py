@@ -8,8 +8,8 @@ import re
 import time as _time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, ClassVar, Self
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, Self, Unpack
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from neoq import postgres_schema
 from neoq.backend import Backend
 from neoq.capacity import Room, no_room, wanted_of
-from neoq.config import FLAG, Config, Kind, count, setting, span
+from neoq.config import FLAG, Config, Kind, Settings, count, setting, span
 from neoq.errors import (
     BackendError,
     BackendUnavailable,
@@ -61,6 +61,15 @@ def _schema(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch("[a-z_][a-z0-9_]{0,49}", value):
         raise ValueError(value)
     return value
+
+
+class PostgresSettings(Settings, total=False):
+    """The keywords of `PostgresBackend` beside its URL."""
+
+    schema: str
+    pool_size: int
+    wait_for_server: timedelta | float
+    migrate: bool
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,7 @@ class PostgresBackend(Backend):
     config: PostgresConfig
     features: ClassVar[frozenset[str]] = frozenset({"durable", "shared", "transactions"})
 
-    def __init__(self, url: str = "", **options: Any) -> None:
+    def __init__(self, url: str = "", **options: Unpack[PostgresSettings]) -> None:
         super().__init__(url=url, **options)
 
     @classmethod

@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import typing
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -339,6 +340,25 @@ def test_an_unknown_url_is_refused_with_those_that_exist(url: str) -> None:
     """A URL of no backend is a ConfigError that names the schemes there are."""
     with pytest.raises(ConfigError, match=r"memory://"):
         neoq.connect(url)
+
+
+@pytest.mark.parametrize(
+    ("backend", "positional"),
+    [
+        (neoq.MemBackend, set()),
+        (neoq.SqliteBackend, {"path"}),
+        (neoq.PostgresBackend, {"url"}),
+        (neoq.RedisBackend, {"url"}),
+    ],
+)
+def test_every_setting_is_a_keyword_that_type_checkers_know(
+    backend: type[neoq.Backend], positional: set[str]
+) -> None:
+    """The typed keywords of a backend are its settings, all of them and no others."""
+    module = sys.modules[backend.__module__]
+    (options,) = typing.get_args(typing.get_type_hints(backend.__init__, vars(module))["options"])
+    settings = {spec.name for spec in dataclasses.fields(backend.config_class)}
+    assert set(options.__annotations__) == settings - positional
 
 
 @pytest.mark.parametrize(
