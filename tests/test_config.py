@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 import math
 import os
@@ -369,6 +370,12 @@ def test_a_misspelt_url_is_guessed(url: str, guess: str) -> None:
     """A URL like one that exists is a ConfigError that guesses which was meant."""
     with pytest.raises(ConfigError, match=f"did you mean {guess}://"):
         neoq.connect(url)
+
+
+def test_help_shows_no_environment() -> None:
+    """No signature has the variables of the process for a default: help() and the reference show it."""
+    for function in (neoq.connect, neoq.Config.load):
+        assert inspect.signature(function).parameters["environ"].default is None
 
 
 def test_the_scheme_of_a_url_may_be_in_capitals() -> None:
