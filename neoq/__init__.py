@@ -146,8 +146,9 @@ def __dir__() -> list[str]:
 
 
 def connect(url: str | None = None, *, environ: Mapping[str, str] | None = None, **options: Any) -> Backend:
-    """The backend that a URL names: ``memory://``, settings as its query (``memory://?concurrency=4``).
+    """The backend that a URL names, with settings as its query (``memory://?concurrency=4``).
 
+    It begins with ``memory://``, ``sqlite:///`` and a file, ``postgresql://`` or ``redis://``.
     Without a URL it is ``$NEOQ_URL`` (looked up in ``environ``, if that is given), or ``memory://``.
     Keywords are settings too and come first.
 
