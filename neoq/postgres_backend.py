@@ -120,7 +120,8 @@ class PostgresBackend(Backend):
     """Jobs in PostgreSQL 13 or newer: ``PostgresBackend("postgresql://...")``, or `neoq.connect`.
 
     Takes every setting of `Config`, and ``schema``, ``pool_size``, ``wait_for_server`` and ``migrate``, as
-    keywords. Any number of processes on any number of machines may share the database. Safe to use from many threads.
+    keywords. Any number of processes on any number of machines may share the database. Safe to use from many
+    threads.
 
     Raises ConfigError for a setting that is unknown or out of range, and at the first call BackendUnavailable
     where the server cannot be reached, BackendError where its tables cannot be used.
