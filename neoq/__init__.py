@@ -107,6 +107,8 @@ _ON_DEMAND = {
     "current_job": "neoq.worker",
 }
 
+_DRIVERS = {"PostgresBackend": ("psycopg", "postgres"), "RedisBackend": ("redis", "redis")}  # and the extra
+
 _SCHEMES = {
     "memory": "MemBackend",
     "postgres": "PostgresBackend",
@@ -126,7 +128,15 @@ def __getattr__(name: str) -> Any:
     """Import what is on demand, once."""
     if name not in _ON_DEMAND:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_ON_DEMAND[name]), name)
+    driver, extra = _DRIVERS.get(name, ("", ""))
+    try:
+        value = getattr(importlib.import_module(_ON_DEMAND[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name != driver:
+            raise
+        raise ModuleNotFoundError(
+            f"{name} needs {driver}, which is not installed: pip install 'neoq[{extra}]'", name=driver
+        ) from None
     globals()[name] = value
     return value
 
@@ -135,20 +145,31 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def connect(url: str | None = None, *, environ: Mapping[str, str] = os.environ, **options: Any) -> Backend:
-    """The backend that a URL names: ``memory://``, settings as its query (``memory://?concurrency=4``).
+def connect(url: str | None = None, *, environ: Mapping[str, str] | None = None, **options: Any) -> Backend:
+    """The backend that a URL names, with settings as its query (``memory://?concurrency=4``).
 
-    Without a URL it is ``$NEOQ_URL``, or ``memory://``. Keywords are settings too and come first.
+    It begins with ``memory://``, ``sqlite:///`` and a file, ``postgresql://`` or ``redis://``.
+    Without a URL it is ``$NEOQ_URL`` (looked up in ``environ``, if that is given), or ``memory://``.
+    Keywords are settings too and come first.
+
     Raises ConfigError for a URL or a setting that is wrong.
     """
-    url = url or environ.get("NEOQ_URL") or "memory://"
-    scheme, separator, _ = url.partition("://") if isinstance(url, str) else ("", "", "")
-    if scheme not in _SCHEMES or not separator:
-        known = ", ".join(f"{name}://" for name in _SCHEMES)
-        shown = f"{scheme}://..." if separator else repr(url)  # never more of it: it may hold a password
-        raise ConfigError([f"no backend knows the URL {shown}; it begins with one of {known}"])
-    backend: type[Backend] = __getattr__(_SCHEMES[scheme])
-    return backend.from_url(url, options)
+    url = url or (os.environ if environ is None else environ).get("NEOQ_URL") or "memory://"
+    scheme, separator, rest = url.partition("://") if isinstance(url, str) else ("", "", "")
+    name = _SCHEMES.get(scheme.lower())
+    if name is None or not separator:
+        raise ConfigError([_unknown_url(url, scheme if separator else None)])
+    backend: type[Backend] = __getattr__(name)
+    return backend.from_url(f"{scheme.lower()}://{rest}", options)
+
+
+def _unknown_url(url: object, scheme: str | None) -> str:
+    import difflib
+
+    shown = repr(url) if scheme is None else f"{scheme}://..."  # never more of it: it may hold a password
+    near = difflib.get_close_matches(scheme or str(url), _SCHEMES, 1)
+    guess = f"did you mean {near[0]}://...? One" if near else "it"
+    return f"no backend knows the URL {shown}; {guess} begins with memory://, sqlite:///, postgresql:// or redis://"
 
 
 def migrate(url: str | None = None, **options: Any) -> None:

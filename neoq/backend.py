@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta, tzinfo
@@ -22,6 +23,7 @@ from neoq.job import (
     JobOptions,
     Status,
     check_queue,
+    checked_id,
     encode_payload,
     plain_payloads,
     queue_of,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from urllib.parse import SplitResult
 
+SECOND_SIGNAL = 0.5  # seconds after the first, or it is the same
 EnqueueMiddleware = Callable[[Job, Callable[..., Job]], Job]
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
 _NOT_GIVEN: Any = object()
@@ -433,18 +436,27 @@ class Backend(Store):
         return self.engine.shutdown(_seconds(timeout), drain=drain)
 
     def run(self) -> ShutdownReport:
-        """Run jobs until SIGTERM or SIGINT, then shut down gracefully; for the main thread of a worker."""
+        """Run jobs until SIGTERM or SIGINT, then shut down gracefully; for the main thread of a worker.
+
+        A second signal, half a second later or more, does not let running jobs end: it interrupts them.
+        """
         if threading.current_thread() is not threading.main_thread():
             raise NeoqError("run() waits for signals, which only the main thread gets; elsewhere use start()")
         # A lock and no Event: the set() of one takes a lock that the wait() under this handler may hold.
         asked = threading.Lock()
         asked.acquire()
 
+        first: list[float] = []
+
         def ask(*_: object) -> None:
+            now = time.monotonic()
             try:
                 asked.release()
-            except RuntimeError:  # asked before
-                pass
+                first.append(now)
+            except RuntimeError:  # asked before; both at once is a supervisor that passes a signal on
+                stopping = self.engine.stopping
+                if stopping is not None and now - first[0] >= SECOND_SIGNAL:
+                    stopping.hurry()
 
         signals = (signal.SIGTERM, signal.SIGINT)
         before = [signal.signal(number, ask) for number in signals]
@@ -478,6 +490,7 @@ class Backend(Store):
 
     def get(self, job_id: int) -> Job | None:
         """A snapshot of a job, or None where nothing is known of it."""
+        job_id = checked_id(job_id)
         self.engine.look()
         return next(iter(self.find(ids=[job_id], limit=1)), None)
 
@@ -493,6 +506,10 @@ class Backend(Store):
             raise InvalidJobError(f"limit is {limit!r}; it takes an int from 1 on")
         if status is not None and status not in tuple(Status):
             raise InvalidJobError(f"status is {status!r}; it takes a neoq.Status: {', '.join(Status)}")
+        if queue is not None:
+            check_queue(queue)
+        if after is not None:
+            after = checked_id(after)
         self.engine.look()
         return self.find(
             queue=queue, status=None if status is None else Status(status), limit=limit, after=after
@@ -504,7 +521,7 @@ class Backend(Store):
         Raises TimeoutError when ``timeout`` comes first, and NeoqError where nothing is known of the job:
         finished ones are kept as ``retention`` and ``max_finished`` say.
         """
-        return self.engine.wait(job_id, _seconds(timeout))
+        return self.engine.wait(checked_id(job_id), _seconds(timeout))
 
     def stats(self) -> Stats:
         """This backend in numbers."""
@@ -534,6 +551,7 @@ class Backend(Store):
 
     def cancel(self, job_id: int) -> bool:
         """Cancel a job: a waiting one at once, a running one by an interrupt; False if there is none."""
+        job_id = checked_id(job_id)
         self.engine.look()
         changed = self.change([job_id], "cancel")
         self.engine.cancel_running(set(changed.running))
@@ -545,11 +563,13 @@ class Backend(Store):
 
         Raises DuplicateJobError where its fingerprint is taken meanwhile.
         """
+        job_id = checked_id(job_id)
         self.engine.look()
         return bool(self.change([job_id], "retry").done)
 
     def delete(self, job_id: int) -> bool:
         """Forget a job that is not running."""
+        job_id = checked_id(job_id)
         self.engine.look()
         deleted = bool(self.change([job_id], "delete").done)
         self.engine.tell()
@@ -597,11 +617,32 @@ def _refreshed(jobs: list[Any]) -> list[Job]:
 def _given(job: Any, payload: Any, options: JobOptions) -> Job:
     """The job to store for what ``enqueue`` was given."""
     if not isinstance(job, Job):
-        return Job(job, payload, **options)
+        try:
+            return Job(job, payload, **options)
+        except TypeError:
+            _refuse_unknown(options)
+            raise
     if payload is not None or options:
         extra = ", ".join([*(["payload"] if payload is not None else []), *options])
         raise InvalidJobError(f"enqueue(job) takes everything from the Job; {extra} was given beside it")
     return job._fresh()
+
+
+def _refuse_unknown(options: Mapping[str, Any]) -> None:
+    import difflib
+
+    for name in options:
+        if name not in JobOptions.__annotations__:
+            near = difflib.get_close_matches(name, JobOptions.__annotations__, 1)
+            raise TypeError(
+                f"enqueue() does not know {name}; "
+                + (
+                    f"did you mean {near[0]}?"
+                    if near
+                    else "what the handler is to have goes into the payload: "
+                    f"enqueue(queue, {{{name!r}: ...}})"
+                )
+            ) from None
 
 
 def _check_handler(queue: str, handler: Any) -> None:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from neoq.errors import ConfigError, InvalidJobError
 
@@ -149,6 +149,31 @@ def _default_concurrency() -> int:
     return min(32, (os.cpu_count() or 1) + 4)
 
 
+class Settings(TypedDict, total=False):
+    """The settings of every backend as keywords, for who types them; `Config` says what each means."""
+
+    job_check_interval: timedelta | float
+    future_job_window: timedelta | float
+    queue_capacity: int | None
+    enqueue_timeout: timedelta | float | None
+    concurrency: int
+    timeout: timedelta | float | None
+    max_retries: int
+    max_abandoned: int
+    shutdown_timeout: timedelta | float
+    lease: timedelta | float
+    heartbeat: timedelta | float
+    max_crashes: int
+    retention: timedelta | float | None
+    max_finished: int | None
+    max_dead: int | None
+    max_payload: int
+    timezone: str
+    autostart: bool
+    on_error: OnError | None
+    logger: str | logging.Logger | logging.LoggerAdapter[Any]
+
+
 @dataclass(frozen=True)
 class Config:
     """The settings of a backend; immutable, checked as a whole. Spans are held in seconds.
@@ -230,14 +255,17 @@ class Config:
         cls,
         options: Mapping[str, Any],
         url_options: Mapping[str, str] | None = None,
-        environ: Mapping[str, str] = os.environ,
+        environ: Mapping[str, str] | None = None,
     ) -> Self:
         """A Config from keywords, then URL parameters, then ``NEOQ_*`` variables, then the defaults.
+
+        The variables are those of the process, unless ``environ`` is given.
 
         Raises ConfigError for a key that this backend does not know, or a value out of range.
         """
         known = {spec.name for spec in fields(cls)}
         url_options = url_options or {}
+        environ = os.environ if environ is None else environ
         problems = [
             _unknown(name, known, cls) for name in (*options, *url_options) if name not in known
         ] + _misspelt_variables(environ, known, cls)

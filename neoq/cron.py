@@ -214,7 +214,7 @@ def _resolve_zone(zone: str | tzinfo, spec: str) -> tzinfo:
     try:
         return ZoneInfo(str(name))
     except (KeyError, ValueError, OSError) as error:
-        fix = "use a name such as 'Europe/Berlin', or a tzinfo (no names on this system: pip install tzdata)"
+        fix = "use a name such as 'Europe/Berlin', or a tzinfo; where no name is known: pip install tzdata"
         raise _error(spec, f"unknown timezone {zone!r}; {fix}", "timezone") from error
 
 

@@ -146,9 +146,13 @@ class Engine:
         with self.lock:
             self._refuse_closed()
             if listener.queue in self.listeners:
-                advice = "; pass queue= to give this cron a name of its own" if cron else ""
+                advice = (
+                    "pass queue= to give this cron a name of its own"
+                    if cron
+                    else ("it has one, so give this one another queue")
+                )
                 raise ListenerExistsError(
-                    f"queue {listener.queue!r} has a handler already{advice}", queue=listener.queue
+                    f"queue {listener.queue!r} has a handler already; {advice}", queue=listener.queue
                 )
             listener.wrap(self.middleware)
             self.listeners[listener.queue] = listener
@@ -506,12 +510,12 @@ class Engine:
             raise NeoqError("drain() waits for jobs that nobody runs: call start() first")
         return self.await_quiet(math.inf if timeout is None else _time.monotonic() + timeout)
 
-    def await_quiet(self, give_up: float) -> bool:
-        """Wait until `is_quiet`, at most until ``give_up`` (monotonic)."""
+    def await_quiet(self, give_up: float, broken_off: Callable[[], bool] = bool) -> bool:
+        """Wait until `is_quiet`, at most until ``give_up`` (monotonic) or until it is broken off."""
         with self.watching():
             while not self.is_quiet():
                 left = give_up - _time.monotonic()
-                if left <= 0:
+                if left <= 0 or broken_off():
                     return False
                 self.wait_for_change(left)
         return True
@@ -636,7 +640,10 @@ def _forked() -> None:
 
 def _exiting() -> None:
     for engine in list(_alive.values()):
-        engine.stop_at_exit()
+        try:
+            engine.stop_at_exit()
+        except KeyboardInterrupt:  # it has hurried, and said what was lost
+            pass
 
 
 os.register_at_fork(after_in_child=_forked)

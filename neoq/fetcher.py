@@ -131,8 +131,10 @@ class Fetcher:
 
     def _run(self) -> None:
         pause = FIRST_PAUSE
-        while not self._stopping.is_set():
+        while True:
             self._call.clear()
+            if self._stopping.is_set():  # looked at after the clear, which may have taken its call
+                return
             try:
                 wait = self._fetch()
                 pause = FIRST_PAUSE

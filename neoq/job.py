@@ -32,6 +32,7 @@ _MAX_KNOWN = 10_000
 _known_queues: set[str] = set()  # names that were checked
 _SORTED = orjson.OPT_SORT_KEYS
 _SCALARS = frozenset({str, int, bool, NoneType})
+_LAST_ID = 2**63 - 1  # of 64 bits
 _NO_META: Mapping[str, str] = MappingProxyType({})
 
 
@@ -99,7 +100,7 @@ class Job:
         "queue",
         "status",
     )
-    id: int | None
+    id: int  # None until it is accepted; each that a backend returns has one
     queue: str
     status: Status
     # Seconds since the epoch: a float is cheap, and most jobs' datetimes are never looked at.
@@ -158,7 +159,7 @@ class Job:
     ) -> None:
         if type(queue) is not str or queue not in _known_queues:
             check_queue(queue)
-        self.id = self._data = self._run_after = self._deadline = self._created_at = None
+        self.id = self._data = self._run_after = self._deadline = self._created_at = None  # type: ignore[assignment]
         self._ran_at = self._finished_at = self._result = self._slot = None
         self.queue = queue
         self.status = PENDING
@@ -404,7 +405,7 @@ _ASKED = frozenset({"_asked_run_after", "_asked_deadline"})
 def blank(queue: str = "") -> Job:
     """A job for a store to fill in."""
     job = Job.__new__(Job)
-    job.id = job._data = job._run_after = job._deadline = job._created_at = None
+    job.id = job._data = job._run_after = job._deadline = job._created_at = None  # type: ignore[assignment]
     job._payload = job._ran_at = job._finished_at = job._result = job._slot = None
     job.queue = queue
     job.status = PENDING
@@ -557,7 +558,8 @@ def _advice(value: Any) -> str:
 
 
 def _describe(value: Any) -> str:
-    return f"a {type(value).__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeio' else 'a'} {name}"
 
 
 def to_datetime(epoch: float | None) -> datetime | None:
@@ -618,6 +620,13 @@ def check_queue(queue: Any) -> None:
         raise InvalidJobError(f"the queue is {queue[:40]!r}...; a name has 1 to 200 printable characters")
     if len(_known_queues) < _MAX_KNOWN:
         _known_queues.add(queue)
+
+
+def checked_id(job_id: Any) -> int:
+    """The id that some call was given; one that no store gives out is merely unknown."""
+    if isinstance(job_id, bool) or not isinstance(job_id, int):
+        raise InvalidJobError(f"the id of a job is {job_id!r:.80}; it takes an int, which job.id is")
+    return max(-_LAST_ID, min(job_id, _LAST_ID))
 
 
 def _checked_int(name: str, value: Any, low: int, high: int) -> int:

@@ -77,8 +77,10 @@ class Keeper:
         join(thread, 1.0)
 
     def _run(self) -> None:
-        while not self._closing:
+        while True:
             self._call.clear()
+            if self._closing:  # looked at after the clear, which may have taken its call
+                return
             try:
                 self._keep()
             except BackendError as error:
@@ -89,7 +91,7 @@ class Keeper:
         store = self._store
         began = time.monotonic()
         store.beat(self._info())
-        leases = [Lease(job.id, job.queue, job._token, job._progress) for job in self._held()]  # type: ignore[arg-type]
+        leases = [Lease(job.id, job.queue, job._token, job._progress) for job in self._held()]
         if leases:
             lost, cancelled = store.extend(leases)
             # By lease and not by job: it may have been settled meanwhile, and claimed again by this process.

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import repeat
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from neoq.backend import Backend
 from neoq.capacity import closed, no_room, too_many
-from neoq.config import Config, count, setting, span
+from neoq.config import Config, Settings, count, setting, span
 from neoq.errors import BackendClosedError, UnsupportedError
 from neoq.job import FINISHED, Job, Status, data_of, is_special, queue_of, to_datetime
 from neoq.mem_queues import FutureJobs, Key, Plain, QueueState, Records, job_of
@@ -72,6 +72,9 @@ class MemBackend(Backend):
 
     config_class = MemConfig
     features: ClassVar[frozenset[str]] = frozenset({"local"})
+
+    def __init__(self, **options: Unpack[Settings]) -> None:
+        super().__init__(**options)
 
     def open_store(self, notify: Notify) -> None:
         """Begin with no jobs at all."""
@@ -283,7 +286,7 @@ class MemBackend(Backend):
         """Replace a waiting record by a copy, so that what points at the old one is void."""
         copy = record._copy()
         self._withdraw(record, state)
-        self._jobs[record.id] = copy  # type: ignore[index]
+        self._jobs[record.id] = copy
         return copy
 
     def _withdraw(self, record: Job, state: QueueState) -> None:
@@ -477,8 +480,8 @@ class MemBackend(Backend):
         settled = 0
         with self._lock:
             for job in jobs:
-                if records.get(job.id) is not job or job.status is not _RUNNING:  # type: ignore[arg-type]
-                    stale.add(job.id)  # type: ignore[arg-type]
+                if records.get(job.id) is not job or job.status is not _RUNNING:
+                    stale.add(job.id)
                     continue
                 job.status = _SUCCEEDED
                 job._slot = job._payload = None
@@ -508,7 +511,7 @@ class MemBackend(Backend):
             if job.queue != queue:  # mostly it is that of all
                 self._count_dropped(queue, dropped)
                 queue, dropped = job.queue, 0
-            dropped += forget(job.id, None) is not None  # type: ignore[arg-type]
+            dropped += forget(job.id, None) is not None
         self._count_dropped(queue, dropped)
 
     def _count_dropped(self, queue: str, dropped: int) -> None:
@@ -518,7 +521,7 @@ class MemBackend(Backend):
     def _settle_one(self, job: Job, state: QueueState, outcome: Outcome) -> None:
         """Settle an attempt: with a fresh record, since the handler may still hold the old one."""
         record = job._copy()
-        self._jobs[job.id] = record  # type: ignore[index]
+        self._jobs[job.id] = record
         record.retries += outcome.charged
         record._cancel = False
         record._token = 0
@@ -549,7 +552,7 @@ class MemBackend(Backend):
             state.free(job)
         if status is _DEAD:
             state.dead += 1
-            self._dead[job.id] = None  # type: ignore[index]
+            self._dead[job.id] = None
             self._drop_dead()
             return
         if status is _SUCCEEDED:
@@ -573,7 +576,7 @@ class MemBackend(Backend):
 
     def _forget(self, job: Job) -> bool:
         """Remove a job that has ended from all that can be looked up."""
-        if self._jobs.pop(job.id, None) is None:  # type: ignore[arg-type]
+        if self._jobs.pop(job.id, None) is None:
             return False
         state = self._queues[job.queue]
         if job.status is _SUCCEEDED:
@@ -582,7 +585,7 @@ class MemBackend(Backend):
             state.cancelled -= 1
         elif job.status is _DEAD:
             state.dead -= 1
-            self._dead.pop(job.id, None)  # type: ignore[arg-type]
+            self._dead.pop(job.id, None)
         return True
 
     def extend(self, leases: Sequence[Lease]) -> Extended:
@@ -660,7 +663,7 @@ class MemBackend(Backend):
                 (job.id, job.queue, job.status) if isinstance(job, Job) else (*job[:2], _PENDING)
             )
             if (
-                (after is None or job_id < after)  # type: ignore[operator]
+                (after is None or job_id < after)
                 and (queue is None or name == queue)
                 and (status is None or is_at is status)
             ):
@@ -715,9 +718,9 @@ class MemBackend(Backend):
             holder = state.holders.get(key := state.key(job))
             if holder is not None:
                 raise taken_by(_snapshot(self._jobs[holder]))
-            state.holders[key] = job.id  # type: ignore[assignment]
+            state.holders[key] = job.id
         state.dead -= 1
-        self._dead.pop(job.id, None)  # type: ignore[arg-type]
+        self._dead.pop(job.id, None)
         job.status, job._run_after, job._finished_at, job.retries, job.crashes = _PENDING, now, None, 0, 0
         job._deadline = None  # or one that has passed would kill it again
         self._schedule(job, state)
@@ -731,7 +734,7 @@ class MemBackend(Backend):
             if job.unique:
                 state.free(job)
             self._withdraw(job, state)
-            self._jobs.pop(job.id)  # type: ignore[arg-type]
+            self._jobs.pop(job.id)
             return True
         return self._forget(job)
 

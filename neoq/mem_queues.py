@@ -172,7 +172,7 @@ def _place(job: Job | Plain) -> Place:
 def _is_void(job: Job | Plain, records: Records) -> bool:
     """Whether a waiting place's job was cancelled, deleted, replaced or moved since."""
     job_id = job[0] if job.__class__ is tuple else job.id  # type: ignore[union-attr]
-    return records.get(job_id) is not job  # type: ignore[arg-type]
+    return records.get(job_id) is not job
 
 
 class QueueState:
@@ -408,8 +408,10 @@ class HeadTimer(threading.Timer):
 
     def run(self) -> None:
         """Wait for the head's time, again and again; the wall clock is read at each turn."""
-        while not self.finished.is_set():
+        while True:
             self._changed.clear()
+            if self.finished.is_set():  # looked at after the clear, which may have taken its call
+                return
             due = self._due
             left = None if due is None else due - self._clock.time()
             if left is not None and left <= 0:

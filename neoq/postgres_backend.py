@@ -8,8 +8,8 @@ import re
 import time as _time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, ClassVar, Self
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, Self, Unpack
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from neoq import postgres_schema
 from neoq.backend import Backend
 from neoq.capacity import Room, no_room, wanted_of
-from neoq.config import FLAG, Config, Kind, count, setting, span
+from neoq.config import FLAG, Config, Kind, Settings, count, setting, span
 from neoq.errors import (
     BackendError,
     BackendUnavailable,
@@ -61,6 +61,15 @@ def _schema(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch("[a-z_][a-z0-9_]{0,49}", value):
         raise ValueError(value)
     return value
+
+
+class PostgresSettings(Settings, total=False):
+    """The keywords of `PostgresBackend` beside its URL."""
+
+    schema: str
+    pool_size: int
+    wait_for_server: timedelta | float
+    migrate: bool
 
 
 @dataclass(frozen=True)
@@ -110,8 +119,9 @@ class PostgresConfig(Config):
 class PostgresBackend(Backend):
     """Jobs in PostgreSQL 13 or newer: ``PostgresBackend("postgresql://...")``, or `neoq.connect`.
 
-    Takes every setting of `Config`, and ``schema``, ``pool_size`` and ``migrate``, as keywords. Any number
-    of processes on any number of machines may share the database. Safe to use from many threads.
+    Takes every setting of `Config`, and ``schema``, ``pool_size``, ``wait_for_server`` and ``migrate``, as
+    keywords. Any number of processes on any number of machines may share the database. Safe to use from many
+    threads.
 
     Raises ConfigError for a setting that is unknown or out of range, and at the first call BackendUnavailable
     where the server cannot be reached, BackendError where its tables cannot be used.
@@ -121,19 +131,17 @@ class PostgresBackend(Backend):
     config: PostgresConfig
     features: ClassVar[frozenset[str]] = frozenset({"durable", "shared", "transactions"})
 
-    def __init__(self, url: str = "", **options: Any) -> None:
+    def __init__(self, url: str = "", **options: Unpack[PostgresSettings]) -> None:
         super().__init__(url=url, **options)
 
     @classmethod
     def from_url(cls, url: str, options: Mapping[str, Any]) -> Self:
         """A backend as its URL says; what of its query is no setting of ours is libpq's."""
-        from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+        from urllib.parse import parse_qsl, quote, urlencode
 
-        try:
-            parts = urlsplit(url)
-        except ValueError as error:
-            raise ConfigError([f"the URL is not one: {error}"]) from None
-        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        # Only libpq knows its URLs: without a host one leads to a socket, and there may be several hosts.
+        place, _, query = url.partition("?")
+        pairs = parse_qsl(query, keep_blank_values=True)
         names = [name for name, _ in pairs]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -141,7 +149,7 @@ class PostgresBackend(Backend):
         driver = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
         theirs = [(name, value) for name, value in pairs if name in driver]
         ours = {name: value for name, value in pairs if name not in driver}
-        rest = urlunsplit(parts._replace(query=urlencode(theirs, quote_via=quote)))
+        rest = f"{place}?{urlencode(theirs, quote_via=quote)}" if theirs else place
         backend = cls.__new__(cls)
         backend.config = cls.config_class.load({"url": rest} | dict(options), ours)
         backend._set_up()

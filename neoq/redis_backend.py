@@ -6,12 +6,12 @@ import threading
 import time as _time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Unpack
 
 from neoq.backend import Backend
 from neoq.capacity import Room
-from neoq.config import OPTIONAL_TEXT, TEXT, Config, Kind, count, setting, span
+from neoq.config import OPTIONAL_TEXT, TEXT, Config, Kind, Settings, count, setting, span
 from neoq.errors import (
     BackendError,
     BackendUnavailable,
@@ -58,6 +58,18 @@ def _prefix(value: Any) -> str:
     if not isinstance(value, str) or not value or set(value) & set("{}:") or not value.isprintable():
         raise ValueError(value)
     return value
+
+
+class RedisSettings(Settings, total=False):
+    """The keywords of `RedisBackend` beside its URL."""
+
+    db: int | None
+    prefix: str
+    socket_timeout: timedelta | float
+    wait_replicas: int
+    tls_ca: str | None
+    tls_cert: str | None
+    tls_key: str | None
 
 
 @dataclass(frozen=True)
@@ -145,7 +157,7 @@ class RedisBackend(Backend):
     config: RedisConfig
     features: ClassVar[frozenset[str]] = frozenset({"durable", "shared"})
 
-    def __init__(self, url: str | None = None, **options: Any) -> None:
+    def __init__(self, url: str | None = None, **options: Unpack[RedisSettings]) -> None:
         super().__init__(**({} if url is None else {"url": url}), **options)
 
     @classmethod
@@ -602,7 +614,7 @@ class RedisBackend(Backend):
             for job in self._finder.of_ids(ids)
             if (queue is None or job.queue == queue)
             and (status is None or job.status is status)
-            and (after is None or job.id < after)  # type: ignore[operator]
+            and (after is None or job.id < after)
         ]
         return sorted(jobs, key=lambda job: job.id or 0, reverse=True)[:limit]
 
@@ -622,7 +634,7 @@ class RedisBackend(Backend):
         done, running, queues = set[int](), set[int](), set[str]()
         by_queue: dict[str, list[int]] = {}
         for job in self._finder.of_ids(job_ids):
-            by_queue.setdefault(job.queue, []).append(stored_at(job.id))  # type: ignore[arg-type]
+            by_queue.setdefault(job.queue, []).append(stored_at(job.id))
         for queue, ids in by_queue.items():
             number = self._queues.number(queue)
             for start in range(0, len(ids), AT_ONCE):

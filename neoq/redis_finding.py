@@ -72,7 +72,7 @@ class Finder:
     def _fetch(self, what: str, queue: str, jobs: list[Job]) -> Iterator[tuple[Job, bytes | None]]:
         """What is large, for jobs of a queue: each by itself, so that the server gives others their turn."""
         key = self._queues.keys(queue).key(what)
-        found = self._redis.commands([("HGET", key, stored_at(job.id)) for job in jobs], near=key)  # type: ignore[arg-type]
+        found = self._redis.commands([("HGET", key, stored_at(job.id)) for job in jobs], near=key)
         return zip(jobs, found, strict=True)
 
     def newest(self, queue: str | None, status: Status | None, limit: int, after: int | None) -> list[Job]:

@@ -6,7 +6,8 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,8 @@ class Stopping:
         self._held: dict[int, Job] = {}  # as they were when the shutdown began
         self._reported = False
         self._give_up = 0.0
+        self._hurried = False
+        self._broken_off: BaseException | None = None
 
     def note(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
         """Remember what was settled meanwhile."""
@@ -91,8 +94,15 @@ class Stopping:
         with self._lock:
             self._ended.update(job.id for job in jobs if job.id is not None and job.id not in stale)
 
+    def hurry(self) -> None:
+        """Wait for jobs no longer: those that run are interrupted. A signal handler may call it."""
+        self._hurried = True
+
     def run(self) -> ShutdownReport:
-        """Shut down, or wait for the one who does."""
+        """Shut down, or wait for the one who does.
+
+        An exception that breaks off the waiting, such as Ctrl-C, hurries the rest and is raised at its end.
+        """
         own = self._own_runner()
         with self._lock:
             first, self._begun = not self._begun, True
@@ -101,9 +111,27 @@ class Stopping:
                 self._stop_in_time(own)
             finally:
                 self._done.set()
+            if self._broken_off is not None:
+                raise self._broken_off
         elif own is None:
-            self._done.wait(self._timeout + CLOSING + (0 if self._engine.local else STANDSTILL))
+            try:
+                self._done.wait(self._timeout + CLOSING + (0 if self._engine.local else STANDSTILL))
+            except BaseException:
+                self.hurry()
+                raise
         return self.report
+
+    @contextmanager
+    def _impatient(self) -> Iterator[None]:
+        """Around each wait of the first caller: what breaks it off is kept until all is closed."""
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException as error:
+            self._broken_off = error
+            self.hurry()
+            self._engine.tell()
 
     def _stop_in_time(self, own: Runner | None) -> None:
         """Stop; in another thread where the store may hold up whoever asks it, without an end."""
@@ -112,7 +140,7 @@ class Stopping:
             self._stop(own)
             return
         seconds = self._timeout + CLOSING + STANDSTILL
-        if engine.standby.do(lambda: self._stop(own), seconds):
+        if self._in_standby(own, seconds):
             return
         mine = None if own is None or own.slot.job is None else own.slot.job.id
         unknown = {job.id: job for job in engine.held() if job.id is not None and job.id != mine}
@@ -128,6 +156,15 @@ class Stopping:
             sorted(self._unsettled)[:NAMED_IN_LOG],
         )
         self._report(own, self._known)
+
+    def _in_standby(self, own: Runner | None, seconds: float) -> bool:
+        """Stop in a thread of its own; whether that was done in time."""
+        done = False
+        with self._impatient():
+            done = self._engine.standby.do(lambda: self._stop(own), seconds)
+        if self._broken_off is not None and not done:
+            done = self._engine.standby.do(lambda: self._stop(own), CLOSING + STANDSTILL)
+        return done
 
     def _own_runner(self) -> Runner | None:
         """The runner of ours that this thread is, when a handler shuts its own backend down."""
@@ -145,7 +182,8 @@ class Stopping:
         engine.store.stop_waiting()
         if self._drain and engine.running and own is None:
             try:
-                engine.await_quiet(give_up)
+                with self._impatient():
+                    engine.await_quiet(give_up, lambda: self._hurried)
             except BackendError as error:
                 engine.config.log.warning("nothing more is drained: %s", error)
         if engine.fetcher is not None:
@@ -153,9 +191,11 @@ class Stopping:
             engine.source.settle([given_back(job) for job in left])
         for lane in engine.lanes.values():
             lane.stop()
-        self._await_runners(own, give_up)
+        with self._impatient():
+            self._await_runners(own, give_up, lambda: self._hurried)
         self._interrupt(own)
-        self._await_runners(own, time.monotonic() + INTERRUPT_GRACE)
+        with self._impatient():
+            self._await_runners(own, time.monotonic() + INTERRUPT_GRACE, lambda: False)
         self._leave_behind(own)
         if own is None:
             self._close()
@@ -168,12 +208,12 @@ class Stopping:
         """Seconds for a claim or a settle that is under way: all that are left, and a moment at least."""
         return max(CLOSING_GRACE, self._give_up - time.monotonic())
 
-    def _await_runners(self, own: Runner | None, give_up: float) -> None:
+    def _await_runners(self, own: Runner | None, give_up: float, hurried: Callable[[], bool]) -> None:
         for runner in self._engine.all_runners():
             # In slices, since the watchdog may abandon a thread that is waited for.
             while runner is not own and runner.thread.is_alive() and not runner.slot.abandoned:
                 left = give_up - time.monotonic()
-                if left <= 0:
+                if left <= 0 or hurried():
                     break
                 runner.thread.join(min(left, SLICE))
 
@@ -253,7 +293,7 @@ class Stopping:
             self._reported = True
             vars(self.report).update(vars(found))
         if found.lost:
-            named = ", ".join(f"{job.id} of {job.queue}" for job in found.lost[:NAMED_IN_LOG])
+            named = ", ".join(f"job {job.id} of {job.queue}" for job in found.lost[:NAMED_IN_LOG])
             more = f" and {len(found.lost) - NAMED_IN_LOG} more" if len(found.lost) > NAMED_IN_LOG else ""
             engine.config.log.warning("shutdown lost %d unfinished jobs: %s%s", len(found.lost), named, more)
 

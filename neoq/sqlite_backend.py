@@ -8,15 +8,15 @@ import threading
 import time as _time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Unpack
 
 import orjson
 
 from neoq.backend import Backend
 from neoq.capacity import Room, no_room, wanted_of
-from neoq.config import Config, Kind, setting, span
+from neoq.config import Config, Kind, Settings, setting, span
 from neoq.errors import BackendError, ConfigError, UnsupportedError
 from neoq.job import Job, Status, to_datetime
 from neoq.sqlite_file import SqliteFile
@@ -61,6 +61,13 @@ def _file(value: Any) -> str:
     return os.fspath(value)
 
 
+class SqliteSettings(Settings, total=False):
+    """The keywords of `SqliteBackend` beside its file."""
+
+    synchronous: Literal["full", "normal", "off", "extra"]
+    busy_timeout: timedelta | float
+
+
 @dataclass(frozen=True)
 class SqliteConfig(Config):
     """The settings of `SqliteBackend`: those of every backend, and the file's."""
@@ -102,7 +109,7 @@ class SqliteBackend(Backend):
     config: SqliteConfig
     features: ClassVar[frozenset[str]] = frozenset({"durable", "shared", "transactions"})
 
-    def __init__(self, path: str | os.PathLike[str] = "", **options: Any) -> None:
+    def __init__(self, path: str | os.PathLike[str] = "", **options: Unpack[SqliteSettings]) -> None:
         super().__init__(path=path, **options)
 
     @classmethod

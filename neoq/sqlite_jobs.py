@@ -238,7 +238,7 @@ class Ledger:
                 self._replace(holder, job)
             elif holder.status is Status.RETRYING and job._run_after < holder._run_after:  # type: ignore[operator]
                 self._move(holder, job._run_after)
-            [holder] = self.of_ids([holder.id])  # type: ignore[list-item]
+            [holder] = self.of_ids([holder.id])
         holder.duplicate = True
         return holder
 

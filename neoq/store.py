@@ -83,7 +83,7 @@ class Outcome(NamedTuple):
 
 def lease_of(job: Job) -> Lease:
     """The lease of a job that was claimed here."""
-    return Lease(job.id, job.queue, job._token, job._progress)  # type: ignore[arg-type]
+    return Lease(job.id, job.queue, job._token, job._progress)
 
 
 def succeeded(job: Job) -> Outcome:
@@ -95,7 +95,7 @@ def succeeded(job: Job) -> Outcome:
 
 def taken_by(holder: Job) -> DuplicateJobError:
     """The error of who must not be a duplicate, and is one."""
-    if holder.id is None:
+    if not holder.id:  # it has none yet
         holder_is = "an earlier job of the same call has"
     else:
         holder_is = f"job {holder.id} of {holder.queue!r} is {holder.status.name} and has"

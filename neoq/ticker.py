@@ -105,8 +105,10 @@ class Ticker:
         join(thread, 1.0)
 
     def _run(self) -> None:
-        while not self._closing:
+        while True:
             self._call.clear()
+            if self._closing:  # looked at after the clear, which may have taken its call
+                return
             if self.held:
                 self._call.wait(self._interval)
                 continue

@@ -285,10 +285,12 @@ class Watchdog:
         join(thread, GRACE)
 
     def _run(self) -> None:
-        while not self._closing:
+        while True:
             # Infinity while scanning: a slot that begins behind our back then sets the event.
             self.wakes_at = math.inf
             self._wake.clear()
+            if self._closing:  # looked at after the clear, which may have taken its call
+                return
             due = self.scan()
             self.wakes_at = due
             pause = due - self._clock.monotonic()

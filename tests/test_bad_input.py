@@ -247,9 +247,15 @@ def test_options_beside_a_job_are_refused(backend: neoq.MemBackend) -> None:
 
 
 def test_an_unknown_argument_is_refused(backend: neoq.MemBackend) -> None:
-    """A misspelt argument of enqueue is a TypeError that names it."""
-    with pytest.raises(TypeError, match="run_afer"):
+    """A misspelt argument of enqueue is a TypeError that guesses which was meant."""
+    with pytest.raises(TypeError, match="run_afer; did you mean run_after"):
         backend.enqueue("q", {}, run_afer=5)  # type: ignore[call-arg]
+
+
+def test_a_payload_in_keywords_is_refused(backend: neoq.MemBackend) -> None:
+    """Who gives what the handler is to have as keywords is told where it goes."""
+    with pytest.raises(TypeError, match=r"the payload: enqueue\(queue, \{'name': \.\.\.\}\)"):
+        backend.enqueue("q", name="Ada")  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("jobs", ["q", [{"queue": "q"}], ["q"], [None], 7, None, neoq.Job("q")], ids=repr)
@@ -395,7 +401,7 @@ def test_a_decorator_without_its_queue_is_refused(backend: neoq.MemBackend) -> N
 
 def test_a_second_handler_of_a_queue_is_refused(backend: neoq.MemBackend) -> None:
     """A queue has one handler; the error names the queue."""
-    with pytest.raises(neoq.ListenerExistsError, match="q") as caught:
+    with pytest.raises(neoq.ListenerExistsError, match=r"'q' has a handler .* another queue") as caught:
         backend.listen("q", print)
     assert caught.value.queue == "q"
 

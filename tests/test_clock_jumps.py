@@ -15,14 +15,16 @@ import neoq
 HOUR = 3600.0
 PATIENCE = 15.0
 LOOKS = 20
+FAST = 20
 NOTICED = 0.3  # seconds; by then whoever looks at the clock every job_check_interval has looked
 
 
 class Wall:
-    """The system's clocks, but that the wall's can be set."""
+    """The system's clocks, but that the wall's can be set, and made to run fast."""
 
     def __init__(self) -> None:
         self.offset = 0.0
+        self._rate, self._start = 1, time.time()
         self._reads = 0
         self._read = threading.Condition()
 
@@ -30,7 +32,11 @@ class Wall:
         with self._read:
             self._reads += 1
             self._read.notify_all()
-        return time.time() + self.offset
+        return self._start + (time.time() - self._start) * self._rate + self.offset
+
+    def run_fast(self) -> None:
+        """Let ticks of a second come sooner: before anybody has looked."""
+        self._rate = FAST
 
     def noticed(self) -> None:
         """Wait until whoever looks at the clock every job_check_interval has looked, several times over."""
@@ -283,6 +289,7 @@ def test_waiting_and_draining_are_not_cut_short(backend: neoq.MemBackend, wall: 
 
 def watched(backend: neoq.MemBackend, wall: Wall, spec: str = "@every 1s") -> Notes:
     """A cron that has ticked once."""
+    wall.run_fast()
     notes = Notes(wall)
     backend.listen_cron(spec, notes, queue="ticks")
     assert notes.wait_for(1)
@@ -295,7 +302,7 @@ def test_a_clock_set_forward_does_not_make_an_hour_of_ticks(backend: neoq.MemBac
     before = len(notes.jobs)
     wall.offset = HOUR
     assert notes.wait_for(before + 2)
-    assert len(notes.jobs) < before + 10
+    assert len(notes.jobs) < before + 100
     assert notes.ticks[-1] - notes.ticks[0] > timedelta(seconds=HOUR - 10)
     assert len(set(notes.ticks)) == len(notes.ticks)
 
@@ -320,11 +327,12 @@ def test_a_clock_set_back_does_not_stop_cron_for_an_hour(backend: neoq.MemBacken
     before = len(notes.jobs)
     wall.offset = -HOUR
     assert notes.wait_for(before + 2, 5.0), "no tick came after the clock was set back"
-    assert len(notes.jobs) < before + 10
+    assert len(notes.jobs) < before + 100
 
 
 def test_a_clock_set_back_does_not_repeat_a_daily_tick(backend: neoq.MemBackend, wall: Wall) -> None:
     """What is to run at a certain time of the day runs once, though the clock shows that time twice."""
+    wall.run_fast()
     now = datetime.fromtimestamp(wall.time()).astimezone()
     soon = (now + timedelta(hours=2)).replace(second=0, microsecond=0)
     notes = Notes(wall)
@@ -336,7 +344,7 @@ def test_a_clock_set_back_does_not_repeat_a_daily_tick(backend: neoq.MemBackend,
     wall.offset -= HOUR
     wall.noticed()
     wall.offset += HOUR - 2
-    assert not notes.wait_for(2, 2.5)
+    assert not notes.wait_for(2, NOTICED)
     assert notes.ticks == [soon]
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 import math
 import os
+import subprocess
+import sys
+import typing
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -337,6 +341,74 @@ def test_an_unknown_url_is_refused_with_those_that_exist(url: str) -> None:
     """A URL of no backend is a ConfigError that names the schemes there are."""
     with pytest.raises(ConfigError, match=r"memory://"):
         neoq.connect(url)
+
+
+@pytest.mark.parametrize(
+    ("backend", "positional"),
+    [
+        (neoq.MemBackend, set()),
+        (neoq.SqliteBackend, {"path"}),
+        (neoq.PostgresBackend, {"url"}),
+        (neoq.RedisBackend, {"url"}),
+    ],
+)
+def test_every_setting_is_a_keyword_that_type_checkers_know(
+    backend: type[neoq.Backend], positional: set[str]
+) -> None:
+    """The typed keywords of a backend are its settings, all of them and no others."""
+    module = sys.modules[backend.__module__]
+    (options,) = typing.get_args(typing.get_type_hints(backend.__init__, vars(module))["options"])
+    settings = {spec.name for spec in dataclasses.fields(backend.config_class)}
+    assert set(options.__annotations__) == settings - positional
+
+
+@pytest.mark.parametrize(
+    ("url", "guess"),
+    [("mem://", "memory"), ("sqlite3:///x.db", "sqlite"), ("postgresql+psycopg://h/x", "postgresql")],
+)
+def test_a_misspelt_url_is_guessed(url: str, guess: str) -> None:
+    """A URL like one that exists is a ConfigError that guesses which was meant."""
+    with pytest.raises(ConfigError, match=f"did you mean {guess}://"):
+        neoq.connect(url)
+
+
+def test_help_shows_no_environment() -> None:
+    """No signature has the variables of the process for a default: help() and the reference show it."""
+    for function in (neoq.connect, neoq.Config.load):
+        assert inspect.signature(function).parameters["environ"].default is None
+
+
+def test_the_scheme_of_a_url_may_be_in_capitals() -> None:
+    """As in every URL, the case of its scheme means nothing."""
+    with neoq.connect("MEMORY://?concurrency=3") as backend:
+        assert backend.config.concurrency == 3
+
+
+@pytest.mark.parametrize(
+    ("driver", "name", "extra", "url"),
+    [
+        ("psycopg", "PostgresBackend", "postgres", "postgresql://h/db"),
+        ("redis", "RedisBackend", "redis", "redis://h"),
+    ],
+)
+def test_a_missing_driver_says_what_to_install(driver: str, name: str, extra: str, url: str) -> None:
+    """Without its driver a backend's URL and its class are an error that names the extra, and no more."""
+    program = f"""
+import sys
+sys.modules[{driver!r}] = None  # as where it is not installed
+import neoq
+for use in (lambda: neoq.connect({url!r}), lambda: neoq.{name}):
+    try:
+        use()
+    except ModuleNotFoundError as error:
+        assert error.__suppress_context__
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
+    )
+    needed = f"{name} needs {driver}, which is not installed: pip install 'neoq[{extra}]'"
+    assert done.stdout.splitlines() == [needed, needed]
 
 
 def test_a_password_in_a_url_is_not_repeated() -> None:

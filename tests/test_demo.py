@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from types import ModuleType
 import pytest
 
 import neoq
+from tests.postgres_server import fresh_schema
 
 SIGNUP = Path(__file__).parent.parent / "examples" / "signup"
 DEMO = SIGNUP / "demo.py"
@@ -123,9 +125,20 @@ def test_ctrl_c_ends_the_demo_cleanly() -> None:
     assert err == ""
 
 
-def test_the_demo_survives_kill_9(tmp_path: Path) -> None:
-    """With jobs in a file, a demo that is killed in the middle is finished by the next, which reconciles."""
-    environment = os.environ | {"NEOQ_URL": f"sqlite:///{tmp_path}/demo.db"}
+@pytest.fixture(params=["sqlite", "postgres", "redis"])
+def durable_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a store of the test's own; heartbeats are quick, so that a killed worker is soon missed."""
+    name = fresh_schema()
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/demo.db"
+    if request.param == "postgres":
+        return f"{request.getfixturevalue('postgres_url')}?schema={name}&heartbeat=0.5&lease=5"
+    return f"{request.getfixturevalue('redis_url')}?prefix={name}&heartbeat=0.5&lease=5"
+
+
+def test_the_demo_survives_kill_9(durable_url: str, tmp_path: Path) -> None:
+    """A demo that is killed in the middle is finished by the next, which accounts for the mails of both."""
+    environment = os.environ | {"NEOQ_URL": durable_url, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
         [sys.executable, "-u", DEMO, "--signups", "120"], stdout=subprocess.PIPE, text=True, env=environment
     ) as demo:
@@ -134,13 +147,34 @@ def test_the_demo_survives_kill_9(tmp_path: Path) -> None:
             if " signups posted" in line and not line.startswith("0 "):
                 break
         demo.kill()
-    with neoq.connect(environment["NEOQ_URL"], autostart=False) as backend:
+    with neoq.connect(durable_url, autostart=False) as backend:
         left = sum(queue.unfinished for queue in backend.queues())
     assert left > 0
+    assert list(tmp_path.glob("neoq-demo-*.journal"))
     done = run_demo(str(DEMO), "--signups", "60", environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "finishing what an earlier run left" in done.stdout
+    assert re.search(r"welcome: [1-9]\d* promised, [1-9]\d* delivered, 0 missing", done.stdout), done.stdout
+    assert re.search(r"reminder: [1-9]\d* promised, [1-9]\d* delivered, 0 missing", done.stdout), done.stdout
     assert BALANCED in done.stdout
+    assert not list(tmp_path.glob("neoq-demo-*.journal"))
+
+
+@pytest.mark.parametrize(
+    ("promised", "before", "now", "balances"),
+    [
+        ("abc", "ab", "c", True),
+        ("abc", "ab", "bc", True),
+        ("abc", "abx", "cy", True),
+        ("abc", "ab", "", False),
+        ("abc", "ab", "cc", False),
+    ],
+    ids=["all there", "one twice, in hand", "no answer yet", "one missing", "one twice afterwards"],
+)
+def test_the_account_of_a_run_that_was_killed(promised: str, before: str, now: str, balances: bool) -> None:
+    """Each promised mail must have arrived, and only one in hand at the kill may have come twice."""
+    earlier = load("ledger").Earlier("welcome", Counter(promised), Counter(before), Counter(now))
+    assert earlier.balances() is balances
 
 
 @pytest.mark.parametrize(

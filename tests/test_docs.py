@@ -7,6 +7,7 @@ with `...` for what differs from run to run. Code of other libraries is marked `
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import os
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+import neoq
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -136,7 +139,6 @@ def test_blocks_are_marked_with_a_language(page: Path) -> None:
 
 def public_objects() -> dict[str, Any]:
     """Everything that a user may call or read, by the name that the documentation has to use."""
-    import neoq
     import neoq.cron
     import neoq.testing
 
@@ -210,8 +212,6 @@ def settings_table(config: type) -> list[str]:
 
 def test_every_setting_is_documented() -> None:
     """docs/configuration.md has a row for each setting, with its default, meaning and range in config.py."""
-    import neoq
-
     page = (DOCS / "configuration.md").read_text(encoding="utf-8").splitlines()
     config = neoq.MemBackend.config_class
     rows = settings_table(config)
@@ -266,3 +266,43 @@ def test_the_commands_of_make_exist() -> None:
         (name_of(page), target) for page in PAGES for target in re.findall(r"\bmake ([a-z-]+)", code_in(page))
     }
     assert not {(page, target) for page, target in named if target not in targets}
+
+
+LEVELS = {"warning", "error", "critical", "exception", "log"}  # log: with a level worked out before
+
+
+def logged_messages() -> Iterator[str]:
+    """The format of every message of level WARNING and above in the package."""
+    for file in sorted((ROOT / "neoq").glob("*.py")):
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+                continue
+            level, logger = call.func.attr, ast.unparse(call.func.value)
+            if level not in LEVELS or not logger.endswith(("log", "logger")):
+                continue
+            message = call.args[level == "log"]
+            if isinstance(message, ast.Constant):
+                yield message.value
+
+
+def test_troubleshooting_has_every_message_of_the_log() -> None:
+    """docs/troubleshooting.md begins each warning and error of the log, and none that does not exist."""
+    messages = {re.sub(r"%[-+ #0-9.]*[a-z]", "...", message) for message in logged_messages()}
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8").partition("## What the log says")[2]
+    shown = {text for row in re.findall(r"(?m)^\| (`[^|]+`)", page) for text in re.findall(r"`([^`]+)`", row)}
+    missing = [message for message in messages if not message.startswith(tuple(shown))]
+    outdated = [text for text in shown if not any(message.startswith(text) for message in messages)]
+    assert len(messages) > 30
+    assert not missing, "docs/troubleshooting.md lacks " + ", ".join(sorted(missing))
+    assert not outdated, "docs/troubleshooting.md shows " + ", ".join(sorted(outdated))
+
+
+def test_troubleshooting_has_every_error() -> None:
+    """docs/troubleshooting.md says of each error, and of each interrupt, where it comes from."""
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    errors = [
+        name
+        for name, value in inspect.getmembers(neoq.errors, inspect.isclass)
+        if issubclass(value, (neoq.NeoqError, neoq.JobInterrupted))
+    ]
+    assert not [name for name in errors if f"`{name}" not in page]

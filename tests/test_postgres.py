@@ -94,6 +94,23 @@ def test_a_url_with_settings_of_both(scheme: str) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("postgresql:///shop", {"dbname": "shop"}),
+        ("postgresql:///shop?host=/run/pg&schema=jobs", {"dbname": "shop", "host": "/run/pg"}),
+        ("postgres://?host=/run/pg&dbname=shop", {"dbname": "shop", "host": "/run/pg"}),
+        ("postgresql://one:1,two:2/shop", {"dbname": "shop", "host": "one,two", "port": "1,2"}),
+        ("POSTGRESQL://one/shop", {"dbname": "shop", "host": "one"}),
+    ],
+)
+def test_a_url_without_one_host(url: str, wanted: dict[str, str]) -> None:
+    """A URL may leave its host to libpq, name a socket, or several hosts."""
+    backend = neoq.connect(url, autostart=False)
+    assert isinstance(backend, PostgresBackend)
+    assert psycopg.conninfo.conninfo_to_dict(backend.config.url) == wanted
+
+
 def test_a_password_is_never_shown(caplog: pytest.LogCaptureFixture) -> None:
     """Neither repr() nor an error shows the password of the URL."""
     backend = neoq.connect("postgresql://me:secret@127.0.0.1:1/app", autostart=False)
@@ -109,7 +126,7 @@ def test_a_password_is_never_shown(caplog: pytest.LogCaptureFixture) -> None:
         ("postgresql://host/db?schemas=x", "did you mean schema"),
         ("postgresql://host/db?sslmode=require&sslmode=disable", "sslmode is given twice"),
         ("postgresql://host/db?schema=", "schema is ''"),
-        ("postgresql://[::1/db", "URL is not one"),
+        ("postgresql://[::1/db", "URL is not one that libpq"),
         ("postgresql://host/db?pool_size=0", "pool_size"),
         ("postgresql://host/db?synchronous=full", "synchronous is no setting"),
     ],

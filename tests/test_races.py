@@ -6,11 +6,14 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import neoq
+from neoq.clock import SystemClock
+from neoq.mem_queues import HeadTimer
 
 PATIENCE = 20.0
 
@@ -231,3 +234,60 @@ def test_listening_at_the_same_time_gives_one_listener() -> None:
     with neoq.MemBackend(autostart=False) as backend:
         for pair in zip(*Meeting(500, [listen, listen]).hold(), strict=True):
             assert sorted(pair) == ["listens", "refused"]
+
+
+# --------------------------------------------------------------------------------------------- a missed end
+
+
+class TakesACallAway(threading.Event):
+    """An event whose first clear() comes just after the set() of whoever closes its thread."""
+
+    def __init__(self, is_closing: Callable[[], bool]) -> None:
+        super().__init__()
+        self.reached, self._gate, self._is_closing = threading.Event(), threading.Event(), is_closing
+
+    def set(self) -> None:
+        super().set()
+        if self._is_closing():
+            self._gate.set()
+
+    def clear(self) -> None:
+        self.reached.set()
+        self._gate.wait(PATIENCE)
+        super().clear()
+
+
+@pytest.mark.parametrize("name", ["watchdog", "ticker", "keeper", "fetcher"])
+def test_a_thread_never_misses_its_end(tmp_path: Path, name: str) -> None:
+    """A thread that begins a turn in the instant of its close ends at once, and not when it is next due."""
+    backend = neoq.SqliteBackend(tmp_path / "jobs.db", autostart=False, job_check_interval=3600)
+    backend.listen("q", lambda job: None)
+    backend.listen_cron("@yearly", lambda job: None)
+    backend.queues()  # now it is open
+    part: Any = getattr(backend.engine, name)
+    event = TakesACallAway(lambda: part._stopping.is_set() if name == "fetcher" else part._closing)
+    setattr(part, "_wake" if name == "watchdog" else "_call", event)
+    part.start()
+    assert event.reached.wait(PATIENCE)
+    if name == "fetcher":
+        part.stop(5, 0.1)
+    else:
+        part.close()
+    left = part._thread.is_alive()
+    event.set()
+    backend.shutdown()
+    assert not left
+
+
+def test_a_timer_never_misses_its_end() -> None:
+    """A timer that begins a turn in the instant of its cancel ends at once."""
+    timer = HeadTimer(SystemClock(), lambda: None)
+    timer._changed = event = TakesACallAway(timer.finished.is_set)
+    timer.start()
+    assert event.reached.wait(PATIENCE)
+    timer.cancel()
+    timer.join(5)
+    left = timer.is_alive()
+    event.set()
+    timer.join(PATIENCE)
+    assert not left

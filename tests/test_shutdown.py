@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -450,6 +451,49 @@ def test_a_second_signal_does_not_tear_the_shutdown(number: signal.Signals) -> N
         child.signal(number)
         lines = child.ends_well()
         assert lines[-1] == "after run"
+        assert "Traceback" not in child.errors
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite:///{}/jobs.db"], ids=["memory", "sqlite"])
+def test_a_second_signal_interrupts_what_runs(url: str, tmp_path: Path) -> None:
+    """Whoever is tired of waiting for the jobs that run sends the signal again: they are interrupted."""
+    with running("worker", "endless", env={"NEOQ_URL": url.format(tmp_path)}) as child:
+        child.until("started")
+        child.signal(signal.SIGTERM)
+        child.until("asked to stop")
+        began = time.monotonic()
+        while child.process.poll() is None and time.monotonic() - began < PATIENCE:
+            time.sleep(0.2)  # a signal that comes with the first one is the same one
+            child.signal(signal.SIGTERM)
+        lines = child.ends_well()
+    assert "1 interrupted" in lines[-2]
+    assert lines[-1] == "after run"
+    if url.startswith("sqlite"):
+        with neoq.connect(url.format(tmp_path), autostart=False) as backend:
+            assert [(job.status, job.crashes) for job in backend.jobs()] == [(neoq.Status.PENDING, 0)] * 2
+
+
+def test_ctrl_c_at_the_end_of_a_block_names_what_is_lost() -> None:
+    """Ctrl-C while a with block waits for its jobs ends the wait: they are interrupted, and named as lost."""
+    with running("ends", "drains") as child:
+        child.until("draining")
+        began = time.monotonic()
+        child.signal(signal.SIGINT)
+        child.rest()
+        assert child.exit_code() in {1, 130, -signal.SIGINT}
+        assert time.monotonic() - began < 1 + SLACK
+        assert "shutdown lost 3 unfinished jobs" in child.errors
+        assert "KeyboardInterrupt" in child.errors
+
+
+def test_ctrl_c_at_the_end_of_a_script_names_what_is_lost() -> None:
+    """Ctrl-C while a script that has ended waits for its jobs names them, without a traceback."""
+    with running("ends", "leaves_long_jobs") as child:
+        child.until("ending")
+        child.signal(signal.SIGINT)
+        child.rest()
+        child.exit_code()
+        assert "shutdown lost 3 unfinished jobs" in child.errors
         assert "Traceback" not in child.errors
 
 

@@ -9,7 +9,10 @@ import threading
 from collections import Counter, defaultdict
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from journal import Journal
 
 RECIPIENTS = Path(__file__).with_name("recipients.csv")
 BROWSERS = 4
@@ -27,8 +30,9 @@ def read_people(limit: int | None = None) -> list[Person]:
 class Crowd:
     """Posts every person to ``/signup`` and keeps each answer: ``with Crowd(address, people) as crowd``."""
 
-    def __init__(self, address: tuple[str, int], people: list[Person]) -> None:
+    def __init__(self, address: tuple[str, int], people: list[Person], journal: Journal) -> None:
         self.address = address
+        self._journal = journal
         self.answers: list[tuple[int, dict[str, Any]]] = []
         self._waiting: SimpleQueue[Person] = SimpleQueue()
         for person in people:
@@ -76,4 +80,7 @@ class Crowd:
         body = json.dumps(person)
         connection.request("POST", "/signup", body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
-        self.answers.append((answer.status, json.loads(answer.read())))
+        promises = json.loads(answer.read())
+        for queue, job_id in promises.get("accepted", {}).items():
+            self._journal.write("promised", queue, str(job_id))
+        self.answers.append((answer.status, promises))

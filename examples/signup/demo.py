@@ -1,26 +1,29 @@
 """Sign a crowd up over HTTP while jobs send the mails, shut down in the middle, and account for every mail.
 
 NEOQ_URL chooses where the jobs are kept; without it that is memory, where what has not run at the
-shutdown is lost, and listed. Elsewhere a second backend finishes it. The exit status is 1 if the
-mails accepted are not the mails delivered plus the mails reported as lost.
+shutdown is lost, and listed. Elsewhere a second backend finishes it; and if the demo is killed, the next
+one finishes first what it left, and accounts for it. The exit status is 1 if the mails accepted are not
+the mails delivered plus the mails reported as lost.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import jobs
 from app import create_app
 from crowd import Crowd, read_people
 from flask import Flask
-from ledger import Ledger, ids_of, table_of
+from journal import Journal
+from ledger import Earlier, Ledger, ids_of, table_of
 from rich.console import Console
 from rich.logging import RichHandler
 from screen import Screen
@@ -58,18 +61,22 @@ def read_options() -> argparse.Namespace:
 
 
 def run(console: Console, people: list[dict[str, str]]) -> int:
-    with Sink() as sink, Screen(console) as screen:
+    url = os.environ.get("NEOQ_URL") or "memory://"
+    journal = Journal(None) if url.startswith("memory:") else Journal.of(url)
+    with closing(journal), Sink(journal) as sink, Screen(console) as screen:
         with open_backend(sink) as backend:
             durable = "durable" in backend.features
             if durable:
                 finish(backend, screen, "finishing what an earlier run left")
-                sink.delivered.clear()
-            with serve(create_app(backend)) as address, Crowd(address, people) as crowd:
+                if not account_for_earlier(console, journal, sink):
+                    return 1
+            with serve(create_app(backend)) as address, Crowd(address, people, journal) as crowd:
                 report = shut_down_in_the_middle(backend, crowd, screen, len(people) * 2 // 3)
         if durable:  # nothing was lost there
             with open_backend(sink) as second:
                 finish(second, screen, "a second backend finishes what was given back")
                 report = second.shutdown()
+        journal.clear()
     accepted = crowd.accepted()
     ledgers = [
         Ledger(kind, Counter(accepted[kind]), sink.delivered[kind], ids_of(report, kind)) for kind in MAILS
@@ -119,6 +126,24 @@ def finish(backend: neoq.Backend, screen: Screen, title: str) -> None:
         if not any(queue.unfinished for queue in backend.queues() if queue.queue in QUEUES):
             return
         time.sleep(0.1)
+
+
+def account_for_earlier(console: Console, journal: Journal, sink: Sink) -> bool:
+    """Whether all has arrived that a run promised which did not get to its end; print it if there was one."""
+    earlier = [
+        Earlier(kind, journal.promised[kind], journal.delivered[kind], sink.delivered[kind]) for kind in MAILS
+    ]
+    if any(journal.promised.values()):
+        console.print("an earlier run did not get to its end; its mails:")
+        for ledger in earlier:
+            console.print(f"  {ledger}", soft_wrap=True)
+    if not all(ledger.balances() for ledger in earlier):
+        console.print("[bold red]that does not reconcile")
+        console.print(f"(if you have deleted its jobs yourself, delete {journal.path} too)", soft_wrap=True)
+        return False
+    journal.clear()
+    sink.delivered.clear()
+    return True
 
 
 def account(

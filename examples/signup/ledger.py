@@ -24,6 +24,28 @@ class Ledger:
         return self.accepted == self.delivered + self.lost
 
 
+@dataclass
+class Earlier:
+    """One kind of mail of a run that did not get to its end: what it had promised, and what arrived."""
+
+    kind: str
+    promised: Counter[str]  # to a client that had its answer
+    before: Counter[str]  # arrived while it ran
+    now: Counter[str]  # and after that
+
+    def balances(self) -> bool:
+        """Whether each promised mail arrived, and none twice but for one that was in hand at the end."""
+        return not self.promised - self.before - self.now and max(self.now.values(), default=0) <= 1
+
+    def __str__(self) -> str:
+        delivered = self.before.keys() | self.now.keys()
+        return (
+            f"{self.kind}: {len(self.promised)} promised, {len(delivered)} delivered, "
+            f"{len(self.promised.keys() - delivered)} missing; {len(self.before.keys() & self.now.keys())} "
+            f"came twice, being sent as it ended; {len(delivered - self.promised.keys())} had no answer yet"
+        )
+
+
 def ids_of(report: ShutdownReport, kind: str) -> Counter[str]:
     """The lost jobs of a queue."""
     return Counter(str(job.id) for job in report.lost if job.queue == kind)

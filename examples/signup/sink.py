@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from typing import Any, Self
 
 from aiosmtpd.smtp import SMTP
+from journal import Journal
 
 BUSY_EVERY = 6  # each sixth new recipient is told to come back later, once
 DELIVERY_SECONDS = 0.02
@@ -20,7 +21,8 @@ class Sink:
     ``delivered`` counts the mails of each kind by their job's id, so that one delivered twice shows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
         self.delivered: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.turned_away = 0
         self._recipients: set[str] = set()
@@ -60,4 +62,5 @@ class Sink:
         await asyncio.sleep(DELIVERY_SECONDS)
         mail = email.message_from_bytes(envelope.content)
         self.delivered[mail["X-Kind"]][mail["X-Job"]] += 1
+        self._journal.write("delivered", mail["X-Kind"], mail["X-Job"])
         return "250 OK"

@@ -86,5 +86,27 @@ def long_job_and_ctrl_c() -> None:
         print("interrupted")
 
 
+def drains() -> None:
+    tell_of_the_wait("draining")
+    with backend:
+        backend.enqueue_many([neoq.Job("long", {"n": n}) for n in range(3)])
+
+
+def leaves_long_jobs() -> None:
+    tell_of_the_wait("ending")
+    backend.enqueue_many([neoq.Job("long", {"n": n}) for n in range(3)])
+
+
+def tell_of_the_wait(word: str) -> None:
+    """Say when the end of a block, or of the script, waits for jobs."""
+
+    def tell() -> None:
+        while backend.engine.stopping is None or not backend.engine.watchers:
+            time.sleep(0.001)
+        print(word)
+
+    threading.Thread(target=tell, daemon=True).start()
+
+
 globals()[sys.argv[1]]()
 print("end of the script")

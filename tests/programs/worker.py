@@ -8,7 +8,7 @@ import time
 
 import neoq
 
-backend = neoq.MemBackend(concurrency=1)
+backend = neoq.connect(concurrency=1, shutdown_timeout=3600)  # NEOQ_URL says where
 
 
 @backend.listen("q")
@@ -18,6 +18,10 @@ def handler(job: neoq.Job) -> None:
     print("started")
     while backend.engine.stopping is None:
         time.sleep(0.001)  # until the signal has come
+    if "endless" in sys.argv:
+        print("asked to stop")
+        while True:
+            time.sleep(0.001)
     time.sleep(1.0 if "slow" in sys.argv else 0.3)
     print("job done")
 

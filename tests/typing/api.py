@@ -27,6 +27,11 @@ def making_a_backend() -> None:
     with neoq.MemBackend(job_check_interval=1.0, future_job_window=30.0) as backend:
         assert_type(backend, neoq.MemBackend)
     neoq.MemBackend(timeout=None, autostart=False, concurrency=4, timezone="Europe/Vienna")
+    neoq.SqliteBackend("jobs.db", synchronous="normal", lease=timedelta(minutes=1))
+    neoq.PostgresBackend("postgresql://host/db", schema="jobs", retention=None)
+    neoq.RedisBackend("redis://host", prefix="jobs")
+    neoq.MemBackend(concurency=4)  # type: ignore[call-arg]
+    neoq.SqliteBackend("jobs.db", synchronous="often")  # type: ignore[arg-type]
 
 
 def listening(backend: neoq.Backend) -> None:
@@ -65,6 +70,7 @@ def enqueueing(backend: neoq.Backend, connection: object) -> None:
     backend.enqueue("emails", {"to": "b"}, transaction=connection)
     assert_type(backend.enqueue(neoq.Job("emails", {"to": "c"}, unique=False)), neoq.Job)
     assert_type(backend.enqueue_many([neoq.Job("emails", {"to": "d"})]), list[neoq.Job])
+    assert_type(backend.wait(backend.enqueue("emails").id), neoq.Job)
     neoq.Job("emails", on_duplicate="explode")  # type: ignore[arg-type]
     neoq.Job("emails", ["not", "an", "object"])  # type: ignore[arg-type]
 

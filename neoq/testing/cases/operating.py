@@ -6,11 +6,12 @@ import os
 import socket
 import threading
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from neoq.backend import Backend
-from neoq.errors import DuplicateJobError, NeoqError
+from neoq.errors import DuplicateJobError, InvalidJobError, NeoqError
 from neoq.job import Job, Status
 from neoq.retry import RetryPolicy
 from neoq.store import QueueCounts
@@ -293,6 +294,32 @@ class LookingCases(Suite):
     def test_get_an_unknown_job(self, backend: Backend) -> None:
         """get() of an id that nobody knows is None."""
         assert backend.get(UNKNOWN) is None
+
+    def test_an_id_beyond_all_ids(self, backend: Backend) -> None:
+        """An id that does not fit into any store is unknown, too."""
+        for job_id in (2**70, -(2**70), -1, 0):
+            assert backend.get(job_id) is None
+            assert not backend.cancel(job_id)
+            assert not backend.retry(job_id)
+            assert not backend.delete(job_id)
+
+    @pytest.mark.parametrize("name", ["get", "wait", "cancel", "retry", "delete"])
+    def test_an_id_that_is_none(self, waiting: Backend, name: str) -> None:
+        """A job given for its id, or the text of an id, is an error that says what it takes."""
+        waiting.listen("q", ignore)
+        job = waiting.enqueue("q")
+        for job_id in (job, str(job.id), 1.0, True, None):
+            with pytest.raises(InvalidJobError, match=r"job\.id"):
+                getattr(waiting, name)(job_id)
+
+    def test_a_page_after_what_is_no_id(self, waiting: Backend) -> None:
+        """jobs() refuses a job for the id of one, and what is no name of a queue."""
+        waiting.listen("q", ignore)
+        job: Any = waiting.enqueue("q")
+        with pytest.raises(InvalidJobError, match=r"job\.id"):
+            waiting.jobs(after=job)
+        with pytest.raises(InvalidJobError, match="the queue is"):
+            waiting.jobs(job)
 
     def test_a_snapshot_stands_still(self, waiting: Backend) -> None:
         """A job that was looked up does not change as the job in the store goes on."""
