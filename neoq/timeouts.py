@@ -11,7 +11,6 @@ import ctypes
 import logging
 import math
 import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from neoq.clock import Clock
 from neoq.config import SafeLogger
 from neoq.errors import DeadlineExceeded, JobInterrupted, JobTimeout, UnsupportedError
+from neoq.frames import frames_of, no_collection
 from neoq.threads import join
 
 if TYPE_CHECKING:
@@ -220,12 +220,11 @@ class Slot:
 
 def _is_inside_neoq(ident: int) -> bool:
     """Whether a thread's handler is in a call of neoq, which an exception must not break off halfway."""
-    frame = sys._current_frames().get(ident)
-    while frame is not None:
-        directory, name = os.path.split(frame.f_code.co_filename)
-        if directory == _PACKAGE:
-            return name != _EXECUTOR
-        frame = frame.f_back
+    with no_collection():
+        for frame in frames_of(ident):
+            directory, name = os.path.split(frame.f_code.co_filename)
+            if directory == _PACKAGE:
+                return name != _EXECUTOR
     return False
 
 

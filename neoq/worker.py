@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import threading
 import traceback
 from collections import deque
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from neoq.errors import JobInterrupted
 from neoq.executor import Listener, abandoned, attempt
+from neoq.frames import frames_of, no_collection
 from neoq.job import Job
 from neoq.store import given_back
 from neoq.timeouts import STALE, Interrupt, Slot, Watchdog
@@ -448,5 +448,6 @@ class Runner:
 
 
 def _stack_of(runner: Runner) -> str:
-    frame = sys._current_frames().get(runner.slot.ident)
-    return "(no stack)" if frame is None else "".join(traceback.format_stack(frame))
+    with no_collection():
+        frames = [(frame, frame.f_lineno) for frame in frames_of(runner.slot.ident)]
+    return "".join(traceback.StackSummary.extract(reversed(frames)).format()) or "(no stack)"

@@ -1,0 +1,103 @@
+"""Looking at the stack of a thread that runs: it must not move a frame from under the look."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from neoq.frames import frames_of, no_collection
+from neoq.timeouts import _is_inside_neoq
+
+PATIENCE = 10.0
+DEPTH = 50
+
+
+def dive(depth: int, down: threading.Event, up: threading.Event) -> None:
+    if depth:
+        dive(depth - 1, down, up)
+    else:
+        down.set()
+        up.wait(PATIENCE)
+
+
+@pytest.fixture
+def deep() -> Iterator[int]:
+    """A thread that stands deep in its stack, by its ident."""
+    down, up = threading.Event(), threading.Event()
+    thread = threading.Thread(target=dive, args=(DEPTH, down, up))
+    thread.start()
+    assert down.wait(PATIENCE)
+    yield thread.ident or 0
+    up.set()
+    thread.join()
+
+
+@pytest.fixture
+def collections(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """In which functions of this thread a collection began; nearly every allocation begins one."""
+    begun: list[str] = []
+    me = threading.get_ident()
+
+    def note(phase: str, info: dict[str, Any]) -> None:
+        if threading.get_ident() == me:
+            begun.append(sys._getframe(1).f_code.co_name)
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(note)
+    gc.set_threshold(1, 1000, 1000)
+    yield begun
+    gc.set_threshold(*thresholds)
+    gc.callbacks.remove(note)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="allocating collects nothing from 3.12 on")
+def test_no_garbage_is_collected_while_frames_are_looked_at(deep: int, collections: list[str]) -> None:
+    """A collection runs anybody's finalizers, and while they wait the frames that are looked at go away."""
+    assert not _is_inside_neoq(deep)
+    assert gc.isenabled()
+    assert collections
+    assert "frames_of" not in collections
+
+
+def test_the_frames_of_a_thread_come_from_the_innermost_on(deep: int) -> None:
+    """The stack of a thread is complete."""
+    with no_collection():
+        names = [frame.f_code.co_name for frame in frames_of(deep)]
+    assert names.count("dive") == DEPTH + 1
+    assert names.index("wait") < names.index("dive") < names.index("run")
+
+
+def test_who_has_the_collector_off_keeps_it_off(deep: int) -> None:
+    """Looking at a stack does not switch on a garbage collector that its user has switched off."""
+    gc.disable()
+    try:
+        _is_inside_neoq(deep)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_a_child_that_is_forked_during_a_look_collects_garbage() -> None:
+    """A fork waits for a look that is under way, so the child's collector is as its user left it."""
+    looking, forked = threading.Event(), threading.Event()
+
+    def look() -> None:
+        with no_collection():
+            looking.set()
+            forked.wait(0.2)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    looking.wait(PATIENCE)
+    child = os.fork()
+    if not child:
+        os._exit(0 if gc.isenabled() else 1)
+    forked.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
