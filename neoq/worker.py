@@ -260,6 +260,7 @@ class Runner:
         self.done = slot.done
         self.baton = threading.Lock()
         self.baton.acquire()
+        self.parked = False  # it waits to be called, and holds nothing
         self.processed = 0
         self._seen: Job | None = None
         self._size = 1  # of the next chunk
@@ -388,7 +389,9 @@ class Runner:
                 pass  # somebody has called meanwhile: take the call
         else:
             lane.source.nothing_to_do(lane.queue)
+        self.parked = True
         self.baton.acquire()
+        self.parked = False
         lane.waking = False
         if self.ahead:
             lane.wake()  # the call may have been for another job than the one taken here
