@@ -268,6 +268,35 @@ def test_a_job_that_does_not_end_leaves_the_backend_as_it_was(backend: neoq.MemB
     backend.shutdown(5)
 
 
+def test_inline_tells_each_thread_of_its_own_job(backend: neoq.MemBackend) -> None:
+    """Two threads that enqueue at once each get what their own job raises."""
+    started, failed = threading.Event(), threading.Event()
+    raised: list[str] = []
+
+    @backend.listen("q", max_retries=0)
+    def handler(job: neoq.Job) -> None:
+        if job.payload["who"] == "good":
+            started.set()
+            assert failed.wait(10)
+        else:
+            raise ValueError("bad")
+
+    def enqueue(who: str) -> None:
+        try:
+            backend.enqueue("q", {"who": who})
+        except ValueError:
+            raised.append(who)
+
+    with testing.inline(backend):
+        good = threading.Thread(target=enqueue, args=("good",))
+        good.start()
+        assert started.wait(10)
+        enqueue("bad")
+        failed.set()
+        good.join()
+    assert raised == ["bad"]
+
+
 def test_the_plugin_offers_a_fixture(pytester: pytest.Pytester) -> None:
     """A test that names the fixture ``neoq`` gets the helpers, with nothing to configure."""
     pytester.makepyfile(
