@@ -297,6 +297,19 @@ def test_inline_tells_each_thread_of_its_own_job(backend: neoq.MemBackend) -> No
     assert raised == ["bad"]
 
 
+def test_the_clock_takes_no_time_that_says_nothing(backend: neoq.MemBackend) -> None:
+    """A naive datetime, and a span that is no number, are refused."""
+    naive = datetime(2040, 1, 1)  # noqa: DTZ001
+    with pytest.raises(ValueError, match="naive"), testing.clock(backend, naive):
+        pass
+    with testing.clock(backend) as clock:
+        with pytest.raises(ValueError, match="naive"):
+            clock.run_until(naive)
+        for span in (float("nan"), float("inf")):
+            with pytest.raises(ValueError, match="cannot advance"):
+                clock.advance(span)
+
+
 def test_the_plugin_offers_a_fixture(pytester: pytest.Pytester) -> None:
     """A test that names the fixture ``neoq`` gets the helpers, with nothing to configure."""
     pytester.makepyfile(
