@@ -281,7 +281,7 @@ class Runner:
                 break
             except JobInterrupted:
                 continue  # it landed after its job's end; the job is not concerned
-            except Exception:
+            except BaseException:  # a thread that ended here would still count as a runner
                 self.lane.listener.logger.exception(
                     "a runner of queue %s goes on after an error", self.lane.queue
                 )
