@@ -1,8 +1,8 @@
 """Stopping what runs too long: the slot that each runner keeps, and the watchdog that scans them.
 
-An interrupt is raised inside the handler's thread between two bytecodes. It can arrive late, and code
-blocked in C never sees it; so a second later the attempt is settled over its head, and its thread is
-left behind and replaced.
+An interrupt is raised inside the handler's thread between two bytecodes, but not where that would harm
+others. It can arrive late, and code blocked in C never sees it; so a second later the attempt is settled
+over its head, and its thread is left behind and replaced.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ if TYPE_CHECKING:
     from neoq.job import Job
 
 GRACE = 1.0  # seconds between an interrupt and the abandonment of the thread that ignored it
-PRESS = 0.002  # seconds between looks whether a thread has left our own code
+PRESS = 0.002  # seconds between looks whether a thread has left what must not be broken off
 STALE = 0.02  # seconds that an outcome may wait behind a job that turned out long
 
 Interrupt = type[JobInterrupted]
 
 _PACKAGE = os.path.dirname(__file__)  # noqa: PTH120  # as code objects spell it
 _EXECUTOR = "executor.py"  # its frames are around the handler, not below it
+_FRAGILE = frozenset(
+    {"<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>", logging.__file__}
+)
 
 _raise_in_thread = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _raise_in_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
@@ -62,7 +65,9 @@ class Slot:
         self.why: Interrupt = JobTimeout  # what happens at `until`
         self.asked: Interrupt | None = None
         self.abandoned = False
-        self.deferred = False  # asked, while the thread was in our own code: it is raised when it has left
+        self.deferred = (
+            False  # asked, while the thread was where nothing may break off: it is raised when it has left
+        )
         self.ident = 0
         self.done: deque[Job] = deque()  # succeeded, and not settled yet
         self._abandon_at = math.inf
@@ -130,7 +135,7 @@ class Slot:
         self.deferred = True
         if self._on_defer is not None:
             self._on_defer()
-        if not _is_inside_neoq(self.ident):
+        if not _must_not_break_off(self.ident):
             self.deferred = False
             self._pending = True
             _raise_in_thread(self.ident, self._landing(why))
@@ -218,11 +223,18 @@ class Slot:
         return self.asked is not None and self.clock.monotonic() >= self._abandon_at
 
 
-def _is_inside_neoq(ident: int) -> bool:
-    """Whether a thread's handler is in a call of neoq, which an exception must not break off halfway."""
+def _must_not_break_off(ident: int) -> bool:
+    """Whether a thread's handler is in a call that an exception must not end halfway.
+
+    That is one of neoq; an import or a line of log, whose locks would stay taken and hang every other thread
+    that comes by; or a finalizer, which would swallow the exception.
+    """
     with no_collection():
         for frame in frames_of(ident):
-            directory, name = os.path.split(frame.f_code.co_filename)
+            code = frame.f_code
+            if code.co_filename in _FRAGILE or code.co_name == "__del__":
+                return True
+            directory, name = os.path.split(code.co_filename)
             if directory == _PACKAGE:
                 return name != _EXECUTOR
     return False
