@@ -189,7 +189,8 @@ def _failed(
         listener.logger.info("job %s of %s was discarded: %s", job.id, job.queue, failure.message)
         return Outcome(lease, Status.DEAD, None, False, started, now, failure)
     if isinstance(error, JobInterrupted) and asked is not None and not error.args:
-        error = asked(_reason(asked, job, listener)).with_traceback(error.__traceback__)
+        bare, error = error, asked(_reason(asked, job, listener)).with_traceback(error.__traceback__)
+        error.__context__ = bare.__context__
     return failed_attempt(job, listener, started, error, asked)
 
 

@@ -177,17 +177,25 @@ class Slot:
                 self._shielded, self._shields = job, 0
             self._shields += 1
             seen = self.asked
-        asked = None
         try:
             yield
         finally:
-            with self._lock:
-                if self._shielded is job:
-                    self._shields -= 1
-                    if not self._shields and self.job is job and self.asked is not seen:
-                        asked = self.asked
-        if asked is not None:
-            raise asked
+            asked = self._lower_shield(job, seen)
+            if asked is not None:  # rather than what the block raised, after which its handler may go on
+                raise asked
+
+    def _lower_shield(self, job: Job, seen: Interrupt | None) -> Interrupt | None:
+        """Take one shield away; return what is to be raised in this thread now."""
+        with self._lock:
+            if self._shielded is not job:
+                return None
+            self._shields -= 1
+            if self._shields or self.job is not job or self.asked is None or self.asked is seen:
+                return None
+            if self.ident == threading.get_ident():
+                return self.asked
+            self._raise(self.asked)  # the shield was a helper's; the interrupt is for the handler
+            return None
 
     def _take_back(self) -> None:
         _clear_in_thread(self.ident, None)
