@@ -333,8 +333,13 @@ class Engine:
 
     def wait_for_change(self, seconds: float) -> None:
         """Wait until something was settled or parked, or the time is up."""
-        with self.changed:
-            self.changed.wait(min(seconds, self.config.job_check_interval))
+        try:
+            with self.changed:
+                self.changed.wait(min(seconds, self.config.job_check_interval))
+        except RuntimeError as error:  # what a signal handler raises can come while wait() has not got the
+            if error.__context__ is None:  # lock back: then the end of the block has nothing to release
+                raise
+            raise error.__context__ from None
 
     # -- enqueue -----------------------------------------------------------------------------------------
 

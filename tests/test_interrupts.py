@@ -608,6 +608,26 @@ def test_who_enqueues_just_before_the_raise_waits_for_it(
     assert backend.jobs("sink") == []
 
 
+def test_ctrl_c_while_a_wait_takes_its_lock_back_is_ctrl_c(
+    backend: neoq.MemBackend, release: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a signal handler raises inside `wait` comes out of it, not an error about a lock."""
+    changed = backend.engine.changed
+
+    def wait_and_be_interrupted(timeout: float) -> None:
+        changed.release()  # as threading.Condition does
+        raise KeyboardInterrupt
+
+    backend.listen("q", hang(release), timeout=None)
+    job = backend.enqueue("q")
+    monkeypatch.setattr(changed, "wait", wait_and_be_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        backend.wait(job.id or 0)
+    monkeypatch.undo()
+    release.set()
+    assert ended(backend, job).status is neoq.Status.SUCCEEDED
+
+
 def test_an_interrupt_that_comes_as_a_job_begins_spoils_nothing() -> None:
     """Of jobs whose deadline comes just as they start, each ends, and everything still works afterwards."""
     with running("born_late") as child:
