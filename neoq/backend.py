@@ -653,6 +653,8 @@ def _check_handler(queue: str, handler: Any) -> None:
         problem = "is not callable"
     elif inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__):
         problem = "is a coroutine function, which a thread cannot run; wrap it: asyncio.run(handler(job))"
+    elif _is_generator_function(handler) or _is_generator_function(type(handler).__call__):
+        problem = "is a generator function, whose body a call does not run; take out the yield"
     else:
         try:
             inspect.signature(handler).bind(None)
@@ -664,6 +666,12 @@ def _check_handler(queue: str, handler: Any) -> None:
             pass  # written in C, with no signature to look at
     if problem is not None:
         raise InvalidJobError(f"the handler {handler!r} of queue {queue!r} {problem}", queue=queue)
+
+
+def _is_generator_function(function: Any) -> bool:
+    import inspect
+
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
 def _check_callable(name: str, value: Any) -> None:

@@ -338,8 +338,13 @@ class Engine:
 
     def wait_for_change(self, seconds: float) -> None:
         """Wait until something was settled or parked, or the time is up."""
-        with self.changed:
-            self.changed.wait(min(seconds, self.config.job_check_interval))
+        try:
+            with self.changed:
+                self.changed.wait(min(seconds, self.config.job_check_interval))
+        except RuntimeError as error:  # what a signal handler raises can come while wait() has not got the
+            if error.__context__ is None:  # lock back: then the end of the block has nothing to release
+                raise
+            raise error.__context__ from None
 
     # -- enqueue -----------------------------------------------------------------------------------------
 
@@ -481,12 +486,29 @@ class Engine:
             self.ticker.held = True
             for lane in self.lanes.values():
                 lane.held = True
-        give_up = _time.monotonic() + self.config.shutdown_timeout
+        try:
+            self._await_rest(_time.monotonic() + self.config.shutdown_timeout)
+        except BaseException:
+            self.go_on()
+            raise
+
+    def _await_rest(self, give_up: float) -> None:
+        """Wait until the threads have ended what they held as they were told to rest."""
         with self.watching():
-            while any(runner.slot.job is not None for runner in self._runners()):
+            while not self._rests():
                 if _time.monotonic() > give_up:
                     raise NeoqError("jobs of this backend still run in threads; drain it before")
                 self.wait_for_change(0.01)
+
+    def _rests(self) -> bool:
+        if not all(runner.parked for runner in self._runners()):
+            return False
+        if self.fetcher is None or self.settler is None:
+            return True
+        if self.fetcher.busy:
+            return False
+        self.fetcher.give_back()
+        return not self.settler.unsettled()
 
     def go_on(self) -> None:
         """Let the threads work again."""

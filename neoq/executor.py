@@ -185,10 +185,12 @@ def _failed(
             return failed_attempt(job, listener, started, wrong)
         return Outcome(lease, Status.PENDING, again, False, started, now)
     if isinstance(error, Discard):
-        listener.logger.info("job %s of %s was discarded: %s", job.id, job.queue, error)
-        return Outcome(lease, Status.DEAD, None, False, started, now, describe(error))
+        failure = describe(error)
+        listener.logger.info("job %s of %s was discarded: %s", job.id, job.queue, failure.message)
+        return Outcome(lease, Status.DEAD, None, False, started, now, failure)
     if isinstance(error, JobInterrupted) and asked is not None and not error.args:
-        error = asked(_reason(asked, job, listener)).with_traceback(error.__traceback__)
+        bare, error = error, asked(_reason(asked, job, listener)).with_traceback(error.__traceback__)
+        error.__context__ = bare.__context__
     return failed_attempt(job, listener, started, error, asked)
 
 
@@ -212,9 +214,11 @@ def failed_attempt(
 
 def _delay(job: Job, listener: Listener, error: BaseException) -> float | None:
     """Seconds until the next attempt, or None: there is none."""
-    if job.retries >= _max_retries(job, listener) or not listener.retry.retries(error):
+    if job.retries >= _max_retries(job, listener):
         return None
     try:
+        if not listener.retry.retries(error):
+            return None
         if isinstance(error, Retry) and error.after is not None:
             return max(0.0, to_seconds("Retry.after", error.after))
         return listener.retry.seconds(job.retries)
@@ -233,19 +237,22 @@ def _report(
     """Log a failed attempt, once, and tell on_error; neither can keep the job from being settled."""
     listener.failed()
     next_step = "dead" if delay is None else f"again in {delay:.1f} s"
-    listener.logger.log(
-        40 if delay is None else 30,  # ERROR, WARNING
-        "job %s of %s failed, attempt %d of %d, %s: %s: %s",
-        job.id,
-        job.queue,
-        job.attempt,
-        _max_retries(job, listener) + 1,
-        next_step,
-        failure.type,
-        failure.message,
-        exc_info=error,
-        extra={"job_id": job.id, "queue": job.queue, "attempt": job.attempt},
-    )
+    try:
+        listener.logger.log(
+            40 if delay is None else 30,  # ERROR, WARNING
+            "job %s of %s failed, attempt %d of %d, %s: %s: %s",
+            job.id,
+            job.queue,
+            job.attempt,
+            _max_retries(job, listener) + 1,
+            next_step,
+            failure.type,
+            failure.message,
+            exc_info=error,
+            extra={"job_id": job.id, "queue": job.queue, "attempt": job.attempt},
+        )
+    except BaseException:  # of the exception, as its traceback is formatted
+        listener.logger.error("job %s of %s failed: %s", job.id, job.queue, failure.type)  # noqa: TRY400
     if listener.on_error is None:
         return
     try:
@@ -270,17 +277,27 @@ def abandoned(job: Job, listener: Listener, asked: Interrupt) -> Outcome:
 
 
 def describe(error: BaseException) -> Failure:
-    """An exception as type, message and traceback, whatever its own ``__str__`` does."""
+    """An exception as type, message and traceback, whatever its own methods do."""
+    return Failure(
+        _class_name(type(error)),
+        _read(lambda: str(error), "message"),
+        _read(lambda: "".join(traceback.format_exception(error)), "traceback"),
+    )
+
+
+_class_name = type.__dict__["__name__"].__get__  # as it is, whatever a metaclass makes of it
+
+
+def _read(read: Callable[[], str], what: str) -> str:
     try:
-        message = str(error)
-    except Exception as broken:
-        message = f"<its message could not be read: {type(broken).__name__}>"
-    return Failure(type(error).__name__, message, "".join(traceback.format_exception(error)))
+        return read()
+    except BaseException as broken:
+        return f"<its {what} could not be read: {_class_name(type(broken))}>"
 
 
 def _instant(delay: timedelta | float | datetime, now: float) -> float:
     if isinstance(delay, datetime):
         if delay.utcoffset() is None:
             raise InvalidJobError(f"Snooze got the naive datetime {delay!r}; give it a timezone")
-        return delay.timestamp()
+        return latest(max(now, delay.timestamp()))
     return latest(now + max(0.0, to_seconds("Snooze", delay)))

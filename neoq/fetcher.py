@@ -121,12 +121,25 @@ class Fetcher:
         if thread is not None and thread.is_alive():
             self._store.stop_claiming(grace / 2)
             join(thread, grace / 2)
-        left: list[Job] = []
         with self._lock:
             self._over = True
-            for buffer in self._buffers.values():
-                while buffer:
+            return self._empty_buffers()
+
+    def give_back(self) -> None:
+        """Give back what was fetched and not taken."""
+        with self._lock:
+            left = self._empty_buffers()
+        if left:
+            self._settler.put([given_back(job) for job in left])
+
+    def _empty_buffers(self) -> list[Job]:
+        left: list[Job] = []
+        for buffer in self._buffers.values():
+            try:
+                while True:
                     left.append(buffer.popleft())
+            except IndexError:
+                continue
         return left
 
     def _run(self) -> None:
@@ -150,23 +163,26 @@ class Fetcher:
 
     def _fetch(self) -> float:
         """Claim once for all queues; return the seconds until it is worth trying again."""
-        demands = [] if self._fenced else [demand for lane in self._lanes() if (demand := self._demand(lane))]
-        if not demands:
-            return self._interval
-        self.busy = True
-        self.claims += 1
-        began, by_wall = time.monotonic(), self._clock.time()
+        self.busy = True  # before the look at the lanes: who holds them meanwhile waits for this claim
         try:
-            claimed = self._store.claim(demands)
-            self._compare_clocks(claimed, by_wall)
-            if self._fenced or time.monotonic() - began >= self._lease:
-                # The reply came late: who knows whose these jobs are by now.
-                self._settler.put([given_back(job) for job in claimed.jobs])
-                return 0.0
-            return self._distribute(demands, claimed)
+            demands = (
+                [] if self._fenced else [demand for lane in self._lanes() if (demand := self._demand(lane))]
+            )
+            return self._claim(demands) if demands else self._interval
         finally:
             self.busy = False
             self._parked()
+
+    def _claim(self, demands: list[Demand]) -> float:
+        self.claims += 1
+        began, by_wall = time.monotonic(), self._clock.time()
+        claimed = self._store.claim(demands)
+        self._compare_clocks(claimed, by_wall)
+        if self._fenced or time.monotonic() - began >= self._lease:
+            # The reply came late: who knows whose these jobs are by now.
+            self._settler.put([given_back(job) for job in claimed.jobs])
+            return 0.0
+        return self._distribute(demands, claimed)
 
     def _compare_clocks(self, claimed: Claimed, began: float) -> None:
         """Let the store's clock judge deadlines, where it differs from ours by more than the claim took."""
@@ -211,7 +227,7 @@ class Fetcher:
         free = len(lane.idle) + lane.vacant
         ahead = min(self._prefetch.get(lane.queue, 0), lane.fits_ahead())
         limit = free + ahead - buffered
-        return Demand(lane.queue, limit) if limit > 0 and not lane.choked else None
+        return Demand(lane.queue, limit) if limit > 0 and not (lane.choked or lane.held) else None
 
     def _adapt(self, demand: Demand, got: int) -> None:
         """Fetch further ahead while claims come back full, and nothing ahead once one does not."""

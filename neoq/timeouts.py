@@ -1,8 +1,8 @@
 """Stopping what runs too long: the slot that each runner keeps, and the watchdog that scans them.
 
-An interrupt is raised inside the handler's thread between two bytecodes. It can arrive late, and code
-blocked in C never sees it; so a second later the attempt is settled over its head, and its thread is
-left behind and replaced.
+An interrupt is raised inside the handler's thread between two bytecodes, but not where that would harm
+others. It can arrive late, and code blocked in C never sees it; so a second later the attempt is settled
+over its head, and its thread is left behind and replaced.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import ctypes
 import logging
 import math
 import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,19 +20,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 from neoq.clock import Clock
 from neoq.config import SafeLogger
 from neoq.errors import DeadlineExceeded, JobInterrupted, JobTimeout, UnsupportedError
+from neoq.frames import frames_of, no_collection
 from neoq.threads import join, start
 
 if TYPE_CHECKING:
     from neoq.job import Job
 
 GRACE = 1.0  # seconds between an interrupt and the abandonment of the thread that ignored it
-PRESS = 0.002  # seconds between looks whether a thread has left our own code
+PRESS = 0.002  # seconds between looks whether a thread has left what must not be broken off
 STALE = 0.02  # seconds that an outcome may wait behind a job that turned out long
 
 Interrupt = type[JobInterrupted]
 
 _PACKAGE = os.path.dirname(__file__)  # noqa: PTH120  # as code objects spell it
 _EXECUTOR = "executor.py"  # its frames are around the handler, not below it
+_FRAGILE = frozenset(
+    {"<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>", logging.__file__}
+)
 
 _raise_in_thread = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _raise_in_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
@@ -62,7 +65,9 @@ class Slot:
         self.why: Interrupt = JobTimeout  # what happens at `until`
         self.asked: Interrupt | None = None
         self.abandoned = False
-        self.deferred = False  # asked, while the thread was in our own code: it is raised when it has left
+        self.deferred = (
+            False  # asked, while the thread was where nothing may break off: it is raised when it has left
+        )
         self.ident = 0
         self.done: deque[Job] = deque()  # succeeded, and not settled yet
         self._abandon_at = math.inf
@@ -130,7 +135,7 @@ class Slot:
         self.deferred = True
         if self._on_defer is not None:
             self._on_defer()
-        if not _is_inside_neoq(self.ident):
+        if not _must_not_break_off(self.ident):
             self.deferred = False
             self._pending = True
             _raise_in_thread(self.ident, self._landing(why))
@@ -172,17 +177,25 @@ class Slot:
                 self._shielded, self._shields = job, 0
             self._shields += 1
             seen = self.asked
-        asked = None
         try:
             yield
         finally:
-            with self._lock:
-                if self._shielded is job:
-                    self._shields -= 1
-                    if not self._shields and self.job is job and self.asked is not seen:
-                        asked = self.asked
-        if asked is not None:
-            raise asked
+            asked = self._lower_shield(job, seen)
+            if asked is not None:  # rather than what the block raised, after which its handler may go on
+                raise asked
+
+    def _lower_shield(self, job: Job, seen: Interrupt | None) -> Interrupt | None:
+        """Take one shield away; return what is to be raised in this thread now."""
+        with self._lock:
+            if self._shielded is not job:
+                return None
+            self._shields -= 1
+            if self._shields or self.job is not job or self.asked is None or self.asked is seen:
+                return None
+            if self.ident == threading.get_ident():
+                return self.asked
+            self._raise(self.asked)  # the shield was a helper's; the interrupt is for the handler
+            return None
 
     def _take_back(self) -> None:
         _clear_in_thread(self.ident, None)
@@ -218,14 +231,20 @@ class Slot:
         return self.asked is not None and self.clock.monotonic() >= self._abandon_at
 
 
-def _is_inside_neoq(ident: int) -> bool:
-    """Whether a thread's handler is in a call of neoq, which an exception must not break off halfway."""
-    frame = sys._current_frames().get(ident)
-    while frame is not None:
-        directory, name = os.path.split(frame.f_code.co_filename)
-        if directory == _PACKAGE:
-            return name != _EXECUTOR
-        frame = frame.f_back
+def _must_not_break_off(ident: int) -> bool:
+    """Whether a thread's handler is in a call that an exception must not end halfway.
+
+    That is one of neoq; an import or a line of log, whose locks would stay taken and hang every other thread
+    that comes by; or a finalizer, which would swallow the exception.
+    """
+    with no_collection():
+        for frame in frames_of(ident):
+            code = frame.f_code
+            if code.co_filename in _FRAGILE or code.co_name == "__del__":
+                return True
+            directory, name = os.path.split(code.co_filename)
+            if directory == _PACKAGE:
+                return name != _EXECUTOR
     return False
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import threading
 import traceback
 from collections import deque
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from neoq.errors import JobInterrupted
 from neoq.executor import Listener, abandoned, attempt
+from neoq.frames import frames_of, no_collection
 from neoq.job import Job
 from neoq.store import given_back
 from neoq.threads import start
@@ -267,6 +267,7 @@ class Runner:
         self.done = slot.done
         self.baton = threading.Lock()
         self.baton.acquire()
+        self.parked = False  # it waits to be called, and holds nothing
         self.processed = 0
         self._seen: Job | None = None
         self._size = 1  # of the next chunk
@@ -287,7 +288,7 @@ class Runner:
                 break
             except JobInterrupted:
                 continue  # it landed after its job's end; the job is not concerned
-            except Exception:
+            except BaseException:  # a thread that ended here would still count as a runner
                 self.lane.listener.logger.exception(
                     "a runner of queue %s goes on after an error", self.lane.queue
                 )
@@ -395,7 +396,9 @@ class Runner:
                 pass  # somebody has called meanwhile: take the call
         else:
             lane.source.nothing_to_do(lane.queue)
+        self.parked = True
         self.baton.acquire()
+        self.parked = False
         lane.waking = False
         if self.ahead:
             lane.wake()  # the call may have been for another job than the one taken here
@@ -455,5 +458,6 @@ class Runner:
 
 
 def _stack_of(runner: Runner) -> str:
-    frame = sys._current_frames().get(runner.slot.ident)
-    return "(no stack)" if frame is None else "".join(traceback.format_stack(frame))
+    with no_collection():
+        frames = [(frame, frame.f_lineno) for frame in frames_of(runner.slot.ident)]
+    return "".join(traceback.StackSummary.extract(reversed(frames)).format()) or "(no stack)"

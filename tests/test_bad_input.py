@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import decimal
+import functools
 import math
 import pathlib
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -371,6 +372,30 @@ def test_a_coroutine_function_is_refused(backend: neoq.MemBackend) -> None:
     """An async handler would never run: it is refused at once, not "successful" a thousand times."""
     with pytest.raises(neoq.InvalidJobError, match="async"):
         backend.listen("other", coroutine)
+
+
+def generator(job: neoq.Job) -> Iterator[int]:
+    yield 1
+
+
+async def async_generator(job: neoq.Job) -> AsyncIterator[int]:
+    yield 1
+
+
+class GeneratorObject:
+    def __call__(self, job: neoq.Job) -> Iterator[int]:
+        yield 1
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [generator, async_generator, functools.partial(generator), GeneratorObject()],
+    ids=["function", "async", "partial", "object"],
+)
+def test_a_generator_function_is_refused(backend: neoq.MemBackend, handler: Any) -> None:
+    """To call a generator function runs nothing of it: its jobs would all succeed, and do nothing."""
+    with pytest.raises(neoq.InvalidJobError, match="generator"):
+        backend.listen("other", handler)
 
 
 def takes_nothing() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import random
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -551,12 +553,36 @@ def test_an_interrupt_inside_enqueue_leaves_nothing_half_done() -> None:
         assert line.endswith("lost [] ghosts []"), rounds
 
 
+def test_an_interrupt_waits_for_the_end_of_an_import(backend: neoq.MemBackend, tmp_path: Path) -> None:
+    """A handler that is interrupted as it imports ends once that is done, and the module can be imported."""
+    (tmp_path / "neoq_tests_slow.py").write_text("import time\nfor _ in range(20):\n    time.sleep(0.01)\n")
+    sys.path.insert(0, str(tmp_path))
+    behind = threading.Event()
+
+    @backend.listen("imports", timeout=0.05, max_retries=0)
+    def handler(job: neoq.Job) -> None:
+        importlib.import_module("neoq_tests_slow")
+        for _ in range(1000):
+            time.sleep(0.01)
+        behind.set()
+
+    try:
+        job = ended(backend, backend.enqueue("imports"))
+        assert (job.error or "").startswith("JobTimeout")
+        assert not behind.is_set()
+        assert "neoq_tests_slow" in sys.modules
+        assert backend.stats().abandoned == 0
+    finally:
+        sys.path.remove(str(tmp_path))
+        sys.modules.pop("neoq_tests_slow", None)
+
+
 def test_who_enqueues_just_before_the_raise_waits_for_it(
     backend: neoq.MemBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A handler that was outside at the look, and enqueues before the raise, stops at the door."""
     looked, at_the_door = threading.Event(), threading.Event()
-    is_inside = timeouts._is_inside_neoq
+    is_inside = timeouts._must_not_break_off
 
     def look_and_be_slow(ident: int) -> bool:
         inside = is_inside(ident)
@@ -567,7 +593,7 @@ def test_who_enqueues_just_before_the_raise_waits_for_it(
                 at_the_door.set()
         return inside
 
-    monkeypatch.setattr(timeouts, "_is_inside_neoq", look_and_be_slow)
+    monkeypatch.setattr(timeouts, "_must_not_break_off", look_and_be_slow)
 
     def handler(job: neoq.Job) -> None:
         looked.wait(PATIENCE)
@@ -580,6 +606,26 @@ def test_who_enqueues_just_before_the_raise_waits_for_it(
     assert job.error.startswith("JobTimeout")
     assert at_the_door.is_set()
     assert backend.jobs("sink") == []
+
+
+def test_ctrl_c_while_a_wait_takes_its_lock_back_is_ctrl_c(
+    backend: neoq.MemBackend, release: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a signal handler raises inside `wait` comes out of it, not an error about a lock."""
+    changed = backend.engine.changed
+
+    def wait_and_be_interrupted(timeout: float) -> None:
+        changed.release()  # as threading.Condition does
+        raise KeyboardInterrupt
+
+    backend.listen("q", hang(release), timeout=None)
+    job = backend.enqueue("q")
+    monkeypatch.setattr(changed, "wait", wait_and_be_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        backend.wait(job.id or 0)
+    monkeypatch.undo()
+    release.set()
+    assert ended(backend, job).status is neoq.Status.SUCCEEDED
 
 
 def test_an_interrupt_that_comes_as_a_job_begins_spoils_nothing() -> None:

@@ -18,6 +18,7 @@ PACKAGE = ROOT / "neoq"
 
 LEAVES = {
     *("errors", "job", "config", "retry", "store", "clock", "mem_queues", "threads", "capacity"),
+    "frames",
     *("group_commit",),
     *("sqlite_schema", "sqlite_file", "sqlite_jobs", "sqlite_locks", "sqlite_rows"),
     *("redis_keys", "redis_records", "redis_scripts", "redis_connection", "redis_wakes", "redis_queues"),

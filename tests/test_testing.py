@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -212,6 +213,101 @@ def test_only_memory_has_a_virtual_clock() -> None:
     """Another backend is refused, with what to use instead."""
     with pytest.raises(neoq.UnsupportedError, match="MemBackend"), testing.clock(object()):  # type: ignore[arg-type]
         pass
+
+
+def test_no_thread_runs_a_job_once_the_block_has_begun(backend: neoq.MemBackend) -> None:
+    """Threads that are busy as the block begins end the jobs that they hold before it does."""
+    inside: list[bool] = []
+    block_runs = False
+    backend.listen("q", lambda job: inside.append(block_runs), concurrency=3)
+    for delay in range(40):
+        backend.enqueue_many([neoq.Job("q", {"n": n}) for n in range(400)])
+        time.sleep(delay % 5 / 1000)
+        with testing.enqueued(backend):
+            block_runs = True
+            time.sleep(0.002)  # for a thread that would not rest
+            block_runs = False
+        assert backend.drain(10)
+    assert len(inside) == 40 * 400
+    assert not any(inside)
+
+
+def test_a_durable_backend_claims_nothing_inside_the_block(tmp_path: Path) -> None:
+    """The thread that fetches jobs rests as well: what was enqueued in the block is dropped at its end."""
+    backend = neoq.connect(f"sqlite:///{tmp_path}/jobs.db", job_check_interval=0.01)
+    backend.listen("q", lambda job: None)
+    backend.wait(backend.enqueue("q").id or 0, 10)
+    with testing.enqueued(backend) as jobs:
+        for n in range(5):
+            backend.enqueue("q", {"n": n})
+            time.sleep(0.02)  # for a thread that would not rest
+        assert [backend.get(job.id or 0).status for job in jobs] == [neoq.Status.PENDING] * 5  # type: ignore[union-attr]
+    assert [backend.get(job.id or 0) for job in jobs] == [None] * 5
+    backend.shutdown(5)
+
+
+def test_a_job_that_does_not_end_leaves_the_backend_as_it_was(backend: neoq.MemBackend) -> None:
+    """Where threads do not come to rest the block is refused, and afterwards they work as before."""
+    backend = neoq.MemBackend(shutdown_timeout=0.05)
+    started, release = threading.Event(), threading.Event()
+
+    @backend.listen("q")
+    def handler(job: neoq.Job) -> str:
+        started.set()
+        release.wait(10)
+        return threading.current_thread().name
+
+    first = backend.enqueue("q")
+    assert started.wait(10)
+    with pytest.raises(neoq.NeoqError, match="still run in threads"), testing.clock(backend):
+        pass
+    release.set()
+    backend.wait(first.id or 0, 10)
+    second = backend.enqueue("q", {"n": 2})
+    assert backend.wait(second.id or 0, 10).result != threading.current_thread().name
+    backend.shutdown(5)
+
+
+def test_inline_tells_each_thread_of_its_own_job(backend: neoq.MemBackend) -> None:
+    """Two threads that enqueue at once each get what their own job raises."""
+    started, failed = threading.Event(), threading.Event()
+    raised: list[str] = []
+
+    @backend.listen("q", max_retries=0)
+    def handler(job: neoq.Job) -> None:
+        if job.payload["who"] == "good":
+            started.set()
+            assert failed.wait(10)
+        else:
+            raise ValueError("bad")
+
+    def enqueue(who: str) -> None:
+        try:
+            backend.enqueue("q", {"who": who})
+        except ValueError:
+            raised.append(who)
+
+    with testing.inline(backend):
+        good = threading.Thread(target=enqueue, args=("good",))
+        good.start()
+        assert started.wait(10)
+        enqueue("bad")
+        failed.set()
+        good.join()
+    assert raised == ["bad"]
+
+
+def test_the_clock_takes_no_time_that_says_nothing(backend: neoq.MemBackend) -> None:
+    """A naive datetime, and a span that is no number, are refused."""
+    naive = datetime(2040, 1, 1)  # noqa: DTZ001
+    with pytest.raises(ValueError, match="naive"), testing.clock(backend, naive):
+        pass
+    with testing.clock(backend) as clock:
+        with pytest.raises(ValueError, match="naive"):
+            clock.run_until(naive)
+        for span in (float("nan"), float("inf")):
+            with pytest.raises(ValueError, match="cannot advance"):
+                clock.advance(span)
 
 
 def test_the_plugin_offers_a_fixture(pytester: pytest.Pytester) -> None:

@@ -308,6 +308,51 @@ def test_shields_nest() -> None:
     assert steps == ["between"]
 
 
+def test_an_interrupt_comes_before_what_a_shielded_block_raises() -> None:
+    """A handler that gets over an error of the block does not get over the interrupt that came meanwhile."""
+    slot, steps = new_slot(), []
+
+    def handler(job: Job) -> None:
+        try:
+            with job.shield():
+                interrupt_from_elsewhere(slot, job)
+                raise KeyError("of the block")
+        except KeyError:
+            steps.append("went on")
+
+    outcome = tried(new_job(), listener(handler), slot)
+    assert steps == []
+    assert outcome is not None
+    assert outcome.failure is not None
+    assert outcome.failure.type == "JobTimeout"
+    assert "of the block" in outcome.failure.traceback
+
+
+def test_the_shield_of_a_helping_thread_keeps_the_interrupt_for_the_handler() -> None:
+    """An interrupt that a shield in another thread held back is raised in the handler's."""
+    slot = new_slot()
+    raised: list[BaseException] = []
+
+    def assist(job: Job) -> None:
+        try:
+            with job.shield():
+                interrupt_from_elsewhere(slot, job)
+        except JobInterrupted as error:
+            raised.append(error)
+
+    def handler(job: Job) -> None:
+        helper = threading.Thread(target=assist, args=(job,))
+        helper.start()
+        helper.join()
+        spin(0.05)
+
+    outcome = tried(new_job(), listener(handler), slot)
+    assert raised == []
+    assert outcome is not None
+    assert outcome.failure is not None
+    assert outcome.failure.type == "JobTimeout"
+
+
 def test_a_shield_without_an_interrupt_raises_nothing() -> None:
     """A shield that nothing came for is not felt, and the next one works again."""
     slot, steps = new_slot(), []

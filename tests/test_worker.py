@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,96 @@ def test_an_outcome_that_the_store_refuses_holds_up_no_other(tmp_path: Path) -> 
         ended = [backend.wait(job.id or 0, PATIENCE) for job in jobs]
     assert [job.result for job in ended] == ["done", "done", None, "done", "done"]
     assert (ended[2].status, ended[2].error) == (neoq.Status.DEAD, "ValueError: caf\\xe9")
+
+
+class Nameless(type):
+    """Its classes tell nobody their names."""
+
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise RuntimeError("no name")
+
+
+class WithoutName(Exception, metaclass=Nameless):
+    pass
+
+
+class ExitsWhenRead(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("no message")
+
+
+class ExitsWhenFormatted(Exception):
+    @property
+    def __notes__(self) -> list[str]:
+        raise SystemExit("no notes")
+
+
+class ExitsWhenDiscarded(neoq.Discard):
+    def __str__(self) -> str:
+        raise SystemExit("no reason")
+
+
+class NobodysKind(type):
+    """Nobody can ask what belongs to its classes."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        raise SystemExit("no answer")
+
+
+class Never(Exception, metaclass=NobodysKind):
+    pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    [WithoutName(), ExitsWhenRead(), ExitsWhenFormatted(), ExitsWhenDiscarded()],
+    ids=lambda error: type.__dict__["__name__"].__get__(type(error)),
+)
+def test_an_exception_that_cannot_be_read_ends_its_attempt_only(error: Exception) -> None:
+    """Whatever an exception does as it is described and logged: its job fails, and the runner lives on."""
+    with neoq.MemBackend() as backend:
+
+        @backend.listen("q", concurrency=1, max_retries=0, retry=neoq.RetryPolicy(never=(Never,)))
+        def handler(job: neoq.Job) -> None:
+            if "fail" in job.payload:
+                raise error
+
+        failed = backend.enqueue("q", {"fail": True})
+        assert backend.wait(failed.id or 0, PATIENCE).status is neoq.Status.DEAD
+        after = backend.enqueue("q")
+        assert backend.wait(after.id or 0, PATIENCE).status is neoq.Status.SUCCEEDED
+
+
+def test_a_policy_that_cannot_be_asked_is_replaced_by_the_default() -> None:
+    """Where the classes of ``never`` give no answer, a failed job waits for its next attempt."""
+    with neoq.MemBackend() as backend:
+        backend.listen("q", lambda job: 1 / 0, retry=neoq.RetryPolicy(never=(Never,)))
+        job = backend.enqueue("q")
+        give_up = time.monotonic() + PATIENCE
+        while backend.stats().failed == 0 and time.monotonic() < give_up:
+            time.sleep(0.001)
+        backend.shutdown(PATIENCE)
+        snapshot = backend.get(job.id or 0)
+    assert snapshot is not None
+    assert (snapshot.status, snapshot.retries) == (neoq.Status.RETRYING, 1)
+
+
+def test_a_job_snoozed_to_the_end_of_time_can_be_looked_at() -> None:
+    """A snooze to a datetime is held to the calendar like one of so many seconds."""
+    far = datetime.max.replace(tzinfo=UTC)
+    with neoq.MemBackend() as backend:
+        started = threading.Event()
+
+        @backend.listen("q")
+        def handler(job: neoq.Job) -> None:
+            started.set()
+            raise neoq.Snooze(far)
+
+        job = backend.enqueue("q")
+        assert started.wait(PATIENCE)
+        backend.shutdown(PATIENCE)
+        snapshot = backend.get(job.id or 0)
+    assert snapshot is not None
+    assert snapshot.run_after is not None
+    assert snapshot.run_after < far

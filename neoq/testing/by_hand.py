@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from neoq.backend import Backend
@@ -50,7 +51,9 @@ class ByHand:
     def _run(self, job: Job, on_error: Callable[[BaseException], None] | None) -> None:
         backend = self.backend
         listener = backend.engine.listeners[job.queue]
-        with running_in(backend.engine.new_slot()) as slot, _watched(listener, on_error):
+        if on_error is not None:
+            listener = _watched(listener, on_error)
+        with running_in(backend.engine.new_slot()) as slot:
             outcome = attempt(job, listener, slot)
         if outcome is job:
             backend.settle_succeeded([job])
@@ -58,12 +61,8 @@ class ByHand:
             backend.settle([outcome])  # type: ignore[list-item]
 
 
-@contextmanager
-def _watched(listener: Listener, on_error: Callable[[BaseException], None] | None) -> Iterator[None]:
-    """Tell of what a handler raises, signals aside."""
-    if on_error is None:
-        yield
-        return
+def _watched(listener: Listener, on_error: Callable[[BaseException], None]) -> Listener:
+    """The same listener, which tells of what its handler raises, signals aside."""
     call = listener.call
 
     def told(job: Job) -> Any:
@@ -75,11 +74,9 @@ def _watched(listener: Listener, on_error: Callable[[BaseException], None] | Non
             on_error(error)
             raise
 
-    listener.call = told
-    try:
-        yield
-    finally:
-        listener.call = call
+    watched = copy(listener)  # not the listener itself: other threads may run its jobs at the same time
+    watched.call = told
+    return watched
 
 
 @contextmanager

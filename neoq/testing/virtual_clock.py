@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -49,9 +50,11 @@ class VirtualClock:
 
     def run_until(self, instant: datetime) -> int:
         """As `advance`, up to a point in time (an aware datetime that is not in the past of this clock)."""
-        return self._run_until(instant.timestamp())
+        return self._run_until(_timestamp("run_until", instant))
 
     def _run_until(self, until: float) -> int:
+        if not math.isfinite(until):
+            raise ValueError(f"the clock cannot advance to {until}")
         if until < self._now - _ROUNDING:
             raise ValueError(f"the clock shows {self.now} already, and does not go back")
         ran = self._by_hand.run_ready()
@@ -72,6 +75,12 @@ class VirtualClock:
         return min((due for due in dues if due is not None), default=None)
 
 
+def _timestamp(taker: str, instant: datetime) -> float:
+    if instant.utcoffset() is None:
+        raise ValueError(f"{taker} got the naive datetime {instant!r}; give it a timezone: tzinfo=UTC")
+    return instant.timestamp()
+
+
 @contextmanager
 def clock(backend: Backend, start: datetime | None = None) -> Iterator[VirtualClock]:
     """Put a memory backend's time into your hands; yields a `VirtualClock`.
@@ -86,7 +95,7 @@ def clock(backend: Backend, start: datetime | None = None) -> Iterator[VirtualCl
     live = backend.engine.clock
     before = live.time, live.monotonic
     with by_hand.hold():
-        virtual = VirtualClock(backend, by_hand, before[0]() if start is None else start.timestamp())
+        virtual = VirtualClock(backend, by_hand, before[0]() if start is None else _timestamp("clock", start))
         backend.hold_timers(True)
         live.time, live.monotonic = virtual.time, virtual.monotonic
         backend.engine.ticker.fire()  # ticks count from here
