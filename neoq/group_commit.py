@@ -17,7 +17,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from itertools import islice, pairwise
 from typing import Generic, TypeVar
 
@@ -27,7 +26,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MAX_BATCH = 200  # calls that share a commit, at most
-PATIENCE, PATIENCE_AT_MOST = 0.3, 0.002  # of the last commit's time, and seconds
+# Of the last commit's time, and seconds. Who waits for less goes without some, and two commits cost more.
+PATIENCE, PATIENCE_AT_MOST = 1.0, 0.002
 LATE = 0.002  # seconds from being woken to being awake
 LOOKS_EVERY = 1.0  # seconds; a wake-up is lost only where an interrupt hit the one who passed it on
 _BROKEN_OFF = BackendUnavailable("the commit was broken off by an interrupt", outcome_unknown=True)
@@ -40,15 +40,14 @@ class Call(Generic[T, R]):
 
     value: R
 
-    def __init__(self, item: T, *, lasting: bool) -> None:
+    def __init__(self, item: T, lasting: bool) -> None:
         self.item = item
         self.lasting = lasting
         self.error: BaseException | None = None
-        self.taken = False  # into a commit
-        self.ended = False
+        self.taken = self.ended = False  # into a commit; by one
         self.next: Call[T, R] | None = None  # of the same commit, to be woken after this one
-        self.asleep = threading.Lock()
-        self.asleep.acquire()
+        self.asleep = asleep = threading.Lock()
+        asleep.acquire()
         self.woken = math.inf  # when (monotonic)
 
     def fail(self, error: BaseException) -> None:
@@ -58,17 +57,19 @@ class Call(Generic[T, R]):
     def wake(self) -> None:
         """Let its thread look what has become of it."""
         self.woken = time.monotonic()
-        with suppress(RuntimeError):  # it is awake, and looks what has become of it before it sleeps again
+        try:
             self.asleep.release()
+        except RuntimeError:  # it is awake, and looks what has become of it before it sleeps again
+            pass
 
     def outcome(self) -> R:
         """Return its value, or raise its error."""
-        if self.error is not None:
-            try:
-                raise self.error
-            finally:
-                self.error = None  # or the traceback and this frame would keep each other alive
-        return self.value
+        if self.error is None:
+            return self.value
+        try:
+            raise self.error
+        finally:
+            self.error = None  # or the traceback and this frame would keep each other alive
 
 
 class GroupCommit(Generic[T, R]):
@@ -96,20 +97,29 @@ class GroupCommit(Generic[T, R]):
 
         What is not ``lasting`` need not wait for a disk: it waits for nobody, and nobody for it.
         """
-        call: Call[T, R] = Call(item, lasting=lasting)
+        call: Call[T, R] = Call(item, lasting)
         try:
-            patience = self._arrive(call)
+            patience = LOOKS_EVERY
+            with self._lock:
+                nobody, waiting = self._leader is None, self._waiting
+                if nobody and (len(waiting) + 1 >= self._expected or not lasting):
+                    self._leader = call
+                else:
+                    if nobody and not waiting:
+                        patience = self._patience
+                    waiting.append(call)
             while not call.ended:
                 if self._leader is call:
                     self._lead(call)
-                elif call.asleep.acquire(timeout=patience):
+                elif call.asleep.acquire(True, patience):
                     patience = self._patience  # where it is not served it is now the first
                 else:
                     self._lead_if_nobody_does(call)
                     patience = LOOKS_EVERY
         finally:
             if call.next is not None:
-                self._wake(call.next, all_too=time.monotonic() - call.woken > LATE)
+                self._crowded = time.monotonic() - call.woken > LATE
+                self._wake(call.next)
             if self._leader is call or not call.ended:
                 try:
                     self._leave(call)
@@ -117,16 +127,6 @@ class GroupCommit(Generic[T, R]):
                     self._leave(call)
                     raise
         return call.outcome()
-
-    def _arrive(self, call: Call[T, R]) -> float:
-        """Lead, where nobody does and enough are here, or wait; returns how long before looking again."""
-        with self._lock:
-            if self._leader is None and (len(self._waiting) + 1 >= self._expected or not call.lasting):
-                self._leader = call
-                return LOOKS_EVERY
-            first = self._leader is None and not self._waiting
-            self._waiting.append(call)
-        return self._patience if first else LOOKS_EVERY
 
     def _lead_if_nobody_does(self, call: Call[T, R]) -> None:
         with self._lock:
@@ -182,14 +182,14 @@ class GroupCommit(Generic[T, R]):
         if longest is not None:
             longest.wake()
         if served:
-            self._wake(served[0], all_too=self._crowded)
+            self._wake(served[0])
 
-    def _wake(self, call: Call[T, R] | None, *, all_too: bool) -> None:
+    def _wake(self, call: Call[T, R]) -> None:
         """Wake one that was served, or all from there on."""
-        self._crowded = all_too
-        while call is not None:
+        call.wake()
+        while self._crowded and call.next is not None:
+            call = call.next
             call.wake()
-            call = call.next if all_too else None
 
 
 def _copy_of(error: BaseException) -> BaseException:

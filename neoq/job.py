@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, date, datetime, time, timedelta
+from functools import cache
 from itertools import chain, repeat
 from operator import attrgetter
 from types import MappingProxyType, NoneType
@@ -414,11 +415,22 @@ def blank(queue: str = "") -> Job:
     return job
 
 
-def fingerprint(queue: str, data: bytes) -> str:
-    """The fingerprint of a payload (as `encode_payload` wrote it) on a queue: BLAKE2b, 128 bits, hex."""
+@cache
+def _blake2b() -> Any:
     from hashlib import blake2b  # on first use: importing it takes longer than all of this module
 
-    return blake2b(queue.encode() + b"\0" + data, digest_size=16).hexdigest()
+    return blake2b
+
+
+def digest(queue: str, data: bytes) -> bytes:
+    """A hash of a payload (as `encode_payload` wrote it) and its queue: BLAKE2b, 128 bits."""
+    hashed: bytes = _blake2b()(queue.encode() + b"\0" + data, digest_size=16).digest()
+    return hashed
+
+
+def fingerprint(queue: str, data: bytes) -> str:
+    """The fingerprint of a payload on a queue: its `digest` in hex."""
+    return digest(queue, data).hex()
 
 
 def encode_payload(payload: Any, queue: str) -> bytes:
@@ -614,6 +626,8 @@ def latest(at: float) -> float:
 
 def check_queue(queue: Any) -> None:
     """Refuse what is no queue name: 1 to 200 printable characters."""
+    if type(queue) is str and queue in _known_queues:
+        return
     if not isinstance(queue, str) or not queue.strip():
         raise InvalidJobError(f'the queue is {queue!r}; it takes a name such as "emails"')
     if len(queue) > 200 or not queue.isprintable():

@@ -25,10 +25,10 @@ GROUP_PATIENCE = "100ms"  # for a fingerprint that another transaction holds, wh
 DUPLICATE = "NQ001"
 TRIES = 3  # to add a job whose holder has ended meanwhile
 _REMEMBERED = 5000
-_ID_AND_TIME = struct.Struct("!qd").unpack
+_TIME = struct.Struct("!d").unpack
 
 Rows = list[tuple[Any, ...]]
-Item = tuple[Job, bytes]  # and its token
+Item = tuple[Job, bytes | None, bytes]  # what it holds, and its token
 
 
 class Adder:
@@ -61,10 +61,10 @@ class Adder:
 
     def add_one(self, job: Job, token: bytes) -> Job:
         """Add a job, in one commit with those of other threads where it is as plain as most are."""
-        added = None if job._special else self._group((job, token))
+        added = None if job._special else self._group((job, held(job), token))
         if added is None:
             [added] = self._insert([job], [token or None])
-        self.remember(token, [added])
+            self.remember(token, [added])
         return added
 
     def add_many(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
@@ -81,6 +81,8 @@ class Adder:
     def _commit(self, calls: Sequence[Call[Item, Job | None]]) -> None:
         added = self._add_together([call.item for call in calls])
         for call, job in zip(calls, added, strict=True):
+            if job is not None:
+                self._tokens.put(call.item[2], (job.id,))
             call.value, call.ended = job, True
 
     def _add_together(self, items: Sequence[Item]) -> Sequence[Job | None]:
@@ -124,39 +126,22 @@ class Adder:
         return connection
 
     def _insert_plain(self, connection: Connection, items: Sequence[Item]) -> list[Job | None]:
-        queues = {job.queue for job, _ in items}
+        jobs, keys, tokens = zip(*items, strict=True)
+        queues = {job.queue for job in jobs}
         self.name_queues(queues)
         notify = self._announcer.with_commit(queues)
-        statements, prepared = self._statements, self._connections.prepared
-        told = () if notify is None else (notify.encode(),)
-        if len(items) == 1:
-            [(job, token)] = items
-            values = (held(job), token or None, job.queue.encode(), job._data, *told)
-            if notify is None:
-                result = prepared(connection, b"neoq_add_one", statements.add_one, values)
-            else:
-                result = prepared(connection, b"neoq_add_one_and_tell", statements.add_one_and_tell, values)
-            added = [job if result.ntuples and _accepted(job, result, 0) else None]
+        if len(jobs) == 1:
+            values = (keys[0], tokens[0] or None, jobs[0].queue.encode(), jobs[0]._data)
         else:
-            keys = [held(job) for job, _ in items]
             values = (
                 uuids(keys).data,
-                uuids([token or None for _, token in items]).data,
-                texts([job.queue for job, _ in items]).data,
-                byteas([job._data for job, _ in items]).data,
-                *told,
+                uuids(tokens if all(tokens) else [token or None for token in tokens]).data,
+                texts([job.queue for job in jobs]).data,
+                byteas([job._data for job in jobs]).data,
             )
-            if notify is None:
-                result = prepared(connection, b"neoq_add_several", statements.add_several, values)
-            else:
-                result = prepared(
-                    connection, b"neoq_add_several_and_tell", statements.add_several_and_tell, values
-                )
-            place = {result.get_value(row, 2): row for row in range(result.ntuples)}
-            added = [
-                job if (row := place.pop(key, None)) is not None and _accepted(job, result, row) else None
-                for key, (job, _) in zip(keys, items, strict=True)
-            ]
+        told = () if notify is None else (notify.encode(),)
+        name, statement = self._statements.plain(several=len(jobs) > 1, tell=notify is not None)
+        added = _accepted(jobs, keys, self._connections.prepared(connection, name, statement, values + told))
         if notify is None:
             self._announcer.afterwards(queues)
         self.last_id = max([self.last_id, *(job.id or 0 for job in added if job is not None)])
@@ -255,15 +240,15 @@ class Adder:
         self, items: Sequence[Item], last_id: int, lost: BackendUnavailable
     ) -> list[Job | None]:
         """As `_find_out`, for jobs of several threads: None for each that was not stored."""
-        if not all(token for _, token in items):
+        if not all(token for _, _, token in items):
             raise lost
-        rows = {row[0].bytes: row for row in self._stored({token for _, token in items}, last_id, lost)}
+        rows = {row[0].bytes: row for row in self._stored({token for _, _, token in items}, last_id, lost)}
         if self._forgets and len(rows) < len(items):
             raise lost
-        for job, token in items:
+        for job, _, token in items:
             if token in rows:
                 accept([job], [(None, *rows[token][1:])])
-        return [job if token in rows else None for job, token in items]
+        return [job if token in rows else None for job, _, token in items]
 
     def _stored(self, tokens: Iterable[bytes | None], last_id: int, lost: BackendUnavailable) -> Rows:
         """The rows that adds with these tokens have stored."""
@@ -323,11 +308,23 @@ class Adder:
         return duplicate_of(self._find(execute, [job_id]).get(job_id), job_id)
 
 
-def _accepted(job: Job, result: PGresult, row: int) -> bool:
-    """Give a job what the server gave it."""
-    job.id, job._run_after = _ID_AND_TIME(result.get_value(row, 0) + result.get_value(row, 1))  # type: ignore[operator]
-    job._created_at = job._run_after
-    return True
+def _accepted(jobs: Sequence[Job], keys: Sequence[bytes | None], result: PGresult) -> list[Job | None]:
+    """Give jobs what the server gave them; None for each that it did not store."""
+    value, number = result.get_value, result.ntuples
+    if not number:
+        return [None] * len(jobs)
+    ids = {value(row, 2): value(row, 0) for row in range(number)}
+    [now] = _TIME(value(0, 1))  # type: ignore[arg-type]
+    added: list[Job | None] = []
+    for job, key in zip(jobs, keys, strict=True):
+        job_id = ids.pop(key, None)
+        if job_id is None:
+            added.append(None)
+            continue
+        job.id = int.from_bytes(job_id, "big")
+        job._run_after = job._created_at = now
+        added.append(job)
+    return added
 
 
 def _in_place_of(job: Job, holder: Job | None, job_id: int) -> Job:

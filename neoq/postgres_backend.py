@@ -253,7 +253,7 @@ class PostgresBackend(Backend):
         added = (
             self._add(jobs, token) if not self.config.wait_for_server else self._add_patiently(jobs, token)
         )
-        for queue in {job.queue for job in jobs}:
+        for queue in (jobs[0].queue,) if len(jobs) == 1 else {job.queue for job in jobs}:
             self._notify(queue, "ready")
         return added
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from neoq.job import CODEC, FINISHED, Job, OnDuplicate, Status, Unique, blank
+from neoq.job import CODEC, FINISHED, Job, OnDuplicate, Status, Unique, blank, digest
 from neoq.postgres_arrays import bools, byteas, float8s, int2s, int4s, int8s, texts, uuids
 from neoq.postgres_statements import Statements
 from neoq.store import Outcome, QueueCounts
@@ -71,7 +71,7 @@ def held(job: Job) -> bytes | None:
         return None
     own = job._own_fingerprint
     if own is None:
-        return bytes.fromhex(job.fingerprint)
+        return bytes.fromhex(job.fingerprint) if job._data is None else digest(job.queue, job._data)
     if len(own) == 32 and not own.strip("0123456789abcdef"):  # one that we computed
         return bytes.fromhex(own)
     return blake2b(own.encode(), digest_size=16).digest()

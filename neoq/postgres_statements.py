@@ -102,10 +102,12 @@ class Statements:
             " order by i.holds",
         )
         tell = f", pg_notify('{self._channel}', $5::text)"
-        self.add_one = one.encode()
-        self.add_one_and_tell = (one + tell).encode()
-        self.add_several = f"{several}, holds".encode()
-        self.add_several_and_tell = f"{several}, holds{tell}".encode()
+        self._plain_ones = {
+            (False, False): (b"neoq_add_one", one.encode()),
+            (False, True): (b"neoq_add_one_and_tell", f"{one}{tell}".encode()),
+            (True, False): (b"neoq_add_several", several.encode()),
+            (True, True): (b"neoq_add_several_and_tell", f"{several}{tell}".encode()),
+        }
         self.added_by = " union all ".join(
             f"""
             select added_by, id, run_after, created_at, deadline, false, null::bigint[] from {s}.{table}
@@ -124,8 +126,12 @@ class Statements:
                 payload
             )
             select nextval('{s}.job_ids'), now, now, 0, 0, 1, {CODEC}, {values} from {s}.clock() now{source}
-            on conflict (holds, queue) where holds is not null do nothing returning id, run_after
+            on conflict (holds, queue) where holds is not null do nothing returning id, run_after, holds
         """
+
+    def plain(self, *, several: bool, tell: bool) -> tuple[bytes, bytes]:
+        """The name and the text of what adds one plain job or several, and tells others of them or not."""
+        return self._plain_ones[several, tell]
 
     def _look(self) -> None:
         s = self._schema

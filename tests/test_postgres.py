@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -29,7 +30,9 @@ from neoq import (
     Status,
     UnsupportedError,
 )
+from neoq.postgres_arrays import Array, byteas, texts, uuids
 from neoq.postgres_connections import Connections
+from neoq.postgres_jobs import held
 from neoq.postgres_schema import VERSION
 from neoq.store import Demand, Lease, Outcome
 from neoq.testing.cases.suite import PATIENCE, Seen, ended, eventually, in_threads, prepared
@@ -1060,6 +1063,41 @@ def test_a_clock_that_is_wrong(make: Make, shift: float) -> None:
         assert done.status is Status.SUCCEEDED
         assert done.finished_at is not None
         assert abs(done.finished_at.timestamp() - time.time()) < 600
+
+
+@pytest.mark.parametrize(
+    ("array", "values"),
+    [
+        (texts, []),
+        (texts, ["a", "a", "a"]),
+        (texts, ["a", "\N{SNOWMAN}", ""]),
+        (texts, ["a", None, "a"]),
+        (texts, [None, None]),
+        (byteas, [b"", b"\0", b"a" * 300]),
+        (byteas, [None, b"a"]),
+        (uuids, []),
+        (uuids, [bytes(16), bytes(range(16))]),
+        (uuids, [None, bytes(16)]),
+    ],
+)
+def test_arrays(backend: PostgresBackend, array: Callable[[Any], Array], values: list[Any]) -> None:
+    """The server reads what was written: nothing, one value over and over, many, and nulls."""
+    with backend._connections.use() as connection:
+        [(read,)] = connection.execute("select %s", (array(values),)).fetchall()
+    assert [value.bytes if isinstance(value, uuid.UUID) else value for value in read] == values
+
+
+def test_one_commit_of_several(backend: PostgresBackend) -> None:
+    """Of jobs that are added in one commit each is its own, and a duplicate is the job that was there."""
+    there = backend.enqueue("a", {"n": 0})
+    jobs = [prepared(queue, {"n": n}) for n in range(3) for queue in "ab"]
+    added = backend._adder._add_together([(job, held(job), b"") for job in [*jobs, prepared("b", {"n": 0})]])
+    assert added[0] is None  # it met the one that was there
+    assert [job is None for job in (added[1], added[6])].count(True) == 1  # and one of these the other
+    stored = {
+        job.id: (job.queue, job.payload, job.created_at) for job in backend.jobs() if job.id != there.id
+    }
+    assert stored == {job.id: (job.queue, job.payload, job.created_at) for job in added if job is not None}
 
 
 def test_the_keys_of_prepared_adds(backend: PostgresBackend) -> None:
