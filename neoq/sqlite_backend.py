@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import threading
 import time as _time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Unpack
 
-import orjson
-
+from neoq import sqlite_add, sqlite_claim, sqlite_look, sqlite_operate, sqlite_settle
 from neoq.backend import Backend
 from neoq.capacity import Room, no_room, wanted_of
 from neoq.config import Config, Kind, Settings, setting, span
-from neoq.errors import BackendError, ConfigError, UnsupportedError
+from neoq.errors import BackendError, ConfigError
 from neoq.job import Job, Status, to_datetime
 from neoq.sqlite_file import SqliteFile
-from neoq.sqlite_jobs import PRUNED_AT_ONCE, HeldLease, Ledger
+from neoq.sqlite_ledger import Ledger, Newest
 from neoq.sqlite_locks import WorkerLocks
-from neoq.sqlite_rows import COLUMNS, counts_of, job_of, place_and_status
+from neoq.sqlite_operate import PRUNED_AT_ONCE
+from neoq.sqlite_settle import HeldLease
+from neoq.sqlite_transactions import write_within
 from neoq.store import (
     Action,
     Changed,
@@ -39,6 +38,7 @@ from neoq.store import (
 )
 
 if TYPE_CHECKING:
+    import sqlite3
     from urllib.parse import SplitResult
 
 T = TypeVar("T")
@@ -167,7 +167,7 @@ class SqliteBackend(Backend):
             watcher.join(1.0)
         try:
             if self._locks.held:  # who only enqueued is in no list of workers
-                self._write(lambda ledger: ledger.leave(self._locks.worker), lasting=False)
+                self._write(lambda ledger: sqlite_operate.leave(ledger, self._locks.worker), lasting=False)
         finally:
             self._locks.release()
             self._file.close()
@@ -180,72 +180,20 @@ class SqliteBackend(Backend):
         """
         return self._file.write(work, lasting=lasting)
 
-    def _ledger(self, cursor: sqlite3.Cursor) -> Ledger:
-        return Ledger(cursor, self.config, self.clock.time())
-
-    # -- transactions of the caller ---------------------------------------------------------------------
-
-    def _write_within(self, connection: Any, work: Callable[[Ledger], T]) -> T:
-        """Do something to the jobs inside the caller's own transaction."""
-        self._check_joinable(connection)
-        cursor = connection.cursor()
-        cursor.row_factory = None
-        try:
-            if not connection.in_transaction:
-                cursor.execute("begin immediate")
-            cursor.execute("savepoint neoq")
-            try:
-                ledger = self._ledger(cursor)
-                value = work(ledger)
-                ledger.close()
-            except BaseException:
-                if connection.in_transaction:
-                    cursor.execute("rollback to neoq")
-                    cursor.execute("release neoq")
-                raise
-            cursor.execute("release neoq")
-        except sqlite3.Error as error:
-            raise self._file.wrapped(error) from error
-        finally:
-            cursor.close()
-        return value
-
-    def _check_joinable(self, connection: Any) -> None:
-        if not isinstance(connection, sqlite3.Connection):
-            raise UnsupportedError(
-                f"transaction is {type(connection).__name__}; jobs in a SQLite file can join only a "
-                "sqlite3.Connection to that file"
-            )
-        cursor = connection.cursor()
-        cursor.row_factory = None
-        try:
-            files = {name: file for _, name, file in cursor.execute("pragma database_list")}
-        except sqlite3.Error as error:
-            raise self._file.wrapped(error) from error
-        finally:
-            cursor.close()
-        if not files.get("main") or not _is_same_file(files["main"], self._file.path):
-            raise UnsupportedError(
-                f"transaction is a connection to {files.get('main') or 'memory'}, and the jobs are in "
-                f"{self._file.path}: they can be committed together only in one file"
-            )
-        autocommits = connection.isolation_level is None or getattr(connection, "autocommit", -1) is True
-        if autocommits and not connection.in_transaction:
-            raise UnsupportedError(
-                'transaction is a connection that is in none: execute "BEGIN IMMEDIATE" on it before'
-            )
+    def _ledger(self, cursor: sqlite3.Cursor, known: Newest | None = None) -> Ledger:
+        return Ledger(cursor, self.config, self.clock.time(), known)
 
     # -- enqueue ----------------------------------------------------------------------------------------
 
     def add(self, jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:
         """Store jobs; see `Store.add`. ``transaction`` is a sqlite3.Connection to the same file."""
         if transaction is not None:
-            return self._write_within(transaction, lambda ledger: self._add_joined(ledger, jobs, token))
+            return write_within(self._file, transaction, lambda ledger: self._add_joined(ledger, jobs, token))
         capacities = self._capacities_of(jobs)
         if capacities and not self.in_runner():
             added = self._add_bounded(jobs, token, capacities)
         else:
-            added = self._write(lambda ledger: ledger.add(jobs, token))
+            added = self._write(lambda ledger: sqlite_add.add(ledger, jobs, token))
         for queue in {job.queue for job in jobs}:
             self._notify(queue, "ready")
         return added
@@ -253,10 +201,14 @@ class SqliteBackend(Backend):
     def _add_joined(self, ledger: Ledger, jobs: Sequence[Job], token: bytes) -> list[Job]:
         """Who waited for room inside a transaction would keep others from making it."""
         capacities = self._capacities_of(jobs)
-        full = None if self.in_runner() else ledger.full_queue(wanted_of(jobs, capacities), capacities)
+        full = (
+            None
+            if self.in_runner()
+            else sqlite_add.full_queue(ledger, wanted_of(jobs, capacities), capacities)
+        )
         if full is not None:
             raise no_room(full, capacities[full])
-        return ledger.add(jobs, token)
+        return sqlite_add.add(ledger, jobs, token)
 
     def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add where there is room, or wait for it."""
@@ -266,8 +218,8 @@ class SqliteBackend(Backend):
 
         def try_to_add(ledger: Ledger) -> tuple[list[Job], str | None]:
             free = {queue: limit - self.handed_over(queue) for queue, limit in capacities.items()}
-            full = ledger.full_queue(wanted, free)
-            return ([], full) if full is not None else (ledger.add(jobs, token), None)
+            full = sqlite_add.full_queue(ledger, wanted, free)
+            return ([], full) if full is not None else (sqlite_add.add(ledger, jobs, token), None)
 
         while True:
             added, full = self._write(try_to_add)
@@ -279,7 +231,7 @@ class SqliteBackend(Backend):
 
     def add_tick(self, cron: str, tick: datetime, job: Job) -> Tick:
         """Record a tick and add its job in one transaction; capacity does not hold it back."""
-        what = self._write(lambda ledger: ledger.add_tick(cron, tick, job))
+        what = self._write(lambda ledger: sqlite_add.add_tick(ledger, cron, tick, job))
         if what is Tick.NEW:
             self._notify(job.queue, "ready")
         return what
@@ -294,7 +246,7 @@ class SqliteBackend(Backend):
     def claim(self, demand: Sequence[Demand]) -> Claimed:
         """Take ready jobs, best first, under this worker's lock."""
         worker = self._locks.hold()
-        jobs, due = self._write(lambda ledger: ledger.claim(demand, worker), lasting=False)
+        jobs, due = self._write(lambda ledger: sqlite_claim.claim(ledger, demand, worker), lasting=False)
         if jobs:
             self._room.make_known()
         now = self.clock.time()
@@ -303,8 +255,10 @@ class SqliteBackend(Backend):
     def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
         """Record how attempts ended, in one transaction: our own, or the caller's."""
         if transaction is not None:
-            return self._write_within(transaction, lambda ledger: ledger.settle(outcomes, completed=True))
-        stale = self._write(lambda ledger: ledger.settle(outcomes))
+            return write_within(
+                self._file, transaction, lambda ledger: sqlite_settle.settle(ledger, outcomes, completed=True)
+            )
+        stale = self._write(lambda ledger: sqlite_settle.settle(ledger, outcomes))
         for queue in {
             *(outcome.lease.queue for outcome in outcomes if outcome.status not in _LEAVES_NOTHING),
             *(job.queue for outcome in outcomes for job in outcome.follow),
@@ -316,7 +270,7 @@ class SqliteBackend(Backend):
         """Renew leases; tell which are lost, and whose job was cancelled."""
         if not leases:
             return Extended(set(), set())
-        return self._write(lambda ledger: ledger.extend(leases), lasting=False)
+        return self._write(lambda ledger: sqlite_settle.extend(ledger, leases), lasting=False)
 
     def reclaim(self) -> Reclaimed:
         """Take the jobs of workers whose lock is free, or that did not renew their leases."""
@@ -325,7 +279,7 @@ class SqliteBackend(Backend):
         left = self._not_renewed({row[1:] for row in rows})
         if not dead and not left:
             return Reclaimed([], [])
-        reclaimed = self._write(lambda ledger: ledger.reclaim(dead, left))
+        reclaimed = self._write(lambda ledger: sqlite_settle.reclaim(ledger, dead, left))
         for worker in dead:
             self._locks.forget(worker)
         for queue in {job.queue for job in reclaimed.returned}:
@@ -344,7 +298,7 @@ class SqliteBackend(Backend):
     def prune(self) -> int:
         """Forget finished jobs older than ``retention``, in parts that hold nobody up for long."""
         pruned = 0
-        while (number := self._write(lambda ledger: ledger.prune(), lasting=False)) == PRUNED_AT_ONCE:
+        while (number := self._write(sqlite_operate.prune, lasting=False)) == PRUNED_AT_ONCE:
             pruned += number
         return pruned + number
 
@@ -352,20 +306,12 @@ class SqliteBackend(Backend):
         """Say that this process is alive, and begin to watch what others do."""
         self._locks.hold()
         self._watch()
-        self._write(lambda ledger: ledger.beat(worker), lasting=False)
+        self._write(lambda ledger: sqlite_operate.beat(ledger, worker), lasting=False)
 
     def workers(self) -> list[WorkerInfo]:
         """The processes that listen on this file and are alive."""
-        rows = self._file.read(
-            "select id, host, pid, started_at, beat_at, queues, running from neoq_workers where beat_at >= ?"
-            " order by started_at, id",
-            (self.clock.time() - self.config.lease,),
-        )
-        return [
-            WorkerInfo(name, host, pid, _time_of(began), _time_of(beat), tuple(orjson.loads(queues)), running)
-            for name, host, pid, began, beat, queues, running in rows
-            if not self._locks.is_dead(name)
-        ]
+        heard_since = self.clock.time() - self.config.lease
+        return sqlite_look.workers(self._file, heard_since, self._locks.is_dead)
 
     # -- looking and operating --------------------------------------------------------------------------
 
@@ -379,43 +325,18 @@ class SqliteBackend(Backend):
         after: int | None = None,
     ) -> list[Job]:
         """Snapshots of jobs, newest first."""
-        where, values = ["1"], []
-        if ids is not None:
-            where.append("id in (select value from json_each(?))")
-            values.append(f"[{','.join(map(str, ids))}]")
-        if status is not None:
-            places, number = place_and_status(status)
-            where.append(f"place in ({','.join(map(str, places))}) and status = {number}")
-        for condition, value in (("queue = ?", queue), ("id < ?", after)):
-            if value is not None:
-                where.append(condition)
-                values.append(value)  # type: ignore[arg-type]
-        rows = self._file.read(
-            f"select {COLUMNS} from neoq_jobs where {' and '.join(where)} order by id desc limit ?",  # noqa: S608
-            (*values, limit),
-        )
-        return [job_of(row) for row in rows]
+        return sqlite_look.find(self._file, ids=ids, queue=queue, status=status, limit=limit, after=after)
 
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
-        rows = self._file.read("select queue, kind, n from neoq_counts where queue <> ''")
-        paused = {queue for (queue,) in self._file.read("select queue from neoq_queues where paused = 1")}
-        now = self.clock.time()
-        for queue in {queue for queue, kind, number in rows if kind in {1, 2} and number}:
-            for status, number in self._file.read(
-                "select status, count(*) from neoq_jobs where place = 1 and queue = ? and run_after <= ?"
-                " group by status",
-                (queue, now),
-            ):
-                rows += [(queue, 0, number), (queue, 1 + status, -number)]  # due, and nobody has looked yet
-        return counts_of(rows, paused)
+        return sqlite_look.counts(self._file, self.clock.time())
 
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel, retry or delete jobs."""
         ids = list(job_ids)
         if not ids:
             return Changed()
-        changed = self._write(lambda ledger: ledger.change(ids, action))
+        changed = self._write(lambda ledger: sqlite_operate.change(ledger, ids, action))
         self._room.make_known()
         for queue in changed.queues:
             self._notify(queue, "ready")
@@ -423,7 +344,7 @@ class SqliteBackend(Backend):
 
     def set_paused(self, queue: str, paused: bool) -> None:
         """Hold a queue's jobs back, or let them go."""
-        self._write(lambda ledger: ledger.set_paused(queue, paused))
+        self._write(lambda ledger: sqlite_operate.set_paused(ledger, queue, paused))
         self._notify(queue, "pause" if paused else "ready")
 
     # -- watching other processes -----------------------------------------------------------------------
@@ -468,14 +389,3 @@ class SqliteBackend(Backend):
 
 
 _LEAVES_NOTHING = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED})
-
-
-def _time_of(epoch: float) -> datetime:
-    return datetime.fromtimestamp(epoch, UTC)
-
-
-def _is_same_file(one: str, other: str) -> bool:
-    try:
-        return Path(one).samefile(other)
-    except OSError:
-        return False

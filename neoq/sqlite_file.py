@@ -18,21 +18,27 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.group_commit import Call, GroupCommit
 from neoq.sqlite_schema import MIGRATIONS, VERSION
 
 if TYPE_CHECKING:
-    from neoq.sqlite_jobs import Ledger
+    from neoq.sqlite_ledger import Ledger, Newest
+
+
+class OpenLedger(Protocol):
+    """Opens a ledger in a transaction; what was new after this process's last commit may be known."""
+
+    def __call__(self, cursor: sqlite3.Cursor, known: Newest | None = None) -> Ledger: ...
+
 
 T = TypeVar("T")
 Work = Callable[["Ledger"], T]
 Operation = Call[Work[Any], Any]
 
-PAGE_SIZE = 1024  # bytes: a commit writes whole pages, most of them for one small change
-LOG_AT_LEAST, LOG_AT_MOST, LOG_SHARE = 2 << 20, 32 << 20, 4  # bytes of the write-ahead log, and of the file
+LOG_AT_LEAST, LOG_AT_MOST, LOG_SHARE = 1 << 20, 32 << 20, 4  # bytes of the write-ahead log, and of the file
 LOG_SIZED_EVERY = 500  # commits
 BUSY_SLICE = 0.005  # seconds that SQLite itself waits for a lock; we ask again until busy_timeout is over
 FORK_PATIENCE = 5.0  # seconds that a fork waits for a commit to end
@@ -61,9 +67,9 @@ class SqliteFile:
         *,
         synchronous: str,
         busy_timeout: float,
-        open_ledger: Callable[[sqlite3.Cursor], Ledger],
+        open_ledger: OpenLedger,
     ) -> None:
-        self._open_ledger = open_ledger
+        self.open_ledger = open_ledger
         self.path = os.path.abspath(path)  # noqa: PTH100  # a later chdir must not matter
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
@@ -71,6 +77,7 @@ class SqliteFile:
         self._gate = threading.RLock()  # over the writing connection
         self._writer: sqlite3.Connection | None = None
         self._mode = ""  # the writer's, as it was last set
+        self._newest: Newest | None = None  # jobs, as of our last commit
         self._commits = 0
         self._read_gate = threading.RLock()  # over the reading one
         self._reader: sqlite3.Connection | None = None
@@ -122,7 +129,6 @@ class SqliteFile:
             cached_statements=256,
         )
         try:
-            connection.execute(f"pragma page_size = {PAGE_SIZE}")  # of a file that is made now
             mode = self._patiently(lambda: connection.execute("pragma journal_mode = wal").fetchone())
             if mode != ("wal",):
                 raise BackendError(
@@ -263,10 +269,13 @@ class SqliteFile:
         self._patiently(lambda: cursor.execute("begin immediate"))
         work = self._work_apart if apart else self._work_together
         alone, committing = len(batch) == 1, False
+        known, self._newest = self._newest, None
         try:
-            if work(batch, cursor):
+            done, known = work(batch, cursor, known)
+            if done:
                 committing = True
                 cursor.execute("commit")
+                self._newest = known
             else:
                 cursor.execute("rollback")
                 if not alone:
@@ -275,8 +284,8 @@ class SqliteFile:
             _roll_back(writer)
             if not alone:
                 return False
-            known = not committing or _code(error) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY}
-            batch[0].error = self.wrapped(error, outcome_unknown=not known)
+            certain = not committing or _code(error) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY}
+            batch[0].error = self.wrapped(error, outcome_unknown=not certain)
         for operation in batch:
             operation.ended = True
         self._commits += 1
@@ -284,9 +293,11 @@ class SqliteFile:
             self._size_log(writer)
         return True
 
-    def _work_together(self, batch: Sequence[Operation], cursor: sqlite3.Cursor) -> bool:
+    def _work_together(
+        self, batch: Sequence[Operation], cursor: sqlite3.Cursor, known: Newest | None
+    ) -> tuple[bool, Newest | None]:
         """Do what all of a batch want; False where one raised, and all is to be undone."""
-        ledger = self._open_ledger(cursor)
+        ledger = self.open_ledger(cursor, known)
         for operation in batch:
             operation.error = None
             try:
@@ -295,17 +306,18 @@ class SqliteFile:
                 raise
             except Exception as error:
                 operation.error = error
-                return False
-        ledger.close()
-        return True
+                return False, None
+        return True, ledger.close()
 
-    def _work_apart(self, batch: Sequence[Operation], cursor: sqlite3.Cursor) -> bool:
+    def _work_apart(
+        self, batch: Sequence[Operation], cursor: sqlite3.Cursor, _known: Newest | None
+    ) -> tuple[bool, Newest | None]:
         """Do what all of a batch want, and undo what raises by itself."""
         for operation in batch:
             operation.error = None
             cursor.execute("savepoint neoq")
             try:
-                ledger = self._open_ledger(cursor)
+                ledger = self.open_ledger(cursor)
                 operation.value = operation.item(ledger)
                 ledger.close()
             except sqlite3.Error:
@@ -314,7 +326,7 @@ class SqliteFile:
                 operation.error = error
                 cursor.execute("rollback to neoq")
             cursor.execute("release neoq")
-        return True
+        return True, None
 
     def _choose_mode(self, batch: Sequence[Operation]) -> None:
         lasting = batch[0].lasting or any(operation.lasting for operation in batch)

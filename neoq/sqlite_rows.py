@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import orjson
 
-from neoq.job import FINISHED, Job, Status, Unique, blank
-from neoq.sqlite_schema import DIED, ENDED, READY, RUNS, WAITS
+from neoq.job import CODEC, FINISHED, Job, Status, Unique, blank
+from neoq.sqlite_schema import DIED, ENDED, NEW, READY, RUNS, WAITS
 from neoq.store import QueueCounts
 
 _STATUSES = (
@@ -27,8 +28,19 @@ _FIELDS = (  # of QueueCounts; the place in this tuple is the kind in neoq_count
     *("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled"),
 )
 N_READY, N_SCHEDULED, N_RETRYING, N_RUNNING, N_SUCCEEDED, N_DEAD, N_CANCELLED = range(7)
-_IN_SLOTS = "id, queue, run_after, created_at, token, deadline, payload, ran_at, finished_at, result"
-_AS_THEY_ARE = {  # columns, and the attributes of a job that they are
+_IN_SLOTS = {  # columns, and the attributes of a job that they are; job_of names them in this order
+    "id": "id",
+    "queue": "queue",
+    "run_after": "_run_after",
+    "created_at": "_created_at",
+    "token": "_token",
+    "deadline": "_deadline",
+    "payload": "_data",
+    "ran_at": "_ran_at",
+    "finished_at": "_finished_at",
+    "result": "_result",
+}
+_IN_DICT = {
     "priority": "priority",
     "worker": "worker",
     "crashes": "crashes",
@@ -41,10 +53,33 @@ _AS_THEY_ARE = {  # columns, and the attributes of a job that they are
     "error": "error",
     "traceback": "traceback",
 }
-_ATTRIBUTES = tuple(_AS_THEY_ARE.values())
+_NAMES = tuple(_IN_DICT.values())
 _OTHERS = "status, uniqueness, cancel, meta, progress, progress_text, place, lease_until"
-COLUMNS = f"{_IN_SLOTS}, {', '.join(_AS_THEY_ARE)}, {_OTHERS}"
-_FIRST, _REST = 10, 10 + len(_AS_THEY_ARE)
+COLUMNS = f"{', '.join(_IN_SLOTS)}, {', '.join(_IN_DICT)}, {_OTHERS}"
+_FIRST, _REST = len(_IN_SLOTS), len(_IN_SLOTS) + len(_IN_DICT)
+
+_PLAIN = ("queue", "run_after", "created_at", "payload")  # of most jobs there is no more to say
+_DESCRIBED = (
+    *_PLAIN,
+    *("priority", "max_retries", "deadline", "fingerprint", "kind", "key", "batch"),
+)
+_attributes_of = attrgetter(*((_IN_SLOTS | _IN_DICT)[column] for column in _DESCRIBED))
+
+
+def _insert(*columns: str) -> str:
+    columns = ("id", "hash", "holds", "place", *columns)
+    marks = ", ".join("?" * len(columns))
+    return f"insert into neoq_jobs ({', '.join(columns)}) values ({marks})"  # noqa: S608
+
+
+INSERT_PLAIN = _insert(*_PLAIN)
+INSERT = _insert("uniqueness", "meta", "codec", *_DESCRIBED)
+
+
+def described(job: Job) -> tuple[Any, ...]:
+    """What `INSERT` says of a job, after its id, hash, holds and place."""
+    meta = orjson.dumps(dict(job.meta)) if job.meta else None
+    return UNIQUENESS[job.unique], meta, CODEC, *_attributes_of(job)
 
 
 def job_of(row: Sequence[Any]) -> Job:
@@ -63,7 +98,7 @@ def job_of(row: Sequence[Any]) -> Job:
         job._result,
     ) = row[:_FIRST]
     fields = job.__dict__
-    fields.update(zip(_ATTRIBUTES, row[_FIRST:_REST], strict=True))
+    fields.update(zip(_NAMES, row[_FIRST:_REST], strict=True))
     status, uniqueness, cancel, meta, progress, progress_text, place, _ = row[_REST:]
     job.status = _STATUSES[status]
     job._cancel = bool(cancel)
@@ -90,7 +125,7 @@ def counts_of(rows: Iterable[tuple[str, int, int]], paused: set[str]) -> list[Qu
 def place_and_status(status: Status) -> tuple[tuple[int, ...], int]:
     """Where jobs of a status are, and its number."""
     places = {Status.RUNNING: (RUNS,), Status.DEAD: (DIED,)}
-    default = (ENDED,) if status in FINISHED else (READY, WAITS)
+    default = (ENDED,) if status in FINISHED else (READY, WAITS, NEW)
     return places.get(status, default), NUMBER[status]
 
 

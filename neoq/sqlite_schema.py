@@ -1,31 +1,37 @@
 """The tables that SqliteBackend keeps in its file: numbered migrations, applied in order.
 
 Their names begin with ``neoq_``, so that they can live beside an application's own. A job is where its
-``place`` says: 0 ready, 1 waiting for its time, 2 running, 3 finished, 4 dead. Every index that a queue works
-with is partial, so that a job is only in the one of its place. ``holds`` is a hash of the fingerprint
-that a job keeps others from having, whatever its place and status; two jobs may have it by chance, so the
-fingerprints themselves are compared before a job counts as a duplicate. It is that short because every job
-puts an entry into its index at random and takes it out again: that is most of what a long backlog costs.
-``neoq_counts`` has the number of jobs of each queue by kind, and under the queue '' the last id given.
+``place`` says: 0 ready, 1 waiting for its time, 2 running, 3 finished, 4 dead, 5 new. Every index is partial,
+so that a job is only in the one of its place, and a new one is in none: an add changes nothing but the end of
+the table, and what was added is sorted in by the dozen, see sqlite_ledger.py.
+
+``hash`` is one of queue and fingerprint, and while ``holds`` is 1 the job keeps others from having that
+fingerprint. Two jobs may have it by chance, so the fingerprints themselves are compared before a job counts as a
+duplicate. It is that short because every job puts an entry into its index at random and takes it out again:
+that is most of what a long backlog costs.
+
+``neoq_counts`` has the number of jobs of each queue by kind. Under the queue '' stands the id up to which jobs
+are sorted in and counted; what has a higher one is new. No job gets that id or a lower one again.
 """
 
 from __future__ import annotations
 
-READY, WAITS, RUNS, ENDED, DIED = range(5)
+READY, WAITS, RUNS, ENDED, DIED, NEW = range(6)
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """
         create table neoq_jobs (
             id integer primary key,
-            queue text not null,
+            hash integer,
+            holds integer not null default 0,
             place integer not null,
-            status integer not null,
-            priority integer not null,
+            status integer not null default 0,
+            queue text not null,
+            priority integer not null default 0,
             run_after real not null,
             created_at real not null,
-            uniqueness integer not null,
-            holds integer,
+            uniqueness integer not null default 1,
             token integer not null default 0,
             worker text,
             lease_until real,
@@ -39,7 +45,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             key text,
             batch text,
             meta blob,
-            codec integer not null,
+            codec integer not null default 1,
             payload blob not null,
             ran_at real,
             finished_at real,
@@ -56,12 +62,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "create index neoq_ended on neoq_jobs (finished_at) where place = 3",
         "create index neoq_died on neoq_jobs (finished_at) where place = 4",
         "create index neoq_cancelling on neoq_jobs (worker) where cancel = 1",
-        "create index neoq_held on neoq_jobs (holds) where holds is not null",
+        "create index neoq_held on neoq_jobs (hash) where holds = 1",
         """
         create table neoq_counts (
             queue text, kind integer, n integer not null, primary key (queue, kind)
         ) without rowid
         """,
+        "insert into neoq_counts values ('', 0, 0)",
         "create table neoq_queues (queue text primary key, paused integer not null) without rowid",
         "create table neoq_ticks (cron text primary key, tick real not null) without rowid",
         """

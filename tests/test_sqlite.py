@@ -20,11 +20,11 @@ from neoq import (
     ConfigError,
     SqliteBackend,
     UnsupportedError,
-    sqlite_jobs,
+    sqlite_add,
 )
 from neoq.sqlite_backend import SqliteConfig
 from neoq.sqlite_file import SqliteFile
-from neoq.sqlite_jobs import Ledger
+from neoq.sqlite_ledger import Ledger
 from neoq.sqlite_schema import VERSION
 from neoq.store import Demand
 from neoq.testing.cases.suite import PATIENCE, eventually, in_threads, prepared
@@ -693,7 +693,7 @@ def test_a_large_payload(backend: SqliteBackend) -> None:
 
 def test_fingerprints_of_one_hash(backend: SqliteBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two jobs whose fingerprints have the same short hash are no duplicates of each other."""
-    monkeypatch.setattr(sqlite_jobs, "_hash_of", lambda _job: 7)
+    monkeypatch.setattr(sqlite_add, "hash_of", lambda _job: 7)
     jobs = [backend.enqueue("q", {"n": n}) for n in range(3)] + [backend.enqueue("p", {"n": 0})]
     assert [job.duplicate for job in jobs] == [False] * 4
     again = backend.enqueue("q", {"n": 1})
@@ -723,12 +723,12 @@ def test_an_unclean_read(path: Path) -> None:
         str(path),
         synchronous="full",
         busy_timeout=1,
-        open_ledger=lambda cursor: Ledger(cursor, SqliteConfig(path=str(path)), 0.0),
+        open_ledger=lambda cursor, _known=None: Ledger(cursor, SqliteConfig(path=str(path)), 0.0),
     )
     file.open()
     with pytest.raises(BackendError, match="no such table"):
         file.read("select 1 from missing")
     with pytest.raises(BackendError, match="no such table"):
-        file.write(lambda ledger: ledger._do("select 1 from missing"))
-    assert file.write(lambda ledger: ledger._do("select 1").fetchone()) == (1,)
+        file.write(lambda ledger: ledger.do("select 1 from missing"))
+    assert file.write(lambda ledger: ledger.do("select 1").fetchone()) == (1,)
     file.close()

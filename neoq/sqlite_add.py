@@ -1,0 +1,127 @@
+"""Jobs that come into a SQLite file: each call is part of its caller's transaction."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from hashlib import blake2b
+
+import orjson
+
+from neoq.job import CODEC, Job, Status
+from neoq.sqlite_ledger import Ledger
+from neoq.sqlite_rows import N_READY, NUMBER, kind_of
+from neoq.sqlite_schema import READY, WAITS
+from neoq.store import Tick, taken_by
+
+MANY = 16  # jobs of one call that are sorted in as they are added: together they share the pages that they change
+_CLOCK_WAS_WRONG = 3 * 3600.0  # a tick that much older than the last one: the clock was set right
+
+
+def add(ledger: Ledger, jobs: Sequence[Job], token: bytes = b"") -> list[Job]:
+    """Store jobs; see `Store.add`."""
+    if token:
+        known = ledger.do("select ids from neoq_tokens where token = ?", (token,)).fetchone()
+        if known is not None:
+            found = {job.id: job for job in ledger.of_ids(orjson.loads(known[0]))}
+            return [found[job_id] for job_id in orjson.loads(known[0]) if job_id in found]
+    if len(jobs) >= MANY:
+        ledger.sort_in()
+    added = [add_or_meet(ledger, job) for job in jobs]
+    if token:
+        ids = orjson.dumps([job.id for job in added]).decode()
+        ledger.do("insert into neoq_tokens values (?,?,?)", (token, ids, ledger.now))
+    return added
+
+
+def add_or_meet(ledger: Ledger, job: Job) -> Job:
+    """Store a job, or return the unfinished one that has its fingerprint."""
+    holder = ledger.holder(job, held := hash_of(job))
+    if holder is not None:
+        return _meet(ledger, job, holder)
+    ledger.insert(job, held)
+    return job
+
+
+def _meet(ledger: Ledger, job: Job, holder: Job) -> Job:
+    if job.on_duplicate == "raise":
+        raise taken_by(holder)
+    if holder.status is not Status.RUNNING:
+        if job.on_duplicate == "replace":
+            _replace(ledger, holder, job)
+        elif holder.status is Status.RETRYING and job._run_after < holder._run_after:  # type: ignore[operator]
+            move(ledger, holder, job._run_after)
+        [holder] = ledger.of_ids([holder.id])  # type: ignore[list-item]
+    holder.duplicate = True
+    return holder
+
+
+def _replace(ledger: Ledger, holder: Job, new: Job) -> None:
+    ledger.do(
+        "update neoq_jobs set payload = ?, codec = ?, deadline = ?, priority = ?, max_retries = ?,"
+        " meta = ?, key = ?, fingerprint = ? where id = ?",
+        (
+            new._data,
+            CODEC,
+            new._deadline,
+            new.priority,
+            new.max_retries,
+            orjson.dumps(dict(new.meta)) if new.meta else None,
+            new.key,
+            holder._own_fingerprint if new._data == holder._data else holder.fingerprint,
+            holder.id,
+        ),
+    )
+    move(ledger, holder, new._run_after)
+
+
+def move(ledger: Ledger, job: Job, run_after: float | None) -> None:
+    """Put a waiting job at another time."""
+    before = WAITS if job._waits else READY
+    after = WAITS if run_after > ledger.now else READY  # type: ignore[operator]
+    ledger.do("update neoq_jobs set place = ?, run_after = ? where id = ?", (after, run_after, job.id))
+    ledger.count(job.queue, kind_of(before, NUMBER[job.status]), -1)
+    ledger.count(job.queue, kind_of(after, NUMBER[job.status]), 1)
+
+
+def full_queue(ledger: Ledger, wanted: dict[str, int], capacities: dict[str, int]) -> str | None:
+    """The name of a queue that has no room for its part of a batch."""
+    ledger.write_counts()
+    for queue, capacity in capacities.items():
+        ready = ledger.do(
+            "select coalesce((select n from neoq_counts where queue = ?1 and kind = ?2), 0)"
+            " + (select count(*) from neoq_jobs where place = 1 and queue = ?1 and run_after <= ?3)"
+            " + (select count(*) from neoq_jobs where id > ?4 and place = 5 and queue = ?1 and run_after <= ?3)",
+            (queue, N_READY, ledger.now, ledger.newest().sorted_to),
+        ).fetchone()[0]
+        if wanted[queue] and ready + wanted[queue] > capacity:
+            return queue
+    return None
+
+
+def add_tick(ledger: Ledger, cron: str, tick: datetime, job: Job) -> Tick:
+    """Record a tick and add its job."""
+    at = tick.timestamp()
+    row = ledger.do("select tick from neoq_ticks where cron = ?", (cron,)).fetchone()
+    if row is not None and 0 <= row[0] - at < _CLOCK_WAS_WRONG:
+        return Tick.EXISTS
+    ledger.do("insert or replace into neoq_ticks values (?,?)", (cron, at))
+    if ledger.holder(job, held := hash_of(job)) is not None:
+        return Tick.SKIPPED
+    ledger.insert(job, held)
+    return Tick.NEW
+
+
+_COMPUTED = re.compile("[0-9a-f]{32}").fullmatch
+
+
+def hash_of(job: Job) -> int | None:
+    """A hash of queue and fingerprint, 32 bits; None for a job that need not be unique."""
+    if not job.unique:
+        return None
+    name = job.fingerprint
+    if job._own_fingerprint is None or _COMPUTED(name):  # a hash of both already
+        return int(name[:8], 16) - 2**31
+    data = f"{job.queue}\0{name}".encode()
+    return int.from_bytes(blake2b(data, digest_size=4).digest(), "big", signed=True)

@@ -1,0 +1,214 @@
+"""The jobs of a SQLite file inside one transaction: where they are kept, and how they are counted.
+
+An add is mostly the wait for the disk, and every page that it changes costs as much again as all its Python. So
+a job is added to the end of the table and to no index: it is new. Everything else that is done to jobs sorts in
+first what is new, and so does an add once there are ``NEW_AT_MOST``: then many share the pages that they
+change. The hashes of the new ones are kept in memory for as long as no other process writes.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from neoq.sqlite_rows import (
+    COLUMNS,
+    INSERT,
+    INSERT_PLAIN,
+    N_CANCELLED,
+    N_DEAD,
+    N_READY,
+    N_SCHEDULED,
+    N_SUCCEEDED,
+    described,
+    job_of,
+    kind_of,
+)
+from neoq.sqlite_schema import DIED, ENDED, NEW, READY, WAITS
+
+if TYPE_CHECKING:
+    from neoq.config import Config
+    from neoq.job import Job
+
+NEW_AT_MOST = 64  # after a commit
+CHUNK = 500  # values of one "in (...)"
+
+_SORTED_TO = "select n from neoq_counts where queue = '' and kind = 0"
+_ENDS = "select n, (select max(id) from neoq_jobs) from neoq_counts where queue = '' and kind = 0"
+_NEW_HASHES = "select hash from neoq_jobs where id > ? and hash is not null"
+_SORT_IN = "update neoq_jobs set place = run_after > ?, holds = hash is not null where id > ?"
+_ADD_UP = " on conflict (queue, kind) do update set n = n + excluded.n"
+_COUNT_IN = (  # the kinds of those that are ready and of those that wait are their places
+    "insert into neoq_counts select queue, place, count(*) from neoq_jobs where id > ? group by queue, place"
+    + _ADD_UP
+)
+_HELD = "select 1 from neoq_jobs where hash = ? and holds = 1"
+_HOLDERS = f"select {COLUMNS} from neoq_jobs where hash = ? and holds = 1"  # noqa: S608
+
+
+class Newest:
+    """The jobs that are not sorted in: those with ids above ``sorted_to``."""
+
+    __slots__ = ("hashes", "last", "sorted_to")
+
+    def __init__(self, sorted_to: int, last: int, hashes: set[int]) -> None:
+        self.sorted_to = sorted_to
+        self.last = last
+        self.hashes = hashes
+
+
+class Ledger:
+    """The jobs, inside one transaction; it keeps the counts of neoq_counts along with what it changes.
+
+    ``known`` are the newest jobs as this process committed them last; others may have written since.
+    """
+
+    def __init__(
+        self, cursor: sqlite3.Cursor, config: Config, now: float, known: Newest | None = None
+    ) -> None:
+        self.do = cursor.execute
+        self.many = cursor.executemany
+        self.config = config
+        self.now = now
+        self._known = known
+        self._newest: Newest | None = None
+        self._in_order = False  # nothing is new, and nothing will be: it is sorted in as it is added
+        self._changes: dict[tuple[str, int], int] = {}
+
+    def close(self) -> Newest | None:
+        """Write the counts, and drop what is more than may be kept; return what is new now."""
+        newest, config = self._newest, self.config
+        if newest is not None:
+            if newest.last - newest.sorted_to >= NEW_AT_MOST:
+                self.sort_in()
+            if self._in_order and newest.last > newest.sorted_to:
+                self._note_sorted(newest)
+        if self._changes and (config.max_finished is not None or config.max_dead is not None):
+            self._drop_surplus()
+        self.write_counts()
+        return newest
+
+    # -- what is new ------------------------------------------------------------------------------------
+
+    def newest(self) -> Newest:
+        """What is new in this transaction."""
+        newest = self._newest
+        if newest is None:
+            sorted_to, last = self.do(_ENDS).fetchone()
+            last = max(sorted_to, last or 0)
+            newest = self._known
+            if newest is None or newest.last != last or newest.sorted_to != sorted_to:
+                hashes = {held for (held,) in self.do(_NEW_HASHES, (sorted_to,))}
+                newest = Newest(sorted_to, last, hashes)
+            self._newest = newest
+        return newest
+
+    def sort_in(self) -> None:
+        """Put what is new into its place: before anything else is done to jobs, and where it is many."""
+        if self._in_order:
+            return
+        newest = self.newest()
+        self._in_order = True
+        if newest.last > newest.sorted_to:
+            self.do(_SORT_IN, (self.now, newest.sorted_to))
+            self.do(_COUNT_IN, (newest.sorted_to,))
+            self._note_sorted(newest)
+
+    def _note_sorted(self, newest: Newest) -> None:
+        self.do("update neoq_counts set n = ? where queue = '' and kind = 0", (newest.last,))
+        newest.sorted_to = newest.last
+        newest.hashes.clear()
+
+    def insert(self, job: Job, held: int | None) -> None:
+        """Store a job; ``held`` is the hash of the fingerprint that it keeps others from having."""
+        newest = self.newest()
+        job_id = newest.last + 1
+        if self._in_order:
+            waits = job._run_after > self.now  # type: ignore[operator]  # accepted jobs have one
+            place, holds = WAITS if waits else READY, held is not None
+            self.count(job.queue, N_SCHEDULED if waits else N_READY, 1)
+        else:
+            place, holds = NEW, False
+            if held is not None:
+                newest.hashes.add(held)
+        if job._special or job.kind is not None or job.group is not None:
+            self.do(INSERT, (job_id, held, holds, place, *described(job)))
+        else:
+            self.do(
+                INSERT_PLAIN,
+                (job_id, held, holds, place, job.queue, job._run_after, job._created_at, job._data),
+            )
+        newest.last = job.id = job_id
+
+    def holder(self, job: Job, held: int | None) -> Job | None:
+        """The unfinished job that has the fingerprint of this one."""
+        if held is None:
+            return None
+        if held in self.newest().hashes:
+            self.sort_in()
+        elif self.do(_HELD, (held,)).fetchone() is None:
+            return None
+        for row in self.do(_HOLDERS, (held,)).fetchall():
+            holder = job_of(row)
+            if holder.queue == job.queue and holder.fingerprint == job.fingerprint:
+                return holder
+        return None
+
+    # -- counts -----------------------------------------------------------------------------------------
+
+    def count(self, queue: str, kind: int, number: int) -> None:
+        """So many more jobs of a queue are of a kind."""
+        key = queue, kind
+        self._changes[key] = self._changes.get(key, 0) + number
+
+    def write_counts(self) -> None:
+        """Write what `count` was told."""
+        if not self._changes:
+            return
+        changes = [(queue, kind, n) for (queue, kind), n in self._changes.items() if n]
+        self._changes.clear()
+        if changes:
+            self.many("insert into neoq_counts values (?,?,?)" + _ADD_UP, changes)
+
+    def _drop_surplus(self) -> None:
+        config = self.config
+        kinds = {kind for _, kind in self._changes}
+        self.write_counts()
+        if config.max_finished is not None and kinds & {N_SUCCEEDED, N_CANCELLED}:
+            self._drop_oldest(ENDED, (N_SUCCEEDED, N_CANCELLED), config.max_finished)
+        if config.max_dead is not None and N_DEAD in kinds:
+            for job_id, queue in self._drop_oldest(DIED, (N_DEAD,), config.max_dead):
+                config.log.warning(
+                    "dead job %s of %s is dropped: max_dead is %d; look at dead jobs, retry or delete them",
+                    job_id,
+                    queue,
+                    config.max_dead,
+                )
+
+    def _drop_oldest(self, place: int, kinds: tuple[int, ...], limit: int) -> list[tuple[int, str]]:
+        marks = ",".join("?" * len(kinds))
+        [(there,)] = self.do(f"select sum(n) from neoq_counts where kind in ({marks})", kinds)  # noqa: S608
+        excess = (there or 0) - limit
+        return self.drop(f"place = {place} order by finished_at, id limit ?", (excess,)) if excess > 0 else []
+
+    def drop(self, where: str, values: tuple[Any, ...]) -> list[tuple[int, str]]:
+        """Delete jobs that have ended; return their ids and queues."""
+        rows = self.do(f"select id, queue, place, status from neoq_jobs where {where}", values).fetchall()  # noqa: S608
+        self.many("delete from neoq_jobs where id = ?", [row[:1] for row in rows])
+        for _, queue, place, status in rows:
+            self.count(queue, kind_of(place, status), -1)
+        return [row[:2] for row in rows]
+
+    # -- jobs by id -------------------------------------------------------------------------------------
+
+    def of_ids(self, ids: Sequence[int]) -> list[Job]:
+        """The jobs of these ids that exist."""
+        return [job_of(row) for row in self.rows_of(f"select {COLUMNS} from neoq_jobs where", ids)]  # noqa: S608
+
+    def rows_of(self, select: str, ids: Sequence[int]) -> Iterable[tuple[Any, ...]]:
+        """What a query that ends in its conditions finds of these ids."""
+        for start in range(0, len(ids), CHUNK):
+            chunk = ids[start : start + CHUNK]
+            marks = ",".join("?" * len(chunk))
+            yield from self.do(f"{select} id in ({marks})", chunk).fetchall()
