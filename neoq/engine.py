@@ -351,8 +351,10 @@ class Engine:
     def admit(self, queue: str) -> None:
         """Let an enqueue pass, or raise: closed, or nobody here ever runs that job."""
         check_queue(queue)
-        self.use_or_pass()
-        self.refuse_unheard(queue)
+        if self.attention:
+            self.use_or_pass()
+        if not self.durable:
+            self.refuse_unheard(queue)
 
     def refuse_unheard(self, queue: str) -> None:
         """In memory, refuse a queue that nothing here listens on."""

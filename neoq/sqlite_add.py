@@ -15,7 +15,7 @@ from neoq.sqlite_rows import N_READY, NUMBER, kind_of
 from neoq.sqlite_schema import READY, WAITS
 from neoq.store import Tick, taken_by
 
-MANY = 16  # jobs of one call that are sorted in as they are added: together they share the pages that they change
+MANY = 16  # jobs of one call that are sorted in as they are added: they share the pages that they change
 _CLOCK_WAS_WRONG = 3 * 3600.0  # a tick that much older than the last one: the clock was set right
 
 
@@ -28,18 +28,20 @@ def add(ledger: Ledger, jobs: Sequence[Job], token: bytes = b"") -> list[Job]:
             return [found[job_id] for job_id in orjson.loads(known[0]) if job_id in found]
     if len(jobs) >= MANY:
         ledger.sort_in()
-    added = [add_or_meet(ledger, job) for job in jobs]
+    added = [add_or_meet(job, ledger) for job in jobs]
     if token:
         ids = orjson.dumps([job.id for job in added]).decode()
         ledger.do("insert into neoq_tokens values (?,?,?)", (token, ids, ledger.now))
     return added
 
 
-def add_or_meet(ledger: Ledger, job: Job) -> Job:
+def add_or_meet(job: Job, ledger: Ledger) -> Job:
     """Store a job, or return the unfinished one that has its fingerprint."""
-    holder = ledger.holder(job, held := hash_of(job))
-    if holder is not None:
-        return _meet(ledger, job, holder)
+    held = hash_of(job)
+    if held is not None and ledger.may_be_held(held):
+        holder = ledger.holder(job, held)
+        if holder is not None:
+            return _meet(ledger, job, holder)
     ledger.insert(job, held)
     return job
 
@@ -92,8 +94,9 @@ def full_queue(ledger: Ledger, wanted: dict[str, int], capacities: dict[str, int
         ready = ledger.do(
             "select coalesce((select n from neoq_counts where queue = ?1 and kind = ?2), 0)"
             " + (select count(*) from neoq_jobs where place = 1 and queue = ?1 and run_after <= ?3)"
-            " + (select count(*) from neoq_jobs where id > ?4 and place = 5 and queue = ?1 and run_after <= ?3)",
-            (queue, N_READY, ledger.now, ledger.newest().sorted_to),
+            " + (select count(*) from neoq_jobs where id > ?4 and place = 5 and queue = ?1"
+            " and run_after <= ?3)",
+            (queue, N_READY, ledger.now, ledger.newest.sorted_to),
         ).fetchone()[0]
         if wanted[queue] and ready + wanted[queue] > capacity:
             return queue
@@ -107,21 +110,20 @@ def add_tick(ledger: Ledger, cron: str, tick: datetime, job: Job) -> Tick:
     if row is not None and 0 <= row[0] - at < _CLOCK_WAS_WRONG:
         return Tick.EXISTS
     ledger.do("insert or replace into neoq_ticks values (?,?)", (cron, at))
-    if ledger.holder(job, held := hash_of(job)) is not None:
-        return Tick.SKIPPED
-    ledger.insert(job, held)
-    return Tick.NEW
+    return Tick.NEW if add_or_meet(job, ledger) is job else Tick.SKIPPED
 
 
+_number = int.from_bytes
 _COMPUTED = re.compile("[0-9a-f]{32}").fullmatch
 
 
 def hash_of(job: Job) -> int | None:
     """A hash of queue and fingerprint, 32 bits; None for a job that need not be unique."""
-    if not job.unique:
+    if job.unique is False:
         return None
-    name = job.fingerprint
-    if job._own_fingerprint is None or _COMPUTED(name):  # a hash of both already
-        return int(name[:8], 16) - 2**31
-    data = f"{job.queue}\0{name}".encode()
-    return int.from_bytes(blake2b(data, digest_size=4).digest(), "big", signed=True)
+    if job._own_fingerprint is None:
+        digest = blake2b(job.queue.encode() + b"\0" + job._data, digest_size=16).digest()  # type: ignore[operator]
+        return _number(digest[:4], "big", signed=True)
+    if _COMPUTED(name := job.fingerprint):  # it is such a digest
+        return _number(bytes.fromhex(name[:8]), "big", signed=True)
+    return _number(blake2b(f"{job.queue}\0{name}".encode(), digest_size=4).digest(), "big", signed=True)

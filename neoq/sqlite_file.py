@@ -18,27 +18,21 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.group_commit import Call, GroupCommit
 from neoq.sqlite_schema import MIGRATIONS, VERSION
 
 if TYPE_CHECKING:
-    from neoq.sqlite_ledger import Ledger, Newest
-
-
-class OpenLedger(Protocol):
-    """Opens a ledger in a transaction; what was new after this process's last commit may be known."""
-
-    def __call__(self, cursor: sqlite3.Cursor, known: Newest | None = None) -> Ledger: ...
+    from neoq.sqlite_ledger import Ledger
 
 
 T = TypeVar("T")
 Work = Callable[["Ledger"], T]
 Operation = Call[Work[Any], Any]
 
-LOG_AT_LEAST, LOG_AT_MOST, LOG_SHARE = 1 << 20, 32 << 20, 4  # bytes of the write-ahead log, and of the file
+LOG_AT_LEAST, LOG_AT_MOST, LOG_SHARE = 2 << 20, 32 << 20, 4  # bytes of the write-ahead log, and of the file
 LOG_SIZED_EVERY = 500  # commits
 BUSY_SLICE = 0.005  # seconds that SQLite itself waits for a lock; we ask again until busy_timeout is over
 FORK_PATIENCE = 5.0  # seconds that a fork waits for a commit to end
@@ -67,9 +61,9 @@ class SqliteFile:
         *,
         synchronous: str,
         busy_timeout: float,
-        open_ledger: OpenLedger,
+        ledger_on: Callable[[sqlite3.Cursor], Ledger],
     ) -> None:
-        self.open_ledger = open_ledger
+        self.ledger_on = ledger_on
         self.path = os.path.abspath(path)  # noqa: PTH100  # a later chdir must not matter
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
@@ -77,7 +71,7 @@ class SqliteFile:
         self._gate = threading.RLock()  # over the writing connection
         self._writer: sqlite3.Connection | None = None
         self._mode = ""  # the writer's, as it was last set
-        self._newest: Newest | None = None  # jobs, as of our last commit
+        self._ledger: Ledger | None = None  # on the writer
         self._commits = 0
         self._read_gate = threading.RLock()  # over the reading one
         self._reader: sqlite3.Connection | None = None
@@ -98,6 +92,7 @@ class SqliteFile:
             try:
                 self._writer = self._connect()
                 self._migrate(self._writer)
+                self._ledger = self.ledger_on(self._writer.cursor())
             except sqlite3.Error as error:
                 self._disconnect()
                 raise self.wrapped(error) from error
@@ -114,7 +109,7 @@ class SqliteFile:
         _open_files.discard(self)
 
     def _disconnect(self) -> None:
-        writer, self._writer, self._mode = self._writer, None, ""
+        writer, self._writer, self._ledger, self._mode = self._writer, None, None, ""
         reader, self._reader = self._reader, None
         for connection in (reader, writer):
             if connection is not None:
@@ -261,31 +256,27 @@ class SqliteFile:
 
     def _try(self, batch: Sequence[Operation], *, apart: bool = False) -> bool:
         """Commit a batch in one transaction; False where all of it was undone and is to be tried again."""
-        if self._writer is None:
+        if self._writer is None or self._ledger is None:
             self._writer = self._connect()
-        writer = self._writer
+            self._ledger = self.ledger_on(self._writer.cursor())
+        writer, ledger = self._writer, self._ledger
         self._choose_mode(batch)
-        cursor = writer.cursor()
-        self._patiently(lambda: cursor.execute("begin immediate"))
-        work = self._work_apart if apart else self._work_together
+        self._patiently(ledger.begin)
         alone, committing = len(batch) == 1, False
-        known, self._newest = self._newest, None
         try:
-            done, known = work(batch, cursor, known)
-            if done:
+            if self._work_apart(batch, writer.cursor()) if apart else self._work_together(batch, ledger):
                 committing = True
-                cursor.execute("commit")
-                self._newest = known
+                ledger.commit()
             else:
-                cursor.execute("rollback")
+                ledger.do("rollback")
                 if not alone:
                     return False
         except sqlite3.Error as error:
             _roll_back(writer)
             if not alone:
                 return False
-            certain = not committing or _code(error) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY}
-            batch[0].error = self.wrapped(error, outcome_unknown=not certain)
+            known = not committing or _code(error) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY}
+            batch[0].error = self.wrapped(error, outcome_unknown=not known)
         for operation in batch:
             operation.ended = True
         self._commits += 1
@@ -293,11 +284,8 @@ class SqliteFile:
             self._size_log(writer)
         return True
 
-    def _work_together(
-        self, batch: Sequence[Operation], cursor: sqlite3.Cursor, known: Newest | None
-    ) -> tuple[bool, Newest | None]:
+    def _work_together(self, batch: Sequence[Operation], ledger: Ledger) -> bool:
         """Do what all of a batch want; False where one raised, and all is to be undone."""
-        ledger = self.open_ledger(cursor, known)
         for operation in batch:
             operation.error = None
             try:
@@ -306,18 +294,18 @@ class SqliteFile:
                 raise
             except Exception as error:
                 operation.error = error
-                return False, None
-        return True, ledger.close()
+                return False
+        ledger.close()
+        return True
 
-    def _work_apart(
-        self, batch: Sequence[Operation], cursor: sqlite3.Cursor, _known: Newest | None
-    ) -> tuple[bool, Newest | None]:
+    def _work_apart(self, batch: Sequence[Operation], cursor: sqlite3.Cursor) -> bool:
         """Do what all of a batch want, and undo what raises by itself."""
         for operation in batch:
             operation.error = None
             cursor.execute("savepoint neoq")
             try:
-                ledger = self.open_ledger(cursor)
+                ledger = self.ledger_on(cursor)
+                ledger.open()
                 operation.value = operation.item(ledger)
                 ledger.close()
             except sqlite3.Error:
@@ -326,7 +314,7 @@ class SqliteFile:
                 operation.error = error
                 cursor.execute("rollback to neoq")
             cursor.execute("release neoq")
-        return True, None
+        return True
 
     def _choose_mode(self, batch: Sequence[Operation]) -> None:
         lasting = batch[0].lasting or any(operation.lasting for operation in batch)

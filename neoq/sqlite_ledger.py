@@ -1,9 +1,9 @@
 """The jobs of a SQLite file inside one transaction: where they are kept, and how they are counted.
 
-An add is mostly the wait for the disk, and every page that it changes costs as much again as all its Python. So
-a job is added to the end of the table and to no index: it is new. Everything else that is done to jobs sorts in
-first what is new, and so does an add once there are ``NEW_AT_MOST``: then many share the pages that they
-change. The hashes of the new ones are kept in memory for as long as no other process writes.
+An add is mostly the wait for the disk, and beside that the pages count that it changes. So a job is added to
+the end of the table and to no index: it is new. Whatever else is done to jobs sorts in first what is new, and
+so does an add once there are ``NEW_AT_MOST``: then many share the pages that they change. The hashes of the
+new ones are kept in memory for as long as no other process writes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from neoq.sqlite_rows import (
 from neoq.sqlite_schema import DIED, ENDED, NEW, READY, WAITS
 
 if TYPE_CHECKING:
+    from neoq.clock import Clock
     from neoq.config import Config
     from neoq.job import Job
 
@@ -40,9 +41,10 @@ _NEW_HASHES = "select hash from neoq_jobs where id > ? and hash is not null"
 _SORT_IN = "update neoq_jobs set place = run_after > ?, holds = hash is not null where id > ?"
 _ADD_UP = " on conflict (queue, kind) do update set n = n + excluded.n"
 _COUNT_IN = (  # the kinds of those that are ready and of those that wait are their places
-    "insert into neoq_counts select queue, place, count(*) from neoq_jobs where id > ? group by queue, place"
+    "insert into neoq_counts select queue, place, count(*) from neoq_jobs where id > ? group by 1, 2"  # noqa: S608
     + _ADD_UP
 )
+_COUNT = "insert into neoq_counts values (?,?,?)" + _ADD_UP  # noqa: S608
 _HELD = "select 1 from neoq_jobs where hash = ? and holds = 1"
 _HOLDERS = f"select {COLUMNS} from neoq_jobs where hash = ? and holds = 1"  # noqa: S608
 
@@ -59,56 +61,66 @@ class Newest:
 
 
 class Ledger:
-    """The jobs, inside one transaction; it keeps the counts of neoq_counts along with what it changes.
+    """The jobs, inside one transaction after another of one connection.
 
-    ``known`` are the newest jobs as this process committed them last; others may have written since.
+    It keeps the counts of neoq_counts along with what it changes. Between transactions it remembers what was
+    new after the last one that was committed; other processes may have written since.
     """
 
-    def __init__(
-        self, cursor: sqlite3.Cursor, config: Config, now: float, known: Newest | None = None
-    ) -> None:
+    now: float
+    newest: Newest  # in this transaction
+
+    def __init__(self, cursor: sqlite3.Cursor, config: Config, clock: Clock) -> None:
         self.do = cursor.execute
         self.many = cursor.executemany
         self.config = config
-        self.now = now
-        self._known = known
-        self._newest: Newest | None = None
+        self._clock = clock
+        self._known: Newest | None = None
         self._in_order = False  # nothing is new, and nothing will be: it is sorted in as it is added
         self._changes: dict[tuple[str, int], int] = {}
 
-    def close(self) -> Newest | None:
-        """Write the counts, and drop what is more than may be kept; return what is new now."""
-        newest, config = self._newest, self.config
-        if newest is not None:
-            if newest.last - newest.sorted_to >= NEW_AT_MOST:
-                self.sort_in()
-            if self._in_order and newest.last > newest.sorted_to:
-                self._note_sorted(newest)
-        if self._changes and (config.max_finished is not None or config.max_dead is not None):
-            self._drop_surplus()
-        self.write_counts()
-        return newest
+    def begin(self) -> None:
+        """Begin a transaction."""
+        self.do("begin immediate")
+        self.open()
+
+    def open(self) -> None:
+        """Look what there is; a transaction has begun."""
+        self.now = self._clock.time()
+        self._in_order = False
+        self._changes = {}
+        sorted_to, last = self.do(_ENDS).fetchone()
+        if last is None or last < sorted_to:
+            last = sorted_to
+        known, self._known = self._known, None  # until this is committed, and for good where it is undone
+        if known is None or known.last != last or known.sorted_to != sorted_to:
+            known = Newest(sorted_to, last, {held for (held,) in self.do(_NEW_HASHES, (sorted_to,))})
+        self.newest = known
+
+    def close(self) -> None:
+        """Write the counts, and drop what is more than may be kept."""
+        newest, config = self.newest, self.config
+        if newest.last - newest.sorted_to >= NEW_AT_MOST:
+            self.sort_in()
+        if self._in_order and newest.last > newest.sorted_to:
+            self._note_sorted(newest)
+        if self._changes:
+            if config.max_finished is not None or config.max_dead is not None:
+                self._drop_surplus()
+            self.write_counts()
+
+    def commit(self) -> None:
+        """Commit the transaction."""
+        self.do("commit")
+        self._known = self.newest
 
     # -- what is new ------------------------------------------------------------------------------------
-
-    def newest(self) -> Newest:
-        """What is new in this transaction."""
-        newest = self._newest
-        if newest is None:
-            sorted_to, last = self.do(_ENDS).fetchone()
-            last = max(sorted_to, last or 0)
-            newest = self._known
-            if newest is None or newest.last != last or newest.sorted_to != sorted_to:
-                hashes = {held for (held,) in self.do(_NEW_HASHES, (sorted_to,))}
-                newest = Newest(sorted_to, last, hashes)
-            self._newest = newest
-        return newest
 
     def sort_in(self) -> None:
         """Put what is new into its place: before anything else is done to jobs, and where it is many."""
         if self._in_order:
             return
-        newest = self.newest()
+        newest = self.newest
         self._in_order = True
         if newest.last > newest.sorted_to:
             self.do(_SORT_IN, (self.now, newest.sorted_to))
@@ -122,7 +134,7 @@ class Ledger:
 
     def insert(self, job: Job, held: int | None) -> None:
         """Store a job; ``held`` is the hash of the fingerprint that it keeps others from having."""
-        newest = self.newest()
+        newest = self.newest
         job_id = newest.last + 1
         if self._in_order:
             waits = job._run_after > self.now  # type: ignore[operator]  # accepted jobs have one
@@ -141,14 +153,13 @@ class Ledger:
             )
         newest.last = job.id = job_id
 
-    def holder(self, job: Job, held: int | None) -> Job | None:
-        """The unfinished job that has the fingerprint of this one."""
-        if held is None:
-            return None
-        if held in self.newest().hashes:
-            self.sort_in()
-        elif self.do(_HELD, (held,)).fetchone() is None:
-            return None
+    def may_be_held(self, held: int) -> bool:
+        """Whether an unfinished job has a fingerprint of that hash."""
+        return held in self.newest.hashes or self.do(_HELD, (held,)).fetchone() is not None
+
+    def holder(self, job: Job, held: int) -> Job | None:
+        """The unfinished job that has the fingerprint of this one, and its hash."""
+        self.sort_in()
         for row in self.do(_HOLDERS, (held,)).fetchall():
             holder = job_of(row)
             if holder.queue == job.queue and holder.fingerprint == job.fingerprint:
@@ -169,7 +180,7 @@ class Ledger:
         changes = [(queue, kind, n) for (queue, kind), n in self._changes.items() if n]
         self._changes.clear()
         if changes:
-            self.many("insert into neoq_counts values (?,?,?)" + _ADD_UP, changes)
+            self.many(_COUNT, changes)
 
     def _drop_surplus(self) -> None:
         config = self.config

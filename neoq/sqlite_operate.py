@@ -62,7 +62,8 @@ def _retry(ledger: Ledger, job: Job) -> bool:
         return True
     if job.status is not Status.DEAD:
         return False
-    holder = ledger.holder(job, hash_of(job))
+    held = hash_of(job)
+    holder = None if held is None else ledger.holder(job, held)
     if holder is not None:
         raise taken_by(holder)
     ledger.do(  # without its deadline, or one that has passed would kill it again

@@ -6,12 +6,12 @@ so that a job is only in the one of its place, and a new one is in none: an add 
 the table, and what was added is sorted in by the dozen, see sqlite_ledger.py.
 
 ``hash`` is one of queue and fingerprint, and while ``holds`` is 1 the job keeps others from having that
-fingerprint. Two jobs may have it by chance, so the fingerprints themselves are compared before a job counts as a
-duplicate. It is that short because every job puts an entry into its index at random and takes it out again:
-that is most of what a long backlog costs.
+fingerprint. Two jobs may have it by chance, so the fingerprints themselves are compared before a job counts
+as a duplicate. It is that short because every job puts an entry into its index at random and takes it out
+again: that is most of what a long backlog costs.
 
-``neoq_counts`` has the number of jobs of each queue by kind. Under the queue '' stands the id up to which jobs
-are sorted in and counted; what has a higher one is new. No job gets that id or a lower one again.
+``neoq_counts`` has the number of jobs of each queue by kind. Under the queue '' stands the id up to which
+jobs are sorted in and counted; what has a higher one is new. No job gets that id or a lower one again.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def settle(ledger: Ledger, outcomes: Sequence[Outcome], *, completed: bool = Fal
     for outcome in outcomes:
         if outcome.follow and outcome.lease.job_id not in stale:
             for job in outcome.follow:
-                add_or_meet(ledger, job)
+                add_or_meet(job, ledger)
     return stale
 
 

@@ -24,7 +24,8 @@ def write_within(file: SqliteFile, connection: Any, work: Callable[[Ledger], T])
             cursor.execute("begin immediate")
         cursor.execute("savepoint neoq")
         try:
-            ledger = file.open_ledger(cursor)
+            ledger = file.ledger_on(cursor)
+            ledger.open()
             value = work(ledger)
             ledger.close()
         except BaseException:

@@ -22,6 +22,7 @@ from neoq import (
     UnsupportedError,
     sqlite_add,
 )
+from neoq.clock import LiveClock
 from neoq.sqlite_backend import SqliteConfig
 from neoq.sqlite_file import SqliteFile
 from neoq.sqlite_ledger import Ledger
@@ -723,7 +724,7 @@ def test_an_unclean_read(path: Path) -> None:
         str(path),
         synchronous="full",
         busy_timeout=1,
-        open_ledger=lambda cursor, _known=None: Ledger(cursor, SqliteConfig(path=str(path)), 0.0),
+        ledger_on=lambda cursor: Ledger(cursor, SqliteConfig(path=str(path)), LiveClock()),
     )
     file.open()
     with pytest.raises(BackendError, match="no such table"):
