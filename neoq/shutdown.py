@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 INTERRUPT_GRACE = 0.6  # seconds that interrupted handlers get to clean up
 CLOSING_GRACE = 0.3  # and the last settles after them: with it the whole call keeps to its bound
+LONGEST = threading.TIMEOUT_MAX / 2  # seconds, a century and more: no thread may wait much longer at once
 CLOSING = 1.0  # seconds that the call takes beyond its timeout, at most, where the store answers
 STANDSTILL = 5.0  # and as many more where it neither answers nor refuses: then it is left behind
 NAMED_IN_LOG = 20
@@ -62,7 +63,7 @@ class Stopping:
     def __init__(self, engine: Engine, timeout: float, drain: bool) -> None:
         self.report = ShutdownReport()
         self._engine = engine
-        self._timeout = timeout
+        self._timeout = min(timeout, LONGEST)
         self._drain = drain
         self._lock = threading.Lock()
         self._begun = False

@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 
@@ -22,6 +23,7 @@ from neoq.testing.cases.suite import (
     LATER,
     PATIENCE,
     Background,
+    Make,
     Seen,
     Suite,
     busy,
@@ -296,6 +298,33 @@ class ShutdownCases(Suite):
         report = Background(lambda: backend.shutdown(timeout=0.1, drain=True)).result()
         assert ids(report.interrupted) == [job.id]
         assert seen.items == [0, ShutdownRequested]
+
+    @pytest.mark.parametrize("timeout", [1e10, 1e300, timedelta.max])
+    def test_the_longest_timeouts(
+        self, make: Make, seen: Seen, gate: threading.Event, timeout: timedelta | float
+    ) -> None:
+        """Each call that waits takes a timeout longer than a thread may wait, and ends when it is time."""
+        backend = make(queue_capacity=1, enqueue_timeout=timedelta(days=366), concurrency=1)
+        backend.listen("q", held(seen, gate))
+        job = backend.enqueue("q", {"n": 0})
+        seen.wait()
+        backend.pause("full")
+        backend.listen("full", ignore)
+        backend.enqueue("full", {"n": 0})
+        producer = Background(lambda: backend.enqueue("full", {"n": 1}))
+        waiter = Background(lambda: backend.wait(id_of(job), timeout))
+        assert producer.blocks()
+        backend.resume("full")
+        producer.result()
+        drain = Background(lambda: backend.drain(timeout))
+        assert drain.blocks()
+        assert waiter.blocks()
+        stopping = [Background(lambda: backend.shutdown(timeout, drain=True)) for _ in range(2)]
+        assert all(stop.blocks() for stop in stopping)
+        gate.set()
+        assert waiter.result().status is Status.SUCCEEDED
+        assert drain.result() is True
+        assert [stop.result().lost for stop in stopping] == [[], []]
 
     def test_a_handler_may_call_it(self, backend: Backend, seen: Seen) -> None:
         """A handler that shuts its own backend down is neither awaited nor interrupted by it."""
