@@ -54,7 +54,7 @@ def _meet(ledger: Ledger, job: Job, holder: Job) -> Job:
             _replace(ledger, holder, job)
         elif holder.status is Status.RETRYING and job._run_after < holder._run_after:  # type: ignore[operator]
             move(ledger, holder, job._run_after)
-        [holder] = ledger.of_ids([holder.id])  # type: ignore[list-item]
+        [holder] = ledger.of_ids([holder.id])
     holder.duplicate = True
     return holder
 

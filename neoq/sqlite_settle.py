@@ -187,4 +187,4 @@ def _take_back(ledger: Ledger, job: Job, reclaimed: Reclaimed) -> None:
     job.worker, job._token = None, 0
     job._finished_at = ledger.now if ended else None
     ledger.do(_TAKE_BACK, (place, NUMBER[job.status], job.crashes, job.error, job._finished_at, job.id))
-    _leaves(ledger, job.id, job.queue, place, job.status)  # type: ignore[arg-type]
+    _leaves(ledger, job.id, job.queue, place, job.status)
