@@ -17,7 +17,7 @@ from redis.retry import Retry
 
 from neoq.errors import BackendError, BackendUnavailable, ConfigError
 from neoq.redis_scripts import Script, Scripts
-from neoq.redis_wire import Wire, wire_of
+from neoq.redis_wire import PACKS, Beginning, Wire, wire_of
 
 if TYPE_CHECKING:
     from neoq.config import SafeLogger
@@ -313,6 +313,24 @@ class RedisConnection:
         if not self._wait:
             return self.call(script, keys, arguments)
         return self.call_together([(script, keys, arguments)])[0]
+
+    def beginning(
+        self, script: Script, keys: Sequence[bytes], first: Sequence[Any], more: int
+    ) -> Beginning | None:
+        """For calls that differ in their last arguments; None where they cannot be packed before."""
+        if not PACKS or self.cluster or self._wait:
+            return None
+        return Beginning(_evalsha(script, keys, first), more)
+
+    def call_packed(self, script: Script, command: bytes) -> Any:
+        """As `call`, of what a `Beginning` has packed."""
+        [reply] = self._exchange((command,))
+        if isinstance(reply, redis.exceptions.NoScriptError):
+            self._exchange([("SCRIPT", "LOAD", script.text)])
+            [reply] = self._exchange((command,))
+        if isinstance(reply, Exception):
+            raise self.wrapped(reply) from reply
+        return reply
 
     def call_together(self, calls: Sequence[Call]) -> list[Any]:
         """Run scripts on one queue with nothing between them: all are run, or none of them is.
