@@ -286,7 +286,7 @@ class RedisBackend(Backend):
         """The server calls: there is work in a queue, or (without one) a job of ours was cancelled."""
         if queue:
             self._stir(queue)
-            self._notify(queue, "ready")
+            self._notify(queue, "called")
         else:
             self._notify("", "cancel")
 
