@@ -22,6 +22,7 @@ from neoq.redis_adding import Adder, NoRoom
 from neoq.redis_connection import Address, Call, RedisConnection, is_full
 from neoq.redis_finding import Finder
 from neoq.redis_keys import NUMBERS, global_key, job_id, number_of, stored_at
+from neoq.redis_leased import Leased, known_of
 from neoq.redis_pruning import Pruner
 from neoq.redis_queues import RedisQueues
 from neoq.redis_records import change_of, job_of, lease_name, progress_of, success_of
@@ -184,6 +185,7 @@ class RedisBackend(Backend):
         self._scripts = connection.scripts
         self._queues = RedisQueues(connection, config.prefix)
         self._finder = Finder(self._queues)
+        self._leased = Leased(self._queues)
         self._adder = Adder(self._queues, self._finder)
         self._worker = self.engine.worker_id
         self._workers = Workers(self._queues, config, self._worker, self.engine.worker_info)
@@ -377,7 +379,7 @@ class RedisBackend(Backend):
         jobs: list[Job] = []
         if not ids:
             return jobs
-        number = self._queues.number(queue)
+        number, known = self._queues.number(queue), self._leased.of_queue(queue)
         for at, stored in enumerate(ids):
             record = records[at]
             if record is None:  # somebody has deleted it by hand
@@ -388,6 +390,7 @@ class RedisBackend(Backend):
             job._token = token
             job._progress = None
             jobs.append(job)
+            known[job.id] = known_of(token, record, lives[at])  # type: ignore[index]
         return jobs
 
     def _new_token_of_lease(self) -> int:
@@ -440,6 +443,7 @@ class RedisBackend(Backend):
         for (queue, _, _), reply in zip(parts, self._settle_all(parts), strict=True):
             number = self._queues.number(queue)
             stale |= {job_id(int(stored), number) for stored in reply}
+        self._leased.forget(outcomes)
         self._follow(outcomes, stale)
         self._tell_ready({queue for queue, well, batch in parts if not well})
         return stale
@@ -462,14 +466,16 @@ class RedisBackend(Backend):
         stored = [stored_at(one.lease.job_id) for one in batch]
         leases = [lease_name(name, one.lease.token, worker) for name, one in zip(stored, batch, strict=True)]
         if well:
+            known = self._leased.known(queue, batch)
             body: list[Any] = []
             results: list[Any] = []
-            for name, lease, one in zip(stored, leases, batch, strict=True):
-                body += (name, success_of(one, lease))
+            for name, lease, one, (_, _, life) in zip(stored, leases, batch, known, strict=True):
+                body += (name, success_of(one, lease, life))
                 if one.result is not None:
                     results += (name, one.result)
             keep = keep and self.config.retention != 0
-            arguments = [int(keep), again, len(batch), *leases, *body, *results]
+            prints = [one.fingerprint for one in known]
+            arguments = [int(keep), again, len(batch), *leases, *prints, *body, *results]
             return self._queues.call_of(self._scripts.finish, queue, arguments)
         now = self._queues.time()
         arguments = [again, *self._queues.wake_arguments(queue)]

@@ -27,6 +27,7 @@ MAX_INLINE = 2048  # bytes of a payload that are kept in the record, which scrip
 _UNIQUENESS: dict[Unique, int] = {False: 48, True: 49, "until_started": 50}
 _UNIQUE: dict[int, Unique] = {48: False, 49: True, 50: "until_started"}
 _APART = 3  # added to the uniqueness where the payload is kept apart
+_HOLD = (49, 52)
 _TAIL = struct.Struct("<ddBI")  # created at, run after, codec, length of the JSON before the payload
 ON_DUPLICATE = {"return": b"r", "raise": b"e", "replace": b"p"}
 _LEVEL = 2**45  # due times of one priority in the order of ready jobs, in eighths of a millisecond
@@ -105,6 +106,11 @@ def job_of(id_of_job: int, queue: str, record: bytes, life: bytes | None) -> Job
     return job
 
 
+def held_by(record: bytes) -> bytes:
+    """The fingerprint that a job holds until its end; b"" for none."""
+    return record[9 : 9 + int(record[5:9])] if record[0] in _HOLD else b""
+
+
 def _read_extra(job: Job, extra: dict[str, Any]) -> None:
     job._deadline = extra.get("deadline")
     job.max_retries = extra.get("max_retries")
@@ -148,12 +154,16 @@ def read_lease(job: Job, lease: bytes) -> None:
     job.worker = worker
 
 
-def success_of(outcome: Outcome, lease: str) -> str:
-    """The JSON of a job that has succeeded: written by hand, for it is most of them."""
+def success_of(outcome: Outcome, lease: str, life: bytes | None) -> str:
+    """The JSON of a job that has succeeded, after the life that it had before.
+
+    Most had none, so it is written by hand.
+    """
     started_at, progress = outcome.started_at, outcome.lease.progress
     ran = "" if started_at is None else f'"ran":"{started_at!r}",'
     told = "" if progress is None else progress_of(progress)[1:-1] + ","
-    return f'{{"s":3,{ran}"fin":"{outcome.finished_at!r}",{told}"t":"{lease}"}}'
+    end = f'{{"s":3,{ran}"fin":"{outcome.finished_at!r}",{told}"t":"{lease}"}}'
+    return end if life is None else dumps(orjson.loads(life) | orjson.loads(end)).decode()
 
 
 def change_of(outcome: Outcome, now: float) -> bytes:

@@ -22,7 +22,7 @@ LEAVES = {
     *("group_commit",),
     *("sqlite_schema", "sqlite_file", "sqlite_jobs", "sqlite_locks", "sqlite_rows"),
     *("redis_keys", "redis_records", "redis_scripts", "redis_connection", "redis_wakes", "redis_queues"),
-    *("redis_finding", "redis_adding", "redis_workers", "redis_pruning", "redis_wire"),
+    *("redis_finding", "redis_adding", "redis_workers", "redis_pruning", "redis_wire", "redis_leased"),
     *("postgres_add", "postgres_arrays", "postgres_connections", "postgres_jobs"),
     *(
         "postgres_listen",
