@@ -22,10 +22,10 @@ from neoq.redis_adding import Adder, NoRoom
 from neoq.redis_connection import Address, Call, RedisConnection, is_full
 from neoq.redis_finding import Finder
 from neoq.redis_keys import NUMBERS, global_key, job_id, number_of, stored_at
-from neoq.redis_leased import Leased, known_of
+from neoq.redis_leased import NOT_OURS, Leased
 from neoq.redis_pruning import Pruner
 from neoq.redis_queues import RedisQueues
-from neoq.redis_records import change_of, job_of, lease_name, progress_of, success_of
+from neoq.redis_records import change_of, held_by, job_of, lease_name, progress_of, success_of
 from neoq.redis_wakes import Wakes
 from neoq.redis_workers import Workers
 from neoq.store import (
@@ -390,7 +390,7 @@ class RedisBackend(Backend):
             job._token = token
             job._progress = None
             jobs.append(job)
-            known[job.id] = known_of(token, record, lives[at])  # type: ignore[index]
+            known[job.id] = (token, held_by(record), lives[at])  # type: ignore[index]
         return jobs
 
     def _new_token_of_lease(self) -> int:
@@ -440,10 +440,10 @@ class RedisBackend(Backend):
                 continue
             batches.setdefault((lease.queue, outcome.status is Status.SUCCEEDED), []).append(outcome)
         parts = [(*kind, part) for kind, batch in batches.items() for part in _in_parts(batch)]
-        for (queue, _, _), reply in zip(parts, self._settle_all(parts), strict=True):
+        for (queue, _, batch), reply in zip(parts, self._settle_all(parts), strict=True):
             number = self._queues.number(queue)
             stale |= {job_id(int(stored), number) for stored in reply}
-        self._leased.forget(outcomes)
+            self._leased.forget(queue, batch)
         self._follow(outcomes, stale)
         self._tell_ready({queue for queue, well, batch in parts if not well})
         return stale
@@ -462,26 +462,38 @@ class RedisBackend(Backend):
         return replies
 
     def _settling(self, queue: str, well: bool, batch: list[Outcome], *, keep: bool) -> Call:
-        again, worker = int(self._unsure), self._worker
-        stored = [stored_at(one.lease.job_id) for one in batch]
-        leases = [lease_name(name, one.lease.token, worker) for name, one in zip(stored, batch, strict=True)]
         if well:
-            known = self._leased.known(queue, batch)
-            body: list[Any] = []
-            results: list[Any] = []
-            for name, lease, one, (_, _, life) in zip(stored, leases, batch, known, strict=True):
-                body += (name, success_of(one, lease, life))
-                if one.result is not None:
-                    results += (name, one.result)
-            keep = keep and self.config.retention != 0
-            prints = [one.fingerprint for one in known]
-            arguments = [int(keep), again, len(batch), *leases, *prints, *body, *results]
-            return self._queues.call_of(self._scripts.finish, queue, arguments)
+            return self._finishing(queue, batch, keep=keep and self.config.retention != 0)
+        again, worker = int(self._unsure), self._worker
         now = self._queues.time()
         arguments = [again, *self._queues.wake_arguments(queue)]
-        for name, lease, one in zip(stored, leases, batch, strict=True):
+        for one in batch:
+            name = stored_at(one.lease.job_id)
+            lease = lease_name(name, one.lease.token, worker)
             arguments += (name, lease, change_of(one, now), b"" if one.result is None else one.result)
         return self._queues.call_of(self._scripts.settle, queue, arguments)
+
+    def _finishing(self, queue: str, batch: list[Outcome], *, keep: bool) -> Call:
+        known, worker = self._leased.known(queue, batch), self._worker
+        leases: list[str] = []
+        prints: list[bytes] = []
+        lives: list[Any] = []
+        results: list[Any] = []
+        for one in batch:
+            job_id, _, token, _ = one.lease
+            ours = known.get(job_id, NOT_OURS)
+            if ours[0] != token:
+                ours = NOT_OURS
+            name = stored_at(job_id)
+            lease = lease_name(name, token, worker)
+            leases.append(lease)
+            prints.append(ours[1])
+            lives += (name, success_of(one, lease, ours[2]))
+            if one.result is not None:
+                results += (name, one.result)
+        header = int(keep), int(self._unsure), len(batch)
+        arguments = [*header, *leases, *prints, *lives, *results]
+        return self._queues.call_of(self._scripts.finish, queue, arguments)
 
     def _follow(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
         """Add the jobs that follow outcomes which were recorded now.

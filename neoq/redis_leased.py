@@ -6,28 +6,15 @@ It is told when they end, so that the server need not look it up among all its j
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from neoq.redis_keys import stored_at
 from neoq.redis_queues import RedisQueues
 from neoq.redis_records import held_by
 from neoq.store import Lease, Outcome
 
-
-class Known(NamedTuple):
-    """A job as it was claimed."""
-
-    token: int
-    fingerprint: bytes  # that it holds until its end; b"" for none
-    life: bytes | None
-
-
-def known_of(token: int, record: bytes, life: bytes | None) -> Known:
-    """What is to be remembered of a job that was claimed under a token."""
-    return Known(token, held_by(record), life)
-
-
-_NOT_OURS = Known(0, b"", None)
+# The token of a lease, the fingerprint that its job holds until its end (b"" for none), the life it had before.
+Known = tuple[int, bytes, bytes | None]
+NOT_OURS: Known = (0, b"", None)
 
 
 class Leased:
@@ -41,17 +28,13 @@ class Leased:
         """The jobs of a queue, for who claims to add to."""
         return self._of.get(queue) or self._of.setdefault(queue, {})
 
-    def known(self, queue: str, outcomes: Sequence[Outcome]) -> list[Known]:
-        """What is known of the jobs of outcomes; nothing of those that have another lease by now."""
+    def known(self, queue: str, outcomes: Sequence[Outcome]) -> dict[int, Known]:
+        """What is known of the jobs of a queue, those of outcomes among them."""
         known = self.of_queue(queue)
         missing = [one.lease for one in outcomes if one.lease.job_id not in known]
         if missing:
             self._look_up(queue, missing, known)
-        found = [known.get(one.lease.job_id, _NOT_OURS) for one in outcomes]
-        return [
-            one if one.token == outcome.lease.token else _NOT_OURS
-            for one, outcome in zip(found, outcomes, strict=True)
-        ]
+        return known
 
     def _look_up(self, queue: str, leases: list[Lease], known: dict[int, Known]) -> None:
         keys = self._queues.keys(queue)
@@ -59,13 +42,13 @@ class Leased:
         commands = [("HGET", keys.key(what), one) for one in stored for what in ("jobs", "life")]
         found = self._queues.redis.commands(commands, near=keys.key("jobs"))
         for lease, record, life in zip(leases, found[::2], found[1::2], strict=True):
-            if record is not None:
-                known[lease.job_id] = known_of(lease.token, record, life)
+            known[lease.job_id] = NOT_OURS if record is None else (lease.token, held_by(record), life)
 
-    def forget(self, outcomes: Iterable[Outcome]) -> None:
+    def forget(self, queue: str, outcomes: Iterable[Outcome]) -> None:
         """Outcomes were recorded, or refused for good."""
+        known = self.of_queue(queue)
         for outcome in outcomes:
-            job_id, queue, token, _ = outcome.lease
-            known = self.of_queue(queue)
-            if job_id in known and known[job_id].token == token:
-                del known[job_id]
+            job_id, _, token, _ = outcome.lease
+            ours = known.pop(job_id, None)
+            if ours is not None and ours[0] not in {token, 0}:
+                known[job_id] = ours  # it was claimed anew meanwhile

@@ -27,7 +27,8 @@ MAX_INLINE = 2048  # bytes of a payload that are kept in the record, which scrip
 _UNIQUENESS: dict[Unique, int] = {False: 48, True: 49, "until_started": 50}
 _UNIQUE: dict[int, Unique] = {48: False, 49: True, 50: "until_started"}
 _APART = 3  # added to the uniqueness where the payload is kept apart
-_HOLD = (49, 52)
+_HOLD = (49, 52)  # unique until their end
+_USUAL = b"1c1000032"  # how most records begin
 _TAIL = struct.Struct("<ddBI")  # created at, run after, codec, length of the JSON before the payload
 ON_DUPLICATE = {"return": b"r", "raise": b"e", "replace": b"p"}
 _LEVEL = 2**45  # due times of one priority in the order of ready jobs, in eighths of a millisecond
@@ -41,7 +42,7 @@ def record_of(job: Job) -> tuple[bytes, bytes | None, bytes | None]:
     if not job._special and not large and job.kind is None and job.group is None:
         print_ = fingerprint(job.queue, data).encode()
         tail = _TAIL.pack(job._created_at, job._run_after, CODEC, 0)
-        return b"1c1000032%b0000%b%b" % (print_, tail, data), print_, None
+        return b"%b%b0000%b%b" % (_USUAL, print_, tail, data), print_, None
     own = job._own_fingerprint is not None
     print_ = job.fingerprint.encode() if own or job.unique else b""
     kind = (job.kind or "").encode()
@@ -108,6 +109,8 @@ def job_of(id_of_job: int, queue: str, record: bytes, life: bytes | None) -> Job
 
 def held_by(record: bytes) -> bytes:
     """The fingerprint that a job holds until its end; b"" for none."""
+    if record.startswith(_USUAL):
+        return record[9:41]
     return record[9 : 9 + int(record[5:9])] if record[0] in _HOLD else b""
 
 
