@@ -390,7 +390,7 @@ class RedisBackend(Backend):
             job._token = token
             job._progress = None
             jobs.append(job)
-            known[job.id] = (token, held_by(record), lives[at])  # type: ignore[index]
+            known[job.id] = (token, record, lives[at])  # type: ignore[index]
         return jobs
 
     def _new_token_of_lease(self) -> int:
@@ -406,24 +406,12 @@ class RedisBackend(Backend):
             number = self._queues.number(queue)
             ours = f":{token}:{self._worker}"
             outcomes = [
-                Outcome(Lease(job_id(int(name.partition(":")[0]), number), queue, token), Status.PENDING)
-                for name in self._leases_of(queue, ours)
+                Outcome(Lease(job_id(int(name.partition(b":")[0]), number), queue, token), Status.PENDING)
+                for name in sorted(self._finder.leases(queue, f"*{ours}"))
             ]
             if outcomes:
                 self.settle(outcomes)
             self._lost_claims.pop(0)
-
-    def _leases_of(self, queue: str, end: str) -> list[str]:
-        """The leases of a queue that end so: with a worker, or a token and a worker."""
-        key, cursor, found = self._queues.keys(queue).key("lease"), 0, set[str]()
-        while True:
-            cursor, page = self._redis.command("ZSCAN", key, cursor, "MATCH", f"*{end}", "COUNT", 500)
-            found |= {
-                (item[0] if isinstance(item, tuple) else item).decode() for item in page if _is_name(item)
-            }
-            cursor = int(cursor)
-            if not cursor:
-                return sorted(found)
 
     # -- settle -----------------------------------------------------------------------------------------
 
@@ -487,7 +475,7 @@ class RedisBackend(Backend):
             name = stored_at(job_id)
             lease = lease_name(name, token, worker)
             leases.append(lease)
-            prints.append(ours[1])
+            prints.append(held_by(ours[1]))
             lives += (name, success_of(one, lease, ours[2]))
             if one.result is not None:
                 results += (name, one.result)
@@ -553,7 +541,8 @@ class RedisBackend(Backend):
         reclaimed = Reclaimed([], [])
         for worker, queues in self._workers.dead():
             for queue in queues:
-                self._take_back(queue, self._leases_of(queue, f":{worker}"), reclaimed, expired=False)
+                leases = sorted(self._finder.leases(queue, f"*:{worker}"))
+                self._take_back(queue, leases, reclaimed, expired=False)
             self._workers.forget(worker)
         if _time.monotonic() - self._swept > SWEEP_EVERY:
             self._swept = _time.monotonic()
@@ -563,7 +552,7 @@ class RedisBackend(Backend):
             self._notify(queue, "ready")
         return reclaimed
 
-    def _take_back(self, queue: str, leases: list[str], reclaimed: Reclaimed, *, expired: bool) -> None:
+    def _take_back(self, queue: str, leases: list[bytes], reclaimed: Reclaimed, *, expired: bool) -> None:
         header = [self.config.max_crashes, "WorkerDied: %d workers died while they ran it (max_crashes)"]
         header += [*self._queues.wake_arguments(queue), int(expired)]
         for start in range(0, len(leases), AT_ONCE):
@@ -579,12 +568,18 @@ class RedisBackend(Backend):
             key = self._queues.keys(queue).key("lease")
             expired = self._redis.command("ZRANGEBYSCORE", key, "-inf", now, "LIMIT", 0, 1000)
             if expired:
-                self._take_back(queue, [name.decode() for name in expired], reclaimed, expired=True)
+                self._take_back(queue, expired, reclaimed, expired=True)
             self._reconcile(queue)
 
     def _reconcile(self, queue: str) -> None:
         arguments = [self._cursors.get(queue, 0), RECONCILED_AT_ONCE]
         self._cursors[queue], found = self._queues.call(self._scripts.reconcile, queue, arguments)
+        for _ in range(2):  # a job that was claimed anew as the leases were read may have been missed
+            if found:
+                leased = self._finder.leases_of(queue, [int(stored) for stored in found])
+                found = [stored for stored in found if int(stored) not in leased]
+        if found:
+            found = self._queues.call(self._scripts.reconcile, queue, ["", *found])[1]
         if found:
             self._stir(queue)
             self._notify(queue, "ready")
@@ -664,11 +659,19 @@ class RedisBackend(Backend):
                 running |= {job_id(int(stored), number) for stored in reply[1]}
                 if reply[0]:
                     queues.add(queue)
+                if reply[1]:
+                    self._tell_workers(queue, [int(stored) for stored in reply[1]])
         self._room.make_known()
         for queue in queues:
             self._stir(queue)
             self._notify(queue, "ready")
         return Changed(frozenset(done), frozenset(running), frozenset(queues))
+
+    def _tell_workers(self, queue: str, stored: list[int]) -> None:
+        """Tell those who run jobs that they were cancelled; who is not told learns it as it extends."""
+        leases = self._finder.leases_of(queue, stored).values()
+        workers = {lease.rpartition(b":")[2].decode() for lease in leases}
+        self._redis.commands([("PUBLISH", self._queues.channel + name, "") for name in sorted(workers)])
 
     def set_paused(self, queue: str, paused: bool) -> None:
         """Hold a queue's jobs back, or let them go."""
@@ -697,11 +700,6 @@ def _in_parts(outcomes: list[Outcome]) -> Iterator[list[Outcome]]:
             yield outcomes[start:at]
             start, size = at, result
     yield outcomes[start:]
-
-
-def _is_name(item: Any) -> bool:
-    """ZSCAN's pages hold names and scores, in pairs or one after the other."""
-    return isinstance(item, tuple) or item.count(b":") == 2
 
 
 def _no_transactions(what: str) -> UnsupportedError:

@@ -9,12 +9,11 @@ from collections.abc import Iterable, Sequence
 
 from neoq.redis_keys import stored_at
 from neoq.redis_queues import RedisQueues
-from neoq.redis_records import held_by
 from neoq.store import Lease, Outcome
 
-# The token of a lease, the fingerprint that its job holds until its end (b"" for none), the life it had before.
+# The token of a job's lease, the job's record, and the life that it had before.
 Known = tuple[int, bytes, bytes | None]
-NOT_OURS: Known = (0, b"", None)
+NOT_OURS: Known = (0, b"0", None)
 
 
 class Leased:
@@ -42,7 +41,7 @@ class Leased:
         commands = [("HGET", keys.key(what), one) for one in stored for what in ("jobs", "life")]
         found = self._queues.redis.commands(commands, near=keys.key("jobs"))
         for lease, record, life in zip(leases, found[::2], found[1::2], strict=True):
-            known[lease.job_id] = NOT_OURS if record is None else (lease.token, held_by(record), life)
+            known[lease.job_id] = NOT_OURS if record is None else (lease.token, record, life)
 
     def forget(self, queue: str, outcomes: Iterable[Outcome]) -> None:
         """Outcomes were recorded, or refused for good."""
