@@ -270,10 +270,10 @@ class Engine:
 
     def notify(self, queue: str, notice: str) -> None:
         """Something may have changed in the store."""
-        if notice == "ready":
+        if notice in {"ready", "called"}:
             lane = self.lanes.get(queue)
             if self.fetcher is not None:
-                self.fetcher.call()
+                self.fetcher.fetch() if notice == "called" else self.fetcher.call()
             elif lane is not None:
                 lane.wake()
         elif notice == "cancel" and self.keeper is not None:

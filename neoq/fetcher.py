@@ -2,10 +2,12 @@
 
 It claims what the runners can take now, and ahead of them as much as they finish in a few milliseconds:
 nothing where jobs are long. It sleeps until it is called, the next job is due, or the poll interval ends.
+Where it sleeps, and a thread of the store hears that there is work, that one claims in its place.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -53,6 +55,8 @@ class Fetcher:
         self._prefetch: dict[str, int] = {}
         self._call = threading.Event()
         self._stopping = threading.Event()
+        self._claiming = threading.Lock()  # held by the thread that claims
+        self._looks_at = math.inf  # monotonic: when the fetcher looks again by itself
         self._over = False  # nobody takes what is fetched now
         self._fenced = False
         self.busy = False  # a claim is under way
@@ -70,7 +74,10 @@ class Fetcher:
                     jobs.append(buffer.popleft())
             except IndexError:
                 pass
-        if not buffer or len(buffer) * 2 < self._prefetch.get(queue, 0):
+        ahead = self._prefetch.get(
+            queue, 0
+        )  # 0: the last claim left nothing, so another finds nothing either
+        if ahead and len(buffer or ()) * 2 < ahead:
             self._call.set()
         return jobs, bool(buffer)
 
@@ -91,6 +98,20 @@ class Fetcher:
         """Look for jobs now; called for each enqueue, so it is cheap where others have called."""
         if not self._call.is_set():
             self._call.set()
+
+    def fetch(self) -> None:
+        """Look for jobs now, in this thread: it is the store's, which hears of work before any other does."""
+        if self._stopping.is_set() or not self._claiming.acquire(blocking=False):
+            self.call()
+            return
+        try:
+            wait = 0.0 if self._stopping.is_set() else self._fetch()
+        except BackendError:
+            wait = 0.0  # the fetcher is to say so, and to try again in a while
+        finally:
+            self._claiming.release()
+        if time.monotonic() + wait < self._looks_at:
+            self.call()
 
     def fence(self, fenced: bool) -> None:
         """Claim nothing while this process cannot renew what it has."""
@@ -117,10 +138,9 @@ class Fetcher:
             self._stopping.set()
             thread = self._thread
         self._call.set()
-        join(thread, timeout)
-        if thread is not None and thread.is_alive():
+        if not self._ends(thread, timeout):
             self._store.stop_claiming(grace / 2)
-            join(thread, grace / 2)
+            self._ends(thread, grace / 2)
         with self._lock:
             self._over = True
             return self._empty_buffers()
@@ -142,14 +162,28 @@ class Fetcher:
                 continue
         return left
 
+    def _ends(self, thread: threading.Thread | None, seconds: float) -> bool:
+        """Wait until nobody claims; False where that takes longer."""
+        give_up = time.monotonic() + seconds
+        join(thread, seconds)
+        if thread is not None and thread.is_alive():
+            return False
+        if not self._claiming.acquire(timeout=max(0.0, give_up - time.monotonic())):
+            return False
+        self._claiming.release()
+        return True
+
     def _run(self) -> None:
         pause = FIRST_PAUSE
         while True:
             self._call.clear()
             if self._stopping.is_set():  # looked at after the clear, which may have taken its call
                 return
+            self._looks_at = math.inf
             try:
-                wait = self._fetch()
+                with self._claiming:
+                    wait = self._fetch()
+                    self._looks_at = time.monotonic() + wait
                 pause = FIRST_PAUSE
             except BackendError as error:
                 if self._stopping.is_set():

@@ -9,12 +9,13 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from neoq.errors import BackendError, DuplicateJobError
-from neoq.job import Job
+from neoq.job import Job, Status
 from neoq.redis_connection import Call
 from neoq.redis_finding import Finder
 from neoq.redis_keys import job_id
 from neoq.redis_queues import RedisQueues
 from neoq.redis_records import ON_DUPLICATE, record_of, score_of
+from neoq.redis_wire import Beginning
 from neoq.store import taken_by
 
 TOGETHER = 500  # jobs of one queue that are added all or none
@@ -71,6 +72,7 @@ class Adder:
         self._queues = queues
         self._finder = finder
         self._lock = threading.Lock()
+        self._beginnings: dict[str, Beginning | None] = {}
         self._next: dict[str, int] = {}  # the first id of a queue that is free, as far as this process knows
 
     def add(self, jobs: Sequence[Job], token: bytes, room: dict[str, int]) -> list[Job]:
@@ -79,13 +81,7 @@ class Adder:
             if job._asked_deadline[1] is not None:  # a span counts by the clock that judges it
                 job._deadline = self._queues.time() + job._asked_deadline[1]
         if len(jobs) == 1:
-            [job] = jobs
-            with self._lock:
-                part = Part(job.queue, [0], [job])
-                usual = token and not room and job.unique and not job._waits
-                if not usual or not self._add_one(part, token):
-                    self._add_part(part, token, room.get(part.queue))
-            return part.jobs
+            return [self._add_alone(jobs[0], token, room.get(jobs[0].queue))]
         parts = list(_parts(jobs))
         with self._lock:
             if len(parts) == 1:
@@ -109,27 +105,50 @@ class Adder:
         self._read(part, reply)
         return part.jobs[0]
 
-    def _add_one(self, part: Part, token: bytes) -> bool:
-        """Add a job as most are: ready, unique and small; False where that does not decide it."""
-        [job], queue, queues = part.jobs, part.queue, self._queues
-        record, print_, payload = record_of(job)
+    def _add_alone(self, job: Job, token: bytes, room: int | None) -> Job:
+        with self._lock:
+            if token and room is None and job.unique and not job._waits:
+                added = self._add_usual(job, token)
+                if added is not None:
+                    return added
+            part = Part(job.queue, [0], [job])
+            self._add_part(part, token, room)
+        return part.jobs[0]
+
+    def _add_usual(self, job: Job, token: bytes) -> Job | None:
+        """Add a job as most are: ready, unique and small; None where that does not decide it."""
+        record, _, payload = record_of(job)
         if payload is not None:
-            return False
+            return None
+        queue, queues = job.queue, self._queues
         number = queues.numbers.get(queue) or queues.number(queue)
         base = max(int(queues.time() * 1e6), self._next.get(queue, 0))
         score = score_of(job.priority, job._run_after)  # type: ignore[arg-type]
-        script, keys = queues.scripts.add_one, queues.keys(queue)
-        arguments = (token, base, record, print_, score, *queues.wake_arguments(queue))
-        reply = queues.redis.call_and_wait(script, keys.keys(script.keys), arguments)
+        reply = self._call_add_one(queue, (token, b"%d" % base, record, b"%d" % score))
         if reply.__class__ is bytes:
             stored = int(reply)
             self._next[queue] = stored + 1
             job.id = job_id(stored, number)
-            return True
-        if reply[0] == b"taken" or (reply[0] == b"held" and job.on_duplicate != "return"):
-            return False
+            return job
+        if reply[0] == b"held" and job.on_duplicate != "return":
+            return None
+        part = Part(queue, [0], [job])
         self._read(part, reply)
-        return True
+        [met] = part.jobs
+        return None if met.status is Status.RETRYING else met  # it may have to be brought forward
+
+    def _call_add_one(self, queue: str, arguments: tuple[bytes, ...]) -> Any:
+        queues, script = self._queues, self._queues.scripts.add_one
+        try:
+            beginning = self._beginnings[queue]
+        except KeyError:
+            first = queues.keys(queue).keys(script.keys), queues.wake_arguments(queue)
+            beginning = queues.redis.beginning(script, *first, len(arguments))
+            self._beginnings[queue] = beginning
+        if beginning is not None:
+            return queues.redis.call_packed(script, beginning.with_last(arguments))
+        keys = queues.keys(queue).keys(script.keys)
+        return queues.redis.call_and_wait(script, keys, [*queues.wake_arguments(queue), *arguments])
 
     def _add_parts(self, parts: list[Part], token: bytes, room: dict[str, int]) -> None:
         """Several parts, each all or none: look first whether each of them can be added, then add them."""

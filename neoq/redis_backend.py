@@ -22,9 +22,10 @@ from neoq.redis_adding import Adder, NoRoom
 from neoq.redis_connection import Address, Call, RedisConnection, is_full
 from neoq.redis_finding import Finder
 from neoq.redis_keys import NUMBERS, global_key, job_id, number_of, stored_at
+from neoq.redis_leased import NOT_OURS, Leased
 from neoq.redis_pruning import Pruner
 from neoq.redis_queues import RedisQueues
-from neoq.redis_records import change_of, job_of, lease_name, progress_of, success_of
+from neoq.redis_records import change_of, held_by, job_of, lease_name, progress_of, success_of
 from neoq.redis_wakes import Wakes
 from neoq.redis_workers import Workers
 from neoq.store import (
@@ -184,6 +185,7 @@ class RedisBackend(Backend):
         self._scripts = connection.scripts
         self._queues = RedisQueues(connection, config.prefix)
         self._finder = Finder(self._queues)
+        self._leased = Leased(self._queues)
         self._adder = Adder(self._queues, self._finder)
         self._worker = self.engine.worker_id
         self._workers = Workers(self._queues, config, self._worker, self.engine.worker_info)
@@ -286,7 +288,7 @@ class RedisBackend(Backend):
         """The server calls: there is work in a queue, or (without one) a job of ours was cancelled."""
         if queue:
             self._stir(queue)
-            self._notify(queue, "ready")
+            self._notify(queue, "called")
         else:
             self._notify("", "cancel")
 
@@ -377,7 +379,7 @@ class RedisBackend(Backend):
         jobs: list[Job] = []
         if not ids:
             return jobs
-        number = self._queues.number(queue)
+        number, known = self._queues.number(queue), self._leased.of_queue(queue)
         for at, stored in enumerate(ids):
             record = records[at]
             if record is None:  # somebody has deleted it by hand
@@ -388,6 +390,7 @@ class RedisBackend(Backend):
             job._token = token
             job._progress = None
             jobs.append(job)
+            known[job.id] = (token, record, lives[at])  # type: ignore[index]
         return jobs
 
     def _new_token_of_lease(self) -> int:
@@ -403,24 +406,12 @@ class RedisBackend(Backend):
             number = self._queues.number(queue)
             ours = f":{token}:{self._worker}"
             outcomes = [
-                Outcome(Lease(job_id(int(name.partition(":")[0]), number), queue, token), Status.PENDING)
-                for name in self._leases_of(queue, ours)
+                Outcome(Lease(job_id(int(name.partition(b":")[0]), number), queue, token), Status.PENDING)
+                for name in sorted(self._finder.leases(queue, f"*{ours}"))
             ]
             if outcomes:
                 self.settle(outcomes)
             self._lost_claims.pop(0)
-
-    def _leases_of(self, queue: str, end: str) -> list[str]:
-        """The leases of a queue that end so: with a worker, or a token and a worker."""
-        key, cursor, found = self._queues.keys(queue).key("lease"), 0, set[str]()
-        while True:
-            cursor, page = self._redis.command("ZSCAN", key, cursor, "MATCH", f"*{end}", "COUNT", 500)
-            found |= {
-                (item[0] if isinstance(item, tuple) else item).decode() for item in page if _is_name(item)
-            }
-            cursor = int(cursor)
-            if not cursor:
-                return sorted(found)
 
     # -- settle -----------------------------------------------------------------------------------------
 
@@ -437,9 +428,10 @@ class RedisBackend(Backend):
                 continue
             batches.setdefault((lease.queue, outcome.status is Status.SUCCEEDED), []).append(outcome)
         parts = [(*kind, part) for kind, batch in batches.items() for part in _in_parts(batch)]
-        for (queue, _, _), reply in zip(parts, self._settle_all(parts), strict=True):
+        for (queue, _, batch), reply in zip(parts, self._settle_all(parts), strict=True):
             number = self._queues.number(queue)
             stale |= {job_id(int(stored), number) for stored in reply}
+            self._leased.forget(queue, batch)
         self._follow(outcomes, stale)
         self._tell_ready({queue for queue, well, batch in parts if not well})
         return stale
@@ -458,24 +450,38 @@ class RedisBackend(Backend):
         return replies
 
     def _settling(self, queue: str, well: bool, batch: list[Outcome], *, keep: bool) -> Call:
-        again, worker = int(self._unsure), self._worker
-        stored = [stored_at(one.lease.job_id) for one in batch]
-        leases = [lease_name(name, one.lease.token, worker) for name, one in zip(stored, batch, strict=True)]
         if well:
-            body: list[Any] = []
-            results: list[Any] = []
-            for name, lease, one in zip(stored, leases, batch, strict=True):
-                body += (name, success_of(one, lease))
-                if one.result is not None:
-                    results += (name, one.result)
-            keep = keep and self.config.retention != 0
-            arguments = [int(keep), again, len(batch), *leases, *body, *results]
-            return self._queues.call_of(self._scripts.finish, queue, arguments)
+            return self._finishing(queue, batch, keep=keep and self.config.retention != 0)
+        again, worker = int(self._unsure), self._worker
         now = self._queues.time()
         arguments = [again, *self._queues.wake_arguments(queue)]
-        for name, lease, one in zip(stored, leases, batch, strict=True):
+        for one in batch:
+            name = stored_at(one.lease.job_id)
+            lease = lease_name(name, one.lease.token, worker)
             arguments += (name, lease, change_of(one, now), b"" if one.result is None else one.result)
         return self._queues.call_of(self._scripts.settle, queue, arguments)
+
+    def _finishing(self, queue: str, batch: list[Outcome], *, keep: bool) -> Call:
+        known, worker = self._leased.known(queue, batch), self._worker
+        leases: list[str] = []
+        prints: list[bytes] = []
+        lives: list[Any] = []
+        results: list[Any] = []
+        for one in batch:
+            job_id, _, token, _ = one.lease
+            ours = known.get(job_id, NOT_OURS)
+            if ours[0] != token:
+                ours = NOT_OURS
+            name = stored_at(job_id)
+            lease = lease_name(name, token, worker)
+            leases.append(lease)
+            prints.append(held_by(ours[1]))
+            lives += (name, success_of(one, lease, ours[2]))
+            if one.result is not None:
+                results += (name, one.result)
+        header = int(keep), int(self._unsure), len(batch)
+        arguments = [*header, *leases, *prints, *lives, *results]
+        return self._queues.call_of(self._scripts.finish, queue, arguments)
 
     def _follow(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
         """Add the jobs that follow outcomes which were recorded now.
@@ -535,7 +541,8 @@ class RedisBackend(Backend):
         reclaimed = Reclaimed([], [])
         for worker, queues in self._workers.dead():
             for queue in queues:
-                self._take_back(queue, self._leases_of(queue, f":{worker}"), reclaimed, expired=False)
+                leases = sorted(self._finder.leases(queue, f"*:{worker}"))
+                self._take_back(queue, leases, reclaimed, expired=False)
             self._workers.forget(worker)
         if _time.monotonic() - self._swept > SWEEP_EVERY:
             self._swept = _time.monotonic()
@@ -545,7 +552,7 @@ class RedisBackend(Backend):
             self._notify(queue, "ready")
         return reclaimed
 
-    def _take_back(self, queue: str, leases: list[str], reclaimed: Reclaimed, *, expired: bool) -> None:
+    def _take_back(self, queue: str, leases: list[bytes], reclaimed: Reclaimed, *, expired: bool) -> None:
         header = [self.config.max_crashes, "WorkerDied: %d workers died while they ran it (max_crashes)"]
         header += [*self._queues.wake_arguments(queue), int(expired)]
         for start in range(0, len(leases), AT_ONCE):
@@ -561,12 +568,18 @@ class RedisBackend(Backend):
             key = self._queues.keys(queue).key("lease")
             expired = self._redis.command("ZRANGEBYSCORE", key, "-inf", now, "LIMIT", 0, 1000)
             if expired:
-                self._take_back(queue, [name.decode() for name in expired], reclaimed, expired=True)
+                self._take_back(queue, expired, reclaimed, expired=True)
             self._reconcile(queue)
 
     def _reconcile(self, queue: str) -> None:
         arguments = [self._cursors.get(queue, 0), RECONCILED_AT_ONCE]
         self._cursors[queue], found = self._queues.call(self._scripts.reconcile, queue, arguments)
+        for _ in range(2):  # a job that was claimed anew as the leases were read may have been missed
+            if found:
+                leased = self._finder.leases_of(queue, [int(stored) for stored in found])
+                found = [stored for stored in found if int(stored) not in leased]
+        if found:
+            found = self._queues.call(self._scripts.reconcile, queue, ["", *found])[1]
         if found:
             self._stir(queue)
             self._notify(queue, "ready")
@@ -646,11 +659,19 @@ class RedisBackend(Backend):
                 running |= {job_id(int(stored), number) for stored in reply[1]}
                 if reply[0]:
                     queues.add(queue)
+                if reply[1]:
+                    self._tell_workers(queue, [int(stored) for stored in reply[1]])
         self._room.make_known()
         for queue in queues:
             self._stir(queue)
             self._notify(queue, "ready")
         return Changed(frozenset(done), frozenset(running), frozenset(queues))
+
+    def _tell_workers(self, queue: str, stored: list[int]) -> None:
+        """Tell those who run jobs that they were cancelled; who is not told learns it as it extends."""
+        leases = self._finder.leases_of(queue, stored).values()
+        workers = {lease.rpartition(b":")[2].decode() for lease in leases}
+        self._redis.commands([("PUBLISH", self._queues.channel + name, "") for name in sorted(workers)])
 
     def set_paused(self, queue: str, paused: bool) -> None:
         """Hold a queue's jobs back, or let them go."""
@@ -679,11 +700,6 @@ def _in_parts(outcomes: list[Outcome]) -> Iterator[list[Outcome]]:
             yield outcomes[start:at]
             start, size = at, result
     yield outcomes[start:]
-
-
-def _is_name(item: Any) -> bool:
-    """ZSCAN's pages hold names and scores, in pairs or one after the other."""
-    return isinstance(item, tuple) or item.count(b":") == 2
 
 
 def _no_transactions(what: str) -> UnsupportedError:

@@ -17,16 +17,10 @@ from redis.retry import Retry
 
 from neoq.errors import BackendError, BackendUnavailable, ConfigError
 from neoq.redis_scripts import Script, Scripts
+from neoq.redis_wire import PACKS, Beginning, Wire, wire_of
 
 if TYPE_CHECKING:
     from neoq.config import SafeLogger
-
-try:
-    import hiredis
-
-    _pack: Any = hiredis.pack_command
-except ImportError:  # redis-py does without
-    _pack = None
 
 Call = tuple[Script, Sequence[bytes], Sequence[Any]]
 
@@ -112,15 +106,6 @@ def _eval(script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Se
     return ("EVAL", script.text, len(keys), *keys, *arguments)
 
 
-def _packed(connection: Any, commands: Sequence[Sequence[Any]]) -> list[bytes]:
-    """Commands as they go over the wire; redis-py would look at each argument before hiredis packs it."""
-    if _pack is None:
-        return list(connection.pack_commands(commands))
-    if len(commands) == 1:
-        return [_pack(tuple(commands[0]))]
-    return [b"".join([_pack(tuple(command)) for command in commands])]
-
-
 def _unknown(reply: Any) -> bool:
     return isinstance(reply, redis.exceptions.NoScriptError)
 
@@ -128,15 +113,6 @@ def _unknown(reply: Any) -> bool:
 def _moved(reply: Any) -> bool:
     """Whether a key is on another node of its cluster than we thought, or on its way there."""
     return isinstance(reply, redis.exceptions.AskError)
-
-
-def _reply_of(connection: Any) -> Any:
-    try:
-        return connection.read_response()
-    except redis.ConnectionError:
-        raise
-    except redis.ResponseError as error:
-        return error
 
 
 def _connection_of_pool(pool: Any) -> Any:
@@ -178,7 +154,7 @@ class RedisConnection:
         self._log = log
         self._lock = threading.Lock()
         self._client: Any = None
-        self._free: deque[Any] = deque()  # connections that nobody uses at the moment
+        self._free: deque[Wire] = deque()  # connections that nobody uses at the moment
         self.scripts: Scripts
 
     # -- open and close ---------------------------------------------------------------------------------
@@ -204,7 +180,7 @@ class RedisConnection:
         """Close what is open."""
         client, self._client = self._client, None
         while self._free:
-            client.connection_pool.release(self._free.pop())
+            client.connection_pool.release(self._free.pop().connection)
         if client is not None:
             try:
                 client.close()
@@ -338,6 +314,24 @@ class RedisConnection:
             return self.call(script, keys, arguments)
         return self.call_together([(script, keys, arguments)])[0]
 
+    def beginning(
+        self, script: Script, keys: Sequence[bytes], first: Sequence[Any], more: int
+    ) -> Beginning | None:
+        """For calls that differ in their last arguments; None where they cannot be packed before."""
+        if not PACKS or self.cluster or self._wait:
+            return None
+        return Beginning(_evalsha(script, keys, first), more)
+
+    def call_packed(self, script: Script, command: bytes) -> Any:
+        """As `call`, of what a `Beginning` has packed."""
+        [reply] = self._exchange((command,))
+        if isinstance(reply, redis.exceptions.NoScriptError):
+            self._exchange([("SCRIPT", "LOAD", script.text)])
+            [reply] = self._exchange((command,))
+        if isinstance(reply, Exception):
+            raise self.wrapped(reply) from reply
+        return reply
+
     def call_together(self, calls: Sequence[Call]) -> list[Any]:
         """Run scripts on one queue with nothing between them: all are run, or none of them is.
 
@@ -414,29 +408,29 @@ class RedisConnection:
             raise BackendUnavailable("the connection to Redis is closed")
         if self.cluster:
             return self._through_cluster(client, commands, near)
-        connection = self._take()
+        wire = self._take()
         try:
-            connection.send_packed_command(_packed(connection, commands))
-            replies = [_reply_of(connection) for _ in commands]
+            replies = wire.exchange(commands)
         except BaseException:  # also an interrupt: what comes next on this connection answers nobody
-            connection.disconnect()
-            client.connection_pool.release(connection)
+            wire.close()
+            client.connection_pool.release(wire.connection)
             raise
-        self._free.append(connection)
+        self._free.append(wire)
         return replies
 
-    def _take(self) -> Any:
+    def _take(self) -> Wire:
         """A connection that nobody uses: redis-py's pool would ask the system each time whether it lives."""
         try:
             return self._free.pop()
         except IndexError:
-            return self.connection_of(self._client)
+            return self.wire_of(self._client)
 
-    def connection_of(self, client: Any) -> Any:
+    def wire_of(self, client: Any) -> Wire:
         """A new connection of a client: of a cluster's to some node, for they pass calls on to each other."""
         if self.cluster:
             client = client.get_redis_connection(client.get_random_node())
-        return _connection_of_pool(client.connection_pool)
+        connection = _connection_of_pool(client.connection_pool)
+        return wire_of(connection, managed=self.address.kind == "sentinel")
 
     def _through_cluster(
         self, client: Any, commands: Sequence[Sequence[Any]], near: bytes | None
@@ -457,8 +451,7 @@ class RedisConnection:
             node = client.get_redis_connection(client.get_node_from_key(near))
             connection = _connection_of_pool(node.connection_pool)
             try:
-                connection.send_packed_command(_packed(connection, commands))
-                replies = [_reply_of(connection) for _ in commands]
+                replies = Wire(connection).exchange(commands)
             except BaseException as error:
                 connection.disconnect()
                 if isinstance(error, redis.ConnectionError):
@@ -483,12 +476,12 @@ class RedisConnection:
         client = self._client
         while True:
             try:
-                connection = self._free.pop()
+                wire = self._free.pop()
             except IndexError:
                 return
-            connection.disconnect()
+            wire.close()
             if client is not None:
-                client.connection_pool.release(connection)
+                client.connection_pool.release(wire.connection)
 
     def wrapped(self, error: Exception, *, connecting: bool = False) -> BackendError:
         """One of our errors for one of the driver's, which is its cause."""

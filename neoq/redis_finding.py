@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import orjson
@@ -13,6 +13,8 @@ from neoq.redis_queues import RedisQueues
 from neoq.redis_records import job_of, read_lease
 
 LOOKED_AT_ONCE = 50  # jobs that one script looks at
+LOOKS = 3  # at most, for jobs that end while they are looked at
+PAGE = 500  # leases that one command looks at
 FEW = 5000  # jobs of a status that are read as a whole to find the newest of them
 _PLACES = {
     Status.PENDING: ("ready", "wait", "retry"),
@@ -51,17 +53,44 @@ class Finder:
         """Snapshots of the jobs of a queue that exist, by the microseconds in their ids."""
         jobs: list[Job] = []
         for chunk in _chunks(stored):
-            reply = self._queues.call(self._queues.scripts.look, queue, chunk)
+            reply, leases = self._look_at(queue, chunk)
             now, number = float(reply[0]), self._queues.number(queue)
             for at, record in enumerate(reply[1]):
                 if record is not None:
-                    job = _snapshot(job_id(chunk[at], number), queue, [part[at] for part in reply[1:]])
+                    lease = leases.get(chunk[at])
+                    job = _snapshot(job_id(chunk[at], number), queue, [part[at] for part in reply[1:]], lease)
                     job._waits = not job.finished and job._run_after > now  # type: ignore[operator]
                     jobs.append(job)
         self.add_payloads([job for job in jobs if job._data is None])
         for job, result in self._fetch("results", queue, [job for job in jobs if job.finished]):
             job._result = result
         return [job for job in jobs if job._data is not None]
+
+    def _look_at(self, queue: str, stored: list[int]) -> tuple[Any, dict[int, bytes]]:
+        """What there is of jobs, and the leases of those that run; anew where one has ended meanwhile."""
+        for _ in range(LOOKS):
+            reply = self._queues.call(self._queues.scripts.look, queue, stored)
+            run = [one for one, runs in zip(stored, reply[5], strict=True) if runs]
+            leases = self.leases_of(queue, run) if run else {}
+            if len(leases) == len(run):
+                break
+        return reply, leases
+
+    def leases(self, queue: str, pattern: str) -> set[bytes]:
+        """The leases of a queue whose names are like a pattern, read in pages that hold nobody up."""
+        key, cursor, found = self._queues.keys(queue).key("lease"), 0, set[bytes]()
+        while True:
+            cursor, page = self._redis.command("ZSCAN", key, cursor, "MATCH", pattern, "COUNT", PAGE)
+            found.update(item[0] if isinstance(item, tuple) else item for item in page if _is_name(item))
+            cursor = int(cursor)
+            if not cursor:
+                return found
+
+    def leases_of(self, queue: str, stored: Collection[int]) -> dict[int, bytes]:
+        """The leases of jobs of a queue, by the microseconds in their ids; of those that have one."""
+        pattern = f"{next(iter(stored))}:*" if len(stored) == 1 else "*"
+        leases = {_stored_in("lease", name): name for name in self.leases(queue, pattern)}
+        return {one: leases[one] for one in stored if one in leases}
 
     def add_payloads(self, jobs: list[Job]) -> None:
         """Fetch the payloads that are kept apart."""
@@ -136,13 +165,20 @@ def _chunks(ids: list[int]) -> Iterator[list[int]]:
     return (ids[start : start + LOOKED_AT_ONCE] for start in range(0, len(ids), LOOKED_AT_ONCE))
 
 
-def _snapshot(name: int, queue: str, parts: list[Any]) -> Job:
-    record, life, progress, cancelled, lease = parts
+def _snapshot(name: int, queue: str, parts: list[Any], lease: bytes | None) -> Job:
+    record, life, progress, cancelled, runs = parts
     job = job_of(name, queue, record, life)
-    if lease:
+    if lease is not None:
         read_lease(job, lease)
+    elif runs:
+        job.status = Status.RUNNING
     if progress is not None:
         told = orjson.loads(progress)
         job._progress = (float(told["pf"]), told["pt"])
     job._cancel = bool(cancelled)
     return job
+
+
+def _is_name(item: Any) -> bool:
+    """ZSCAN's pages hold names and scores, in pairs or one after the other."""
+    return isinstance(item, tuple) or item.count(b":") == 2

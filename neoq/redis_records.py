@@ -27,6 +27,8 @@ MAX_INLINE = 2048  # bytes of a payload that are kept in the record, which scrip
 _UNIQUENESS: dict[Unique, int] = {False: 48, True: 49, "until_started": 50}
 _UNIQUE: dict[int, Unique] = {48: False, 49: True, 50: "until_started"}
 _APART = 3  # added to the uniqueness where the payload is kept apart
+_HOLD = (49, 52)  # unique until their end
+_USUAL = b"1c1000032"  # how most records begin
 _TAIL = struct.Struct("<ddBI")  # created at, run after, codec, length of the JSON before the payload
 ON_DUPLICATE = {"return": b"r", "raise": b"e", "replace": b"p"}
 _LEVEL = 2**45  # due times of one priority in the order of ready jobs, in eighths of a millisecond
@@ -40,7 +42,7 @@ def record_of(job: Job) -> tuple[bytes, bytes | None, bytes | None]:
     if not job._special and not large and job.kind is None and job.group is None:
         print_ = fingerprint(job.queue, data).encode()
         tail = _TAIL.pack(job._created_at, job._run_after, CODEC, 0)
-        return b"1c1000032%b0000%b%b" % (print_, tail, data), print_, None
+        return b"%b%b0000%b%b" % (_USUAL, print_, tail, data), print_, None
     own = job._own_fingerprint is not None
     print_ = job.fingerprint.encode() if own or job.unique else b""
     kind = (job.kind or "").encode()
@@ -105,6 +107,13 @@ def job_of(id_of_job: int, queue: str, record: bytes, life: bytes | None) -> Job
     return job
 
 
+def held_by(record: bytes) -> bytes:
+    """The fingerprint that a job holds until its end; b"" for none."""
+    if record.startswith(_USUAL):
+        return record[9:41]
+    return record[9 : 9 + int(record[5:9])] if record[0] in _HOLD else b""
+
+
 def _read_extra(job: Job, extra: dict[str, Any]) -> None:
     job._deadline = extra.get("deadline")
     job.max_retries = extra.get("max_retries")
@@ -148,12 +157,16 @@ def read_lease(job: Job, lease: bytes) -> None:
     job.worker = worker
 
 
-def success_of(outcome: Outcome, lease: str) -> str:
-    """The JSON of a job that has succeeded: written by hand, for it is most of them."""
+def success_of(outcome: Outcome, lease: str, life: bytes | None) -> str:
+    """The JSON of a job that has succeeded, after the life that it had before.
+
+    Most had none, so it is written by hand.
+    """
     started_at, progress = outcome.started_at, outcome.lease.progress
     ran = "" if started_at is None else f'"ran":"{started_at!r}",'
     told = "" if progress is None else progress_of(progress)[1:-1] + ","
-    return f'{{"s":3,{ran}"fin":"{outcome.finished_at!r}",{told}"t":"{lease}"}}'
+    end = f'{{"s":3,{ran}"fin":"{outcome.finished_at!r}",{told}"t":"{lease}"}}'
+    return end if life is None else dumps(orjson.loads(life) | orjson.loads(end)).decode()
 
 
 def change_of(outcome: Outcome, now: float) -> bytes:

@@ -59,7 +59,7 @@ class Wakes:
             thread, ear = self._thread, self._ear
         if ear is not None:
             try:
-                ear.send_command("UNSUBSCRIBE", check_health=False)  # its answer ends the thread's wait
+                ear.send([("UNSUBSCRIBE",)])  # its answer ends the thread's wait
             except (redis.RedisError, OSError, AttributeError):
                 pass
         join(thread, 2.0)
@@ -79,9 +79,9 @@ class Wakes:
 
     def _hear(self) -> None:
         client = self._connection.new_client(socket_timeout=PING_EVERY)
-        ear = self._connection.connection_of(client)
+        ear = self._connection.wire_of(client)
         try:
-            ear.send_command("SUBSCRIBE", self._channel, check_health=False)
+            ear.send([("SUBSCRIBE", self._channel)])
             with self._lock:
                 self._ear = ear
             self._listen(ear)
@@ -89,19 +89,19 @@ class Wakes:
             with self._lock:
                 self._ear = None
             self.hears = False
-            ear.disconnect()
+            ear.close()
             client.close()
 
     def _listen(self, ear: Any) -> None:
         asked = False
         while not self._closing.is_set():
             try:
-                kind, *rest = ear.read_response(disconnect_on_error=False)
+                kind, *rest = ear.read()
             except redis.TimeoutError:
                 if asked:
                     raise
                 asked = True
-                ear.send_command("PING", check_health=False)
+                ear.send([("PING",)])
                 continue
             asked = False
             if kind == b"message":

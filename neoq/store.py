@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from neoq.errors import DuplicateJobError
 from neoq.job import Job, Status
 
-Notice = Literal["ready", "cancel", "pause"]
+Notice = Literal["ready", "called", "cancel", "pause"]
 Notify = Callable[[str, Notice], None]
 Action = Literal["cancel", "retry", "delete"]
 
@@ -185,7 +185,10 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def open_store(self, notify: Notify) -> None:
-        """Connect, and call ``notify(queue, notice)`` whenever something there may have changed."""
+        """Connect, and call ``notify(queue, notice)`` whenever something there may have changed.
+
+        "called" is "ready" from a thread of the store's own, which may be used to claim.
+        """
 
     @abc.abstractmethod
     def close_store(self) -> None:

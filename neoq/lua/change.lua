@@ -1,7 +1,7 @@
 -- Cancel, retry or delete jobs.
--- keys: jobs life payloads results ready wait retry lease cancel crashed uniq done_jobs dead_jobs cancelled_jobs ids idle
+-- keys: jobs life payloads results ready wait retry cancel crashed uniq done_jobs dead_jobs cancelled_jobs ids idle
 -- arguments: cancel, retry or delete, the channel of workers, the queue, how many workers to call; then ids
--- result: {ids that it was done to, ids that run} or {"taken", id, id of the holder}
+-- result: {ids that it was done to, ids that run, whose workers are for the client to tell} or {"taken", id, id of the holder}
 -- complexity: O(log of the queue) a job; at most 50 jobs
 
 local action, channel, queue, tries = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -68,15 +68,6 @@ if action == 'retry' then
   end
 end
 
--- Its lease names who runs it.
-local function tell_its_worker(id)
-  for _, lease in ipairs(call('ZRANGE', LEASE, 0, 4999)) do
-    if sub(lease, 1, #id + 1) == id .. ':' then
-      call('PUBLISH', channel .. string.match(lease, '[^:]*$'), '')
-    end
-  end
-end
-
 local acts = { cancel = cancel, retry = retry, delete = delete }
 for at = 5, #ARGV do
   local id = ARGV[at]
@@ -86,7 +77,6 @@ for at = 5, #ARGV do
     if action == 'cancel' then
       call('SADD', CANCEL, id)
       running[#running + 1] = id
-      tell_its_worker(id)
     end
   elseif record and acts[action](id, record, life) then
     done[#done + 1] = id
