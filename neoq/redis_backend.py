@@ -390,7 +390,7 @@ class RedisBackend(Backend):
             job._token = token
             job._progress = None
             jobs.append(job)
-            known[job.id] = (token, record, lives[at])  # type: ignore[index]
+            known[job.id] = (token, record, lives[at])
         return jobs
 
     def _new_token_of_lease(self) -> int:
