@@ -74,9 +74,7 @@ class Fetcher:
                     jobs.append(buffer.popleft())
             except IndexError:
                 pass
-        ahead = self._prefetch.get(
-            queue, 0
-        )  # 0: the last claim left nothing, so another finds nothing either
+        ahead = self._prefetch.get(queue, 0)  # 0: there was no more, so who parks is soon enough to ask again
         if ahead and len(buffer or ()) * 2 < ahead:
             self._call.set()
         return jobs, bool(buffer)
