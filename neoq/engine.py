@@ -275,7 +275,11 @@ class Engine:
             if self.fetcher is not None:
                 self.fetcher.fetch() if notice == "called" else self.fetcher.call()
             elif lane is not None:
-                lane.wake()
+                try:
+                    lane.wake()
+                except BaseException:  # of a signal handler, perhaps before anybody was called
+                    lane.wake()
+                    raise
         elif notice == "cancel" and self.keeper is not None:
             self.keeper.call()
         if self.watchers:

@@ -107,14 +107,26 @@ class Lane:
             return
         if self.idle:
             self.waking = True
+            runner = None
             try:
                 runner = self.idle.pop()
+                runner.baton.release()
             except IndexError:  # another was faster
                 self.waking = False
-                return
-            runner.baton.release()
+            except BaseException:  # of a signal handler
+                if runner is None:
+                    self._call_lost()
+                raise
         elif self.vacant > 0:
             self._start_runner()
+
+    def _call_lost(self) -> None:
+        """Call who was taken out of `idle`, and lost on the way by what a signal handler raised."""
+        for runner in list(self.runners):
+            if runner.parked and runner.baton.locked() and runner not in self.idle:
+                runner.baton.release()
+                return
+        self.waking = False
 
     def call_help(self, runner: Runner) -> None:
         """A runner is held up: others take what waits behind it."""
@@ -127,14 +139,18 @@ class Lane:
             if self.vacant <= 0 or self.waking:
                 return
             self.waking = True
-            self._start(deque())
+            try:
+                self._start(deque())
+            except BaseException:  # of a signal handler: perhaps nobody was called
+                self.waking = False
+                raise
 
     def _start(self, ahead: deque[Job]) -> None:
-        self.vacant -= 1
         self._numbers += 1
         runner = Runner(self, self._new_slot(), ahead, self._numbers)
-        self.runners.append(runner)
         try:
+            self.vacant -= 1
+            self.runners.append(runner)
             self.watchdog.start()
             start(runner.thread)
         except RuntimeError as error:  # no threads left, or the interpreter is going down

@@ -628,6 +628,53 @@ def test_ctrl_c_while_a_wait_takes_its_lock_back_is_ctrl_c(
     assert ended(backend, job).status is neoq.Status.SUCCEEDED
 
 
+class Interrupted(list[Any]):
+    """A list that loses what is taken from it to an exception, once."""
+
+    def pop(self, *at: Any) -> Any:  # type: ignore[override]
+        item = super().pop(*at)
+        if self.breaks:
+            self.breaks = False
+            raise KeyboardInterrupt
+        return item
+
+    breaks = True
+
+
+def test_ctrl_c_while_a_runner_is_called_loses_no_call(backend: neoq.MemBackend) -> None:
+    """Where Ctrl-C comes between taking a runner out and calling it, its job and all later ones run."""
+    backend.listen("q", lambda job: None)
+    ended(backend, backend.enqueue("q"))
+    lane = backend.engine.lanes["q"]
+    until(lambda: lane.runners[0].parked, "the runner is parked")
+    lane.idle = Interrupted(lane.idle)
+    with pytest.raises(KeyboardInterrupt):
+        backend.enqueue("q", {"n": 1})
+    assert backend.drain(PATIENCE)
+    ended(backend, backend.enqueue("q", {"n": 2}))
+    assert backend.stats().succeeded == 3
+
+
+def test_ctrl_c_while_a_runner_is_made_leaves_its_place_free(
+    backend: neoq.MemBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Ctrl-C comes before a runner is there, the next job gets one."""
+    backend.listen("q", lambda job: None)
+
+    def interrupted() -> timeouts.Slot:
+        raise KeyboardInterrupt
+
+    lane = backend.engine.lanes["q"]
+    with monkeypatch.context() as patched:
+        patched.setattr(lane, "_new_slot", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            backend.enqueue("q", {"n": 1})
+    assert (lane.vacant, lane.waking) == (1, False)
+    lane.wake()
+    assert backend.drain(PATIENCE)
+    assert backend.stats().succeeded == 1
+
+
 def test_an_interrupt_that_comes_as_a_job_begins_spoils_nothing() -> None:
     """Of jobs whose deadline comes just as they start, each ends, and everything still works afterwards."""
     with running("born_late") as child:
