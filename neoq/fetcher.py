@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SAME_CLOCK = 1.0  # seconds that this machine's clock may differ from the store's and count as equal
 MAX_PREFETCH = 500  # jobs of a queue claimed ahead, at most
 FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0  # seconds between attempts to reach the store
+SHORT = 0.005  # seconds between looks whether a claim has ended, while a shutdown waits for it
 
 
 class Fetcher:
@@ -164,12 +165,11 @@ class Fetcher:
         """Wait until nobody claims; False where that takes longer."""
         give_up = time.monotonic() + seconds
         join(thread, seconds)
-        if thread is not None and thread.is_alive():
-            return False
-        if not self._claiming.acquire(timeout=max(0.0, give_up - time.monotonic())):
-            return False
-        self._claiming.release()
-        return True
+        while self._claiming.locked():  # not acquired here, where a signal handler may raise at any time
+            if time.monotonic() >= give_up:
+                return False
+            time.sleep(SHORT)
+        return thread is None or not thread.is_alive()
 
     def _run(self) -> None:
         pause = FIRST_PAUSE

@@ -701,6 +701,83 @@ def test_many_jobs_of_one_fingerprint(backend: RedisBackend) -> None:
     assert sum(not job.duplicate for job in jobs) == 1
 
 
+def test_very_many_running_jobs(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many jobs run, each is found with who runs it, and its worker is told when it is cancelled."""
+    backend.enqueue_many([Job("q", {"n": n}) for n in range(6000)])
+    jobs = [job for _ in range(6) for job in backend.claim([Demand("q", 1000)]).jobs]
+    told: list[tuple[Any, ...]] = []
+    plain = backend._redis.commands
+    monkeypatch.setattr(
+        backend._redis, "commands", lambda some, **near: told.extend(map(tuple, some)) or plain(some, **near)
+    )
+    for job in (jobs[0], jobs[-1]):
+        found = backend.get(id_of(job))
+        assert found is not None
+        assert (found.status, found.worker) == (Status.RUNNING, backend._worker)
+        backend.cancel(id_of(job))
+        assert ("PUBLISH", backend._queues.channel + backend._worker, "") in told
+        told.clear()
+    assert backend.extend([lease_of(job) for job in jobs[-50:]]).cancelled == {jobs[-1].id}
+
+
+def test_a_job_that_ends_as_it_is_looked_at(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose lease is gone by the time it is looked for is looked at again: it has succeeded."""
+    backend.enqueue("q")
+    [job] = backend.claim([Demand("q", 1)]).jobs
+    plain = backend._finder.leases_of
+
+    def late(*arguments: Any) -> Any:
+        backend.settle([done(job)])
+        return plain(*arguments)
+
+    monkeypatch.setattr(backend._finder, "leases_of", late)
+    found = backend.get(id_of(job))
+    assert found is not None
+    assert found.status is Status.SUCCEEDED
+
+
+def test_a_claim_that_is_not_remembered(backend: RedisBackend, client: redis.Redis) -> None:
+    """The end of a job frees its fingerprint and keeps its past, also where its claim is not remembered."""
+    backend.enqueue("q", max_retries=9)
+    [job] = backend.claim([Demand("q", 1)]).jobs
+    again = Outcome(lease_of(job), Status.RETRYING, run_after=time.time() - 1, charged=True)
+    assert backend.settle([again]) == set()
+    [job] = backend.claim([Demand("q", 1)]).jobs
+    backend._leased.of_queue("q").clear()
+    assert backend.settle([done(job)]) == set()
+    found = backend.get(id_of(job))
+    assert found is not None
+    assert (found.status, found.retries) == (Status.SUCCEEDED, 1)
+    assert not backend.enqueue("q", max_retries=9).duplicate
+    assert backend._leased.of_queue("q") == {}
+    check_ledger(client, backend.config.prefix)
+
+
+def test_a_settle_of_an_older_claim(backend: RedisBackend, client: redis.Redis) -> None:
+    """The outcome of a lease that was lost frees nothing that the job's new lease holds."""
+    backend.enqueue("q")
+    [old] = backend.claim([Demand("q", 1)]).jobs
+    stale = done(old)
+    backend.settle([Outcome(lease_of(old), Status.PENDING, run_after=time.time() - 1)])
+    [new] = backend.claim([Demand("q", 1)]).jobs
+    assert backend.settle([stale]) == {old.id}
+    assert backend.enqueue("q").duplicate
+    assert backend.settle([done(new)]) == set()
+    assert not backend.enqueue("q").duplicate
+    check_ledger(client, backend.config.prefix)
+
+
+def test_a_duplicate_that_waits_for_a_retry(backend: RedisBackend) -> None:
+    """A plain enqueue that meets a failed job brings it forward, and returns it."""
+    job = backend.enqueue("q", {"n": 1})
+    [claimed] = backend.claim([Demand("q", 1)]).jobs
+    later = Outcome(lease_of(claimed), Status.RETRYING, run_after=time.time() + 3600, charged=True)
+    backend.settle([later])
+    met = backend.enqueue("q", {"n": 1})
+    assert (met.id, met.duplicate, met.retries) == (job.id, True, 1)
+    assert [found.id for found in backend.claim([Demand("q", 1)]).jobs] == [job.id]
+
+
 @pytest.mark.parametrize("name", [0, -1, 1, 2**53, 2**64 + 1, 2**200])
 def test_ids_that_no_job_has(backend: RedisBackend, name: int) -> None:
     """Ids of any size can be asked for, also such as a double cannot hold, and are told apart."""
