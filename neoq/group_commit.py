@@ -139,9 +139,7 @@ class GroupCommit(Generic[T, R]):
         batch = [own]
         if self._waiting:
             with self._lock:
-                others = list(islice(self._waiting, MAX_BATCH - 1))
-                for call in others:
-                    call.taken = True
+                others = self._take_along()
             for call, following in pairwise(others):
                 call.next = following
             batch += others
@@ -158,6 +156,14 @@ class GroupCommit(Generic[T, R]):
         if own.lasting:
             self._patience = min(PATIENCE_AT_MOST, PATIENCE * (time.monotonic() - began))
 
+    def _take_along(self) -> list[Call[T, R]]:
+        # No loop stands in the body of a `with`: an exception from a signal handler that lands on its jump
+        # backward would leave the lock taken (CPython 3.12 and 3.13).
+        others = list(islice(self._waiting, MAX_BATCH - 1))
+        for call in others:
+            call.taken = True
+        return others
+
     def _leave(self, call: Call[T, R]) -> None:
         """Wait, or lead, no longer: who was served may go, and who waited longest leads or waits for more."""
         with self._lock:
@@ -165,24 +171,28 @@ class GroupCommit(Generic[T, R]):
                 if call in self._waiting:
                     self._waiting.remove(call)
                 return
-            if here := call.lasting + sum(other.lasting for other in self._waiting):
-                self._expected = 1 if here < self._few else min(here, MAX_BATCH)
-            served = [other for other in self._waiting if other.taken]
-            for other in served:
-                if not other.ended:  # an interrupt came before the commit, or before it was told
-                    other.fail(_copy_of(_BROKEN_OFF))
-            if served:
-                self._waiting = deque([other for other in self._waiting if not other.taken])
-            longest = self._waiting[0] if self._waiting else None
-            if longest is not None and (len(self._waiting) >= self._expected or not longest.lasting):
-                self._waiting.popleft()
-                self._leader = longest
-            else:
-                self._leader = None
+            served, longest = self._hand_over(call)
         if longest is not None:
             longest.wake()
         if served:
             self._wake(served[0])
+
+    def _hand_over(self, call: Call[T, R]) -> tuple[list[Call[T, R]], Call[T, R] | None]:
+        if here := call.lasting + sum(other.lasting for other in self._waiting):
+            self._expected = 1 if here < self._few else min(here, MAX_BATCH)
+        served = [other for other in self._waiting if other.taken]
+        for other in served:
+            if not other.ended:  # an interrupt came before the commit, or before it was told
+                other.fail(_copy_of(_BROKEN_OFF))
+        if served:
+            self._waiting = deque([other for other in self._waiting if not other.taken])
+        longest = self._waiting[0] if self._waiting else None
+        if longest is not None and (len(self._waiting) >= self._expected or not longest.lasting):
+            self._waiting.popleft()
+            self._leader = longest
+        else:
+            self._leader = None
+        return served, longest
 
     def _wake(self, call: Call[T, R]) -> None:
         """Wake one that was served, or all from there on."""

@@ -140,18 +140,23 @@ class MemBackend(Backend):
                     if data in holders:  # it came while this one waited
                         return self._meet(holders[data], None, state)
                 self._last_id = job_id = self._last_id + 1
-                self._jobs[job_id] = plain = job_id, queue, data, now
-                quiet = not ready.length
+                plain = job_id, queue, data, now
+                if not ready.length:
+                    quiet = state.uncalled = True
                 ready.push_new(plain, now)
                 holders[data] = job_id
-        finally:  # even where a signal handler raises here: the next enqueue calls for no job but its own
-            if quiet:  # who was called for the job before finds this one as well
-                self._notify(queue, "ready")
+        finally:  # even where a signal handler raises here
+            if quiet or state.uncalled:  # who was called for the job before finds this one as well
+                try:
+                    self._call(state)
+                except BaseException:
+                    self._call(state)
+                    raise
         return job_of(plain)
 
     def _add_alone(self, job: Job) -> Job:
         """One job; mostly it is more than a queue and a payload."""
-        quiet = False
+        quiet: list[QueueState] = []
         try:
             with self._lock:
                 if self._refusing:
@@ -159,22 +164,31 @@ class MemBackend(Backend):
                 state = self._queues.get(job.queue) or self._new_queue(job.queue)
                 if not job._waits and self._is_full(state, 1):
                     self._wait_for_room(state, 1)
-                quiet = not state.ready.length
+                quiet += _uncalled([state])
                 return self._add_one(job, state)
         finally:
-            if quiet:
-                self._notify(job.queue, "ready")
+            self._call_all(quiet)
 
     def _add_batch(self, jobs: Sequence[Job], token: bytes, *, follows: bool = False) -> list[Job]:
-        quiet: list[str] = []
+        quiet: list[QueueState] = []
         try:
             with self._lock:
                 return self._add_locked(jobs, token, quiet, follows)
         finally:
-            for queue in quiet:
-                self._notify(queue, "ready")
+            self._call_all(quiet)
 
-    def _add_locked(self, jobs: Sequence[Job], token: bytes, quiet: list[str], follows: bool) -> list[Job]:
+    def _call_all(self, states: list[QueueState]) -> None:
+        for state in states:
+            self._call(state)
+
+    def _call(self, state: QueueState) -> None:
+        """Let a runner look; until that is done, whatever a signal handler raises, each enqueue tries."""
+        self._notify(state.queue, "ready")
+        state.uncalled = False
+
+    def _add_locked(
+        self, jobs: Sequence[Job], token: bytes, quiet: list[QueueState], follows: bool
+    ) -> list[Job]:
         # Not in the body of the `with`: an exception from a signal handler that lands on the backward jump
         # of a comprehension there would leave the lock taken (CPython 3.13).
         if self._refusing and not follows:
@@ -188,7 +202,7 @@ class MemBackend(Backend):
             self._make_room(jobs, states, special)
         if special:
             self._refuse_duplicates(jobs, states)
-        quiet += [queue for queue, state in states.items() if not state.ready.length]
+        quiet += _uncalled(states.values())
         if special or len(states) > 1 or states[jobs[0].queue].hashed:
             added = [self._add_one(job, states[job.queue]) for job in jobs]
         else:
@@ -219,8 +233,8 @@ class MemBackend(Backend):
         ids = list(range(first, first + len(jobs)))
         due: float = jobs[0]._run_after  # type: ignore[assignment]  # and that of all
         plain: list[Plain] = list(zip(ids, repeat(state.queue), payloads, repeat(due), strict=False))
-        self._jobs.update(zip(ids, plain, strict=True))
         state.ready.push_many(plain, due)
+        self._jobs.update(zip(ids, plain, strict=True))
         state.holders.update(zip(payloads, ids, strict=True))
         for job, job_id in zip(jobs, ids, strict=True):
             job.id = job_id
@@ -285,17 +299,16 @@ class MemBackend(Backend):
     def _stand_in(self, record: Job, state: QueueState) -> Job:
         """Replace a waiting record by a copy, so that what points at the old one is void."""
         copy = record._copy()
-        self._withdraw(record, state)
-        self._jobs[record.id] = copy
+        self._withdraw(record, state, copy)
         return copy
 
-    def _withdraw(self, record: Job, state: QueueState) -> None:
+    def _withdraw(self, record: Job, state: QueueState, copy: Job | None) -> None:
         """Take a waiting job out of where it waits; the entry itself is swept out later."""
         if record._waits:
             state.waits(record, -1)
-            self._future.void()
+            self._future.void(record.id, copy)
         else:
-            state.ready.void()
+            state.ready.void(record.id, copy)
 
     def _wake_soon(self, queue: str) -> None:
         self._notify(queue, "ready")
@@ -681,22 +694,25 @@ class MemBackend(Backend):
 
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel, retry or delete jobs."""
+        with self._lock:
+            return self._change(job_ids, action)
+
+    def _change(self, job_ids: Iterable[int], action: Action) -> Changed:
         operate = {"cancel": self._cancel, "retry": self._retry, "delete": self._delete}[action]
         done, running, queues = set(), set(), set()
-        with self._lock:
-            for job_id in job_ids:
-                entry = self._jobs.get(job_id)
-                if entry is None:
-                    continue
-                state = self._queues[entry.queue if isinstance(entry, Job) else entry[1]]
-                job = state.record(job_id)
-                assert job is not None
-                if operate(job, state):
-                    done.add(job_id)
-                    queues.add(job.queue)
-                elif action == "cancel" and job.status is _RUNNING:
-                    job._cancel = True
-                    running.add(job_id)
+        for job_id in job_ids:
+            entry = self._jobs.get(job_id)
+            if entry is None:
+                continue
+            state = self._queues[entry.queue if isinstance(entry, Job) else entry[1]]
+            job = state.record(job_id)
+            assert job is not None
+            if operate(job, state):
+                done.add(job_id)
+                queues.add(job.queue)
+            elif action == "cancel" and job.status is _RUNNING:
+                job._cancel = True
+                running.add(job_id)
         return Changed(frozenset(done), frozenset(running), frozenset(queues))
 
     def _cancel(self, job: Job, state: QueueState) -> bool:
@@ -733,8 +749,7 @@ class MemBackend(Backend):
         if job.status in _WAITING:
             if job.unique:
                 state.free(job)
-            self._withdraw(job, state)
-            self._jobs.pop(job.id)
+            self._withdraw(job, state, None)
             return True
         return self._forget(job)
 
@@ -767,6 +782,14 @@ class MemBackend(Backend):
                 state.ready.push(job)
         for queue in {job.queue for job in due}:
             self._notify(queue, "ready")
+
+
+def _uncalled(states: Iterable[QueueState]) -> list[QueueState]:
+    """Those queues that are about to get a job, and for which a runner must be called then."""
+    uncalled = [state for state in states if state.uncalled or not state.ready.length]
+    for state in uncalled:
+        state.uncalled = True
+    return uncalled
 
 
 def _snapshot(job: Job | Plain) -> Job:

@@ -2,6 +2,10 @@
 
 Everything here is guarded by the one lock of its backend, and its methods are called with it held
 unless they say otherwise.
+
+A signal handler may raise in the main thread after any call and where any function begins, and nowhere else.
+So what belongs together, an entry, its record and how many there are, changes without a call in between, or
+with the call that adds the entry as the last step.
 """
 
 from __future__ import annotations
@@ -76,31 +80,34 @@ class ReadyQueue(Queue[Job | Plain]):
 
     def push(self, job: Job | Plain) -> None:
         """Add a job that is due; there is always room for what was accepted."""
-        self.length += 1
         place = _place(job)
         if place > self._last or not self._in_order:
             self._last = place
+            self.length += 1
             self._in_order.append(job)
         else:
-            heappush(self._others, (*place, next(self._serial), job))
+            entry = (*place, next(self._serial), job)
+            self.length += 1
+            heappush(self._others, entry)
 
     def push_new(self, job: Plain, due: float) -> None:
-        """Add a job whose id is the highest so far; most are such."""
+        """Record and add a job whose id is the highest so far; most are such."""
         last = self._last
+        self._records[job[0]] = job
         if due >= last[1] and not last[0]:
             self._last = 0, due, job[0]
-            self._in_order.append(job)
             self.length += 1
+            self._in_order.append(job)
         else:
             self.push(job)
 
     def push_many(self, jobs: list[Plain], due: float) -> None:
         """Add jobs of one due time, whose ids rise and are the highest so far."""
-        last = self._last
+        last, number = self._last, len(jobs)
         if due >= last[1] and not last[0]:
             self._last = 0, due, jobs[-1][0]
+            self.length += number
             self._in_order.extend(jobs)
-            self.length += len(jobs)
         else:
             for job in jobs:
                 self.push(job)
@@ -145,8 +152,19 @@ class ReadyQueue(Queue[Job | Plain]):
                 self.push(job)
         return wanted
 
-    def void(self) -> None:
-        """Count one entry out whose job waits here no more."""
+    def swap(self, record: Job) -> None:
+        """Let a job have another record, and with it another entry of the same place."""
+        entry = (*_place(record), next(self._serial), record)
+        self._records[record.id] = record
+        self._void += 1
+        heappush(self._others, entry)
+
+    def void(self, job_id: int, record: Job | None) -> None:
+        """Count one entry out, whose job has another record now, or none."""
+        if record is None:
+            del self._records[job_id]
+        else:
+            self._records[job_id] = record
         self._void += 1
         self.length -= 1
         if self._void > _SPARE and self._void * 2 > len(self._in_order) + len(self._others):
@@ -192,6 +210,7 @@ class QueueState:
         self.dead = 0
         self.cancelled = 0
         self.hashed = False  # the keys of `holders` are fingerprints
+        self.uncalled = False  # a runner is still to be called for what is ready
         self.frees_early = False  # there are jobs that are unique until started
         self.plenty: float = 0  # up to so many ready jobs there is room, whatever the runners hold
 
@@ -225,9 +244,8 @@ class QueueState:
         job = self.records.get(job_id)
         if job.__class__ is not tuple:
             return job  # type: ignore[return-value]
-        record = self.records[job_id] = job_of(job)
-        self.ready.void()
-        self.ready.push(record)
+        record = job_of(job)
+        self.ready.swap(record)
         return record
 
     def waits(self, job: Job, one: int) -> None:
@@ -326,8 +344,12 @@ class FutureJobs:
         heads = [heap[0][0] for heap in (self._near, self._far) if heap]
         return min(heads, default=None)
 
-    def void(self) -> None:
-        """Count one entry out whose job waits here no more."""
+    def void(self, job_id: int, record: Job | None) -> None:
+        """Count one entry out, whose job has another record now, or none."""
+        if record is None:
+            del self._records[job_id]
+        else:
+            self._records[job_id] = record
         self._void += 1
         if self._void > _SPARE and self._void * 2 > len(self._far) + len(self._near):
             for heap in (self._far, self._near):

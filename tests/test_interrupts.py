@@ -553,6 +553,13 @@ def test_an_interrupt_inside_enqueue_leaves_nothing_half_done() -> None:
         assert line.endswith("lost [] ghosts []"), rounds
 
 
+@pytest.mark.parametrize("how", ["one by one", "batches"])
+def test_no_job_is_left_lying_by_a_signal_handler_that_raises(how: str) -> None:
+    """Whenever a signal handler raises as the main thread enqueues, all that is stored is run, too."""
+    with running("alarmed", how) as child:
+        assert child.ends_well(45) == ["drained"]
+
+
 def test_an_interrupt_waits_for_the_end_of_an_import(backend: neoq.MemBackend, tmp_path: Path) -> None:
     """A handler that is interrupted as it imports ends once that is done, and the module can be imported."""
     (tmp_path / "neoq_tests_slow.py").write_text("import time\nfor _ in range(20):\n    time.sleep(0.01)\n")
