@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Unpack
 
 from neoq.backend import Backend
-from neoq.capacity import Room
+from neoq.capacity import Room, closed
 from neoq.config import OPTIONAL_TEXT, TEXT, Config, Kind, Settings, count, setting, span
 from neoq.errors import (
     BackendError,
@@ -252,6 +252,12 @@ class RedisBackend(Backend):
                 return self._adder.add(jobs, token, free)
             except NoRoom as full:
                 self._room.wait(full.queue, capacities[full.queue], timeout, give_up)
+            except BackendUnavailable as error:
+                if (
+                    self._room.refusing and not error.outcome_unknown
+                ):  # it looked as the connection was closed
+                    raise closed(jobs[0].queue) from error
+                raise
 
     # -- cron -------------------------------------------------------------------------------------------
 

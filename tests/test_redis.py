@@ -753,6 +753,24 @@ def test_a_claim_that_is_not_remembered(backend: RedisBackend, client: redis.Red
     check_ledger(client, backend.config.prefix)
 
 
+def test_a_producer_that_looks_for_room_as_all_is_closed(
+    backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A producer that looks for room just as the connections are closed is told of the shutdown."""
+    backend.config = dataclasses.replace(backend.config, enqueue_timeout=None, queue_capacity=1)
+    backend.enqueue("q")
+    plain = backend._adder.add
+
+    def late(*arguments: Any) -> Any:
+        backend.stop_waiting()
+        backend._redis.close()
+        return plain(*arguments)
+
+    monkeypatch.setattr(backend._adder, "add", late)
+    with pytest.raises(neoq.BackendClosedError):
+        backend.enqueue("q", {"n": 1})
+
+
 def test_a_settle_of_an_older_claim(backend: RedisBackend, client: redis.Redis) -> None:
     """The outcome of a lease that was lost frees nothing that the job's new lease holds."""
     backend.enqueue("q")
