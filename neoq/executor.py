@@ -77,6 +77,19 @@ class Listener:
             call = _around(layer, call)
         self.call = call
 
+    def tell(self, job: Job, error: BaseException) -> None:
+        """Call on_error, if there is one; what it raises is logged, and concerns nobody."""
+        if self.on_error is None:
+            return
+        try:
+            self.on_error(job, error)
+        except BaseException as raised:
+            self.log_failed_on_error(job, raised)
+
+    def log_failed_on_error(self, job: Job, raised: BaseException) -> None:
+        """Say that on_error has failed itself."""
+        self.logger.error("on_error of queue %s failed for job %s", self.queue, job.id, exc_info=raised)
+
 
 def _around(middleware: Middleware, inner: Handler) -> Handler:
     def call(job: Job) -> Any:
@@ -122,7 +135,11 @@ def attempt(
         return None
     if error is not None:
         try:
-            return _failed(job, listener, started, error, asked)
+            outcome, error = _failed(job, listener, started, error, asked)
+            if error is not None and listener.on_error is not None:
+                slot.aftermath_of = outcome
+                _tell(job, listener, error, slot, watchdog)
+            return None if slot.abandoned else outcome
         finally:
             error = None  # or the traceback and this frame would keep each other alive
     if job._completed:
@@ -168,33 +185,34 @@ def _encoded(result: Any, job: Job, listener: Listener) -> bytes | None:
 
 def _failed(
     job: Job, listener: Listener, started: float, error: BaseException, asked: Interrupt | None
-) -> Outcome:
+) -> tuple[Outcome, BaseException | None]:
+    """The outcome of an attempt that raised, and what on_error is to be told of it."""
     now = listener.clock.time()
     lease = lease_of(job)
     if asked is ShutdownRequested or (asked is JobCancelled and job._lost):
         why = "by shutdown" if asked is ShutdownRequested else "since others may have it by now"
         listener.logger.info("job %s of %s was interrupted %s and is given back", job.id, job.queue, why)
-        return Outcome(lease, Status.PENDING, job._run_after, False, started, now)
+        return Outcome(lease, Status.PENDING, job._run_after, False, started, now), None
     if asked is JobCancelled:
         listener.logger.info("job %s of %s was cancelled while it ran", job.id, job.queue)
-        return Outcome(lease, Status.CANCELLED, None, False, started, now)
+        return Outcome(lease, Status.CANCELLED, None, False, started, now), None
     if isinstance(error, Snooze) and asked is None:
         try:
             again = _instant(error.delay, now)
         except InvalidJobError as wrong:
-            return failed_attempt(job, listener, started, wrong)
-        return Outcome(lease, Status.PENDING, again, False, started, now)
+            return _failed_attempt(job, listener, started, wrong), wrong
+        return Outcome(lease, Status.PENDING, again, False, started, now), None
     if isinstance(error, Discard):
         failure = describe(error)
         listener.logger.info("job %s of %s was discarded: %s", job.id, job.queue, failure.message)
-        return Outcome(lease, Status.DEAD, None, False, started, now, failure)
+        return Outcome(lease, Status.DEAD, None, False, started, now, failure), None
     if isinstance(error, JobInterrupted) and asked is not None and not error.args:
         bare, error = error, asked(_reason(asked, job, listener)).with_traceback(error.__traceback__)
         error.__context__ = bare.__context__
-    return failed_attempt(job, listener, started, error, asked)
+    return _failed_attempt(job, listener, started, error, asked), error
 
 
-def failed_attempt(
+def _failed_attempt(
     job: Job,
     listener: Listener,
     started: float,
@@ -205,7 +223,7 @@ def failed_attempt(
     now = listener.clock.time()
     failure = describe(error)
     delay = None if asked is DeadlineExceeded else _delay(job, listener, error)
-    _report(job, listener, error, failure, delay)
+    _log_failure(job, listener, error, failure, delay)
     lease = lease_of(job)
     if delay is None:
         return Outcome(lease, Status.DEAD, None, False, started, now, failure)
@@ -231,10 +249,10 @@ def _max_retries(job: Job, listener: Listener) -> int:
     return listener.max_retries if job.max_retries is None else job.max_retries
 
 
-def _report(
+def _log_failure(
     job: Job, listener: Listener, error: BaseException, failure: Failure, delay: float | None
 ) -> None:
-    """Log a failed attempt, once, and tell on_error; neither can keep the job from being settled."""
+    """Log a failed attempt, once."""
     listener.failed()
     next_step = "dead" if delay is None else f"again in {delay:.1f} s"
     try:
@@ -253,12 +271,35 @@ def _report(
         )
     except BaseException:  # of the exception, as its traceback is formatted
         listener.logger.error("job %s of %s failed: %s", job.id, job.queue, failure.type)  # noqa: TRY400
-    if listener.on_error is None:
-        return
+
+
+def _tell(job: Job, listener: Listener, error: BaseException, slot: Slot, watchdog: Watchdog | None) -> None:
+    """Tell on_error in this thread, guarded as the handler was: if it hangs, the attempt ends without it."""
+    assert listener.on_error is not None
+    until = slot.plan_aftermath(listener.timeout)
+    if watchdog is not None and until < watchdog.wakes_at:
+        watchdog.expect(until)
+    failed: BaseException | None = None
     try:
+        slot.job = job
         listener.on_error(job, error)
-    except BaseException:
-        listener.logger.exception("on_error of queue %s failed for job %s", job.queue, job.id)
+        slot.job = None
+    except BaseException as raised:
+        slot.job = None
+        failed = raised
+    while slot.asked is not None:  # as in `attempt`
+        try:
+            slot.end()
+        except JobInterrupted:
+            continue
+    if slot.abandoned:
+        return
+    slot.aftermath_of = None
+    if failed is not None:
+        try:
+            listener.log_failed_on_error(job, failed)
+        finally:
+            failed = None
 
 
 def _reason(asked: Interrupt, job: Job, listener: Listener) -> str:
@@ -269,8 +310,12 @@ def _reason(asked: Interrupt, job: Job, listener: Listener) -> str:
     return "interrupted"
 
 
-def abandoned(job: Job, listener: Listener, asked: Interrupt) -> Outcome:
-    """The outcome of an attempt whose thread did not heed its interrupt and was left behind."""
+def abandoned(
+    job: Job, listener: Listener, slot: Slot, asked: Interrupt
+) -> tuple[Outcome, BaseException | None]:
+    """The outcome of an attempt whose thread was left behind, and what on_error is to be told of it."""
+    if slot.aftermath_of is not None:  # it was on_error that did not heed its interrupt
+        return slot.aftermath_of, None
     started = job._ran_at or listener.clock.time()
     error = asked(f"{_reason(asked, job, listener)} and did not stop when interrupted")
     return _failed(job, listener, started, error, asked)

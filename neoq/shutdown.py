@@ -240,7 +240,11 @@ class Stopping:
                 runner.thread.name,
             )
             runner.lane.replace(runner)
-            self._engine.source.settle([abandoned(job, runner.lane.listener, asked)])
+            listener = runner.lane.listener
+            outcome, error = abandoned(job, listener, runner.slot, asked)
+            self._engine.source.settle([outcome])
+            if error is not None:
+                runner.lane.aside(listener.tell, job, error)
         for lane in self._engine.lanes.values():
             with lane.lock:
                 asides = lane.asides

@@ -25,6 +25,7 @@ from neoq.threads import join, start
 
 if TYPE_CHECKING:
     from neoq.job import Job
+    from neoq.store import Outcome
 
 GRACE = 1.0  # seconds between an interrupt and the abandonment of the thread that ignored it
 PRESS = 0.002  # seconds between looks whether a thread has left what must not be broken off
@@ -65,9 +66,9 @@ class Slot:
         self.why: Interrupt = JobTimeout  # what happens at `until`
         self.asked: Interrupt | None = None
         self.abandoned = False
-        self.deferred = (
-            False  # asked, while the thread was where nothing may break off: it is raised when it has left
-        )
+        self.aftermath_of: Outcome | None = None  # the attempt is over, and on_error is told of it
+        # Asked, while the thread was where nothing may break off: it is raised when it has left.
+        self.deferred = False
         self.ident = 0
         self.done: deque[Job] = deque()  # succeeded, and not settled yet
         self._abandon_at = math.inf
@@ -90,6 +91,12 @@ class Slot:
         job._slot = self
         job._ran_at = wall
         return until
+
+    def plan_aftermath(self, timeout: float | None) -> float:
+        """Get ready for on_error, which has the timeout for itself; return when it will be interrupted."""
+        self.why = JobTimeout
+        self.until = math.inf if timeout is None else self.clock.monotonic() + timeout
+        return self.until
 
     def end(self) -> Interrupt | None:
         """Close an attempt whose interrupt may be under way; return what it was asked, if anything.

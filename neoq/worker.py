@@ -450,7 +450,11 @@ class Runner:
             self.thread.name,
             stack,
         )
-        self.lane.source.settle([abandoned(job, self.lane.listener, asked)])
+        listener = self.lane.listener
+        outcome, error = abandoned(job, listener, self.slot, asked)
+        self.lane.source.settle([outcome])  # first of all: on_error may hang
+        if error is not None:
+            listener.tell(job, error)
 
     def check(self, now: float) -> float:
         """Interrupt, abandon, flush or call for help where it is due: the watchdog's look at this runner."""

@@ -24,6 +24,7 @@ from neoq.testing.cases.suite import (
     busy,
     ended,
     eventually,
+    fail,
     hang,
     id_of,
     reached,
@@ -279,6 +280,47 @@ class TimeoutCases(Suite):
         backend.listen("q", handler, concurrency=1, timeout=SHORT, retry=RetryPolicy(delay=0))
         assert ended(backend, backend.enqueue("q", {"n": 0}, max_retries=0)).status is Status.DEAD
         assert ended(backend, backend.enqueue("q", {"n": 1})).status is Status.SUCCEEDED
+
+    def test_an_on_error_that_hangs_costs_neither_job_nor_place(
+        self, make: Make, gate: threading.Event, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """An on_error that hangs in C is left behind after the timeout; its job ends as it had failed."""
+        backend = make(max_retries=0, on_error=lambda _job, _error: hang(gate))
+
+        @backend.listen("q", concurrency=1, timeout=SHORT)
+        def handler(job: Job) -> str:
+            if job.payload["n"] == 0:
+                raise RuntimeError("it failed")
+            return "result"
+
+        dead = ended(backend, backend.enqueue("q", {"n": 0}))
+        assert (dead.status, dead.error) == (Status.DEAD, "RuntimeError: it failed")
+        assert backend.stats().abandoned == 1
+        assert "in hang" in caplog.text
+        assert ended(backend, backend.enqueue("q", {"n": 1})).result == "result"
+        gate.set()
+        eventually(lambda: backend.stats().abandoned == 0, "the stuck thread comes back and ends")
+
+    def test_an_on_error_that_takes_too_long_is_interrupted(
+        self, make: Make, gate: threading.Event, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """An on_error has the queue's timeout for itself, as the handler had, and is interrupted then."""
+        backend = make(max_retries=0, on_error=lambda _job, _error: busy(gate))
+        backend.listen("q", fail, concurrency=1, timeout=SHORT)
+        for n in range(2):
+            dead = ended(backend, backend.enqueue("q", {"n": n}))
+            assert (dead.status, dead.error) == (Status.DEAD, "RuntimeError: it always fails")
+        assert backend.stats().abandoned == 0
+        assert f"on_error of queue q failed for job {dead.id}" in caplog.text
+
+    def test_a_job_that_hangs_ends_though_on_error_hangs_too(self, make: Make, gate: threading.Event) -> None:
+        """An attempt that was left behind is settled before on_error is told of it."""
+        backend = make(max_retries=0, on_error=lambda _job, _error: hang(gate))
+        backend.listen("q", lambda _job: hang(gate), concurrency=1, timeout=SHORT)
+        dead = ended(backend, backend.enqueue("q"))
+        assert dead.status is Status.DEAD
+        assert dead.error is not None
+        assert dead.error.startswith("JobTimeout: ")
 
     def test_an_abandoned_attempt_is_retried(
         self, backend: Backend, seen: Seen, gate: threading.Event
