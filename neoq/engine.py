@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from neoq.clock import LiveClock
 from neoq.errors import (
     BackendClosedError,
+    BackendError,
     JobCancelled,
     ListenerExistsError,
     NeoqError,
@@ -558,7 +559,7 @@ class Engine:
         give_up = math.inf if timeout is None else _time.monotonic() + timeout
         with self.watching(), self._awaiting(job_id) as awaited:
             while True:
-                job = next(iter(self.store.find(ids=[job_id], limit=1)), None)
+                job = self._look_for(job_id, awaited)
                 if job is None:
                     return self._forgotten(job_id, awaited)
                 if job.finished:
@@ -570,6 +571,15 @@ class Engine:
                 if left <= 0:
                     raise TimeoutError(f"job {job_id} of {job.queue} is {job.status.name} after {timeout} s")
                 self.wait_for_change(left)
+
+    def _look_for(self, job_id: int, awaited: Awaited) -> Job | None:
+        """A job as its store has it; None where that does not know it, or was closed since the job ended."""
+        try:
+            return next(iter(self.store.find(ids=[job_id], limit=1)), None)
+        except (BackendError, BackendClosedError):
+            if awaited.outcome is None:
+                raise
+            return None
 
     @contextmanager
     def _awaiting(self, job_id: int) -> Iterator[Awaited]:

@@ -92,11 +92,10 @@ def full_queue(ledger: Ledger, wanted: dict[str, int], capacities: dict[str, int
     ledger.write_counts()
     for queue, capacity in capacities.items():
         ready = ledger.do(
-            "select coalesce((select n from neoq_counts where queue = ?1 and kind = ?2), 0)"
-            " + (select count(*) from neoq_jobs where place = 1 and queue = ?1 and run_after <= ?3)"
-            " + (select count(*) from neoq_jobs where id > ?4 and place = 5 and queue = ?1"
-            " and run_after <= ?3)",
-            (queue, N_READY, ledger.now, ledger.newest.sorted_to),
+            "select coalesce((select n from neoq_counts where queue = ? and kind = ?), 0)"
+            " + (select count(*) from neoq_jobs where place = 1 and queue = ? and run_after <= ?)"
+            " + (select count(*) from neoq_jobs where id > ? and place = 5 and queue = ? and run_after <= ?)",
+            (queue, N_READY, queue, ledger.now, ledger.newest.sorted_to, queue, ledger.now),
         ).fetchone()[0]
         if wanted[queue] and ready + wanted[queue] > capacity:
             return queue

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -325,6 +326,34 @@ class ShutdownCases(Suite):
         assert waiter.result().status is Status.SUCCEEDED
         assert drain.result() is True
         assert [stop.result().lost for stop in stopping] == [[], []]
+
+    def test_who_waits_hears_of_an_end_that_comes_with_the_shutdown(
+        self, backend: Backend, seen: Seen, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A wait for a job that ends as its backend shuts down returns it, though the store is closed."""
+        backend.listen("q", held(seen, gate))
+        job = backend.enqueue("q", {"n": 0})
+        seen.wait()
+        waiters: set[int] = set()
+        closed = threading.Event()
+        find = backend.find
+
+        def wait() -> Job:
+            waiters.add(threading.get_ident())
+            return backend.wait(id_of(job))
+
+        def find_late(**options: Any) -> list[Job]:
+            if gate.is_set() and threading.get_ident() in waiters:
+                closed.wait(PATIENCE)
+            return find(**options)
+
+        waiter = Background(wait)
+        assert waiter.blocks()
+        monkeypatch.setattr(backend, "find", find_late)
+        gate.set()
+        backend.shutdown()
+        closed.set()
+        assert waiter.result().status is Status.SUCCEEDED
 
     def test_a_handler_may_call_it(self, backend: Backend, seen: Seen) -> None:
         """A handler that shuts its own backend down is neither awaited nor interrupted by it."""
