@@ -18,7 +18,7 @@ from neoq.errors import BackendError, NeoqError
 from neoq.job import Job
 from neoq.settler import Settler
 from neoq.store import Claimed, Demand, Outcome, Store, given_back, succeeded
-from neoq.threads import join, start
+from neoq.threads import Bell, join, start
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -54,7 +54,7 @@ class Fetcher:
         self._logger = config.log
         self._buffers: dict[str, deque[Job]] = {}
         self._prefetch: dict[str, int] = {}
-        self._call = threading.Event()
+        self._call = Bell()
         self._stopping = threading.Event()
         self._claiming = threading.Lock()  # held by the thread that claims
         self._looks_at = math.inf  # monotonic: when the fetcher looks again by itself
@@ -77,7 +77,7 @@ class Fetcher:
                 pass
         ahead = self._prefetch.get(queue, 0)  # 0: there was no more, so who parks is soon enough to ask again
         if ahead and len(buffer or ()) * 2 < ahead:
-            self._call.set()
+            self._call.ring()
         return jobs, bool(buffer)
 
     def settle(self, outcomes: list[Outcome]) -> None:
@@ -90,13 +90,12 @@ class Fetcher:
 
     def nothing_to_do(self, queue: str) -> None:  # noqa: ARG002
         """A runner of this queue is free."""
-        self._call.set()
+        self._call.ring()
         self._parked()
 
     def call(self) -> None:
         """Look for jobs now; called for each enqueue, so it is cheap where others have called."""
-        if not self._call.is_set():
-            self._call.set()
+        self._call.ring()
 
     def fetch(self) -> None:
         """Look for jobs now, in this thread: it is the store's, which hears of work before any other does."""
@@ -115,7 +114,7 @@ class Fetcher:
     def fence(self, fenced: bool) -> None:
         """Claim nothing while this process cannot renew what it has."""
         self._fenced = fenced
-        self._call.set()
+        self._call.ring()
 
     def held(self) -> list[Job]:
         """Jobs that were fetched and not taken."""
@@ -136,7 +135,7 @@ class Fetcher:
         with self._lock:
             self._stopping.set()
             thread = self._thread
-        self._call.set()
+        self._call.ring()
         if not self._ends(thread, timeout):
             self._store.stop_claiming(grace / 2)
             self._ends(thread, grace / 2)
@@ -174,8 +173,8 @@ class Fetcher:
     def _run(self) -> None:
         pause = FIRST_PAUSE
         while True:
-            self._call.clear()
-            if self._stopping.is_set():  # looked at after the clear, which may have taken its call
+            self._call.hush()
+            if self._stopping.is_set():  # looked at after the hush, which may have taken its call
                 return
             self._looks_at = math.inf
             try:

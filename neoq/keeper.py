@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from neoq.errors import BackendError
 from neoq.job import Job
 from neoq.store import Lease, Store, WorkerInfo
-from neoq.threads import join, start
+from neoq.threads import Bell, join, start
 
 if TYPE_CHECKING:
     from neoq.config import Config
@@ -52,7 +52,7 @@ class Keeper:
         self._pruned = time.monotonic()
         self._fenced = False
         self._closing = False
-        self._call = threading.Event()
+        self._call = Bell()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -66,20 +66,20 @@ class Keeper:
 
     def call(self) -> None:
         """Look for cancellations now."""
-        self._call.set()
+        self._call.ring()
 
     def close(self) -> None:
         """Stop the thread."""
         with self._lock:
             self._closing = True
             thread = self._thread
-        self._call.set()
+        self._call.ring()
         join(thread, 1.0)
 
     def _run(self) -> None:
         while True:
-            self._call.clear()
-            if self._closing:  # looked at after the clear, which may have taken its call
+            self._call.hush()
+            if self._closing:  # looked at after the hush, which may have taken its call
                 return
             try:
                 self._keep()
@@ -114,7 +114,7 @@ class Keeper:
             if not self._fenced:
                 return
             if time.monotonic() - began >= self._config.lease:
-                self._call.set()  # it tells nothing of now: ask again at once
+                self._call.ring()  # it tells nothing of now: ask again at once
                 return
             self._fenced = False
             self._fence(False)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from neoq.job import PENDING, Job, Status
 from neoq.store import QueueCounts
-from neoq.threads import join, start
+from neoq.threads import Bell, join, start
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -416,27 +416,27 @@ class HeadTimer(threading.Timer):
         self.daemon = True
         self._clock = clock
         self._due: float | None = None
-        self._changed = threading.Event()
+        self._changed = Bell()
 
     def arm(self, due: float | None) -> None:
         """Fire at ``due`` (seconds since the epoch), or never."""
         self._due = due
-        self._changed.set()
+        self._changed.ring()
 
     def cancel(self) -> None:
         """Stop the thread."""
         super().cancel()
-        self._changed.set()
+        self._changed.ring()
 
     def run(self) -> None:
         """Wait for the head's time, again and again; the wall clock is read at each turn."""
         while True:
-            self._changed.clear()
-            if self.finished.is_set():  # looked at after the clear, which may have taken its call
+            self._changed.hush()
+            if self.finished.is_set():  # looked at after the hush, which may have taken its call
                 return
             due = self._due
             left = None if due is None else due - self._clock.time()
             if left is not None and left <= 0:
                 self.function()
             else:
-                self._changed.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
+                self._changed.wait(left)

@@ -58,6 +58,34 @@ def join(thread: threading.Thread | None, seconds: float) -> None:
         thread.join(seconds)
 
 
+class Bell:
+    """Calls one thread that waits for it; rung before that waits, it is heard at once. Rings are not counted.
+
+    A `threading.Event` would do, but for signals: it is Python code around a lock, which an exception of a
+    signal handler may leave taken for good. This is one call of C.
+    """
+
+    def __init__(self) -> None:
+        self._silent = threading.Lock()
+        self._silent.acquire()
+
+    def ring(self) -> None:
+        """Let the thread that waits go on, or the next wait return at once."""
+        if self._silent.locked():
+            try:
+                self._silent.release()
+            except RuntimeError:  # somebody else has just rung
+                pass
+
+    def wait(self, seconds: float | None) -> bool:
+        """Wait for a ring, for so long or (None) for ever; whether there was one, which is used up now."""
+        return self._silent.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+
+    def hush(self) -> None:
+        """Forget a ring that was not heard."""
+        self._silent.acquire(blocking=False)
+
+
 class Standby:
     """A thread for one piece of work that may be held up for good; whoever asks for it waits only so long.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from neoq.errors import BackendError
 from neoq.job import Job, to_datetime
 from neoq.store import Store, Tick
-from neoq.threads import join, start
+from neoq.threads import Bell, join, start
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -77,7 +77,7 @@ class Ticker:
         self._logger = config.log
         self._crons: list[Cron] = []
         self._lock = threading.Lock()
-        self._call = threading.Event()
+        self._call = Bell()
         self._closing = False
         self._thread: threading.Thread | None = None
         self.held = False  # a test fires the ticks by hand
@@ -87,7 +87,7 @@ class Ticker:
         """Take up a schedule."""
         with self._lock:
             self._crons.append(cron)
-        self._call.set()
+        self._call.ring()
 
     def start(self) -> None:
         """Start the thread, if there is anything to tick."""
@@ -101,13 +101,13 @@ class Ticker:
         with self._lock:
             self._closing = True
             thread = self._thread
-        self._call.set()
+        self._call.ring()
         join(thread, 1.0)
 
     def _run(self) -> None:
         while True:
-            self._call.clear()
-            if self._closing:  # looked at after the clear, which may have taken its call
+            self._call.hush()
+            if self._closing:  # looked at after the hush, which may have taken its call
                 return
             if self.held:
                 self._call.wait(self._interval)

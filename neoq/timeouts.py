@@ -21,7 +21,7 @@ from neoq.clock import Clock
 from neoq.config import SafeLogger
 from neoq.errors import DeadlineExceeded, JobInterrupted, JobTimeout, UnsupportedError
 from neoq.frames import frames_of, no_collection
-from neoq.threads import join, start
+from neoq.threads import Bell, join, start
 
 if TYPE_CHECKING:
     from neoq.job import Job
@@ -280,7 +280,7 @@ class Watchdog:
         self._name = name
         self._log = log or SafeLogger(logging.getLogger("neoq"))
         self.wakes_at = -math.inf
-        self._wake = threading.Event()
+        self._wake = Bell()
         self._closing = False
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -288,7 +288,7 @@ class Watchdog:
     def expect(self, due: float) -> None:
         """Make sure that the watchdog looks at ``due`` (monotonic) or earlier."""
         if due < self.wakes_at:  # callers in a hurry look at it themselves
-            self._wake.set()
+            self._wake.ring()
 
     def start(self) -> None:
         """Start the thread, once."""
@@ -307,21 +307,21 @@ class Watchdog:
         with self._lock:
             self._closing = True
             thread = self._thread
-        self._wake.set()
+        self._wake.ring()
         join(thread, GRACE)
 
     def _run(self) -> None:
         while True:
-            # Infinity while scanning: a slot that begins behind our back then sets the event.
+            # Infinity while scanning: a slot that begins behind our back then rings.
             self.wakes_at = math.inf
-            self._wake.clear()
-            if self._closing:  # looked at after the clear, which may have taken its call
+            self._wake.hush()
+            if self._closing:  # looked at after the hush, which may have taken its call
                 return
             due = self.scan()
             self.wakes_at = due
             pause = due - self._clock.monotonic()
             if pause > 0:
-                self._wake.wait(None if pause == math.inf else min(pause, threading.TIMEOUT_MAX))
+                self._wake.wait(None if pause == math.inf else pause)
 
     def scan(self) -> float:
         """Look at every slot once; return when the next one is due."""

@@ -14,6 +14,7 @@ import pytest
 import neoq
 from neoq.clock import SystemClock
 from neoq.mem_queues import HeadTimer
+from neoq.threads import Bell
 
 PATIENCE = 20.0
 
@@ -239,22 +240,22 @@ def test_listening_at_the_same_time_gives_one_listener() -> None:
 # --------------------------------------------------------------------------------------------- a missed end
 
 
-class TakesACallAway(threading.Event):
-    """An event whose first clear() comes just after the set() of whoever closes its thread."""
+class TakesACallAway(Bell):
+    """A bell whose first hush() comes just after the ring() of whoever closes its thread."""
 
     def __init__(self, is_closing: Callable[[], bool]) -> None:
         super().__init__()
         self.reached, self._gate, self._is_closing = threading.Event(), threading.Event(), is_closing
 
-    def set(self) -> None:
-        super().set()
+    def ring(self) -> None:
+        super().ring()
         if self._is_closing():
             self._gate.set()
 
-    def clear(self) -> None:
+    def hush(self) -> None:
         self.reached.set()
         self._gate.wait(PATIENCE)
-        super().clear()
+        super().hush()
 
 
 @pytest.mark.parametrize("name", ["watchdog", "ticker", "keeper", "fetcher"])
@@ -265,16 +266,16 @@ def test_a_thread_never_misses_its_end(tmp_path: Path, name: str) -> None:
     backend.listen_cron("@yearly", lambda job: None)
     backend.queues()  # now it is open
     part: Any = getattr(backend.engine, name)
-    event = TakesACallAway(lambda: part._stopping.is_set() if name == "fetcher" else part._closing)
-    setattr(part, "_wake" if name == "watchdog" else "_call", event)
+    bell = TakesACallAway(lambda: part._stopping.is_set() if name == "fetcher" else part._closing)
+    setattr(part, "_wake" if name == "watchdog" else "_call", bell)
     part.start()
-    assert event.reached.wait(PATIENCE)
+    assert bell.reached.wait(PATIENCE)
     if name == "fetcher":
         part.stop(5, 0.1)
     else:
         part.close()
     left = part._thread.is_alive()
-    event.set()
+    bell.ring()
     backend.shutdown()
     assert not left
 
@@ -282,12 +283,12 @@ def test_a_thread_never_misses_its_end(tmp_path: Path, name: str) -> None:
 def test_a_timer_never_misses_its_end() -> None:
     """A timer that begins a turn in the instant of its cancel ends at once."""
     timer = HeadTimer(SystemClock(), lambda: None)
-    timer._changed = event = TakesACallAway(timer.finished.is_set)
+    timer._changed = bell = TakesACallAway(timer.finished.is_set)
     timer.start()
-    assert event.reached.wait(PATIENCE)
+    assert bell.reached.wait(PATIENCE)
     timer.cancel()
     timer.join(5)
     left = timer.is_alive()
-    event.set()
+    bell.ring()
     timer.join(PATIENCE)
     assert not left

@@ -6,11 +6,12 @@ import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from neoq.threads import start
+from neoq.threads import Bell, start
 
 ROUNDS = 500
 
@@ -51,6 +52,50 @@ def test_a_thread_runs_once_whatever_a_signal_handler_raises_as_it_is_started(al
             thread.join(5)
             assert begun == [1]
     assert landed
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_bell_is_heard_whatever_a_signal_handler_raised_as_it_was_rung(alarms: None) -> None:
+    """An exception that lands while a bell is rung harms neither the ring that comes next nor who waits."""
+    bell, over = Bell(), threading.Event()
+    rng = random.Random(7)
+
+    def ring_on() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 1e-6 + rng.random() * 3e-4)
+        give_up = time.monotonic() + 0.1
+        while time.monotonic() < give_up:
+            bell.ring()
+
+    def hear() -> None:
+        while not over.is_set():
+            bell.wait(None)
+
+    waiting = threading.Thread(target=hear, daemon=True)
+    waiting.start()
+    landed = 0
+    for _ in range(ROUNDS):
+        try:
+            ring_on()
+        except Landed:
+            landed += 1
+    assert landed
+    over.set()
+    bell.ring()
+    waiting.join(5)
+    assert not waiting.is_alive()
+
+
+def test_rings_are_heard_once_and_not_before_their_time() -> None:
+    """A ring before the wait ends it at once, two are heard as one, and one that was hushed is not heard."""
+    bell = Bell()
+    assert not bell.wait(0.0)
+    bell.ring()
+    bell.ring()
+    assert bell.wait(None)
+    assert not bell.wait(0.001)
+    bell.ring()
+    bell.hush()
+    assert not bell.wait(0.0)
 
 
 def test_no_thread_to_be_had_is_an_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 import signal
@@ -27,16 +28,22 @@ def main(in_batches: bool) -> None:
     backend.listen("q", lambda job: None, concurrency=2)
     signal.signal(signal.SIGALRM, alarm)
     rng = random.Random(7)
-    end, n, landed = time.monotonic() + SECONDS, 0, 0
+    end, landed = time.monotonic() + SECONDS, 0
+    numbers = itertools.count()
+
+    def enqueue() -> None:
+        """Enqueue until the alarm; apart, since a try does not cover the turn of a loop (CPython 3.13)."""
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 4e-4))
+        while time.monotonic() < end:  # an alarm that lands in a destructor is swallowed
+            n = next(numbers)
+            if in_batches:
+                backend.enqueue_many([neoq.Job("q", {"n": n, "k": k}) for k in range(3)])
+            else:
+                backend.enqueue("q", {"n": n})
+
     while time.monotonic() < end:
         try:
-            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 4e-4))
-            while time.monotonic() < end:  # an alarm that lands in a destructor is swallowed
-                n += 1
-                if in_batches:
-                    backend.enqueue_many([neoq.Job("q", {"n": n, "k": k}) for k in range(3)])
-                else:
-                    backend.enqueue("q", {"n": n})
+            enqueue()
         except Alarm:
             landed += 1
     signal.setitimer(signal.ITIMER_REAL, 0)
