@@ -83,7 +83,10 @@ class Engine:
         self.running = False
         self.lock = threading.RLock()
         self.lanes: dict[str, Lane] = {}
-        self.changed = threading.Condition()
+        # Taken by its lock: a Condition's own `with` is Python code, which an exception of a signal handler
+        # may leave halfway, with the lock taken.
+        self._changing = threading.RLock()
+        self.changed = threading.Condition(self._changing)
         self.watchers = 0
         self.awaited: dict[int, Awaited] = {}
         self.stopping: Stopping | None = None
@@ -312,7 +315,7 @@ class Engine:
         """Keep how a job ended for who waits for it: its store may not (retention=0)."""
         for outcome in outcomes:
             job_id = outcome.lease.job_id
-            with self.changed:
+            with self._changing:
                 if job_id in self.awaited and job_id not in stale and outcome.status in FINISHED:
                     self.awaited[job_id].outcome = outcome
 
@@ -327,24 +330,24 @@ class Engine:
 
     def tell(self) -> None:
         """Let those who wait for a change look again."""
-        with self.changed:
+        with self._changing:
             self.changed.notify_all()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """While somebody waits for a change."""
-        with self.changed:
+        with self._changing:
             self.watchers += 1
         try:
             yield
         finally:
-            with self.changed:
+            with self._changing:
                 self.watchers -= 1
 
     def wait_for_change(self, seconds: float) -> None:
         """Wait until something was settled or parked, or the time is up."""
         try:
-            with self.changed:
+            with self._changing:
                 self.changed.wait(min(seconds, self.config.job_check_interval))
         except RuntimeError as error:  # what a signal handler raises can come while wait() has not got the
             if error.__context__ is None:  # lock back: then the end of the block has nothing to release
@@ -453,7 +456,7 @@ class Engine:
 
     def count_failure(self) -> None:
         """Count one failed attempt."""
-        with self.changed:
+        with self._changing:
             self.failures += 1
 
     # -- drain, wait and shutdown ------------------------------------------------------------------------
@@ -583,13 +586,13 @@ class Engine:
 
     @contextmanager
     def _awaiting(self, job_id: int) -> Iterator[Awaited]:
-        with self.changed:
+        with self._changing:
             awaited = self.awaited.setdefault(job_id, Awaited())
             awaited.waiters += 1
         try:
             yield awaited
         finally:
-            with self.changed:
+            with self._changing:
                 awaited.waiters -= 1
                 if not awaited.waiters:
                     del self.awaited[job_id]
@@ -597,7 +600,7 @@ class Engine:
     def _forgotten(self, job_id: int, awaited: Awaited) -> Job:
         """A job that its store no longer has: as it ended here while we waited, or an error."""
         if awaited.seen is not None:
-            with self.changed:  # its store forgets it a moment before we are told how it ended
+            with self._changing:  # its store forgets it a moment before we are told how it ended
                 self.changed.wait_for(lambda: awaited.outcome, WORD_COMES)
         outcome = awaited.outcome
         if outcome is None or awaited.seen is None:

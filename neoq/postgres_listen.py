@@ -19,7 +19,7 @@ from neoq.errors import BackendError
 from neoq.postgres_connections import Connection, Connections
 from neoq.postgres_statements import Statements, channel_of
 from neoq.store import Notify, WorkerInfo
-from neoq.threads import join
+from neoq.threads import Bell, join, start
 
 APART = 0.01  # seconds between two notifications of one process, at least
 FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0  # seconds between attempts to connect again
@@ -231,7 +231,8 @@ class Announcer:
         self._connections = connections
         self._channel = channel_of(schema)
         self._log = log
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._call = Bell()
         self._told = -1.0
         self._pending: set[str] = set()
         self._closing = False
@@ -242,7 +243,7 @@ class Announcer:
         now = time.monotonic()
         if now - self._told < APART:
             return None
-        with self._changed:
+        with self._lock:
             self._told = now
             told, self._pending = self._pending.union(queues), set()
         return news("r", told)
@@ -251,17 +252,17 @@ class Announcer:
         """Tell of queues whose jobs were committed without a notification."""
         if self._pending.issuperset(queues):
             return
-        with self._changed:
+        with self._lock:
             idle = not self._pending
             self._pending.update(queues)
             if self._thread is None and not self._closing:
                 self._thread = threading.Thread(target=self._run, name="neoq-announcer", daemon=True)
                 try:
-                    self._thread.start()
+                    start(self._thread)
                 except RuntimeError:  # the interpreter is going down; others find the jobs when they look
                     self._thread = None
             elif idle:
-                self._changed.notify()
+                self._call.ring()
 
     def notification(self, payload: str) -> tuple[str, tuple[str, str]]:
         """What to execute to tell others; it may be lost in a crash of the server, and waits for no disk."""
@@ -270,25 +271,26 @@ class Announcer:
 
     def close(self) -> None:
         """Send what is left."""
-        with self._changed:
+        with self._lock:
             self._closing = True
-            self._changed.notify()
             thread = self._thread
+        self._call.ring()
         join(thread, 2.0)
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                while not self._pending and not self._closing:
-                    self._changed.wait()
-                if not self._pending:
-                    return
-                left = self._told + APART - time.monotonic()
-                if left > 0 and not self._closing:
-                    self._changed.wait(left)
-                    continue
-                queues, self._pending = self._pending, set()
-                self._told = time.monotonic()
+            with self._lock:
+                queues, closing = self._pending, self._closing
+                now = time.monotonic()
+                left = max(0.0, self._told + APART - now) if queues else None  # None: till somebody calls
+                if queues and (closing or not left):
+                    self._pending, self._told = set(), now
+                    left = 0.0
+            if closing and not queues:
+                return
+            if left != 0.0:
+                self._call.wait(left)
+                continue
             try:
                 self._connections.execute(*self.notification(news("r", queues)))
             except BackendError as error:
