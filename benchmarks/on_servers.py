@@ -222,14 +222,18 @@ def drain_part(among: Among, name: str, url: str, part: int, seen: set[int]) -> 
 
 
 def held_transaction(among: Among, name: str, quick: bool) -> Measures:
-    """Jobs flow as fast as they can while another session's transaction keeps its snapshot."""
+    """Jobs flow as fast as they can while another session's transaction keeps its snapshot.
+
+    They flow for a while before, until the first vacuum has come (autovacuum_naptime is a minute): a table that
+    is new and small is faster, whoever has a transaction open.
+    """
     import psycopg
 
     url = os.environ[URL]
-    usual, held = (3.0, 6.0) if quick else (20.0, 120.0)
+    settling, usual, held = (1.0, 3.0, 6.0) if quick else (90.0, 20.0, 120.0)
     contender = prepared(among, name)
     with Flow(contender) as flow, psycopg.connect(url) as other:
-        time.sleep(usual / 4)
+        time.sleep(settling)
         before = flow.rate(usual)
         other.execute("set transaction isolation level repeatable read")
         other.execute("select pg_current_xact_id(), count(*) from pg_class")
