@@ -224,8 +224,8 @@ def drain_part(among: Among, name: str, url: str, part: int, seen: set[int]) -> 
 def held_transaction(among: Among, name: str, quick: bool) -> Measures:
     """Jobs flow as fast as they can while another session's transaction keeps its snapshot.
 
-    They flow for a while before, until the first vacuum has come (autovacuum_naptime is a minute): a table that
-    is new and small is faster, whoever has a transaction open.
+    They flow for a while before, until the first vacuum has come (autovacuum_naptime is a minute): a table
+    that is new and small is faster, whoever has a transaction open.
     """
     import psycopg
 
