@@ -71,7 +71,8 @@ def _apply(connection: psycopg.Connection[Any], schema: str) -> None:
         there = connection.execute("select 1 from pg_namespace where nspname = %s", (schema,)).fetchone()
         if there is None:  # "if not exists" would ask for the right to create it all the same
             connection.execute(sql.SQL("create schema {}").format(name))
-    connection.execute(sql.SQL("set local search_path to {}").format(name))
+    # The functions keep this path. Unless it is named, a caller's temporary tables come before all others.
+    connection.execute(sql.SQL("set local search_path to {}, pg_temp").format(name))
     if not version:
         connection.execute(
             "create table migrations (version int primary key, applied_at timestamptz not null default now())"
