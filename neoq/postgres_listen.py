@@ -119,6 +119,10 @@ class Presence:
             connection.execute(
                 "set lock_timeout = '5s'"
             )  # of a session of ours that the server still believes in
+            if connection.info.server_version >= 140_000:
+                connection.execute(
+                    "set idle_session_timeout = 0"
+                )  # whatever it is for others: this one waits
             connection.execute("select pg_advisory_lock(%s::int, %s::int)", (self.lock_class, number))
             connection.execute(f'listen "{channel_of(self._schema)}"')
         except psycopg.Error as error:

@@ -144,5 +144,9 @@ def _plain(outcome: Outcome) -> Outcome:
     """The same outcome in ASCII, and without a result."""
     failure = outcome.failure
     if failure is not None:
-        failure = Failure(*(text.encode("ascii", "backslashreplace").decode() for text in failure))
+        failure = Failure(*map(_in_ascii, failure))
     return outcome._replace(lease=outcome.lease._replace(progress=None), failure=failure, result=None)
+
+
+def _in_ascii(text: str) -> str:
+    return text.replace("\0", r"\x00").encode("ascii", "backslashreplace").decode()
