@@ -16,12 +16,11 @@ from neoq.postgres_arrays import byteas, texts, uuids
 from neoq.postgres_connections import Connection, Connections, is_alive
 from neoq.postgres_jobs import BINARY, LISTS, accept, add_values, find_query, held, job_of
 from neoq.postgres_listen import Announcer, news
-from neoq.postgres_statements import Statements
-from neoq.postgres_transactions import Execute, Joined, psycopg_error
+from neoq.postgres_statements import GROUP_PATIENCE, Statements
+from neoq.postgres_transactions import Execute, Joined, driver_error, sqlstate_of
 from neoq.store import taken_by
 
 FEW = 4  # callers: not worth waiting for
-GROUP_PATIENCE = "100ms"  # for a fingerprint that another transaction holds, while others wait for the commit
 DUPLICATE = "NQ001"
 TRIES = 3  # to add a job whose holder has ended meanwhile
 _REMEMBERED = 5000
@@ -97,6 +96,10 @@ class Adder:
             if not error.outcome_unknown:
                 return [None] * len(items)
             return self._find_out_each(items, last_id, error)
+        except BackendError:  # of one of them, perhaps: nothing was stored, and each is to have its own
+            if len(items) == 1:
+                raise
+            return [None] * len(items)
 
     def _connection_of_group(self, items: Sequence[Item]) -> list[Job | None]:
         connection = self._group_connection
@@ -140,7 +143,9 @@ class Adder:
                 byteas([job._data for job in jobs]).data,
             )
         told = () if notify is None else (notify.encode(),)
-        name, statement = self._statements.plain(several=len(jobs) > 1, tell=notify is not None)
+        name, statement = self._statements.plain(
+            several=len(jobs) > 1, tell=notify is not None, direct=self._connections.direct
+        )
         added = _accepted(jobs, keys, self._connections.prepared(connection, name, statement, values + told))
         if notify is None:
             self._announcer.afterwards(queues)
@@ -346,8 +351,8 @@ def duplicate_of(holder: Job | None, job_id: int) -> DuplicateJobError:
 
 
 def _sqlstate(error: BackendError) -> str | None:
-    cause = psycopg_error(error.__cause__)
-    return None if cause is None else cause.sqlstate
+    cause = driver_error(error.__cause__)
+    return None if cause is None else sqlstate_of(cause)
 
 
 def is_duplicate(error: BackendError) -> bool:
@@ -357,7 +362,7 @@ def is_duplicate(error: BackendError) -> bool:
 
 def holder_in(error: BackendError) -> int:
     """The id of the job that has the fingerprint which was refused."""
-    cause = psycopg_error(error.__cause__)
+    cause = driver_error(error.__cause__)
     return 0 if cause is None else int(cause.diag.message_detail or 0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from neoq.job import CODEC
 
+GROUP_PATIENCE = "100ms"  # for a fingerprint that another transaction holds, while others wait for the commit
 _SNAPSHOT = """
     id, queue, status, priority, run_after, created_at, uniqueness, crashes, retries, max_retries, deadline,
     fingerprint, kind, key, batch, meta, payload, ran_at, error, traceback, progress, progress_text
@@ -95,19 +96,23 @@ class Statements:
             )
         """
         # As add() does for plain jobs, without a function's costs; what meets a holder is left to that.
-        one = self._plain("$1::uuid, $2::uuid, $3::text, $4::bytea", "")
-        several = self._plain(
-            "i.holds, i.added_by, i.queue, i.payload",
-            ", unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[]) i (holds, added_by, queue, payload)"
-            " order by i.holds",
-        )
         tell = f", pg_notify('{self._channel}', $5::text)"
-        self._plain_ones = {
-            (False, False): (b"neoq_add_one", one.encode()),
-            (False, True): (b"neoq_add_one_and_tell", f"{one}{tell}".encode()),
-            (True, False): (b"neoq_add_several", several.encode()),
-            (True, True): (b"neoq_add_several_and_tell", f"{several}{tell}".encode()),
-        }
+        self._plain_ones: dict[tuple[bool, bool, bool], tuple[bytes, bytes]] = {}
+        for direct in (True, False):
+            # Behind a PgBouncer there is no session to say it to, and it holds for the statement alone.
+            patience = "" if direct else f", set_config('lock_timeout', '{GROUP_PATIENCE}', true)"
+            one = self._plain("$1::uuid, $2::uuid, $3::text, $4::bytea", patience)
+            several = self._plain(
+                "i.holds, i.added_by, i.queue, i.payload",
+                f"{patience}, unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[])"
+                " i (holds, added_by, queue, payload) order by i.holds",
+            )
+            self._plain_ones |= {
+                (False, False, direct): (b"neoq_add_one", one.encode()),
+                (False, True, direct): (b"neoq_add_one_and_tell", f"{one}{tell}".encode()),
+                (True, False, direct): (b"neoq_add_several", several.encode()),
+                (True, True, direct): (b"neoq_add_several_and_tell", f"{several}{tell}".encode()),
+            }
         self.added_by = " union all ".join(
             f"""
             select added_by, id, run_after, created_at, deadline, false, null::bigint[] from {s}.{table}
@@ -129,9 +134,12 @@ class Statements:
             on conflict (holds, queue) where holds is not null do nothing returning id, run_after, holds
         """
 
-    def plain(self, *, several: bool, tell: bool) -> tuple[bytes, bytes]:
-        """The name and the text of what adds one plain job or several, and tells others of them or not."""
-        return self._plain_ones[several, tell]
+    def plain(self, *, several: bool, tell: bool, direct: bool) -> tuple[bytes, bytes]:
+        """The name and the text of what adds one plain job or several, and tells others of them or not.
+
+        ``direct``: the session has the patience of the group's.
+        """
+        return self._plain_ones[several, tell, direct]
 
     def _look(self) -> None:
         s = self._schema

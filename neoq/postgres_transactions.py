@@ -35,9 +35,9 @@ class Joined:
         try:
             return self._execute(statement, values)
         except Exception as error:
-            cause = psycopg_error(error)
+            cause = driver_error(error)
             if cause is not None:
-                raise self._connections.wrapped(cause) from error
+                raise self._connections.wrapped(_of_psycopg_3(cause)) from error
             raise BackendError(f"the statement failed in the caller's transaction: {error}") from error
 
 
@@ -106,11 +106,28 @@ def _of_django(connection: Any) -> Execute:
     return execute
 
 
-def psycopg_error(error: BaseException | None) -> psycopg.Error | None:
-    """The driver's error behind a framework's."""
+def driver_error(error: BaseException | None) -> Any:
+    """The driver's error behind a framework's: psycopg's, or psycopg2's; None where there is none."""
     seen = 0
     while error is not None and seen < 5:
-        if isinstance(error, psycopg.Error):
+        if isinstance(error, psycopg.Error) or hasattr(error, "pgcode"):
             return error
         error, seen = getattr(error, "orig", None) or error.__cause__, seen + 1
     return None
+
+
+def sqlstate_of(error: Any) -> str | None:
+    """The code of a driver's error."""
+    state: str | None = error.sqlstate if isinstance(error, psycopg.Error) else error.pgcode
+    return state
+
+
+def _of_psycopg_3(error: Any) -> psycopg.Error:
+    """What psycopg would have raised where psycopg2 did."""
+    if isinstance(error, psycopg.Error):
+        return error
+    try:
+        return psycopg.errors.lookup(sqlstate_of(error) or "")(str(error))
+    except KeyError:  # a code of our own, or none: then the server is gone
+        kind = psycopg.OperationalError if sqlstate_of(error) is None else psycopg.DatabaseError
+        return kind(str(error))

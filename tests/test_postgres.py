@@ -944,6 +944,66 @@ def test_django(backend: PostgresBackend, admin: psycopg.Connection[Any]) -> Non
     assert "transaction.atomic" in refusal
 
 
+class OfPsycopg2(Exception):
+    """An error as psycopg2 raises them, from psycopg's."""
+
+    def __init__(self, error: psycopg.Error) -> None:
+        super().__init__(str(error))
+        self.pgcode = error.sqlstate
+        self.diag = error.diag
+
+
+class OnPsycopg2:
+    """An SQLAlchemy connection whose errors are psycopg2's."""
+
+    def __init__(self, connection: Any) -> None:
+        self.dialect, self.connection = connection.dialect, connection.connection
+        self._connection = connection
+
+    def exec_driver_sql(self, statement: str, values: tuple[Any, ...]) -> Any:
+        from sqlalchemy.exc import DBAPIError
+
+        try:
+            return self._connection.exec_driver_sql(statement, values)
+        except DBAPIError as error:
+            error.orig = OfPsycopg2(error.orig)  # type: ignore[arg-type]
+            raise
+
+
+def test_errors_of_psycopg2(backend: PostgresBackend, postgres_url: str) -> None:
+    """Where SQLAlchemy or Django use psycopg2 its errors mean what psycopg's do."""
+    from sqlalchemy import create_engine
+
+    there = backend.enqueue("q", {"n": 1})
+    engine = create_engine(postgres_url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        transaction = OnPsycopg2(connection)
+        with pytest.raises(DuplicateJobError) as caught:
+            backend.enqueue("q", {"n": 1}, on_duplicate="raise", transaction=transaction)
+        assert caught.value.job.id == there.id
+        backend.enqueue("q", {"n": 2}, transaction=transaction)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("set transaction read only")
+        with pytest.raises(BackendUnavailable, match="takes no writes"):
+            backend.enqueue("q", {"n": 3}, transaction=OnPsycopg2(connection))
+    engine.dispose()
+    assert sorted(job.payload["n"] for job in backend.jobs()) == [1, 2]
+
+
+def test_temporary_tables_of_the_callers(backend: PostgresBackend, postgres_url: str) -> None:
+    """Temporary tables of a caller's that are named as ours take no job: its session finds ours."""
+    schema = sql.Identifier(backend.config.schema)
+    with psycopg.connect(postgres_url) as connection:
+        for table in ("jobs", "history", "tally", "queues", "workers"):
+            name = sql.Identifier(table)
+            connection.execute(
+                sql.SQL("create temp table {1} (like {0}.{1} including all)").format(schema, name)
+            )
+        job = backend.enqueue("q", {"n": 1}, transaction=connection)
+        assert backend.enqueue("q", {"n": 1}, transaction=connection).id == job.id
+    assert [job.payload for job in backend.jobs()] == [{"n": 1}]
+
+
 def test_what_is_no_transaction(backend: PostgresBackend, admin: psycopg.Connection[Any]) -> None:
     """A connection in autocommit, and what is no connection, are refused with what to use."""
     with pytest.raises(UnsupportedError, match=r"connection\.transaction"):
@@ -1098,6 +1158,66 @@ def test_one_commit_of_several(backend: PostgresBackend) -> None:
         job.id: (job.queue, job.payload, job.created_at) for job in backend.jobs() if job.id != there.id
     }
     assert stored == {job.id: (job.queue, job.payload, job.created_at) for job in added if job is not None}
+
+
+@pytest.fixture
+def latin(postgres_url: str, new_schema: str, admin: psycopg.Connection[Any]) -> Iterator[str]:
+    """The URL of a database that cannot hold all of Unicode."""
+    name = sql.Identifier(f"latin_{new_schema}")
+    admin.execute(sql.SQL("create database {} encoding 'LATIN1' locale 'C' template template0").format(name))
+    yield with_settings(postgres_url, dbname=f"latin_{new_schema}")
+    admin.execute(sql.SQL("drop database {} with (force)").format(name))
+
+
+def test_one_commit_with_what_cannot_be_stored(latin: str, new_schema: str) -> None:
+    """A job that the server refuses fails by itself: those that share its commit are stored."""
+    with PostgresBackend(latin, schema=new_schema, autostart=False) as backend:
+        assert backend.stats().ready == 0
+        jobs = [prepared("q\N{SNOWMAN}", {"n": 1}), prepared("q", {"n": 2})]
+        added = backend._adder._add_together([(job, held(job), b"") for job in jobs])
+        assert added == [None, None]  # each is to be added by itself
+        calls: dict[int, Any] = {}
+
+        def enqueue(number: int) -> None:
+            try:
+                calls[number] = backend.enqueue("q" if number % 4 else "q\N{SNOWMAN}", {"n": number})
+            except BackendError as error:
+                calls[number] = error
+
+        in_threads(16, enqueue)
+        assert [n for n, outcome in sorted(calls.items()) if isinstance(outcome, BackendError)] == [
+            0,
+            4,
+            8,
+            12,
+        ]
+        assert backend.stats().ready == 12
+
+
+def test_an_error_that_cannot_be_stored(latin: str, new_schema: str) -> None:
+    """A job that failed with words which the database cannot hold ends, with an error in plain ones."""
+
+    def handler(job: Job) -> None:
+        raise ValueError("\N{SNOWMAN} and \0 and \udc80")
+
+    with PostgresBackend(latin, schema=new_schema, **QUICK) as backend:
+        backend.listen("q", handler, max_retries=0)
+        job = ended(backend, backend.enqueue("q"))
+    assert (job.status, job.error) == (Status.DEAD, r"ValueError: \u2603 and \x00 and \udc80")
+
+
+def test_a_server_that_ends_idle_sessions(
+    make: Make, admin: psycopg.Connection[Any], postgres_url: str
+) -> None:
+    """The session that says a worker is alive lasts where the server ends those that idle."""
+    if admin.info.server_version < 140_000:
+        pytest.skip("PostgreSQL 14 began to end idle sessions")
+    worker = make(with_settings(postgres_url, options="-cidle_session_timeout%3D1h"), autostart=False)
+    worker.queues()
+    worker._presence.hold()
+    connection = worker._presence._connection
+    assert connection is not None
+    assert connection.execute("show idle_session_timeout").fetchall() == [("0",)]
 
 
 def test_the_keys_of_prepared_adds(backend: PostgresBackend) -> None:

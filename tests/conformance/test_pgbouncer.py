@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 import neoq
+from neoq.testing.cases.suite import Background
 from tests.conformance.test_postgres import TestPostgresBackend as OnPostgres
 from tests.pgbouncer import needs_pgbouncer
 from tests.postgres_server import fresh_schema
@@ -43,3 +44,22 @@ def test_jobs_go_through_pgbouncer(pgbouncer_url: str) -> None:
         for job in jobs:
             producer.wait(job.id or 0, PATIENCE)
     assert sorted(ran) == list(range(21))
+
+
+@needs_pgbouncer
+def test_an_open_transaction_behind_pgbouncer(pgbouncer_url: str) -> None:
+    """Who meets a fingerprint of a transaction that is open waits by itself: others go on."""
+    import psycopg
+
+    with neoq.PostgresBackend(pgbouncer_url, schema=fresh_schema(), autostart=False) as backend:
+        backend.enqueue("q", {"n": 0})
+        with psycopg.connect(pgbouncer_url, prepare_threshold=None) as connection:
+            first = backend.enqueue("q", {"n": 1}, transaction=connection)
+            met = Background(lambda: backend.enqueue("q", {"n": 1}))
+            others = [Background(lambda n=n: backend.enqueue("q", {"n": n})) for n in range(2, 10)]
+            for other in others:
+                other.result()
+            assert met.blocks()
+            connection.commit()
+        second = met.result()
+    assert (second.id, second.duplicate) == (first.id, True)
