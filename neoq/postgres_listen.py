@@ -57,7 +57,9 @@ class Presence:
             2 * heartbeat,
             3 * lease,
         )  # seconds until a quiet worker is dead: unlocked, and locked
-        self._beaten = self._away_until = time.monotonic()
+        self._beaten = time.monotonic()
+        # Perhaps the server was away just now, or another took its place: the living have time to be heard.
+        self._away_until = self._beaten + self.patience[0]
         self._notify = notify
         self._info = info
         self._log = log
@@ -105,7 +107,7 @@ class Presence:
         return int(number)
 
     def may_judge(self) -> bool:
-        """Whether this process may call others dead: not after it was quiet itself."""
+        """Whether this process may call others dead: not when it was quiet itself, or has just come."""
         return time.monotonic() >= self._away_until
 
     def _is_connected(self) -> bool:

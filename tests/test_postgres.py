@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -575,6 +576,32 @@ def test_a_worker_that_has_left_killed_nobody(make: Make, backend: PostgresBacke
     leaver.shutdown()
     [job] = eventually(lambda: backend.reclaim().returned, "it is reclaimed")
     assert (job.status, job.crashes) == (Status.PENDING, 0)
+
+
+def test_who_has_just_come_calls_nobody_dead(
+    make: Make, admin: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failover all locks are free: who comes then gives the living time to return."""
+    worker = make(autostart=False)
+    worker.enqueue("q")
+    assert len(worker.claim([Demand("q", 1)]).jobs) == 1
+    worker._presence.let_go()
+    workers = sql.Identifier(worker.config.schema, "workers")
+    admin.execute(sql.SQL("update {} set locked = true, beat_at = beat_at - 10").format(workers))
+    may_judge = (
+        "select clock_timestamp() - pg_postmaster_start_time() > '1 s' and not exists"
+        " (select from pg_locks where locktype = 'advisory' and classid = %s::oid)"
+    )
+    lock = (worker._presence.lock_class,)
+    eventually(lambda: admin.execute(may_judge, lock).fetchall() == [(True,)], "the lock is free")
+    now = time.monotonic()
+    monkeypatch.setattr("neoq.postgres_listen.time", SimpleNamespace(monotonic=lambda: now))
+    newcomer = make(autostart=False)
+    newcomer.queues()
+    assert newcomer.reclaim() == ([], [])
+    monkeypatch.undo()
+    [job] = eventually(lambda: newcomer.reclaim().returned, "it is reclaimed")
+    assert job.crashes == 1
 
 
 # -- bad days --------------------------------------------------------------------------------------------
