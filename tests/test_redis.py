@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import signal
 import subprocess
 import threading
 import time
@@ -20,6 +21,7 @@ import redis
 import neoq
 from neoq.job import Job, Status
 from neoq.redis_backend import RedisBackend
+from neoq.redis_wire import DirectWire
 from neoq.shutdown import CLOSING_GRACE
 from neoq.store import Demand, Outcome, lease_of, succeeded
 from neoq.testing.cases.seam import prepared
@@ -112,6 +114,15 @@ def test_nobody_listens_there() -> None:
     assert not caught.value.outcome_unknown
 
 
+def test_no_cluster_is_there() -> None:
+    """So is a cluster that is not there, for which the driver has an exception of another kind."""
+    port = free_port()
+    backend = neoq.connect(f"redis+cluster://127.0.0.1:{port}", autostart=False)
+    with pytest.raises(neoq.BackendUnavailable, match=f"127.0.0.1:{port}") as caught:
+        backend.enqueue("q")
+    assert not caught.value.outcome_unknown
+
+
 def test_a_host_without_a_name() -> None:
     """A host that nobody knows is a BackendUnavailable."""
     backend = neoq.RedisBackend("redis://nobody.invalid", autostart=False)
@@ -184,6 +195,18 @@ def test_replicas_that_are_not_there() -> None:
             with neoq.connect(server.url, autostart=False, wait_replicas=1) as backend:
                 assert backend.enqueue("q", {"n": 1}).id
                 assert len(backend.jobs()) == 2
+
+
+def test_a_user_who_may_not_wait() -> None:
+    """wait_replicas where the user may not ask for it: the job is stored, and the error says what lacks."""
+    with running_server(*AOF) as server:
+        server.client().acl_setuser("u", enabled=True, nopass=True, keys="*", commands=["+@all", "-wait"])
+        url = f"redis://u:any@127.0.0.1:{server.port}"
+        with neoq.connect(url, autostart=False, wait_replicas=1) as backend:
+            with pytest.raises(neoq.BackendUnavailable, match=r"wait_replicas.*'wait'") as caught:
+                backend.enqueue("q")
+            assert caught.value.outcome_unknown
+            assert len(backend.jobs()) == 1
 
 
 @pytest.mark.parametrize("ask", ["enqueue", "enqueue_many"])
@@ -317,8 +340,6 @@ def test_an_outage_keeps_outcomes(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_server_that_hangs() -> None:
     """A server that does not answer is away after socket_timeout; whether it has heard us is not known."""
-    import signal
-
     with (
         running_server(*AOF) as server,
         neoq.connect(server.url, socket_timeout=0.2, autostart=False) as backend,
@@ -333,6 +354,87 @@ def test_a_server_that_hangs() -> None:
         assert caught.value.outcome_unknown
         backend.enqueue("q", {"n": 1})
         assert len(backend.jobs()) == 2  # heard or not, the same job is there once
+
+
+def test_an_interrupt_between_the_first_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an interrupt breaks off a connection's first words, their answer is not taken for a later one."""
+
+    class Interrupt(BaseException):
+        pass
+
+    plain = redis.Connection.send_packed_command
+
+    def late(self: Any, *arguments: Any, **options: Any) -> None:
+        plain(self, *arguments, **options)
+        monkeypatch.undo()
+        raise Interrupt
+
+    with (
+        running_server(*AOF) as server,
+        neoq.connect(f"redis://127.0.0.1:{server.port}/3", autostart=False) as backend,
+    ):
+        assert isinstance(backend, RedisBackend)
+        job = backend.enqueue("q", {"n": 1})
+        backend._redis._drop_free()
+        server.signal(signal.SIGSTOP)
+        go_on = threading.Timer(0.3, server.signal, [signal.SIGCONT])
+        go_on.start()
+        monkeypatch.setattr(redis.Connection, "send_packed_command", late)
+        with pytest.raises(Interrupt):
+            backend.get(id_of(job))
+        for n in range(3):
+            assert backend._redis.command("ECHO", n) == b"%d" % n
+        go_on.join()
+
+
+def test_an_interrupt_in_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection to a node is used again on which the answer to an interrupted call may still come."""
+
+    class Interrupt(BaseException):
+        pass
+
+    with running_cluster(1, *AOF) as nodes, neoq.connect(cluster_url(nodes), autostart=False) as backend:
+        assert isinstance(backend, RedisBackend)
+        job = backend.enqueue("q")
+        plain = redis.Connection.send_packed_command
+
+        def late(self: Any, *arguments: Any, **options: Any) -> None:
+            plain(self, *arguments, **options)
+            monkeypatch.undo()
+            raise Interrupt
+
+        monkeypatch.setattr(redis.Connection, "send_packed_command", late)
+        [node] = backend._redis._client.get_nodes()
+        with pytest.raises(Interrupt):
+            backend.get(id_of(job))
+        assert [one._sock for one in node.redis_connection.connection_pool._available_connections] == [None]
+        assert backend.get(id_of(job)) is not None
+
+
+def test_very_many_threads(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than a hundred threads may ask at once."""
+    assert backend.queues() == []
+    plain, together = DirectWire.send, threading.Barrier(150)
+    failed: list[Exception] = []
+
+    def send(self: DirectWire, commands: Any) -> None:
+        together.wait(PATIENCE)
+        plain(self, commands)
+
+    def ask() -> None:
+        try:
+            backend._redis.command("PING")
+        except Exception as error:
+            failed.append(error)
+            together.abort()
+
+    monkeypatch.setattr(DirectWire, "send", send)
+    threads = [threading.Thread(target=ask) for _ in range(150)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
 
 
 def fill(backend: neoq.Backend, queue: str) -> int:
@@ -464,6 +566,25 @@ def test_a_lost_reply_to_a_settle(backend: RedisBackend, deaf: Deaf) -> None:
         backend.settle(outcomes)
     assert backend.settle(outcomes) == set()
     assert backend.settle(outcomes) == {job.id for job in jobs[:3]}
+
+
+def test_a_lost_reply_to_a_claim_by_text(
+    backend: RedisBackend, deaf: Deaf, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim is not said twice either where the server has forgotten its script: who knows what it took."""
+    backend._workers.enlist(["q"])
+    client.script_flush()
+    plain, losses = deaf._plain, iter([1])
+
+    def by_text(commands: Any, near: Any) -> Any:
+        if commands[0][0] == "EVAL":
+            deaf.left = next(losses, 0)
+        return plain(commands, near)
+
+    monkeypatch.setattr(deaf, "_plain", by_text)
+    with pytest.raises(neoq.BackendUnavailable):
+        backend.claim([Demand("q", 10)])
+    assert [job.payload for job in backend.claim([Demand("q", 10)]).jobs] == [{"first": True}]
 
 
 def test_a_lost_reply_to_a_claim(backend: RedisBackend, deaf: Deaf) -> None:
