@@ -95,6 +95,19 @@ class Address:
         return self.path or (f"{self.service} of {hosts}" if self.service else hosts)
 
 
+def has_broken(error: BackendError) -> bool:
+    """Whether a connection broke, so that another one may do; what was asked on it may have happened."""
+    return _has_broken(error.__cause__)
+
+
+def _has_broken(error: BaseException | None) -> bool:
+    return (
+        isinstance(error, (redis.ConnectionError, OSError))
+        and not isinstance(error, (redis.TimeoutError, redis.AuthenticationError))
+        and "connecting to" not in str(error)
+    )
+
+
 def is_full(error: BackendError) -> bool:
     """Whether the server refused for want of memory."""
     return _FULL in str(error.__cause__)
@@ -310,6 +323,14 @@ class RedisConnection:
 
     def call_many(self, calls: Sequence[Call], *, again: bool = True) -> list[Any]:
         """Run scripts in one round trip, each by itself; the first error of any is raised at the end."""
+        replies = self.call_each(calls, again=again)
+        for reply in replies:
+            if isinstance(reply, BackendError):
+                raise reply from reply.__cause__
+        return replies
+
+    def call_each(self, calls: Sequence[Call], *, again: bool = True) -> list[Any]:
+        """As `call_many`; each error is in the place of a reply."""
         replies = self._exchange([_evalsha(*call) for call in calls], again=again)
         unknown = [
             at for at, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)
@@ -318,10 +339,7 @@ class RedisConnection:
             replies_now = self._exchange([_eval(*calls[at]) for at in unknown], again=again)
             for at, reply in zip(unknown, replies_now, strict=True):
                 replies[at] = reply
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise self.wrapped(reply) from reply
-        return replies
+        return [self.wrapped(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
     def call_and_wait(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
         """As `call`; returns once so many replicas have it as ``wait_replicas`` says."""
@@ -413,9 +431,7 @@ class RedisConnection:
                 return self._exchange_once(commands, near)
             except (*DRIVER_ERRORS, OSError) as error:
                 self._broke()
-                gone = isinstance(error, (redis.ConnectionError, OSError))
-                final = isinstance(error, (redis.TimeoutError, redis.AuthenticationError)) or not gone
-                if not attempts or final or "connecting to" in str(error):
+                if not attempts or not _has_broken(error):
                     wrapped = self.wrapped(error)
                     if perhaps_done and isinstance(wrapped, BackendUnavailable):
                         wrapped.outcome_unknown = True  # whatever became of the second attempt

@@ -487,15 +487,22 @@ class Deaf:
     def __init__(self, backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         self._connection = backend._redis
         self._plain = backend._redis._exchange_once
+        self._names = {script.digest: name for name, script in vars(backend._scripts).items()}
         self.left = 0
+        self.to = ""  # what it loses the replies to: a command, or a script; "" for anything
         monkeypatch.setattr(backend._redis, "_exchange_once", self._exchange)
 
     def _exchange(self, commands: Any, near: Any) -> Any:
         replies = self._plain(commands, near)
-        if self.left:
+        if self.left and self._name_of(commands[0]).startswith(self.to):
             self.left -= 1
             raise redis.ConnectionError("the reply was lost")
         return replies
+
+    def _name_of(self, command: Any) -> str:
+        if isinstance(command, bytes):
+            return "add_one"
+        return self._names[command[1]] if command[0] == "EVALSHA" else str(command[0])
 
 
 @pytest.fixture
@@ -566,6 +573,69 @@ def test_a_lost_reply_to_a_settle(backend: RedisBackend, deaf: Deaf) -> None:
         backend.settle(outcomes)
     assert backend.settle(outcomes) == set()
     assert backend.settle(outcomes) == {job.id for job in jobs[:3]}
+
+
+def test_a_settle_that_is_said_again(backend: RedisBackend, deaf: Deaf) -> None:
+    """Outcomes whose reply is lost once are recorded, not stale, and what follows them is added."""
+    backend.enqueue_many([Job("q", {"n": n}) for n in range(3)])
+    jobs = backend.claim([Demand("q", 10)]).jobs
+    deaf.left = 1
+    follow = (prepared("p", {}),)
+    outcomes = [done(jobs[0], follow=follow), Outcome(lease_of(jobs[1]), Status.DEAD, finished_at=1.0)]
+    assert backend.settle(outcomes) == set()
+    assert len(backend.jobs("p")) == 1
+    deaf.left, deaf.to = 4, "add"
+    outcomes = [done(jobs[2], follow=(prepared("p", {"n": 1}),)), done(jobs[3])]
+    with pytest.raises(neoq.BackendUnavailable):
+        backend.settle(outcomes)
+    deaf.left = 0
+    assert backend.settle([done(job) for job in jobs[:1]]) == {jobs[0].id}  # by another thread
+    assert backend.settle(outcomes) == set()
+    assert len(backend.jobs("p")) == 2
+    assert backend._unsure == set()
+
+
+def test_a_lost_reply_about_payloads(backend: RedisBackend, deaf: Deaf) -> None:
+    """Jobs whose large payloads could not be fetched are given back, uncharged, before the next claim."""
+    backend.enqueue("q", {"x": "x" * 5000})
+    backend._workers.enlist(["q"])
+    deaf.left, deaf.to = 2, "HGET"
+    with pytest.raises(neoq.BackendUnavailable):
+        backend.claim([Demand("q", 10)])
+    jobs = backend.claim([Demand("q", 10)]).jobs
+    assert [(len(job.payload), job.crashes) for job in jobs] == [(1, 0)] * 2
+    assert backend.settle([done(job) for job in jobs]) == set()
+
+
+def test_a_lost_reply_about_dead_jobs(backend: RedisBackend, deaf: Deaf, client: redis.Redis) -> None:
+    """No more dead jobs are dropped than are too many, also where it is not heard that they were."""
+    backend.config = dataclasses.replace(backend.config, max_dead=6, retention=None)
+    backend.enqueue_many([Job("q", {"n": n}) for n in range(9)])
+    jobs = backend.claim([Demand("q", 10)]).jobs
+    backend.settle([Outcome(lease_of(job), Status.DEAD, finished_at=1.0) for job in jobs])
+    deaf.left, deaf.to = 1, "drop"
+    with pytest.raises(neoq.BackendUnavailable):
+        backend.prune()
+    backend.prune()
+    assert client.zcard(f"{{{backend.config.prefix}:q}}:dead") == 6
+
+
+def test_a_queue_that_cannot_be_claimed_from(
+    backend: RedisBackend, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A queue whose keys somebody has spoiled holds up no other, and loses none of its jobs."""
+    backend.enqueue("bad")
+    demand = [Demand("bad", 1), Demand("good", 1)]
+    client.set(f"{{{backend.config.prefix}:bad}}:wait", "spoiled")
+    for n in range(3):
+        job = backend.enqueue("good", {"n": n})
+        claimed = backend.claim(demand)
+        assert [found.id for found in claimed.jobs] == [job.id]
+        assert claimed.next_due is not None
+    assert caplog.text.count("no jobs of bad can be claimed") == 1
+    backend._quiet.clear()
+    with pytest.raises(neoq.BackendError):
+        backend.claim(demand[:1])
 
 
 def test_a_lost_reply_to_a_claim_by_text(
