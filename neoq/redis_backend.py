@@ -295,11 +295,22 @@ class RedisBackend(Backend):
 
     def _called(self, queue: str) -> None:
         """The server calls: there is work in a queue, or (without one) a job of ours was cancelled."""
-        if queue:
-            self._stir(queue)
+        if not queue:
+            self._notify("", "cancel")
+            return
+        self._stir(queue)
+        if self.engine.takes(queue):
             self._notify(queue, "called")
         else:
-            self._notify("", "cancel")
+            self._notify(queue, "ready")
+            self._pass_on(queue)
+
+    def _pass_on(self, queue: str) -> None:
+        """Let another worker be called: our runners are busy for long perhaps, or this process ends."""
+        try:
+            self._queues.call(self._scripts.call, queue, self._queues.wake_arguments(queue))
+        except BackendError as error:
+            self.config.log.debug("a call for %s was not passed on: %s", queue, error)
 
     def _stir_all(self) -> None:
         """Calls may have been missed, also by a claim that is under way: it asked for none."""
