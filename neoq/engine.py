@@ -551,7 +551,12 @@ class Engine:
             return True
         if not self.running and not self.is_quiet():
             raise NeoqError("drain() waits for jobs that nobody runs: call start() first")
-        return self.await_quiet(math.inf if timeout is None else _time.monotonic() + timeout)
+        try:
+            return self.await_quiet(math.inf if timeout is None else _time.monotonic() + timeout)
+        except BackendError:
+            if self.stopping is None or not self.stopping.drained:
+                raise
+            return True  # a shutdown has drained all, and closed the store as we looked
 
     def await_quiet(self, give_up: float, broken_off: Callable[[], bool] = bool) -> bool:
         """Wait until `is_quiet`, at most until ``give_up`` (monotonic) or until it is broken off."""

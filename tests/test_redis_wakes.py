@@ -11,7 +11,7 @@ import pytest
 import redis
 
 import neoq
-from neoq.store import Claimed, Demand
+from neoq.store import Claimed, Demand, QueueCounts
 from tests.redis_server import running_server
 
 PATIENCE = 15.0
@@ -191,6 +191,30 @@ def test_a_shutdown_waits_for_a_claim_in_that_thread(redis_url: str, redis_prefi
         assert found is not None
         expected = neoq.Status.SUCCEEDED if ran.is_set() else neoq.Status.PENDING
         assert (found.status, found.retries, found.crashes) == (expected, 0, 0)
+
+
+def test_a_drain_during_a_shutdown(redis_url: str, redis_prefix: Callable[[], str]) -> None:
+    """Who drains and looks just as a shutdown that has drained all closes the store is told that all ran."""
+    backend = neoq.RedisBackend(redis_url, prefix=redis_prefix())
+    backend.listen("q", lambda _job: None)
+    backend.enqueue("q")
+    looks, closed, drained = threading.Event(), threading.Event(), SimpleQueue[bool]()
+    draining = threading.Thread(target=lambda: drained.put(backend.drain()))
+    plain = backend.counts
+
+    def counts() -> list[QueueCounts]:
+        if threading.current_thread() is draining:
+            looks.set()
+            assert closed.wait(PATIENCE)
+        return plain()
+
+    backend.counts = counts  # type: ignore[method-assign]
+    draining.start()
+    assert looks.wait(PATIENCE)
+    backend.shutdown(drain=True)
+    closed.set()
+    assert drained.get(timeout=PATIENCE) is True
+    draining.join(PATIENCE)
 
 
 @pytest.mark.parametrize("late", ["_is_busy", "settled"])
