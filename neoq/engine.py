@@ -88,6 +88,7 @@ class Engine:
         self._changing = threading.RLock()
         self.changed = threading.Condition(self._changing)
         self.watchers = 0
+        self.told = 0  # how often they were told to look
         self.awaited: dict[int, Awaited] = {}
         self.stopping: Stopping | None = None
         self.worker_id = os.urandom(16).hex()
@@ -289,6 +290,11 @@ class Engine:
         if self.watchers:
             self.tell()
 
+    def takes(self, queue: str) -> bool:
+        """Whether a job that is ready now in a queue of a store that is a round trip away is taken here."""
+        lane = self.lanes.get(queue)
+        return lane is not None and self.fetcher is not None and self.fetcher.takes(lane)
+
     def succeeded(self, jobs: Sequence[Job], stale: set[int]) -> None:
         """Successes are recorded; the stale ones were dropped."""
         if stale:
@@ -331,6 +337,7 @@ class Engine:
     def tell(self) -> None:
         """Let those who wait for a change look again."""
         with self._changing:
+            self.told += 1
             self.changed.notify_all()
 
     @contextmanager
@@ -344,11 +351,15 @@ class Engine:
             with self._changing:
                 self.watchers -= 1
 
-    def wait_for_change(self, seconds: float) -> None:
-        """Wait until something was settled or parked, or the time is up."""
+    def wait_for_change(self, seconds: float, seen: int | None = None) -> None:
+        """Wait until something was settled or parked, or the time is up; not where ``seen`` is out of date.
+
+        That is what `told` was when the caller began to look at what it waits for.
+        """
         try:
             with self._changing:
-                self.changed.wait(min(seconds, self.config.job_check_interval))
+                if seen is None or seen == self.told:
+                    self.changed.wait(min(seconds, self.config.job_check_interval))
         except RuntimeError as error:  # what a signal handler raises can come while wait() has not got the
             if error.__context__ is None:  # lock back: then the end of the block has nothing to release
                 raise
@@ -540,16 +551,23 @@ class Engine:
             return True
         if not self.running and not self.is_quiet():
             raise NeoqError("drain() waits for jobs that nobody runs: call start() first")
-        return self.await_quiet(math.inf if timeout is None else _time.monotonic() + timeout)
+        try:
+            return self.await_quiet(math.inf if timeout is None else _time.monotonic() + timeout)
+        except BackendError:
+            if self.stopping is None or not self.stopping.drained:
+                raise
+            return True  # a shutdown has drained all, and closed the store as we looked
 
     def await_quiet(self, give_up: float, broken_off: Callable[[], bool] = bool) -> bool:
         """Wait until `is_quiet`, at most until ``give_up`` (monotonic) or until it is broken off."""
         with self.watching():
+            seen = self.told
             while not self.is_quiet():
                 left = give_up - _time.monotonic()
                 if left <= 0 or broken_off():
                     return False
-                self.wait_for_change(left)
+                self.wait_for_change(left, seen)
+                seen = self.told
         return True
 
     def wait(self, job_id: int, timeout: float | None) -> Job:

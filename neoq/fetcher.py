@@ -97,6 +97,10 @@ class Fetcher:
         """Look for jobs now; called for each enqueue, so it is cheap where others have called."""
         self._call.ring()
 
+    def takes(self, lane: Lane) -> bool:
+        """Whether jobs of a queue are claimed here at the next look."""
+        return not (self._stopping.is_set() or self._fenced) and self._demand(lane) is not None
+
     def fetch(self) -> None:
         """Look for jobs now, in this thread: it is the store's, which hears of work before any other does."""
         if self._stopping.is_set() or not self._claiming.acquire(blocking=False):
@@ -104,7 +108,7 @@ class Fetcher:
             return
         try:
             wait = 0.0 if self._stopping.is_set() else self._fetch()
-        except BackendError:
+        except Exception:
             wait = 0.0  # the fetcher is to say so, and to try again in a while
         finally:
             self._claiming.release()
@@ -182,10 +186,13 @@ class Fetcher:
                     wait = self._fetch()
                     self._looks_at = time.monotonic() + wait
                 pause = FIRST_PAUSE
-            except BackendError as error:
+            except Exception as error:  # a thread that ended here would leave the queues standing still
                 if self._stopping.is_set():
                     return
-                self._logger.warning("no jobs can be fetched, again in %.1f s: %s", pause, error)
+                trace = not isinstance(error, BackendError)
+                self._logger.warning(
+                    "no jobs can be fetched, again in %.1f s: %r", pause, error, exc_info=trace
+                )
                 self._call.wait(pause)
                 pause = min(2 * pause, LAST_PAUSE)
                 continue

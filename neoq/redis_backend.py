@@ -19,7 +19,7 @@ from neoq.errors import (
 )
 from neoq.job import Job, Status, to_datetime
 from neoq.redis_adding import Adder, NoRoom
-from neoq.redis_connection import Address, Call, RedisConnection, is_full
+from neoq.redis_connection import Address, Call, RedisConnection, has_broken, is_full
 from neoq.redis_finding import Finder
 from neoq.redis_keys import NUMBERS, global_key, job_id, number_of, stored_at
 from neoq.redis_leased import NOT_OURS, Leased
@@ -137,6 +137,9 @@ class RedisConfig(Config):
         return changed
 
 
+Part = tuple[str, bool, list[Outcome]]  # of one queue, whether they succeeded
+
+
 class Quiet(NamedTuple):
     """A queue that held nothing for us when we looked."""
 
@@ -194,7 +197,7 @@ class RedisBackend(Backend):
         self._last_token = 0
         self._token_lock = threading.Lock()
         self._lost_claims: list[tuple[str, int]] = []
-        self._unsure = False  # whether outcomes may be recorded whose reply was lost
+        self._unsure: set[tuple[int, int]] = set()  # leases whose end may be recorded, unheard
         self._swept = _time.monotonic()
         self._cursors: dict[str, Any] = {}
         self._crons: dict[str, str] = {}
@@ -292,11 +295,22 @@ class RedisBackend(Backend):
 
     def _called(self, queue: str) -> None:
         """The server calls: there is work in a queue, or (without one) a job of ours was cancelled."""
-        if queue:
-            self._stir(queue)
+        if not queue:
+            self._notify("", "cancel")
+            return
+        self._stir(queue)
+        if self.engine.takes(queue):
             self._notify(queue, "called")
         else:
-            self._notify("", "cancel")
+            self._notify(queue, "ready")
+            self._pass_on(queue)
+
+    def _pass_on(self, queue: str) -> None:
+        """Let another worker be called: our runners are busy for long perhaps, or this process ends."""
+        try:
+            self._queues.call(self._scripts.call, queue, self._queues.wake_arguments(queue))
+        except BackendError as error:
+            self.config.log.debug("a call for %s was not passed on: %s", queue, error)
 
     def _stir_all(self) -> None:
         """Calls may have been missed, also by a claim that is under way: it asked for none."""
@@ -356,23 +370,41 @@ class RedisBackend(Backend):
             for one in parts
         ]
         before = _time.time()
+        lost = [(one.queue, token) for one in demands]
         try:
-            replies = self._redis.call_many(calls, again=False)
-        except BackendUnavailable as error:
-            if error.outcome_unknown:
-                self._lost_claims += [(one.queue, token) for one in demands]
+            replies = self._redis.call_each(calls, again=False)
+        except BaseException as error:
+            if not isinstance(error, BackendUnavailable) or error.outcome_unknown:
+                self._lost_claims += lost
             raise
-        self._queues.learn_time(float(replies[-1][0]), before)
-        jobs: list[Job] = []
-        for one, reply, stir in zip(parts, replies, stirs, strict=True):
-            jobs += self._read_claimed(one, reply, stir, token, dues)
-        self._finder.add_payloads([job for job in jobs if job._data is None])
+        told = [reply for reply in replies if not isinstance(reply, BackendError)]
+        if not told:
+            raise replies[0]
+        self._queues.learn_time(float(told[-1][0]), before)
+        try:
+            jobs: list[Job] = []
+            for one, reply, stir in zip(parts, replies, stirs, strict=True):
+                jobs += self._read_claimed(one, reply, stir, token, dues)
+            self._finder.add_payloads([job for job in jobs if job._data is None])
+        except BaseException:
+            self._lost_claims += lost
+            raise
         return jobs
 
+    def _leave_alone(self, queue: str, error: BackendError, dues: list[float]) -> None:
+        """Ask a queue that the server refuses to claim from again in a while: others are not to suffer."""
+        due = self._queues.time() + self.config.job_check_interval
+        self._quiet[queue] = Quiet(due, _time.monotonic())
+        dues.append(due)
+        self.config.log.warning("no jobs of %s can be claimed: %s", queue, error)
+
     def _read_claimed(
-        self, demand: Demand, reply: list[Any], stir: int, token: int, dues: list[float]
+        self, demand: Demand, reply: list[Any] | BackendError, stir: int, token: int, dues: list[float]
     ) -> list[Job]:
         queue, worker = demand.queue, self._worker
+        if isinstance(reply, BackendError):
+            self._leave_alone(queue, reply, dues)
+            return []
         now, due = float(reply[0]), float(reply[1])
         ids, records, lives = reply[2:]
         if due >= 0:
@@ -438,29 +470,50 @@ class RedisBackend(Backend):
             number = self._queues.number(queue)
             stale |= {job_id(int(stored), number) for stored in reply}
             self._leased.forget(queue, batch)
-        self._follow(outcomes, stale)
+        try:
+            self._follow(outcomes, stale)
+        except BaseException:
+            self._doubt(parts)
+            raise
+        if self._unsure:
+            self._unsure.difference_update(_leases_in(parts))
         self._tell_ready({queue for queue, well, batch in parts if not well})
         return stale
 
-    def _settle_all(self, parts: list[tuple[str, bool, list[Outcome]]]) -> list[Any]:
+    def _settle_all(self, parts: list[Part]) -> list[Any]:
         try:
-            replies = self._redis.call_many([self._settling(*part, keep=True) for part in parts])
+            return self._settle_once_or_twice(parts, keep=True)
         except BackendUnavailable as error:
             if not is_full(error) or not any(well for _, well, _ in parts):
-                self._unsure = self._unsure or error.outcome_unknown
                 raise
-            self._unsure = True
             self.config.log.warning("finished jobs are forgotten at once, for there is no room: %s", error)
-            replies = self._redis.call_many([self._settling(*part, keep=False) for part in parts])
-        self._unsure = False
-        return replies
+        return self._settle_once_or_twice(parts, keep=False)
+
+    def _settle_once_or_twice(self, parts: list[Part], *, keep: bool) -> list[Any]:
+        """Where the connection broke they are settled again, and the server is told that it is again."""
+        try:
+            return self._settle_once(parts, keep=keep)
+        except BackendError as error:
+            if not has_broken(error):
+                raise
+        return self._settle_once(parts, keep=keep)
+
+    def _settle_once(self, parts: list[Part], *, keep: bool) -> list[Any]:
+        try:
+            return self._redis.call_many([self._settling(*part, keep=keep) for part in parts], again=False)
+        except BaseException:
+            self._doubt(parts)
+            raise
+
+    def _doubt(self, parts: list[Part]) -> None:
+        """What became of outcomes is not known: who settles them again is not told that they are stale."""
+        self._unsure.update(_leases_in(parts))
 
     def _settling(self, queue: str, well: bool, batch: list[Outcome], *, keep: bool) -> Call:
         if well:
             return self._finishing(queue, batch, keep=keep and self.config.retention != 0)
-        again, worker = int(self._unsure), self._worker
-        now = self._queues.time()
-        arguments = [again, *self._queues.wake_arguments(queue)]
+        worker, now = self._worker, self._queues.time()
+        arguments = [self._is_said_again(batch), *self._queues.wake_arguments(queue)]
         for one in batch:
             name = stored_at(one.lease.job_id)
             lease = lease_name(name, one.lease.token, worker)
@@ -485,9 +538,13 @@ class RedisBackend(Backend):
             lives += (name, success_of(one, lease, ours[2]))
             if one.result is not None:
                 results += (name, one.result)
-        header = int(keep), int(self._unsure), len(batch)
+        header = int(keep), self._is_said_again(batch), len(batch)
         arguments = [*header, *leases, *prints, *lives, *results]
         return self._queues.call_of(self._scripts.finish, queue, arguments)
+
+    def _is_said_again(self, batch: list[Outcome]) -> int:
+        unsure = self._unsure
+        return int(bool(unsure) and any((one.lease.job_id, one.lease.token) in unsure for one in batch))
 
     def _follow(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
         """Add the jobs that follow outcomes which were recorded now.
@@ -694,6 +751,10 @@ class RedisBackend(Backend):
 
 
 _COUNTED = ("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled")
+
+
+def _leases_in(parts: list[Part]) -> Iterator[tuple[int, int]]:
+    return ((one.lease.job_id, one.lease.token) for _, _, batch in parts for one in batch)
 
 
 def _in_parts(outcomes: list[Outcome]) -> Iterator[list[Outcome]]:

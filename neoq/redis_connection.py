@@ -28,6 +28,7 @@ SCHEMES: tuple[str, ...] = (
     *("redis", "redis+unix", "redis+sentinel", "redis+cluster"),
     *("rediss", "rediss+sentinel", "rediss+cluster"),
 )
+DRIVER_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException)  # one is no kind of the other
 _OLDEST = (6, 2)
 _OLD_POOL = "command_name" in inspect.signature(redis.ConnectionPool.get_connection).parameters and (
     inspect.signature(redis.ConnectionPool.get_connection).parameters["command_name"].default
@@ -35,6 +36,7 @@ _OLD_POOL = "command_name" in inspect.signature(redis.ConnectionPool.get_connect
 )
 _FULL = "command not allowed when used memory"  # redis-py cuts off the code before it
 _PORTS = {"sentinel": 26379}
+_CONNECTIONS = 2**31 - 1  # that there may be, for there may be as many threads
 _MOVES = 3  # attempts to find the node that has a key, while a cluster moves it
 _NOT_NOW = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS")
 
@@ -93,6 +95,19 @@ class Address:
         return self.path or (f"{self.service} of {hosts}" if self.service else hosts)
 
 
+def has_broken(error: BackendError) -> bool:
+    """Whether a connection broke, so that another one may do; what was asked on it may have happened."""
+    return _has_broken(error.__cause__)
+
+
+def _has_broken(error: BaseException | None) -> bool:
+    return (
+        isinstance(error, (redis.ConnectionError, OSError))
+        and not isinstance(error, (redis.TimeoutError, redis.AuthenticationError))
+        and "connecting to" not in str(error)
+    )
+
+
 def is_full(error: BackendError) -> bool:
     """Whether the server refused for want of memory."""
     return _FULL in str(error.__cause__)
@@ -116,7 +131,18 @@ def _moved(reply: Any) -> bool:
 
 
 def _connection_of_pool(pool: Any) -> Any:
-    return pool.get_connection("_") if _OLD_POOL else pool.get_connection()
+    try:
+        return pool.get_connection("_") if _OLD_POOL else pool.get_connection()
+    except BaseException:  # also an interrupt: the pool would pass on what was still to be answered
+        pool.disconnect(inuse_connections=False)
+        raise
+
+
+def _hang_up(cluster: Any) -> None:
+    """Close those connections of a cluster's client that nobody uses: an answer may still come on them."""
+    for node in cluster.get_nodes():
+        if node.redis_connection is not None:
+            node.redis_connection.connection_pool.disconnect(inuse_connections=False)
 
 
 def _db(text: str) -> int:
@@ -164,7 +190,7 @@ class RedisConnection:
         try:
             self._client = self.new_client()
             info = self._info()
-        except redis.RedisError as error:
+        except DRIVER_ERRORS as error:
             self.close()
             raise self.wrapped(error, connecting=True) from error
         except OSError as error:
@@ -184,7 +210,7 @@ class RedisConnection:
         if client is not None:
             try:
                 client.close()
-            except (redis.RedisError, OSError):
+            except (*DRIVER_ERRORS, OSError):
                 pass
 
     def new_client(self, **changes: Any) -> Any:
@@ -197,6 +223,7 @@ class RedisConnection:
             "username": address.username,
             "password": address.password,
             "protocol": 2,
+            "max_connections": _CONNECTIONS,
             "retry": Retry(NoBackoff(), 0),
             "retry_on_error": [],
             **changes,
@@ -278,7 +305,7 @@ class RedisConnection:
     def _to_every_node(self, script: Script) -> None:
         try:
             self._client.script_load(script.text)
-        except (redis.RedisError, OSError) as error:
+        except (*DRIVER_ERRORS, OSError) as error:
             raise self.wrapped(error) from error
 
     # -- calls ------------------------------------------------------------------------------------------
@@ -296,17 +323,23 @@ class RedisConnection:
 
     def call_many(self, calls: Sequence[Call], *, again: bool = True) -> list[Any]:
         """Run scripts in one round trip, each by itself; the first error of any is raised at the end."""
+        replies = self.call_each(calls, again=again)
+        for reply in replies:
+            if isinstance(reply, BackendError):
+                raise reply from reply.__cause__
+        return replies
+
+    def call_each(self, calls: Sequence[Call], *, again: bool = True) -> list[Any]:
+        """As `call_many`; each error is in the place of a reply."""
         replies = self._exchange([_evalsha(*call) for call in calls], again=again)
         unknown = [
             at for at, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)
         ]
         if unknown:
-            for at, reply in zip(unknown, self._exchange([_eval(*calls[at]) for at in unknown]), strict=True):
+            replies_now = self._exchange([_eval(*calls[at]) for at in unknown], again=again)
+            for at, reply in zip(unknown, replies_now, strict=True):
                 replies[at] = reply
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise self.wrapped(reply) from reply
-        return replies
+        return [self.wrapped(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
     def call_and_wait(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
         """As `call`; returns once so many replicas have it as ``wait_replicas`` says."""
@@ -356,13 +389,18 @@ class RedisConnection:
         done = replies[len(calls) + 1]
         if isinstance(done, Exception):  # the first that was refused says why
             raise next(self.wrapped(reply) for reply in replies if isinstance(reply, Exception))
-        if self._wait and replies[-1] < self._wait:
-            raise BackendUnavailable(
-                f"the jobs are stored, but {replies[-1]} replicas have confirmed it, not {self._wait} "
-                "(wait_replicas)",
-                outcome_unknown=True,
-            )
+        if self._wait:
+            self._check_confirmed(replies[-1])
         return list(done)
+
+    def _check_confirmed(self, replicas: Any) -> None:
+        if isinstance(replicas, Exception):
+            problem = f"the server does not tell which replicas have them (wait_replicas): {replicas}"
+        elif replicas < self._wait:
+            problem = f"{replicas} replicas have confirmed it, not {self._wait} (wait_replicas)"
+        else:
+            return
+        raise BackendUnavailable(f"the jobs are stored, but {problem}", outcome_unknown=True)
 
     def command(self, *arguments: Any) -> Any:
         """Run one command that only reads, or that is safe to repeat."""
@@ -391,11 +429,9 @@ class RedisConnection:
             attempts -= 1
             try:
                 return self._exchange_once(commands, near)
-            except (redis.RedisError, OSError) as error:
+            except (*DRIVER_ERRORS, OSError) as error:
                 self._broke()
-                gone = isinstance(error, (redis.ConnectionError, OSError))
-                final = isinstance(error, (redis.TimeoutError, redis.AuthenticationError)) or not gone
-                if not attempts or final or "connecting to" in str(error):
+                if not attempts or not _has_broken(error):
                     wrapped = self.wrapped(error)
                     if perhaps_done and isinstance(wrapped, BackendUnavailable):
                         wrapped.outcome_unknown = True  # whatever became of the second attempt
@@ -407,7 +443,11 @@ class RedisConnection:
         if client is None:
             raise BackendUnavailable("the connection to Redis is closed")
         if self.cluster:
-            return self._through_cluster(client, commands, near)
+            try:
+                return self._through_cluster(client, commands, near)
+            except BaseException:
+                _hang_up(client)
+                raise
         wire = self._take()
         try:
             replies = wire.exchange(commands)

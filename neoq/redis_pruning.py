@@ -52,7 +52,8 @@ class Pruner:
         return dropped
 
     def _drop(self, queue: str, what: str, seconds: str, number: int) -> list[bytes]:
-        return list(self._queues.call(self._queues.scripts.drop, queue, [what, seconds, number]))
+        again = bool(seconds)  # said twice, it would drop twice as many beyond a number
+        return list(self._queues.call(self._queues.scripts.drop, queue, [what, seconds, number], again=again))
 
     def tidy(self, cursors: dict[str, Any]) -> None:
         """Forget batches of which no job is left; a cursor a queue tells where to go on the next time."""

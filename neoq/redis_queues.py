@@ -39,9 +39,9 @@ class RedisQueues:
         """A call of a script on a queue."""
         return script, self.keys(queue).keys(script.keys), arguments
 
-    def call(self, script: Script, queue: str, arguments: Sequence[Any]) -> Any:
-        """Call a script on a queue."""
-        return self.redis.call(script, self.keys(queue).keys(script.keys), arguments)
+    def call(self, script: Script, queue: str, arguments: Sequence[Any], *, again: bool = True) -> Any:
+        """Call a script on a queue. ``again``: once more where the connection broke, for it is safe to."""
+        return self.redis.call(script, self.keys(queue).keys(script.keys), arguments, again=again)
 
     def wake_arguments(self, queue: str) -> tuple[str, bytes, int]:
         """What scripts need to call a worker: its channel's beginning, the queue, how many to try."""

@@ -47,6 +47,7 @@ class Scripts:
         self.add_one = Script("add_one", drains=False)
         self.add_new = Script("add_new", drains=False)
         self.beat = Script("beat", drains=flags)
+        self.call = Script("call", drains=flags)
         self.change = Script("change", drains=flags)
         self.claim = Script("claim", drains=flags)
         self.counts = Script("counts", drains=flags)

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
+from neoq.redis_connection import DRIVER_ERRORS, RedisConnection
 from neoq.threads import join
 
 if TYPE_CHECKING:
     from neoq.config import SafeLogger
-    from neoq.redis_connection import RedisConnection
 
 PING_EVERY = 15.0  # seconds; a connection that is silent for twice as long is dead
 FIRST_PAUSE, LAST_PAUSE = 0.1, 2.0  # seconds between attempts to connect
+REFUSED_PAUSE = 60.0  # and where the server does not let us hear it
 
 
 class Wakes:
@@ -43,6 +44,7 @@ class Wakes:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._ear: Any = None
+        self._pause = FIRST_PAUSE
         self.hears = False
 
     def start(self) -> None:
@@ -65,17 +67,28 @@ class Wakes:
         join(thread, 2.0)
 
     def _run(self) -> None:
-        pause = FIRST_PAUSE
         while not self._closing.is_set():
             try:
                 self._hear()
-                pause = FIRST_PAUSE
-            except (redis.RedisError, OSError, ValueError, AttributeError) as error:
+            except Exception as error:  # a thread that ended here would leave this worker deaf
                 if self._closing.is_set():
                     return
-                self._log.warning("the server's calls are not heard until it is back: %s", error)
-                self._closing.wait(pause)
-                pause = min(2 * pause, LAST_PAUSE)
+                self._closing.wait(self._pause_after(error))
+
+    def _pause_after(self, error: Exception) -> float:
+        """Say what the matter is, and how many seconds until it is worth trying again."""
+        if isinstance(error, redis.ResponseError):
+            self._log.warning(
+                "the server refuses to call us, so jobs are looked for every job_check_interval instead; "
+                "let its user hear the channels %s*: %s",
+                self._channel.rpartition(":")[0] + ":",
+                error,
+            )
+            return REFUSED_PAUSE
+        trace = not isinstance(error, (*DRIVER_ERRORS, OSError, ValueError, AttributeError))
+        self._log.warning("the server's calls are not heard until it is back: %r", error, exc_info=trace)
+        pause, self._pause = self._pause, min(2 * self._pause, LAST_PAUSE)
+        return pause
 
     def _hear(self) -> None:
         client = self._connection.new_client(socket_timeout=PING_EVERY)
@@ -83,7 +96,9 @@ class Wakes:
         try:
             ear.send([("SUBSCRIBE", self._channel)])
             with self._lock:
-                self._ear = ear
+                if self._closing.is_set():
+                    return
+                self._ear = ear  # from now on its end is to be told of
             self._listen(ear)
         finally:
             with self._lock:
@@ -93,10 +108,11 @@ class Wakes:
             client.close()
 
     def _listen(self, ear: Any) -> None:
+        """Hear calls until we have unsubscribed; none that came before is lost."""
         asked = False
-        while not self._closing.is_set():
+        while True:
             try:
-                kind, *rest = ear.read()
+                reply = ear.read()
             except redis.TimeoutError:
                 if asked:
                     raise
@@ -104,8 +120,14 @@ class Wakes:
                 ear.send([("PING",)])
                 continue
             asked = False
+            if isinstance(reply, Exception):
+                raise reply
+            kind, *rest = reply
             if kind == b"message":
                 self._called(rest[1].decode())
             elif kind == b"subscribe":
                 self.hears = True
+                self._pause = FIRST_PAUSE
                 self._back()
+            elif kind == b"unsubscribe":
+                return

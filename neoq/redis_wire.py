@@ -17,6 +17,9 @@ import redis
 hiredis: Any
 try:
     import hiredis
+
+    if not hasattr(hiredis, "pack_command"):  # older than 2.2; redis-py only reads with it
+        hiredis = None
 except ImportError:  # redis-py does without
     hiredis = None
 

@@ -111,6 +111,8 @@ class Settler:
         except BackendUnavailable as error:
             self._logger.warning("%d outcomes wait for the store: %s", len(batch), error)
             return False
+        with self._changed:
+            self._in_hand = []  # before it is told, or who waits for that looks and sees it still
         self._settled(batch, stale)
         return True
 

@@ -62,6 +62,7 @@ class Stopping:
 
     def __init__(self, engine: Engine, timeout: float, drain: bool) -> None:
         self.report = ShutdownReport()
+        self.drained = False  # before it began to close
         self._engine = engine
         self._timeout = min(timeout, LONGEST)
         self._drain = drain
@@ -184,7 +185,7 @@ class Stopping:
         if self._drain and engine.running and own is None:
             try:
                 with self._impatient():
-                    engine.await_quiet(give_up, lambda: self._hurried)
+                    self.drained = engine.await_quiet(give_up, lambda: self._hurried)
             except BackendError as error:
                 engine.config.log.warning("nothing more is drained: %s", error)
         if engine.fetcher is not None:

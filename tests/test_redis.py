@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import signal
 import subprocess
 import threading
 import time
@@ -20,6 +21,7 @@ import redis
 import neoq
 from neoq.job import Job, Status
 from neoq.redis_backend import RedisBackend
+from neoq.redis_wire import DirectWire
 from neoq.shutdown import CLOSING_GRACE
 from neoq.store import Demand, Outcome, lease_of, succeeded
 from neoq.testing.cases.seam import prepared
@@ -112,6 +114,15 @@ def test_nobody_listens_there() -> None:
     assert not caught.value.outcome_unknown
 
 
+def test_no_cluster_is_there() -> None:
+    """So is a cluster that is not there, for which the driver has an exception of another kind."""
+    port = free_port()
+    backend = neoq.connect(f"redis+cluster://127.0.0.1:{port}", autostart=False)
+    with pytest.raises(neoq.BackendUnavailable, match=f"127.0.0.1:{port}") as caught:
+        backend.enqueue("q")
+    assert not caught.value.outcome_unknown
+
+
 def test_a_host_without_a_name() -> None:
     """A host that nobody knows is a BackendUnavailable."""
     backend = neoq.RedisBackend("redis://nobody.invalid", autostart=False)
@@ -184,6 +195,18 @@ def test_replicas_that_are_not_there() -> None:
             with neoq.connect(server.url, autostart=False, wait_replicas=1) as backend:
                 assert backend.enqueue("q", {"n": 1}).id
                 assert len(backend.jobs()) == 2
+
+
+def test_a_user_who_may_not_wait() -> None:
+    """wait_replicas where the user may not ask for it: the job is stored, and the error says what lacks."""
+    with running_server(*AOF) as server:
+        server.client().acl_setuser("u", enabled=True, nopass=True, keys="*", commands=["+@all", "-wait"])
+        url = f"redis://u:any@127.0.0.1:{server.port}"
+        with neoq.connect(url, autostart=False, wait_replicas=1) as backend:
+            with pytest.raises(neoq.BackendUnavailable, match=r"wait_replicas.*'wait'") as caught:
+                backend.enqueue("q")
+            assert caught.value.outcome_unknown
+            assert len(backend.jobs()) == 1
 
 
 @pytest.mark.parametrize("ask", ["enqueue", "enqueue_many"])
@@ -317,8 +340,6 @@ def test_an_outage_keeps_outcomes(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_server_that_hangs() -> None:
     """A server that does not answer is away after socket_timeout; whether it has heard us is not known."""
-    import signal
-
     with (
         running_server(*AOF) as server,
         neoq.connect(server.url, socket_timeout=0.2, autostart=False) as backend,
@@ -333,6 +354,87 @@ def test_a_server_that_hangs() -> None:
         assert caught.value.outcome_unknown
         backend.enqueue("q", {"n": 1})
         assert len(backend.jobs()) == 2  # heard or not, the same job is there once
+
+
+def test_an_interrupt_between_the_first_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an interrupt breaks off a connection's first words, their answer is not taken for a later one."""
+
+    class Interrupt(BaseException):
+        pass
+
+    plain = redis.Connection.send_packed_command
+
+    def late(self: Any, *arguments: Any, **options: Any) -> None:
+        plain(self, *arguments, **options)
+        monkeypatch.undo()
+        raise Interrupt
+
+    with (
+        running_server(*AOF) as server,
+        neoq.connect(f"redis://127.0.0.1:{server.port}/3", autostart=False) as backend,
+    ):
+        assert isinstance(backend, RedisBackend)
+        job = backend.enqueue("q", {"n": 1})
+        backend._redis._drop_free()
+        server.signal(signal.SIGSTOP)
+        go_on = threading.Timer(0.3, server.signal, [signal.SIGCONT])
+        go_on.start()
+        monkeypatch.setattr(redis.Connection, "send_packed_command", late)
+        with pytest.raises(Interrupt):
+            backend.get(id_of(job))
+        for n in range(3):
+            assert backend._redis.command("ECHO", n) == b"%d" % n
+        go_on.join()
+
+
+def test_an_interrupt_in_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection to a node is used again on which the answer to an interrupted call may still come."""
+
+    class Interrupt(BaseException):
+        pass
+
+    with running_cluster(1, *AOF) as nodes, neoq.connect(cluster_url(nodes), autostart=False) as backend:
+        assert isinstance(backend, RedisBackend)
+        job = backend.enqueue("q")
+        plain = redis.Connection.send_packed_command
+
+        def late(self: Any, *arguments: Any, **options: Any) -> None:
+            plain(self, *arguments, **options)
+            monkeypatch.undo()
+            raise Interrupt
+
+        monkeypatch.setattr(redis.Connection, "send_packed_command", late)
+        [node] = backend._redis._client.get_nodes()
+        with pytest.raises(Interrupt):
+            backend.get(id_of(job))
+        assert [one._sock for one in node.redis_connection.connection_pool._available_connections] == [None]
+        assert backend.get(id_of(job)) is not None
+
+
+def test_very_many_threads(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than a hundred threads may ask at once."""
+    assert backend.queues() == []
+    plain, together = DirectWire.send, threading.Barrier(150)
+    failed: list[Exception] = []
+
+    def send(self: DirectWire, commands: Any) -> None:
+        together.wait(PATIENCE)
+        plain(self, commands)
+
+    def ask() -> None:
+        try:
+            backend._redis.command("PING")
+        except Exception as error:
+            failed.append(error)
+            together.abort()
+
+    monkeypatch.setattr(DirectWire, "send", send)
+    threads = [threading.Thread(target=ask) for _ in range(150)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
 
 
 def fill(backend: neoq.Backend, queue: str) -> int:
@@ -385,15 +487,22 @@ class Deaf:
     def __init__(self, backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         self._connection = backend._redis
         self._plain = backend._redis._exchange_once
+        self._names = {script.digest: name for name, script in vars(backend._scripts).items()}
         self.left = 0
+        self.to = ""  # what it loses the replies to: a command, or a script; "" for anything
         monkeypatch.setattr(backend._redis, "_exchange_once", self._exchange)
 
     def _exchange(self, commands: Any, near: Any) -> Any:
         replies = self._plain(commands, near)
-        if self.left:
+        if self.left and self._name_of(commands[0]).startswith(self.to):
             self.left -= 1
             raise redis.ConnectionError("the reply was lost")
         return replies
+
+    def _name_of(self, command: Any) -> str:
+        if isinstance(command, bytes):
+            return "add_one"
+        return self._names[command[1]] if command[0] == "EVALSHA" else str(command[0])
 
 
 @pytest.fixture
@@ -464,6 +573,88 @@ def test_a_lost_reply_to_a_settle(backend: RedisBackend, deaf: Deaf) -> None:
         backend.settle(outcomes)
     assert backend.settle(outcomes) == set()
     assert backend.settle(outcomes) == {job.id for job in jobs[:3]}
+
+
+def test_a_settle_that_is_said_again(backend: RedisBackend, deaf: Deaf) -> None:
+    """Outcomes whose reply is lost once are recorded, not stale, and what follows them is added."""
+    backend.enqueue_many([Job("q", {"n": n}) for n in range(3)])
+    jobs = backend.claim([Demand("q", 10)]).jobs
+    deaf.left = 1
+    follow = (prepared("p", {}),)
+    outcomes = [done(jobs[0], follow=follow), Outcome(lease_of(jobs[1]), Status.DEAD, finished_at=1.0)]
+    assert backend.settle(outcomes) == set()
+    assert len(backend.jobs("p")) == 1
+    deaf.left, deaf.to = 4, "add"
+    outcomes = [done(jobs[2], follow=(prepared("p", {"n": 1}),)), done(jobs[3])]
+    with pytest.raises(neoq.BackendUnavailable):
+        backend.settle(outcomes)
+    deaf.left = 0
+    assert backend.settle([done(job) for job in jobs[:1]]) == {jobs[0].id}  # by another thread
+    assert backend.settle(outcomes) == set()
+    assert len(backend.jobs("p")) == 2
+    assert backend._unsure == set()
+
+
+def test_a_lost_reply_about_payloads(backend: RedisBackend, deaf: Deaf) -> None:
+    """Jobs whose large payloads could not be fetched are given back, uncharged, before the next claim."""
+    backend.enqueue("q", {"x": "x" * 5000})
+    backend._workers.enlist(["q"])
+    deaf.left, deaf.to = 2, "HGET"
+    with pytest.raises(neoq.BackendUnavailable):
+        backend.claim([Demand("q", 10)])
+    jobs = backend.claim([Demand("q", 10)]).jobs
+    assert [(len(job.payload), job.crashes) for job in jobs] == [(1, 0)] * 2
+    assert backend.settle([done(job) for job in jobs]) == set()
+
+
+def test_a_lost_reply_about_dead_jobs(backend: RedisBackend, deaf: Deaf, client: redis.Redis) -> None:
+    """No more dead jobs are dropped than are too many, also where it is not heard that they were."""
+    backend.config = dataclasses.replace(backend.config, max_dead=6, retention=None)
+    backend.enqueue_many([Job("q", {"n": n}) for n in range(9)])
+    jobs = backend.claim([Demand("q", 10)]).jobs
+    backend.settle([Outcome(lease_of(job), Status.DEAD, finished_at=1.0) for job in jobs])
+    deaf.left, deaf.to = 1, "drop"
+    with pytest.raises(neoq.BackendUnavailable):
+        backend.prune()
+    backend.prune()
+    assert client.zcard(f"{{{backend.config.prefix}:q}}:dead") == 6
+
+
+def test_a_queue_that_cannot_be_claimed_from(
+    backend: RedisBackend, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A queue whose keys somebody has spoiled holds up no other, and loses none of its jobs."""
+    backend.enqueue("bad")
+    demand = [Demand("bad", 1), Demand("good", 1)]
+    client.set(f"{{{backend.config.prefix}:bad}}:wait", "spoiled")
+    for n in range(3):
+        job = backend.enqueue("good", {"n": n})
+        claimed = backend.claim(demand)
+        assert [found.id for found in claimed.jobs] == [job.id]
+        assert claimed.next_due is not None
+    assert caplog.text.count("no jobs of bad can be claimed") == 1
+    backend._quiet.clear()
+    with pytest.raises(neoq.BackendError):
+        backend.claim(demand[:1])
+
+
+def test_a_lost_reply_to_a_claim_by_text(
+    backend: RedisBackend, deaf: Deaf, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim is not said twice either where the server has forgotten its script: who knows what it took."""
+    backend._workers.enlist(["q"])
+    client.script_flush()
+    plain, losses = deaf._plain, iter([1])
+
+    def by_text(commands: Any, near: Any) -> Any:
+        if commands[0][0] == "EVAL":
+            deaf.left = next(losses, 0)
+        return plain(commands, near)
+
+    monkeypatch.setattr(deaf, "_plain", by_text)
+    with pytest.raises(neoq.BackendUnavailable):
+        backend.claim([Demand("q", 10)])
+    assert [job.payload for job in backend.claim([Demand("q", 10)]).jobs] == [{"first": True}]
 
 
 def test_a_lost_reply_to_a_claim(backend: RedisBackend, deaf: Deaf) -> None:

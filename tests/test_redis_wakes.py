@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+import redis
 
 import neoq
-from neoq.store import Claimed, Demand
+from neoq.store import Claimed, Demand, QueueCounts
+from tests.redis_server import running_server
 
 PATIENCE = 15.0
 
@@ -68,6 +74,93 @@ def test_a_call_for_a_later_job(redis_url: str, redis_prefix: Callable[[], str])
         assert ran.wait(PATIENCE)
 
 
+@pytest.mark.parametrize("why", ["its runner is busy", "it shuts down"])
+def test_a_call_that_comes_to_the_wrong_one(
+    redis_url: str, redis_prefix: Callable[[], str], why: str
+) -> None:
+    """A worker that is called as it can take nothing lets another be called: no job waits for its look."""
+    prefix = redis_prefix()
+    ran, began, may_end = threading.Event(), threading.Event(), threading.Event()
+
+    def hang(_job: neoq.Job) -> None:
+        began.set()
+        assert may_end.wait(3 * PATIENCE)
+
+    with (
+        redis.Redis.from_url(redis_url, protocol=2) as client,
+        neoq.RedisBackend(redis_url, prefix=prefix, autostart=False) as producer,
+        neoq.RedisBackend(redis_url, prefix=prefix, **SELDOM) as busy,
+        neoq.RedisBackend(redis_url, prefix=prefix, **SELDOM) as free,
+    ):
+        idle = f"{{{prefix}:q}}:idle"
+        busy.listen("q", hang, concurrency=1)
+        producer.enqueue("q", {"hangs": True})
+        assert began.wait(PATIENCE)
+        shutdown = threading.Thread(target=busy.shutdown)
+        if why == "it shuts down":
+            shutdown.start()
+            while busy.engine.fetcher is None or not busy.engine.fetcher._stopping.is_set():
+                threading.Event().wait(0.01)
+        free.listen("q", lambda _job: ran.set(), concurrency=1)
+        while not client.sismember(idle, free.engine.worker_id):
+            threading.Event().wait(0.01)
+        client.delete(idle)  # so that nobody is called
+        producer.enqueue("q")
+        client.sadd(idle, free.engine.worker_id)
+        client.publish(f"{prefix}:wake:{busy.engine.worker_id}", "q")
+        try:
+            assert ran.wait(PATIENCE)
+        finally:
+            may_end.set()
+            if shutdown.ident:
+                shutdown.join(PATIENCE)
+
+
+def test_a_worker_that_may_not_be_called(caplog: pytest.LogCaptureFixture) -> None:
+    """Where the server lets nobody subscribe that is said, and jobs are found all the same."""
+    with running_server("--appendonly", "yes") as server:
+        server.client().acl_setuser("u", enabled=True, nopass=True, keys="*", commands=["+@all"])
+        server.client().execute_command("ACL", "SETUSER", "u", "resetchannels")
+        url = f"redis://u:any@127.0.0.1:{server.port}"
+        with neoq.connect(url, job_check_interval=0.1) as worker:
+            ran = threading.Event()
+            worker.listen("q", lambda _job: ran.set())
+            while "let its user hear the channels neoq:wake:*" not in caplog.text:
+                threading.Event().wait(0.01)
+            worker.enqueue("q")
+            assert ran.wait(PATIENCE)
+
+
+def test_an_error_that_is_none_of_the_stores(redis_url: str, redis_prefix: Callable[[], str]) -> None:
+    """A claim that fails as no store should leaves neither the fetcher dead nor the worker deaf."""
+    prefix = redis_prefix()
+    with (
+        neoq.RedisBackend(redis_url, prefix=prefix, autostart=False) as producer,
+        neoq.RedisBackend(redis_url, prefix=prefix, **SELDOM) as worker,
+    ):
+        plain, failed, answered = worker.claim, set[str](), list[str]()
+
+        def claim(demand: Sequence[Demand]) -> Claimed:
+            name = threading.current_thread().name
+            if name not in failed:
+                failed.add(name)
+                raise MemoryError
+            claimed = plain(demand)
+            answered.extend(name for _ in claimed.jobs)
+            return claimed
+
+        worker.claim = claim  # type: ignore[method-assign]
+        ran: SimpleQueue[int] = SimpleQueue()
+        worker.listen("q", lambda job: ran.put(job.payload["n"]))
+        for n in range(3):
+            while not worker._wakes.hears or not worker._quiet:
+                threading.Event().wait(0.01)
+            producer.enqueue("q", {"n": n})
+            assert ran.get(timeout=PATIENCE) == n
+        assert failed == {"neoq-fetcher", "neoq-wakes"}
+        assert answered[-1] == "neoq-wakes"
+
+
 def test_a_shutdown_waits_for_a_claim_in_that_thread(redis_url: str, redis_prefix: Callable[[], str]) -> None:
     """Jobs that the hearing thread claims as the shutdown begins are run, or given back uncharged."""
     prefix = redis_prefix()
@@ -98,3 +191,67 @@ def test_a_shutdown_waits_for_a_claim_in_that_thread(redis_url: str, redis_prefi
         assert found is not None
         expected = neoq.Status.SUCCEEDED if ran.is_set() else neoq.Status.PENDING
         assert (found.status, found.retries, found.crashes) == (expected, 0, 0)
+
+
+def test_a_drain_during_a_shutdown(redis_url: str, redis_prefix: Callable[[], str]) -> None:
+    """Who drains and looks just as a shutdown that has drained all closes the store is told that all ran."""
+    backend = neoq.RedisBackend(redis_url, prefix=redis_prefix())
+    backend.listen("q", lambda _job: None)
+    backend.enqueue("q")
+    looks, closed, drained = threading.Event(), threading.Event(), SimpleQueue[bool]()
+    draining = threading.Thread(target=lambda: drained.put(backend.drain()))
+    plain = backend.counts
+
+    def counts() -> list[QueueCounts]:
+        if threading.current_thread() is draining:
+            looks.set()
+            assert closed.wait(PATIENCE)
+        return plain()
+
+    backend.counts = counts  # type: ignore[method-assign]
+    draining.start()
+    assert looks.wait(PATIENCE)
+    backend.shutdown(drain=True)
+    closed.set()
+    assert drained.get(timeout=PATIENCE) is True
+    draining.join(PATIENCE)
+
+
+@pytest.mark.parametrize("late", ["_is_busy", "settled"])
+def test_a_drain_misses_no_change(redis_url: str, redis_prefix: Callable[[], str], late: str) -> None:
+    """Who drains looks again at once where the last job is settled just as it looks, or as that is told."""
+    with neoq.RedisBackend(redis_url, prefix=redis_prefix(), **SELDOM) as backend:
+        may_end, looked = threading.Event(), threading.Event()
+        backend.listen("q", lambda _job: may_end.wait(PATIENCE))
+        job = backend.enqueue("q")
+        engine = backend.engine
+        assert engine.settler is not None
+        if late == "settled":
+            told = engine.settler._settled
+
+            def tell(*arguments: Any) -> None:
+                told(*arguments)
+                looked.wait(0.2)
+
+            engine.settler._settled = tell
+            threading.Timer(0.1, may_end.set).start()
+        else:
+            is_busy = engine._is_busy
+
+            def look() -> bool:
+                busy = is_busy()
+                if not may_end.is_set():
+                    may_end.set()
+                    while (found := backend.get(job.id)) is None or not found.finished or is_busy():
+                        threading.Event().wait(0.01)
+                return busy
+
+            engine._is_busy = look  # type: ignore[method-assign]
+        drained = threading.Event()
+        waiting = threading.Thread(target=lambda: backend.drain() and drained.set())
+        waiting.start()
+        try:
+            assert drained.wait(PATIENCE)
+        finally:
+            engine.tell()
+            waiting.join(PATIENCE)

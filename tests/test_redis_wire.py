@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -107,6 +108,13 @@ def test_a_packed_beginning() -> None:
     """A command whose beginning was packed before goes over the wire as any other."""
     whole = ("EVALSHA", b"a" * 40, 2, b"k%1", b"k2", "x", 8, b"", b"more\r\n")
     assert Beginning(whole[:-2], 2).with_last(whole[-2:]) == hiredis.pack_command(whole)
+
+
+def test_an_old_hiredis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that packs no commands yet, which redis-py may bring along, is left to redis-py."""
+    assert runpy.run_path(redis_wire.__file__)["PACKS"]
+    monkeypatch.delattr(hiredis, "pack_command")
+    assert not runpy.run_path(redis_wire.__file__)["PACKS"]
 
 
 def test_without_hiredis(
