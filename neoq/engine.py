@@ -351,14 +351,14 @@ class Engine:
             with self._changing:
                 self.watchers -= 1
 
-    def wait_for_change(self, seconds: float, seen: int | None = None) -> None:
+    def wait_for_change(self, seconds: float, seen: int) -> None:
         """Wait until something was settled or parked, or the time is up; not where ``seen`` is out of date.
 
         That is what `told` was when the caller began to look at what it waits for.
         """
         try:
             with self._changing:
-                if seen is None or seen == self.told:
+                if seen == self.told:
                     self.changed.wait(min(seconds, self.config.job_check_interval))
         except RuntimeError as error:  # what a signal handler raises can come while wait() has not got the
             if error.__context__ is None:  # lock back: then the end of the block has nothing to release
@@ -519,7 +519,7 @@ class Engine:
             while not self._rests():
                 if _time.monotonic() > give_up:
                     raise NeoqError("jobs of this backend still run in threads; drain it before")
-                self.wait_for_change(0.01)
+                self.wait_for_change(0.01, self.told)
 
     def _rests(self) -> bool:
         if not all(runner.parked for runner in self._runners()):
@@ -580,6 +580,7 @@ class Engine:
         give_up = math.inf if timeout is None else _time.monotonic() + timeout
         with self.watching(), self._awaiting(job_id) as awaited:
             while True:
+                seen = self.told
                 job = self._look_for(job_id, awaited)
                 if job is None:
                     return self._forgotten(job_id, awaited)
@@ -591,7 +592,7 @@ class Engine:
                 left = give_up - _time.monotonic()
                 if left <= 0:
                     raise TimeoutError(f"job {job_id} of {job.queue} is {job.status.name} after {timeout} s")
-                self.wait_for_change(left)
+                self.wait_for_change(left, seen)
 
     def _look_for(self, job_id: int, awaited: Awaited) -> Job | None:
         """A job as its store has it; None where that does not know it, or was closed since the job ended."""

@@ -191,7 +191,7 @@ class Fetcher:
                     return
                 trace = not isinstance(error, BackendError)
                 self._logger.warning(
-                    "no jobs can be fetched, again in %.1f s: %r", pause, error, exc_info=trace
+                    "no jobs can be fetched, again in %.1f s: %s", pause, error, exc_info=trace
                 )
                 self._call.wait(pause)
                 pause = min(2 * pause, LAST_PAUSE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -235,6 +236,31 @@ def test_listening_at_the_same_time_gives_one_listener() -> None:
     with neoq.MemBackend(autostart=False) as backend:
         for pair in zip(*Meeting(500, [listen, listen]).hold(), strict=True):
             assert sorted(pair) == ["listens", "refused"]
+
+
+def test_an_end_that_comes_as_its_waiter_looks_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who finds a job unfinished, and then waits for a change that has come by already, does not wait."""
+    gate = threading.Event()
+    with neoq.MemBackend(job_check_interval=3600) as backend:
+        backend.listen("q", lambda job: gate.wait(PATIENCE))
+        job = backend.enqueue("q")
+        find = backend.find
+
+        def find_just_before(**options: Any) -> list[neoq.Job]:
+            found = find(**options)
+            told = backend.engine.told
+            gate.set()
+            give_up = time.monotonic() + PATIENCE
+            while backend.engine.told == told and time.monotonic() < give_up:
+                time.sleep(0.001)
+            monkeypatch.undo()
+            return found
+
+        monkeypatch.setattr(backend, "find", find_just_before)
+        waiter = threading.Thread(target=backend.wait, args=(job.id,), daemon=True)
+        waiter.start()
+        waiter.join(PATIENCE)
+        assert not waiter.is_alive()
 
 
 # --------------------------------------------------------------------------------------------- a missed end
