@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from neoq.errors import BackendError, DuplicateJobError
-from neoq.job import Job, Status
+from neoq.job import Job, Status, latest
 from neoq.redis_connection import Call
 from neoq.redis_finding import Finder
 from neoq.redis_keys import job_id
@@ -65,6 +65,14 @@ class Part:
         ]
 
 
+def _by_clock(now: float, jobs: Sequence[Job]) -> None:
+    """Count spans from what the clock says that judges them, where this machine's differs."""
+    for job in jobs:
+        for asked, name in ((job._asked_run_after, "_run_after"), (job._asked_deadline, "_deadline")):
+            if asked[1] is not None:
+                setattr(job, name, latest(now + asked[1]))
+
+
 class Adder:
     """Adds jobs, one batch at a time: what it added last can be said again after a lost reply."""
 
@@ -77,9 +85,8 @@ class Adder:
 
     def add(self, jobs: Sequence[Job], token: bytes, room: dict[str, int]) -> list[Job]:
         """Add a batch; ``room`` says how many ready jobs each of its bounded queues may hold then."""
-        for job in jobs:
-            if job._asked_deadline[1] is not None:  # a span counts by the clock that judges it
-                job._deadline = self._queues.time() + job._asked_deadline[1]
+        if self._queues.clock_ahead:
+            _by_clock(self._queues.time(), jobs)
         if len(jobs) == 1:
             return [self._add_alone(jobs[0], token, room.get(jobs[0].queue))]
         parts = list(_parts(jobs))

@@ -187,6 +187,8 @@ class RedisBackend(Backend):
         self._redis = connection
         self._scripts = connection.scripts
         self._queues = RedisQueues(connection, config.prefix)
+        before = _time.time()
+        self._queues.learn_time(self._queues.ask_time(), before)
         self._finder = Finder(self._queues)
         self._leased = Leased(self._queues)
         self._adder = Adder(self._queues, self._finder)

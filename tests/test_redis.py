@@ -13,12 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 
 import neoq
+from neoq.clock import SystemClock
 from neoq.job import Job, Status
 from neoq.redis_backend import RedisBackend
 from neoq.redis_wire import DirectWire
@@ -1054,13 +1056,37 @@ def test_a_producer_whose_clock_is_behind(backend: RedisBackend, client: redis.R
     backend._adder._next.clear()
     large = {"x": "x" * 5000}
     later = backend.enqueue_many(
-        [Job("q", {"n": 1}), Job("q", large), Job("q", {"n": 2}, run_after=3600, priority=5)]
+        [Job("q", {"n": 1}), Job("q", large), Job("q", {"n": 2}, run_after=7200, priority=5)]
     )
     ids = [id_of(job) for job in (first, *later)]
     assert ids == sorted(set(ids))
     assert [job.payload for job in backend.jobs()][::-1] == [{"n": 0}, {"n": 1}, large, {"n": 2}]
     assert [job.payload for job in backend.claim([Demand("q", 9)]).jobs] == [{"n": 0}, {"n": 1}, large]
     check_ledger(client, backend.config.prefix)
+
+
+def test_a_span_counts_by_the_clock_of_the_server(
+    redis_url: str, redis_prefix: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs of a producer whose clock is an hour fast run, and die, as soon as those of others."""
+
+    class Fast(SystemClock):
+        def time(self) -> float:
+            return time.time() + 3600
+
+    url = f"{redis_url}?prefix={redis_prefix()}"
+    with neoq.connect(url) as worker, neoq.connect(url, autostart=False) as producer:
+        producer.clock = Fast()
+        monkeypatch.setattr("neoq.redis_queues.time", SimpleNamespace(time=Fast().time))
+        monkeypatch.setattr(
+            "neoq.redis_backend._time", SimpleNamespace(time=Fast().time, monotonic=time.monotonic)
+        )
+        soon = producer.enqueue("q", {"n": 0}, run_after=0.1)
+        late = producer.enqueue("q", {"n": 1}, run_after=0.2, deadline=0.1)
+        monkeypatch.undo()
+        worker.listen("q", lambda job: job.payload["n"])
+        assert worker.wait(id_of(soon), timeout=30).result == 0
+        assert worker.wait(id_of(late), timeout=30).status is Status.DEAD
 
 
 def test_an_idle_worker_asks_little(redis_url: str, redis_prefix: Callable[[], str]) -> None:
