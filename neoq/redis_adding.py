@@ -65,12 +65,11 @@ class Part:
         ]
 
 
-def _by_clock(now: float, jobs: Sequence[Job]) -> None:
-    """Count spans from what the clock says that judges them, where this machine's differs."""
-    for job in jobs:
-        for asked, name in ((job._asked_run_after, "_run_after"), (job._asked_deadline, "_deadline")):
-            if asked[1] is not None:
-                setattr(job, name, latest(now + asked[1]))
+def _count_spans(job: Job, now: float) -> None:
+    """Count a job's spans from what the clock says that judges them; this machine's may differ."""
+    for asked, name in ((job._asked_run_after, "_run_after"), (job._asked_deadline, "_deadline")):
+        if asked[1] is not None:
+            setattr(job, name, latest(now + asked[1]))
 
 
 class Adder:
@@ -85,8 +84,9 @@ class Adder:
 
     def add(self, jobs: Sequence[Job], token: bytes, room: dict[str, int]) -> list[Job]:
         """Add a batch; ``room`` says how many ready jobs each of its bounded queues may hold then."""
-        if self._queues.clock_ahead:
-            _by_clock(self._queues.time(), jobs)
+        for job in jobs:
+            if job._special:
+                _count_spans(job, self._queues.time())
         if len(jobs) == 1:
             return [self._add_alone(jobs[0], token, room.get(jobs[0].queue))]
         parts = list(_parts(jobs))
