@@ -561,14 +561,14 @@ class Engine:
     def await_quiet(self, give_up: float, broken_off: Callable[[], bool] = bool) -> bool:
         """Wait until `is_quiet`, at most until ``give_up`` (monotonic) or until it is broken off."""
         with self.watching():
-            seen = self.told
-            while not self.is_quiet():
+            while True:
+                seen = self.told
+                if self.is_quiet():
+                    return True
                 left = give_up - _time.monotonic()
                 if left <= 0 or broken_off():
                     return False
                 self.wait_for_change(left, seen)
-                seen = self.told
-        return True
 
     def wait(self, job_id: int, timeout: float | None) -> Job:
         """Wait until a job has finished."""

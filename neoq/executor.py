@@ -277,7 +277,7 @@ def _tell(job: Job, listener: Listener, error: BaseException, slot: Slot, watchd
     """Tell on_error in this thread, guarded as the handler was: if it hangs, the attempt ends without it."""
     assert listener.on_error is not None
     until = slot.plan_aftermath(listener.timeout)
-    if watchdog is not None and until < watchdog.wakes_at:
+    if watchdog is not None:
         watchdog.expect(until)
     failed: BaseException | None = None
     try:

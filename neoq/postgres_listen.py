@@ -121,10 +121,8 @@ class Presence:
             connection.execute(
                 "set lock_timeout = '5s'"
             )  # of a session of ours that the server still believes in
-            if connection.info.server_version >= 140_000:
-                connection.execute(
-                    "set idle_session_timeout = 0"
-                )  # whatever it is for others: this one waits
+            if connection.info.server_version >= 140_000:  # whatever it is for others: this one waits
+                connection.execute("set idle_session_timeout = 0")
             connection.execute("select pg_advisory_lock(%s::int, %s::int)", (self.lock_class, number))
             connection.execute(f'listen "{channel_of(self._schema)}"')
         except psycopg.Error as error:
@@ -288,19 +286,22 @@ class Announcer:
             with self._lock:
                 queues, closing = self._pending, self._closing
                 now = time.monotonic()
-                left = max(0.0, self._told + APART - now) if queues else None  # None: till somebody calls
-                if queues and (closing or not left):
+                left = max(0.0, self._told + APART - now)
+                due = bool(queues) and (closing or not left)
+                if due:
                     self._pending, self._told = set(), now
-                    left = 0.0
-            if closing and not queues:
+            if due:
+                self._tell(queues)
+            elif closing:
                 return
-            if left != 0.0:
-                self._call.wait(left)
-                continue
-            try:
-                self._connections.execute(*self.notification(news("r", queues)))
-            except BackendError as error:
-                self._log.debug("other processes were not told of new jobs and find them later: %s", error)
+            else:
+                self._call.wait(left if queues else None)
+
+    def _tell(self, queues: set[str]) -> None:
+        try:
+            self._connections.execute(*self.notification(news("r", queues)))
+        except BackendError as error:
+            self._log.debug("other processes were not told of new jobs and find them later: %s", error)
 
 
 def news(kind: str, queues: Iterable[str]) -> str:

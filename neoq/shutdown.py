@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from neoq.errors import BackendError, ShutdownRequested
-from neoq.executor import abandoned
 from neoq.job import FINISHED, Job, Status
 from neoq.store import Outcome, given_back
 from neoq.threads import start
@@ -241,11 +240,9 @@ class Stopping:
                 runner.thread.name,
             )
             runner.lane.replace(runner)
-            listener = runner.lane.listener
-            outcome, error = abandoned(job, listener, runner.slot, asked)
-            self._engine.source.settle([outcome])
+            error = runner.settle_over_its_head(job, asked)
             if error is not None:
-                runner.lane.aside(listener.tell, job, error)
+                runner.lane.aside(runner.lane.listener.tell, job, error)
         for lane in self._engine.lanes.values():
             with lane.lock:
                 asides = lane.asides

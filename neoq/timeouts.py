@@ -321,7 +321,7 @@ class Watchdog:
             self.wakes_at = due
             pause = due - self._clock.monotonic()
             if pause > 0:
-                self._wake.wait(None if pause == math.inf else pause)
+                self._wake.wait(pause)
 
     def scan(self) -> float:
         """Look at every slot once; return when the next one is due."""

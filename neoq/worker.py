@@ -450,11 +450,15 @@ class Runner:
             self.thread.name,
             stack,
         )
-        listener = self.lane.listener
-        outcome, error = abandoned(job, listener, self.slot, asked)
-        self.lane.source.settle([outcome])  # first of all: on_error may hang
+        error = self.settle_over_its_head(job, asked)  # first of all: on_error may hang
         if error is not None:
-            listener.tell(job, error)
+            self.lane.listener.tell(job, error)
+
+    def settle_over_its_head(self, job: Job, asked: Interrupt) -> BaseException | None:
+        """Settle the attempt of a thread that was left behind; return what on_error is to be told of it."""
+        outcome, error = abandoned(job, self.lane.listener, self.slot, asked)
+        self.lane.source.settle([outcome])
+        return error
 
     def check(self, now: float) -> float:
         """Interrupt, abandon, flush or call for help where it is due: the watchdog's look at this runner."""
