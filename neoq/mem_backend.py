@@ -622,6 +622,7 @@ class MemBackend(Backend):
 
     def prune(self) -> int:
         """Forget finished jobs older than ``retention``."""
+        self.engine.look()
         retention = self.config.retention
         if retention is None:
             return 0

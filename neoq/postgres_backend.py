@@ -491,6 +491,7 @@ class PostgresBackend(Backend):
 
     def prune(self) -> int:
         """Forget finished jobs older than ``retention``, in parts that hold nobody up for long."""
+        self.engine.look()
         self._own.execute(self._statements.sum_up)
         if self.config.retention is None:
             return 0
@@ -513,6 +514,7 @@ class PostgresBackend(Backend):
 
     def workers(self) -> list[WorkerInfo]:
         """The processes that listen on this database and are alive."""
+        self.engine.look()
         rows = self._execute(self._statements.workers, (self.config.lease,))
         return [
             WorkerInfo(name, host, pid, _time_of(began), _time_of(beat), tuple(queues), running)

@@ -599,6 +599,7 @@ class RedisBackend(Backend):
 
     def workers(self) -> list[WorkerInfo]:
         """The processes that listen and are alive."""
+        self.engine.look()
         return self._workers.alive()
 
     def reclaim(self) -> Reclaimed:
@@ -658,6 +659,7 @@ class RedisBackend(Backend):
 
     def prune(self) -> int:
         """Forget finished jobs older than ``retention``, and the oldest beyond max_finished and max_dead."""
+        self.engine.look()
         config = self.config
         pruner = Pruner(self._queues)
         pruned = 0 if config.retention is None else pruner.drop_old(config.retention)

@@ -309,6 +309,7 @@ class SqliteBackend(Backend):
 
     def prune(self) -> int:
         """Forget finished jobs older than ``retention``, in parts that hold nobody up for long."""
+        self.engine.look()
         pruned = 0
         while (number := self._write(sqlite_operate.prune, lasting=False)) == PRUNED_AT_ONCE:
             pruned += number
@@ -322,6 +323,7 @@ class SqliteBackend(Backend):
 
     def workers(self) -> list[WorkerInfo]:
         """The processes that listen on this file and are alive."""
+        self.engine.look()
         heard_since = self.clock.time() - self.config.lease
         return sqlite_look.workers(self._file, heard_since, self._locks.is_dead)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -294,6 +295,34 @@ class LookingCases(Suite):
     def test_get_an_unknown_job(self, backend: Backend) -> None:
         """get() of an id that nobody knows is None."""
         assert backend.get(UNKNOWN) is None
+
+    @pytest.mark.parametrize(
+        "look",
+        [
+            lambda backend: backend.get(UNKNOWN) is None,
+            lambda backend: backend.jobs() == [],
+            lambda backend: backend.stats().ready == 0,
+            lambda backend: backend.queues() == [],
+            lambda backend: backend.workers() == [],
+            lambda backend: backend.prune() == 0,
+            lambda backend: backend.cancel(UNKNOWN) is False,
+            lambda backend: backend.retry(UNKNOWN) is False,
+            lambda backend: backend.delete(UNKNOWN) is False,
+            lambda backend: backend.pause("q") is None,
+            lambda backend: backend.resume("q") is None,
+            lambda backend: backend.drain() is True,
+            lambda backend: backend.enqueue_many([]) == [],
+            lambda backend: backend.shutdown().lost == [],
+        ],
+    )
+    def test_the_first_call_of_a_process(self, waiting: Backend, look: Callable[[Backend], bool]) -> None:
+        """Whatever call comes first, it opens the store."""
+        assert look(waiting)
+
+    def test_waiting_is_the_first_call(self, waiting: Backend) -> None:
+        """wait() as the first call opens the store, and says that nothing is known of the job."""
+        with pytest.raises(NeoqError, match="nothing is known of job"):
+            waiting.wait(UNKNOWN)
 
     def test_an_id_beyond_all_ids(self, backend: Backend) -> None:
         """An id that does not fit into any store is unknown, too."""
