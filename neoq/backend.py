@@ -445,17 +445,16 @@ class Backend(Store):
         # A lock and no Event: the set() of one takes a lock that the wait() under this handler may hold.
         asked = threading.Lock()
         asked.acquire()
-
-        first: list[float] = []
+        times: list[float] = []  # when we were asked, and asked again
 
         def ask(*_: object) -> None:
             now = time.monotonic()
-            try:
+            if not times:
+                times.append(now)
                 asked.release()
-                first.append(now)
-            except RuntimeError:  # asked before; both at once is a supervisor that passes a signal on
-                stopping = self.engine.stopping
-                if stopping is not None and now - first[0] >= SECOND_SIGNAL:
+            elif now - times[0] >= SECOND_SIGNAL:  # both at once is a supervisor that passes a signal on
+                times.append(now)
+                if (stopping := self.engine.stopping) is not None:
                     stopping.hurry()
 
         signals = (signal.SIGTERM, signal.SIGINT)
@@ -466,7 +465,10 @@ class Backend(Store):
                 timeout=1.0
             ):  # untimed, it would miss a signal that comes just before it blocks
                 pass
-            return self.shutdown()
+            stopping = self.engine.begin_shutdown(None, drain=False)
+            if len(times) > 1:  # the second came before there was anything to hurry
+                stopping.hurry()
+            return stopping.run()
         finally:
             for number, handler in zip(signals, before, strict=True):
                 signal.signal(number, handler)

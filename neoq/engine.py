@@ -643,9 +643,10 @@ class Engine:
         """End; see `neoq.shutdown`."""
         if self.stopping is None and interrupts_us():
             return self._ask_for_shutdown(timeout, drain)
-        return self._stopping(timeout, drain).run()
+        return self.begin_shutdown(timeout, drain=drain).run()
 
-    def _stopping(self, timeout: float | None, drain: bool) -> Stopping:
+    def begin_shutdown(self, timeout: float | None, *, drain: bool) -> Stopping:
+        """The one shutdown of this engine, which its caller is to run."""
         with self.lock:
             if self.stopping is None:
                 seconds = self.config.shutdown_timeout if timeout is None else timeout
@@ -674,7 +675,7 @@ class Engine:
         if self.stopping is None and self.opened:
             for lane in self.lanes.values():
                 lane.vacant = 0 if lane.runners else lane.vacant  # no thread can be started any more
-            self._stopping(None, drain=not self.durable).run()
+            self.begin_shutdown(None, drain=not self.durable).run()
 
     def forget(self) -> None:
         """It is closed: nothing is to be done for it after a fork or at exit."""

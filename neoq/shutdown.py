@@ -76,6 +76,7 @@ class Stopping:
         self._reported = False
         self._give_up = 0.0
         self._hurried = False
+        self._hurried_at = math.inf  # monotonic
         self._broken_off: BaseException | None = None
 
     def note(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
@@ -97,7 +98,9 @@ class Stopping:
 
     def hurry(self) -> None:
         """Wait for jobs no longer: those that run are interrupted. A signal handler may call it."""
-        self._hurried = True
+        if not self._hurried:
+            self._hurried_at = time.monotonic()
+            self._hurried = True
 
     def run(self) -> ShutdownReport:
         """Shut down, or wait for the one who does.
@@ -161,8 +164,12 @@ class Stopping:
     def _in_standby(self, own: Runner | None, seconds: float) -> bool:
         """Stop in a thread of its own; whether that was done in time."""
         done = False
+        give_up = time.monotonic() + seconds
         with self._impatient():
-            done = self._engine.standby.do(lambda: self._stop(own), seconds)
+            while not done and time.monotonic() < give_up:
+                done = self._engine.standby.do(lambda: self._stop(own), min(SLICE, seconds))
+                if self._hurried:
+                    give_up = min(give_up, self._hurried_at + CLOSING + STANDSTILL)
         if self._broken_off is not None and not done:
             done = self._engine.standby.do(lambda: self._stop(own), CLOSING + STANDSTILL)
         return done
@@ -207,7 +214,8 @@ class Stopping:
 
     def _patience(self) -> float:
         """Seconds for a claim or a settle that is under way: all that are left, and a moment at least."""
-        return max(CLOSING_GRACE, self._give_up - time.monotonic())
+        give_up = min(self._give_up, self._hurried_at + CLOSING)
+        return max(CLOSING_GRACE, give_up - time.monotonic())
 
     def _await_runners(self, own: Runner | None, give_up: float, hurried: Callable[[], bool]) -> None:
         for runner in self._engine.all_runners():
