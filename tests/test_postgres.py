@@ -37,8 +37,8 @@ from neoq.postgres_jobs import held
 from neoq.postgres_schema import VERSION
 from neoq.store import Demand, Lease, Outcome
 from neoq.testing.cases.suite import PATIENCE, Seen, ended, eventually, in_threads, prepared
-from tests.postgres_server import PostgresServer
 from tests.processes import running
+from tests.servers import PostgresServer
 
 Make = Callable[..., PostgresBackend]
 QUICK = {"job_check_interval": 0.05, "heartbeat": 0.1, "lease": 5.0}
@@ -173,7 +173,7 @@ def test_a_server_that_lets_nobody_in(postgres_url: str, settings: dict[str, str
 
 def test_a_wrong_password(tmp_path: Any) -> None:
     """A wrong password is one clear error."""
-    from tests.postgres_server import started_server
+    from tests.servers import started_server
 
     for server in started_server():
         hba = server._data / "pg_hba.conf"

@@ -28,7 +28,7 @@ from neoq.shutdown import CLOSING_GRACE
 from neoq.store import Demand, Outcome, lease_of, succeeded
 from neoq.testing.cases.seam import prepared
 from tests.redis_ledger import check_ledger
-from tests.redis_server import (
+from tests.servers import (
     RedisServer,
     binary,
     cluster_client,

@@ -12,7 +12,7 @@ import redis
 
 import neoq
 from neoq.store import Claimed, Demand, QueueCounts
-from tests.redis_server import running_server
+from tests.servers import running_server
 
 PATIENCE = 15.0
 

@@ -12,7 +12,7 @@ from neoq.backend import Backend
 from neoq.redis_backend import RedisBackend
 from neoq.testing import BackendConformance
 from tests.redis_ledger import check_ledger
-from tests.redis_server import RedisServer, cluster_client, cluster_url, running_cluster
+from tests.servers import RedisServer, cluster_client, cluster_url, running_cluster
 
 _cases = itertools.count(1)
 

@@ -10,8 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import ClassVar
 from urllib.parse import urlencode
 
-from tests.postgres_server import PostgresServer, started_server
-from tests.redis_server import RedisServer, running_server
+from tests.servers import PostgresServer, RedisServer, running_server, started_server
 
 
 class FaultyServer(ABC):
