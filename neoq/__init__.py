@@ -107,7 +107,10 @@ _ON_DEMAND = {
     "current_job": "neoq.worker",
 }
 
-_DRIVERS = {"PostgresBackend": ("psycopg", "postgres"), "RedisBackend": ("redis", "redis")}  # and the extra
+_DRIVERS = {  # and what to install
+    "PostgresBackend": ("psycopg", "psycopg[binary]>=3.2"),
+    "RedisBackend": ("redis", "redis[hiredis]>=5,<9"),
+}
 
 _SCHEMES = {
     "memory": "MemBackend",
@@ -128,14 +131,14 @@ def __getattr__(name: str) -> Any:
     """Import what is on demand, once."""
     if name not in _ON_DEMAND:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    driver, extra = _DRIVERS.get(name, ("", ""))
+    driver, requirement = _DRIVERS.get(name, ("", ""))
     try:
         value = getattr(importlib.import_module(_ON_DEMAND[name]), name)
     except ModuleNotFoundError as error:
         if error.name != driver:
             raise
         raise ModuleNotFoundError(
-            f"{name} needs {driver}, which is not installed: pip install 'neoq[{extra}]'", name=driver
+            f"{name} needs {driver}, which is not installed: pip install '{requirement}'", name=driver
         ) from None
     globals()[name] = value
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import dataclasses
 import inspect
 import logging
@@ -12,6 +13,7 @@ import sys
 import typing
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -392,7 +394,7 @@ def test_the_scheme_of_a_url_may_be_in_capitals() -> None:
     ],
 )
 def test_a_missing_driver_says_what_to_install(driver: str, name: str, extra: str, url: str) -> None:
-    """Without its driver a backend's URL and its class are an error that names the extra, and no more."""
+    """Without its driver a backend's URL and its class are an error with the command that installs it."""
     program = f"""
 import sys
 sys.modules[{driver!r}] = None  # as where it is not installed
@@ -407,7 +409,10 @@ for use in (lambda: neoq.connect({url!r}), lambda: neoq.{name}):
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
     )
-    needed = f"{name} needs {driver}, which is not installed: pip install 'neoq[{extra}]'"
+    metadata = configparser.ConfigParser()
+    metadata.read(Path(__file__).parents[1] / "setup.cfg")
+    requirement = metadata["options.extras_require"][extra].strip()
+    needed = f"{name} needs {driver}, which is not installed: pip install '{requirement}'"
     assert done.stdout.splitlines() == [needed, needed]
 
 
