@@ -131,6 +131,7 @@ class Model:
     """The jobs as they should be."""
 
     given: float | None  # what time it is; None: as everybody's clock says
+    ticks: int | None = None  # a second: due times in one of them are alike; None: they are told apart
     jobs: dict[int, Modelled] = field(default_factory=dict)
     paused: set[str] = field(default_factory=set)
 
@@ -188,7 +189,11 @@ class Model:
             for job in self.jobs.values()
             if job.waits and job.queue == queue and job.run_after <= self.now
         ]
-        return sorted(jobs, key=lambda job: (-job.priority, job.run_after, job.id))
+        return sorted(jobs, key=lambda job: (-job.priority, self.turn(job), job.id))
+
+    def turn(self, job: Modelled) -> float:
+        """When it is a job's turn among those of its priority."""
+        return job.run_after if self.ticks is None else int(job.run_after * self.ticks)
 
     def counts(self) -> list[QueueCounts]:
         names = {SUCCEEDED: "succeeded", DEAD: "dead", CANCELLED: "cancelled", RUNNING: "running"}
@@ -213,6 +218,7 @@ class StoreMachine(RuleBasedStateMachine):
     shares_tokens: ClassVar[bool] = True  # an add is known to the second backend, too
     one_order: ClassVar[bool] = True  # ids rise throughout the store, not only in each queue
     lends_leases: ClassVar[bool] = True  # the second backend may settle what the first has claimed
+    ticks: ClassVar[int | None] = None  # a second, where due times in one of them count as equal
 
     def make(self, **options: Any) -> Backend:
         """Return a backend on an empty store."""
@@ -241,7 +247,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        self.model = Model(2e9 if self.own_clock else None)
+        self.model = Model(2e9 if self.own_clock else None, self.ticks)
         self.began = self.model.now
         self.stores = [self.prepared(self.make(**self.OPTIONS))]
         if self.shared:
@@ -595,6 +601,7 @@ class RedisMachine(StoreMachine):
     """Jobs under a prefix, which two backends use."""
 
     own_clock = dies = shares_tokens = one_order = lends_leases = False
+    ticks = 8000
     url: ClassVar[str]
     new_prefix: ClassVar[Callable[[], str]]
 
