@@ -414,8 +414,7 @@ class PostgresBackend(Backend):
         stale = self._settlement.settle(outcomes)
         self._leased.difference_update((lease.job_id, lease.token) for lease, *_ in outcomes)
         self._settle_left()
-        statuses = {outcome.status for outcome in outcomes}
-        self._trim(statuses)
+        self._trim_after({outcome.status for outcome in outcomes})
         for queue in {
             *(outcome.lease.queue for outcome in outcomes if outcome.status not in _LEAVES_NOTHING),
             *(job.queue for outcome in outcomes for job in outcome.follow),
@@ -428,19 +427,28 @@ class PostgresBackend(Backend):
         for job_id in stale:
             self.config.log.warning("job %s was settled elsewhere meanwhile: its outcome is dropped", job_id)
 
-    def _trim(self, statuses: set[Status]) -> None:
-        """Drop what is more than may be kept."""
-        config = self.config
+    def _trim_after(self, statuses: set[Status]) -> None:
+        """Drop what is more than may be kept; a failure to do so does not undo what was settled."""
+        try:
+            self._trim(statuses)
+        except BackendError as error:
+            self.config.log.debug("what is more than may be kept is dropped later: %s", error)
+
+    def _trim(self, statuses: set[Status]) -> int:
+        """Drop what is more than may be kept; returns how many."""
+        config, dropped = self.config, 0
         if config.max_finished is not None and statuses & _ENDS:
-            self._own.execute(self._statements.trim, (False, config.max_finished))
+            dropped += len(self._own.execute(self._statements.trim, (False, config.max_finished)))
         if config.max_dead is not None and Status.DEAD in statuses:
             for job_id, queue in self._own.execute(self._statements.trim, (True, config.max_dead)):
+                dropped += 1
                 config.log.warning(
                     "dead job %s of %s is dropped: max_dead is %d; look at dead jobs, retry or delete them",
                     job_id,
                     queue,
                     config.max_dead,
                 )
+        return dropped
 
     def extend(self, leases: Sequence[Lease]) -> Extended:
         """Renew leases; tell which are lost, and whose job was cancelled."""
@@ -490,13 +498,13 @@ class PostgresBackend(Backend):
         return Reclaimed(returned, [job for job in jobs if job.status is Status.DEAD])
 
     def prune(self) -> int:
-        """Forget finished jobs older than ``retention``, in parts that hold nobody up for long."""
+        """Forget finished jobs older than ``retention``, and the oldest beyond max_finished and max_dead."""
         self.engine.look()
         self._own.execute(self._statements.sum_up)
+        pruned = self._trim(set(_LEAVES_NOTHING))
         if self.config.retention is None:
-            return 0
-        pruned = 0
-        while True:
+            return pruned
+        while True:  # in parts that hold nobody up for long
             number: int
             [(number,)] = self._own.execute(self._statements.prune, (self.config.retention, PRUNED_AT_ONCE))
             pruned += number

@@ -308,9 +308,10 @@ class SqliteBackend(Backend):
         return {lease for lease, since in self._leases_seen.items() if now - since > self.config.lease}
 
     def prune(self) -> int:
-        """Forget finished jobs older than ``retention``, in parts that hold nobody up for long."""
+        """Forget finished jobs older than ``retention``, and the oldest beyond max_finished and max_dead."""
         self.engine.look()
-        pruned = 0
+        pruned = self._write(lambda ledger: ledger.drop_surplus(), lasting=False)
+        # In parts, which hold nobody up for long.
         while (number := self._write(sqlite_operate.prune, lasting=False)) == PRUNED_AT_ONCE:
             pruned += number
         return pruned + number

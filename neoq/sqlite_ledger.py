@@ -9,7 +9,7 @@ new ones are kept in memory for as long as no other process writes.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from neoq.sqlite_rows import (
@@ -106,7 +106,7 @@ class Ledger:
             self._note_sorted(newest)
         if self._changes:
             if config.max_finished is not None or config.max_dead is not None:
-                self._drop_surplus()
+                self.drop_surplus({kind for _, kind in self._changes})
             self.write_counts()
 
     def commit(self) -> None:
@@ -182,20 +182,22 @@ class Ledger:
         if changes:
             self.many(_COUNT, changes)
 
-    def _drop_surplus(self) -> None:
-        config = self.config
-        kinds = {kind for _, kind in self._changes}
+    def drop_surplus(self, kinds: Collection[int] = (N_SUCCEEDED, N_CANCELLED, N_DEAD)) -> int:
+        """Drop what is more of these kinds than may be kept; returns how many."""
+        config, dropped = self.config, 0
         self.write_counts()
-        if config.max_finished is not None and kinds & {N_SUCCEEDED, N_CANCELLED}:
-            self._drop_oldest(ENDED, (N_SUCCEEDED, N_CANCELLED), config.max_finished)
+        if config.max_finished is not None and (N_SUCCEEDED in kinds or N_CANCELLED in kinds):
+            dropped += len(self._drop_oldest(ENDED, (N_SUCCEEDED, N_CANCELLED), config.max_finished))
         if config.max_dead is not None and N_DEAD in kinds:
             for job_id, queue in self._drop_oldest(DIED, (N_DEAD,), config.max_dead):
+                dropped += 1
                 config.log.warning(
                     "dead job %s of %s is dropped: max_dead is %d; look at dead jobs, retry or delete them",
                     job_id,
                     queue,
                     config.max_dead,
                 )
+        return dropped
 
     def _drop_oldest(self, place: int, kinds: tuple[int, ...], limit: int) -> list[tuple[int, str]]:
         marks = ",".join("?" * len(kinds))

@@ -30,6 +30,7 @@ from neoq.testing.cases.suite import (
     id_of,
     ignore,
     in_threads,
+    needs,
     reached,
     unfinished_jobs,
 )
@@ -572,6 +573,19 @@ class LookingCases(Suite):
         backend.prune()
         assert [job.id for job in backend.jobs("q")] == jobs[:2:-1]
         assert counts_of(backend, "q").succeeded == 3
+
+    @needs("shared")
+    def test_prune_keeps_what_its_own_settings_say(self, make: Make, join: Make) -> None:
+        """prune() forgets what is beyond max_finished and max_dead here, whoever ran the jobs."""
+        worker = make()
+        worker.listen("q", ignore, concurrency=1)
+        worker.listen("failing", fail, max_retries=0, concurrency=1)
+        done = [id_of(ended(worker, worker.enqueue("q", {"n": n}))) for n in range(4)]
+        dead = [id_of(ended(worker, worker.enqueue("failing", {"n": n}))) for n in range(3)]
+        other = join(worker, autostart=False, max_finished=2, max_dead=1, retention=None)
+        assert len(other.jobs()) == 7
+        assert other.prune() == 4
+        assert [job.id for job in other.jobs()] == [dead[-1], *done[:1:-1]]
 
     def test_finished_jobs_are_kept_for_a_time(self, make: Make) -> None:
         """Finished jobs older than retention are pruned; waiting and dead ones are not."""
