@@ -142,6 +142,7 @@ class Job:
     _progress: tuple[float, str] | None = None
     _store_ahead: float = 0.0  # seconds that its store's clock is ahead of ours; the deadline is by that one
     _lost: bool = False  # others may have it by now: however it ends here, it is only given back
+    _unreadable: str | None = None  # what of its stored record cannot be read; see stored.py
 
     def __init__(
         self,
@@ -575,8 +576,22 @@ def _describe(value: Any) -> str:
 
 
 def to_datetime(epoch: float | None) -> datetime | None:
-    """Seconds since the epoch as an aware datetime in UTC."""
-    return None if epoch is None else datetime.fromtimestamp(epoch, UTC)
+    """Seconds since the epoch as an aware datetime in UTC; the end of the calendar for what lies beyond."""
+    if epoch is None:
+        return None
+    try:
+        return datetime.fromtimestamp(epoch, UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(within_calendar(epoch), UTC)
+
+
+def within_calendar(epoch: float) -> float:
+    """A time that a datetime can hold: somebody may have parked a job until infinity."""
+    if isinstance(epoch, float) and math.isnan(
+        epoch
+    ):  # no number, which PostgreSQL takes for later than all others
+        return _LATEST
+    return float(min(max(epoch, _EARLIEST), _LATEST))
 
 
 def epoch_or_span(name: str, when: When) -> Asked:

@@ -1,0 +1,308 @@
+"""What a store keeps of a job, read whatever it holds: a record that nobody can read is a job all the same.
+
+The stores read their records in a quick way of their own, which knows what they write themselves. Where that
+fails, `read` goes through the record field by field. What it cannot make sense of makes the job unreadable:
+it has its id and its queue, ``error`` says which field held what, and it can be looked at and deleted like
+any other. A worker that has claimed such a job does not run it: `unreadable_end` is how it ends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from neoq.config import SafeLogger
+from neoq.job import Job, Status, Unique, blank, within_calendar
+from neoq.store import Failure, Outcome, lease_of
+
+STATUSES = (
+    Status.PENDING,
+    Status.RETRYING,
+    Status.RUNNING,
+    Status.SUCCEEDED,
+    Status.DEAD,
+    Status.CANCELLED,
+)
+UNIQUENESS: dict[int, Unique] = {0: False, 1: True, 2: "until_started"}
+LAST_COUNT = 2**31 - 1  # of retries and the like
+SHOWN = 60  # characters of what a field held
+SHOWN_IN_ALL = 500
+REMEMBERED = 10_000  # jobs that were logged
+
+
+class Unreadable(ValueError):
+    """A field holds what no job has."""
+
+
+def read(fields: Mapping[str, Any], *, problems: Sequence[str] = ()) -> Job:
+    """The job that a record describes; it never raises for what the record holds.
+
+    ``fields`` has what the store keeps, by these names: id, queue, status and uniqueness (their numbers in
+    `STATUSES` and `UNIQUENESS`), priority, retries, max_retries, crashes, run_after, created_at, deadline,
+    ran_at, finished_at, fingerprint, kind, key, group, meta, payload, result, error, traceback, progress,
+    progress_text, token, worker, cancel, waits. What is left out is as in a new job; a payload or result that
+    is left out is kept elsewhere. ``problems`` are those that the store has found already.
+    """
+    reader = _Reader(fields, problems)
+    job = blank(reader.get("queue", _name, "") or "")
+    job.id = fields["id"]
+    job._special = True
+    job.status = reader.get("status", _status, Status.DEAD)
+    job.unique = reader.get("uniqueness", _unique, True)
+    job.priority = reader.get("priority", _priority, 0)
+    for name in ("retries", "crashes"):
+        setattr(job, name, reader.get(name, _count, 0))
+    job.max_retries = reader.get("max_retries", _or_none(_count), None)
+    # A claim that has no time to go by would wait for ever.
+    job._created_at = reader.get("created_at", _time, 0.0)
+    job._run_after = reader.get("run_after", _time, job._created_at)
+    for name in ("deadline", "ran_at", "finished_at"):
+        setattr(job, f"_{name}", reader.get(name, _or_none(_time), None))
+    job._own_fingerprint = reader.get("fingerprint", _or_none(_text), None)
+    for name in ("kind", "key", "group"):
+        setattr(job, name, reader.get(name, _or_none(_text), None))
+    meta = reader.get("meta", _meta, None)
+    if meta is not None:
+        job.meta = meta
+    if "payload" in fields:
+        job._data = reader.get("payload", _payload, b"")
+    job._result = reader.get("result", _result, None)
+    _read_passing(job, fields)
+    _mark(job, reader.problems)
+    return job
+
+
+def _read_passing(job: Job, fields: Mapping[str, Any]) -> None:
+    """What says how the job fares, and not what it is: where it cannot be read it is left out."""
+    job.error = _shown(fields.get("error"))
+    job.traceback = _shown(fields.get("traceback"))
+    job.worker = _shown(fields.get("worker"))
+    token = fields.get("token")
+    job._token = token if type(token) is int else 0
+    job._cancel = bool(fields.get("cancel"))
+    job._waits = bool(fields.get("waits"))
+    fraction, words = fields.get("progress"), fields.get("progress_text")
+    if isinstance(fraction, (int, float)) and 0 <= fraction <= 1:
+        job._progress = (float(fraction), _shown(words) or "")
+
+
+def _mark(job: Job, problems: Sequence[str]) -> None:
+    if problems:
+        job._unreadable = "; ".join(problems)[:SHOWN_IN_ALL]
+        job.error = f"Unreadable: {job._unreadable}"
+
+
+def mark_unreadable(job: Job, problem: str) -> Job:
+    """Say of a job that one more part of it cannot be read."""
+    before = [] if job._unreadable is None else [job._unreadable]
+    _mark(job, [*before, problem])
+    return job
+
+
+def unreadable(job: Job) -> str | None:
+    """What could not be read of a job; None for one that is whole."""
+    return job._unreadable
+
+
+def unreadable_end(job: Job, now: float) -> Outcome:
+    """How a job ends that was claimed and cannot be read."""
+    failure = Failure("Unreadable", job._unreadable or "", "")
+    return Outcome(lease_of(job), Status.DEAD, finished_at=now, failure=failure)
+
+
+class Reported:
+    """Logs each unreadable job that has ended, once."""
+
+    def __init__(self, log: SafeLogger) -> None:
+        self._log = log
+        self._told: OrderedDict[int, None] = OrderedDict()
+
+    def tell(self, job: Job) -> None:
+        """Log that a job is dead because it cannot be read."""
+        if job.id in self._told:
+            return
+        self._told[job.id] = None
+        while len(self._told) > REMEMBERED:
+            self._told.popitem(last=False)
+        self._log.error(
+            "job %s of %s is dead, for it cannot be read: %s; look at what wrote it, and delete it",
+            job.id,
+            job.queue,
+            job._unreadable,
+        )
+
+
+def payload_of(data: Any) -> dict[str, Any]:
+    """A stored payload; raises Unreadable or orjson's ValueError where it is no JSON object."""
+    payload: Any = orjson.loads(data)
+    if payload.__class__ is not dict:
+        raise Unreadable("a JSON object")
+    return payload
+
+
+def number_in(value: Any, low: float = -math.inf, high: float = math.inf) -> float | None:
+    """A number of a bookkeeping row, kept between two others; None where it is none."""
+    if type(value) not in {int, float} or (type(value) is float and math.isnan(value)):
+        return None
+    return float(min(max(value, low), high))
+
+
+def texts_in(value: Any) -> tuple[str, ...]:
+    """The texts of a bookkeeping row: a list, or its JSON; what is no text is left out."""
+    if isinstance(value, (str, bytes)):
+        try:
+            value = orjson.loads(value)
+        except ValueError:
+            return ()
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, (list, tuple)) else ()
+
+
+def shown(value: Any) -> str:
+    """What a field held, in a few characters."""
+    if isinstance(value, memoryview):
+        value = bytes(value[: SHOWN + 1])
+    if isinstance(value, (str, bytes)) and len(value) > SHOWN:
+        return f"{value[:SHOWN]!r}..."
+    try:
+        text = repr(value)
+    except Exception:  # an int of too many digits, or whatever a driver makes of a value
+        return f"{_article(type(value).__name__)} that cannot be shown"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def _article(name: str) -> str:
+    return f"{'an' if name[:1].lower() in 'aeio' else 'a'} {name}"
+
+
+class _Reader:
+    """Reads one record, and remembers what it could not read."""
+
+    def __init__(self, fields: Mapping[str, Any], problems: Sequence[str]) -> None:
+        self._fields = fields
+        self.problems = list(problems)
+
+    def get(self, name: str, reads: Any, otherwise: Any) -> Any:
+        """A field; ``otherwise`` where it is left out or cannot be read."""
+        if name not in self._fields:
+            return otherwise
+        value = self._fields[name]
+        try:
+            return reads(value)
+        except Unreadable as wrong:
+            self.problems.append(f"{name} holds {shown(value)}, which is not {wrong}")
+            return _shown(value) if reads is _name else otherwise
+
+
+def _status(value: Any) -> Status:
+    if type(value) is not int or not 0 <= value < len(STATUSES):
+        raise Unreadable(f"the number of a status, 0 to {len(STATUSES) - 1}")
+    return STATUSES[value]
+
+
+def _unique(value: Any) -> Unique:
+    if type(value) is not int or value not in UNIQUENESS:
+        raise Unreadable("the number of a uniqueness, 0 to 2")
+    return UNIQUENESS[value]
+
+
+def _integer(value: Any, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise Unreadable(f"an integer from {low} to {high}")
+    return value
+
+
+def _priority(value: Any) -> int:
+    return _integer(value, -100, 100)
+
+
+def _count(value: Any) -> int:
+    return _integer(value, 0, LAST_COUNT)
+
+
+def _time(value: Any) -> float:
+    if type(value) in {str, bytes}:
+        try:
+            value = float(value)
+        except ValueError:
+            raise Unreadable("a time in seconds") from None
+    if type(value) not in {int, float}:
+        raise Unreadable("a time in seconds")
+    return within_calendar(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, memoryview):
+        value = bytes(value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            pass
+    if not isinstance(value, str):
+        raise Unreadable("a text")
+    return value
+
+
+def _name(value: Any) -> str:
+    if not (name := _text(value)):
+        raise Unreadable("the name of a queue")
+    return name
+
+
+def _bytes(value: Any, what: str) -> bytes:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        raise Unreadable(what)
+    return bytes(value)
+
+
+def _json(data: bytes, what: str) -> Any:
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        raise Unreadable(what) from None
+
+
+def _payload(value: Any) -> bytes:
+    data = _bytes(value, "a JSON object")
+    if not isinstance(_json(data, "a JSON object"), dict):
+        raise Unreadable("a JSON object")
+    return data
+
+
+def _result(value: Any) -> bytes | None:
+    if value is None:
+        return None
+    data = _bytes(value, "JSON")
+    _json(data, "JSON")
+    return data
+
+
+def _meta(value: Any) -> dict[str, str] | None:
+    if value is None:
+        return None
+    what = "a JSON object of texts"
+    meta = value if isinstance(value, dict) else _json(_bytes(value, what), what)
+    if not isinstance(meta, dict) or not all(
+        isinstance(key, str) and isinstance(item, str) for key, item in meta.items()
+    ):
+        raise Unreadable(what)
+    return meta
+
+
+def _or_none(reads: Any) -> Any:
+    return lambda value: None if value is None else reads(value)
+
+
+def _shown(value: Any) -> str | None:
+    """A text for people to read, whatever it is."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, memoryview):
+        value = bytes(value)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else shown(value)
