@@ -15,11 +15,11 @@ from neoq import sqlite_add, sqlite_claim, sqlite_look, sqlite_operate, sqlite_s
 from neoq.backend import Backend
 from neoq.capacity import Room, no_room, wanted_of
 from neoq.config import Config, Kind, Settings, setting, span
-from neoq.errors import BackendError, ConfigError
+from neoq.errors import BackendError, BackendUnavailable, ConfigError
 from neoq.job import Job, Status, to_datetime
 from neoq.sqlite_file import SqliteFile
 from neoq.sqlite_ledger import Ledger
-from neoq.sqlite_locks import WorkerLocks
+from neoq.sqlite_locks import Seen, Sign, WorkerLocks
 from neoq.sqlite_operate import PRUNED_AT_ONCE
 from neoq.sqlite_settle import HeldLease
 from neoq.sqlite_transactions import write_within
@@ -149,7 +149,7 @@ class SqliteBackend(Backend):
         self._locks = WorkerLocks(file.path, self.engine.worker_id)
         file.fork_hook = self._locks.let_go
         self._room = Room()
-        self._leases_seen: dict[HeldLease, float] = {}  # and since when, on the monotonic clock
+        self._leases_seen, self._beats_seen = Seen[HeldLease](), Seen[tuple[str, float]]()
         self._closing = threading.Event()
         self._watch_lock = threading.Lock()
         self._watcher: threading.Thread | None = None
@@ -168,7 +168,7 @@ class SqliteBackend(Backend):
             watcher.join(1.0)
         try:
             if self._locks.held:  # who only enqueued is in no list of workers
-                self._write(lambda ledger: sqlite_operate.leave(ledger, self._locks.worker), lasting=False)
+                self._write(lambda ledger: sqlite_operate.leave(ledger, [self._locks.worker]), lasting=False)
         finally:
             self._locks.release()
             self._file.close()
@@ -287,25 +287,23 @@ class SqliteBackend(Backend):
     def reclaim(self) -> Reclaimed:
         """Take the jobs of workers whose lock is free, or that did not renew their leases."""
         rows = self._file.read("select worker, id, token, lease_until from neoq_jobs where place = 2")
-        dead = {worker for worker in {row[0] for row in rows} if self._locks.is_dead(worker)}
-        left = self._not_renewed({row[1:] for row in rows})
-        if not dead and not left:
-            return Reclaimed([], [])
-        reclaimed = self._write(lambda ledger: sqlite_settle.reclaim(ledger, dead, left))
-        for worker in dead:
-            self._locks.forget(worker)
+        beats = self._file.read("select id, beat_at from neoq_workers")
+        now, lease = self.clock.monotonic(), self.config.lease
+        left = self._leases_seen.unchanged({row[1:] for row in rows}, now, lease)
+        silent = {worker for worker, _ in self._beats_seen.unchanged({*beats}, now, lease)}
+        known = {row[0] for row in (*rows, *beats)}
+        signs = {worker: self._locks.look(worker) for worker in known}
+        dead = {worker for worker, sign in signs.items() if sign is Sign.DIED}
+        gone = {worker for worker in silent if signs[worker] is Sign.UNKNOWN}
+        reclaimed = Reclaimed([], [])
+        if dead or left:
+            reclaimed = self._write(lambda ledger: sqlite_settle.reclaim(ledger, dead, left))
+        if gone:
+            self._write(lambda ledger: sqlite_operate.leave(ledger, gone), lasting=False)
+        self._locks.sweep(known - dead - gone)
         for queue in {job.queue for job in reclaimed.returned}:
             self._notify(queue, "ready")
         return reclaimed
-
-    def _not_renewed(self, leases: set[HeldLease]) -> set[HeldLease]:
-        """The leases that nobody has renewed while we looked on for as long as a lease lives.
-
-        What they say themselves is by a clock that may have been set since.
-        """
-        now = self.clock.monotonic()
-        self._leases_seen = {lease: self._leases_seen.get(lease, now) for lease in leases}
-        return {lease for lease, since in self._leases_seen.items() if now - since > self.config.lease}
 
     def prune(self) -> int:
         """Forget finished jobs older than ``retention``, and the oldest beyond max_finished and max_dead."""
@@ -318,9 +316,18 @@ class SqliteBackend(Backend):
 
     def beat(self, worker: WorkerInfo) -> None:
         """Say that this process is alive, and begin to watch what others do."""
-        self._locks.hold()
+        self._hold_still()
         self._watch()
         self._write(lambda ledger: sqlite_operate.beat(ledger, worker), lasting=False)
+
+    def _hold_still(self) -> None:
+        """See to our lock; without it this worker lives by its beats and leases."""
+        try:
+            self._locks.hold_still()
+        except BackendUnavailable as error:
+            if not self._locks.held:
+                raise
+            self.config.log.warning("the file that tells others that this worker lives is gone: %s", error)
 
     def workers(self) -> list[WorkerInfo]:
         """The processes that listen on this file and are alive."""

@@ -64,7 +64,7 @@ class SqliteFile:
         ledger_on: Callable[[sqlite3.Cursor], Ledger],
     ) -> None:
         self.ledger_on = ledger_on
-        self.path = os.path.abspath(path)  # noqa: PTH100  # a later chdir must not matter
+        self.path = os.path.realpath(path)  # a later chdir must not matter, nor which link leads to it
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._in_group: GroupCommit[Work[Any], Any] = GroupCommit(self._commit)
@@ -88,6 +88,7 @@ class SqliteFile:
             raise BackendUnavailable(f"cannot open {self.path}: the directory {directory} does not exist")
         if Path(self.path).is_dir():
             raise BackendUnavailable(f"cannot open {self.path}: it is a directory; name a file in it")
+        self._refuse_second_name()
         with self._gate:
             try:
                 self._writer = self._connect()
@@ -100,6 +101,14 @@ class SqliteFile:
                 self._disconnect()
                 raise
         _open_files.add(self)
+
+    def _refuse_second_name(self) -> None:
+        """By each of its names SQLite would keep another log, and workers would look for others elsewhere."""
+        if Path(self.path).exists() and Path(self.path).stat().st_nlink > 1:
+            raise BackendError(
+                f"cannot use {self.path}: the file has a second name (a hard link), and used by two names it "
+                "is damaged; remove one of them, and make a symbolic link where two are needed"
+            )
 
     def close(self) -> None:
         """Close the connections. What is asked for later opens its own and closes it again."""

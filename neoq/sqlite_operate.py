@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import orjson
 
@@ -115,6 +115,6 @@ def beat(ledger: Ledger, worker: WorkerInfo) -> None:
     )
 
 
-def leave(ledger: Ledger, worker: str) -> None:
-    """Forget a worker that has ended."""
-    ledger.do("delete from neoq_workers where id = ?", (worker,))
+def leave(ledger: Ledger, workers: Iterable[str]) -> None:
+    """Forget workers that have ended."""
+    ledger.many("delete from neoq_workers where id = ?", [(worker,) for worker in workers])

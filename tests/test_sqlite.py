@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,11 @@ from neoq.clock import LiveClock
 from neoq.sqlite_backend import SqliteConfig
 from neoq.sqlite_file import SqliteFile
 from neoq.sqlite_ledger import NEW_AT_MOST, Ledger
+from neoq.sqlite_locks import Sign, WorkerLocks
 from neoq.sqlite_schema import VERSION
 from neoq.store import Demand
 from neoq.testing.cases.suite import PATIENCE, eventually, in_threads, prepared
-from tests.processes import running
+from tests.processes import Child, running
 
 LOCKED = {"busy_timeout": 0.05}
 
@@ -797,3 +800,176 @@ def test_an_unclean_read(path: Path) -> None:
         file.write(lambda ledger: ledger.do("select 1 from missing"))
     assert file.write(lambda ledger: ledger.do("select 1").fetchone()) == (1,)
     file.close()
+
+
+# -- whether a worker lives ------------------------------------------------------------------------------
+
+SHORT: dict[str, Any] = {"lease": 2.0, "heartbeat": 0.2}
+WORKER = """
+import sys, time, neoq
+backend = neoq.SqliteBackend(sys.argv[1], lease=60.0, heartbeat=0.2)
+def work(job):
+    print("running", flush=True)
+    time.sleep(60)
+backend.listen("q", work, concurrency=1, max_retries=0)
+backend.start()
+while not backend.workers():
+    time.sleep(0.01)
+print("listens", flush=True)
+backend.run()
+"""
+
+
+def locks_of(path: Path) -> list[Path]:
+    directory = path.with_name(path.name + "-workers")
+    return sorted(directory.iterdir()) if directory.exists() else []
+
+
+@contextmanager
+def another_worker(path: Path | str) -> Iterator[Child]:
+    """A process that listens, with a lease longer than any test."""
+    with running([sys.executable, "-c", WORKER, str(path)]) as child:
+        child.until("listens")
+        yield child
+
+
+def beats(backend: SqliteBackend, number: int = 5) -> None:
+    """Let the keeper of a backend look at the others so many times."""
+    seen, reclaim = [0], backend.reclaim
+
+    def counted() -> Any:
+        reclaimed = reclaim()
+        seen[0] += 1
+        return reclaimed
+
+    backend.reclaim = counted  # type: ignore[method-assign]
+    eventually(lambda: seen[0] >= number, "it looks")
+
+
+@pytest.mark.parametrize("linked", ["file", "directory", "relative"])
+def test_workers_by_different_names_of_one_file(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: str
+) -> None:
+    """A worker leaves the job of another alone that came to the file by another name, as releases do."""
+    name = path
+    if linked == "file":
+        name = tmp_path / "release" / "current.db"
+        name.parent.mkdir()
+        name.symlink_to(path)
+    elif linked == "directory":
+        (tmp_path / "current").symlink_to(tmp_path)
+        name = tmp_path / "current" / path.name
+    else:
+        monkeypatch.chdir(tmp_path)
+        name = Path("jobs.db")
+    with another_worker(path) as child, SqliteBackend(name, lease=60.0, heartbeat=0.1) as backend:
+        job = backend.enqueue("q")
+        child.until("running")
+        backend.listen("q", lambda _job: "a second time")
+        beats(backend)
+        [found] = backend.jobs()
+        assert (found.id, found.status, found.crashes) == (job.id, neoq.Status.RUNNING, 0)
+
+
+@pytest.mark.parametrize("what", ["file", "directory", "copy", "empty", "link", "unreadable"])
+def test_a_lock_that_is_not_there_proves_nothing(path: Path, tmp_path: Path, what: str) -> None:
+    """Whatever a cleaner or a restore does to a worker's file, it keeps its job and makes a new one."""
+    with another_worker(path) as child, SqliteBackend(path, lease=60.0, heartbeat=0.1) as backend:
+        backend.enqueue("q")
+        child.until("running")
+        [lock] = locks_of(path)
+        child.signal(signal.SIGSTOP)  # so that we see what others do before it makes its file anew
+        content = lock.read_bytes()
+        lock.unlink()
+        if what == "directory":
+            lock.parent.rmdir()
+        elif what == "copy":
+            lock.write_bytes(content)
+            lock.chmod(0o644)
+        elif what == "empty":
+            lock.touch()
+        elif what == "link":
+            (tmp_path / "elsewhere").write_bytes(content)
+            lock.symlink_to(tmp_path / "elsewhere")
+        elif what == "unreadable":
+            lock.touch(0)
+        backend.listen("q", lambda _job: "a second time")
+        beats(backend)
+        [found] = backend.jobs()
+        assert (found.status, found.crashes) == (neoq.Status.RUNNING, 0)
+        child.signal(signal.SIGCONT)
+        locks = WorkerLocks(str(path), "somebody")
+        eventually(lambda: locks.look(lock.stem) is Sign.LIVES, "it holds a lock again")
+        child.kill()
+        found = backend.wait(found.id or 0, backend.config.lease / 2)
+        assert (found.result, found.crashes) == ("a second time", 1)
+
+
+def test_a_dead_worker_whose_lock_says_nothing(path: Path) -> None:
+    """The jobs of a dead worker without a file that can be asked go to others when its lease is over."""
+    with SqliteBackend(path, **SHORT) as backend:
+        with another_worker(path) as child:
+            backend.enqueue("q")
+            child.until("running")
+        for lock in locks_of(path):
+            lock.unlink()
+        backend.listen("q", lambda _job: "a second time")
+        [job] = backend.jobs()
+        assert backend.wait(job.id or 0, PATIENCE).result == "a second time"
+        eventually(lambda: rows_of_workers(path) == 1, "its row is forgotten")
+
+
+def rows_of_workers(path: Path) -> int:
+    connection = sqlite3.connect(path)
+    try:
+        return int(connection.execute("select count(*) from neoq_workers").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def test_an_idle_worker_that_is_killed_leaves_nothing(path: Path) -> None:
+    """The row and the file of a worker that was killed while it had no job are removed by the next."""
+    with another_worker(path):
+        [left] = locks_of(path)
+    orphan = left.with_name("0" * 32 + ".lock")
+    orphan.touch()
+    with SqliteBackend(path, **SHORT) as backend:
+        backend.listen("q", lambda _job: None)
+        eventually(lambda: rows_of_workers(path) == 1, "its row is forgotten")
+        eventually(lambda: not {left, orphan} & set(locks_of(path)), "the files are removed")
+        assert len(locks_of(path)) == 1
+    assert not locks_of(path)
+
+
+def test_a_second_hard_link(path: Path, tmp_path: Path, backend: SqliteBackend) -> None:
+    """A file that has two names is refused by either, for SQLite would damage it."""
+    backend.enqueue("q")
+    os.link(path, tmp_path / "other.db")
+    for name in (path, tmp_path / "other.db"):
+        with pytest.raises(BackendError, match=r"second name .a hard link.*symbolic link"):
+            SqliteBackend(name, autostart=False).enqueue("q")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o660, 0o666])
+def test_worker_files_have_the_rights_of_the_database(path: Path, mode: int) -> None:
+    """Whoever may use the database may use the directory of locks, and nobody else, whatever the umask."""
+    path.touch()
+    path.chmod(mode)
+    with SqliteBackend(path) as backend:
+        backend.listen("q", lambda _job: None)
+        eventually(lambda: locks_of(path), "it holds one")
+        eventually(backend.workers, "it is listed")
+        [lock] = locks_of(path)
+        assert lock.stat().st_mode & 0o777 == mode
+        assert lock.parent.stat().st_mode & 0o777 == mode | (mode & 0o444) >> 2 | 0o700
+
+
+def test_a_directory_of_locks_that_is_a_link(path: Path, tmp_path: Path) -> None:
+    """Locks are not made where a link leads that somebody put in the place of their directory."""
+    (tmp_path / "elsewhere").mkdir()
+    path.with_name("jobs.db-workers").symlink_to(tmp_path / "elsewhere")
+    with SqliteBackend(path, autostart=False) as backend:
+        backend.queues()
+        with pytest.raises(BackendUnavailable, match="no link"):
+            backend.claim([Demand("q", 1)])
+    assert not list((tmp_path / "elsewhere").iterdir())
