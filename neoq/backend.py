@@ -12,7 +12,7 @@ from datetime import timedelta, tzinfo
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, TypeVar, Unpack, overload
 
-from neoq.capacity import too_many, wanted_of
+from neoq.capacity import wanted_of
 from neoq.clock import Clock
 from neoq.config import Config, OnError
 from neoq.engine import Engine
@@ -398,15 +398,18 @@ class Backend(Store):
         listener = self.engine.listeners.get(queue)
         return self.config.queue_capacity if listener is None else listener.capacity
 
-    def _capacities_of(self, jobs: Sequence[Job]) -> dict[str, int]:
-        """The capacity of each queue of a batch that has one; QueueFullError where it can never fit."""
+    def _bounds_of(self, jobs: Sequence[Job]) -> dict[str, int]:
+        """The capacity of each queue that may hold a batch back.
+
+        A runner never waits for room. It is held back only by a queue that can never hold the batch.
+        """
         if len(jobs) == 1 and self.capacity_of(jobs[0].queue) is None:
             return {}
         queues = {job.queue for job in jobs}
         capacities = {queue: limit for queue in queues if (limit := self.capacity_of(queue)) is not None}
-        for queue, number in wanted_of(jobs, capacities).items():
-            if number > capacities[queue]:
-                raise too_many(queue, number, capacities[queue])
+        if capacities and self.in_runner():
+            wanted = wanted_of(jobs, capacities)
+            return {queue: limit for queue, limit in capacities.items() if wanted[queue] > limit}
         return capacities
 
     def handed_over(self, queue: str) -> int:

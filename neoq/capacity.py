@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from neoq.errors import BackendClosedError, QueueFullError
 from neoq.job import Job
@@ -19,6 +19,32 @@ def wanted_of(jobs: Sequence[Job], queues: Iterable[str]) -> dict[str, int]:
         if job.queue in numbers and not job._waits:
             numbers[job.queue] += 1
     return numbers
+
+
+def new_of(jobs: Sequence[Job], queues: Iterable[str], duplicates: Collection[int]) -> dict[str, int]:
+    """As `wanted_of`, without duplicates, which take no room.
+
+    Those are the jobs at these places of the batch, and those that are equal to an earlier one of it.
+    """
+    numbers = dict.fromkeys(queues, 0)
+    seen: set[tuple[str, str]] = set()
+    for place, job in enumerate(jobs):
+        if job.queue not in numbers:
+            continue
+        if job.unique:
+            name = job.queue, job.fingerprint
+            if place in duplicates or name in seen:
+                continue
+            seen.add(name)
+        numbers[job.queue] += not job._waits
+    return numbers
+
+
+def refuse_too_many(wanted: Mapping[str, int], capacities: Mapping[str, float]) -> None:
+    """Raise QueueFullError for a batch that can never fit."""
+    for queue, number in wanted.items():
+        if number > capacities[queue]:
+            raise too_many(queue, number, int(capacities[queue]))
 
 
 def too_many(queue: str, number: int, capacity: int) -> QueueFullError:

@@ -7,14 +7,15 @@ import math
 import threading
 import time as _time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import repeat
 from typing import Any, ClassVar, Unpack
 
 from neoq.backend import Backend
-from neoq.capacity import closed, no_room, too_many
+from neoq.capacity import closed, new_of, no_room, refuse_too_many
 from neoq.config import Config, Settings, count, setting, span
 from neoq.errors import BackendClosedError, UnsupportedError
 from neoq.job import FINISHED, Job, Status, data_of, is_special, queue_of, to_datetime
@@ -136,9 +137,10 @@ class MemBackend(Backend):
                 if data in holders:
                     return self._meet(holders[data], None, state)
                 if ready.length >= state.plenty and self._is_full(state, 1):
-                    self._wait_for_room(state, 1)
-                    if data in holders:  # it came while this one waited
-                        return self._meet(holders[data], None, state)
+                    job = Job(queue)
+                    job._data = data
+                    job._run_after = job._created_at = now
+                    return self._add_to_full(job, state)
                 self._last_id = job_id = self._last_id + 1
                 plain = job_id, queue, data, now
                 if not ready.length:
@@ -163,11 +165,22 @@ class MemBackend(Backend):
                     self._refuse_outsiders(job.queue)
                 state = self._queues.get(job.queue) or self._new_queue(job.queue)
                 if not job._waits and self._is_full(state, 1):
-                    self._wait_for_room(state, 1)
+                    return self._add_to_full(job, state, quiet)
                 quiet += _uncalled([state])
                 return self._add_one(job, state)
         finally:
             self._call_all(quiet)
+
+    def _add_to_full(self, job: Job, state: QueueState, quiet: list[QueueState] | None = None) -> Job:
+        """Add a job when there is room; at once where it is a duplicate, which takes none."""
+        self._wait_for_room(state, lambda: int(not self._is_held(job, state)))
+        quiet = [] if quiet is None else quiet
+        quiet += _uncalled([state])
+        return self._add_one(job, state)
+
+    def _is_held(self, job: Job, state: QueueState) -> bool:
+        """Whether an unfinished job has this one's fingerprint."""
+        return bool(job.unique) and state.key(job) in state.holders
 
     def _add_batch(self, jobs: Sequence[Job], token: bytes, *, follows: bool = False) -> list[Job]:
         quiet: list[QueueState] = []
@@ -360,35 +373,48 @@ class MemBackend(Backend):
         else:
             for job in jobs:
                 wanted[job.queue] += not job._waits
-        for queue, number in wanted.items():
-            capacity = self.capacity_of(queue)
-            if capacity is not None and number > capacity:
-                raise too_many(queue, number, capacity)
+        capacities = {
+            queue: math.inf if (most := self.capacity_of(queue)) is None else most for queue in states
+        }
+        if all(n <= capacities[queue] and not self._is_full(states[queue], n) for queue, n in wanted.items()):
+            return
+        wanted = self._new_of(jobs, states)
+        refuse_too_many(wanted, capacities)
         if self.in_runner():  # a handler that waited for itself would wait for ever
             return
-        while full := [queue for queue, number in wanted.items() if self._is_full(states[queue], number)]:
-            self._wait_for_room(states[full[0]], wanted[full[0]])
+        while full := [queue for queue, n in wanted.items() if n and self._is_full(states[queue], n)]:
+            self._wait_for_room(states[full[0]], partial(self._new_in, full[0], jobs, states))
+            wanted = self._new_of(jobs, states)
+
+    def _new_of(self, jobs: Sequence[Job], states: dict[str, QueueState]) -> dict[str, int]:
+        """How many ready jobs a batch brings each queue, duplicates aside."""
+        held = [place for place, job in enumerate(jobs) if self._is_held(job, states[job.queue])]
+        return new_of(jobs, states, held)
+
+    def _new_in(self, queue: str, jobs: Sequence[Job], states: dict[str, QueueState]) -> int:
+        return self._new_of(jobs, states)[queue]
 
     def _may_have_room(self, state: QueueState) -> bool:
         """Whether to wake producers: asked by a runner that has started all that was handed to it before."""
         capacity = self.capacity_of(state.queue)
         return capacity is None or state.ready.length + min(state.blocked) <= capacity
 
-    def _wait_for_room(self, state: QueueState, wanted: int) -> None:
-        """Wait, with the lock released, until a full queue has room again."""
-        if self.in_runner():  # a handler that waited for itself would wait for ever
+    def _wait_for_room(self, state: QueueState, wanted: Callable[[], int]) -> None:
+        """Wait, with the lock released, until a full queue has room again for as many as are ``wanted``."""
+        number = wanted()
+        if not number or self.in_runner():  # a handler that waited for itself would wait for ever
             return
         timeout = self.config.enqueue_timeout
         give_up = math.inf if timeout is None else _time.monotonic() + timeout
-        state.blocked.append(wanted)
+        state.blocked.append(number)
         try:
-            while not self._refusing and self._is_full(state, wanted):
+            while not self._refusing and (number_now := wanted()) and self._is_full(state, number_now):
                 left = give_up - _time.monotonic()
                 if left <= 0:
                     raise no_room(state.queue, self.capacity_of(state.queue) or 0, timeout)
                 state.ready.not_full.wait(min(left, self.config.job_check_interval))
         finally:
-            state.blocked.remove(wanted)
+            state.blocked.remove(number)
         if self._refusing:
             raise closed(state.queue)
 

@@ -297,6 +297,11 @@ class Adder:
             joined("release savepoint neoq")
         return accept(jobs, rows)
 
+    def duplicates(self, execute: Joined, jobs: Sequence[Job]) -> set[int]:
+        """The places of jobs whose fingerprints unfinished jobs have."""
+        values = [job.queue for job in jobs], LISTS.uuids([held(job) for job in jobs])
+        return {place - 1 for (place,) in execute(self._statements.held, values)}
+
     # -- holders ----------------------------------------------------------------------------------------
 
     def _execute(self, statement: str, values: Sequence[Any] = ()) -> Rows:

@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from neoq import postgres_schema
 from neoq.backend import Backend
-from neoq.capacity import Room, no_room, wanted_of
+from neoq.capacity import Room, new_of, no_room, refuse_too_many, wanted_of
 from neoq.config import FLAG, Config, Kind, Settings, count, setting, span
 from neoq.errors import (
     BackendError,
@@ -258,8 +258,8 @@ class PostgresBackend(Backend):
         return added
 
     def _add(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
-        capacities = self._capacities_of(jobs)
-        if capacities and not self.in_runner():
+        capacities = self._bounds_of(jobs)
+        if capacities:
             return self._add_bounded(jobs, token, capacities)
         if len(jobs) == 1 and jobs[0].on_duplicate != "raise":
             return [self._adder.add_one(jobs[0], token)]
@@ -276,10 +276,20 @@ class PostgresBackend(Backend):
                     raise
             self._room.pause(SERVER_EVERY)
 
-    def _full_queue(
-        self, execute: Any, wanted: Mapping[str, int], capacities: Mapping[str, int]
+    def _full_queue(self, joined: Joined, jobs: Sequence[Job], capacities: Mapping[str, int]) -> str | None:
+        """The name of a queue without room for what a batch brings it; it stays so in this transaction.
+
+        Raises QueueFullError where it never has so much.
+        """
+        if self._short_of_room(joined, wanted_of(jobs, capacities), capacities) is None:
+            return None
+        new = new_of(jobs, capacities, self._adder.duplicates(joined, jobs))
+        refuse_too_many(new, capacities)
+        return None if self.in_runner() else self._short_of_room(joined, new, capacities)
+
+    def _short_of_room(
+        self, execute: Joined, wanted: Mapping[str, int], capacities: Mapping[str, int]
     ) -> str | None:
-        """The name of a queue without room for its part of a batch; it stays so in this transaction."""
         for queue in sorted(capacities):
             if wanted[queue]:
                 free = capacities[queue] - self.handed_over(queue) - wanted[queue]
@@ -290,23 +300,22 @@ class PostgresBackend(Backend):
 
     def _add_joined(self, jobs: Sequence[Job], joined: Joined) -> list[Job]:
         """Who waited for room inside a transaction would keep others from making it."""
-        capacities = self._capacities_of(jobs)
-        if capacities and not self.in_runner():
-            full = self._full_queue(joined, wanted_of(jobs, capacities), capacities)
+        capacities = self._bounds_of(jobs)
+        if capacities:
+            full = self._full_queue(joined, jobs, capacities)
             if full is not None:
                 raise no_room(full, capacities[full])
         return self._adder.add_joined(joined, jobs)
 
     def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add where there is room, or wait for it."""
-        wanted = wanted_of(jobs, capacities)
         self._adder.name_queues({job.queue for job in jobs})  # on a connection of its own: before ours
         timeout = self.config.enqueue_timeout
         give_up = None if timeout is None else _time.monotonic() + timeout
         while True:
             with self._connections.use() as connection, connection.transaction():
                 joined = Joined(self._connections, connection)
-                full = self._full_queue(joined, wanted, capacities)
+                full = self._full_queue(joined, jobs, capacities)
                 if full is None:
                     added = self._adder.add_joined(joined, jobs)
                     self._adder.remember(token, added)

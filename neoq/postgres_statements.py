@@ -120,6 +120,10 @@ class Statements:
             """
             for table in ("jobs", "history")
         )
+        self.held = f"""
+            select i.place from unnest(%s::text[], %s::uuid[]) with ordinality i (queue, holds, place)
+            where exists (select 1 from {s}.jobs j where j.holds = i.holds and j.queue = i.queue)
+        """
         self.last_id = f"select last_value from {s}.job_ids"
         self.ready_within = f"select {s}.ready_within(%s::text, %s::int)"
 

@@ -101,6 +101,18 @@ class Adder:
                 added[place] = job
         return added
 
+    def duplicates(self, jobs: Sequence[Job]) -> set[int]:
+        """The places of jobs whose fingerprints unfinished jobs have."""
+        places = set[int]()
+        for part in _parts(jobs):
+            unique = [(place, job) for place, job in zip(part.places, part.jobs, strict=True) if job.unique]
+            key = self._queues.keys(part.queue).key("uniq")
+            for start in range(0, len(unique), AT_ONCE):
+                step = unique[start : start + AT_ONCE]
+                found = self._queues.redis.command("HMGET", key, *(job.fingerprint for _, job in step))
+                places.update(place for (place, _), holder in zip(step, found, strict=True) if holder)
+        return places
+
     def add_tick(self, cron: str, tick: float, job: Job) -> Job | None:
         """Add the job of a cron's tick; None where the tick is known."""
         part = Part(job.queue, [0], [job])
@@ -177,10 +189,13 @@ class Adder:
         """Raise where a part cannot be added; one that this token has added is in nobody's way."""
         _refuse_twins(parts)
         number = 0
+        left = dict(room)
         for part in parts:
             free = _must_be_free(part)
-            gate = self._gate_calls(part, token, room.get(part.queue), free, number, opens=False)
+            gate = self._gate_calls(part, token, left.get(part.queue), free, number, opens=False)
             self._pass_gate(part, self._queues.redis.call_many(gate))
+            if part.queue in left:
+                left[part.queue] -= sum(not job._waits for job in part.jobs)
             number += len(part.pieces())
 
     def _add_part(self, part: Part, token: bytes, room: int | None, number: int = 0) -> int:

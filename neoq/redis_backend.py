@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Unpack
 
 from neoq.backend import Backend
-from neoq.capacity import Room, closed
+from neoq.capacity import Room, closed, new_of, refuse_too_many, wanted_of
 from neoq.config import OPTIONAL_TEXT, TEXT, Config, Kind, Settings, count, setting, span
 from neoq.errors import (
     BackendError,
@@ -234,11 +234,8 @@ class RedisBackend(Backend):
         if transaction is not None:
             raise _no_transactions("enqueue")
         queues = {job.queue for job in jobs} if len(jobs) > 1 else (jobs[0].queue,)
-        capacities = self._capacities_of(jobs)
-        if capacities and not self.in_runner():
-            added = self._add_bounded(jobs, token, capacities)
-        else:
-            added = self._adder.add(jobs, token, {})
+        capacities = self._bounds_of(jobs)
+        added = self._add_bounded(jobs, token, capacities) if capacities else self._adder.add(jobs, token, {})
         self._tell_ready(queues)
         return added
 
@@ -252,9 +249,8 @@ class RedisBackend(Backend):
         timeout = self.config.enqueue_timeout
         give_up = None if timeout is None else _time.monotonic() + timeout
         while True:
-            free = {queue: max(0, limit - self.handed_over(queue)) for queue, limit in capacities.items()}
             try:
-                return self._adder.add(jobs, token, free)
+                return self._add_where_room(jobs, token, capacities)
             except NoRoom as full:
                 self._room.wait(full.queue, capacities[full.queue], timeout, give_up)
             except BackendUnavailable as error:
@@ -263,6 +259,20 @@ class RedisBackend(Backend):
                 ):  # it looked as the connection was closed
                     raise closed(jobs[0].queue) from error
                 raise
+
+    def _add_where_room(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
+        """Add, or raise NoRoom; QueueFullError where there can never be room."""
+        free = {queue: max(0, limit - self.handed_over(queue)) for queue, limit in capacities.items()}
+        wanted = wanted_of(jobs, capacities)
+        if all(wanted[queue] <= limit for queue, limit in capacities.items()):
+            try:
+                return self._adder.add(jobs, token, free)
+            except NoRoom:  # but duplicates take none
+                pass
+        new = new_of(jobs, capacities, self._adder.duplicates(jobs))
+        refuse_too_many(new, capacities)
+        room = {queue: left + wanted[queue] - new[queue] for queue, left in free.items()}
+        return self._adder.add(jobs, token, {} if self.in_runner() else room)
 
     # -- cron -------------------------------------------------------------------------------------------
 

@@ -102,6 +102,16 @@ def full_queue(ledger: Ledger, wanted: dict[str, int], capacities: dict[str, int
     return None
 
 
+def duplicates(ledger: Ledger, jobs: Sequence[Job]) -> set[int]:
+    """The places of jobs whose fingerprints unfinished jobs have."""
+    places = set()
+    for place, job in enumerate(jobs):
+        held = hash_of(job)
+        if held is not None and ledger.may_be_held(held) and ledger.holder(job, held) is not None:
+            places.add(place)
+    return places
+
+
 def add_tick(ledger: Ledger, cron: str, tick: datetime, job: Job) -> Tick:
     """Record a tick and add its job."""
     at = tick.timestamp()

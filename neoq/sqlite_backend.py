@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Unpack
 
 from neoq import sqlite_add, sqlite_claim, sqlite_look, sqlite_operate, sqlite_settle
 from neoq.backend import Backend
-from neoq.capacity import Room, no_room, wanted_of
+from neoq.capacity import Room, new_of, no_room, refuse_too_many, wanted_of
 from neoq.config import Config, Kind, Settings, setting, span
 from neoq.errors import BackendError, BackendUnavailable, ConfigError
 from neoq.job import Job, Status, to_datetime
@@ -190,8 +190,8 @@ class SqliteBackend(Backend):
         """Store jobs; see `Store.add`. ``transaction`` is a sqlite3.Connection to the same file."""
         if transaction is not None:
             return write_within(self._file, transaction, lambda ledger: self._add_joined(ledger, jobs, token))
-        capacities = self._capacities_of(jobs)
-        if capacities and not self.in_runner():
+        capacities = self._bounds_of(jobs)
+        if capacities:
             added = self._add_bounded(jobs, token, capacities)
         else:
             added = self._write(lambda ledger: sqlite_add.add(ledger, jobs, token))
@@ -212,25 +212,28 @@ class SqliteBackend(Backend):
 
     def _add_joined(self, ledger: Ledger, jobs: Sequence[Job], token: bytes) -> list[Job]:
         """Who waited for room inside a transaction would keep others from making it."""
-        capacities = self._capacities_of(jobs)
-        full = (
-            None
-            if self.in_runner()
-            else sqlite_add.full_queue(ledger, wanted_of(jobs, capacities), capacities)
-        )
+        capacities = self._bounds_of(jobs)
+        full = self._full_queue(ledger, jobs, capacities)
         if full is not None:
             raise no_room(full, capacities[full])
         return sqlite_add.add(ledger, jobs, token)
 
+    def _full_queue(self, ledger: Ledger, jobs: Sequence[Job], capacities: dict[str, int]) -> str | None:
+        """The name of a queue without room for what a batch brings it; QueueFullError if it never has."""
+        free = {queue: limit - self.handed_over(queue) for queue, limit in capacities.items()}
+        if sqlite_add.full_queue(ledger, wanted_of(jobs, free), free) is None:
+            return None
+        new = new_of(jobs, free, sqlite_add.duplicates(ledger, jobs))
+        refuse_too_many(new, capacities)
+        return None if self.in_runner() else sqlite_add.full_queue(ledger, new, free)
+
     def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add where there is room, or wait for it."""
-        wanted = wanted_of(jobs, capacities)
         timeout = self.config.enqueue_timeout
         give_up = None if timeout is None else _time.monotonic() + timeout
 
         def try_to_add(ledger: Ledger) -> tuple[list[Job], str | None]:
-            free = {queue: limit - self.handed_over(queue) for queue, limit in capacities.items()}
-            full = sqlite_add.full_queue(ledger, wanted, free)
+            full = self._full_queue(ledger, jobs, capacities)
             return ([], full) if full is not None else (sqlite_add.add(ledger, jobs, token), None)
 
         while True:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from neoq.errors import BackendClosedError, QueueFullError, Retry
+from neoq.errors import BackendClosedError, DuplicateJobError, QueueFullError, Retry
 from neoq.job import Job, Status
 from neoq.retry import RetryPolicy
 from neoq.store import Tick
@@ -177,6 +177,72 @@ class CapacityCases(Suite):
             backend.enqueue_many([Job("p", {"n": 1}), Job("q", {"n": 1})])
         assert caught.value.queue == "q"
         assert len(unfinished_jobs(backend)) == 1
+
+    def test_a_duplicate_takes_no_room(self, make: Make) -> None:
+        """A full queue returns a duplicate at once, alone or in a batch."""
+        backend = make(autostart=False, queue_capacity=1, enqueue_timeout=SOON)
+        backend.listen("q", ignore)
+        first = backend.enqueue("q", {"n": 0})
+        met = [
+            backend.enqueue("q", {"n": 0}),
+            backend.enqueue("q", {"n": 0}, priority=1),
+            *backend.enqueue_many([Job("q", {"n": 0})]),
+            *backend.enqueue_many([Job("q", {"n": 0}) for _ in range(3)]),
+        ]
+        assert [(job.id, job.duplicate) for job in met] == [(first.id, True)] * 6
+
+    def test_what_a_duplicate_does_in_a_full_queue(self, make: Make) -> None:
+        """In a full queue, on_duplicate="raise" raises DuplicateJobError and "replace" replaces."""
+        backend = make(autostart=False, queue_capacity=1, enqueue_timeout=SOON)
+        backend.listen("q", ignore)
+        first = backend.enqueue("q", {"n": 0}, fingerprint="f")
+        for jobs in ([Job("q", {}, fingerprint="f", on_duplicate="raise")] * n for n in (1, 2)):
+            with pytest.raises(DuplicateJobError) as caught:
+                backend.enqueue_many(jobs)
+            assert caught.value.job.id == first.id
+        with pytest.raises(DuplicateJobError):
+            backend.enqueue("q", fingerprint="f", on_duplicate="raise")
+        replaced = backend.enqueue("q", {"n": 1}, fingerprint="f", on_duplicate="replace")
+        assert (replaced.id, replaced.payload) == (first.id, {"n": 1})
+        [replaced] = backend.enqueue_many([Job("q", {"n": 2}, fingerprint="f", on_duplicate="replace")])
+        assert (replaced.id, replaced.payload) == (first.id, {"n": 2})
+
+    @pytest.mark.parametrize("number", [4, 120])
+    def test_only_the_new_jobs_of_a_batch_take_room(self, make: Make, number: int) -> None:
+        """Of a batch that mixes duplicates with new jobs only the new ones must find room."""
+        backend = make(autostart=False, queue_capacity=number, enqueue_timeout=SOON)
+        backend.listen("q", ignore)
+        first = backend.enqueue_many([Job("q", {"n": n}) for n in range(number - 1)])
+        twice = [Job("q", {"n": "new"}), Job("q", {"n": "new"})]
+        added = backend.enqueue_many([*(Job("q", {"n": n}) for n in range(number - 1)), *twice])
+        assert [job.duplicate for job in added] == [True] * (number - 1) + [False, True]
+        assert [job.id for job in added[: number - 1]] == [job.id for job in first]
+        with pytest.raises(QueueFullError):
+            backend.enqueue_many([Job("q", {"n": 0}), Job("q", {"n": "another"})])
+        assert len(unfinished_jobs(backend)) == number
+
+    def test_a_batch_that_can_never_fit(self, make: Make) -> None:
+        """A batch with more new jobs than a queue holds is refused at once; duplicates are not counted."""
+        backend = make(autostart=False, queue_capacity=2, enqueue_timeout=SOON)
+        backend.listen("q", ignore)
+        backend.enqueue("q", {"n": 0})
+        added = backend.enqueue_many([Job("q", {"n": n % 2}) for n in range(9)])
+        assert [job.duplicate for job in added] == [True, False] + [True] * 7
+        backend.enqueue_many([Job("q", {"n": n}, unique=False, run_after=LATER) for n in range(9)])
+        with pytest.raises(QueueFullError, match="at once"):
+            backend.enqueue_many([Job("q", {"n": n}) for n in range(9)])
+        with pytest.raises(QueueFullError, match="at once"):
+            backend.enqueue_many([Job("q", {"n": 0}, unique=False) for n in range(3)])
+
+    def test_a_producer_that_waits_becomes_a_duplicate(self, make: Make) -> None:
+        """A producer that waits for room goes on as a duplicate where its job was stored meanwhile."""
+        backend = make(autostart=False, queue_capacity=1, enqueue_timeout=None)
+        backend.listen("q", ignore)
+        backend.enqueue("q", {"n": 0})
+        producers = [Background(lambda: backend.enqueue("q", {"n": 1})) for _ in range(2)]
+        assert all(producer.blocks() for producer in producers)
+        future = backend.enqueue("q", {"n": 1}, run_after=LATER)
+        assert [producer.result().id for producer in producers] == [future.id] * 2
 
     def test_future_jobs_do_not_count(self, make: Make) -> None:
         """Jobs that wait for their time take no room, and find room in a full queue."""

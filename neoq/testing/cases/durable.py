@@ -433,6 +433,17 @@ class TransactionCases(Suite):
         raise NotImplementedError(f"{type(self).__name__} must say how to connect to the store of {backend}")
 
     @needs("transactions")
+    def test_a_duplicate_in_a_transaction_takes_no_room(self, make: Make) -> None:
+        """Inside a caller's transaction a full queue returns a duplicate, too."""
+        backend = make(autostart=False, queue_capacity=1)
+        first = backend.enqueue("q", {"n": 0})
+        connection = self.connection(backend)
+        met = backend.enqueue("q", {"n": 0}, transaction=connection)
+        connection.commit()
+        connection.close()
+        assert (met.id, met.duplicate) == (first.id, True)
+
+    @needs("transactions")
     def test_a_job_waits_for_the_commit(self, backend: Backend, seen: Seen) -> None:
         """A job enqueued in a transaction runs after its commit, not before."""
         connection = self.connection(backend)
