@@ -76,7 +76,6 @@ class SqliteFile:
         self._read_gate = threading.RLock()  # over the reading one
         self._reader: sqlite3.Connection | None = None
         self._closed = False
-        self._held_for_fork: list[Any] = []
         self.fork_hook: Callable[[], None] = lambda: None
 
     # -- open and close ---------------------------------------------------------------------------------
@@ -90,6 +89,7 @@ class SqliteFile:
             raise BackendUnavailable(f"cannot open {self.path}: it is a directory; name a file in it")
         self._refuse_second_name()
         with self._gate:
+            _note_open(self)  # before there is anything to close
             try:
                 self._writer = self._connect()
                 self._migrate(self._writer)
@@ -100,7 +100,6 @@ class SqliteFile:
             except BaseException:
                 self._disconnect()
                 raise
-        _open_files.add(self)
 
     def _refuse_second_name(self) -> None:
         """By each of its names SQLite would keep another log, and workers would look for others elsewhere."""
@@ -115,7 +114,7 @@ class SqliteFile:
         with self._gate, self._read_gate:
             self._closed = True
             self._disconnect()
-        _open_files.discard(self)
+        _open_files.pop(id(self), None)
 
     def _disconnect(self) -> None:
         writer, self._writer, self._ledger, self._mode = self._writer, None, None, ""
@@ -335,18 +334,12 @@ class SqliteFile:
 
     # -- fork -------------------------------------------------------------------------------------------
 
-    def before_fork(self) -> None:
-        """Let no connection be open while the process forks."""
-        for gate in (self._gate, self._read_gate):
-            if gate.acquire(timeout=FORK_PATIENCE):
-                self._held_for_fork.append(gate)
-        if len(self._held_for_fork) == 2 and (self._writer is None or not self._writer.in_transaction):
+    def before_fork(self, held: list[threading.RLock]) -> None:
+        """Let no connection be open while the process forks; ``held`` takes the gates that this closes."""
+        gates = [gate for gate in (self._gate, self._read_gate) if gate.acquire(timeout=FORK_PATIENCE)]
+        held += gates
+        if len(gates) == 2 and (self._writer is None or not self._writer.in_transaction):
             self._disconnect()
-
-    def forked_in_parent(self) -> None:
-        """Go on; the connections are opened again when they are needed."""
-        while self._held_for_fork:
-            self._held_for_fork.pop().release()
 
     def forked_in_child(self) -> None:
         """Never close what could not be closed before: it is the parent's."""
@@ -357,7 +350,6 @@ class SqliteFile:
         self._closed = True
         self._gate, self._read_gate = threading.RLock(), threading.RLock()
         self._in_group = GroupCommit(self._commit)
-        self._held_for_fork = []
         self.fork_hook()
 
 
@@ -371,25 +363,45 @@ def _roll_back(connection: sqlite3.Connection) -> None:
         connection.execute("rollback")
 
 
-_open_files: weakref.WeakSet[SqliteFile] = weakref.WeakSet()
-_forking: list[SqliteFile] = []
+class _Forks(threading.local):
+    """The gates that this thread has closed, for each fork that it is in; several threads may fork."""
+
+    def __init__(self) -> None:
+        self.held: list[list[threading.RLock]] = []  # a signal handler may fork while its thread does
+
+
+_open_files: dict[int, weakref.ref[SqliteFile]] = {}  # in one order for all threads, which wait for the gates
+_forks = _Forks()
+
+
+def _note_open(file: SqliteFile) -> None:
+    key = id(file)
+    _open_files[key] = weakref.ref(file, lambda _: _open_files.pop(key, None))
+
+
+def _all_open() -> list[SqliteFile]:
+    files = [reference() for reference in list(_open_files.values())]
+    return [file for file in files if file is not None]
 
 
 def _before_fork() -> None:
-    _forking[:] = list(_open_files)
-    for file in _forking:
-        file.before_fork()
+    held: list[threading.RLock] = []
+    _forks.held.append(held)
+    for file in _all_open():
+        file.before_fork(held)
 
 
 def _forked_in_parent() -> None:
-    while _forking:
-        _forking.pop().forked_in_parent()
+    for gate in reversed(_forks.held.pop()):
+        gate.release()
 
 
 def _forked_in_child() -> None:
-    while _forking:
-        file = _forking.pop()
-        _open_files.discard(file)
+    """Every file is the parent's, also one that another thread has opened since this one began to fork."""
+    _forks.held.clear()
+    files = _all_open()
+    _open_files.clear()
+    for file in files:
         file.forked_in_child()
 
 

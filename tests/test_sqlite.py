@@ -24,6 +24,7 @@ from neoq import (
     SqliteBackend,
     UnsupportedError,
     sqlite_add,
+    sqlite_file,
 )
 from neoq.clock import LiveClock
 from neoq.sqlite_backend import SqliteConfig
@@ -624,6 +625,53 @@ def test_no_connection_is_open_across_a_fork(backend: SqliteBackend) -> None:
     os.close(read)
     backend.enqueue("q", {"n": 2})
     assert [job.payload["n"] for job in backend.jobs()] == [2, 1, 0]
+
+
+FORKING = """
+import os, sys, threading, warnings, neoq
+warnings.simplefilter("ignore")
+backends = [neoq.SqliteBackend(f"{sys.argv[1]}{n}", autostart=False) for n in range(2)]
+def fork(barrier):
+    barrier.wait()
+    pid = os.fork()
+    if not pid:
+        try:
+            backends[0].enqueue("child")
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+for n in range(20):
+    barrier = threading.Barrier(2)
+    threads = [threading.Thread(target=fork, args=[barrier]) for _ in range(2)]
+    threads.append(threading.Thread(target=lambda: [each.enqueue("parent", {"n": n}) for each in backends]))
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+print(*({counts.queue: counts.unfinished for counts in backend.queues()} for backend in backends), sep="\\n")
+"""
+
+
+def test_two_threads_fork_at_once(path: Path) -> None:
+    """Threads that fork at the same time neither hang nor keep others from the files, nor lose anything."""
+    with running([sys.executable, "-c", FORKING, path]) as child:
+        assert child.ends_well() == ["{'child': 1, 'parent': 20}", "{'parent': 20}"]
+
+
+def test_a_fork_inside_a_fork(backend: SqliteBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork that begins while its own thread prepares another one leaves the file usable."""
+    hook = sqlite_file._before_fork
+
+    def once() -> None:
+        monkeypatch.undo()
+        pid = os.fork()
+        if not pid:
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+    backend.enqueue("q", {"n": 0})
+    monkeypatch.setattr(backend._file, "_disconnect", once)
+    hook()
+    sqlite_file._forked_in_parent()
+    assert in_threads(1, lambda n: backend.enqueue("q", {"n": n + 1}).duplicate) == [False]
 
 
 def test_a_child_does_not_keep_its_parents_lock(path: Path) -> None:
