@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta, tzinfo
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypedDict, TypeVar, Unpack, overload
 
 from neoq.capacity import wanted_of
 from neoq.clock import Clock
@@ -132,6 +132,11 @@ class Backend(Store):
         settings["future_job_window"] = self.config.future_job_window
         settings |= self.config.changed()
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a backend cannot be pickled or copied: give its URL to the other process, and make one there"
+        )
 
     @property
     def clock(self) -> Clock:

@@ -27,10 +27,25 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neoq.job import Job
+
+
+def _travel(error: BaseException) -> tuple[Any, ...]:
+    """Reduce an exception to what makes it again in another process, whatever its class takes to be made.
+
+    Python would call the class with ``args`` alone. Where that fails, a process pool waits for ever.
+    """
+    return _made_again, (type(error), error.args, error.__dict__)
+
+
+def _made_again(cls: type[BaseException], args: tuple[Any, ...], fields: dict[str, Any]) -> BaseException:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 class NeoqError(Exception):
@@ -43,6 +58,8 @@ class NeoqError(Exception):
         super().__init__(message)
         self.queue = queue
         self.job_id = job_id
+
+    __reduce__ = _travel
 
 
 class ConfigError(NeoqError, ValueError):
@@ -125,6 +142,8 @@ class UnsupportedError(BackendError):
 class Signal(Exception):
     """What a handler raises to steer its job: control flow, not an error."""
 
+    __reduce__ = _travel
+
 
 class Retry(Signal):
     """Fail this attempt and try again after ``after`` (a timedelta, or seconds; None: the policy's delay)."""
@@ -151,6 +170,8 @@ class Discard(Signal):
 
 class JobInterrupted(BaseException):
     """Raised inside a running handler; clean up and let it pass."""
+
+    __reduce__ = _travel
 
 
 class JobTimeout(JobInterrupted):

@@ -225,6 +225,18 @@ class Job:
         if meta is not None:
             self.meta = _checked_meta(meta)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: a snapshot, without the attempt that this process makes."""
+        state = {name: getattr(self, name) for name in _IN_SLOTS} | self.__dict__
+        state["_slot"] = None
+        if self._data is not None:
+            state["_payload"] = None  # it is read anew
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
     def __repr__(self) -> str:
         return f"<Job {self.id} of {self.queue!r} {self.status.name} retries={self.retries}>"
 

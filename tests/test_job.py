@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 import math
+import pickle
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from types import MappingProxyType
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import neoq
 from neoq.errors import InvalidJobError, NeoqError, PayloadError
 from neoq.job import Job, Status, encode_payload, encode_result, fingerprint
 
@@ -372,3 +375,56 @@ def test_the_progress_of_a_snapshot_can_be_read() -> None:
 def test_meta_may_be_any_mapping() -> None:
     """For meta any mapping will do, not only a dict."""
     assert Job("emails", meta=MappingProxyType({"trace": "abc"})).meta == {"trace": "abc"}
+
+
+def _travels() -> list[Any]:
+    protocols = range(pickle.HIGHEST_PROTOCOL + 1)
+    return [
+        *(lambda job, protocol=protocol: pickle.loads(pickle.dumps(job, protocol)) for protocol in protocols),
+        copy.copy,
+        copy.deepcopy,
+    ]
+
+
+@pytest.mark.parametrize("travel", _travels())
+def test_a_job_travels(travel: Callable[[Job], Job]) -> None:
+    """A job that its user has made is the same after it was pickled or copied, and can be enqueued."""
+    job = Job("q", {"n": [1]}, run_after=timedelta(hours=1), key="k", meta={"a": "b"}, unique=False)
+    again = travel(job)
+    assert (again.queue, again.payload, again.key, again.meta) == ("q", {"n": [1]}, "k", {"a": "b"})
+    with neoq.MemBackend(autostart=False) as backend:
+        backend.listen("q", print)
+        added = backend.enqueue(again)
+        assert (added.run_after - added.created_at, added.unique) == (timedelta(hours=1), False)
+        backend.delete(added.id)
+
+
+@pytest.mark.parametrize("travel", _travels())
+def test_a_running_job_travels(travel: Callable[[Job], Job]) -> None:
+    """The job that a handler has is pickled and copied as a snapshot of itself."""
+    taken: list[Job] = []
+
+    def handler(job: Job) -> None:
+        job.payload["n"] = 8
+        job.progress(0.5, "half of it")
+        with job.shield():
+            taken.append(travel(job))
+
+    with neoq.MemBackend() as backend:
+        backend.listen("q", handler)
+        done = backend.wait(backend.enqueue("q", {"n": 7}, meta={"a": "b"}).id, 10)
+    assert done.status is Status.SUCCEEDED
+    [snapshot] = taken
+    assert (snapshot.id, snapshot.status, snapshot.fingerprint) == (done.id, Status.RUNNING, done.fingerprint)
+    assert (snapshot.payload, snapshot.meta) == ({"n": 7}, {"a": "b"})
+    assert snapshot.progress() == (0.5, "half of it")
+    assert not snapshot.cancelled
+    with pytest.raises(NeoqError, match="snapshot"):
+        snapshot.remaining()
+
+
+@pytest.mark.parametrize("travel", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_backend_does_not_travel(travel: Callable[[Any], Any]) -> None:
+    """A backend that is pickled or copied says what to do instead."""
+    with neoq.MemBackend() as backend, pytest.raises(TypeError, match="make one there"):
+        travel(backend)
