@@ -95,7 +95,7 @@ def _raise(error: BaseException) -> None:
 def test_an_error_in_a_process_pool(error: neoq.NeoqError) -> None:
     """What a process of a pool raises arrives where the result is asked for."""
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        with pytest.raises(type(error), match=str(error)) as caught:
-            pool.submit(_raise, error).result(PATIENCE)
+    pool = concurrent.futures.ProcessPoolExecutor(1, mp_context=context)
+    with pool, pytest.raises(type(error), match=str(error)) as caught:
+        pool.submit(_raise, error).result(PATIENCE)
     assert caught.value.queue == "q"
