@@ -9,7 +9,8 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from neoq.config import SafeLogger
 from neoq.errors import (
@@ -25,8 +26,10 @@ from neoq.errors import (
     Snooze,
 )
 from neoq.job import Job, Status, encode_result, latest, to_seconds
+from neoq.results import not_begun, plain_json, undone
 from neoq.retry import RetryPolicy
-from neoq.store import ROLLED_BACK, Failure, Outcome, given_back, lease_of
+from neoq.store import ROLLED_BACK, Failure, Outcome, given_back, lease_of, succeeded
+from neoq.surroundings import Surroundings
 
 if TYPE_CHECKING:
     import logging
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 Handler = Callable[[Job], Any]
 Middleware = Callable[[Job, Handler], Any]
+T = TypeVar("T")
 
 
 class Listener:
@@ -69,6 +73,7 @@ class Listener:
         self.logger = SafeLogger(logger)
         self.failed = failed
         self.call = handler
+        self.surroundings = Surroundings()
 
     def wrap(self, middleware: Sequence[Middleware]) -> None:
         """Put middleware around the handler, the first outermost."""
@@ -82,7 +87,7 @@ class Listener:
         if self.on_error is None:
             return
         try:
-            self.on_error(job, error)
+            self.surroundings.fresh().run(self.on_error, job, error)
         except BaseException as raised:
             self.log_failed_on_error(job, raised)
 
@@ -93,10 +98,21 @@ class Listener:
 
 def _around(middleware: Middleware, inner: Handler) -> Handler:
     def call(job: Job) -> Any:
-        def call_next(given: Job | None = None) -> Any:
-            return inner(job if given is None else given)
+        left: Any = None  # that the handler has not done, and middleware may drop
 
-        return middleware(job, call_next)
+        def call_next(given: Job | None = None) -> Any:
+            nonlocal left
+            result = inner(job if given is None else given)
+            if result is not None and not_begun(result):
+                left = result
+            return result
+
+        result = middleware(job, call_next)
+        if left is not None and result is not left and not_begun(left):
+            error = undone(left, job.queue)
+            if error is not None:
+                raise error
+        return result
 
     return call
 
@@ -104,7 +120,7 @@ def _around(middleware: Middleware, inner: Handler) -> Handler:
 def attempt(
     job: Job, listener: Listener, slot: Slot, watchdog: Watchdog | None = None
 ) -> Job | Outcome | None:
-    """Run one attempt in this thread.
+    """Run one attempt in this thread, and in its context: see `Surroundings`.
 
     Returns the job itself where it succeeded (with ``_ran_at``, ``_finished_at`` and ``_result`` set), the
     Outcome of anything else, and None where the attempt was abandoned meanwhile and is settled already.
@@ -112,7 +128,7 @@ def attempt(
     now = listener.clock.time
     started = now()
     if job._cancel or (job._deadline is not None and started + job._store_ahead >= job._deadline):
-        return _not_started(job, listener, started)
+        return _Ending(job, listener, slot, watchdog).not_started(started)
     until = slot.plan(job, listener.timeout, started)
     if watchdog is not None and until < watchdog.wakes_at:
         watchdog.expect(until)
@@ -133,32 +149,129 @@ def attempt(
             continue
     if slot.abandoned:
         return None
-    if error is not None:
+    if result is not None and error is None:
+        error = undone(result, job.queue)
+    if error is not None or job._completed:
         try:
-            outcome, error = _failed(job, listener, started, error, asked)
-            if error is not None and listener.on_error is not None:
-                slot.aftermath_of = outcome
-                _tell(job, listener, error, slot, watchdog)
-            return None if slot.abandoned else outcome
+            return _Ending(job, listener, slot, watchdog).otherwise(started, error, asked)
         finally:
             error = None  # or the traceback and this frame would keep each other alive
-    if job._completed:
-        return _unless_committed(job, listener, started)
-    if result is not None:
-        job._result = _encoded(result, job, listener)
     job._finished_at = now()
+    if result is not None:
+        job._result = plain_json(result)
+        if job._result is None:
+            return _Ending(job, listener, slot, watchdog).returned(result)
     return job
 
 
-def _not_started(job: Job, listener: Listener, now: float) -> Outcome:
+class _Ending:
+    """What an attempt's end may ask of the handler's objects and the queue's functions.
+
+    Text and traceback of an exception, a retry policy, a result, a line of log, on_error: each may run
+    anybody's code, so it is guarded as the handler was. If it hangs, the attempt ends without it.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        listener: Listener,
+        slot: Slot,
+        watchdog: Watchdog | None,
+    ) -> None:
+        self.job = job
+        self.listener = listener
+        self.slot = slot
+        self.watchdog = watchdog
+
+    def not_started(self, now: float) -> Outcome | None:
+        """The end of a job that was cancelled, or whose deadline has passed, before it ran."""
+        outcome = _not_started(self.job, now)
+        if outcome.failure is not None:
+            message = outcome.failure.message
+            self._guarded(outcome, _log_not_started, self.job, self.listener, message)
+        return None if self.slot.abandoned else outcome
+
+    def returned(self, result: Any) -> Job | None:
+        """The end of an attempt whose result is more than plain values."""
+        self.job._result, _ = self._guarded(succeeded(self.job), _encoded, result, self.job, self.listener)
+        return None if self.slot.abandoned else self.job
+
+    def otherwise(
+        self, started: float, error: BaseException | None, asked: Interrupt | None
+    ) -> Outcome | None:
+        """The end of an attempt that raised, or was completed by its handler."""
+        if error is None:
+            outcome = _at_least(self.job, self.listener, started, ROLLED_BACK)
+            judged, _ = self._guarded(outcome, _unless_committed, self.job, self.listener, started)
+            outcome = judged or outcome
+        else:
+            outcome = self._failed(started, error, asked)
+        return None if self.slot.abandoned else outcome
+
+    def _failed(self, started: float, error: BaseException, asked: Interrupt | None) -> Outcome:
+        job, listener = self.job, self.listener
+        outcome = _at_least(job, listener, started, _unread(error), asked)
+        told: BaseException | None = None if outcome.failure is None else error
+        say: Callable[[], None] = partial(_log_unread, job, listener)
+        try:
+            judged, broken = self._guarded(outcome, _judge, job, listener, started, error, asked)
+            if judged is not None:
+                outcome, told, say = judged
+            self._guarded(outcome, say)
+            if told is not None and listener.on_error is not None:
+                _, broken = self._guarded(outcome, listener.on_error, job, told)
+                if broken is not None:
+                    self._guarded(outcome, listener.log_failed_on_error, job, broken)
+            return outcome
+        finally:
+            told = broken = None  # as in `attempt`
+
+    def _guarded(
+        self, outcome: Outcome, work: Callable[..., T], *arguments: Any
+    ) -> tuple[T | None, BaseException | None]:
+        """Call ``work`` for as long as the handler may run; return what it returned, and what it raised.
+
+        If it does not end, the attempt is settled with ``outcome`` over this thread's head.
+        """
+        slot, watchdog, failed = self.slot, self.watchdog, None
+        if slot.abandoned:
+            return None, None
+        done: T | None = None
+        until = slot.plan_aftermath(self.listener.timeout, outcome)
+        if watchdog is not None and until < watchdog.wakes_at:
+            watchdog.expect(until)
+        try:
+            slot.job = self.job
+            done = work(*arguments)
+            slot.job = None
+        except BaseException as raised:
+            slot.job = None
+            failed = raised
+        while slot.asked is not None:  # as in `attempt`
+            try:
+                slot.end()
+            except JobInterrupted:
+                continue
+        if not slot.abandoned:
+            slot.aftermath_of = None
+        try:
+            return done, failed
+        finally:
+            failed = None
+
+
+def _not_started(job: Job, now: float) -> Outcome:
     if job._lost:
         return given_back(job)
     if job._cancel:
         return Outcome(lease_of(job), Status.CANCELLED, finished_at=now)
     message = f"not started by its deadline {job.deadline:%Y-%m-%d %H:%M:%S} UTC"
-    listener.logger.warning("job %s of %s is dead: %s", job.id, job.queue, message)
     failure = Failure("DeadlineExceeded", message, "")
     return Outcome(lease_of(job), Status.DEAD, finished_at=now, failure=failure)
+
+
+def _log_not_started(job: Job, listener: Listener, message: str) -> None:
+    listener.logger.warning("job %s of %s is dead: %s", job.id, job.queue, message)
 
 
 def _unless_committed(job: Job, listener: Listener, started: float) -> Outcome:
@@ -178,56 +291,91 @@ def _encoded(result: Any, job: Job, listener: Listener) -> bytes | None:
     """The result as JSON; the work is done, so one that is not JSON is no reason to do it again."""
     try:
         return encode_result(result)
-    except Exception as error:
+    except BaseException as error:
         listener.logger.warning("job %s of %s: its result is stored as null: %s", job.id, job.queue, error)
         return None
 
 
-def _failed(
-    job: Job, listener: Listener, started: float, error: BaseException, asked: Interrupt | None
-) -> tuple[Outcome, BaseException | None]:
-    """The outcome of an attempt that raised, and what on_error is to be told of it."""
+def _at_least(
+    job: Job, listener: Listener, started: float, failure: Failure, asked: Interrupt | None = None
+) -> Outcome:
+    """How an attempt ends that raised, as far as it is known without asking anybody's code."""
     now = listener.clock.time()
     lease = lease_of(job)
     if asked is ShutdownRequested or (asked is JobCancelled and job._lost):
-        why = "by shutdown" if asked is ShutdownRequested else "since others may have it by now"
-        listener.logger.info("job %s of %s was interrupted %s and is given back", job.id, job.queue, why)
-        return Outcome(lease, Status.PENDING, job._run_after, False, started, now), None
+        return Outcome(lease, Status.PENDING, job._run_after, False, started, now)
     if asked is JobCancelled:
-        listener.logger.info("job %s of %s was cancelled while it ran", job.id, job.queue)
-        return Outcome(lease, Status.CANCELLED, None, False, started, now), None
+        return Outcome(lease, Status.CANCELLED, None, False, started, now)
+    if asked is DeadlineExceeded or job.retries >= _max_retries(job, listener):
+        return Outcome(lease, Status.DEAD, None, False, started, now, failure)
+    policy = RetryPolicy() if callable(listener.retry.delay) else listener.retry
+    again = latest(now + policy.seconds(job.retries))
+    return Outcome(lease, Status.RETRYING, again, True, started, now, failure)
+
+
+def _unread(error: BaseException) -> Failure:
+    return Failure(_class_name(type(error)), "<its message could not be read>", "")
+
+
+def _log_unread(job: Job, listener: Listener) -> None:
+    listener.failed()
+    listener.logger.error("job %s of %s failed, and its exception cannot be looked at", job.id, job.queue)
+
+
+Judged = tuple[Outcome, BaseException | None, Callable[[], None]]
+
+
+def _judge(
+    job: Job, listener: Listener, started: float, error: BaseException, asked: Interrupt | None
+) -> Judged:
+    """The outcome of an attempt that raised, what on_error is to be told of it, and how to log it."""
+    now = listener.clock.time()
+    info = listener.logger.info
+    if asked is ShutdownRequested or (asked is JobCancelled and job._lost):
+        why = "by shutdown" if asked is ShutdownRequested else "since others may have it by now"
+        text = "job %s of %s was interrupted %s and is given back"
+        outcome = Outcome(lease_of(job), Status.PENDING, job._run_after, False, started, now)
+        return outcome, None, partial(info, text, job.id, job.queue, why)
+    if asked is JobCancelled:
+        outcome = Outcome(lease_of(job), Status.CANCELLED, None, False, started, now)
+        return outcome, None, partial(info, "job %s of %s was cancelled while it ran", job.id, job.queue)
     if isinstance(error, Snooze) and asked is None:
         try:
             again = _instant(error.delay, now)
         except InvalidJobError as wrong:
-            return _failed_attempt(job, listener, started, wrong), wrong
-        return Outcome(lease, Status.PENDING, again, False, started, now), None
+            return _judge_failure(job, listener, started, wrong)
+        return Outcome(lease_of(job), Status.PENDING, again, False, started, now), None, _say_nothing
     if isinstance(error, Discard):
         failure = describe(error)
-        listener.logger.info("job %s of %s was discarded: %s", job.id, job.queue, failure.message)
-        return Outcome(lease, Status.DEAD, None, False, started, now, failure), None
+        outcome = Outcome(lease_of(job), Status.DEAD, None, False, started, now, failure)
+        text = "job %s of %s was discarded: %s"
+        return outcome, None, partial(info, text, job.id, job.queue, failure.message)
     if isinstance(error, JobInterrupted) and asked is not None and not error.args:
         bare, error = error, asked(_reason(asked, job, listener)).with_traceback(error.__traceback__)
         error.__context__ = bare.__context__
-    return _failed_attempt(job, listener, started, error, asked), error
+    return _judge_failure(job, listener, started, error, asked)
 
 
-def _failed_attempt(
+def _judge_failure(
     job: Job,
     listener: Listener,
     started: float,
     error: BaseException,
     asked: Interrupt | None = None,
-) -> Outcome:
-    """The outcome of an attempt that failed with ``error``: another attempt, or the end."""
+) -> Judged:
+    """The same of an attempt that failed with ``error``: another attempt, or the end."""
     now = listener.clock.time()
     failure = describe(error)
     delay = None if asked is DeadlineExceeded else _delay(job, listener, error)
-    _log_failure(job, listener, error, failure, delay)
-    lease = lease_of(job)
     if delay is None:
-        return Outcome(lease, Status.DEAD, None, False, started, now, failure)
-    return Outcome(lease, Status.RETRYING, latest(now + delay), True, started, now, failure)
+        outcome = Outcome(lease_of(job), Status.DEAD, None, False, started, now, failure)
+    else:
+        outcome = Outcome(lease_of(job), Status.RETRYING, latest(now + delay), True, started, now, failure)
+    return outcome, error, partial(_log_failure, job, listener, error, failure, delay)
+
+
+def _say_nothing() -> None:
+    pass
 
 
 def _delay(job: Job, listener: Listener, error: BaseException) -> float | None:
@@ -273,35 +421,6 @@ def _log_failure(
         listener.logger.error("job %s of %s failed: %s", job.id, job.queue, failure.type)  # noqa: TRY400
 
 
-def _tell(job: Job, listener: Listener, error: BaseException, slot: Slot, watchdog: Watchdog | None) -> None:
-    """Tell on_error in this thread, guarded as the handler was: if it hangs, the attempt ends without it."""
-    assert listener.on_error is not None
-    until = slot.plan_aftermath(listener.timeout)
-    if watchdog is not None:
-        watchdog.expect(until)
-    failed: BaseException | None = None
-    try:
-        slot.job = job
-        listener.on_error(job, error)
-        slot.job = None
-    except BaseException as raised:
-        slot.job = None
-        failed = raised
-    while slot.asked is not None:  # as in `attempt`
-        try:
-            slot.end()
-        except JobInterrupted:
-            continue
-    if slot.abandoned:
-        return
-    slot.aftermath_of = None
-    if failed is not None:
-        try:
-            listener.log_failed_on_error(job, failed)
-        finally:
-            failed = None
-
-
 def _reason(asked: Interrupt, job: Job, listener: Listener) -> str:
     if asked is DeadlineExceeded and job._deadline is not None:
         return f"still running at its deadline {job.deadline:%Y-%m-%d %H:%M:%S} UTC"
@@ -310,15 +429,13 @@ def _reason(asked: Interrupt, job: Job, listener: Listener) -> str:
     return "interrupted"
 
 
-def abandoned(
-    job: Job, listener: Listener, slot: Slot, asked: Interrupt
-) -> tuple[Outcome, BaseException | None]:
-    """The outcome of an attempt whose thread was left behind, and what on_error is to be told of it."""
-    if slot.aftermath_of is not None:  # it was on_error that did not heed its interrupt
-        return slot.aftermath_of, None
+def abandoned(job: Job, listener: Listener, slot: Slot, asked: Interrupt) -> Judged:
+    """What becomes of an attempt whose thread was left behind, what on_error is told, and how to log it."""
+    if slot.aftermath_of is not None:  # it was over, and what followed did not heed its interrupt
+        return slot.aftermath_of, None, _say_nothing
     started = job._ran_at or listener.clock.time()
     error = asked(f"{_reason(asked, job, listener)} and did not stop when interrupted")
-    return _failed(job, listener, started, error, asked)
+    return _judge(job, listener, started, error, asked)
 
 
 def describe(error: BaseException) -> Failure:

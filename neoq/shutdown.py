@@ -241,14 +241,16 @@ class Stopping:
             job, asked = runner.slot.job, runner.slot.asked
             if runner is own or job is None or asked is None or not runner.slot.abandon(job):
                 continue
-            self._engine.config.log.error(
-                "job %s of %s did not stop for the shutdown; its thread %s is left behind",
+            runner.lane.replace(runner)
+            outcome, error, say = runner.settle_over_its_head(job, asked)
+            say()
+            self._engine.config.log.warning(
+                "job %s of %s did not stop for the shutdown; its thread %s is left behind, and the job is %s",
                 job.id,
                 job.queue,
                 runner.thread.name,
+                self._became(outcome),
             )
-            runner.lane.replace(runner)
-            error = runner.settle_over_its_head(job, asked)
             if error is not None:
                 runner.lane.aside(runner.lane.listener.tell, job, error)
         for lane in self._engine.lanes.values():
@@ -256,6 +258,12 @@ class Stopping:
                 asides = lane.asides
             for thread in asides:
                 thread.join(CLOSING_GRACE)
+
+    def _became(self, outcome: Outcome) -> str:
+        """What an attempt's end means for its job, in words."""
+        if outcome.status is not Status.PENDING:
+            return str(outcome.status)
+        return "given back, to be run again" if self._engine.durable else "lost with this process"
 
     def _close_after(self, own: Runner) -> None:
         own.thread.join()

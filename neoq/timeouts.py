@@ -66,7 +66,7 @@ class Slot:
         self.why: Interrupt = JobTimeout  # what happens at `until`
         self.asked: Interrupt | None = None
         self.abandoned = False
-        self.aftermath_of: Outcome | None = None  # the attempt is over, and on_error is told of it
+        self.aftermath_of: Outcome | None = None  # the attempt is over, and what follows it runs
         # Asked, while the thread was where nothing may break off: it is raised when it has left.
         self.deferred = False
         self.ident = 0
@@ -92,9 +92,13 @@ class Slot:
         job._ran_at = wall
         return until
 
-    def plan_aftermath(self, timeout: float | None) -> float:
-        """Get ready for on_error, which has the timeout for itself; return when it will be interrupted."""
+    def plan_aftermath(self, timeout: float | None, outcome: Outcome) -> float:
+        """Get ready for what follows an attempt, which has the timeout for itself.
+
+        Return when it will be interrupted; if it hangs, the attempt ends with ``outcome``.
+        """
         self.why = JobTimeout
+        self.aftermath_of = outcome
         self.until = math.inf if timeout is None else self.clock.monotonic() + timeout
         return self.until
 

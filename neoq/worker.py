@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from neoq.errors import JobInterrupted
-from neoq.executor import Listener, abandoned, attempt
+from neoq.executor import Judged, Listener, abandoned, attempt
 from neoq.frames import frames_of, no_collection
 from neoq.job import Job
 from neoq.store import given_back
@@ -24,6 +24,8 @@ from neoq.threads import start
 from neoq.timeouts import STALE, Interrupt, Slot, Watchdog
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from neoq.clock import Clock
     from neoq.source import Source
 
@@ -238,7 +240,6 @@ class Lane:
             self.vacant += 1
             if len(self.stuck) >= self._max_abandoned:
                 self.vacant = 0
-                self._say_choked()
                 self.source.settle([given_back(job) for job in ahead])
             else:
                 self.waking = True
@@ -259,13 +260,15 @@ class Lane:
         if not self.stopping and not self.choked:
             self.vacant = self.listener.concurrency - len(self.runners)
 
-    def _say_choked(self) -> None:
-        self.listener.logger.critical(
-            "queue %s has left %d stuck threads behind (max_abandoned) and claims no more; its handlers hang "
-            "where no timeout can stop them: give their sockets and locks timeouts of their own",
-            self.queue,
-            len(self.stuck),
-        )
+    def say_if_choked(self) -> None:
+        """Log that too many threads hang: not in the watchdog's thread, for a log may hang, too."""
+        if self.choked and not self.stopping:
+            self.listener.logger.critical(
+                "queue %s has left %d stuck threads behind (max_abandoned) and claims no more; its handlers "
+                "hang where no timeout can stop them: give their sockets and locks timeouts of their own",
+                self.queue,
+                len(self.stuck),
+            )
 
     @property
     def choked(self) -> bool:
@@ -300,8 +303,9 @@ class Runner:
         self.lane.waking = False
         while True:
             try:
-                self._work()
-                break
+                context = self.lane.listener.surroundings.fresh()
+                if context.run(self._work, context):
+                    break
             except JobInterrupted:
                 continue  # it landed after its job's end; the job is not concerned
             except BaseException:  # a thread that ended here would still count as a runner
@@ -316,16 +320,18 @@ class Runner:
             os._exit(0)
         self.lane.left(self)
 
-    def _work(self) -> None:
+    def _work(self, context: Context) -> bool:
+        """Run jobs in a context until the thread is to end; False: a job has spoiled the context."""
         lane, slot, ahead, done = self.lane, self.slot, self.ahead, self.done
         listener, watchdog = lane.listener, lane.watchdog
+        spoiled = listener.surroundings.spoiled
         while True:
             try:
                 job = ahead.popleft()
             except IndexError:
                 if self._next_chunk():
                     continue
-                return
+                return True
             if lane.stopping:
                 lane.source.settle([given_back(job)])
                 continue
@@ -336,7 +342,9 @@ class Runner:
                 self.processed += 1
                 lane.source.settle([outcome])  # type: ignore[list-item]
             if slot.abandoned:
-                return  # another thread has this place by now
+                return True  # another thread has this place by now
+            if context and spoiled(context):  # mostly it is empty
+                return False
 
     def _next_chunk(self) -> bool:
         """Hand on what is done and take up more; False: the thread is to end."""
@@ -443,6 +451,7 @@ class Runner:
         self.lane.aside(self._settle_abandoned, job, asked, stack)
 
     def _settle_abandoned(self, job: Job, asked: Interrupt, stack: str) -> None:
+        _, error, say = self.settle_over_its_head(job, asked)  # first of all: a log may hang, too
         self.lane.listener.logger.error(
             "job %s of %s did not stop when interrupted; its thread %s is left behind, and hangs at:\n%s",
             job.id,
@@ -450,15 +459,19 @@ class Runner:
             self.thread.name,
             stack,
         )
-        error = self.settle_over_its_head(job, asked)  # first of all: on_error may hang
+        say()
+        self.lane.say_if_choked()
         if error is not None:
             self.lane.listener.tell(job, error)
 
-    def settle_over_its_head(self, job: Job, asked: Interrupt) -> BaseException | None:
-        """Settle the attempt of a thread that was left behind; return what on_error is to be told of it."""
-        outcome, error = abandoned(job, self.lane.listener, self.slot, asked)
-        self.lane.source.settle([outcome])
-        return error
+    def settle_over_its_head(self, job: Job, asked: Interrupt) -> Judged:
+        """Settle the attempt of a thread that was left behind.
+
+        Return its outcome, what on_error is to be told of it, and how to log it.
+        """
+        judged = abandoned(job, self.lane.listener, self.slot, asked)
+        self.lane.source.settle([judged[0]])
+        return judged
 
     def check(self, now: float) -> float:
         """Interrupt, abandon, flush or call for help where it is due: the watchdog's look at this runner."""

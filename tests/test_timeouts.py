@@ -598,7 +598,7 @@ def test_an_abandoned_attempt_has_an_outcome_whatever_it_was_asked(
 ) -> None:
     """The attempt of a thread that was left behind can be settled, on queues without a timeout too."""
     job = new_job(deadline=CLOCK.time() + 60)
-    outcome, _ = abandoned(job, listener(lambda job: None, timeout=timeout), new_slot(), why)
+    outcome, _, _ = abandoned(job, listener(lambda job: None, timeout=timeout), new_slot(), why)
     assert outcome.lease.job_id == 1
 
 

@@ -54,7 +54,7 @@ class ByHand:
         if on_error is not None:
             listener = _watched(listener, on_error)
         with running_in(backend.engine.new_slot()) as slot:
-            outcome = attempt(job, listener, slot)
+            outcome = listener.surroundings.fresh().run(attempt, job, listener, slot)
         if outcome is job:
             backend.settle_succeeded([job])
         elif outcome is not None:

@@ -18,6 +18,7 @@ backend has not are not collected; with ``durable`` the suite needs `reopen`, wi
 
 from __future__ import annotations
 
+from neoq.testing.cases.attempts import AftermathCases, SurroundingsCases, UndoneCases
 from neoq.testing.cases.capacity import CapacityCases
 from neoq.testing.cases.durable import DurableCases, LeaseCases, SharedCases, TransactionCases
 from neoq.testing.cases.endings import DrainCases, ForkCases, ShutdownCases
@@ -43,6 +44,9 @@ class BackendConformance(
     RetryCases,
     SignalCases,
     LogCases,
+    UndoneCases,
+    SurroundingsCases,
+    AftermathCases,
     DeadlineCases,
     TimeoutCases,
     CancelRunningCases,
