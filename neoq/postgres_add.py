@@ -14,7 +14,7 @@ from neoq.group_commit import Call, GroupCommit
 from neoq.job import Job, Status
 from neoq.postgres_arrays import byteas, texts, uuids
 from neoq.postgres_connections import Connection, Connections, is_alive
-from neoq.postgres_jobs import BINARY, LISTS, accept, add_values, find_query, held, job_of
+from neoq.postgres_jobs import ADDED, BINARY, SNAPSHOT, accept, add_values, find_query, held, job_of
 from neoq.postgres_listen import Announcer, news
 from neoq.postgres_statements import GROUP_PATIENCE, Statements
 from neoq.postgres_transactions import Execute, Joined, driver_error, sqlstate_of
@@ -282,12 +282,12 @@ class Adder:
         """As `_insert_or_meet`."""
         queues = {job.queue for job in jobs}
         self.name_queues(queues)
-        values = add_values(jobs, [], LISTS, notify=news("r", queues))
+        values = add_values(jobs, [], joined.arrays, notify=news("r", queues))
         refuses = any(job.on_duplicate == "raise" for job in jobs)
         if refuses:
             joined("savepoint neoq")
         try:
-            rows = joined(self._statements.add, values)
+            rows = joined(self._statements.add, values, ADDED)
         except BackendError as error:
             if refuses and is_duplicate(error):
                 joined("rollback to savepoint neoq")
@@ -299,19 +299,20 @@ class Adder:
 
     def duplicates(self, execute: Joined, jobs: Sequence[Job]) -> set[int]:
         """The places of jobs whose fingerprints unfinished jobs have."""
-        values = [job.queue for job in jobs], LISTS.uuids([held(job) for job in jobs])
-        return {place - 1 for (place,) in execute(self._statements.held, values)}
+        arrays = execute.arrays
+        values = arrays.texts([job.queue for job in jobs]), arrays.uuids([held(job) for job in jobs])
+        return {place - 1 for (place,) in execute(self._statements.held, values, "n")}
 
     # -- holders ----------------------------------------------------------------------------------------
 
-    def _execute(self, statement: str, values: Sequence[Any] = ()) -> Rows:
+    def _execute(self, statement: str, values: Sequence[Any] = (), columns: str = "") -> Rows:  # noqa: ARG002
         return self._connections.execute(statement, values)
 
     def _find(self, execute: Execute, ids: Sequence[int]) -> dict[int, Job]:
         query, values = find_query(
             self._statements, ids=set(ids), queue=None, status=None, limit=len(ids), after=None
         )
-        return {row[0]: job_of(row) for row in execute(query, values)}
+        return {row[0]: job_of(row) for row in execute(query, values, SNAPSHOT)}
 
     def _duplicate(self, execute: Execute, error: BackendError) -> DuplicateJobError:
         job_id = holder_in(error)

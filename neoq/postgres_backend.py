@@ -32,7 +32,7 @@ from neoq.postgres_listen import Announcer, Presence, news
 from neoq.postgres_search import Searches, Told
 from neoq.postgres_settle import Settlement
 from neoq.postgres_statements import Statements
-from neoq.postgres_transactions import Joined
+from neoq.postgres_transactions import Home, Joined
 from neoq.store import (
     Action,
     Changed,
@@ -168,6 +168,7 @@ class PostgresBackend(Backend):
         self._adder = Adder(
             self._connections, self._statements, self._announcer, forgets=config.retention == 0
         )
+        self._home = Home(self._connections)
         self._settlement = Settlement(self._own, self._statements, keep=config.retention != 0, log=config.log)
         try:
             self._look_at_server()
@@ -245,7 +246,7 @@ class PostgresBackend(Backend):
     def add(self, jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:
         """Store jobs; see `Store.add`. ``transaction`` is a connection of the caller's to that database."""
         if transaction is not None:
-            return self._add_joined(jobs, Joined(self._connections, transaction))
+            return self._add_joined(jobs, self._home.join(transaction))
         if token:
             known = self._adder.known(token)
             if known is not None:
@@ -293,7 +294,7 @@ class PostgresBackend(Backend):
         for queue in sorted(capacities):
             if wanted[queue]:
                 free = capacities[queue] - self.handed_over(queue) - wanted[queue]
-                [(ready,)] = execute(self._statements.ready_within, (queue, max(0, free)))
+                [(ready,)] = execute(self._statements.ready_within, (queue, max(0, free)), "n")
                 if ready > free:
                     return queue
         return None
@@ -419,7 +420,7 @@ class PostgresBackend(Backend):
     def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
         """Record how attempts ended, each under its lease; in a transaction of our own, or the caller's."""
         if transaction is not None:
-            return self._settlement.complete(Joined(self._connections, transaction), outcomes)
+            return self._settlement.complete(self._home.join(transaction), outcomes)
         stale = self._settlement.settle(outcomes)
         self._leased.difference_update((lease.job_id, lease.token) for lease, *_ in outcomes)
         self._settle_left()

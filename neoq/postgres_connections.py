@@ -34,6 +34,13 @@ _AWAY = frozenset(
 _GOOD = frozenset({ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK})
 _MET = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _MAYBE_COMMITTED = frozenset({None, "57P02"})  # a server that ends at once may do so between commit and reply
+# What we rely on, whatever the server, the database or the role has for a default. Our statements wait for
+# others, which a stricter isolation forbids, but not for ever: somebody may have locked a table.
+_SESSION: LiteralString = """
+    select pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
+        pg_catalog.set_config('lock_timeout', '10s', false),
+        pg_catalog.set_config('standard_conforming_strings', 'on', false)
+"""
 _TRIES = 3  # of a statement that met a deadlock
 PLACE_COMES = 10.0  # seconds to wait for one of the connections, all of which are in use
 DOUBT_LASTS = 3.0  # seconds to wait for the server to end a statement whose reply was lost
@@ -73,15 +80,11 @@ class Connections:
             self.direct = self._is_direct(connection)
             self._session_known = True
         if self.direct:
-            self._set_isolation(connection)
+            self._begin_with(connection, _SESSION)
         connection.prepare_threshold = 1 if self.direct else None
         register(connection)
         self._sessions[connection] = connection.info.backend_pid
         return connection
-
-    def _set_isolation(self, connection: Connection) -> None:
-        """Whatever the server's default: our statements wait for others, which a stricter one forbids."""
-        self._begin_with(connection, "set default_transaction_isolation to 'read committed'")
 
     def _is_direct(self, connection: Connection) -> bool:
         [(session,)] = self._begin_with(connection, "select pg_backend_pid()").fetchall()

@@ -62,6 +62,10 @@ def _hexadecimal(values: Sequence[bytes | None]) -> list[str | None]:
     return [None if value is None else value.hex() for value in values]
 
 
+# The types of the columns that the statements return, as `portable` takes them.
+ADDED = "nnfffnn"
+SNAPSHOT = "ntnnffnnnnfttttbbfttftntnnfb"
+
 BINARY, LISTS = Arrays(binary=True), Arrays(binary=False)
 
 

@@ -62,7 +62,8 @@ def migrate(connection: psycopg.Connection[Any], schema: str) -> None:
 
 
 def _apply(connection: psycopg.Connection[Any], schema: str) -> None:
-    connection.execute("set local lock_timeout = '60s'")
+    for setting in ("lock_timeout = '60s'", "statement_timeout = 0", "standard_conforming_strings = on"):
+        connection.execute(sql.SQL("set local " + setting))
     connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))
     version = version_of(connection, schema)  # another process may have been faster
     _refuse_newer(version, schema)

@@ -11,7 +11,7 @@ from neoq.errors import BackendError, BackendUnavailable
 from neoq.job import Status
 from neoq.postgres_arrays import int8s
 from neoq.postgres_connections import Connections
-from neoq.postgres_jobs import BINARY, LISTS, add_values, settle_values, succeed_values
+from neoq.postgres_jobs import BINARY, add_values, settle_values, succeed_values
 from neoq.postgres_listen import news
 from neoq.postgres_statements import Statements
 from neoq.postgres_transactions import Joined
@@ -98,8 +98,8 @@ class Settlement:
         """Settle inside a handler's own transaction."""
         with self._lock:
             self._completed.update((outcome.lease.job_id, outcome.lease.token) for outcome in outcomes)
-        values = settle_values(outcomes, LISTS, self.skew, keep=True, completed=True)
-        return _missing(outcomes, joined(self._statements.settle, values))
+        values = settle_values(outcomes, joined.arrays, self.skew, keep=True, completed=True)
+        return _missing(outcomes, joined(self._statements.settle, values, "n"))
 
     def is_completed(self, job_id: int, token: int) -> bool:
         """Whether a handler has completed an attempt in a transaction that may not be over."""

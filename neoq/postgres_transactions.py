@@ -5,43 +5,149 @@ No framework is imported: what a connection can do says what it is.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import psycopg
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 from neoq.errors import BackendError, UnsupportedError
-from neoq.postgres_connections import Connections
-
-Execute = Callable[[str, Sequence[Any]], list[Any]]
+from neoq.postgres_connections import Connection, Connections
+from neoq.postgres_jobs import BINARY, LISTS, Arrays
+from neoq.postgres_portable import portable, row_of
 
 _TAKES = (
     "transaction takes a psycopg Connection, an SQLAlchemy Connection or Session, or a Django connection, to "
     "the database that has the jobs"
 )
+# A server's start is told in microseconds: no two servers that run have the same. Its address would not do,
+# nor what it was copied from: one server has many names, and a copy keeps its original's.
+_WHICH = """
+    select (extract(epoch from pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint,
+        pg_catalog.current_database()::text,
+        coalesce(pg_catalog.host(pg_catalog.inet_server_addr()) || ':' || pg_catalog.inet_server_port(), '')
+"""
+
+
+class Execute(Protocol):
+    """Executes a statement and returns its rows; ``columns`` as in `portable`."""
+
+    def __call__(self, statement: str, values: Sequence[Any] = (), columns: str = "") -> list[Any]:
+        """Execute it."""
 
 
 class Joined:
-    """Executes statements inside a caller's transaction."""
+    """Executes statements inside a transaction on a connection of our own."""
+
+    arrays: Arrays = BINARY
+
+    def __init__(self, connections: Connections, connection: Connection) -> None:
+        self._connections = connections
+        self._connection = connection
+
+    def __call__(self, statement: str, values: Sequence[Any] = (), columns: str = "") -> list[Any]:  # noqa: ARG002
+        """Execute a statement; returns its rows."""
+        try:
+            cursor = self._connection.cursor(binary=True)
+            cursor.execute(statement, values)
+            return cursor.fetchall() if cursor.description else []
+        except psycopg.Error as error:
+            raise self._connections.wrapped(error) from error
+
+
+class Callers(Joined):
+    """Executes statements inside a caller's transaction, whatever its session is set to."""
+
+    arrays = LISTS
 
     def __init__(self, connections: Connections, connection: Any) -> None:
         self._connections = connections
-        self._execute = _executor(connection)
+        self.driver, self._execute = _executor(connection)
 
-    def __call__(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+    def __call__(self, statement: str, values: Sequence[Any] = (), columns: str = "") -> list[Any]:
         """Execute a statement; returns its rows."""
         try:
-            return self._execute(statement, values)
+            rows = self._execute(*portable(statement, values, columns))
         except Exception as error:
             cause = driver_error(error)
             if cause is not None:
                 raise self._connections.wrapped(_of_psycopg_3(cause)) from error
             raise BackendError(f"the statement failed in the caller's transaction: {error}") from error
+        return [row_of(row[0], columns) for row in rows]
 
 
-def _executor(connection: Any) -> Execute:
+class _Database(NamedTuple):
+    """One database of one server that runs."""
+
+    started: int
+    name: str
+
+
+class Home:
+    """The database that has the jobs: a transaction of any other is refused.
+
+    Another that has neoq's tables would take a job, and its id would be that of another job here.
+    """
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._ours: _Database | None = None
+        self._known: weakref.WeakKeyDictionary[Any, _Database] = weakref.WeakKeyDictionary()
+
+    def join(self, transaction: Any) -> Callers:
+        """A way to execute statements inside a caller's transaction; UnsupportedError for one elsewhere."""
+        joined = Callers(self._connections, transaction)
+        if self._ours is not None and self._known_of(joined.driver) == self._ours:
+            return joined
+        # What was known may be of before a failover: of ours, or of theirs behind a PgBouncer.
+        theirs, where = self._ask(joined)
+        if theirs != self._ours:
+            self._ours, here = self._ask(self._execute)
+            if theirs != self._ours:
+                raise UnsupportedError(_elsewhere(theirs, where, self._ours, here))
+        try:
+            self._known[joined.driver] = theirs
+        except TypeError:  # a driver's connection that nothing can be kept beside
+            pass
+        return joined
+
+    def _known_of(self, driver: Any) -> _Database | None:
+        try:
+            return self._known.get(driver)
+        except TypeError:
+            return None
+
+    def _execute(self, statement: str, values: Sequence[Any] = (), columns: str = "") -> list[Any]:  # noqa: ARG002
+        return self._connections.execute(statement, values)
+
+    @staticmethod
+    def _ask(execute: Execute) -> tuple[_Database, str]:
+        [(started, name, where)] = execute(_WHICH, (), "ntt")
+        return _Database(started, name), where
+
+
+def _elsewhere(theirs: _Database, where: str, ours: _Database, here: str) -> str:
+    if theirs.name != ours.name:
+        difference = f"the database {theirs.name!r}, and the jobs are in {ours.name!r}"
+    else:
+        difference = (
+            f"a database {theirs.name!r} on another server{_at(where)}, and the jobs are in {ours.name!r} on "
+            f"the server{_at(here)}"
+        )
+    return f"transaction is a connection to {difference}: they can be committed together only in one database"
+
+
+def _at(where: str) -> str:
+    return f" at {where}" if where else ""
+
+
+_Run = Callable[[str, Sequence[Any]], list[Any]]
+
+
+def _executor(connection: Any) -> tuple[Any, _Run]:
+    """The driver's connection, and how to execute a statement on it."""
     if isinstance(connection, psycopg.Connection):
         return _of_psycopg(connection)
     if not hasattr(connection, "exec_driver_sql") and callable(getattr(connection, "connection", None)):
@@ -53,7 +159,7 @@ def _executor(connection: Any) -> Execute:
     raise UnsupportedError(f"transaction is {type(connection).__name__}; {_TAKES}")
 
 
-def _of_psycopg(connection: psycopg.Connection[Any]) -> Execute:
+def _of_psycopg(connection: psycopg.Connection[Any]) -> tuple[Any, _Run]:
     if connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
         raise UnsupportedError(
             "transaction is a connection in autocommit that is in no transaction: use it inside "
@@ -69,14 +175,15 @@ def _of_psycopg(connection: psycopg.Connection[Any]) -> Execute:
             cursor.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
 
-    return execute
+    return connection, execute
 
 
-def _of_sqlalchemy(connection: Any) -> Execute:
+def _of_sqlalchemy(connection: Any) -> tuple[Any, _Run]:
     name = connection.dialect.name
     if name != "postgresql":
         raise UnsupportedError(f"transaction is an SQLAlchemy connection to {name}; {_TAKES}")
-    if getattr(connection.connection.dbapi_connection, "autocommit", False):
+    driver = connection.connection.dbapi_connection
+    if getattr(driver, "autocommit", False):
         raise UnsupportedError(
             "transaction is an SQLAlchemy connection in AUTOCOMMIT: give it one that has transactions"
         )
@@ -86,10 +193,10 @@ def _of_sqlalchemy(connection: Any) -> Execute:
         result = connection.exec_driver_sql(statement, tuple(values))
         return [tuple(row) for row in result.fetchall()] if result.returns_rows else []
 
-    return execute
+    return driver, execute
 
 
-def _of_django(connection: Any) -> Execute:
+def _of_django(connection: Any) -> tuple[Any, _Run]:
     if connection.vendor != "postgresql":
         raise UnsupportedError(f"transaction is a Django connection to {connection.vendor}; {_TAKES}")
     if connection.get_autocommit():
@@ -103,7 +210,7 @@ def _of_django(connection: Any) -> Execute:
             cursor.execute(statement, tuple(values))
             return list(cursor.fetchall()) if cursor.description else []
 
-    return execute
+    return connection.connection, execute
 
 
 def driver_error(error: BaseException | None) -> Any:

@@ -27,6 +27,7 @@ LEAVES = {
     *("postgres_add", "postgres_arrays", "postgres_connections", "postgres_jobs"),
     *(
         "postgres_listen",
+        "postgres_portable",
         "postgres_schema",
         "postgres_search",
         "postgres_settle",

@@ -37,6 +37,7 @@ from neoq.postgres_jobs import held
 from neoq.postgres_schema import VERSION
 from neoq.store import Demand, Lease, Outcome
 from neoq.testing.cases.suite import PATIENCE, Seen, ended, eventually, in_threads, prepared
+from tests.pgbouncer import needs_pgbouncer
 from tests.processes import running
 from tests.servers import PostgresServer
 
@@ -930,12 +931,14 @@ DJANGO = """
 import sys, django, psycopg
 from django.conf import settings
 given = psycopg.conninfo.conninfo_to_dict(sys.argv[1])
-settings.configure(DATABASES={"default": {
+place = {
     "ENGINE": "django.db.backends.postgresql", "NAME": given.get("dbname", "postgres"),
     "USER": given.get("user"), "PASSWORD": given.get("password", ""),
-    "HOST": given["host"], "PORT": given.get("port", "")}})
+    "HOST": given["host"], "PORT": given.get("port", "")}
+other = psycopg.conninfo.conninfo_to_dict(sys.argv[3])["dbname"]
+settings.configure(DATABASES={"default": place, "other": {**place, "NAME": other}})
 django.setup()
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 import neoq
 with neoq.PostgresBackend(sys.argv[1], schema=sys.argv[2], autostart=False) as backend:
     try:
@@ -958,17 +961,24 @@ with neoq.PostgresBackend(sys.argv[1], schema=sys.argv[2], autostart=False) as b
         backend.enqueue("q", {"n": 4}, transaction=connection)
     except neoq.UnsupportedError as error:
         print(error)
+    with transaction.atomic(using="other"):
+        try:
+            backend.enqueue("q", {"n": 5}, transaction=connections["other"])
+        except neoq.UnsupportedError as error:
+            print(error)
 """
 
 
-def test_django(backend: PostgresBackend, admin: psycopg.Connection[Any]) -> None:
-    """A job joins the transaction of a Django connection; outside of one it is refused."""
+def test_django(backend: PostgresBackend, admin: psycopg.Connection[Any], other_url: str) -> None:
+    """A job joins the transaction of a Django connection; elsewhere it is refused."""
     if admin.info.server_version < 140_000:
         pytest.skip("Django asks for PostgreSQL 14")
-    with running([sys.executable, "-c", DJANGO, backend.config.url, backend.config.schema]) as child:
-        found, refusal = child.ends_well()
+    given = [backend.config.url, backend.config.schema, other_url]
+    with running([sys.executable, "-c", DJANGO, *given]) as child:
+        found, refusal, elsewhere = child.ends_well()
     assert found == "[2, 3]"
     assert "transaction.atomic" in refusal
+    assert "only in one database" in elsewhere
 
 
 class OfPsycopg2(Exception):
@@ -1118,6 +1128,194 @@ def test_an_end_before_the_commit(make: Make, postgres_url: str) -> None:
     connection.close()
     assert ended(backend, slow).result == "by hand"
     eventually(lambda: not backend._settlement.left, "its outcome is dropped")
+
+
+# -- transactions of other databases ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other_url(postgres_url: str, new_schema: str, admin: psycopg.Connection[Any]) -> Iterator[str]:
+    """The URL of another database of the server, which has neoq's tables in a schema of the same name."""
+    name = f"other_{new_schema}"
+    admin.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    url = with_settings(postgres_url, dbname=name)
+    neoq.migrate(url, schema=new_schema)
+    yield url
+    admin.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+def of_sqlalchemy(url: str) -> str:
+    """The URL as SQLAlchemy takes it."""
+    return url.replace("postgresql://", "postgresql+psycopg://")
+
+
+def test_a_transaction_of_another_database(backend: PostgresBackend, other_url: str) -> None:
+    """A transaction of another database that has neoq's tables is refused, and no job is stored there."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.orm import Session
+
+    engine = create_engine(of_sqlalchemy(other_url))
+    with psycopg.connect(other_url) as one, engine.connect() as two, Session(engine) as three:
+        for transaction in (one, two, three):
+            with pytest.raises(UnsupportedError, match=r"database 'other_.*only in one database"):
+                backend.enqueue("q", transaction=transaction)
+            with pytest.raises(UnsupportedError, match="only in one database"):
+                backend.enqueue_many([Job("q")], transaction=transaction)
+    engine.dispose()
+    other = PostgresBackend(other_url, schema=backend.config.schema, autostart=False)
+    assert (backend.jobs(), other.jobs()) == ([], [])
+    other.shutdown()
+
+
+def test_completed_in_another_database(make: Make, other_url: str) -> None:
+    """job.complete() in a transaction of another database is refused, and the attempt fails."""
+    backend = make()
+
+    def handler(job: Job) -> None:
+        with psycopg.connect(other_url) as connection:
+            job.complete(connection)
+
+    backend.listen("q", handler, max_retries=0)
+    job = ended(backend, backend.enqueue("q"))
+    assert job.status is Status.DEAD
+    assert "only in one database" in str(job.error)
+
+
+def test_a_transaction_of_another_server(
+    backend: PostgresBackend, postgres_server: PostgresServer, new_schema: str
+) -> None:
+    """A transaction of a database of the same name on another server is refused."""
+    neoq.migrate(postgres_server.url, schema=new_schema)
+    with psycopg.connect(postgres_server.url) as connection:
+        for _ in range(2):
+            with pytest.raises(
+                UnsupportedError, match=r"on another server at 127\.0\.0\.1:.* in one database"
+            ):
+                backend.enqueue("q", transaction=connection)
+    assert backend.jobs() == []
+
+
+def test_transactions_after_a_failover(postgres_server: PostgresServer, new_schema: str) -> None:
+    """Once another server has taken the place of the first, transactions of it are joined."""
+    with PostgresBackend(postgres_server.url, schema=new_schema, autostart=False) as backend:
+        for n in range(2):
+            with psycopg.connect(postgres_server.url.replace("127.0.0.1", "localhost")) as connection:
+                for m in range(2):
+                    backend.enqueue("q", {"n": n, "m": m}, transaction=connection)
+            assert backend.stats().ready == 2 * n + 2
+            postgres_server.stop()
+            postgres_server.start()
+
+
+@needs_pgbouncer
+def test_transactions_and_a_pgbouncer(make: Make, postgres_url: str, pgbouncer_url: str) -> None:
+    """A transaction through a PgBouncer and one to the server itself are of one database."""
+    for ours, theirs in ((postgres_url, pgbouncer_url), (pgbouncer_url, postgres_url)):
+        backend = make(ours, autostart=False)
+        with psycopg.connect(theirs, prepare_threshold=None) as connection:
+            backend.enqueue("q", {"ours": ours}, transaction=connection)
+    assert backend.stats().ready == 2
+
+
+# -- settings of the session --------------------------------------------------------------------------------
+
+TEXT = "a\\b'c\" {NULL} \\x41 \N{LATIN SMALL LETTER E WITH ACUTE}"
+SETTINGS = {
+    "standard_conforming_strings": "off",
+    "array_nulls": "off",
+    "bytea_output": "escape",
+    "extra_float_digits": "-15",
+    "DateStyle": "SQL,DMY",
+    "IntervalStyle": "sql_standard",
+    "TimeZone": "Asia/Kathmandu",
+    "search_path": "pg_temp",
+    "default_transaction_isolation": "serializable",
+    "lock_timeout": "1s",
+    "statement_timeout": "5s",
+    "transform_null_equals": "on",
+    "client_min_messages": "error",
+}
+
+
+def with_all_settings(url: str) -> str:
+    """A URL whose sessions are set to everything that is odd."""
+    options = "%20".join(f"-c%20{name}%3D{value.replace(',', '%2C')}" for name, value in SETTINGS.items())
+    return with_settings(url, options=options, client_encoding="LATIN1")
+
+
+def psycopg_connection(url: str) -> Any:
+    return psycopg.connect(url)
+
+
+def client_side_binding(url: str) -> Any:
+    """A connection that writes values into the statements, as Django does."""
+    return psycopg.connect(url, cursor_factory=psycopg.ClientCursor)
+
+
+def sqlalchemy_connection(url: str) -> Any:
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
+
+    return create_engine(of_sqlalchemy(url), poolclass=NullPool).connect()
+
+
+@pytest.mark.parametrize("connect", [psycopg_connection, client_side_binding, sqlalchemy_connection])
+def test_settings_of_a_callers_session(make: Make, postgres_url: str, connect: Callable[[str], Any]) -> None:
+    """Whatever a caller's session is set to, a job that joins it is stored, found and completed as it is."""
+    backend = make(queue_capacity=100)
+    values: dict[str, Any] = {"text": TEXT, "nothing": None, "number": 0.1}
+    url = with_all_settings(postgres_url)
+
+    def handler(job: Job) -> None:
+        connection = connect(url)
+        job.complete(connection, {"text": TEXT})
+        connection.commit()
+        connection.close()
+
+    now = time.time()
+    connection = connect(url)
+    jobs = backend.enqueue_many(
+        [
+            Job("q", {"n": 1, **values}, meta={"text": TEXT}, key=TEXT, priority=3, max_retries=5),
+            Job("q", {"n": 2, **values}, run_after=datetime.fromtimestamp(now + 1000.123456, UTC)),
+        ],
+        transaction=connection,
+    )
+    [again, replaced] = [
+        backend.enqueue("q", job.payload, transaction=connection, on_duplicate=how)
+        for job, how in zip(jobs, ("return", "replace"), strict=True)
+    ]
+    plain = backend.enqueue("q", {"n": 3, **values}, transaction=connection)
+    connection.commit()
+    connection.close()
+    assert again.duplicate
+    assert replaced.duplicate
+    found = {job.id: job for job in backend.jobs()}
+    for job in (*jobs, again, plain):
+        there = found[job.id]
+        assert (job.payload, job.meta, job.key) == (there.payload, there.meta, there.key)
+        assert (job.priority, job.max_retries, job.unique) == (
+            there.priority,
+            there.max_retries,
+            there.unique,
+        )
+        assert (job.created_at, job.fingerprint) == (there.created_at, there.fingerprint)
+    assert jobs[1].run_after == datetime.fromtimestamp(now + 1000.123456, UTC)
+    backend.listen("q", handler)
+    assert ended(backend, jobs[0]).result == {"text": TEXT}
+
+
+def test_settings_of_our_sessions(make: Make, postgres_url: str) -> None:
+    """Whatever the server or the role sets for our sessions, jobs are stored, run and ticked."""
+    backend = make(with_all_settings(postgres_url), queue_capacity=100)
+    values: dict[str, Any] = {"text": TEXT, "nothing": None, "number": 0.1}
+    backend.listen("q", lambda job: job.payload)
+    ticks = Seen()
+    backend.listen_cron("@every 1s", lambda job: ticks(job.payload["scheduled_at"]), queue="ticks")
+    jobs = [backend.enqueue("q", {"n": 1, **values})]
+    jobs += backend.enqueue_many([Job("q", {"n": n, **values}, meta={"text": TEXT}) for n in (2, 3)])
+    assert [ended(backend, job).result for job in jobs] == [job.payload for job in jobs]
+    assert ticks.wait()
 
 
 # -- clocks ----------------------------------------------------------------------------------------------
