@@ -157,22 +157,48 @@ def connect(url: str | None = None, *, environ: Mapping[str, str] | None = None,
 
     Raises ConfigError for a URL or a setting that is wrong.
     """
-    url = url or (os.environ if environ is None else environ).get("NEOQ_URL") or "memory://"
-    scheme, separator, rest = url.partition("://") if isinstance(url, str) else ("", "", "")
+    if url is None:
+        url = (os.environ if environ is None else environ).get("NEOQ_URL", "memory://")
+        if isinstance(url, str) and not url.strip():
+            raise ConfigError(["the variable NEOQ_URL is empty; give it a URL, or unset it for memory://"])
+    if not isinstance(url, str):
+        raise ConfigError([_no_url(url)])
+    url = url.strip()  # a line end or a blank comes with what is pasted, or read from a file
+    scheme, separator, rest = url.partition("://")
     name = _SCHEMES.get(scheme.lower())
-    if name is None or not separator:
-        raise ConfigError([_unknown_url(url, scheme if separator else None)])
+    if name is None or not separator or rest[-1:] in {"'", '"'}:
+        from neoq.urls import advice
+
+        raise ConfigError([advice(url, _SCHEMES)])
     backend: type[Backend] = __getattr__(name)
-    return backend.from_url(f"{scheme.lower()}://{rest}", options)
+    return _made(backend, f"{scheme.lower()}://{rest}", options)
 
 
-def _unknown_url(url: object, scheme: str | None) -> str:
-    import difflib
+def _made(backend: type[Backend], url: str, options: Mapping[str, Any]) -> Backend:
+    """A backend of a URL; what is wrong with it is said without its secrets."""
+    from dataclasses import fields
 
-    shown = repr(url) if scheme is None else f"{scheme}://..."  # never more of it: it may hold a password
-    near = difflib.get_close_matches(scheme or str(url), _SCHEMES, 1)
-    guess = f"did you mean {near[0]}://...? One" if near else "it"
-    return f"no backend knows the URL {shown}; {guess} begins with memory://, sqlite:///, postgresql:// or redis://"
+    from neoq.redact import Hider, misread, secrets_of
+
+    problem = misread(url)
+    problems = [problem] if problem else []
+    if not problems:
+        try:
+            return backend.from_url(url, options)
+        except ConfigError as error:
+            problems = error.problems
+        except UnicodeError:
+            problems = ["the URL holds characters that its driver does not take; write them as %.."]
+    hider = Hider(secrets_of(url, [spec.name for spec in fields(backend.config_class)]))
+    raise ConfigError([hider.text(problem) for problem in problems])  # here, where nothing is chained to it
+
+
+def _no_url(url: object) -> str:
+    """What is said of a URL that is no text, which is not repeated: it may hold a password."""
+    fix = "it takes a str such as redis://localhost:6379/0"
+    if isinstance(url, os.PathLike):
+        fix = "for a file use neoq.SqliteBackend(path), or write sqlite:///jobs.db"
+    return f"the URL is of the type {type(url).__name__}; {fix}"
 
 
 def migrate(url: str | None = None, **options: Any) -> None:

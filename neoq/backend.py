@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypedDict, Type
 
 from neoq.capacity import wanted_of
 from neoq.clock import Clock
-from neoq.config import Config, OnError
+from neoq.config import Config, OnError, query_of
 from neoq.engine import Engine
 from neoq.errors import ConfigError, InvalidJobError, NeoqError
 from neoq.executor import Handler, Listener, Middleware
@@ -30,6 +30,7 @@ from neoq.job import (
     refuse_size,
     to_seconds,
 )
+from neoq.redact import HOW_TO_WRITE
 from neoq.retry import RetryPolicy
 from neoq.shutdown import ShutdownReport
 from neoq.store import QueueCounts, Store
@@ -95,16 +96,15 @@ class Backend(Store):
     @classmethod
     def from_url(cls, url: str, options: Mapping[str, Any]) -> Self:
         """A backend as its URL and keywords describe it; called by `neoq.connect`."""
-        from urllib.parse import parse_qsl, urlsplit
+        from urllib.parse import urlsplit
 
-        parts = urlsplit(url)
-        pairs = parse_qsl(parts.query, keep_blank_values=True)
-        query = dict(pairs)
-        problems = [
-            f"{name} is given twice in the URL" for name in query if [key for key, _ in pairs].count(name) > 1
-        ]
-        if problems:
-            raise ConfigError(problems)
+        try:
+            parts = urlsplit(url)
+        except ValueError:  # which may repeat a password
+            parts = None
+        if parts is None:
+            raise ConfigError([f"the URL cannot be read: {HOW_TO_WRITE}"])
+        query = query_of(parts.query)
         backend = cls.__new__(cls)
         backend.config = cls.config_class.load(cls.url_settings(parts) | dict(options), query)
         backend._set_up()

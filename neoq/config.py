@@ -6,12 +6,14 @@ import dataclasses
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
 from neoq.errors import ConfigError, InvalidJobError
+from neoq.redact import Hider, Url, secrets_of
 
 if TYPE_CHECKING:
     from neoq.job import Job
@@ -33,6 +35,8 @@ OnError = Callable[["Job", BaseException], object]
 _YEAR, _MOST = 366 * 86400.0, 2**31 - 1
 _ENV_PREFIX = "NEOQ_"
 _NOT_SETTINGS = ("NEOQ_URL", "NEOQ_TEST_")  # read elsewhere
+_MOST_TOLD = 10  # unknown settings that an error tells one by one: to guess what each meant takes time
+_LONGEST_NAME = 60  # characters of a name that is no setting
 _NONE_WORDS = frozenset({"none", "null", ""})
 
 
@@ -45,6 +49,7 @@ class Kind:
     low: float = -math.inf
     high: float = math.inf
     none: bool = False
+    secret: bool = False  # what is given is never shown
 
     def read(self, value: Any) -> Any:
         """The value as the setting holds it; ValueError says what it takes."""
@@ -132,6 +137,11 @@ def _up_to(high: float, most: float) -> str:
     return "on" if high == most else f"to {high:g}"
 
 
+def url_kind(words: str) -> Kind:
+    """A setting that is a URL, of which no password is shown."""
+    return Kind(words, lambda value: Url(_text(value).strip()), secret=True)
+
+
 TEXT = Kind("a text", _text)
 OPTIONAL_TEXT = Kind("a text, or None", _text, none=True)
 FLAG = Kind("True or False (in a URL or the environment 1 or 0)", _flag)
@@ -181,6 +191,8 @@ class Config:
     Give them as keywords to a backend, as query parameters of its URL, or as ``NEOQ_*`` variables; of one
     that is given twice the earlier of these three counts. Raises ConfigError with every problem found.
     """
+
+    of_others: ClassVar[Mapping[str, str]] = {}  # settings of other tools, and what to write in their place
 
     job_check_interval: float = setting(
         1.0, span(0.001, 3600), "How often the scheduler looks for future jobs that enter the window."
@@ -237,11 +249,17 @@ class Config:
             try:
                 object.__setattr__(self, spec.name, kind.read(value))
             except (ValueError, TypeError, KeyError, AttributeError, OSError, OverflowError):
-                problems.append(f"{spec.name} is {value!r}; it takes {kind.words}")
+                shown = f"a {type(value).__name__}" if kind.secret else repr(value)
+                problems.append(f"{spec.name} is {shown}; it takes {kind.words}")
         if not problems:
             problems = self._contradictions()
         if problems:
-            raise ConfigError(problems)
+            raise ConfigError([self._hider().text(problem) for problem in problems])
+
+    def _hider(self) -> Hider:
+        """What takes the secrets of these settings out of a text."""
+        values = [getattr(self, spec.name) for spec in fields(self) if spec.metadata["kind"].secret]
+        return Hider(secret for value in values if isinstance(value, str) for secret in secrets_of(value))
 
     def _contradictions(self) -> list[str]:
         if self.heartbeat * 2 > self.lease:
@@ -266,9 +284,11 @@ class Config:
         known = {spec.name for spec in fields(cls)}
         url_options = url_options or {}
         environ = os.environ if environ is None else environ
-        problems = [
-            _unknown(name, known, cls) for name in (*options, *url_options) if name not in known
-        ] + _misspelt_variables(environ, known, cls)
+        unknown = [name for name in (*options, *url_options) if name not in known]
+        problems = [_unknown(name, known, cls) for name in unknown[:_MOST_TOLD]]
+        if len(unknown) > _MOST_TOLD:
+            problems.append(f"{len(unknown) - _MOST_TOLD:,} more are no settings of {cls.__name__}")
+        problems += _misspelt_variables(environ, known, cls)
         given = {
             **{name: environ[variable] for name in known if environ.get(variable := _variable(name))},
             **{name: value for name, value in url_options.items() if name in known},
@@ -310,6 +330,24 @@ class Config:
         }
 
 
+def query_of(query: str) -> dict[str, str]:
+    """The settings in the query of a URL, in which a + is a +; ConfigError for one that is given twice."""
+    from urllib.parse import parse_qsl
+
+    pairs = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)
+    refuse_twice(name for name, _ in pairs)
+    return dict(pairs)
+
+
+def refuse_twice(names: Iterable[str]) -> None:
+    """Refuse a query that has a setting twice: of two values none is better than the other."""
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise ConfigError(
+            [f"{name[:_LONGEST_NAME]} is given twice in the URL" for name in twice[:_MOST_TOLD]]
+        )
+
+
 def _default(spec: Field[Any]) -> Any:
     return spec.default if spec.default_factory is MISSING else spec.default_factory()
 
@@ -327,7 +365,11 @@ def _variable(name: str) -> str:
 
 
 def _unknown(name: str, known: set[str], cls: type[Config]) -> str:
-    return f"{name} is no setting of {cls.__name__}{_did_you_mean(name, known)}"
+    if remedy := cls.of_others.get(name.lower() if isinstance(name, str) else name):
+        return f"{name} is no setting of {cls.__name__}; {remedy}"
+    name = str(name)[:_LONGEST_NAME]
+    shown = name if name.isprintable() and name else repr(name)
+    return f"{shown} is no setting of {cls.__name__}{_did_you_mean(name, known)}"
 
 
 def _did_you_mean(name: str, known: set[str]) -> str:
@@ -348,6 +390,7 @@ def _misspelt_variables(environ: Mapping[str, str], known: set[str], cls: type[C
     ]
     if not strange:
         return []
+    strange = [name for name in strange if len(name) <= _LONGEST_NAME][:_MOST_TOLD]
     import difflib
 
     variables = [_variable(name) for name in known]

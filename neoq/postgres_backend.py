@@ -12,27 +12,26 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Self, Unpack
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 
 from neoq import postgres_schema
 from neoq.backend import Backend
 from neoq.capacity import Room, new_of, no_room, refuse_too_many, wanted_of
-from neoq.config import FLAG, Config, Kind, Settings, count, setting, span
+from neoq.config import FLAG, Config, Kind, Settings, count, query_of, refuse_twice, setting, span, url_kind
 from neoq.errors import (
     BackendError,
     BackendUnavailable,
-    ConfigError,
 )
 from neoq.job import Job, Status, to_datetime
 from neoq.postgres_add import Adder, duplicate_of, holder_in, is_duplicate
 from neoq.postgres_arrays import float8s, int4s, int8s, texts, uuids
-from neoq.postgres_connections import Connections, describe
+from neoq.postgres_connections import Connections, bad_conninfo, describe
 from neoq.postgres_jobs import claimed, counts_of, find_query, held, job_of, text
 from neoq.postgres_listen import Announcer, Presence, news
 from neoq.postgres_search import Searches, Told
 from neoq.postgres_settle import Settlement
 from neoq.postgres_statements import Statements
 from neoq.postgres_transactions import Home, Joined
+from neoq.redact import misread
 from neoq.store import (
     Action,
     Changed,
@@ -76,9 +75,27 @@ class PostgresSettings(Settings, total=False):
 class PostgresConfig(Config):
     """The settings of `PostgresBackend`: those of every backend, and the database's."""
 
+    of_others = {  # noqa: RUF012  # as in Config
+        "pgbouncer": "leave it out: neoq finds out by itself whether it goes through a PgBouncer",
+        **dict.fromkeys(
+            ("ssl", "tls", "ssl_mode", "sslaccept"), "write sslmode=require, or sslmode=verify-full"
+        ),
+        **dict.fromkeys(("ssl_ca", "ssl_ca_certs", "sslca"), "write sslrootcert=..."),
+        **dict.fromkeys(("connection_limit", "max_overflow", "pool_max", "max_size"), "see pool_size"),
+        **dict.fromkeys(("search_path", "currentschema"), "write schema=..., the schema of neoq's tables"),
+        **dict.fromkeys(
+            ("username", "pass", "database", "name"), "write postgresql://user:password@host/database"
+        ),
+        **dict.fromkeys(
+            """prepare_threshold prepared_statements statement_cache_size prepared_statement_cache_size
+            pool_timeout pool_recycle pool_pre_ping autocommit conn_max_age""".split(),
+            "leave it out: neoq opens its connections as it needs them",
+        ),
+    }
+
     url: str = setting(
         "",
-        Kind("a URL such as postgresql://user@host/database", str),
+        url_kind("a URL such as postgresql://user@host/database"),
         "Where the database is, as libpq reads it.",
     )
     schema: str = setting(
@@ -102,11 +119,8 @@ class PostgresConfig(Config):
 
     def _contradictions(self) -> list[str]:
         problems = super()._contradictions()
-        try:
-            conninfo_to_dict(self.url)
-        except psycopg.Error as error:
-            problems.append(f"the URL is not one that libpq understands: {' '.join(str(error).split())}")
-        return problems
+        problem = misread(self.url) or bad_conninfo(self.url)
+        return [*problems, problem] if problem else problems
 
     def changed(self) -> dict[str, Any]:
         """The settings that differ from their defaults; the URL without its password."""
@@ -137,19 +151,16 @@ class PostgresBackend(Backend):
     @classmethod
     def from_url(cls, url: str, options: Mapping[str, Any]) -> Self:
         """A backend as its URL says; what of its query is no setting of ours is libpq's."""
-        from urllib.parse import parse_qsl, quote, urlencode
+        from urllib.parse import unquote
 
         # Only libpq knows its URLs: without a host one leads to a socket, and there may be several hosts.
         place, _, query = url.partition("?")
-        pairs = parse_qsl(query, keep_blank_values=True)
-        names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ConfigError([f"{name} is given twice in the URL" for name in twice])
+        parts = [(unquote(part.partition("=")[0]), part) for part in query.split("&") if part]
+        refuse_twice(name for name, _ in parts)
         driver = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
-        theirs = [(name, value) for name, value in pairs if name in driver]
-        ours = {name: value for name, value in pairs if name not in driver}
-        rest = f"{place}?{urlencode(theirs, quote_via=quote)}" if theirs else place
+        theirs = "&".join(part for name, part in parts if name in driver)  # as it is written: libpq reads it
+        ours = query_of("&".join(part for name, part in parts if name not in driver))
+        rest = f"{place}?{theirs}" if theirs else place
         backend = cls.__new__(cls)
         backend.config = cls.config_class.load({"url": rest} | dict(options), ours)
         backend._set_up()

@@ -23,6 +23,7 @@ from psycopg.pq.abc import PGresult
 
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.postgres_arrays import register
+from neoq.redact import HOW_TO_WRITE, Hider, Url, secrets_of
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -50,8 +51,9 @@ class Connections:
     """The idle connections of one process, and how to open more."""
 
     def __init__(self, url: str, *, size: int) -> None:
-        self._conninfo = _with_defaults(url)
-        self.where = describe(url)
+        self._conninfo = Url(_with_defaults(url))
+        self._hider = Hider([*secrets_of(url), *_passwords(url)])
+        self.where = self._hider.text(describe(url))
         self._session_known = False
         self.direct = True  # False: through a PgBouncer that gives each transaction another session
         self._idle: list[Connection] = []
@@ -72,6 +74,7 @@ class Connections:
         try:
             connection: Connection = psycopg.connect(self._conninfo, autocommit=True)
         except psycopg.Error as error:
+            self._hider.error(error)
             raise BackendUnavailable(
                 f"cannot connect to {self.where}: {_text_of(error)}{_advice(error)}"
             ) from error
@@ -235,6 +238,7 @@ class Connections:
 
     def wrapped(self, error: psycopg.Error, connection: Connection | None = None) -> BackendError:
         """One of our errors for one of psycopg's, which is its cause."""
+        self._hider.error(error)
         broken = connection is not None and connection.closed
         state = error.sqlstate
         if broken or state in _AWAY or (state is None and isinstance(error, psycopg.OperationalError)):
@@ -314,7 +318,39 @@ def describe(url: str) -> str:
     given = conninfo_to_dict(url)
     user = f"{given['user']}@" if given.get("user") else ""
     port = f":{given['port']}" if given.get("port") else ""
-    return f"postgresql://{user}{given.get('host') or ''}{port}/{given.get('dbname') or ''}"
+    place = f"postgresql://{user}{given.get('host') or ''}{port}/{given.get('dbname') or ''}"
+    return Hider([*secrets_of(url), *_passwords(url)]).text(place)
+
+
+def _passwords(url: str) -> list[str]:
+    given = conninfo_to_dict(url)
+    return [str(given[name]) for name in ("password", "sslpassword") if given.get(name)]
+
+
+def bad_conninfo(url: str) -> str | None:
+    """What is wrong with a URL or a connection string, in words of ours: libpq's repeat it."""
+    try:
+        given = conninfo_to_dict(url)
+    except (psycopg.Error, ValueError) as error:
+        words = str(error)
+    else:
+        ports = str(given.get("port") or "").split(",")
+        if all(port.isdigit() and int(port) < 65536 for port in ports if port):
+            return None
+        return "the port in the URL is no number from 1 to 65535; in a password write / as %2F, and so on"
+    for sign, reason in (
+        ("percent", "a % begins no code of two digits; write it as %25"),
+        ("forbidden value", "it holds a %00"),
+        ("]", "a [ has no ]; only an IPv6 address stands in brackets, elsewhere write %5B"),
+        ("IPv6", "what stands in [ ] is no IPv6 address"),
+        ("URI query parameter", "a part of its query is no setting, or has no ="),
+        ("invalid connection option", "it has a setting that libpq does not know"),
+        ('missing "="', "it is no URL that begins with postgresql://, and no list of name=value"),
+        ("quoted", "a quoted value has no end"),
+    ):
+        if sign in words:
+            return f"the URL is not one that libpq understands: {reason}"
+    return f"the URL is not one that libpq understands; {HOW_TO_WRITE}"
 
 
 def _text_of(error: BaseException) -> str:

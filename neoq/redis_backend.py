@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Unpack
 
 from neoq.backend import Backend
 from neoq.capacity import Room, closed, new_of, refuse_too_many, wanted_of
-from neoq.config import OPTIONAL_TEXT, TEXT, Config, Kind, Settings, count, setting, span
+from neoq.config import OPTIONAL_TEXT, Config, Kind, Settings, count, setting, span, url_kind
 from neoq.errors import (
     BackendError,
     BackendUnavailable,
     UnsupportedError,
 )
 from neoq.job import Job, Status, to_datetime
+from neoq.redact import misread, shown
 from neoq.redis_adding import Adder, NoRoom
 from neoq.redis_connection import Address, Call, RedisConnection, has_broken, is_full
 from neoq.redis_finding import Finder
@@ -77,9 +78,29 @@ class RedisSettings(Settings, total=False):
 class RedisConfig(Config):
     """The settings of `RedisBackend`: those of every backend, and the server's."""
 
+    of_others = {  # noqa: RUF012  # as in Config
+        **dict.fromkeys(
+            ("password", "username", "user"), "write it in the URL: redis://user:password@host:6379/0"
+        ),
+        **dict.fromkeys(("ssl", "tls"), "write rediss://host:6379/0"),
+        **dict.fromkeys(("host", "port"), "write redis://host:6379/0"),
+        **dict.fromkeys(
+            ("service_name", "master_name", "master"), "write redis+sentinel://host:26379/mymaster"
+        ),
+        **dict.fromkeys(
+            "socket_connect_timeout timeout_connect health_check_interval retry_on_timeout".split(),
+            "see socket_timeout; what may be repeated is repeated by itself",
+        ),
+        **dict.fromkeys(
+            """decode_responses encoding encoding_errors max_connections protocol client_name socket_keepalive
+            virtual_host db_number single_connection_client connection_class""".split(),
+            "leave it out: neoq opens its connections as it needs them",
+        ),
+    }
+
     url: str = setting(
         "redis://localhost:6379/0",
-        TEXT,
+        url_kind("a URL such as redis://localhost:6379/0"),
         "The server: redis://, rediss:// (TLS), redis+unix://, redis+sentinel://, redis+cluster://.",
     )
     db: int | None = setting(
@@ -119,6 +140,8 @@ class RedisConfig(Config):
 
     def _contradictions(self) -> list[str]:
         problems = super()._contradictions()
+        if problem := misread(self.url):
+            return [*problems, problem]
         try:
             self.address()
         except ValueError as error:
@@ -132,8 +155,7 @@ class RedisConfig(Config):
         """The settings that differ from their defaults, without the password."""
         changed = super().changed()
         if "url" in changed:
-            scheme, _, rest = self.url.partition("://")
-            changed["url"] = f"{scheme}://{rest.rpartition('@')[2]}"
+            changed["url"] = shown(self.url)
         return changed
 
 

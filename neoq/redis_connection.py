@@ -9,13 +9,14 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from neoq.errors import BackendError, BackendUnavailable, ConfigError
+from neoq.redact import Hider, misread
 from neoq.redis_scripts import Script, Scripts
 from neoq.redis_wire import PACKS, Beginning, Wire, wire_of
 
@@ -50,14 +51,16 @@ class Address:
     path: str = ""
     service: str = ""
     db: int = 0
-    username: str | None = None
+    username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     tls: bool = False
 
     @classmethod
     def of(cls, url: str) -> Address:
         """Read a URL; ValueError says what it should be, and never repeats a password."""
-        parts = urlsplit(url)
+        if problem := misread(url):
+            raise ValueError(problem)
+        parts = _split(url)
         scheme, _, kind = parts.scheme.partition("+")
         if parts.scheme not in SCHEMES:
             raise ValueError(f"it begins with one of {', '.join(f'{name}://' for name in SCHEMES)}")
@@ -151,11 +154,28 @@ def _db(text: str) -> int:
     return int(text)
 
 
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:  # its words may repeat a password
+        pass
+    raise ValueError(
+        "it cannot be read; only an IPv6 address stands in brackets, elsewhere write %5B and %5D"
+    )
+
+
 def _host(text: str, default: int) -> tuple[str, int]:
-    parts = urlsplit(f"//{text}")
+    parts = _split(f"//{text}")
     if not parts.hostname:
         raise ValueError("a host is missing: redis://localhost:6379")
-    return parts.hostname, parts.port or default  # .port raises ValueError for what is none
+    try:
+        return parts.hostname, parts.port or default
+    except ValueError:  # its words may repeat a password
+        pass
+    raise ValueError(
+        "a port is a number: redis://localhost:6379; a password is followed by an @ and the host: "
+        "redis://user:password@localhost:6379"
+    )
 
 
 class RedisConnection:
@@ -171,6 +191,7 @@ class RedisConnection:
         log: SafeLogger,
     ) -> None:
         self.address = address
+        self._hider = Hider([address.password, *([] if address.password else [address.username])])
         self.cluster = address.kind == "cluster"
         self.broken = 0  # how often a connection broke
         self.broke_at = time.monotonic()
@@ -195,7 +216,7 @@ class RedisConnection:
             raise self.wrapped(error, connecting=True) from error
         except OSError as error:
             self.close()
-            raise BackendUnavailable(f"cannot reach Redis at {self.address}: {error}") from error
+            raise self.wrapped(error, connecting=True) from error
         try:
             self._check(info)
         except BaseException:
@@ -525,7 +546,8 @@ class RedisConnection:
 
     def wrapped(self, error: Exception, *, connecting: bool = False) -> BackendError:
         """One of our errors for one of the driver's, which is its cause."""
-        text = str(error)
+        self._hider.error(error)
+        text = self._hider.text(str(error)).partition(" : <")[0]  # then the driver shows its own objects
         at = self.address
         if isinstance(error, redis.AuthenticationError) or text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
             wrapped: BackendError = BackendUnavailable(

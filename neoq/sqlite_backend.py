@@ -89,6 +89,8 @@ class SqliteConfig(Config):
 
     def _contradictions(self) -> list[str]:
         problems = super()._contradictions()
+        if "://" in self.path:
+            return [*problems, "path is a URL, not the name of a file; give it to neoq.connect(url)"]
         if self.path == ":memory:" or self.path.startswith("file:"):
             problems.append(
                 f"path is {self.path!r}; jobs are kept in a plain file. In memory they need no SQLite: memory://"
