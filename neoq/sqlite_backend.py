@@ -21,6 +21,7 @@ from neoq.sqlite_file import SqliteFile
 from neoq.sqlite_ledger import Ledger
 from neoq.sqlite_locks import Seen, Sign, WorkerLocks
 from neoq.sqlite_operate import PRUNED_AT_ONCE
+from neoq.sqlite_place import wrong_with
 from neoq.sqlite_settle import HeldLease
 from neoq.sqlite_transactions import write_within
 from neoq.store import (
@@ -57,9 +58,20 @@ def _mode(value: Any) -> str:
 
 
 def _file(value: Any) -> str:
-    if not isinstance(value, (str, os.PathLike)):
+    name = os.fspath(value)
+    if not isinstance(name, str):
         raise ValueError(value)
-    return os.fspath(value)
+    return name
+
+
+def _rights(value: Any) -> int:
+    """Octal digits in a URL or a variable, a number in Python."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError(value)
+    rights = int(value, 8) if isinstance(value, str) else value
+    if rights & 0o600 != 0o600 or rights & ~0o666:
+        raise ValueError(value)
+    return rights
 
 
 class SqliteSettings(Settings, total=False):
@@ -67,6 +79,7 @@ class SqliteSettings(Settings, total=False):
 
     synchronous: Literal["full", "normal", "off", "extra"]
     busy_timeout: timedelta | float
+    file_mode: int | None
 
 
 @dataclass(frozen=True)
@@ -87,14 +100,18 @@ class SqliteConfig(Config):
         10.0, span(0.0, 3600), "How long to wait while another connection holds the file's write lock."
     )
 
+    file_mode: int | None = setting(
+        None,
+        Kind("rights in octal, such as 600 (in Python 0o600), at least 600; or None", _rights, none=True),
+        "The rights of the file where it is made; None: as the umask says.",
+    )
+
     def _contradictions(self) -> list[str]:
         problems = super()._contradictions()
         if "://" in self.path:
             return [*problems, "path is a URL, not the name of a file; give it to neoq.connect(url)"]
-        if self.path == ":memory:" or self.path.startswith("file:"):
-            problems.append(
-                f"path is {self.path!r}; jobs are kept in a plain file. In memory they need no SQLite: memory://"
-            )
+        if problem := wrong_with(self.path):
+            problems.append(f"path is {self.path!r}; {problem}")
         return problems
 
 
@@ -143,7 +160,9 @@ class SqliteBackend(Backend):
             config.path,
             synchronous=config.synchronous,
             busy_timeout=config.busy_timeout,
+            file_mode=config.file_mode,
             ledger_on=self._ledger_on,
+            on_replaced=self._say_replaced,
         )
         file.open()
         self._notify = notify
@@ -169,7 +188,7 @@ class SqliteBackend(Backend):
         if watcher is not None and watcher is not threading.current_thread():
             watcher.join(1.0)
         try:
-            if self._locks.held:  # who only enqueued is in no list of workers
+            if self._locks.held and self._file.is_there():  # who only enqueued is in no list of workers
                 self._write(lambda ledger: sqlite_operate.leave(ledger, [self._locks.worker]), lasting=False)
         finally:
             self._locks.release()
@@ -185,6 +204,9 @@ class SqliteBackend(Backend):
 
     def _ledger_on(self, cursor: sqlite3.Cursor) -> Ledger:
         return Ledger(cursor, self.config, self.engine.clock)
+
+    def _say_replaced(self, path: str) -> None:
+        self.config.log.warning("%s was replaced while it was open: the new file is used from here on", path)
 
     # -- enqueue ----------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.group_commit import Call, GroupCommit
+from neoq.sqlite_place import Identity, Place
 from neoq.sqlite_schema import MIGRATIONS, VERSION
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ Operation = Call[Work[Any], Any]
 LOG_AT_LEAST, LOG_AT_MOST, LOG_SHARE = 2 << 20, 32 << 20, 4  # bytes of the write-ahead log, and of the file
 LOG_SIZED_EVERY = 500  # commits
 BUSY_SLICE = 0.005  # seconds that SQLite itself waits for a lock; we ask again until busy_timeout is over
+LONGEST_PATH = 500  # bytes; SQLite's own limit, with room for the names of its logs
 FORK_PATIENCE = 5.0  # seconds that a fork waits for a commit to end
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _AWAY = {
@@ -62,9 +64,14 @@ class SqliteFile:
         synchronous: str,
         busy_timeout: float,
         ledger_on: Callable[[sqlite3.Cursor], Ledger],
+        file_mode: int | None = None,
+        on_replaced: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.ledger_on = ledger_on
-        self.path = os.path.realpath(path)  # a later chdir must not matter, nor which link leads to it
+        self._place = Place(path)
+        self.path = self._place.path
+        self._file_mode = file_mode
+        self._on_replaced = on_replaced
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._in_group: GroupCommit[Work[Any], Any] = GroupCommit(self._commit)
@@ -75,39 +82,32 @@ class SqliteFile:
         self._commits = 0
         self._read_gate = threading.RLock()  # over the reading one
         self._reader: sqlite3.Connection | None = None
+        self._writer_to = self._reader_to = (0, 0)  # the files that they have open
+        self._newest: Identity | None = None  # of the files that were open here
+        self._has_tables = False
         self._closed = False
         self.fork_hook: Callable[[], None] = lambda: None
 
     # -- open and close ---------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Connect, and bring the tables up to date; BackendError where that cannot be."""
-        directory = Path(self.path).parent
-        if not directory.is_dir():
-            raise BackendUnavailable(f"cannot open {self.path}: the directory {directory} does not exist")
-        if Path(self.path).is_dir():
-            raise BackendUnavailable(f"cannot open {self.path}: it is a directory; name a file in it")
-        self._refuse_second_name()
+        """Connect, and bring the tables up to date; BackendError where that cannot be.
+
+        Who holds the write lock is not waited for. It may be the caller's own connection, in a transaction
+        that is to get a job; and whoever needs the lock waits for it then.
+        """
+        self._place.check(make_with=self._file_mode)
         with self._gate:
             _note_open(self)  # before there is anything to close
             try:
-                self._writer = self._connect()
-                self._migrate(self._writer)
-                self._ledger = self.ledger_on(self._writer.cursor())
+                self._open_writer(patience=0.0)
             except sqlite3.Error as error:
-                self._disconnect()
-                raise self.wrapped(error) from error
-            except BaseException:
-                self._disconnect()
-                raise
+                if _code(error) not in _BUSY:
+                    raise self.wrapped(error) from error
 
-    def _refuse_second_name(self) -> None:
-        """By each of its names SQLite would keep another log, and workers would look for others elsewhere."""
-        if Path(self.path).exists() and Path(self.path).stat().st_nlink > 1:
-            raise BackendError(
-                f"cannot use {self.path}: the file has a second name (a hard link), and used by two names it "
-                "is damaged; remove one of them, and make a symbolic link where two are needed"
-            )
+    def _open_writer(self, patience: float | None = None) -> None:
+        self._writer, self._writer_to = self._connect(patience)
+        self._ledger = self.ledger_on(self._writer.cursor())
 
     def close(self) -> None:
         """Close the connections. What is asked for later opens its own and closes it again."""
@@ -117,34 +117,48 @@ class SqliteFile:
         _open_files.pop(id(self), None)
 
     def _disconnect(self) -> None:
-        writer, self._writer, self._ledger, self._mode = self._writer, None, None, ""
         reader, self._reader = self._reader, None
-        for connection in (reader, writer):
-            if connection is not None:
-                connection.close()
+        if reader is not None:
+            reader.close()
+        self._close_writer()
 
-    def _connect(self) -> sqlite3.Connection:
+    def _close_writer(self) -> None:
+        writer, self._writer, self._ledger, self._mode = self._writer, None, None, ""
+        if writer is not None:
+            writer.close()
+
+    def _connect(self, patience: float | None = None) -> tuple[sqlite3.Connection, Identity]:
+        """A connection to the file that is there now, with its tables up to date, and which file that is."""
+        if (again := self._newest is not None) and not self._place.must_be(self._newest):
+            self._place.check()
         connection = sqlite3.connect(
-            self.path,
+            f"{Path(self.path).as_uri()}?mode=rw" if again else self.path,  # it is made only once
             timeout=BUSY_SLICE,
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,
+            uri=again,
         )
         try:
-            mode = self._patiently(lambda: connection.execute("pragma journal_mode = wal").fetchone())
-            if mode != ("wal",):
-                raise BackendError(
-                    f"{self.path} cannot use a write-ahead log (its journal mode is {mode[0]})"
-                )
-            connection.execute(f"pragma synchronous = {self._synchronous}")
-            connection.execute("pragma cache_size = -16000")
-            connection.execute("pragma temp_store = memory")  # where savepoints keep what they may undo
-            self._size_log(connection)
+            self._prepare(connection, patience)
         except BaseException:
             connection.close()
             raise
-        return connection
+        identity = self._place.identity() or (0, 0)
+        if self._newest not in {None, identity}:
+            self._on_replaced(self.path)
+        self._newest, self._has_tables = identity, True
+        return connection, identity
+
+    def _prepare(self, connection: sqlite3.Connection, patience: float | None) -> None:
+        mode = self._patiently(lambda: connection.execute("pragma journal_mode = wal").fetchone(), patience)
+        if mode != ("wal",):
+            raise BackendError(f"{self.path} cannot use a write-ahead log (its journal mode is {mode[0]})")
+        connection.execute(f"pragma synchronous = {self._synchronous}")
+        connection.execute("pragma cache_size = -16000")
+        connection.execute("pragma temp_store = memory")  # where savepoints keep what they may undo
+        self._migrate(connection, patience)
+        self._size_log(connection)
 
     def _size_log(self, connection: sqlite3.Connection) -> None:
         """Say how long the write-ahead log may grow before it is copied into the file.
@@ -157,29 +171,49 @@ class SqliteFile:
         log = min(max(LOG_AT_LEAST, pages * size // LOG_SHARE), LOG_AT_MOST)
         connection.execute(f"pragma wal_autocheckpoint = {log // size}")
 
-    def _migrate(self, connection: sqlite3.Connection) -> None:
-        if self._version(connection) == VERSION:
+    def _migrate(self, connection: sqlite3.Connection, patience: float | None) -> None:
+        cursor = connection.cursor()
+        if self._patiently(lambda: self._version(cursor), patience) == VERSION:
             return
-        self._patiently(lambda: connection.execute("begin immediate"))
+        self._patiently(lambda: cursor.execute("begin immediate"), patience)
         try:
-            version = self._version(connection)  # another process may have been faster
-            if not version:
-                connection.execute("create table neoq_schema (version integer not null)")
-                connection.execute("insert into neoq_schema values (0)")
-            for statements in MIGRATIONS[version:]:
-                for statement in statements:
-                    connection.execute(statement)
-            connection.execute("update neoq_schema set version = ?", (VERSION,))
-            connection.execute("commit")
+            self._make_tables(cursor)
+            cursor.execute("commit")
         except BaseException:
             _roll_back(connection)
             raise
 
-    def _version(self, connection: sqlite3.Connection) -> int:
+    def make_tables_within(self, cursor: sqlite3.Cursor) -> None:
+        """Make the tables in the caller's transaction where this process has not yet seen any."""
+        if not self._has_tables:
+            self._make_tables(cursor)
+
+    def is_there(self) -> bool:
+        """Whether the file has not been removed."""
+        return self._place.identity() is not None
+
+    def refuse_removed(self) -> None:
+        """BackendUnavailable where the file has been removed since it was opened."""
+        if self._newest is not None:
+            self._place.must_be(self._newest)
+
+    def _make_tables(self, cursor: sqlite3.Cursor) -> None:
+        version = self._version(cursor)  # another process may have been faster
+        if version == VERSION:
+            return
+        if not version:
+            cursor.execute("create table neoq_schema (version integer not null)")
+            cursor.execute("insert into neoq_schema values (0)")
+        for statements in MIGRATIONS[version:]:
+            for statement in statements:
+                cursor.execute(statement)
+        cursor.execute("update neoq_schema set version = ?", (VERSION,))
+
+    def _version(self, cursor: sqlite3.Cursor) -> int:
         known = "select 1 from sqlite_master where type = 'table' and name = 'neoq_schema'"
-        if self._patiently(lambda: connection.execute(known).fetchone()) is None:
+        if cursor.execute(known).fetchone() is None:
             return 0
-        version = int(connection.execute("select version from neoq_schema").fetchone()[0])
+        version = int(cursor.execute("select version from neoq_schema").fetchone()[0])
         if version > VERSION:
             raise BackendError(
                 f"{self.path} has schema version {version} and this neoq knows only {VERSION}: it was used "
@@ -187,8 +221,8 @@ class SqliteFile:
             )
         return version
 
-    def _patiently(self, act: Callable[[], T]) -> T:
-        """Do what may meet the lock of another process, until busy_timeout is over.
+    def _patiently(self, act: Callable[[], T], patience: float | None = None) -> T:
+        """Do what may meet the lock of another process, until busy_timeout (or less) is over.
 
         SQLite's own waiting sleeps for up to 100 ms at a time, which is long for a lock held for one.
         """
@@ -198,7 +232,8 @@ class SqliteFile:
                 return act()
             except sqlite3.OperationalError as error:
                 now = time.monotonic()
-                give_up = now + self._busy_timeout if give_up is None else give_up
+                if give_up is None:
+                    give_up = now + (self._busy_timeout if patience is None else patience)
                 if _code(error) not in _BUSY or now >= give_up:
                     raise
 
@@ -209,6 +244,8 @@ class SqliteFile:
         code = _code(error)
         if code in _WRONG:
             wrapped = BackendError(f"cannot use {self.path}: {_WRONG[code]} ({error})")
+        elif code == sqlite3.SQLITE_CANTOPEN and len(os.fsencode(self.path)) > LONGEST_PATH:
+            wrapped = BackendError(f"cannot use {self.path}: SQLite takes no path as long as that ({error})")
         elif code in _AWAY:
             wrapped = BackendUnavailable(
                 f"cannot use {self.path}: {_AWAY[code]} ({error})", outcome_unknown=outcome_unknown
@@ -224,8 +261,11 @@ class SqliteFile:
         """The rows of one query, as of the last commit."""
         with self._read_gate:
             try:
+                if self._reader is not None and not self._place.must_be(self._reader_to):
+                    self._reader.close()
+                    self._reader = None
                 if self._reader is None:
-                    self._reader = self._connect()
+                    self._reader, self._reader_to = self._connect()
                 reader = self._reader
                 return self._patiently(lambda: reader.execute(statement, values).fetchall())
             except sqlite3.Error as error:
@@ -264,10 +304,13 @@ class SqliteFile:
 
     def _try(self, batch: Sequence[Operation], *, apart: bool = False) -> bool:
         """Commit a batch in one transaction; False where all of it was undone and is to be tried again."""
+        if self._writer is not None and not self._place.must_be(self._writer_to):
+            self._close_writer()
         if self._writer is None or self._ledger is None:
-            self._writer = self._connect()
-            self._ledger = self.ledger_on(self._writer.cursor())
+            self._open_writer()
         writer, ledger = self._writer, self._ledger
+        assert writer is not None
+        assert ledger is not None
         self._choose_mode(batch)
         self._patiently(ledger.begin)
         alone, committing = len(batch) == 1, False

@@ -24,6 +24,7 @@ def write_within(file: SqliteFile, connection: Any, work: Callable[[Ledger], T])
             cursor.execute("begin immediate")
         cursor.execute("savepoint neoq")
         try:
+            file.make_tables_within(cursor)
             ledger = file.ledger_on(cursor)
             ledger.open()
             value = work(ledger)
@@ -55,6 +56,7 @@ def _check_joinable(file: SqliteFile, connection: Any) -> None:
         raise file.wrapped(error) from error
     finally:
         cursor.close()
+    file.refuse_removed()
     if not files.get("main") or not _is_same_file(files["main"], file.path):
         raise UnsupportedError(
             f"transaction is a connection to {files.get('main') or 'memory'}, and the jobs are in "

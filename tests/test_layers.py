@@ -20,7 +20,7 @@ LEAVES = {
     *("errors", "job", "config", "retry", "store", "clock", "mem_queues", "threads", "capacity"),
     *("frames", "stored", "results", "surroundings", "redact", "urls"),
     *("group_commit",),
-    *("sqlite_schema", "sqlite_file", "sqlite_ledger", "sqlite_locks", "sqlite_rows"),
+    *("sqlite_schema", "sqlite_file", "sqlite_ledger", "sqlite_locks", "sqlite_place", "sqlite_rows"),
     *("sqlite_add", "sqlite_claim", "sqlite_settle", "sqlite_operate", "sqlite_look", "sqlite_transactions"),
     *("redis_keys", "redis_records", "redis_scripts", "redis_connection", "redis_wakes", "redis_queues"),
     *("redis_finding", "redis_adding", "redis_workers", "redis_pruning", "redis_wire", "redis_leased"),

@@ -8,11 +8,13 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -1021,3 +1023,220 @@ def test_a_directory_of_locks_that_is_a_link(path: Path, tmp_path: Path) -> None
         with pytest.raises(BackendUnavailable, match="no link"):
             backend.claim([Demand("q", 1)])
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+# -- where the file is -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("a\0b.db", "NUL"),
+        ("a\ud800.db", "cannot write that name"),
+        ("~/jobs.db", "home directory"),
+        ("~somebody/jobs.db", "home directory"),
+        ("x" * 300 + ".db", "too long"),
+        ("y" * 200 + "/" + "x" * 300 + ".db", "does not exist"),
+        ("/dev/null", "a device"),
+        ("/dev/full", "a device"),
+        ("/proc/jobs.db", "directory must exist"),
+        ("/proc/self/fd", "a directory"),
+        ("pipe", "a pipe"),
+        ("loop", "symbolic links"),
+        ("plain/jobs.db", "no directory"),
+        ("/".join(["d" * 100] * 6) + "/jobs.db", "as long as that"),
+    ],
+)
+def test_a_name_that_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, advice: str
+) -> None:
+    """A name at which no database can be is refused with what is wrong about it, by URL and by path."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    Path("loop").symlink_to("loop")
+    Path("plain").touch()
+    if name.startswith("d"):
+        Path(name).parent.mkdir(parents=True)
+    made: list[Callable[[], neoq.Backend]] = [lambda: SqliteBackend(name, autostart=False)]
+    if "\ud800" not in name:  # a URL cannot have it
+        made.append(lambda: neoq.connect("sqlite:///" + quote(name), autostart=False))
+    for make in made:
+        with pytest.raises((ConfigError, BackendError), match=advice):
+            make().enqueue("q")
+
+
+@pytest.mark.parametrize("name", ["~", "~jobs.db", "./~/jobs.db", "a b.db", "what?#%41.db", "größe\n.db"])
+def test_a_strange_name_that_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A name is taken literally, also where the file is opened again after a fork."""
+    monkeypatch.chdir(tmp_path)
+    Path("~").mkdir() if "/" in name else None
+    with SqliteBackend(name, autostart=False) as backend:
+        backend.enqueue("q", {"n": 0})
+        backend._file._disconnect()
+        backend.enqueue("q", {"n": 1})
+        assert len(backend.jobs()) == 2
+    assert Path(name).is_file()
+
+
+def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative name without a directory that it is relative to is a ConfigError which names it."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match=r"jobs\.db', relative to a working directory that is gone"):
+        SqliteBackend("jobs.db", autostart=False).enqueue("q")
+    SqliteBackend(tmp_path / "jobs.db", autostart=False).enqueue("q")
+
+
+@pytest.mark.parametrize(("mode", "given"), [(0o600, "600"), (0o640, 0o640), (0o666, "0o666")])
+def test_the_rights_of_a_new_file(path: Path, mode: int, given: Any) -> None:
+    """file_mode gives a new file exactly these rights, and its logs too; one that is there keeps its own."""
+    with neoq.connect(
+        f"sqlite:///{path}?file_mode={given}" if isinstance(given, str) else f"sqlite:///{path}",
+        autostart=False,
+        **({} if isinstance(given, str) else {"file_mode": given}),
+    ) as backend:
+        backend.enqueue("q")
+        for name in (path, path.with_name("jobs.db-wal")):
+            assert name.stat().st_mode & 0o777 == mode
+    with SqliteBackend(path, autostart=False, file_mode=0o644) as backend:
+        backend.enqueue("q")
+        assert path.stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o700, 0o1600, "abc", "rw", True, 0])
+def test_rights_that_make_no_sense(path: Path, mode: Any) -> None:
+    """A file that its owner may not read and write, or that is a program, is no database."""
+    with pytest.raises(ConfigError, match="file_mode is"):
+        SqliteBackend(path, file_mode=mode)
+
+
+# -- a file that goes away -------------------------------------------------------------------------------
+
+
+def remove(path: Path) -> None:
+    for name in (path, path.with_name("jobs.db-wal"), path.with_name("jobs.db-shm")):
+        name.unlink(missing_ok=True)
+
+
+def test_a_file_that_is_removed_takes_no_jobs(path: Path, backend: SqliteBackend) -> None:
+    """Nothing is accepted, and nothing shown, once nobody else could find it; put back, the file is used."""
+    backend.enqueue("q", {"n": 0})
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("begin immediate")
+    path.rename(path.with_name("away.db"))
+    for call in (
+        lambda: backend.enqueue("q", {"n": 1}),
+        lambda: backend.enqueue_many([neoq.Job("q", {"n": 1})]),
+        lambda: backend.enqueue("q", {"n": 1}, transaction=connection),
+        backend.jobs,
+        backend.stats,
+    ):
+        with pytest.raises(BackendUnavailable, match="removed or renamed while this process had it open"):
+            call()
+    assert not path.exists()
+    connection.close()
+    path.with_name("away.db").rename(path)
+    backend.enqueue("q", {"n": 2})
+    assert [job.payload["n"] for job in backend.jobs()] == [2, 0]
+
+
+def test_the_end_of_a_worker_whose_file_was_removed(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the file is gone, a worker has nothing to sign off from, and its shutdown says nothing."""
+    with SqliteBackend(path, heartbeat=10.0, lease=30.0) as backend:
+        backend.listen("q", lambda _job: None)
+        eventually(backend.workers, "it is listed")
+        backend._closing.set()  # the watcher would notice
+        caplog.clear()
+        remove(path)
+    assert "cleanly" not in caplog.text
+
+
+def test_a_directory_that_is_removed_takes_no_jobs(tmp_path: Path) -> None:
+    """A file whose directory is gone is gone, too."""
+    directory = tmp_path / "data"
+    directory.mkdir()
+    with SqliteBackend(directory / "jobs.db", autostart=False) as backend:
+        backend.enqueue("q")
+        directory.rename(tmp_path / "other")
+        with pytest.raises(BackendUnavailable, match="removed or renamed"):
+            backend.enqueue("q")
+        (tmp_path / "other").rename(directory)
+
+
+def test_a_worker_goes_on_with_the_new_file(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker says that its file was removed, runs what comes into a new one, and is listed there."""
+    ran: list[int] = []
+    with SqliteBackend(path, **SHORT) as worker:
+        worker.listen("q", lambda job: ran.append(job.payload["n"]))
+        worker.wait(worker.enqueue("q", {"n": 1}).id or 0, PATIENCE)
+        remove(path)
+        eventually(lambda: "removed or renamed" in caplog.text, "it says so")
+        with SqliteBackend(path, autostart=False) as producer:
+            producer.enqueue("q", {"n": 2})
+            eventually(lambda: ran == [1, 2], "it goes on")
+            eventually(producer.workers, "it is listed")
+        worker.enqueue("q", {"n": 3})
+        eventually(lambda: ran == [1, 2, 3], "it enqueues there")
+    assert caplog.text.count("was replaced while it was open") == 1
+
+
+def test_a_file_that_is_replaced(path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Jobs go into the file that was put in the place of the one that was open, which is said."""
+    with SqliteBackend(tmp_path / "backup.db", autostart=False) as other:
+        other.enqueue("old", {"n": 0})
+    with SqliteBackend(path, autostart=False) as backend:
+        backend.enqueue("q", {"n": 1})
+        assert len(backend.jobs()) == 1
+        remove(path)
+        (tmp_path / "backup.db").rename(path)
+        backend.enqueue("q", {"n": 2})
+        assert [job.queue for job in backend.jobs()] == ["q", "old"]
+    assert caplog.text.count("was replaced while it was open") == 1
+    with SqliteBackend(path, autostart=False) as backend:
+        assert [job.queue for job in backend.jobs()] == ["q", "old"]
+
+
+# -- first used in a transaction -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begin", ["begin immediate", "begin exclusive", "begin", ""])
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("used", [False, True])
+def test_a_first_call_inside_a_transaction(path: Path, begin: str, many: bool, used: bool) -> None:
+    """A process may begin with an enqueue in a transaction; tables that are not there are made in it."""
+    if used:
+        with SqliteBackend(path, autostart=False) as backend:
+            backend.queues()
+    connection = sqlite3.connect(path, isolation_level=None if begin else "DEFERRED")
+    connection.execute("create table users (name text)")
+    with SqliteBackend(path, autostart=False, busy_timeout=60) as backend:
+        for end in ("rollback", "commit"):
+            began = time.monotonic()
+            if begin:
+                connection.execute(begin)
+            connection.execute("insert into users values ('ada')")
+            if many:
+                backend.enqueue_many([neoq.Job("q", {"n": 1})], transaction=connection)
+            else:
+                backend.enqueue("q", {"n": 1}, transaction=connection)
+            assert time.monotonic() - began < 5
+            connection.execute(end)
+        assert len(backend.jobs()) == 1
+        assert not backend.enqueue("q", {"n": 2}).duplicate
+    assert connection.execute("select count(*) from users").fetchone() == (1,)
+    assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
+    connection.close()
+
+
+def test_tables_that_were_rolled_back_are_made_again(path: Path) -> None:
+    """Tables that went with the caller's transaction are there for the next call."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    with SqliteBackend(path, autostart=False) as backend:
+        connection.execute("begin immediate")
+        backend.enqueue("q", transaction=connection)
+        connection.execute("rollback")
+        assert backend.enqueue("q").id == 1
+        assert backend.stats().ready == 1
+    connection.close()
