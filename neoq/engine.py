@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from neoq.clock import LiveClock
 from neoq.errors import (
@@ -73,6 +74,7 @@ class Engine:
         self.local = "local" in store.features
         self.started = config.autostart
         self._reset()
+        _engines[id(self)] = self
 
     def _reset(self) -> None:
         """A fresh life: at first, and in the child of a fork."""
@@ -692,11 +694,14 @@ class Engine:
 
 
 _alive: dict[int, Engine] = {}  # engines whose store is open
+_engines: WeakValueDictionary[int, Engine] = WeakValueDictionary()
 
 
 def _forked() -> None:
-    for engine in list(_alive.values()):
-        engine.forked()
+    """Also those whose store is not open: another thread, which is no more, may just have been opening it."""
+    for engine in [reference() for reference in _engines.valuerefs()]:
+        if engine is not None:
+            engine.forked()
 
 
 def _exiting() -> None:

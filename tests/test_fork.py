@@ -44,6 +44,11 @@ def test_multiprocessing_by_fork_may_use_the_backend() -> None:
     forks("with_multiprocessing")
 
 
+def test_a_fork_while_another_thread_opens_the_store() -> None:
+    """A child can use a backend that another thread of the parent was just opening."""
+    forks("while_another_thread_opens")
+
+
 def test_a_grandchild_is_fresh_too() -> None:
     """Forking again in the child works as the first time."""
     forks("twice")

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 
 import neoq
+from neoq.store import Notify
 
 ROUNDS = 60
 PATIENCE = 8.0
@@ -267,6 +268,32 @@ def after_shutdown() -> None:
         raise AssertionError("it works again")
 
     check(in_child(child) == 0, "the child failed")
+
+
+def while_another_thread_opens() -> None:
+    """At the first use, whose locks a thread holds that the child does not have."""
+    opening, forked = threading.Event(), threading.Event()
+
+    class Slow(neoq.MemBackend):
+        def open_store(self, notify: Notify) -> None:
+            opening.set()
+            forked.wait(PATIENCE)
+            super().open_store(notify)
+
+    backend = Slow(shutdown_timeout=1, autostart=False)
+    thread = threading.Thread(target=backend.queues)
+    thread.start()
+    opening.wait(PATIENCE)
+
+    def use() -> None:
+        forked.set()
+        backend.queues()
+
+    check(in_child(use) == 0, "the child could not use it")
+    forked.set()
+    thread.join(PATIENCE)
+    check(not thread.is_alive(), "the parent could not use it")
+    backend.shutdown()
 
 
 def exits_by_itself() -> None:
