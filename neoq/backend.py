@@ -22,6 +22,7 @@ from neoq.job import (
     Job,
     JobOptions,
     Status,
+    Unique,
     check_queue,
     checked_id,
     encode_payload,
@@ -55,6 +56,7 @@ class ListenOptions(TypedDict, total=False):
     max_retries: int
     retry: RetryPolicy
     on_error: OnError | None
+    unique: Unique
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Stats:
 
     Jobs in the store by where they are in their life, summed over its queues, and what this process did:
     ``processed`` attempts that have ended here, ``failed`` of them, ``runners`` alive, ``abandoned``
-    stuck threads that are stuck still, ``skipped_ticks`` of cron whose predecessor was unfinished.
+    stuck threads that are stuck still, ``skipped_ticks`` of cron whose predecessor was unfinished,
+    ``duplicates`` that were enqueued here and not stored, since an equal job was unfinished.
     """
 
     ready: int
@@ -78,6 +81,7 @@ class Stats:
     runners: int
     abandoned: int
     skipped_ticks: int
+    duplicates: int
 
 
 class Backend(Store):
@@ -126,6 +130,7 @@ class Backend(Store):
         self._enqueue_middleware: list[EnqueueMiddleware] = []
         self._idempotent = "local" not in self.features
         self._max_payload = self.config.max_payload
+        self._look_at_enqueue()
 
     def __repr__(self) -> str:
         settings = {"job_check_interval": self.config.job_check_interval}
@@ -158,7 +163,8 @@ class Backend(Store):
 
         ``concurrency`` runners at most; ``timeout`` an attempt in seconds or as a timedelta (None: for
         ever); ``capacity`` ready jobs before producers wait; ``max_retries`` and ``retry`` for attempts that
-        fail; ``on_error(job, exception)`` after each of these. What is not given comes from the Config.
+        fail; ``on_error(job, exception)`` after each of these; ``unique`` of jobs that this process enqueues
+        there and that do not say it themselves. What is not given comes from the Config.
 
         Raises ListenerExistsError for a queue that has a handler, InvalidJobError for a bad argument.
         """
@@ -166,6 +172,7 @@ class Backend(Store):
         if handler is _NOT_GIVEN or handler is None:
             return lambda function: self.listen(queue, function, **options)
         self.engine.listen(self._listener(queue, handler, options))
+        self._look_at_enqueue()
         return handler
 
     @overload
@@ -220,6 +227,7 @@ class Backend(Store):
         options.setdefault("max_retries", 0)
         cron = Cron(name, schedule, catch_up=catch_up)
         self.engine.listen(self._listener(name, handler, options), cron)
+        self._look_at_enqueue()
         return handler
 
     def _listener(self, queue: str, handler: Any, options: ListenOptions) -> Listener:
@@ -252,6 +260,7 @@ class Backend(Store):
             clock=self.engine.clock,
             logger=config.logger,
             failed=self.engine.count_failure,
+            unique=checked.unique,
         )
 
     def use(self, middleware: Middleware) -> None:
@@ -267,6 +276,13 @@ class Backend(Store):
         """
         _check_callable("middleware", middleware)
         self._enqueue_middleware.append(middleware)
+        self._look_at_enqueue()
+
+    def _look_at_enqueue(self) -> None:
+        """Learn whether a job may be stored as it is given, as most are."""
+        uniques = [self.config.unique, *(one.unique for one in self.engine.listeners.values())]
+        self._defaults = any(unique is not True for unique in uniques)
+        self._plainly = not (self._defaults or self._enqueue_middleware)
 
     # -- enqueue -----------------------------------------------------------------------------------------
 
@@ -298,7 +314,7 @@ class Backend(Store):
         Raises InvalidJobError, PayloadError, NoListenerError, DuplicateJobError, QueueFullError,
         BackendClosedError, BackendUnavailable.
         """
-        if options or queue.__class__ is not str or self._enqueue_middleware:
+        if options or queue.__class__ is not str or not self._plainly:
             return self._enqueue_special(queue, payload, options, transaction)
         engine = self.engine
         if engine.attention or queue not in engine.lanes:
@@ -306,7 +322,10 @@ class Backend(Store):
         data = encode_payload(payload, queue)
         if len(data) > self._max_payload:
             refuse_size(data, self._max_payload, queue)
-        return self.add_plain(queue, data, engine.clock.time(), transaction)
+        job = self.add_plain(queue, data, engine.clock.time(), transaction)
+        if job.duplicate:
+            engine.note_duplicate(job)
+        return job
 
     def add_plain(self, queue: str, data: bytes, now: float, transaction: Any = None) -> Job:
         """Store one job that is nothing but a queue and a payload (as JSON), due now: most are."""
@@ -317,6 +336,8 @@ class Backend(Store):
 
     def _enqueue_special(self, queue: Any, payload: Any, options: JobOptions, transaction: Any) -> Job:
         job = _given(queue, payload, options)
+        if self._defaults:
+            self._say_unique(job)
         if not self._enqueue_middleware:
             return self._enqueue(job, transaction)
 
@@ -332,7 +353,19 @@ class Backend(Store):
         if engine.attention or job.queue not in engine.lanes:
             engine.admit(job.queue)
         job._prepare(engine.clock.time(), self._max_payload)
-        return self.add((job,), token=self._new_token(), transaction=transaction)[0]
+        added = self.add((job,), token=self._new_token(), transaction=transaction)[0]
+        if added.duplicate:
+            engine.note_duplicate(added)
+        return added
+
+    def _say_unique(self, job: Job) -> None:
+        """Let a job that does not say how long it is unique have that of its queue."""
+        listener = self.engine.listeners.get(job.queue)
+        unique = self.config.unique if listener is None else listener.unique
+        if job._says_unique or unique is True:
+            return
+        job.unique = unique
+        job._special = True
 
     def _through_middleware(self, job: Job, last: Callable[..., Job]) -> Job:
         if type(job._payload) is dict:
@@ -352,13 +385,23 @@ class Backend(Store):
         if engine.attention:
             engine.use_or_pass()
         batch = list(jobs)
-        payloads = None if self._enqueue_middleware else plain_payloads(batch)
+        payloads = plain_payloads(batch) if self._plainly else None
         if payloads is None:
             batch = _refreshed(batch)
+            if self._defaults:
+                for job in batch:
+                    self._say_unique(job)
             if self._enqueue_middleware:
                 batch = self._batch_through_middleware(batch)
         self._prepare_batch(batch, payloads)
-        return self.add(batch, token=self._new_token(), transaction=transaction) if batch else []
+        if not batch:
+            return []
+        added = self.add(batch, token=self._new_token(), transaction=transaction)
+        if added != batch:  # some are not the jobs that were given
+            for job in added:
+                if job.duplicate:
+                    engine.note_duplicate(job)
+        return added
 
     def _prepare_batch(self, batch: list[Job], payloads: list[bytes] | None) -> None:
         now, limit = self.engine.clock.time(), self._max_payload
@@ -550,6 +593,7 @@ class Backend(Store):
             runners=sum(len(lane.runners) for lane in lanes),
             abandoned=sum(len(lane.stuck) for lane in lanes),
             skipped_ticks=self.engine.ticker.skipped,
+            duplicates=self.engine.duplicates,
         )
 
     def queues(self) -> list[QueueCounts]:

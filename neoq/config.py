@@ -16,7 +16,7 @@ from neoq.errors import ConfigError, InvalidJobError
 from neoq.redact import Hider, Url, secrets_of
 
 if TYPE_CHECKING:
-    from neoq.job import Job
+    from neoq.job import Job, Unique
 
 
 class SafeLogger(logging.LoggerAdapter[Any]):
@@ -37,6 +37,7 @@ _ENV_PREFIX = "NEOQ_"
 _NOT_SETTINGS = ("NEOQ_URL", "NEOQ_TEST_")  # read elsewhere
 _MOST_TOLD = 10  # unknown settings that an error tells one by one: to guess what each meant takes time
 _LONGEST_NAME = 60  # characters of a name that is no setting
+UNTIL_STARTED = "until_started"
 _NONE_WORDS = frozenset({"none", "null", ""})
 
 
@@ -91,6 +92,12 @@ def _flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
     return words[value.lower()]
+
+
+def _unique(value: Any) -> bool | str:
+    if isinstance(value, str) and value.lower() == UNTIL_STARTED:
+        return UNTIL_STARTED
+    return _flag(value)
 
 
 def _zone(value: Any) -> str:
@@ -178,6 +185,7 @@ class Settings(TypedDict, total=False):
     max_finished: int | None
     max_dead: int | None
     max_payload: int
+    unique: Unique
     timezone: str
     autostart: bool
     on_error: OnError | None
@@ -230,6 +238,11 @@ class Config:
         None, count(1, none=True), "Dead jobs kept; the oldest goes, with a warning. None: no bound."
     )
     max_payload: int = setting(2**20, count(2), "Bytes that a payload may have as JSON.")
+    unique: Unique = setting(
+        True,
+        Kind('True, False or "until_started" (in a URL or the environment 1, 0 or until_started)', _unique),
+        "How long a job that does not say it is unique: until it ends, not at all, or until it starts.",
+    )
     timezone: str = setting("UTC", Kind("a timezone such as Europe/Paris", _zone), "Timezone of cron specs.")
     autostart: bool = setting(True, FLAG, "False: listen only registers, start() starts.")
     on_error: OnError | None = setting(
@@ -315,7 +328,7 @@ class Config:
         if not settings:
             return self
         for name, value in settings.items():
-            if isinstance(value, str):  # only URLs and the environment speak in strings
+            if isinstance(value, str) and value != UNTIL_STARTED:  # only URLs and the environment do so
                 raise InvalidJobError(f"listen({queue!r}): {name} is {value!r}, a str", queue=queue)
         try:
             return dataclasses.replace(self, **settings)

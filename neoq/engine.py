@@ -96,6 +96,8 @@ class Engine:
         self.worker_id = os.urandom(16).hex()
         self.began = self.clock.time()
         self.failures = 0
+        self.duplicates = 0
+        self._told_of_own: set[str] = set()  # queues
         self.watchdog = Watchdog("neoq-watchdog", self.clock, self._guarded, self.config.log)
         self.ticker = Ticker(self.store, self.config, self.clock)
         self.settler: Settler | None = None
@@ -471,6 +473,22 @@ class Engine:
         """Count one failed attempt."""
         with self._changing:
             self.failures += 1
+
+    def note_duplicate(self, job: Job) -> None:
+        """Count an enqueue that stored nothing, and warn of a handler that has met its own job."""
+        with self._changing:
+            self.duplicates += 1
+        slot = current_slot()
+        if slot is None or slot.job is None or slot.job.id != job.id or job.queue in self._told_of_own:
+            return
+        if self.in_runner() or self.by_hand is not None:
+            self._told_of_own.add(job.queue)
+            self.config.log.warning(
+                "job %s of %s has enqueued its own duplicate, so nothing was stored: it is unique until it "
+                'ends; to run once more, listen with unique="until_started" or raise neoq.Snooze',
+                job.id,
+                job.queue,
+            )
 
     # -- drain, wait and shutdown ------------------------------------------------------------------------
 

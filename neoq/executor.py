@@ -25,7 +25,7 @@ from neoq.errors import (
     ShutdownRequested,
     Snooze,
 )
-from neoq.job import Job, Status, encode_result, latest, to_seconds
+from neoq.job import Job, Status, Unique, encode_result, latest, to_seconds
 from neoq.results import not_begun, plain_json, undone
 from neoq.retry import RetryPolicy
 from neoq.store import ROLLED_BACK, Failure, Outcome, given_back, lease_of, succeeded
@@ -60,6 +60,7 @@ class Listener:
         clock: Clock,
         logger: logging.Logger | logging.LoggerAdapter[Any],
         failed: Callable[[], None],
+        unique: Unique = True,
     ) -> None:
         self.queue = queue
         self.handler = handler
@@ -72,6 +73,7 @@ class Listener:
         self.clock = clock
         self.logger = SafeLogger(logger)
         self.failed = failed
+        self.unique = unique
         self.call = handler
         self.surroundings = Surroundings()
 

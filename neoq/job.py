@@ -45,7 +45,7 @@ class JobOptions(TypedDict, total=False):
     priority: int
     max_retries: int | None
     fingerprint: str | None
-    unique: Unique
+    unique: Unique | None
     on_duplicate: OnDuplicate
     key: str | None
     meta: Mapping[str, str] | None
@@ -71,7 +71,8 @@ class Job:
 
     ``run_after`` and ``deadline`` take an aware datetime, a timedelta, or seconds from now.
     ``max_retries`` None leaves it to the queue's listener. ``unique`` True holds the fingerprint until
-    the job ends, ``"until_started"`` until its first attempt starts, False not at all.
+    the job ends, ``"until_started"`` until its first attempt starts, False not at all; None leaves it to
+    the queue or the backend, whose default is True.
     ``on_duplicate`` says what an enqueue does that meets an unfinished job of equal fingerprint.
 
     Jobs that a backend returns are snapshots; the one that a handler gets also has `remaining`,
@@ -138,6 +139,7 @@ class Job:
     _asked_deadline: Asked = (None, None)
     _own_fingerprint: str | None = None  # the caller's
     _fingerprint: str | None = None  # the computed one, once somebody asked for it
+    _says_unique: bool = False  # it was given to the job itself: no setting changes it
     _waits: bool = False  # for its time, as its store sees it
     _progress: tuple[float, str] | None = None
     _store_ahead: float = 0.0  # seconds that its store's clock is ahead of ours; the deadline is by that one
@@ -154,7 +156,7 @@ class Job:
         priority: int = 0,
         max_retries: int | None = None,
         fingerprint: str | None = None,
-        unique: Unique = True,
+        unique: Unique | None = None,
         on_duplicate: OnDuplicate = "return",
         key: str | None = None,
         meta: Mapping[str, str] | None = None,
@@ -168,6 +170,10 @@ class Job:
         self._payload = payload  # type: ignore[assignment]  # encode_payload is the judge of it
         self._token = 0
         self._cancel = self._completed = False
+        if unique is None:
+            unique = True
+        else:
+            self._says_unique = True
         self._special = not (
             unique is True
             and run_after is None
@@ -378,6 +384,7 @@ class Job:
         for name in (_DESCRIBED | _ASKED) & self.__dict__.keys():
             setattr(fresh, name, self.__dict__[name])
         fresh._waits = False
+        fresh._says_unique = True
         return fresh
 
     def _record(self) -> Job:

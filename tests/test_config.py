@@ -39,6 +39,7 @@ DEFAULTS = {
     "max_finished": None,
     "max_dead": None,
     "max_payload": 2**20,
+    "unique": True,
     "timezone": "UTC",
     "autostart": True,
     "on_error": None,
@@ -126,6 +127,9 @@ REFUSED: list[tuple[str, Any]] = [
     ("max_dead", 0),
     ("max_payload", 1),
     ("max_payload", "1MiB"),
+    ("unique", "until"),
+    ("unique", None),
+    ("unique", 1),
     ("timezone", "Mars/Olympus"),
     ("timezone", ""),
     ("timezone", "Europe"),
@@ -187,6 +191,20 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
 def test_a_switch_can_be_written_in_several_ways(text: str, value: bool) -> None:
     """In a URL or a variable a switch is 1 or 0, or one of the usual words."""
     assert Config.load({}, {"autostart": text}, {}).autostart is value
+
+
+def test_unique_can_be_written_in_a_url() -> None:
+    """In a URL or the environment unique is a switch, or until_started."""
+    assert Config.load({}, {"unique": "until_started"}).unique == "until_started"
+    assert Config.load({}, {"unique": "0"}).unique is False
+    assert Config.load({}, {}, {"NEOQ_UNIQUE": "true"}).unique is True
+    with neoq.connect("memory://?unique=no") as backend:
+        backend.listen("q", print)
+        assert backend.enqueue("q", run_after=3600).unique is False
+        with pytest.raises(neoq.InvalidJobError, match="unique is 'no'"):
+            backend.listen("p", print, unique="no")  # type: ignore[call-overload]
+        with pytest.raises(neoq.InvalidJobError, match="until_started"):
+            backend.listen("p", print, unique=None)  # type: ignore[call-overload]
 
 
 def test_a_logger_may_be_given_by_name_or_as_an_adapter() -> None:

@@ -147,7 +147,6 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("fingerprint", b"mine", "b'mine'"),
     ("fingerprint", "a" * 1001, "1,000"),
     ("fingerprint", "\ud800", "printable"),
-    ("unique", None, "'until_started'"),
     ("unique", 1, "'until_started'"),
     ("unique", "until_finished", "'until_started'"),
     ("unique", [], "'until_started'"),

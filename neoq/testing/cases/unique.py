@@ -15,6 +15,7 @@ from neoq.retry import RetryPolicy
 from neoq.testing.cases.suite import (
     LATER,
     PATIENCE,
+    Make,
     Seen,
     Suite,
     busy,
@@ -517,3 +518,102 @@ class UniqueCases(Suite):
         eventually(lambda: not unfinished_jobs(backend), "all jobs end")
         assert met.items == []
         assert backend.drain(PATIENCE)
+
+    def test_a_debounce_keeps_the_last_event(
+        self, backend: Backend, seen: Seen, gate: threading.Event
+    ) -> None:
+        """With "replace" and unique="until_started" an event during the run is handled by another run."""
+
+        def handler(job: Job) -> None:
+            seen(job.payload["text"])
+            busy(gate)
+
+        def typed(text: str) -> Job:
+            return backend.enqueue(
+                "q",
+                {"text": text},
+                fingerprint="document-1",
+                run_after=0.05,
+                on_duplicate="replace",
+                unique="until_started",
+            )
+
+        backend.listen("q", handler, concurrency=1)
+        backend.pause("q")
+        first = typed("h")
+        assert typed("he").id == first.id
+        backend.resume("q")
+        assert seen.wait() == ["he"]
+        assert not typed("hel").duplicate
+        assert typed("hell").duplicate
+        assert typed("hello").duplicate
+        gate.set()
+        assert seen.wait(2) == ["he", "hello"]
+
+    def test_duplicates_are_counted(self, waiting: Backend) -> None:
+        """stats().duplicates counts the enqueues of this process that stored nothing."""
+        waiting.listen("q", ignore)
+        assert waiting.stats().duplicates == 0
+        waiting.enqueue("q", {"n": 0})
+        waiting.enqueue("q", {"n": 0})
+        waiting.enqueue("q", {"n": 0}, priority=1)
+        waiting.enqueue("q", {"n": 0}, unique=False)
+        waiting.enqueue_many([Job("q", {"n": n}) for n in (0, 1, 1, 2)])
+        waiting.enqueue("q", {"n": 0}, on_duplicate="replace")
+        assert waiting.stats().duplicates == 5
+
+    def test_unique_as_a_setting(self, make: Make) -> None:
+        """What a job does not say of unique its queue says, and where that does not, the backend."""
+        backend = make(autostart=False, unique=False)
+        backend.listen("all", ignore)
+        backend.listen("once", ignore, unique=True)
+        backend.listen("soon", ignore, unique="until_started")
+        wanted = {"all": False, "once": True, "soon": "until_started"}
+        for queue, unique in wanted.items():
+            assert backend.enqueue(queue).unique == unique
+            [many] = backend.enqueue_many([Job(queue, {"many": True})])
+            assert many.unique == unique
+            assert backend.enqueue(queue, run_after=LATER).duplicate is bool(unique)
+            for own in (True, False, "until_started"):
+                assert backend.enqueue(queue, {"n": str(own)}, unique=own).unique == own
+                assert backend.enqueue(Job(queue, {"m": str(own)}, unique=own)).unique == own
+
+    def test_a_queue_that_is_not_unique(self, waiting: Backend, seen: Seen) -> None:
+        """Equal jobs of a queue that listens with unique=False are all stored and run."""
+        waiting.listen("q", lambda job: seen(job.payload["n"]), unique=False)
+        added = [waiting.enqueue("q", {"n": 0}) for _ in range(3)]
+        added += waiting.enqueue_many([Job("q", {"n": 0}) for _ in range(3)])
+        assert len({job.id for job in added}) == 6
+        waiting.start()
+        seen.wait(6)
+        assert waiting.stats().duplicates == 0
+
+    def test_a_job_that_enqueues_itself(self, backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+        """A handler that meets its own job is warned of, once for its queue, with what to do about it."""
+        backend.listen("poll", lambda job: backend.enqueue("poll", job.payload).id)
+        for n in range(3):
+            ended(backend, backend.enqueue("poll", {"n": n}))
+        told = [record.message for record in caplog.records if "its own duplicate" in record.message]
+        assert len(told) == 1
+        assert "Snooze" in told[0]
+        assert "until_started" in told[0]
+
+    def test_a_job_that_meets_another(self, backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+        """A handler that meets another job than its own is no reason for a warning."""
+        backend.listen("q", ignore)
+        backend.listen("p", lambda _job: backend.enqueue("q", run_after=LATER).id)
+        for n in range(3):
+            ended(backend, backend.enqueue("p", {"n": n}))
+        assert "its own duplicate" not in caplog.text
+
+    def test_a_job_that_enqueues_itself_anew(self, backend: Backend, seen: Seen) -> None:
+        """In a queue that is unique until started a job may enqueue its equal."""
+
+        def poll(job: Job) -> None:
+            seen(job.id)
+            if len(seen.items) < 3:
+                backend.enqueue("poll", job.payload)
+
+        backend.listen("poll", poll, unique="until_started")
+        backend.enqueue("poll", {"account": 7})
+        assert len(set(seen.wait(3))) == 3
