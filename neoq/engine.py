@@ -28,6 +28,7 @@ from neoq.errors import (
 )
 from neoq.executor import Listener, Middleware
 from neoq.job import FINISHED, Job, Status, check_queue, encode_result, to_datetime
+from neoq.loop import has_late, revive, tell_of_late
 from neoq.shutdown import ShutdownReport, Stopping, interrupts_us
 from neoq.source import LocalSource, Source
 from neoq.store import Outcome, Store, WorkerInfo, lease_of, succeeded
@@ -194,12 +195,14 @@ class Engine:
             self.attention = True
 
     def _land(self) -> None:
+        if has_late():
+            revive()
         slot = current_slot()
         if slot is not None:
             slot.land()
         with self.lock, self._attention_lock:
             deferred = any(runner.slot.deferred for runner in self._runners())
-            if self.opened and self.stopping is None and not deferred:
+            if self.opened and self.stopping is None and not deferred and not has_late():
                 self.attention = False
 
     def _complete(self, job: Job, connection: Any, result: Any) -> None:
@@ -265,8 +268,8 @@ class Engine:
             self.ticker.start()
             if self.fetcher is not None and self.keeper is not None:
                 self.keeper.start()
-                self.standby.start()
                 self.watchdog.start()
+                self.standby.prepare()
                 self.watchdog.expect(-math.inf)  # it looks at the keeper from now on
                 self.fetcher.start()
                 self.fetcher.call()
@@ -360,6 +363,8 @@ class Engine:
 
         That is what `told` was when the caller began to look at what it waits for.
         """
+        if has_late():
+            revive()
         try:
             with self._changing:
                 if seen == self.told:
@@ -715,6 +720,12 @@ _alive: dict[int, Engine] = {}  # engines whose store is open
 _engines: WeakValueDictionary[int, Engine] = WeakValueDictionary()
 
 
+def _attend() -> None:
+    """The next call at each backend is to ask again for the threads that are missing."""
+    for engine in list(_alive.values()):
+        engine.attention = True
+
+
 def _forked() -> None:
     """Also those whose store is not open: another thread, which is no more, may just have been opening it."""
     for engine in [reference() for reference in _engines.valuerefs()]:
@@ -731,4 +742,5 @@ def _exiting() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
+tell_of_late(_attend)
 atexit.register(_exiting)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from neoq.errors import BackendError, NeoqError
 from neoq.job import Job
+from neoq.loop import Loop
 from neoq.settler import Settler
 from neoq.store import Claimed, Demand, Outcome, Store, given_back, succeeded
-from neoq.threads import Bell, join, start
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -54,8 +54,9 @@ class Fetcher:
         self._logger = config.log
         self._buffers: dict[str, deque[Job]] = {}
         self._prefetch: dict[str, int] = {}
-        self._call = Bell()
-        self._stopping = threading.Event()
+        self._loop = Loop(
+            "neoq-fetcher", self._look, config.log, away=self._say_away, pauses=(FIRST_PAUSE, LAST_PAUSE)
+        )
         self._claiming = threading.Lock()  # held by the thread that claims
         self._looks_at = math.inf  # monotonic: when the fetcher looks again by itself
         self._over = False  # nobody takes what is fetched now
@@ -63,7 +64,6 @@ class Fetcher:
         self.busy = False  # a claim is under way
         self.claims = 0
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
 
     def take(self, queue: str, limit: int) -> tuple[Sequence[Job], bool]:
         """Jobs that were fetched for a queue."""
@@ -77,7 +77,7 @@ class Fetcher:
                 pass
         ahead = self._prefetch.get(queue, 0)  # 0: there was no more, so who parks is soon enough to ask again
         if ahead and len(buffer or ()) * 2 < ahead:
-            self._call.ring()
+            self._loop.ring()
         return jobs, bool(buffer)
 
     def settle(self, outcomes: list[Outcome]) -> None:
@@ -90,24 +90,24 @@ class Fetcher:
 
     def nothing_to_do(self, queue: str) -> None:  # noqa: ARG002
         """A runner of this queue is free."""
-        self._call.ring()
+        self._loop.ring()
         self._parked()
 
     def call(self) -> None:
         """Look for jobs now; called for each enqueue, so it is cheap where others have called."""
-        self._call.ring()
+        self._loop.ring()
 
     def takes(self, lane: Lane) -> bool:
         """Whether jobs of a queue are claimed here at the next look."""
-        return not (self._stopping.is_set() or self._fenced) and self._demand(lane) is not None
+        return not (self._loop.closing or self._fenced) and self._demand(lane) is not None
 
     def fetch(self) -> None:
         """Look for jobs now, in this thread: it is the store's, which hears of work before any other does."""
-        if self._stopping.is_set() or not self._claiming.acquire(blocking=False):
+        if self._loop.closing or not self._claiming.acquire(blocking=False):
             self.call()
             return
         try:
-            wait = 0.0 if self._stopping.is_set() else self._fetch()
+            wait = 0.0 if self._loop.closing else self._fetch()
         except Exception:
             wait = 0.0  # the fetcher is to say so, and to try again in a while
         finally:
@@ -118,7 +118,7 @@ class Fetcher:
     def fence(self, fenced: bool) -> None:
         """Claim nothing while this process cannot renew what it has."""
         self._fenced = fenced
-        self._call.ring()
+        self._loop.ring()
 
     def held(self) -> list[Job]:
         """Jobs that were fetched and not taken."""
@@ -126,23 +126,17 @@ class Fetcher:
 
     def start(self) -> None:
         """Start the thread, once."""
-        with self._lock:
-            if self._thread is None and not self._stopping.is_set():
-                self._thread = threading.Thread(target=self._run, name="neoq-fetcher", daemon=True)
-                start(self._thread)
+        self._loop.start()
 
     def stop(self, timeout: float, grace: float) -> list[Job]:
         """Claim no more; return the jobs that were fetched and not taken.
 
         A claim that is under way has ``timeout`` seconds, and is broken off then, in up to ``grace`` more.
         """
-        with self._lock:
-            self._stopping.set()
-            thread = self._thread
-        self._call.ring()
-        if not self._ends(thread, timeout):
+        self._loop.close()
+        if not self._ends(timeout):
             self._store.stop_claiming(grace / 2)
-            self._ends(thread, grace / 2)
+            self._ends(grace / 2)
         with self._lock:
             self._over = True
             return self._empty_buffers()
@@ -164,40 +158,25 @@ class Fetcher:
                 continue
         return left
 
-    def _ends(self, thread: threading.Thread | None, seconds: float) -> bool:
+    def _ends(self, seconds: float) -> bool:
         """Wait until nobody claims; False where that takes longer."""
         give_up = time.monotonic() + seconds
-        join(thread, seconds)
+        self._loop.join(seconds)
         while self._claiming.locked():  # not acquired here, where a signal handler may raise at any time
             if time.monotonic() >= give_up:
                 return False
             time.sleep(SHORT)
-        return thread is None or not thread.is_alive()
+        return not self._loop.is_alive()
 
-    def _run(self) -> None:
-        pause = FIRST_PAUSE
-        while True:
-            self._call.hush()
-            if self._stopping.is_set():  # looked at after the hush, which may have taken its call
-                return
-            self._looks_at = math.inf
-            try:
-                with self._claiming:
-                    wait = self._fetch()
-                    self._looks_at = time.monotonic() + wait
-                pause = FIRST_PAUSE
-            except Exception as error:  # a thread that ended here would leave the queues standing still
-                if self._stopping.is_set():
-                    return
-                trace = not isinstance(error, BackendError)
-                self._logger.warning(
-                    "no jobs can be fetched, again in %.1f s: %s", pause, error, exc_info=trace
-                )
-                self._call.wait(pause)
-                pause = min(2 * pause, LAST_PAUSE)
-                continue
-            if wait > 0:
-                self._call.wait(wait)
+    def _look(self) -> float:
+        self._looks_at = math.inf
+        with self._claiming:
+            wait = self._fetch()
+            self._looks_at = time.monotonic() + wait
+        return wait
+
+    def _say_away(self, error: BackendError, pause: float) -> None:
+        self._logger.warning("no jobs can be fetched, again in %.1f s: %s", pause, error)
 
     def _fetch(self) -> float:
         """Claim once for all queues; return the seconds until it is worth trying again."""

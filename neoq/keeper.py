@@ -11,19 +11,21 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING
 
-from neoq.errors import BackendError
+from neoq.errors import BackendError, BackendUnavailable
 from neoq.job import Job
-from neoq.store import Lease, Store, WorkerInfo
-from neoq.threads import Bell, join, start
+from neoq.loop import Loop
+from neoq.store import Extended, Lease, Store, WorkerInfo, lease_of
 
 if TYPE_CHECKING:
     from neoq.config import Config
 
 PRUNE_EVERY = 60.0  # seconds
+TOGETHER = 2  # attempts to renew all leases at once, before they are renewed one by one
+APART_AT_MOST = 3  # renewals that fail one after another: then it is the store, and none of them
 
 
 class Keeper:
@@ -48,64 +50,105 @@ class Keeper:
         self._cancel = cancel
         self._lose = lose
         self._fence = fence
-        self._renewed = time.monotonic()
-        self._pruned = time.monotonic()
+        self._renewed = monotonic()
+        self._pruned = monotonic()
         self._fenced = False
-        self._closing = False
-        self._call = Bell()
+        self._refused = 0
+        self._said: set[str] = set()  # in this round
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._loop = Loop("neoq-keeper", self._keep, config.log)
 
     def start(self) -> None:
         """Start the thread, once."""
         with self._lock:
-            if self._thread is None and not self._closing:
-                self._renewed = time.monotonic()
-                self._thread = threading.Thread(target=self._run, name="neoq-keeper", daemon=True)
-                start(self._thread)
+            if not self._loop.wanted:
+                self._renewed = monotonic()
+        self._loop.start()
 
     def call(self) -> None:
         """Look for cancellations now."""
-        self._call.ring()
+        self._loop.ring()
 
     def close(self) -> None:
         """Stop the thread."""
-        with self._lock:
-            self._closing = True
-            thread = self._thread
-        self._call.ring()
-        join(thread, 1.0)
+        self._loop.close(1.0)
 
-    def _run(self) -> None:
-        while True:
-            self._call.hush()
-            if self._closing:  # looked at after the hush, which may have taken its call
-                return
-            try:
-                self._keep()
-            except BackendError as error:
+    def _keep(self) -> float:
+        """Do every duty, whatever becomes of the others."""
+        asked = began = monotonic()
+        self._said.clear()
+        alive = self._does("beat", lambda: self._store.beat(self._info()))
+        leases: list[Lease] = []
+        if self._does("renewal", lambda: leases.extend(map(lease_of, self._held()))) and leases:
+            asked = monotonic()
+            alive = self._does("renewal", lambda: self._extend(leases))
+        if alive:
+            self._note_renewed(asked)
+        self._does("look for dead workers", self._reclaim)
+        if began - self._pruned > PRUNE_EVERY:
+            self._pruned = began
+            self._does("pruning", self._store.prune)
+        return self._config.heartbeat
+
+    def _does(self, duty: str, do: Callable[[], object]) -> bool:
+        """Do one duty; whether that went well."""
+        if self._loop.closing:
+            return False
+        try:
+            do()
+        except BackendError as error:
+            if str(error) not in self._said:  # one line, where the store is away for all duties
+                self._said.add(str(error))
                 self._logger.warning("the heartbeat did not reach the store: %s", error)
-            self._call.wait(self._config.heartbeat)
+            return False
+        except Exception:
+            self._logger.exception("the keeper goes on after an error in its %s", duty)
+            return False
+        return True
 
-    def _keep(self) -> None:
-        store = self._store
-        began = time.monotonic()
-        store.beat(self._info())
-        leases = [Lease(job.id, job.queue, job._token, job._progress) for job in self._held()]
-        if leases:
-            lost, cancelled = store.extend(leases)
-            # By lease and not by job: it may have been settled meanwhile, and claimed again by this process.
-            self._lose({(lease.job_id, lease.token) for lease in leases if lease.job_id in lost})
-            self._cancel(cancelled)
-        self._note_renewed(began)
-        reclaimed = store.reclaim()
+    def _extend(self, leases: list[Lease]) -> None:
+        lost, cancelled = self._renew(leases)
+        # By lease and not by job: it may have been settled meanwhile, and claimed again by this process.
+        self._lose({(lease.job_id, lease.token) for lease in leases if lease.job_id in lost})
+        self._cancel(cancelled)
+
+    def _renew(self, leases: list[Lease]) -> Extended:
+        """Renew leases; one by one where the store does not take them together."""
+        try:
+            extended = self._store.extend(leases)
+        except Exception as error:
+            self._refused += 1
+            if isinstance(error, BackendUnavailable) and self._refused < TOGETHER:
+                raise
+            return self._renew_apart(leases)
+        self._refused = 0
+        return extended
+
+    def _renew_apart(self, leases: list[Lease]) -> Extended:
+        extended, failures, error = Extended(set(), set()), 0, None
+        for lease in leases:
+            try:
+                one = self._store.extend([lease._replace(progress=None)])
+            except Exception as raised:
+                failures, error = failures + 1, raised
+                if failures == APART_AT_MOST:
+                    break
+                continue
+            failures = 0
+            extended.lost.update(one.lost)
+            extended.cancelled.update(one.cancelled)
+        if error is not None and failures >= min(APART_AT_MOST, len(leases)):
+            raise error
+        if error is not None:
+            self._logger.warning("not every lease could be renewed: %s", error)
+        return extended
+
+    def _reclaim(self) -> None:
+        reclaimed = self._store.reclaim()
         for job in reclaimed.returned:
             self._logger.warning("job %s of %s is ready again: its worker died", job.id, job.queue)
         for job in reclaimed.dead:
             self._logger.error("job %s of %s is dead: %d workers died of it", job.id, job.queue, job.crashes)
-        if began - self._pruned > PRUNE_EVERY:
-            self._pruned = began
-            store.prune()
 
     def _note_renewed(self, began: float) -> None:
         """A renewal that was sent at ``began`` (monotonic) was answered; perhaps long after."""
@@ -113,8 +156,8 @@ class Keeper:
             self._renewed = began
             if not self._fenced:
                 return
-            if time.monotonic() - began >= self._config.lease:
-                self._call.ring()  # it tells nothing of now: ask again at once
+            if monotonic() - began >= self._config.lease:
+                self._loop.ring()  # it tells nothing of now: ask again at once
                 return
             self._fenced = False
             self._fence(False)
@@ -123,21 +166,21 @@ class Keeper:
     def check(self, now: float) -> float:
         """Stop what runs here where nothing was renewed for a lease: the watchdog's look at this process."""
         with self._lock:
-            if self._thread is None or self._closing:
+            if not self._loop.wanted or self._loop.closing:
                 return math.inf
-            left = self._renewed + self._config.lease - time.monotonic()
+            left = self._renewed + self._config.lease - monotonic()
             if left > 0:
                 return now + left
             if self._fenced:
                 return now + self._config.lease
-            self._fenced = True
             self._fence(True)
             held = self._held()  # and nothing that is claimed once the store answers
+            self._lose({(job.id, job._token) for job in held if job.id is not None})
+            self._fenced = True  # at the end: what fails before is done again at the next look
         self._logger.critical(
             "no heartbeat for %g s (lease): %d jobs may be run by others now; they are stopped here and "
             "nothing is claimed until the store answers",
             self._config.lease,
             len(held),
         )
-        self._lose({(job.id, job._token) for job in held if job.id is not None})
         return now + self._config.lease

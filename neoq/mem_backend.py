@@ -97,6 +97,7 @@ class MemBackend(Backend):
             interval=self.config.job_check_interval,
             window=self.config.future_job_window,
             release=self.release_due,
+            log=self.config.log,
         )
         self._beats: dict[str, WorkerInfo] = {}
 

@@ -19,8 +19,8 @@ from queue import Queue
 from typing import TYPE_CHECKING, Any
 
 from neoq.job import PENDING, Job, Status
+from neoq.loop import Logger, Loop
 from neoq.store import QueueCounts
-from neoq.threads import Bell, join, start
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -287,6 +287,7 @@ class FutureJobs:
         interval: float,
         window: float,
         release: Callable[[], None],
+        log: Logger,
     ) -> None:
         self._lock = lock
         self._records = records
@@ -298,9 +299,8 @@ class FutureJobs:
         self._near: list[Entry] = []
         self._serial = itertools.count()
         self._void = 0
-        self._timer: HeadTimer | None = None
-        self._scheduler: threading.Thread | None = None
-        self._closed = threading.Event()
+        self._timer = HeadTimer(clock, release, log)
+        self._scheduler = Loop("neoq-scheduler", self._watch, log)
         self._drift = clock.time() - clock.monotonic()
         self._held = False
 
@@ -315,7 +315,7 @@ class FutureJobs:
             heappush(self._near, entry)
             if self._near[0] is entry:
                 self._arm()
-        if self._scheduler is None:
+        if not self._scheduler.wanted:
             self._start()
 
     def pop_due(self) -> list[Job]:
@@ -360,83 +360,66 @@ class FutureJobs:
     def hold(self, held: bool) -> None:
         """Let nobody but the caller of `pop_due` look at the time, or go on."""
         self._held = held
-        if self._timer is not None:
-            self._timer.arm(None)
+        self._timer.arm(None)
         if not held and (self._near or self._far):
             self._start()
             self._arm()
 
     def close(self) -> None:
         """Stop both threads and wait for them; called without the lock."""
-        self._closed.set()
-        for thread in (self._timer, self._scheduler):
-            if isinstance(thread, HeadTimer):
-                thread.cancel()
-            join(thread, 1.0)
+        self._timer.cancel()
+        self._scheduler.close()
+        self._timer.join(1.0)
+        self._scheduler.join(1.0)
 
     def _arm(self) -> None:
-        if self._timer is not None and not self._held:
+        if not self._held:
             self._timer.arm(self._near[0][0] if self._near else None)
 
     def _start(self) -> None:
-        if self._held or self._scheduler is not None or self._closed.is_set():
+        if self._held:
             return
-        if self._timer is None:
-            self._timer = HeadTimer(self._clock, self._release)
         self._arm()
-        if self._timer.ident is None:
-            start(self._timer)
-        scheduler = threading.Thread(target=self._watch, name="neoq-scheduler", daemon=True)
-        try:
-            start(scheduler)
-        finally:
-            if scheduler.ident is not None:
-                self._scheduler = scheduler
+        self._timer.start()
+        self._scheduler.start()
 
-    def _watch(self) -> None:
+    def _watch(self) -> float:
         """Promote far jobs, and notice a wall clock that was set, every ``interval``."""
-        while not self._closed.wait(self._interval):
-            with self._lock:
-                self._promote(self._clock.time())
-                drift = self._clock.time() - self._clock.monotonic()
-                jumped, self._drift = abs(drift - self._drift) > 0.001, drift
-                if jumped or self._near:
-                    self._arm()
+        with self._lock:
+            self._promote(self._clock.time())
+            drift = self._clock.time() - self._clock.monotonic()
+            jumped, self._drift = abs(drift - self._drift) > 0.001, drift
+            if jumped or self._near:
+                self._arm()
+        return self._interval
 
 
-class HeadTimer(threading.Timer):
+class HeadTimer(Loop):
     """One timer for the head of a heap: it can be set to another time while it waits.
 
     A Timer for each job would be a thread for each job.
     """
 
-    def __init__(self, clock: Clock, release: Callable[[], None]) -> None:
-        super().__init__(0, release)
-        self.name = "neoq-timer"
-        self.daemon = True
+    def __init__(self, clock: Clock, release: Callable[[], None], log: Logger) -> None:
+        super().__init__("neoq-timer", self._look, log)
         self._clock = clock
+        self._release = release
         self._due: float | None = None
-        self._changed = Bell()
 
     def arm(self, due: float | None) -> None:
         """Fire at ``due`` (seconds since the epoch), or never."""
         self._due = due
-        self._changed.ring()
+        self.ring()
 
     def cancel(self) -> None:
-        """Stop the thread."""
-        super().cancel()
-        self._changed.ring()
+        """Let the thread end."""
+        self.close()
 
-    def run(self) -> None:
-        """Wait for the head's time, again and again; the wall clock is read at each turn."""
-        while True:
-            self._changed.hush()
-            if self.finished.is_set():  # looked at after the hush, which may have taken its call
-                return
-            due = self._due
-            left = None if due is None else due - self._clock.time()
-            if left is not None and left <= 0:
-                self.function()
-            else:
-                self._changed.wait(left)
+    def _look(self) -> float | None:
+        """Release the head if its time has come; the wall clock is read at each turn."""
+        due = self._due
+        left = None if due is None else due - self._clock.time()
+        if left is not None and left <= 0:
+            self._release()
+            return 0.0
+        return left

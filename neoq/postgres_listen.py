@@ -16,10 +16,10 @@ import psycopg
 
 from neoq.config import SafeLogger
 from neoq.errors import BackendError
+from neoq.loop import Loop
 from neoq.postgres_connections import Connection, Connections
 from neoq.postgres_statements import Statements, channel_of
 from neoq.store import Notify, WorkerInfo
-from neoq.threads import Bell, join, start
 
 APART = 0.01  # seconds between two notifications of one process, at least
 FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0  # seconds between attempts to connect again
@@ -67,9 +67,12 @@ class Presence:
         self.number: int | None = None
         self._connection: Connection | None = None
         self._lock = threading.RLock()
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
         self._bell: tuple[int, int] | None = None
+        self._fresh = True  # nothing was heard yet since the connection was made
+        self._looked = 0.0  # monotonic: for workers that died
+        self._loop = Loop(
+            "neoq-listener", self._turn, log, away=self._say_deaf, pauses=(FIRST_PAUSE, LAST_PAUSE)
+        )
 
     def hold(self) -> int:
         """Be known as a worker, and hold the lock, before anything is claimed; returns the number."""
@@ -133,10 +136,9 @@ class Presence:
     def listen(self) -> None:
         """Begin to hear what others do, once."""
         with self._lock:
-            if self._thread is None and not self._closing.is_set():
+            if self._bell is None and not self._loop.closing:
                 self._bell = os.pipe()
-                self._thread = threading.Thread(target=self._run, name="neoq-listener", daemon=True)
-                self._thread.start()
+        self._loop.start()
 
     def let_go(self) -> None:
         """Free the lock as the end of the process does."""
@@ -146,12 +148,11 @@ class Presence:
     def close(self, *, owes_nothing: bool) -> None:
         """Hear no more; leave the workers. What a worker still owes, others look for among all the jobs."""
         with self._lock:
-            self._closing.set()
-            thread, bell = self._thread, self._bell
+            self._loop.close()
+            bell = self._bell
         if bell is not None:
             os.write(bell[1], b"!")
-        join(thread, 2.0)
-        if bell is not None and (thread is None or not thread.is_alive()):
+        if self._loop.join(2.0) and bell is not None:
             os.close(bell[0])
             os.close(bell[1])
             self._bell = None
@@ -167,39 +168,42 @@ class Presence:
 
     # -- hearing ----------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        pause = FIRST_PAUSE
-        while not self._closing.is_set():
-            began = time.monotonic()
-            try:
-                self._hear()
-            except (BackendError, psycopg.Error, OSError) as error:
-                if self._closing.is_set():
-                    return
-                self._log.warning("nothing can be heard from the server, again in %.1f s: %s", pause, error)
-                self.let_go()
-                if time.monotonic() - began > LAST_PAUSE:
-                    pause = FIRST_PAUSE
-                self._closing.wait(pause)
-                pause = min(2 * pause, LAST_PAUSE)
+    def _turn(self) -> float:
+        """Hear what there is, for a while."""
+        try:
+            self._hear()
+        except (psycopg.Error, OSError) as error:
+            self.let_go()
+            self._fresh = True
+            raise BackendError(str(error)) from error
+        except BaseException:
+            self.let_go()
+            self._fresh = True
+            raise
+        return 0.0
+
+    def _say_deaf(self, error: BackendError, pause: float) -> None:
+        self._log.warning("nothing can be heard from the server, again in %.1f s: %s", pause, error)
 
     def _hear(self) -> None:
         if not self._is_connected() and self._connections.direct:
             with self._lock:
                 self._take_lock(self.hold())
-            self._notify("", "ready")  # what was told meanwhile was told to nobody
-            self._notify("", "cancel")
-        looked = time.monotonic()
+            self._fresh = True
+        if self._fresh:
+            self._fresh, self._looked = False, time.monotonic()
+            if self._connections.direct:  # what was told meanwhile was told to nobody
+                self._notify("", "ready")
+                self._notify("", "cancel")
         every = max(0.05, self._heartbeat / 2)
-        while not self._closing.is_set():
-            self._wait(max(0.0, looked + every - time.monotonic()))
-            connection = self._connection
-            if connection is not None:
-                for notice in connection.notifies(timeout=0):
-                    self._pass_on(notice.payload)
-            if time.monotonic() - looked >= every:
-                looked = time.monotonic()
-                self._look_for_dead()
+        self._wait(max(0.0, self._looked + every - time.monotonic()))
+        connection = self._connection
+        if connection is not None:
+            for notice in connection.notifies(timeout=0):
+                self._pass_on(notice.payload)
+        if time.monotonic() - self._looked >= every:
+            self._looked = time.monotonic()
+            self._look_for_dead()
 
     def _wait(self, seconds: float) -> None:
         assert self._bell is not None
@@ -236,11 +240,9 @@ class Announcer:
         self._channel = channel_of(schema)
         self._log = log
         self._lock = threading.Lock()
-        self._call = Bell()
         self._told = -1.0
         self._pending: set[str] = set()
-        self._closing = False
-        self._thread: threading.Thread | None = None
+        self._loop = Loop("neoq-announcer", self._turn, log, owes=lambda: bool(self._pending), on_demand=True)
 
     def with_commit(self, queues: Iterable[str]) -> str | None:
         """What to notify with the commit that adds to these queues; None where it will be told afterwards."""
@@ -259,14 +261,8 @@ class Announcer:
         with self._lock:
             idle = not self._pending
             self._pending.update(queues)
-            if self._thread is None and not self._closing:
-                self._thread = threading.Thread(target=self._run, name="neoq-announcer", daemon=True)
-                try:
-                    start(self._thread)
-                except RuntimeError:  # the interpreter is going down; others find the jobs when they look
-                    self._thread = None
-            elif idle:
-                self._call.ring()
+        if idle:
+            self._loop.ring()
 
     def notification(self, payload: str) -> tuple[str, tuple[str, str]]:
         """What to execute to tell others; it may be lost in a crash of the server, and waits for no disk."""
@@ -275,27 +271,20 @@ class Announcer:
 
     def close(self) -> None:
         """Send what is left."""
-        with self._lock:
-            self._closing = True
-            thread = self._thread
-        self._call.ring()
-        join(thread, 2.0)
+        self._loop.close(2.0)
 
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                queues, closing = self._pending, self._closing
-                now = time.monotonic()
-                left = max(0.0, self._told + APART - now)
-                due = bool(queues) and (closing or not left)
-                if due:
-                    self._pending, self._told = set(), now
+    def _turn(self) -> float | None:
+        with self._lock:
+            queues = self._pending
+            now = time.monotonic()
+            left = max(0.0, self._told + APART - now)
+            due = bool(queues) and (self._loop.closing or not left)
             if due:
-                self._tell(queues)
-            elif closing:
-                return
-            else:
-                self._call.wait(left if queues else None)
+                self._pending, self._told = set(), now
+        if due:
+            self._tell(queues)
+            return 0.0
+        return left if queues else None
 
     def _tell(self, queues: set[str]) -> None:
         try:

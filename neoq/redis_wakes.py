@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
+from neoq.loop import Loop
 from neoq.redis_connection import DRIVER_ERRORS, RedisConnection
-from neoq.threads import join
 
 if TYPE_CHECKING:
     from neoq.config import SafeLogger
@@ -40,40 +40,35 @@ class Wakes:
         self._called = called
         self._back = back
         self._log = log
-        self._closing = threading.Event()
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._loop = Loop("neoq-wakes", self._turn, log)
         self._ear: Any = None
         self._pause = FIRST_PAUSE
         self.hears = False
 
     def start(self) -> None:
         """Start the thread, once."""
-        with self._lock:
-            if self._thread is None and not self._closing.is_set():
-                self._thread = threading.Thread(target=self._run, name="neoq-wakes", daemon=True)
-                self._thread.start()
+        self._loop.start()
 
     def close(self) -> None:
         """Hear no more."""
         with self._lock:
-            self._closing.set()
-            thread, ear = self._thread, self._ear
+            self._loop.close()
+            ear = self._ear
         if ear is not None:
             try:
                 ear.send([("UNSUBSCRIBE",)])  # its answer ends the thread's wait
             except (redis.RedisError, OSError, AttributeError):
                 pass
-        join(thread, 2.0)
+        self._loop.join(2.0)
 
-    def _run(self) -> None:
-        while not self._closing.is_set():
-            try:
-                self._hear()
-            except Exception as error:  # a thread that ended here would leave this worker deaf
-                if self._closing.is_set():
-                    return
-                self._closing.wait(self._pause_after(error))
+    def _turn(self) -> float:
+        """Hear until that ends; return how long to wait before the next attempt."""
+        try:
+            self._hear()
+        except Exception as error:
+            return 0.0 if self._loop.closing else self._pause_after(error)
+        return 0.0
 
     def _pause_after(self, error: Exception) -> float:
         """Say what the matter is, and how many seconds until it is worth trying again."""
@@ -96,7 +91,7 @@ class Wakes:
         try:
             ear.send([("SUBSCRIBE", self._channel)])
             with self._lock:
-                if self._closing.is_set():
+                if self._loop.closing:
                     return
                 self._ear = ear  # from now on its end is to be told of
             self._listen(ear)

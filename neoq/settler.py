@@ -8,15 +8,31 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
 
 from neoq.errors import BackendError, BackendUnavailable
+from neoq.job import Status
+from neoq.loop import Loop
 from neoq.store import Failure, Outcome, Store
-from neoq.threads import join, start
 
 MAX_BATCH = 1000
 MAX_WAITING = 10_000  # outcomes; runners wait beyond
 FIRST_PAUSE, LAST_PAUSE = 0.05, 2.0  # seconds between attempts to reach the store
+TOGETHER = 3  # attempts to record a batch before it is parted, to find what holds it up
+TRIES = (3, 2, 2)  # attempts for an outcome that is not taken though the store answers: as it is, plain, dead
+
+
+@dataclass
+class Suspect:
+    """An outcome that failed alone: it is tried beside the others, and holds none of them up."""
+
+    outcome: Outcome
+    due: float  # monotonic
+    tries: int = 0  # that the store did not take, though it answers
+    pause: float = FIRST_PAUSE
 
 
 class Settler:
@@ -33,10 +49,20 @@ class Settler:
         self._logger = logger
         self._changed = threading.Condition()
         self._waiting: list[Outcome] = []
-        self._in_hand: list[Outcome] = []
+        self._chunks: deque[list[Outcome]] = deque()  # of a batch that was taken up
+        self._suspects: list[Suspect] = []
+        self._failed = 0  # attempts in a row
         self._closing = False
         self._give_up = False
-        self._thread: threading.Thread | None = None
+        self._loop = Loop(
+            "neoq-settler",
+            self._turn,
+            logger,
+            away=self._say_away,
+            owes=self._owes,
+            pauses=(FIRST_PAUSE, LAST_PAUSE),
+            on_demand=True,
+        )
 
     def put(self, outcomes: list[Outcome]) -> None:
         """Take over outcomes; waits while very many are unsettled."""
@@ -44,102 +70,149 @@ class Settler:
             while len(self._waiting) > MAX_WAITING and not self._closing:
                 self._changed.wait(1.0)
             self._waiting += outcomes
-            if self._thread is None and not self._give_up:
-                self._start()
-            self._changed.notify_all()
-
-    def _start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="neoq-settler", daemon=True)
-        try:
-            start(self._thread)
-        except RuntimeError:  # the interpreter is going down; close() settles what is here
-            self._thread = None
+        self._loop.ring()
 
     def unsettled(self) -> list[Outcome]:
         """Outcomes that are not recorded yet."""
         with self._changed:
-            return [*self._in_hand, *self._waiting]
+            in_hand = [outcome for chunk in self._chunks for outcome in chunk]
+            return [*(suspect.outcome for suspect in self._suspects), *in_hand, *self._waiting]
+
+    def _owes(self) -> bool:
+        return not self._give_up and bool(self._waiting or self._chunks or self._suspects)
 
     def close(self, timeout: float) -> list[Outcome]:
         """Settle what is left, for up to ``timeout`` seconds; return what could not be."""
         with self._changed:
             self._closing = True
-            if self._thread is None and self._waiting:
-                self._start()
             self._changed.notify_all()
-            thread = self._thread
-        if thread is None:
+        if self._owes() and not self._loop.start():
             self._drain_here()
-        else:
-            join(thread, timeout)
-        with self._changed:
-            self._give_up = True
-            self._changed.notify_all()
+        self._loop.close(timeout)
+        self._give_up = True
+        self._loop.bell.ring()
         return self.unsettled()
 
     def _drain_here(self) -> None:
         """No thread can be started any more: settle in this one."""
-        batch = self._next_batch()
-        while batch and self._settle(batch):
-            batch = self._next_batch()
-
-    def _run(self) -> None:
-        pause = FIRST_PAUSE
-        while batch := self._next_batch():
-            while not self._settle(batch):
-                with self._changed:
-                    if self._give_up:
-                        return
-                    self._changed.wait(pause)
-                pause = min(2 * pause, LAST_PAUSE)
-            pause = FIRST_PAUSE
-
-    def _next_batch(self) -> list[Outcome]:
-        """Whatever has gathered; empty at the end."""
-        with self._changed:
-            self._in_hand = []
-            while not self._waiting and not self._closing:
-                self._changed.wait()
-            self._in_hand, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-            self._changed.notify_all()
-            return self._in_hand
-
-    def _settle(self, batch: list[Outcome]) -> bool:
-        """Record a batch; False where the store cannot be reached now."""
         try:
-            stale = self._record(batch)
-        except BackendUnavailable as error:
-            self._logger.warning("%d outcomes wait for the store: %s", len(batch), error)
-            return False
+            while self._owes() and self._turn() == 0.0:
+                pass
+        except Exception as error:
+            self._logger.warning("%d outcomes wait for the store: %s", len(self.unsettled()), error)
+
+    def _say_away(self, error: BackendError, pause: float) -> None:  # noqa: ARG002
+        self._logger.warning("%d outcomes wait for the store: %s", len(self.unsettled()), error)
+
+    def _turn(self) -> float | None:
+        """Settle what has gathered, or a part of it; and a suspect, if its time has come."""
         with self._changed:
-            self._in_hand = []  # before it is told, or who waits for that looks and sees it still
+            if not self._chunks and self._waiting:
+                self._chunks.append(self._waiting[:MAX_BATCH])
+                self._waiting = self._waiting[MAX_BATCH:]
+                self._changed.notify_all()
+        if self._suspects:
+            self._try_a_suspect()
+        if self._chunks:
+            self._settle(self._chunks[0])
+            return 0.0
+        if self._suspects:
+            return max(0.0, min(suspect.due for suspect in self._suspects) - monotonic())
+        return None
+
+    def _settle(self, batch: list[Outcome]) -> None:
+        """Record a batch; where it cannot be, part it, so that one outcome holds up no other for long."""
+        try:
+            stale = self._store.settle(batch)
+        except Exception as error:
+            self._failed += 1
+            if not _refused(error) and (self._failed < TOGETHER or not self._answers(batch[0], error)):
+                raise
+            self._part(batch, _refused(error))
+            return
+        self._failed = 0
+        with self._changed:
+            self._chunks.popleft()  # before it is told, or who waits for that looks and sees it still
         self._settled(batch, stale)
+
+    def _part(self, batch: list[Outcome], refused: bool) -> None:
+        """Try the halves of a batch, or each of it where the store has said no; one alone is a suspect."""
+        with self._changed:
+            self._chunks.popleft()
+            if len(batch) == 1:
+                # What was refused is tried in plain words next.
+                due = monotonic() + (0.0 if refused else FIRST_PAUSE)
+                self._suspects.append(Suspect(batch[0], due, TRIES[0] if refused else 0))
+            elif refused:
+                self._chunks.extend([outcome] for outcome in batch)
+            else:
+                middle = len(batch) // 2
+                self._chunks.extend((batch[:middle], batch[middle:]))
+
+    def _try_a_suspect(self) -> None:
+        suspect = min(self._suspects, key=lambda one: one.due)
+        if suspect.due > monotonic():
+            return
+        job_id = suspect.outcome.lease.job_id
+        try:
+            stale = self._store.settle([_as_tried(suspect)])
+        except Exception as error:
+            if not self._gives_up(suspect, error):
+                return
+            self._logger.exception("the outcome of job %s could not be settled", job_id)
+            stale = {job_id}
+        else:
+            self._failed = 0
+            if suspect.tries >= TRIES[0] + TRIES[1]:
+                self._logger.error("job %s is settled as dead: the store does not take its outcome", job_id)
+            elif suspect.tries >= TRIES[0]:
+                self._logger.warning(
+                    "job %s is settled in plain words: the store does not take its outcome", job_id
+                )
+        with self._changed:
+            self._suspects.remove(suspect)
+        self._settled([suspect.outcome], stale)
+
+    def _gives_up(self, suspect: Suspect, error: Exception) -> bool:
+        """Plan the next attempt for a suspect; True where it has had them all."""
+        answers = self._answers(suspect.outcome, error)
+        suspect.tries += answers
+        if suspect.tries >= sum(TRIES):
+            return True
+        suspect.due = monotonic() + suspect.pause
+        if answers:
+            self._logger.debug("the store does not take the outcome of a job: %s", error)
+        else:
+            self._logger.warning("%d outcomes wait for the store: %s", len(self.unsettled()), error)
+            for other in self._suspects:  # the store is away for all of them
+                other.due = max(other.due, suspect.due)
+        suspect.pause = min(2 * suspect.pause, LAST_PAUSE)
+        with self._changed:
+            self._suspects.remove(suspect)
+            self._suspects.append(suspect)  # the others come first
+        return False
+
+    def _answers(self, outcome: Outcome, error: Exception) -> bool:
+        """Whether the store answers otherwise: then it is the outcome. Its lease is renewed by the way."""
+        if _refused(error):
+            return True
+        try:
+            self._store.extend([outcome.lease._replace(progress=None)])
+        except Exception:
+            return False
         return True
 
-    def _record(self, batch: list[Outcome]) -> set[int]:
-        """Settle a batch; where the store refuses it one by one, so that one holds up no neighbour."""
-        try:
-            return self._store.settle(batch)
-        except BackendUnavailable:
-            raise
-        except BackendError:
-            return set().union(*map(self._record_alone, batch))
 
-    def _record_alone(self, outcome: Outcome) -> set[int]:
-        """Settle one outcome; without what a store may not be able to write, if it must be."""
-        try:
-            return self._store.settle([outcome])
-        except BackendUnavailable:
-            raise
-        except BackendError as error:
-            self._logger.warning("job %s is settled in plain words: %s", outcome.lease.job_id, error)
-        try:
-            return self._store.settle([_plain(outcome)])
-        except BackendUnavailable:
-            raise
-        except BackendError:
-            self._logger.exception("the outcome of job %s could not be settled", outcome.lease.job_id)
-            return {outcome.lease.job_id}
+def _refused(error: Exception) -> bool:
+    """Whether the store has answered, and said no."""
+    return isinstance(error, BackendError) and not isinstance(error, BackendUnavailable)
+
+
+def _as_tried(suspect: Suspect) -> Outcome:
+    """The outcome in the way that has its turn: as it is, in plain words, as dead."""
+    if suspect.tries < TRIES[0]:
+        return suspect.outcome
+    return _plain(suspect.outcome) if suspect.tries < TRIES[0] + TRIES[1] else _dead(suspect.outcome)
 
 
 def _plain(outcome: Outcome) -> Outcome:
@@ -148,6 +221,13 @@ def _plain(outcome: Outcome) -> Outcome:
     if failure is not None:
         failure = Failure(*map(_in_ascii, failure))
     return outcome._replace(lease=outcome.lease._replace(progress=None), failure=failure, result=None)
+
+
+def _dead(outcome: Outcome) -> Outcome:
+    """The same attempt as one that failed for good, with nothing that came from a handler."""
+    failure = Failure("BackendError", "the store did not take the outcome of this attempt", "")
+    lease = outcome.lease._replace(progress=None)
+    return Outcome(lease, Status.DEAD, None, False, outcome.started_at, outcome.finished_at, failure)
 
 
 def _in_ascii(text: str) -> str:

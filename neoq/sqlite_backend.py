@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time as _time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from neoq.capacity import Room, new_of, no_room, refuse_too_many, wanted_of
 from neoq.config import Config, Kind, Settings, setting, span
 from neoq.errors import BackendError, BackendUnavailable, ConfigError
 from neoq.job import Job, Status, to_datetime
+from neoq.loop import Loop
 from neoq.sqlite_file import SqliteFile
 from neoq.sqlite_ledger import Ledger
 from neoq.sqlite_locks import Seen, Sign, WorkerLocks
@@ -48,6 +48,7 @@ T = TypeVar("T")
 LOOK_EVERY = 0.02  # seconds between looks whether another process has written
 LOOK_AT_REST = 0.04  # where none has for a second
 SIGNS_OF_LIFE_EVERY = 1.0  # seconds between looks whether a worker has died
+BLIND = (1.0, 5.0)  # seconds between attempts where the file cannot be read
 _MODES = ("off", "normal", "full", "extra")
 
 
@@ -171,9 +172,11 @@ class SqliteBackend(Backend):
         file.fork_hook = self._locks.let_go
         self._room = Room()
         self._leases_seen, self._beats_seen = Seen[HeldLease](), Seen[tuple[str, float]]()
-        self._closing = threading.Event()
-        self._watch_lock = threading.Lock()
-        self._watcher: threading.Thread | None = None
+        self._seen_version, self._looked, self._look_every, self._wrote = -1, 0.0, LOOK_EVERY, False
+        self._told: set[int] = set()
+        self._watcher = Loop(
+            "neoq-watcher", self._look_around, config.log, away=self._say_blind, pauses=BLIND
+        )
 
     def stop_waiting(self) -> None:
         """End every add that waits for room."""
@@ -182,11 +185,7 @@ class SqliteBackend(Backend):
     def close_store(self) -> None:
         """Leave the workers, and close the connections."""
         self.stop_waiting()
-        self._closing.set()
-        with self._watch_lock:
-            watcher = self._watcher
-        if watcher is not None and watcher is not threading.current_thread():
-            watcher.join(1.0)
+        self._watcher.close(1.0)
         try:
             if self._locks.held and self._file.is_there():  # who only enqueued is in no list of workers
                 self._write(lambda ledger: sqlite_operate.leave(ledger, [self._locks.worker]), lasting=False)
@@ -344,7 +343,8 @@ class SqliteBackend(Backend):
     def beat(self, worker: WorkerInfo) -> None:
         """Say that this process is alive, and begin to watch what others do."""
         self._hold_still()
-        self._watch()
+        if self.engine.running:
+            self._watcher.start()
         self._write(lambda ledger: sqlite_operate.beat(ledger, worker), lasting=False)
 
     def _hold_still(self) -> None:
@@ -398,29 +398,22 @@ class SqliteBackend(Backend):
 
     # -- watching other processes -----------------------------------------------------------------------
 
-    def _watch(self) -> None:
-        with self._watch_lock:
-            if self._watcher is None and self.engine.running and not self._closing.is_set():
-                self._watcher = threading.Thread(target=self._look_around, name="neoq-watcher", daemon=True)
-                self._watcher.start()
-
-    def _look_around(self) -> None:
+    def _look_around(self) -> float:
         """Notice within moments what other processes do: new jobs, cancellations, their death."""
-        version, told, looked, pause, changed = -1, set[int](), 0.0, LOOK_EVERY, False
-        while not self._closing.wait(pause):
-            try:
-                [(now,)] = self._file.read("pragma data_version")
-                if now != version:
-                    version, changed, pause = now, True, LOOK_EVERY
-                    self._notify("", "ready")
-                    told = self._tell_of_cancelled(told)
-                if _time.monotonic() - looked > SIGNS_OF_LIFE_EVERY:
-                    looked = _time.monotonic()
-                    pause, changed = LOOK_EVERY if changed else LOOK_AT_REST, False
-                    self._look_for_dead()
-            except BackendError as error:
-                self.config.log.warning("the file cannot be watched: %s", error)
-                self._closing.wait(SIGNS_OF_LIFE_EVERY)
+        [(now,)] = self._file.read("pragma data_version")
+        if now != self._seen_version:
+            self._wrote, self._look_every = True, LOOK_EVERY
+            self._notify("", "ready")
+            self._told = self._tell_of_cancelled(self._told)
+            self._seen_version = now
+        if _time.monotonic() - self._looked > SIGNS_OF_LIFE_EVERY:
+            self._looked = _time.monotonic()
+            self._look_every, self._wrote = LOOK_EVERY if self._wrote else LOOK_AT_REST, False
+            self._look_for_dead()
+        return self._look_every
+
+    def _say_blind(self, error: BackendError, pause: float) -> None:  # noqa: ARG002
+        self.config.log.warning("the file cannot be watched: %s", error)
 
     def _tell_of_cancelled(self, told: set[int]) -> set[int]:
         rows = self._file.read(

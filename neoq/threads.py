@@ -19,7 +19,7 @@ def start(thread: threading.Thread) -> None:
     if threading.current_thread() is not threading.main_thread():
         thread.start()
         return
-    outcome: list[RuntimeError | None] = []
+    outcome: list[BaseException | None] = []
     told = threading.Lock()  # a plain lock, which an exception cannot harm
     told.acquire()
 
@@ -27,7 +27,7 @@ def start(thread: threading.Thread) -> None:
         try:
             thread.start()
             outcome.append(None)
-        except RuntimeError as error:
+        except BaseException as error:
             outcome.append(error)
         told.release()
 
@@ -105,6 +105,13 @@ class Standby:
         with self._lock:
             if self._thread.ident is None:
                 start(self._thread)
+
+    def prepare(self) -> None:
+        """Start the thread, once, if there is one to be had; else whoever asks for it does the work."""
+        try:
+            self.start()
+        except RuntimeError:
+            pass
 
     def do(self, work: Callable[[], None], seconds: float) -> bool:
         """Do the work, and raise what it raised; False where it is not done in time, and goes on."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from neoq.errors import BackendError
 from neoq.job import Job, to_datetime
+from neoq.loop import Loop
 from neoq.store import Store, Tick
-from neoq.threads import Bell, join, start
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -77,9 +77,7 @@ class Ticker:
         self._logger = config.log
         self._crons: list[Cron] = []
         self._lock = threading.Lock()
-        self._call = Bell()
-        self._closing = False
-        self._thread: threading.Thread | None = None
+        self._loop = Loop("neoq-cron", self._tick, config.log, away=self._say_away)
         self.held = False  # a test fires the ticks by hand
         self.skipped = 0  # ticks whose predecessor was unfinished
 
@@ -87,39 +85,25 @@ class Ticker:
         """Take up a schedule."""
         with self._lock:
             self._crons.append(cron)
-        self._call.ring()
+        self._loop.ring()
 
     def start(self) -> None:
         """Start the thread, if there is anything to tick."""
-        with self._lock:
-            if self._thread is None and self._crons and not self._closing:
-                self._thread = threading.Thread(target=self._run, name="neoq-cron", daemon=True)
-                start(self._thread)
+        if self._crons:
+            self._loop.start()
 
     def close(self) -> None:
         """Stop the thread."""
-        with self._lock:
-            self._closing = True
-            thread = self._thread
-        self._call.ring()
-        join(thread, 1.0)
+        self._loop.close(1.0)
 
-    def _run(self) -> None:
-        while True:
-            self._call.hush()
-            if self._closing:  # looked at after the hush, which may have taken its call
-                return
-            if self.held:
-                self._call.wait(self._interval)
-                continue
-            try:
-                self.fire()
-                wait = self._seconds_to_next()
-            except BackendError as error:
-                self._logger.warning("cron cannot reach the store, and tries again: %s", error)
-                wait = self._interval
-            if wait > 0:
-                self._call.wait(min(wait, self._interval))
+    def _tick(self) -> float:
+        if self.held:
+            return self._interval
+        self.fire()
+        return min(self._seconds_to_next(), self._interval)
+
+    def _say_away(self, error: BackendError, pause: float) -> None:  # noqa: ARG002
+        self._logger.warning("cron cannot reach the store, and tries again: %s", error)
 
     def fire(self) -> None:
         """Enqueue every tick that is due."""

@@ -21,7 +21,7 @@ from neoq.clock import Clock
 from neoq.config import SafeLogger
 from neoq.errors import DeadlineExceeded, JobInterrupted, JobTimeout, UnsupportedError
 from neoq.frames import frames_of, no_collection
-from neoq.threads import Bell, join, start
+from neoq.loop import Loop
 
 if TYPE_CHECKING:
     from neoq.job import Job
@@ -281,51 +281,30 @@ class Watchdog:
     ) -> None:
         self._clock = clock
         self._guarded = guarded
-        self._name = name
         self._log = log or SafeLogger(logging.getLogger("neoq"))
         self.wakes_at = -math.inf
-        self._wake = Bell()
-        self._closing = False
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._loop = Loop(name, self._look, self._log)
 
     def expect(self, due: float) -> None:
         """Make sure that the watchdog looks at ``due`` (monotonic) or earlier."""
         if due < self.wakes_at:  # callers in a hurry look at it themselves
-            self._wake.ring()
+            self._loop.ring()
 
     def start(self) -> None:
         """Start the thread, once."""
-        with self._lock:
-            if self._thread is None and not self._closing:
-                self.wakes_at = math.inf
-                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                try:
-                    start(thread)
-                finally:
-                    if thread.ident is not None:
-                        self._thread = thread
+        if not self._loop.wanted:
+            self.wakes_at = math.inf  # whoever expects it from now on rings
+        self._loop.start()
 
     def close(self) -> None:
         """Stop the thread and wait for it."""
-        with self._lock:
-            self._closing = True
-            thread = self._thread
-        self._wake.ring()
-        join(thread, GRACE)
+        self._loop.close(GRACE)
 
-    def _run(self) -> None:
-        while True:
-            # Infinity while scanning: a slot that begins behind our back then rings.
-            self.wakes_at = math.inf
-            self._wake.hush()
-            if self._closing:  # looked at after the hush, which may have taken its call
-                return
-            due = self.scan()
-            self.wakes_at = due
-            pause = due - self._clock.monotonic()
-            if pause > 0:
-                self._wake.wait(pause)
+    def _look(self) -> float:
+        # Infinity while scanning: a slot that begins behind our back then rings.
+        self.wakes_at = math.inf
+        self.wakes_at = due = self.scan()
+        return due - self._clock.monotonic()
 
     def scan(self) -> float:
         """Look at every slot once; return when the next one is due."""

@@ -19,6 +19,7 @@ from neoq.errors import JobInterrupted
 from neoq.executor import Judged, Listener, abandoned, attempt
 from neoq.frames import frames_of, no_collection
 from neoq.job import Job
+from neoq.loop import try_later
 from neoq.store import given_back
 from neoq.threads import start
 from neoq.timeouts import STALE, Interrupt, Slot, Watchdog
@@ -155,12 +156,14 @@ class Lane:
             self.runners.append(runner)
             self.watchdog.start()
             start(runner.thread)
-        except RuntimeError as error:  # no threads left, or the interpreter is going down
+        except (RuntimeError, OSError) as error:  # no threads left, or the interpreter is going down
             self.runners.remove(runner)
             self.stranded = not self.runners and not threading.main_thread().is_alive()
             self.vacant += 1
             self.waking = False
             self.listener.logger.error("no thread for queue %s: %s", self.queue, error)  # noqa: TRY400
+            if threading.main_thread().is_alive():
+                try_later(self, self.wake)
             if ahead:
                 self.source.settle([given_back(job) for job in ahead])
         except BaseException:  # of a signal handler; where it came first there is no thread to be called

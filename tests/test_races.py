@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -292,15 +293,14 @@ def test_a_thread_never_misses_its_end(tmp_path: Path, name: str) -> None:
     backend.listen_cron("@yearly", lambda job: None)
     backend.queues()  # now it is open
     part: Any = getattr(backend.engine, name)
-    bell = TakesACallAway(lambda: part._stopping.is_set() if name == "fetcher" else part._closing)
-    setattr(part, "_wake" if name == "watchdog" else "_call", bell)
+    part._loop.bell = bell = TakesACallAway(lambda: part._loop.closing)
     part.start()
     assert bell.reached.wait(PATIENCE)
     if name == "fetcher":
         part.stop(5, 0.1)
     else:
         part.close()
-    left = part._thread.is_alive()
+    left = part._loop.is_alive()
     bell.ring()
     backend.shutdown()
     assert not left
@@ -308,8 +308,8 @@ def test_a_thread_never_misses_its_end(tmp_path: Path, name: str) -> None:
 
 def test_a_timer_never_misses_its_end() -> None:
     """A timer that begins a turn in the instant of its cancel ends at once."""
-    timer = HeadTimer(SystemClock(), lambda: None)
-    timer._changed = bell = TakesACallAway(timer.finished.is_set)
+    timer = HeadTimer(SystemClock(), lambda: None, logging.getLogger("neoq"))
+    timer.bell = bell = TakesACallAway(lambda: timer.closing)
     timer.start()
     assert bell.reached.wait(PATIENCE)
     timer.cancel()

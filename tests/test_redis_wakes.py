@@ -99,7 +99,7 @@ def test_a_call_that_comes_to_the_wrong_one(
         shutdown = threading.Thread(target=busy.shutdown)
         if why == "it shuts down":
             shutdown.start()
-            while busy.engine.fetcher is None or not busy.engine.fetcher._stopping.is_set():
+            while busy.engine.fetcher is None or not busy.engine.fetcher._loop.closing:
                 threading.Event().wait(0.01)
         free.listen("q", lambda _job: ran.set(), concurrency=1)
         while not client.sismember(idle, free.engine.worker_id):
@@ -183,7 +183,7 @@ def test_a_shutdown_waits_for_a_claim_in_that_thread(redis_url: str, redis_prefi
         assert begun.wait(PATIENCE)
         shutdown = threading.Thread(target=worker.shutdown)
         shutdown.start()
-        while worker.engine.fetcher is None or not worker.engine.fetcher._stopping.is_set():
+        while worker.engine.fetcher is None or not worker.engine.fetcher._loop.closing:
             threading.Event().wait(0.01)
         may_end.set()
         shutdown.join(PATIENCE)
