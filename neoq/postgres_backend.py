@@ -172,9 +172,9 @@ class PostgresBackend(Backend):
         """Connect, and make or migrate the tables."""
         config = self.config
         self._statements = Statements(config.schema)
-        self._connections = Connections(config.url, size=config.pool_size)
+        self._connections = Connections(config.url, size=config.pool_size, schema=config.schema)
         # Whatever holds up the callers: leases are renewed, and jobs claimed and settled, on others.
-        self._own = Connections(config.url, size=OWN_THREADS)
+        self._own = Connections(config.url, size=OWN_THREADS, schema=config.schema)
         self._announcer = Announcer(self._own, config.schema, config.log)
         self._adder = Adder(
             self._connections, self._statements, self._announcer, forgets=config.retention == 0
@@ -214,10 +214,8 @@ class PostgresBackend(Backend):
                 postgres_schema.migrate(connection, self.config.schema)
             else:
                 postgres_schema.check(connection, self.config.schema)
-            for row in connection.execute(self._statements.last_id):
-                self._adder.last_id = row[0]
-            rows = connection.execute(self._statements.queues).fetchall()
-            self._adder.queues = {row[0] for row in rows}
+        [(self._adder.last_id,)] = self._connections.look(self._statements.last_id)
+        self._adder.queues = {row[0] for row in self._connections.look(self._statements.queues)}
 
     def stop_waiting(self) -> None:
         """End every add that waits for room."""
@@ -350,7 +348,7 @@ class PostgresBackend(Backend):
 
     def last_tick(self, cron: str) -> datetime | None:
         """The newest tick of a cron in any process."""
-        rows = self._execute(self._statements.last_tick, (cron,))
+        rows = self._connections.look(self._statements.last_tick, (cron,))
         return to_datetime(rows[0][0]) if rows else None
 
     # -- claim and settle -------------------------------------------------------------------------------
@@ -544,7 +542,7 @@ class PostgresBackend(Backend):
     def workers(self) -> list[WorkerInfo]:
         """The processes that listen on this database and are alive."""
         self.engine.look()
-        rows = self._execute(self._statements.workers, (self.config.lease,))
+        rows = self._connections.look(self._statements.workers, (self.config.lease,))
         return [
             WorkerInfo(name, host, pid, _time_of(began), _time_of(beat), tuple(queues), running)
             for name, host, pid, began, beat, queues, running in rows
@@ -565,12 +563,12 @@ class PostgresBackend(Backend):
         query, values = find_query(
             self._statements, ids=ids, queue=queue, status=status, limit=limit, after=after
         )
-        return [job_of(row) for row in self._execute(query, values)]
+        return [job_of(row) for row in self._connections.look(query, values)]
 
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
-        queues = dict(self._execute(self._statements.queues))
-        return counts_of(self._execute(self._statements.counts), queues)
+        queues = dict(self._connections.look(self._statements.queues))
+        return counts_of(self._connections.look(self._statements.counts), queues)
 
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel, retry or delete jobs."""

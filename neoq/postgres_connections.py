@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import select
 import threading
 import time
@@ -39,10 +40,20 @@ _MAYBE_COMMITTED = frozenset({None, "57P02"})  # a server that ends at once may 
 # others, which a stricter isolation forbids, but not for ever: somebody may have locked a table.
 _SESSION: LiteralString = """
     select pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
-        pg_catalog.set_config('lock_timeout', '10s', false),
+        pg_catalog.set_config('lock_timeout', %s, false),
         pg_catalog.set_config('standard_conforming_strings', 'on', false)
 """
+_LOCKED = """
+    select format('%%I.%%I', n.nspname, c.relname), l.pid, coalesce(a.application_name, '')
+    from pg_locks l join pg_class c on c.oid = l.relation join pg_namespace n on n.oid = c.relnamespace
+    left join pg_stat_activity a on a.pid = l.pid
+    where n.nspname = %s and l.granted and l.pid <> pg_backend_pid()
+        and l.database = (select oid from pg_database where datname = current_database())
+        and l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+    order by l.mode, c.relname limit 1
+"""
 _TRIES = 3  # of a statement that met a deadlock
+LOCK_PATIENCE = "10s"  # to wait for what others have locked
 PLACE_COMES = 10.0  # seconds to wait for one of the connections, all of which are in use
 DOUBT_LASTS = 3.0  # seconds to wait for the server to end a statement whose reply was lost
 
@@ -50,8 +61,9 @@ DOUBT_LASTS = 3.0  # seconds to wait for the server to end a statement whose rep
 class Connections:
     """The idle connections of one process, and how to open more."""
 
-    def __init__(self, url: str, *, size: int) -> None:
+    def __init__(self, url: str, *, size: int, schema: str = "neoq") -> None:
         self._conninfo = Url(_with_defaults(url))
+        self._schema = schema
         self._hider = Hider([*secrets_of(url), *_passwords(url)])
         self.where = self._hider.text(describe(url))
         self._session_known = False
@@ -83,7 +95,7 @@ class Connections:
             self.direct = self._is_direct(connection)
             self._session_known = True
         if self.direct:
-            self._begin_with(connection, _SESSION)
+            self._begin_with(connection, _SESSION, (LOCK_PATIENCE,))
         connection.prepare_threshold = 1 if self.direct else None
         register(connection)
         self._sessions[connection] = connection.info.backend_pid
@@ -94,11 +106,11 @@ class Connections:
         return bool(session == connection.info.backend_pid)
 
     def _begin_with(
-        self, connection: Connection, statement: LiteralString
+        self, connection: Connection, statement: LiteralString, values: Sequence[Any] = ()
     ) -> psycopg.Cursor[tuple[Any, ...]]:
         """Execute one of a new connection's first statements, or close it."""
         try:
-            return connection.execute(statement)
+            return connection.execute(statement, values)
         except psycopg.Error as error:
             connection.close()
             raise self.wrapped(error) from error  # nothing was sent that could be in doubt
@@ -143,6 +155,14 @@ class Connections:
         if connection.closed:
             self._lost = [*self._lost[-99:], self._sessions.get(connection, 0)]
         return self.wrapped(error, connection)
+
+    def look(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Execute one statement that reads, and wait no longer for a locked table than our sessions do."""
+        if self.direct:
+            return self.execute(statement, values)
+        with self.use() as connection, connection.transaction():  # behind a PgBouncer no session is ours
+            connection.execute("select pg_catalog.set_config('lock_timeout', %s, true)", (LOCK_PATIENCE,))
+            return connection.cursor(binary=True).execute(statement, values).fetchall()
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Execute one statement, which is a transaction of its own; again where it met a deadlock."""
@@ -244,7 +264,7 @@ class Connections:
         if broken or state in _AWAY or (state is None and isinstance(error, psycopg.OperationalError)):
             unknown = broken and state in _MAYBE_COMMITTED
             return BackendUnavailable(
-                f"{self.where}: {_text_of(error)}{_reason(state)}", outcome_unknown=unknown
+                f"{self.where}: {_text_of(error)}{self._reason(state, error)}", outcome_unknown=unknown
             )
         if isinstance(error, (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)):
             return BackendError(
@@ -256,6 +276,34 @@ class Connections:
                 "and select, insert, update and delete on its tables"
             )
         return BackendError(f"{self.where}: {_text_of(error)}")
+
+    def _reason(self, state: str | None, error: psycopg.Error) -> str:
+        if state == "25006":
+            return (
+                "; this server takes no writes: it is a replica, or was made read-only "
+                "(default_transaction_read_only)"
+            )
+        if state != "55P03":
+            return ""
+        if "insert into jobs" in str(error) and re.search(r"\(\d+,\d+\)", str(error)):  # a place in its index
+            return "; another transaction holds that fingerprint and was waited for in vain"
+        return self._locked() or (
+            "; another transaction holds a lock that was waited for in vain: look into pg_locks on the server"
+        )
+
+    def _locked(self) -> str:
+        """Who has locked one of the tables, as far as that can be told."""
+        try:
+            connection = self.take()
+            try:
+                for table, pid, name in connection.execute(_LOCKED, (self._schema,)).fetchall():
+                    whose = f"{pid} ({name})" if name else f"{pid}"
+                    return f"; the table {table} is locked by session {whose} and was waited for in vain"
+            finally:
+                self.give(connection)
+        except (BackendError, psycopg.Error):
+            pass
+        return ""
 
     # -- fork -------------------------------------------------------------------------------------------
 
@@ -353,7 +401,9 @@ def bad_conninfo(url: str) -> str | None:
     return f"the URL is not one that libpq understands; {HOW_TO_WRITE}"
 
 
-def _text_of(error: BaseException) -> str:
+def _text_of(error: psycopg.Error) -> str:
+    if error.sqlstate == "55P03":  # a lock: the statement, which follows, says nothing
+        return str(error).partition("\n")[0]
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -372,14 +422,6 @@ def _advice(error: psycopg.Error) -> str:
     ):
         if sign in words:
             return f"; {advice}"
-    return ""
-
-
-def _reason(state: str | None) -> str:
-    if state == "55P03":
-        return "; another transaction holds that fingerprint and was waited for in vain"
-    if state == "25006":
-        return "; this server takes no writes: it is a replica, or was made read-only"
     return ""
 
 

@@ -1318,6 +1318,70 @@ def test_settings_of_our_sessions(make: Make, postgres_url: str) -> None:
     assert ticks.wait()
 
 
+# -- locks of others ---------------------------------------------------------------------------------------
+
+
+def impatient(admin: psycopg.Connection[Any], schema: str) -> None:
+    """Let the functions that wait for others wait for a moment only."""
+    functions = """
+        select p.oid::regprocedure from pg_proc p join pg_namespace n on n.oid = pronamespace
+        where nspname = %s and array_to_string(proconfig, ' ') like '%%lock_timeout%%'
+    """
+    for (function,) in admin.execute(functions, (schema,)).fetchall():
+        admin.execute(f"alter function {function} set lock_timeout = '50ms'")
+
+
+@pytest.mark.parametrize("behind", ["postgres_url", pytest.param("pgbouncer_url", marks=needs_pgbouncer)])
+def test_a_locked_table(
+    make: Make,
+    postgres_url: str,
+    request: pytest.FixtureRequest,
+    behind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While somebody has locked a table, whoever looks or changes is told so in bounded time, and by whom."""
+    monkeypatch.setattr("neoq.postgres_connections.LOCK_PATIENCE", "50ms")
+    backend = make(request.getfixturevalue(behind), autostart=False)
+    schema = backend.config.schema
+    job = backend.enqueue("q")
+    with psycopg.connect(postgres_url, application_name="vacuuming") as other:
+        impatient(other, schema)
+        other.commit()
+        other.execute(f'lock table "{schema}".jobs, "{schema}".queues, "{schema}".workers')
+        told = rf"table {schema}\.\w+ is locked by session {other.info.backend_pid} \(vacuuming\)"
+        for call in (
+            lambda: backend.get(job.id),
+            backend.jobs,
+            backend.stats,
+            backend.queues,
+            backend.workers,
+            lambda: backend.cancel(job.id),
+            lambda: backend.retry(job.id),
+            lambda: backend.delete(job.id),
+            lambda: backend.enqueue_many([Job("q", {"n": n}) for n in range(2)]),
+        ):
+            with pytest.raises(BackendUnavailable, match=told) as caught:
+                call()
+            assert not caught.value.outcome_unknown
+    assert backend.cancel(job.id)
+
+
+def test_a_lock_that_is_no_fingerprint(make: Make, postgres_url: str, admin: psycopg.Connection[Any]) -> None:
+    """A wait in vain is blamed on a fingerprint where it is one, and else on a lock."""
+    backend = make(autostart=False)
+    schema = backend.config.schema
+    job = backend.enqueue("q")
+    impatient(admin, schema)
+    with psycopg.connect(postgres_url) as other:
+        other.execute(f'select from "{schema}".jobs for update')
+        with pytest.raises(BackendUnavailable, match=r"holds a lock .*pg_locks"):
+            backend.cancel(job.id)
+    with psycopg.connect(postgres_url) as other:
+        backend.enqueue("q", {"n": 1}, transaction=other)
+        with pytest.raises(BackendUnavailable, match="holds that fingerprint"):
+            backend.enqueue("q", {"n": 1})
+
+
 # -- clocks ----------------------------------------------------------------------------------------------
 
 
