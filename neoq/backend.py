@@ -572,7 +572,8 @@ class Backend(Store):
         """Wait until a job has finished, and return it.
 
         Raises TimeoutError when ``timeout`` comes first, and NeoqError where nothing is known of the job:
-        finished ones are kept as ``retention`` and ``max_finished`` say.
+        finished ones are kept as ``retention`` and ``max_finished`` say. In a handler it raises NeoqError for
+        an unfinished job of the same queue, whose runners could all wait for one another.
         """
         return self.engine.wait(checked_id(job_id), _seconds(timeout))
 

@@ -611,6 +611,7 @@ class Engine:
                     return self._forgotten(job_id, awaited)
                 if job.finished:
                     return job
+                self._refuse_own(job, slot)
                 awaited.seen = job
                 if slot is not None and slot.asked is not None:
                     raise slot.asked
@@ -618,6 +619,23 @@ class Engine:
                 if left <= 0:
                     raise TimeoutError(f"job {job_id} of {job.queue} is {job.status.name} after {timeout} s")
                 self.wait_for_change(left, seen)
+
+    def _refuse_own(self, job: Job, slot: Slot | None) -> None:
+        """Raise where a handler would wait for its own job, or for a runner of its own queue."""
+        own = None if slot is None else slot.job
+        if own is None or own.queue != job.queue or not self.in_runner():
+            return
+        if own.id == job.id:
+            raise NeoqError(
+                "wait() inside a handler would wait for its own job to end", queue=job.queue, job_id=job.id
+            )
+        raise NeoqError(
+            f"wait() inside a handler of queue {job.queue!r} would wait for job {job.id} of the same queue, "
+            "whose runners may all be waiting like that; put the jobs that are waited for into a queue of "
+            "their own",
+            queue=job.queue,
+            job_id=job.id,
+        )
 
     def _look_for(self, job_id: int, awaited: Awaited) -> Job | None:
         """A job as its store has it; None where that does not know it, or was closed since the job ended."""

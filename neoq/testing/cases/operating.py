@@ -325,6 +325,41 @@ class LookingCases(Suite):
         with pytest.raises(NeoqError, match="nothing is known of job"):
             waiting.wait(UNKNOWN)
 
+    def test_a_handler_that_waits_for_its_own_queue(self, backend: Backend) -> None:
+        """wait() in a handler is an error for a job of its own queue that is unfinished, at once."""
+
+        def work(job: Job) -> Any:
+            if not job.payload.get("child"):
+                delay = LATER if job.payload["later"] else None
+                child = backend.enqueue("work", {"child": True}, run_after=delay, unique=False)
+                return backend.wait(id_of(child)).id
+            return None
+
+        backend.listen("work", work, concurrency=1, max_retries=0)
+        for later in (True, False):
+            parent = ended(backend, backend.enqueue("work", {"later": later}))
+            assert parent.status is Status.DEAD
+            assert "queue of their own" in str(parent.error)
+
+    def test_a_handler_that_waits_for_itself(self, backend: Backend) -> None:
+        """wait() in a handler is an error for the job that it runs."""
+        backend.listen("q", lambda job: backend.wait(job.id).id, max_retries=0)
+        assert "its own job" in str(ended(backend, backend.enqueue("q")).error)
+
+    def test_a_handler_that_waits_for_what_has_ended(self, backend: Backend) -> None:
+        """wait() in a handler returns a job of its own queue that has ended."""
+        backend.listen("q", lambda job: job.payload and backend.wait(job.payload["first"]).id, concurrency=1)
+        first = ended(backend, backend.enqueue("q"))
+        assert ended(backend, backend.enqueue("q", {"first": first.id})).result == first.id
+
+    def test_a_handler_that_waits_for_another_queue(self, backend: Backend) -> None:
+        """wait() in a handler waits for a job of another queue."""
+        backend.listen(
+            "parent", lambda _: backend.wait(id_of(backend.enqueue("child"))).result, concurrency=1
+        )
+        backend.listen("child", lambda _: "done", concurrency=1)
+        assert ended(backend, backend.enqueue("parent")).result == "done"
+
     def test_an_id_beyond_all_ids(self, backend: Backend) -> None:
         """An id that does not fit into any store is unknown, too."""
         for job_id in (2**70, -(2**70), -1, 0):
