@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
 from neoq.errors import ConfigError, InvalidJobError
-from neoq.redact import Hider, Url, secrets_of
+from neoq.redact import Hider, Secret, Url, secrets_of
 
 if TYPE_CHECKING:
     from neoq.job import Job, Unique
@@ -151,6 +151,7 @@ def url_kind(words: str) -> Kind:
 
 TEXT = Kind("a text", _text)
 OPTIONAL_TEXT = Kind("a text, or None", _text, none=True)
+SECRET = Kind("a text, or None", lambda value: Secret(_text(value)), none=True, secret=True)
 FLAG = Kind("True or False (in a URL or the environment 1 or 0)", _flag)
 
 
@@ -272,7 +273,9 @@ class Config:
     def _hider(self) -> Hider:
         """What takes the secrets of these settings out of a text."""
         values = [getattr(self, spec.name) for spec in fields(self) if spec.metadata["kind"].secret]
-        return Hider(secret for value in values if isinstance(value, str) for secret in secrets_of(value))
+        texts = [value for value in values if isinstance(value, str)]
+        found = [secret for text in texts if not isinstance(text, Secret) for secret in secrets_of(text)]
+        return Hider([*found, *(text for text in texts if isinstance(text, Secret))])
 
     def _contradictions(self) -> list[str]:
         if self.heartbeat * 2 > self.lease:

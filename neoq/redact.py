@@ -29,6 +29,15 @@ class Url(str):
         return repr(shown(self))
 
 
+class Secret(str):
+    """A text that is not shown as a value."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(MASK)
+
+
 class Hider:
     """Takes secrets out of texts and errors."""
 

@@ -7,11 +7,12 @@ import time as _time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Unpack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Unpack
 
 from neoq.backend import Backend
 from neoq.capacity import Room, closed, new_of, refuse_too_many, wanted_of
-from neoq.config import OPTIONAL_TEXT, Config, Kind, Settings, count, setting, span, url_kind
+from neoq.config import OPTIONAL_TEXT, SECRET, Config, Kind, Settings, count, setting, span, url_kind
 from neoq.errors import (
     BackendError,
     BackendUnavailable,
@@ -62,6 +63,20 @@ def _prefix(value: Any) -> str:
     return value
 
 
+class Choice(Kind):
+    """Words, of which none is one."""
+
+    def read(self, value: Any) -> Any:
+        """The word that was given."""
+        return self.parse(value)
+
+
+def _verify(value: Any) -> str:
+    if value not in VERIFY:
+        raise ValueError(value)
+    return str(value)
+
+
 class RedisSettings(Settings, total=False):
     """The keywords of `RedisBackend` beside its URL."""
 
@@ -72,6 +87,9 @@ class RedisSettings(Settings, total=False):
     tls_ca: str | None
     tls_cert: str | None
     tls_key: str | None
+    tls_verify: Literal["full", "certificate", "none"]
+    sentinel_username: str | None
+    sentinel_password: str | None
 
 
 @dataclass(frozen=True)
@@ -83,6 +101,13 @@ class RedisConfig(Config):
             ("password", "username", "user"), "write it in the URL: redis://user:password@host:6379/0"
         ),
         **dict.fromkeys(("ssl", "tls"), "write rediss://host:6379/0"),
+        **dict.fromkeys(
+            ("ssl_cert_reqs", "ssl_check_hostname", "verify", "insecure"),
+            "write tls_verify=full (also the default), certificate (any host name) or none (insecure)",
+        ),
+        **dict.fromkeys(("ssl_ca_certs", "ssl_ca_path", "ssl_cafile"), "write tls_ca, a file"),
+        "ssl_certfile": "write tls_cert, a file",
+        "ssl_keyfile": "write tls_key, a file",
         **dict.fromkeys(("host", "port"), "write redis://host:6379/0"),
         **dict.fromkeys(
             ("service_name", "master_name", "master"), "write redis+sentinel://host:26379/mymaster"
@@ -122,6 +147,18 @@ class RedisConfig(Config):
         None, OPTIONAL_TEXT, "A file with our certificate, where one is asked for."
     )
     tls_key: str | None = setting(None, OPTIONAL_TEXT, "A file with the key of ``tls_cert``.")
+    tls_verify: str = setting(
+        "full",
+        Choice("one of full, certificate, none", _verify),
+        "What is verified of a server: full, its certificate and its name; certificate, not its name; "
+        "none, nothing: whoever sits between may read and change all.",
+    )
+    sentinel_username: str | None = setting(
+        None, OPTIONAL_TEXT, "The user at the sentinels, where they ask for one."
+    )
+    sentinel_password: str | None = setting(
+        None, SECRET, "The password of the sentinels, where they ask for one."
+    )
     retention: float | None = setting(
         3600.0, span(0.0, none=True), "How long finished jobs can be looked up; None: for ever."
     )
@@ -134,19 +171,40 @@ class RedisConfig(Config):
         return address if self.db is None else replace(address, db=self.db)
 
     def tls(self) -> dict[str, Any]:
-        """What redis-py is told of certificates."""
+        """What redis-py is told of certificates; its own defaults are not those of all its versions."""
         files = {"ssl_ca_certs": self.tls_ca, "ssl_certfile": self.tls_cert, "ssl_keyfile": self.tls_key}
-        return {name: file for name, file in files.items() if file is not None}
+        return {name: file for name, file in files.items() if file is not None} | {
+            "ssl_cert_reqs": "none" if self.tls_verify == "none" else "required",
+            "ssl_check_hostname": self.tls_verify == "full",
+        }
+
+    def _misplaced(self, address: Address) -> list[str]:
+        """Settings that this URL has no use for: who gives them believes that they hold."""
+        tls = [name for name in ("tls_ca", "tls_cert", "tls_key") if getattr(self, name) is not None]
+        tls += ["tls_verify"] if self.tls_verify != "full" else []
+        problems = [
+            f"{name} is given, but without TLS: write {SECURE.get(address.kind, 'rediss://')}..."
+            for name in tls
+            if not address.tls
+        ]
+        problems += [
+            f"{name} is {file!r}; there is no such file"
+            for name in ("tls_ca", "tls_cert", "tls_key")
+            if (file := getattr(self, name)) is not None and not Path(file).is_file()
+        ]
+        if address.kind != "sentinel" and (self.sentinel_username or self.sentinel_password):
+            problems.append("sentinel_... is given, but no sentinels: write redis+sentinel://host/mymaster")
+        return problems
 
     def _contradictions(self) -> list[str]:
         problems = super()._contradictions()
         if problem := misread(self.url):
             return [*problems, problem]
         try:
-            self.address()
+            address = self.address()
         except ValueError as error:
-            problems.append(f"url does not say where the server is: {error}")
-        return problems
+            return [*problems, f"url does not say where the server is: {error}"]
+        return problems + self._misplaced(address)
 
     def __repr__(self) -> str:
         return f"RedisConfig({', '.join(f'{name}={value!r}' for name, value in self.changed().items())})"
@@ -159,6 +217,8 @@ class RedisConfig(Config):
         return changed
 
 
+VERIFY = ("full", "certificate", "none")
+SECURE = {"sentinel": "rediss+sentinel://", "cluster": "rediss+cluster://"}
 Part = tuple[str, bool, list[Outcome]]  # of one queue, whether they succeeded
 
 
@@ -202,6 +262,7 @@ class RedisBackend(Backend):
             socket_timeout=config.socket_timeout,
             wait_replicas=config.wait_replicas,
             tls=config.tls(),
+            sentinel={"username": config.sentinel_username, "password": config.sentinel_password},
             log=config.log,
         )
         connection.open()

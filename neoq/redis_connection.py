@@ -148,6 +148,18 @@ def _hang_up(cluster: Any) -> None:
             node.redis_connection.connection_pool.disconnect(inuse_connections=False)
 
 
+def _advice(text: str) -> str:
+    """What to do about a server that cannot be reached."""
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return (
+            "its certificate is signed by nobody whom this machine trusts, or is another host's: see tls_ca "
+            "and tls_verify"
+        )
+    if "SSL" in text or "ssl" in text:
+        return "does it speak TLS there? Without it the URL begins with redis://, not rediss://"
+    return "is it running, and is the URL right?"
+
+
 def _db(text: str) -> int:
     if not text.isdigit():
         raise ValueError("a database is a number: redis://localhost:6379/0")
@@ -188,16 +200,19 @@ class RedisConnection:
         socket_timeout: float,
         wait_replicas: int,
         tls: dict[str, Any],
+        sentinel: dict[str, Any],
         log: SafeLogger,
     ) -> None:
         self.address = address
-        self._hider = Hider([address.password, *([] if address.password else [address.username])])
+        user = [] if address.password else [address.username]
+        self._hider = Hider([address.password, sentinel["password"], *user])
         self.cluster = address.kind == "cluster"
         self.broken = 0  # how often a connection broke
         self.broke_at = time.monotonic()
         self._timeout = socket_timeout
         self._wait = wait_replicas
-        self._tls = tls
+        self._tls = {"ssl": True, **tls} if address.tls else {}
+        self._sentinel = sentinel
         self._log = log
         self._lock = threading.Lock()
         self._client: Any = None
@@ -249,8 +264,7 @@ class RedisConnection:
             "retry_on_error": [],
             **changes,
         }
-        if address.tls:
-            options |= {"ssl": True, **self._tls}
+        options |= self._tls
         if address.kind == "unix":
             for name in ("socket_connect_timeout", "socket_keepalive"):
                 options.pop(name)
@@ -266,18 +280,21 @@ class RedisConnection:
         from redis.sentinel import Sentinel
 
         ours = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout", "protocol")}
+        ours |= self._tls | self._sentinel
         sentinel: Any = Sentinel  # untyped in the driver
         return sentinel(self.address.hosts, sentinel_kwargs=ours).master_for(
             self.address.service, db=self.address.db, **options
         )
 
     def _of_cluster(self, options: dict[str, Any]) -> Any:
-        from redis.cluster import ClusterNode, RedisCluster
+        from redis import cluster
 
+        if self._tls and "ssl_check_hostname" not in cluster.REDIS_ALLOWED_KEYS:  # dropped by 5.0 in silence
+            cluster.REDIS_ALLOWED_KEYS += ("ssl_check_hostname",)  # type: ignore[assignment, unused-ignore]
         options.pop("retry_on_error")
-        node: Any = ClusterNode  # untyped in the driver
+        node: Any = cluster.ClusterNode  # untyped in the driver
         nodes = [node(host, port) for host, port in self.address.hosts]
-        return RedisCluster(startup_nodes=nodes, **options)
+        return cluster.RedisCluster(startup_nodes=nodes, **options)
 
     def _info(self) -> dict[str, Any]:
         info: dict[str, Any] = {}
@@ -302,6 +319,8 @@ class RedisConnection:
                 "jobs with them; set maxmemory-policy noeviction there, or keep jobs in a server of their own"
             )
             raise ConfigError([problem])
+        if self._tls.get("ssl_cert_reqs") == "none":
+            self._log.warning("the server at %s is not verified (tls_verify=none)", self.address)
         if not info.get("aof_enabled"):
             self._log.warning(
                 "the server at %s keeps no append-only file: when it stops, jobs accepted since its last "
@@ -567,12 +586,12 @@ class RedisConnection:
         elif isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError)):
             unknown = not connecting and "connecting to" not in text
             wrapped = BackendUnavailable(
-                f"cannot reach Redis at {at}: {text}; is it running, and is the URL right?",
+                f"cannot reach Redis at {at}: {text}; {_advice(text)}",
                 outcome_unknown=unknown,
             )
         elif isinstance(error, redis.exceptions.RedisClusterException):
             wrapped = BackendUnavailable(
-                f"cannot reach the cluster at {at}: {text}", outcome_unknown=not connecting
+                f"cannot reach the cluster at {at}: {text}; {_advice(text)}", outcome_unknown=not connecting
             )
         else:
             wrapped = BackendError(f"Redis at {at}: {text}")
