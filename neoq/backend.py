@@ -32,6 +32,7 @@ from neoq.job import (
     to_seconds,
 )
 from neoq.redact import HOW_TO_WRITE
+from neoq.reentry import GUARDED, guarded
 from neoq.retry import RetryPolicy
 from neoq.shutdown import ShutdownReport
 from neoq.store import QueueCounts, Store
@@ -92,6 +93,18 @@ class Backend(Store):
     """
 
     config_class: ClassVar[type[Config]] = Config
+    inside: set[int]  # the threads that are in a call of the store: see `guarded`
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in GUARDED:
+            if name in vars(cls):
+                setattr(cls, name, cls._guard(vars(cls)[name]))
+
+    @staticmethod
+    def _guard(method: Callable[..., Any]) -> Callable[..., Any]:
+        """A method of the store that is never waited for in the middle of another in the same thread."""
+        return guarded(method)
 
     def __init__(self, **options: Any) -> None:
         self.config = self.config_class.load(options)
@@ -126,6 +139,7 @@ class Backend(Store):
         return {}
 
     def _set_up(self) -> None:
+        self.inside = set()
         self.engine = Engine(self, self.config)
         self._enqueue_middleware: list[EnqueueMiddleware] = []
         self._idempotent = "local" not in self.features

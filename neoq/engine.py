@@ -29,6 +29,7 @@ from neoq.errors import (
 from neoq.executor import Listener, Middleware
 from neoq.job import FINISHED, Job, Status, check_queue, encode_result, to_datetime
 from neoq.loop import has_late, revive, tell_of_late
+from neoq.reentry import reentered
 from neoq.shutdown import ShutdownReport, Stopping, interrupts_us
 from neoq.source import LocalSource, Source
 from neoq.store import Outcome, Store, WorkerInfo, lease_of, succeeded
@@ -80,9 +81,10 @@ class Engine:
     def _reset(self) -> None:
         """A fresh life: at first, and in the child of a fork."""
         self.attention = True
-        self._attention_lock = threading.Lock()  # innermost: an interrupter comes with its slot's lock
+        self._attention_lock = threading.RLock()  # innermost: an interrupter comes with its slot's lock
         self.by_hand: Callable[[], int] | None = None
         self.opened = False
+        self._opening = False
         self.running = False
         self.lock = threading.RLock()
         self.lanes: dict[str, Lane] = {}
@@ -248,11 +250,17 @@ class Engine:
                 self.start()
 
     def _open(self) -> None:
-        if not self.opened:
-            self.store.open_store(self.notify)
-            self.opened = True
-            self.attention = self.stopping is not None
-            _alive[id(self)] = self
+        if self._opening:  # and this thread has the lock: something came in between
+            raise reentered()
+        self._opening = True
+        try:
+            if not self.opened:
+                self.store.open_store(self.notify)
+                self.opened = True
+                self.attention = self.stopping is not None
+                _alive[id(self)] = self
+        finally:
+            self._opening = False
 
     def start(self) -> None:
         """Run jobs: idempotent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import threading
@@ -20,6 +21,7 @@ from neoq.config import Config, Settings, count, setting, span
 from neoq.errors import BackendClosedError, UnsupportedError
 from neoq.job import FINISHED, Job, Status, data_of, is_special, queue_of, to_datetime
 from neoq.mem_queues import FutureJobs, Key, Plain, QueueState, Records, job_of
+from neoq.reentry import guarded, reentered
 from neoq.store import (
     Action,
     Changed,
@@ -77,10 +79,27 @@ class MemBackend(Backend):
     def __init__(self, **options: Unpack[Settings]) -> None:
         super().__init__(**options)
 
+    @staticmethod
+    def _guard(method: Callable[..., Any]) -> Callable[..., Any]:
+        """Refuse what comes while this very thread holds the lock."""
+        if method.__name__ == "add_plain":  # the hot path, which looks by itself
+            return method
+        if method.__name__ == "open_store":
+            return guarded(method)
+
+        @functools.wraps(method)
+        def call(self: MemBackend, *arguments: Any, **keywords: Any) -> Any:
+            if self._lock._is_owned():  # type: ignore[attr-defined]
+                raise reentered()
+            return method(self, *arguments, **keywords)
+
+        return call
+
     def open_store(self, notify: Notify) -> None:
         """Begin with no jobs at all."""
         self._notify = notify
-        self._lock = threading.Lock()
+        # It knows its owner: code that Python runs in the middle is refused, and does not wait for itself.
+        self._lock = threading.RLock()
         self._queues: dict[str, QueueState] = {}
         self._jobs: Records = {}
         self._finished: deque[Job] = deque()
@@ -131,6 +150,8 @@ class MemBackend(Backend):
             return super().add_plain(queue, data, now, transaction)
         ready, holders = state.ready, state.holders
         quiet = False
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            raise reentered()
         try:
             with self._lock:
                 if self._refusing:

@@ -58,10 +58,10 @@ class ReadyQueue(Queue[Job | Plain]):
     too many.
     """
 
-    def __init__(self, lock: threading.Lock, records: Records) -> None:
+    def __init__(self, lock: threading.RLock, records: Records) -> None:
         super().__init__()
         self._records = records
-        self.mutex = lock
+        self.mutex = lock  # type: ignore[assignment]  # one that knows its owner
         self.not_full = threading.Condition(lock)
         self.not_empty = threading.Condition(lock)
 
@@ -196,7 +196,7 @@ def _is_void(job: Job | Plain, records: Records) -> bool:
 class QueueState:
     """All that the memory backend knows of one queue."""
 
-    def __init__(self, queue: str, lock: threading.Lock, records: Records) -> None:
+    def __init__(self, queue: str, lock: threading.RLock, records: Records) -> None:
         self.queue = queue
         self.records = records
         self.ready = ReadyQueue(lock, records)
@@ -280,7 +280,7 @@ class FutureJobs:
 
     def __init__(
         self,
-        lock: threading.Lock,
+        lock: threading.RLock,
         records: Records,
         clock: Clock,
         *,

@@ -69,7 +69,7 @@ class Connections:
         self._session_known = False
         self.direct = True  # False: through a PgBouncer that gives each transaction another session
         self._idle: list[Connection] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._size = size
         self._room = threading.Semaphore(size)
         self._closed = False
@@ -322,7 +322,7 @@ class Connections:
         self._sessions = weakref.WeakKeyDictionary()
         self._executing = {}
         self._idle = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._closed = True
 
 

@@ -239,7 +239,7 @@ class Announcer:
         self._connections = connections
         self._channel = channel_of(schema)
         self._log = log
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer in its own thread may enqueue
         self._told = -1.0
         self._pending: set[str] = set()
         self._loop = Loop("neoq-announcer", self._turn, log, owes=lambda: bool(self._pending), on_demand=True)

@@ -65,7 +65,7 @@ class Stopping:
         self._engine = engine
         self._timeout = min(timeout, LONGEST)
         self._drain = drain
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._begun = False
         self._done = threading.Event()
         self._ended: set[int] = set()
@@ -75,6 +75,7 @@ class Stopping:
         self._held: dict[int, Job] = {}  # as they were when the shutdown began
         self._reported = False
         self._give_up = 0.0
+        self._by = 0  # the thread that shuts down
         self._hurried = False
         self._hurried_at = math.inf  # monotonic
         self._broken_off: BaseException | None = None
@@ -111,13 +112,14 @@ class Stopping:
         with self._lock:
             first, self._begun = not self._begun, True
         if first:
+            self._by = threading.get_ident()
             try:
                 self._stop_in_time(own)
             finally:
                 self._done.set()
             if self._broken_off is not None:
                 raise self._broken_off
-        elif own is None:
+        elif own is None and self._by != threading.get_ident():  # else a signal came while it shuts down
             try:
                 self._done.wait(self._timeout + CLOSING + (0 if self._engine.local else STANDSTILL))
             except BaseException:

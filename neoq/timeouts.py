@@ -75,7 +75,7 @@ class Slot:
         self._pending = False  # raised by us, not yet seen to be delivered
         self._shields = 0
         self._shielded: Job | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what Python runs in the middle may come here, too
         self._complete = complete
         self._on_defer = on_defer
 

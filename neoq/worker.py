@@ -80,7 +80,7 @@ class Lane:
         self.source = source
         self.watchdog = watchdog
         self.clock = clock
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a signal handler may enqueue meanwhile
         self.runners: list[Runner] = []
         self.idle: list[Runner] = []  # parked; who takes one out owes it a call
         self.stuck: list[Runner] = []  # abandoned, and not yet come back

@@ -27,6 +27,7 @@ from neoq.testing.cases.listening import LifeCases, ListenCases, MiddlewareCases
 from neoq.testing.cases.operating import CancelCases, DeleteCases, LookingCases, PauseCases, RetryByHandCases
 from neoq.testing.cases.payloads import PayloadCases
 from neoq.testing.cases.periodic import CatchUpCases, CronCases, TickCases
+from neoq.testing.cases.reentry import ReentryCases
 from neoq.testing.cases.retries import LogCases, RetryCases, SignalCases
 from neoq.testing.cases.seam import AddCases, ChangeCases, ClaimCases, SettleCases
 from neoq.testing.cases.suite import leave_out_cases
@@ -68,6 +69,7 @@ class BackendConformance(
     ClaimCases,
     SettleCases,
     ChangeCases,
+    ReentryCases,
     DurableCases,
     LeaseCases,
     SharedCases,
