@@ -8,7 +8,7 @@ import re
 import time as _time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Self, Unpack
 
 import psycopg
@@ -46,6 +46,7 @@ from neoq.store import (
     Tick,
     WorkerInfo,
 )
+from neoq.stored import Reported, texts_in, unreadable_end
 
 OWN_THREADS = 5  # that use the server: fetcher, settler, keeper, listener and announcer
 DOUBT_ENDS = 60.0  # seconds after which a claim whose reply was lost is not executed any more
@@ -199,6 +200,8 @@ class PostgresBackend(Backend):
         )
         self._lost_claims: list[tuple[int, float]] = []  # token, and when it was lost (monotonic)
         self._leased: set[tuple[int, int]] = set()  # job id and token; 0 for whatever a claim may have taken
+        self._unread: list[Job] = []  # claimed, and not dead yet
+        self._reported = Reported(config.log)
         self._searches = Searches()
         self._room = Room()
 
@@ -406,7 +409,28 @@ class PostgresBackend(Backend):
         if len(rows) > 1:
             rows.sort(key=_best_first)
         worker = self.engine.worker_id
-        return [claimed(row, token, worker) for row in rows], due, now
+        jobs = [claimed(row, token, worker) for row in rows]
+        if self._unread or any(job._unreadable for job in jobs):
+            jobs, due = self._set_aside_unreadable(jobs), now
+        return jobs, due, now
+
+    def _set_aside_unreadable(self, jobs: list[Job]) -> list[Job]:
+        """Let claimed jobs be dead that cannot be read; return the others. The next claim tries again."""
+        self._unread += [job for job in jobs if job._unreadable is not None]
+        unread = list(self._unread)
+        now = self.clock.time()
+        try:
+            self._settlement.settle([unreadable_end(job, now) for job in unread])
+        except BackendError as error:
+            self.config.log.warning(
+                "%d jobs that cannot be read are not dead yet, again soon: %s", len(unread), error
+            )
+        else:
+            self._unread = self._unread[len(unread) :]
+            self._leased.difference_update((job.id, job._token) for job in unread)
+            for job in unread:
+                self._reported.tell(job)
+        return [job for job in jobs if job._unreadable is None]
 
     def _compare_clocks(self, now: float, began: float) -> None:
         if began <= now + SAME_CLOCK and now <= self.clock.time() + SAME_CLOCK:
@@ -544,7 +568,7 @@ class PostgresBackend(Backend):
         self.engine.look()
         rows = self._connections.look(self._statements.workers, (self.config.lease,))
         return [
-            WorkerInfo(name, host, pid, _time_of(began), _time_of(beat), tuple(queues), running)
+            WorkerInfo(name, host, pid, _time_of(began), _time_of(beat), texts_in(queues), running)
             for name, host, pid, began, beat, queues, running in rows
         ]
 
@@ -616,4 +640,4 @@ def _best_first(row: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _time_of(epoch: float) -> datetime:
-    return datetime.fromtimestamp(epoch, UTC)
+    return to_datetime(epoch)  # type: ignore[return-value]

@@ -8,19 +8,13 @@ from typing import Any
 
 import orjson
 
-from neoq.job import CODEC, FINISHED, Job, OnDuplicate, Status, Unique, blank, digest
+from neoq.job import CODEC, FINISHED, Job, OnDuplicate, Status, Unique, blank, digest, within_calendar
 from neoq.postgres_arrays import bools, byteas, float8s, int2s, int4s, int8s, texts, uuids
 from neoq.postgres_statements import Statements
 from neoq.store import Outcome, QueueCounts
+from neoq.stored import LAST_CRASH, LAST_RETRY, STATUSES, Unreadable, meta_of, payload_of, read
 
-STATUSES = (
-    Status.PENDING,
-    Status.RETRYING,
-    Status.RUNNING,
-    Status.SUCCEEDED,
-    Status.DEAD,
-    Status.CANCELLED,
-)
+_STATUS = dict(enumerate(STATUSES))
 NUMBER = {status: number for number, status in enumerate(STATUSES)}
 _UNIQUENESS: dict[Unique, int] = {False: 0, True: 1, "until_started": 2}
 _UNIQUE: dict[int, Unique] = {0: False, 1: True, 2: "until_started"}
@@ -147,10 +141,52 @@ def _place_or_id(row: tuple[Any, ...]) -> Any:
     return row[1] if row[0] is None else row[0]
 
 
+_FIND = (  # the columns of a `find_query`, as `read` calls them
+    *("id", "queue", "status", "priority", "run_after", "created_at", "uniqueness", "crashes", "retries"),
+    *("max_retries", "deadline", "fingerprint", "kind", "key", "group", "meta", "payload", "ran_at", "error"),
+    *("traceback", "progress", "progress_text", "token", "worker", "cancel", "waits", "finished_at"),
+    "result",
+)
+_CLAIM = (
+    *("id", "queue", "priority", "run_after", "created_at", "payload", "crashes", "retries", "uniqueness"),
+    *("max_retries", "deadline", "fingerprint", "kind", "key", "group", "meta", "error", "traceback"),
+)
+
+
 def claimed(row: Sequence[Any], token: int, worker: str) -> Job:
-    """The job that a claim returned."""
+    """The job that a claim returned, whatever somebody has put there."""
+    try:
+        return _claimed(row, token, worker)
+    except (ValueError, LookupError, TypeError):
+        fields = dict(zip(_CLAIM, row, strict=False))
+        return read({**fields, "status": NUMBER[Status.RUNNING], "token": token, "worker": worker})
+
+
+def job_of(row: Sequence[Any]) -> Job:
+    """The snapshot that a row of a `find_query` describes, whatever somebody has put there."""
+    try:
+        return _job_of(row)
+    except (ValueError, LookupError, TypeError):
+        return read(dict(zip(_FIND, row, strict=True)))
+
+
+def _check(job: Job) -> None:
+    """Raise where a job has what none of ours has; its times are brought into the calendar."""
+    if not (
+        -100 <= job.priority <= 100 and 0 <= job.retries <= LAST_RETRY and 0 <= job.crashes <= LAST_CRASH
+    ):
+        raise Unreadable
+    if job.max_retries is not None and job.max_retries < 0:
+        raise Unreadable
+    if job._deadline is not None:
+        job._deadline = within_calendar(job._deadline)
+
+
+def _claimed(row: Sequence[Any], token: int, worker: str) -> Job:
+    """As `claimed`, in a hurry; raises where the row is not as we write it."""
     job = blank()
     job.id, job.queue, job.priority, job._run_after, job._created_at, job._data = row[:6]
+    job._payload = payload_of(job._data)
     job.status = Status.RUNNING
     job._token = token
     job.worker = worker
@@ -173,12 +209,15 @@ def claimed(row: Sequence[Any], token: int, worker: str) -> Job:
         ) = row[6:]
         job.unique = _UNIQUE[uniqueness]
         if meta is not None:
-            job.meta = orjson.loads(meta)
+            job.meta = meta_of(meta)
+        _check(job)
+    elif not -100 <= job.priority <= 100:
+        raise Unreadable
     return job
 
 
-def job_of(row: Sequence[Any]) -> Job:
-    """The snapshot that a row of a `find_query` describes; a caller's driver may give memoryviews."""
+def _job_of(row: Sequence[Any]) -> Job:
+    """As `job_of`, in a hurry; a caller's driver may give memoryviews."""
     job = blank()
     (
         job.id,
@@ -210,14 +249,18 @@ def job_of(row: Sequence[Any]) -> Job:
         job._finished_at,
         result,
     ) = row
-    job.status = STATUSES[status]
+    job.status = _STATUS[status]
     job._data = bytes(data)
-    job._result = None if result is None else bytes(result)
+    job._payload = payload_of(job._data)
+    if result is not None:
+        job._result = bytes(result)
+        orjson.loads(job._result)
     job._token = token or 0
     job.unique = _UNIQUE[uniqueness]
     job._special = True
     if meta is not None:
-        job.meta = orjson.loads(bytes(meta))
+        job.meta = meta_of(bytes(meta))
+    _check(job)
     if progress is not None:
         job._progress = (progress, progress_text or "")
     return job
@@ -319,8 +362,14 @@ def counts_of(rows: Iterable[tuple[str, int, int]], queues: Mapping[str, bool]) 
     """Counts of each queue from (queue, kind, number), which may name a kind more than once."""
     numbers: dict[str, dict[str, int]] = {queue: {} for queue in queues}
     for queue, kind, number in rows:
-        of_queue = numbers.setdefault(queue, {})
-        of_queue[_FIELDS[kind]] = of_queue.get(_FIELDS[kind], 0) + number
+        if 0 <= kind < len(_FIELDS):  # else it is of no status that there is
+            of_queue = numbers.setdefault(queue, {})
+            of_queue[_FIELDS[kind]] = of_queue.get(_FIELDS[kind], 0) + number
     return [
-        QueueCounts(queue, paused=queues.get(queue, False), **numbers[queue]) for queue in sorted(numbers)
+        QueueCounts(
+            queue,
+            paused=queues.get(queue, False),
+            **{field: max(0, number) for field, number in numbers[queue].items()},
+        )
+        for queue in sorted(numbers)
     ]

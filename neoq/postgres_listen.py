@@ -86,21 +86,23 @@ class Presence:
     def beat(self, worker: WorkerInfo) -> int:
         """Say that a worker is alive; returns its number."""
         own = worker.id == self._info().id
-        queues = list(worker.queues)
+        values = (
+            self.number if own else None,
+            worker.id,
+            worker.host,
+            worker.pid,
+            worker.started_at.timestamp(),
+            list(worker.queues),
+            worker.running,
+            own and self._is_connected(),
+        )
         with self._connections.use() as connection:
-            [(number,)] = connection.execute(
-                self._statements.beat,
-                (
-                    self.number if own else None,
-                    worker.id,
-                    worker.host,
-                    worker.pid,
-                    worker.started_at.timestamp(),
-                    queues,
-                    worker.running,
-                    own and self._is_connected(),
-                ),
-            ).fetchall()
+            try:
+                [(number,)] = connection.execute(self._statements.beat, values).fetchall()
+            except psycopg.errors.UniqueViolation:  # somebody has given our number another name
+                if own and self.number is not None:
+                    connection.execute(self._statements.vanish, (self.number,))
+                [(number,)] = connection.execute(self._statements.beat, values).fetchall()
         if own:
             self.number = number
             now = time.monotonic()

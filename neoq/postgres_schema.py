@@ -6,6 +6,7 @@ under an advisory lock: of many processes that begin at once one migrates, and a
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from typing import Any
 
@@ -15,6 +16,8 @@ from psycopg import sql
 from neoq.errors import BackendError
 
 VERSION = 2
+SIGNS = ("jobs", "claim")  # what each of the migrations has made, table or function
+TABLES = frozenset({"jobs", "history", "tally", "queues", "ticks", "workers"})
 _LOCK = 5_462_193_407_311  # neoq's own, over all schemas
 
 
@@ -27,10 +30,34 @@ def version_of(connection: psycopg.Connection[Any], schema: str) -> int:
         (schema,),
     ).fetchone()
     if there is None:
-        return 0
+        return _version_by_signs(connection, schema)
     query = sql.SQL("select max(version) from {}").format(sql.Identifier(schema, "migrations"))
     [version] = connection.execute(query).fetchone() or [0]
-    return int(version or 0)
+    return int(version) if version and version > 0 else _version_by_signs(connection, schema)
+
+
+def _version_by_signs(connection: psycopg.Connection[Any], schema: str) -> int:
+    """The version of tables that do not tell it, as after a script that has emptied all of them."""
+    there = _tables_of(connection, schema)
+    functions = connection.execute(
+        "select proname from pg_proc join pg_namespace n on n.oid = pronamespace where nspname = %s",
+        (schema,),
+    ).fetchall()
+    names = there | {name for (name,) in functions}
+    version = 0
+    for sign in SIGNS:
+        if sign not in names:
+            break
+        version += 1
+    return version
+
+
+def _tables_of(connection: psycopg.Connection[Any], schema: str) -> set[str]:
+    query = """
+        select relname from pg_class join pg_namespace n on n.oid = relnamespace
+        where nspname = %s and relkind in ('r', 'p')
+    """
+    return {name for (name,) in connection.execute(query, (schema,))}
 
 
 def check(connection: psycopg.Connection[Any], schema: str) -> None:
@@ -49,12 +76,21 @@ def migrate(connection: psycopg.Connection[Any], schema: str) -> None:
     """Bring the tables of a schema up to date; does nothing where they are."""
     version = version_of(connection, schema)
     _refuse_newer(version, schema)
-    if version == VERSION:
+    there = _tables_of(connection, schema)
+    if version == VERSION and there >= {*TABLES, "migrations"} and _is_recorded(connection, schema):
         return
+    missing = TABLES - there
+    if version and missing and missing != TABLES:
+        raise BackendError(
+            f"the schema {schema!r} has lost the tables {', '.join(sorted(missing))} and has others of "
+            "neoq's: restore them from a backup, or drop the others too and call neoq.migrate(url)"
+        )
     try:
         with connection.transaction():
             _apply(connection, schema)
     except psycopg.errors.InsufficientPrivilege as error:
+        if version == VERSION:
+            return  # all is there; that it is recorded nowhere is for somebody else to mend
         raise BackendError(
             f"this user may not make neoq's tables in the schema {schema!r} ({_first_line(error)}); let one "
             "who may call neoq.migrate(url), or: grant create on database ... to ...; nothing was changed"
@@ -68,19 +104,49 @@ def _apply(connection: psycopg.Connection[Any], schema: str) -> None:
     version = version_of(connection, schema)  # another process may have been faster
     _refuse_newer(version, schema)
     name = sql.Identifier(schema)
+    if not _tables_of(connection, schema) & TABLES:
+        version = 0  # whatever is recorded: somebody has dropped them
+        _clear_remains(connection, schema)
     if not version:
         there = connection.execute("select 1 from pg_namespace where nspname = %s", (schema,)).fetchone()
         if there is None:  # "if not exists" would ask for the right to create it all the same
             connection.execute(sql.SQL("create schema {}").format(name))
     # The functions keep this path. Unless it is named, a caller's temporary tables come before all others.
     connection.execute(sql.SQL("set local search_path to {}, pg_temp").format(name))
-    if not version:
+    connection.execute(
+        "create table if not exists migrations ("
+        "version int primary key, applied_at timestamptz not null default now())"
+    )
+    for number in range(1, VERSION + 1):
+        if number > version:
+            connection.execute(_statements(number))
         connection.execute(
-            "create table migrations (version int primary key, applied_at timestamptz not null default now())"
+            "insert into migrations (version) values (%s) on conflict (version) do nothing", (number,)
         )
-    for number in range(version + 1, VERSION + 1):
-        connection.execute(_statements(number))
-        connection.execute("insert into migrations (version) values (%s)", (number,))
+
+
+def _is_recorded(connection: psycopg.Connection[Any], schema: str) -> bool:
+    """Whether the table of the migrations tells the version: somebody may have emptied it."""
+    query = sql.SQL("select 1 from {} where version = %s").format(sql.Identifier(schema, "migrations"))
+    return connection.execute(query, (VERSION,)).fetchone() is not None
+
+
+def _clear_remains(connection: psycopg.Connection[Any], schema: str) -> None:
+    """Drop what is left of us in a schema whose tables somebody has dropped."""
+    connection.execute(sql.SQL("drop sequence if exists {}").format(sql.Identifier(schema, "job_ids")))
+    ours = {name for number in range(1, VERSION + 1) for name in _functions_in(_statements(number).decode())}
+    query = """
+        select proname, pg_get_function_identity_arguments(p.oid)
+        from pg_proc p join pg_namespace n on n.oid = pronamespace where nspname = %s
+    """
+    for name, arguments in connection.execute(query, (schema,)).fetchall():
+        if name in ours:
+            connection.execute(
+                sql.SQL("drop function {} ({})").format(sql.Identifier(schema, name), sql.SQL(arguments))
+            )
+
+
+_functions_in = re.compile(r"^create (?:or replace )?function (\w+)", re.MULTILINE).findall
 
 
 def _statements(number: int) -> bytes:

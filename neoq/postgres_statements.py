@@ -157,11 +157,13 @@ class Statements:
         )
         self.find_finished = f"(select {finished} from {s}.history where {{}} order by id desc limit %s)"
         self.counts = f"""
-            select queue, case when status = 2 then 3 when due then 0 else 1 + status end, n from (
+            select queue, case when status = 2 then 3 when due then 0 when status in (0, 1) then 1 + status
+                else 5 end, n from (
                 select queue, status, status < 2 and run_after <= {s}.clock() as due, count(*) as n
                 from {s}.jobs group by 1, 2, 3
             ) unfinished
-            union all select queue, 1 + status, sum(n)::bigint from {s}.tally group by 1, 2
+            union all select queue, 1 + status, least(sum(n), {2**62})::bigint from {s}.tally
+            where status between 3 and 5 group by 1, 2
         """
         self.queues = f"select queue, paused from {s}.queues"
         self.name_queues = f"""

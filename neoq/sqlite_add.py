@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from hashlib import blake2b
+from typing import Any
 
 import orjson
 
@@ -14,6 +15,7 @@ from neoq.sqlite_ledger import Ledger
 from neoq.sqlite_rows import N_READY, NUMBER, kind_of
 from neoq.sqlite_schema import READY, WAITS
 from neoq.store import Tick, taken_by
+from neoq.stored import number_in
 
 MANY = 16  # jobs of one call that are sorted in as they are added: they share the pages that they change
 _CLOCK_WAS_WRONG = 3 * 3600.0  # a tick that much older than the last one: the clock was set right
@@ -22,17 +24,26 @@ _CLOCK_WAS_WRONG = 3 * 3600.0  # a tick that much older than the last one: the c
 def add(ledger: Ledger, jobs: Sequence[Job], token: bytes = b"") -> list[Job]:
     """Store jobs; see `Store.add`."""
     if token:
-        known = ledger.do("select ids from neoq_tokens where token = ?", (token,)).fetchone()
+        known = _ids_of(ledger.do("select ids from neoq_tokens where token = ?", (token,)).fetchone())
         if known is not None:
-            found = {job.id: job for job in ledger.of_ids(orjson.loads(known[0]))}
-            return [found[job_id] for job_id in orjson.loads(known[0]) if job_id in found]
+            found = {job.id: job for job in ledger.of_ids(known)}
+            return [found[job_id] for job_id in known if job_id in found]
     if len(jobs) >= MANY:
         ledger.sort_in()
     added = [add_or_meet(job, ledger) for job in jobs]
     if token:
         ids = orjson.dumps([job.id for job in added]).decode()
-        ledger.do("insert into neoq_tokens values (?,?,?)", (token, ids, ledger.now))
+        ledger.do("insert or replace into neoq_tokens values (?,?,?)", (token, ids, ledger.now))
     return added
+
+
+def _ids_of(row: Sequence[Any] | None) -> list[int] | None:
+    """The ids that a token stands for; None where it stands for none that can be read."""
+    try:
+        ids = None if row is None else orjson.loads(row[0])
+    except (ValueError, TypeError):
+        return None
+    return ids if isinstance(ids, list) and all(type(job_id) is int for job_id in ids) else None
 
 
 def add_or_meet(job: Job, ledger: Ledger) -> Job:
@@ -116,7 +127,8 @@ def add_tick(ledger: Ledger, cron: str, tick: datetime, job: Job) -> Tick:
     """Record a tick and add its job."""
     at = tick.timestamp()
     row = ledger.do("select tick from neoq_ticks where cron = ?", (cron,)).fetchone()
-    if row is not None and 0 <= row[0] - at < _CLOCK_WAS_WRONG:
+    last = None if row is None else number_in(row[0])
+    if last is not None and 0 <= last - at < _CLOCK_WAS_WRONG:
         return Tick.EXISTS
     ledger.do("insert or replace into neoq_ticks values (?,?)", (cron, at))
     return Tick.NEW if add_or_meet(job, ledger) is job else Tick.SKIPPED

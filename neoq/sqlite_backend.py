@@ -38,6 +38,7 @@ from neoq.store import (
     Tick,
     WorkerInfo,
 )
+from neoq.stored import Reported, number_in
 
 if TYPE_CHECKING:
     import sqlite3
@@ -170,6 +171,7 @@ class SqliteBackend(Backend):
         self._file = file
         self._locks = WorkerLocks(file.path, self.engine.worker_id)
         file.fork_hook = self._locks.let_go
+        self._reported = Reported(config.log)
         self._room = Room()
         self._leases_seen, self._beats_seen = Seen[HeldLease](), Seen[tuple[str, float]]()
         self._seen_version, self._looked, self._look_every, self._wrote = -1, 0.0, LOOK_EVERY, False
@@ -277,14 +279,22 @@ class SqliteBackend(Backend):
     def last_tick(self, cron: str) -> datetime | None:
         """The newest tick of a cron in any process."""
         rows = self._file.read("select tick from neoq_ticks where cron = ?", (cron,))
-        return to_datetime(rows[0][0]) if rows else None
+        return to_datetime(number_in(rows[0][0])) if rows else None
 
     # -- claim and settle -------------------------------------------------------------------------------
 
     def claim(self, demand: Sequence[Demand]) -> Claimed:
         """Take ready jobs, best first, under this worker's lock."""
         worker = self._locks.hold()
-        jobs, due = self._write(lambda ledger: sqlite_claim.claim(ledger, demand, worker), lasting=False)
+        buried: list[Job] = []
+
+        def take(ledger: Ledger) -> tuple[list[Job], float | None]:
+            buried.clear()  # it may be called again
+            return sqlite_claim.claim(ledger, demand, worker, buried)
+
+        jobs, due = self._write(take, lasting=False)
+        for job in buried:
+            self._reported.tell(job)
         if jobs:
             self._room.make_known()
         now = self.clock.time()
@@ -313,6 +323,7 @@ class SqliteBackend(Backend):
     def reclaim(self) -> Reclaimed:
         """Take the jobs of workers whose lock is free, or that did not renew their leases."""
         rows = self._file.read("select worker, id, token, lease_until from neoq_jobs where place = 2")
+        self._bury_never_due()
         beats = self._file.read("select id, beat_at from neoq_workers")
         now, lease = self.clock.monotonic(), self.config.lease
         left = self._leases_seen.unchanged({row[1:] for row in rows}, now, lease)
@@ -330,6 +341,13 @@ class SqliteBackend(Backend):
         for queue in {job.queue for job in reclaimed.returned}:
             self._notify(queue, "ready")
         return reclaimed
+
+    def _bury_never_due(self) -> None:
+        """Let jobs be dead whose time is no number: claims go by it, and do not come to them."""
+        queues = [queue for (queue,) in self._file.read(_NEVER_DUE)]
+        if queues:
+            for job in self._write(lambda ledger: sqlite_claim.bury_never_due(ledger, queues)):
+                self._reported.tell(job)
 
     def prune(self) -> int:
         """Forget finished jobs older than ``retention``, and the oldest beyond max_finished and max_dead."""
@@ -430,4 +448,8 @@ class SqliteBackend(Backend):
             self._notify("", "cancel")  # a call of the keeper, which reclaims
 
 
+_NEVER_DUE = (
+    "select queue from (select distinct queue from neoq_counts where kind in (1, 2)) as waiting"
+    " where exists (select 1 from neoq_jobs where place = 1 and queue = waiting.queue and run_after >= '')"
+)
 _LEAVES_NOTHING = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED})

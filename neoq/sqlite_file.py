@@ -17,13 +17,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.group_commit import Call, GroupCommit
 from neoq.sqlite_place import Identity, Place
-from neoq.sqlite_schema import MIGRATIONS, VERSION
+from neoq.sqlite_schema import VERSION, is_whole, statements_for
 
 if TYPE_CHECKING:
     from neoq.sqlite_ledger import Ledger
@@ -38,6 +39,7 @@ LOG_SIZED_EVERY = 500  # commits
 BUSY_SLICE = 0.005  # seconds that SQLite itself waits for a lock; we ask again until busy_timeout is over
 LONGEST_PATH = 500  # bytes; SQLite's own limit, with room for the names of its logs
 FORK_PATIENCE = 5.0  # seconds that a fork waits for a commit to end
+_TEXT = methodcaller("decode", "utf-8", "replace")
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _AWAY = {
     sqlite3.SQLITE_BUSY: "another connection holds its write lock for longer than busy_timeout",
@@ -139,6 +141,7 @@ class SqliteFile:
             cached_statements=256,
             uri=again,
         )
+        connection.text_factory = _TEXT  # what is not UTF-8 is to stop nobody
         try:
             self._prepare(connection, patience)
         except BaseException:
@@ -173,7 +176,7 @@ class SqliteFile:
 
     def _migrate(self, connection: sqlite3.Connection, patience: float | None) -> None:
         cursor = connection.cursor()
-        if self._patiently(lambda: self._version(cursor), patience) == VERSION:
+        if self._patiently(lambda: self._is_up_to_date(cursor), patience):
             return
         self._patiently(lambda: cursor.execute("begin immediate"), patience)
         try:
@@ -198,28 +201,47 @@ class SqliteFile:
             self._place.must_be(self._newest)
 
     def _make_tables(self, cursor: sqlite3.Cursor) -> None:
-        version = self._version(cursor)  # another process may have been faster
-        if version == VERSION:
+        if self._is_up_to_date(cursor):  # another process may have been faster
             return
-        if not version:
-            cursor.execute("create table neoq_schema (version integer not null)")
-            cursor.execute("insert into neoq_schema values (0)")
-        for statements in MIGRATIONS[version:]:
-            for statement in statements:
-                cursor.execute(statement)
-        cursor.execute("update neoq_schema set version = ?", (VERSION,))
+        version, names = self._version(cursor), _names(cursor)
+        if version == VERSION:  # somebody has dropped some of them
+            version = 0
+        if not names & {"neoq_schema", "neoq_jobs"}:  # what else is there by such a name is not ours
+            names = set()
+        cursor.execute("create table if not exists neoq_schema (version integer not null)")
+        for statement in statements_for(version, names):
+            cursor.execute(statement)
+        cursor.execute("delete from neoq_schema")
+        cursor.execute("insert into neoq_schema values (?)", (VERSION,))
+
+    def _is_up_to_date(self, cursor: sqlite3.Cursor) -> bool:
+        return self._version(cursor) == VERSION and is_whole(_names(cursor))
 
     def _version(self, cursor: sqlite3.Cursor) -> int:
-        known = "select 1 from sqlite_master where type = 'table' and name = 'neoq_schema'"
-        if cursor.execute(known).fetchone() is None:
+        """The version of the tables; 0 where it does not stand there, whatever tables there are."""
+        if "neoq_schema" not in _names(cursor):
             return 0
-        version = int(cursor.execute("select version from neoq_schema").fetchone()[0])
+        [version] = cursor.execute("select version from neoq_schema").fetchone() or [0]
+        if type(version) is not int or version < 0:
+            return 0
         if version > VERSION:
             raise BackendError(
                 f"{self.path} has schema version {version} and this neoq knows only {VERSION}: it was used "
                 "by a newer neoq; upgrade this one"
             )
         return version
+
+    def _make_anew(self) -> None:
+        """Make the tables that somebody has dropped since the file was opened."""
+        with self._gate:
+            self._close_writer()
+            try:
+                self._open_writer()
+            except sqlite3.Error as error:
+                raise self.wrapped(error) from error
+            finally:
+                if self._closed:
+                    self._disconnect()
 
     def _patiently(self, act: Callable[[], T], patience: float | None = None) -> T:
         """Do what may meet the lock of another process, until busy_timeout (or less) is over.
@@ -250,6 +272,11 @@ class SqliteFile:
             wrapped = BackendUnavailable(
                 f"cannot use {self.path}: {_AWAY[code]} ({error})", outcome_unknown=outcome_unknown
             )
+        elif "no such table: neoq_" in str(error):
+            wrapped = BackendError(
+                f"{self.path}: {error}; neoq's tables are gone, and its next call outside a transaction of "
+                "yours makes them anew"
+            )
         else:
             wrapped = BackendError(f"{self.path}: {error}")
         wrapped.__cause__ = error
@@ -259,6 +286,15 @@ class SqliteFile:
 
     def read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         """The rows of one query, as of the last commit."""
+        try:
+            return self._read(statement, values)
+        except BackendError as error:
+            if not _tables_are_gone(error):
+                raise
+        self._make_anew()
+        return self._read(statement, values)
+
+    def _read(self, statement: str, values: Sequence[Any]) -> list[Any]:
         with self._read_gate:
             try:
                 if self._reader is not None and not self._place.must_be(self._reader_to):
@@ -283,7 +319,14 @@ class SqliteFile:
         If it raises, it alone is undone. It may be called again where a commit failed. What need not
         be ``lasting`` outlives this process, and perhaps not a power cut: its commit waits for no disk.
         """
-        written: T = self._in_group(work, lasting=lasting)
+        written: T
+        try:
+            written = self._in_group(work, lasting=lasting)
+        except BackendError as error:
+            if not _tables_are_gone(error):
+                raise
+            self._make_anew()
+            written = self._in_group(work, lasting=lasting)
         return written
 
     def _commit(self, batch: Sequence[Operation]) -> None:
@@ -399,6 +442,15 @@ class SqliteFile:
 def _code(error: sqlite3.Error) -> int:
     """SQLite's primary error code, 0 where there is none."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _names(cursor: sqlite3.Cursor) -> set[str]:
+    """The tables and indexes of ours that there are."""
+    return {name for (name,) in cursor.execute("select name from sqlite_master where name like 'neoq%'")}
+
+
+def _tables_are_gone(error: BackendError) -> bool:
+    return "no such table: neoq_" in str(error.__cause__)
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

@@ -26,6 +26,7 @@ from neoq.sqlite_rows import (
     kind_of,
 )
 from neoq.sqlite_schema import DIED, ENDED, NEW, READY, WAITS
+from neoq.stored import number_in
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -36,13 +37,23 @@ NEW_AT_MOST = 64  # after a commit
 CHUNK = 500  # values of one "in (...)"
 
 _SORTED_TO = "select n from neoq_counts where queue = '' and kind = 0"
-_ENDS = "select n, (select max(id) from neoq_jobs) from neoq_counts where queue = '' and kind = 0"
-_NEW_HASHES = "select hash from neoq_jobs where id > ? and hash is not null"
-_SORT_IN = "update neoq_jobs set place = run_after > ?, holds = hash is not null where id > ?"
+_LAST_ID = 2**53 - 1  # that we give; somebody may have written a higher one
+_ENDS = (  # and where the newest job is
+    "select n, id, place from (select 1) left join neoq_counts on queue = '' and kind = 0"  # noqa: S608
+    f" left join (select id, place from neoq_jobs where id <= {_LAST_ID} order by id desc limit 1)"
+)
+_NEW_HASHES = "select hash from neoq_jobs where id > ? and hash is not null and place = 5"
+_NEW = " where id > ? and place = 5"
+_SORT_IN = f"update neoq_jobs set place = run_after > ?, holds = hash is not null{_NEW}"  # noqa: S608
 _ADD_UP = " on conflict (queue, kind) do update set n = n + excluded.n"
 _COUNT_IN = (  # the kinds of those that are ready and of those that wait are their places
-    "insert into neoq_counts select queue, place, count(*) from neoq_jobs where id > ? group by 1, 2"  # noqa: S608
-    + _ADD_UP
+    f"insert into neoq_counts select queue, run_after > ?, count(*) from neoq_jobs{_NEW}"  # noqa: S608
+    " and queue <> '' group by 1, 2" + _ADD_UP
+)
+_COUNT_ALL = (  # the kinds of kind_of
+    "insert into neoq_counts select queue, case place when 0 then 0 when 1 then 1 + (status = 1)"  # noqa: S608
+    " when 2 then 3 when 3 then case status when 3 then 4 else 6 end else 5 end, count(*) from neoq_jobs"
+    " where place between 0 and 4 and queue <> '' and {} group by 1, 2" + _ADD_UP
 )
 _COUNT = "insert into neoq_counts values (?,?,?)" + _ADD_UP  # noqa: S608
 _HELD = "select 1 from neoq_jobs where hash = ? and holds = 1"
@@ -89,13 +100,37 @@ class Ledger:
         self.now = self._clock.time()
         self._in_order = False
         self._changes = {}
-        sorted_to, last = self.do(_ENDS).fetchone()
-        if last is None or last < sorted_to:
+        sorted_to, last, place = self.do(_ENDS).fetchone()
+        if last is None or last.__class__ is not int:
+            last = 0
+        if sorted_to.__class__ is not int or not 0 <= sorted_to < (last if place == NEW else _LAST_ID):
+            sorted_to = self._reckon_anew(last)
+        if last < sorted_to:  # noqa: PLR1730  # for each add, where a call of max() would cost more
             last = sorted_to
         known, self._known = self._known, None  # until this is committed, and for good where it is undone
         if known is None or known.last != last or known.sorted_to != sorted_to:
             known = Newest(sorted_to, last, {held for (held,) in self.do(_NEW_HASHES, (sorted_to,))})
         self.newest = known
+
+    def _reckon_anew(self, last: int) -> int:
+        """Make the counts from the jobs, where somebody has emptied or changed them; return `sorted_to`."""
+        self.config.log.warning("the counts of the jobs were gone or wrong and are made anew")
+        self.do(
+            "update neoq_jobs set place = run_after > ?, holds = hash is not null where place = 5",
+            (self.now,),
+        )
+        self.do("delete from neoq_counts")
+        self.do("insert into neoq_counts values ('', 0, ?)", (last,))
+        self.do(_COUNT_ALL.format("1"))
+        return last
+
+    def recount(self, queues: Iterable[str]) -> None:
+        """Count the jobs of queues anew: where records are not as we write them, counts are wrong."""
+        self.sort_in()
+        self.write_counts()
+        for queue in queues:
+            self.do("delete from neoq_counts where queue = ? and queue <> ''", (queue,))
+            self.do(_COUNT_ALL.format("queue = ?"), (queue,))
 
     def close(self) -> None:
         """Write the counts, and drop what is more than may be kept."""
@@ -123,8 +158,8 @@ class Ledger:
         newest = self.newest
         self._in_order = True
         if newest.last > newest.sorted_to:
+            self.do(_COUNT_IN, (self.now, newest.sorted_to))
             self.do(_SORT_IN, (self.now, newest.sorted_to))
-            self.do(_COUNT_IN, (newest.sorted_to,))
             self._note_sorted(newest)
 
     def _note_sorted(self, newest: Newest) -> None:
@@ -177,7 +212,7 @@ class Ledger:
         """Write what `count` was told."""
         if not self._changes:
             return
-        changes = [(queue, kind, n) for (queue, kind), n in self._changes.items() if n]
+        changes = [(queue, kind, n) for (queue, kind), n in self._changes.items() if n and queue]
         self._changes.clear()
         if changes:
             self.many(_COUNT, changes)
@@ -202,7 +237,7 @@ class Ledger:
     def _drop_oldest(self, place: int, kinds: tuple[int, ...], limit: int) -> list[tuple[int, str]]:
         marks = ",".join("?" * len(kinds))
         [(there,)] = self.do(f"select sum(n) from neoq_counts where kind in ({marks})", kinds)  # noqa: S608
-        excess = (there or 0) - limit
+        excess = int(number_in(there, 0, _LAST_ID) or 0) - limit
         return self.drop(f"place = {place} order by finished_at, id limit ?", (excess,)) if excess > 0 else []
 
     def drop(self, where: str, values: tuple[Any, ...]) -> list[tuple[int, str]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 
-import orjson
-
-from neoq.job import Job, Status
+from neoq.job import Job, Status, to_datetime
 from neoq.sqlite_file import SqliteFile
 from neoq.sqlite_rows import COLUMNS, counts_of, job_of, place_and_status
 from neoq.store import QueueCounts, WorkerInfo
+from neoq.stored import number_in, texts_in
 
 _COUNTS = (  # in one statement, for those who sort in change both
     "select queue, kind, n from neoq_counts where queue <> ''"
@@ -50,11 +49,14 @@ def find(
 def counts(file: SqliteFile, now: float) -> list[QueueCounts]:
     """Every queue that has or had jobs."""
     rows = file.read(_COUNTS, (now,))
-    paused = {queue for (queue,) in file.read("select queue from neoq_queues where paused = 1")}
-    for queue in {queue for queue, kind, number in rows if kind in {1, 2} and number}:
+    paused = {
+        queue
+        for (queue,) in file.read("select queue from neoq_queues where paused = 1 and typeof(queue) = 'text'")
+    }
+    for queue in {queue for queue, kind, number in rows if type(queue) is str and kind in {1, 2} and number}:
         for status, number in file.read(
             "select status, count(*) from neoq_jobs where place = 1 and queue = ? and run_after <= ?"
-            " group by status",
+            " and status in (0, 1) group by status",
             (queue, now),
         ):
             rows += [(queue, 0, number), (queue, 1 + status, -number)]  # due, and nobody has looked yet
@@ -69,11 +71,13 @@ def workers(file: SqliteFile, heard_since: float, is_dead: Callable[[str], bool]
         (heard_since,),
     )
     return [
-        WorkerInfo(name, host, pid, _time_of(began), _time_of(beat), tuple(orjson.loads(queues)), running)
+        WorkerInfo(name, host, pid, _time_of(began), _time_of(beat), texts_in(queues), running)
         for name, host, pid, began, beat, queues, running in rows
-        if not is_dead(name)
+        if tuple(map(type, (name, host, pid, running))) == (str, str, int, int)  # else it is not ours
+        and number_in(beat) is not None
+        and not is_dead(name)
     ]
 
 
 def _time_of(epoch: float) -> datetime:
-    return datetime.fromtimestamp(epoch, UTC)
+    return to_datetime(number_in(epoch) or 0.0)  # type: ignore[return-value]

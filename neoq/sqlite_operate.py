@@ -22,14 +22,19 @@ def change(ledger: Ledger, job_ids: Sequence[int], action: Action) -> Changed:
     ledger.sort_in()
     operate = {"cancel": _cancel, "retry": _retry, "delete": _delete}[action]
     done, running, queues = set(), set(), set()
+    uncertain = set()  # what their unreadable jobs were counted as cannot be told
     for job in ledger.of_ids(job_ids):
         assert job.id is not None
+        if job._unreadable is not None:
+            uncertain.add(job.queue)
         if operate(ledger, job):
             done.add(job.id)
             queues.add(job.queue)
         elif action == "cancel" and job.status is Status.RUNNING:
             ledger.do("update neoq_jobs set cancel = 1 where id = ?", (job.id,))
             running.add(job.id)
+    if uncertain:
+        ledger.recount(uncertain)
     return Changed(frozenset(done), frozenset(running), frozenset(queues))
 
 

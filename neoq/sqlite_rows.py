@@ -8,19 +8,13 @@ from typing import Any
 
 import orjson
 
-from neoq.job import CODEC, FINISHED, Job, Status, Unique, blank
+from neoq.job import CODEC, FINISHED, Job, Status, Unique, blank, within_calendar
 from neoq.sqlite_schema import DIED, ENDED, NEW, READY, RUNS, WAITS
 from neoq.store import QueueCounts
+from neoq.stored import LAST_CRASH, LAST_RETRY, STATUSES, Unreadable, meta_of, payload_of, read, shown
 
-_STATUSES = (
-    Status.PENDING,
-    Status.RETRYING,
-    Status.RUNNING,
-    Status.SUCCEEDED,
-    Status.DEAD,
-    Status.CANCELLED,
-)
-NUMBER = {status: number for number, status in enumerate(_STATUSES)}
+_STATUS = dict(enumerate(STATUSES))
+NUMBER = {status: number for number, status in enumerate(STATUSES)}
 PENDING, RETRYING, RUNNING, SUCCEEDED, DEAD, CANCELLED = range(6)
 UNIQUENESS: dict[Unique, int] = {False: 0, True: 1, "until_started": 2}
 _UNIQUE: dict[int, Unique] = {0: False, 1: True, 2: "until_started"}
@@ -54,9 +48,31 @@ _IN_DICT = {
     "traceback": "traceback",
 }
 _NAMES = tuple(_IN_DICT.values())
+_PLACES = range(6)
+_SHAPES_KEPT = 500
 _OTHERS = "status, uniqueness, cancel, meta, progress, progress_text, place, lease_until"
 COLUMNS = f"{', '.join(_IN_SLOTS)}, {', '.join(_IN_DICT)}, {_OTHERS}"
 _FIRST, _REST = len(_IN_SLOTS), len(_IN_SLOTS) + len(_IN_DICT)
+_ALL = (*_IN_SLOTS, *_IN_DICT, *_OTHERS.split(", "))
+TOKEN_AT, WORKER_AT, PLACE_AT, LEASE_AT = (
+    _ALL.index(name) for name in ("token", "worker", "place", "lease_until")
+)
+_CALLED = {"batch": "group"}  # where `read` calls a column otherwise
+
+# A column takes any type, whatever it was made for. Rows come in a few shapes; each is looked at once.
+_NULL = type(None)
+_TYPES: dict[tuple[type, ...], str] = {
+    (int,): "id token priority crashes retries status uniqueness cancel place",
+    (int, _NULL): "max_retries",
+    (float, int): "run_after created_at",
+    (float, int, _NULL): "deadline ran_at finished_at progress lease_until",
+    (str,): "queue",
+    (bytes,): "payload",
+    (bytes, _NULL): "result meta",
+}
+_TYPE_OF = {name: types for types, names in _TYPES.items() for name in names.split()}
+_EXPECTED = tuple(_TYPE_OF.get(name, (str, _NULL)) for name in _ALL)
+_shapes: set[tuple[type, ...]] = set()  # that were looked at and are in order
 
 _PLAIN = ("queue", "run_after", "created_at", "payload")  # of most jobs there is no more to say
 _DESCRIBED = (
@@ -83,7 +99,30 @@ def described(job: Job) -> tuple[Any, ...]:
 
 
 def job_of(row: Sequence[Any]) -> Job:
-    """The job that a row of `COLUMNS` describes."""
+    """The job that a row of `COLUMNS` describes, whatever somebody has put there."""
+    try:
+        return _job_of(row)
+    except (ValueError, LookupError, TypeError):
+        fields = {_CALLED.get(name, name): value for name, value in zip(_ALL, row, strict=True)}
+        place = fields["place"]
+        fields["waits"] = place == WAITS
+        there = place in _PLACES and type(place) is int
+        problems = [] if there else [f"place holds {shown(place)}, which is not 0 to {len(_PLACES) - 1}"]
+        return read(fields, problems=problems)
+
+
+def _check_shape(shape: tuple[type, ...]) -> None:
+    if not all(found in expected for found, expected in zip(shape, _EXPECTED, strict=True)):
+        raise Unreadable
+    if len(_shapes) < _SHAPES_KEPT:
+        _shapes.add(shape)
+
+
+def _job_of(row: Sequence[Any]) -> Job:
+    """As `job_of`, in a hurry; raises where the row is not as we write it."""
+    shape = tuple(map(type, row))
+    if shape not in _shapes:
+        _check_shape(shape)
     job = blank()
     (
         job.id,
@@ -100,16 +139,29 @@ def job_of(row: Sequence[Any]) -> Job:
     fields = job.__dict__
     fields.update(zip(_NAMES, row[_FIRST:_REST], strict=True))
     status, uniqueness, cancel, meta, progress, progress_text, place, _ = row[_REST:]
-    job.status = _STATUSES[status]
+    if not (
+        -100 <= job.priority <= 100 and 0 <= job.retries <= LAST_RETRY and 0 <= job.crashes <= LAST_CRASH
+    ):
+        raise Unreadable
+    if job.max_retries is not None and not 0 <= job.max_retries < 2**31:
+        raise Unreadable
+    job._payload = payload_of(job._data)
+    job.status = _STATUS[status]
+    if place not in _PLACES:
+        raise Unreadable
+    if job._deadline is not None:
+        job._deadline = within_calendar(job._deadline)
     job._cancel = bool(cancel)
     job._waits = place == WAITS
     job._special = True
     if uniqueness != 1:
         job.unique = _UNIQUE[uniqueness]
     if meta is not None:
-        job.meta = orjson.loads(meta)
+        job.meta = meta_of(meta)
+    if job._result is not None:
+        orjson.loads(job._result)
     if progress is not None:
-        fields["_progress"] = (progress, progress_text)
+        fields["_progress"] = (progress, progress_text or "")
     return job
 
 
@@ -117,8 +169,15 @@ def counts_of(rows: Iterable[tuple[str, int, int]], paused: set[str]) -> list[Qu
     """Counts of each queue from (queue, kind, number), which may name a kind more than once."""
     numbers: dict[str, dict[str, int]] = {queue: {} for queue in paused}
     for queue, kind, number in rows:
-        of_queue = numbers.setdefault(queue, {})
-        of_queue[_FIELDS[kind]] = of_queue.get(_FIELDS[kind], 0) + number
+        if type(queue) is not str or type(kind) is not int or type(number) is not int:
+            continue  # it was not written by us
+        if 0 <= kind < len(_FIELDS):
+            of_queue = numbers.setdefault(queue, {})
+            of_queue[_FIELDS[kind]] = of_queue.get(_FIELDS[kind], 0) + number
+    numbers = {
+        queue: {field: max(0, number) for field, number in of_queue.items()}
+        for queue, of_queue in numbers.items()
+    }
     return [QueueCounts(queue, paused=queue in paused, **numbers[queue]) for queue in sorted(numbers)]
 
 

@@ -16,6 +16,9 @@ jobs are sorted in and counted; what has a higher one is new. No job gets that i
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
+
 READY, WAITS, RUNS, ENDED, DIED, NEW = range(6)
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -85,3 +88,21 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 VERSION = len(MIGRATIONS)
+_creates = re.compile(r"\s*create (?:unique )?(?:table|index|view) (\w+)").match
+
+
+def statements_for(version: int, there: Collection[str]) -> list[str]:
+    """The statements that are missing after a version, where these tables and indexes exist already."""
+    wanted = []
+    for statement in (statement for statements in MIGRATIONS[version:] for statement in statements):
+        made = _creates(statement)
+        if made is None:
+            wanted.append(statement.replace("insert into", "insert or ignore into", 1))
+        elif made[1] not in there:
+            wanted.append(statement)
+    return wanted
+
+
+def is_whole(there: Collection[str]) -> bool:
+    """Whether every table and index exists."""
+    return all(_creates(statement) is None for statement in statements_for(0, there))

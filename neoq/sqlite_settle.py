@@ -9,9 +9,20 @@ from typing import Any
 from neoq.job import FINISHED, Job, Status
 from neoq.sqlite_add import add_or_meet
 from neoq.sqlite_ledger import Ledger
-from neoq.sqlite_rows import COLUMNS, N_RUNNING, N_SUCCEEDED, NUMBER, job_of, kind_of
+from neoq.sqlite_rows import (
+    COLUMNS,
+    LEASE_AT,
+    N_RUNNING,
+    N_SUCCEEDED,
+    NUMBER,
+    TOKEN_AT,
+    WORKER_AT,
+    job_of,
+    kind_of,
+)
 from neoq.sqlite_schema import DIED, ENDED, READY, RUNS, WAITS
 from neoq.store import ROLLED_BACK, Extended, Lease, Outcome, Reclaimed
+from neoq.stored import number_in
 
 HeldLease = tuple[int, int, float]  # a job's id, the token of its claim, and until when it is ours
 
@@ -102,7 +113,7 @@ def _settle_otherwise(
     if status not in FINISHED and cancelled:  # cancelled as it ran: it is not tried again
         status = Status.CANCELLED
     ends = status in FINISHED
-    run_after = run_after if outcome.run_after is None else outcome.run_after
+    run_after = (number_in(run_after) or 0.0) if outcome.run_after is None else outcome.run_after
     place = (DIED if status is Status.DEAD else ENDED) if ends else WAITS if run_after > ledger.now else READY
     failure = outcome.failure
     fraction, message = (lease.progress or progress) if ends else (None, None)
@@ -164,9 +175,9 @@ def reclaim(ledger: Ledger, dead_workers: set[str], not_renewed: set[HeldLease])
     """Take the jobs of workers that died, and those whose leases are still as they were seen."""
     reclaimed = Reclaimed([], [])
     for row in ledger.do(f"select {COLUMNS} from neoq_jobs where place = 2").fetchall():  # noqa: S608
-        job = job_of(row)
-        if job.worker in dead_workers or (job.id, job._token, row[-1]) in not_renewed:
-            _take_back(ledger, job, reclaimed)
+        worker, lease = row[WORKER_AT], (row[0], row[TOKEN_AT], row[LEASE_AT])
+        if worker in dead_workers or lease in not_renewed:
+            _take_back(ledger, job_of(row), reclaimed)
     for worker in dead_workers:
         ledger.do("delete from neoq_workers where id = ?", (worker,))
     return reclaimed

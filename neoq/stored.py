@@ -28,9 +28,11 @@ STATUSES = (
     Status.CANCELLED,
 )
 UNIQUENESS: dict[int, Unique] = {0: False, 1: True, 2: "until_started"}
-LAST_COUNT = 2**31 - 1  # of retries and the like
+LAST_RETRY, LAST_CRASH = 2**31 - 2, 2**15 - 2  # that every store can count up once more
+_LAST_INT = 2**31 - 1
 SHOWN = 60  # characters of what a field held
 SHOWN_IN_ALL = 500
+_ONLY_TEXTS = frozenset({str})
 REMEMBERED = 10_000  # jobs that were logged
 
 
@@ -54,8 +56,8 @@ def read(fields: Mapping[str, Any], *, problems: Sequence[str] = ()) -> Job:
     job.status = reader.get("status", _status, Status.DEAD)
     job.unique = reader.get("uniqueness", _unique, True)
     job.priority = reader.get("priority", _priority, 0)
-    for name in ("retries", "crashes"):
-        setattr(job, name, reader.get(name, _count, 0))
+    job.retries = reader.get("retries", lambda value: _integer(value, 0, LAST_RETRY), 0)
+    job.crashes = reader.get("crashes", lambda value: _integer(value, 0, LAST_CRASH), 0)
     job.max_retries = reader.get("max_retries", _or_none(_count), None)
     # A claim that has no time to go by would wait for ever.
     job._created_at = reader.get("created_at", _time, 0.0)
@@ -144,6 +146,14 @@ def payload_of(data: Any) -> dict[str, Any]:
     return payload
 
 
+def meta_of(data: Any) -> dict[str, str]:
+    """Stored meta, as `payload_of`."""
+    meta: Any = orjson.loads(data)
+    if meta.__class__ is not dict or not _ONLY_TEXTS.issuperset(map(type, meta.values())):
+        raise Unreadable("a JSON object of texts")
+    return meta
+
+
 def number_in(value: Any, low: float = -math.inf, high: float = math.inf) -> float | None:
     """A number of a bookkeeping row, kept between two others; None where it is none."""
     if type(value) not in {int, float} or (type(value) is float and math.isnan(value)):
@@ -220,7 +230,7 @@ def _priority(value: Any) -> int:
 
 
 def _count(value: Any) -> int:
-    return _integer(value, 0, LAST_COUNT)
+    return _integer(value, 0, _LAST_INT)
 
 
 def _time(value: Any) -> float:

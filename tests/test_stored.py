@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neoq.config import SafeLogger
@@ -133,6 +133,7 @@ def test_what_a_field_held_is_shown_in_part(value: object) -> None:
     assert len(unreadable(job) or "") <= SHOWN_IN_ALL
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.fixed_dictionaries({name: st.one_of(st.just(WHOLE[name]), anything) for name in WHOLE if name != "id"})
 )
@@ -162,6 +163,7 @@ def test_an_unreadable_job_ends_dead_and_is_logged_once(caplog: pytest.LogCaptur
     assert "job 7 of emails" in record.getMessage()
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(anything)
 def test_the_names_of_a_row_are_those_that_are_texts(value: object) -> None:
     """Whatever a row has in place of a list of names, texts come out."""

@@ -1,0 +1,39 @@
+"""Garbage in the tables of the SQL stores, for as long as one wants."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.garbage import PostgresTarget, Siege, Spot, SqliteTarget, Target, garbage
+from tests.postgres_server import fresh_schema
+
+EXAMPLES = int(os.environ.get("NEOQ_TEST_EXAMPLES", "150"))
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+def test_workers_survive_much_garbage(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Whatever is written anywhere while two workers run, all other jobs end and every thread lives."""
+    target: Target = (
+        SqliteTarget(tmp_path / "jobs.db")
+        if store == "sqlite"
+        else PostgresTarget(request.getfixturevalue("postgres_url"), fresh_schema())
+    )
+    siege = Siege(target)
+
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(st.tuples(st.sampled_from(target.spots), garbage), min_size=1, max_size=12))
+    def endure(pieces: list[tuple[Spot, Any]]) -> None:
+        siege.endure(pieces)
+
+    try:
+        endure()
+    finally:
+        siege.lift()
