@@ -21,6 +21,10 @@ from neoq.errors import CronError
 _Set = frozenset[int]
 _MICROSECOND = timedelta(microseconds=1)
 _FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9900, 1, 1, tzinfo=UTC)
+# How far to step on from an instant whose next tick is not later, in a zone that contradicts itself.
+_STEPS = tuple(timedelta(minutes=minutes) for minutes in (1, 30, 60, 180, 1440, 2880))
+_DAY = timedelta(days=1)
+_MOST_READINGS = 5000  # that are looked at for one tick, over a gap of a day at most
 
 _WEEKDAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
 _MONTHS = (
@@ -64,7 +68,28 @@ class Schedule:
             fix = "use datetime.now(timezone.utc), or give it a tzinfo"
             raise _error(self.spec, f"next_after needs an aware datetime, got {instant!r}; {fix}")
         instant = max(instant.astimezone(UTC), _FIRST - _MICROSECOND)
-        return None if instant >= _LAST else self._rule.next_after(instant)
+        return None if instant >= _LAST else self._later(instant)
+
+    def _later(self, instant: datetime) -> datetime:
+        """The next tick, whatever the tzinfo makes of the time: later than asked, or a CronError."""
+        after = instant
+        try:
+            for step in _STEPS:
+                tick = self._rule.next_after(after)
+                if tick > instant:
+                    return tick
+                after = instant + step
+        except CronError:
+            raise
+        except Exception as error:
+            raise self._senseless(f"{type(error).__name__}: {error}") from error
+        raise self._senseless(f"it leads from {instant:%Y-%m-%d %H:%M:%S} UTC to no later time")
+
+    def _senseless(self, why: str) -> CronError:
+        fix = "give the name of a zone, such as 'Europe/Berlin'"
+        return _error(
+            self.spec, f"the timezone {self.timezone!r:.80} cannot be used ({why}); {fix}", "timezone"
+        )
 
     @property
     def is_rhythm(self) -> bool:
@@ -136,7 +161,7 @@ class _Calendar:
 
     def _next_fixed(self, instant: datetime) -> datetime:
         start = self._shown(instant) + _MICROSECOND
-        if instant.astimezone(self.zone).fold:  # all readings of this hour fired when it came the first time
+        if self._fold(instant):  # all readings of this hour fired when it came the first time
             start = self._shown(self._when_fold_is(0, instant))
         reading = self._first_reading(start)
         first, second = self._instants(reading)
@@ -154,12 +179,13 @@ class _Calendar:
 
     def _first_shown(self, start: datetime, instant: datetime) -> datetime:
         """Return the first instant after one given, at which the clock shows a match from ``start`` on."""
-        while True:
+        for _ in range(_MOST_READINGS):
             reading = self._first_reading(start)
             first, second = self._instants(reading)
             if first <= second:
                 return first if first > instant else second
-            start = self._shown(self._end_of_gap(reading))
+            start = max(self._shown(self._end_of_gap(reading)), start)
+        raise ValueError("no time of day comes")
 
     def _first_reading(self, start: datetime) -> datetime:
         start = start.replace(tzinfo=UTC)
@@ -167,9 +193,24 @@ class _Calendar:
         return found.replace(tzinfo=None)
 
     def _instants(self, reading: datetime) -> tuple[datetime, datetime]:
-        """Return both instants of a reading: equal mostly, rising if it repeats, falling if skipped."""
-        first, second = (reading.replace(tzinfo=self.zone, fold=fold) for fold in (0, 1))
-        return first.astimezone(UTC), second.astimezone(UTC)
+        """Return both instants of a reading: equal mostly, rising if it repeats, falling if skipped.
+
+        They are found by what the clock shows a day before and after, since not every tzinfo knows of fold.
+        """
+        about = reading.replace(tzinfo=UTC)
+        before, after = about - self._offset(about - _DAY), about - self._offset(about + _DAY)
+        if before == after:
+            return before, after
+        shows = [instant for instant in (before, after) if self._shown(instant) == reading]
+        return (shows[0], shows[-1]) if shows else (before, after)
+
+    def _offset(self, instant: datetime) -> timedelta:
+        return self._shown(instant).replace(tzinfo=UTC) - instant
+
+    def _fold(self, instant: datetime) -> int:
+        """Whether the clock shows this reading for the second time."""
+        first, second = self._instants(self._shown(instant))
+        return int(first < second <= instant)
 
     def _shown(self, instant: datetime) -> datetime:
         return instant.astimezone(self.zone).replace(tzinfo=None, fold=0)
@@ -181,7 +222,7 @@ class _Calendar:
     def _when_fold_is(self, fold: int, instant: datetime) -> datetime:
         first, second = self._instants(self._shown(instant))
         start = instant.replace(microsecond=0)
-        return _first_second(start, second - first, lambda at: at.astimezone(self.zone).fold == fold)
+        return _first_second(start, second - first, lambda at: self._fold(at) == fold)
 
     def describe(self) -> str:
         from cron_descriptor import DescriptionTypeEnum, ExpressionDescriptor, Options
@@ -206,13 +247,12 @@ def _first_second(start: datetime, span: timedelta, holds: Callable[[datetime], 
 
 
 def _resolve_zone(zone: str | tzinfo, spec: str) -> tzinfo:
-    name = zone if isinstance(zone, str) else getattr(zone, "key", None) or getattr(zone, "zone", None)
-    if name is None and isinstance(zone, tzinfo):
+    if isinstance(zone, tzinfo) and not (isinstance(zone, ZoneInfo) and zone.key == "UTC"):
         return zone
-    if name == "UTC":
+    if str(zone) == "UTC":
         return UTC
     try:
-        return ZoneInfo(str(name))
+        return ZoneInfo(str(zone))
     except (KeyError, ValueError, OSError) as error:
         fix = "use a name such as 'Europe/Berlin', or a tzinfo; where no name is known: pip install tzdata"
         raise _error(spec, f"unknown timezone {zone!r}; {fix}", "timezone") from error

@@ -109,7 +109,7 @@ class Engine:
         self.standby = Standby("neoq-shutdown")
         self.source: Source = self._new_source()
         for cron in self.crons:
-            cron.seen = None
+            cron.seen = cron.first = cron.away = None
             self.ticker.add(cron)
         for listener in self.listeners.values():
             self._new_lane(listener)

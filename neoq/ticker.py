@@ -7,8 +7,10 @@ such as every five minutes goes on.
 
 from __future__ import annotations
 
+import math
 import threading
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from neoq.errors import BackendError
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from neoq.cron import Schedule
 
 ON_TIME = timedelta(seconds=60)  # a tick that comes later than this was missed
+FIRST_PAUSE, LAST_PAUSE = 1.0, 300.0  # seconds in which a schedule that fails is left alone
+SHORTEST = 0.01  # seconds between two looks, whatever a schedule says
 CLOCK_WAS_WRONG = timedelta(hours=3)  # a clock set back further shows the true time now: follow it
 _LOOK_BACK = (
     ON_TIME,
@@ -40,11 +44,18 @@ class Cron:
         self.queue = queue
         self.schedule = schedule
         self.catch_up = catch_up
+        self.first: datetime | None = None  # when its clock was first looked at
         self.seen: datetime | None = None  # ticks up to here are dealt with
+        # The store was away from the first to the second of these, while this process lived and looked.
+        self.away: tuple[datetime, datetime] | None = None
+        self.pause = FIRST_PAUSE
+        self.rests_until = -math.inf  # monotonic, after an error of its own
 
     def due(self, now: datetime) -> tuple[datetime | None, bool]:
         """The latest tick that has come since the last look, if any, and whether it is on time."""
         assert self.seen is not None
+        if self.away is not None and not self.away[0] <= now <= self.away[1] + ON_TIME:
+            self.away = None  # nobody has looked since: the process was suspended, or its clock was set
         if now < self.seen:
             if self.seen - now > (ON_TIME if self.schedule.is_rhythm else CLOCK_WAS_WRONG):
                 self.seen = now
@@ -52,7 +63,8 @@ class Cron:
         for span in _LOOK_BACK:
             tick = self._latest(max(self.seen, now - span), now)
             if tick is not None:
-                return tick, now - tick <= ON_TIME
+                since = now if self.away is None else self.away[0]
+                return tick, since - tick <= ON_TIME
             if now - span <= self.seen:
                 break
         return None, True
@@ -64,6 +76,22 @@ class Cron:
             latest = tick
             tick = self.schedule.next_after(tick)
         return latest
+
+    def note_away(self, began: datetime, now: datetime) -> None:
+        """The store did not take a tick, between these two times."""
+        since = began if self.away is None else self.away[0]
+        self.away = since, max(since, now)
+
+    def rest(self) -> float:
+        """Leave it alone for a while; returns for how long."""
+        pause, self.pause = self.pause, min(2 * self.pause, LAST_PAUSE)
+        self.rests_until = monotonic() + pause
+        return pause
+
+    @property
+    def rests(self) -> bool:
+        """Whether it is left alone after an error."""
+        return monotonic() < self.rests_until
 
 
 class Ticker:
@@ -77,7 +105,9 @@ class Ticker:
         self._logger = config.log
         self._crons: list[Cron] = []
         self._lock = threading.Lock()
-        self._loop = Loop("neoq-cron", self._tick, config.log, away=self._say_away)
+        self._loop = Loop(
+            "neoq-cron", self._tick, config.log, away=self._say_away, pauses=(self._interval, self._interval)
+        )
         self.held = False  # a test fires the ticks by hand
         self.skipped = 0  # ticks whose predecessor was unfinished
 
@@ -100,29 +130,52 @@ class Ticker:
         if self.held:
             return self._interval
         self.fire()
-        return min(self._seconds_to_next(), self._interval)
+        return max(SHORTEST, min(self._seconds_to_next(), self._interval))
 
     def _say_away(self, error: BackendError, pause: float) -> None:  # noqa: ARG002
         self._logger.warning("cron cannot reach the store, and tries again: %s", error)
 
     def fire(self) -> None:
-        """Enqueue every tick that is due."""
+        """Enqueue every tick that is due; a schedule that fails holds up no other."""
         now = self._now()
+        failed: BackendError | None = None
+        for cron in self._awake():
+            try:
+                self._fire(cron, now)
+            except BackendError as error:
+                cron.note_away(now, self._now())
+                failed = error
+            except Exception as error:
+                self._let_rest(cron, error)
+        if failed is not None:
+            raise failed
+
+    def _awake(self) -> list[Cron]:
         with self._lock:
-            crons = list(self._crons)
-        for cron in crons:
-            if cron.seen is None:
-                self._begin(cron, now)
-            tick, on_time = cron.due(now)
-            if tick is not None and (on_time or cron.catch_up):
-                self._enqueue(cron, tick)
-            elif tick is not None:
-                self._logger.warning("cron %s missed its tick of %s", cron.queue, tick)
-            cron.seen = max(cron.seen, now)  # type: ignore[type-var]  # only now is it dealt with
+            return [cron for cron in self._crons if not cron.rests]
+
+    def _let_rest(self, cron: Cron, error: Exception) -> None:
+        """Say that a schedule fails, and leave it alone for a while."""
+        self._logger.error(
+            "cron %s fails, and is tried again in %g s: %s", cron.queue, cron.rest(), error, exc_info=error
+        )
+
+    def _fire(self, cron: Cron, now: datetime) -> None:
+        if cron.seen is None:
+            self._begin(cron, now)
+        tick, on_time = cron.due(now)
+        if tick is not None and (on_time or cron.catch_up):
+            self._enqueue(cron, tick)
+        elif tick is not None:
+            self._logger.warning("cron %s missed its tick of %s", cron.queue, tick)
+        cron.seen = max(cron.seen, now)  # type: ignore[type-var]  # only now is it dealt with
+        cron.away, cron.pause = None, FIRST_PAUSE
 
     def _begin(self, cron: Cron, now: datetime) -> None:
+        if cron.first is None or cron.first > now:
+            cron.first = now
         last = self._store.last_tick(cron.queue) if cron.catch_up else None
-        cron.seen = now if last is None or last > now else last
+        cron.seen = cron.first if last is None or last > now else last
 
     def _enqueue(self, cron: Cron, tick: datetime) -> None:
         job = Job(cron.queue, {"scheduled_at": tick.isoformat()}, fingerprint=cron.queue)
@@ -137,16 +190,20 @@ class Ticker:
         """Begin anew: ticks count from the next look at the clock."""
         with self._lock:
             for cron in self._crons:
-                cron.seen = None
+                cron.seen = cron.first = cron.away = None
 
     def next_due(self) -> datetime | None:
         """When the next tick is due."""
-        with self._lock:
-            crons = list(self._crons)
-        for cron in crons:
-            if cron.seen is None:
-                self._begin(cron, self._now())
-        ticks = [cron.schedule.next_after(cron.seen) for cron in crons if cron.seen is not None]
+        ticks = []
+        for cron in self._awake():
+            try:
+                if cron.seen is None:
+                    self._begin(cron, self._now())
+                ticks.append(cron.schedule.next_after(cron.seen))  # type: ignore[arg-type]
+            except BackendError:
+                raise
+            except Exception as error:
+                self._let_rest(cron, error)
         return min((tick for tick in ticks if tick is not None), default=None)
 
     def _seconds_to_next(self) -> float:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from pathlib import Path
 from typing import NamedTuple
@@ -579,22 +579,93 @@ def test_timezone_by_name_or_tzinfo(zone: str) -> None:
     assert Schedule("0 9 * * *", zone).next_after(START) == at("2026-01-02 00:00")
 
 
-def test_timezone_with_a_zone_name_of_its_own() -> None:
-    """A tzinfo of the older kind, which carries its name as ``zone``, is taken by that name."""
+class Foldless(tzinfo):
+    """A tzinfo of the older kind, as that of dateutil: it knows what the clock shows, and nothing of fold."""
 
-    class Old(tzinfo):
-        zone = "America/New_York"
+    key = zone = "Asia/Tokyo"  # which it is not
 
-        def utcoffset(self, when: datetime | None) -> timedelta:
-            return timedelta(hours=-4, minutes=-56)
+    def __init__(self, name: str) -> None:
+        self._zone = ZoneInfo(name)
 
-        def dst(self, when: datetime | None) -> timedelta:
-            return timedelta()
+    def fromutc(self, when: datetime) -> datetime:
+        return self._zone.fromutc(when.replace(tzinfo=self._zone)).replace(tzinfo=self, fold=0)
 
-        def tzname(self, when: datetime | None) -> str:
-            return "LMT"
+    def utcoffset(self, when: datetime | None) -> timedelta | None:
+        return None if when is None else self._zone.utcoffset(when.replace(tzinfo=self._zone, fold=0))
 
-    assert Schedule("30 2 * * *", Old()) == Schedule("30 2 * * *", "America/New_York")
+    def dst(self, when: datetime | None) -> timedelta | None:
+        return None if when is None else self._zone.dst(when.replace(tzinfo=self._zone, fold=0))
+
+    def tzname(self, when: datetime | None) -> str:
+        return "somewhere"
+
+
+class Lmt(Foldless):
+    """A tzinfo as that of pytz: by itself it knows its first offset only."""
+
+    def utcoffset(self, when: datetime | None) -> timedelta:
+        return timedelta(hours=-4, minutes=-56)
+
+
+@pytest.mark.parametrize("kind", [Foldless, Lmt])
+@pytest.mark.parametrize("case", CLOCK_CASES, ids=lambda case: f"{case.zone}: {case.spec} after {case.start}")
+def test_clock_changes_of_a_tzinfo_that_ignores_fold(case: Case, kind: type[Foldless]) -> None:
+    """A tzinfo is used as it is, and gives the ticks of the zone's name even where it knows no fold."""
+    expected = [at(text if text[:2] == "20" else f"{case.start[:4]}-{text}") for text in case.expected]
+    assert ticks(Schedule(case.spec, kind(case.zone)), at(case.start), len(expected)) == expected
+
+
+class Senseless(tzinfo):
+    """A tzinfo whose clock shows whatever ``shows`` makes of the time."""
+
+    def __init__(self, shows: Callable[[datetime], datetime]) -> None:
+        self._shows = shows
+
+    def fromutc(self, when: datetime) -> datetime:
+        return self._shows(when)
+
+    def utcoffset(self, when: datetime | None) -> timedelta:
+        return timedelta()
+
+    def dst(self, when: datetime | None) -> timedelta:
+        return timedelta()
+
+    def tzname(self, when: datetime | None) -> str:
+        return "nowhere"
+
+
+def _raise(_: datetime) -> datetime:
+    raise KeyError("nowhere")
+
+
+SENSELESS: list[Callable[[datetime], datetime]] = [
+    lambda when: when.replace(year=2020),
+    lambda when: when.replace(hour=3, minute=7),
+    lambda when: when + timedelta(hours=random.randrange(-20, 20)),
+    lambda when: when - 2 * (when - START.replace(tzinfo=when.tzinfo)),
+    lambda when: when + timedelta(days=400),
+    lambda when: when.replace(minute=0, second=0, microsecond=0),
+    _raise,
+]
+
+
+@pytest.mark.parametrize("spec", ["30 2 * * *", "*/30 * * * *", "0 0 29 2 *"])
+@pytest.mark.parametrize("shows", SENSELESS)
+def test_a_senseless_tzinfo_gives_later_ticks_or_an_error(
+    spec: str, shows: Callable[[datetime], datetime]
+) -> None:
+    """Whatever a tzinfo makes of the time, each tick is later than asked, or there is a CronError."""
+    schedule = Schedule(spec, Senseless(shows))
+    tick = START
+    for _ in range(20):
+        try:
+            later = schedule.next_after(tick)
+        except CronError as error:
+            assert error.field == "timezone"  # noqa: PT017
+            return
+        assert later is not None
+        assert later > tick
+        tick = later
 
 
 # ------------------------------------------------------------------------------------ names and identity
