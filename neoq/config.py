@@ -20,14 +20,47 @@ if TYPE_CHECKING:
 
 
 class SafeLogger(logging.LoggerAdapter[Any]):
-    """A logger whose handlers may raise, which concerns nobody but their owner."""
+    """A logger whose handlers may raise, which concerns nobody but their owner.
+
+    What users have given (an error, a queue's name) cannot end a line or begin another: what is not printable
+    in an argument is escaped.
+    """
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Log a line, or not where that fails."""
         try:
-            self.logger.log(level, msg, *args, **{"stacklevel": 2, **kwargs})
+            _switch_on(self.logger)
+            if self.logger.isEnabledFor(level):
+                self.logger.log(level, msg, *map(_on_one_line, args), **{"stacklevel": 2, **kwargs})
         except Exception:  # noqa: S110  # there is nowhere to say so
             pass
+
+
+def _on_one_line(value: object) -> object:
+    if value is None or isinstance(value, (int, float)):
+        return value
+    try:
+        text = str(value)
+    except Exception:  # an exception's own code may do anything
+        text = f"<{type(value).__name__}>"
+    return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(sign: str) -> str:
+    return sign if sign.isprintable() else repr(sign)[1:-1]
+
+
+def _switch_on(logger: Any) -> None:
+    """Lift what logging.config does to loggers that it does not name: jobs would fail in silence."""
+    while isinstance(logger, logging.LoggerAdapter):
+        logger = logger.logger
+    if logger.disabled and logger.name.partition(".")[0] == "neoq":
+        logger.disabled = False
+        logger.warning(
+            "the logger %s was switched off, as logging.config does to those that it does not name; it is on "
+            "again. Configure logging with disable_existing_loggers=False; to silence neoq, set a level",
+            logger.name,
+        )
 
 
 OnError = Callable[["Job", BaseException], object]

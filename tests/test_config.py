@@ -10,6 +10,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 import typing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -390,6 +391,95 @@ def test_a_misspelt_url_is_guessed(url: str, guess: str) -> None:
     """A URL like one that exists is a ConfigError that guesses which was meant."""
     with pytest.raises(ConfigError, match=f"did you mean {guess}://"):
         neoq.connect(url)
+
+
+TAKEN = [
+    " redis://h/0",
+    "redis://h/0 ",
+    "redis://h/0\r\n",
+    "\tmemory://",
+    "sqlite:///my jobs.db\n",
+    "REDIS://h/0",
+]
+
+
+@pytest.mark.parametrize("url", TAKEN, ids=repr)
+def test_blanks_around_a_url_mean_nothing(url: str) -> None:
+    """A blank or a line end that came with a pasted URL, or from a file, is no part of it."""
+    assert neoq.connect(url, autostart=False).config == neoq.connect(url.strip(), autostart=False).config
+
+
+PASTED = {
+    "postgresql+psycopg2://u@h/d": "write postgresql://",
+    "postgresql+asyncpg://u@h/d": "write postgresql://",
+    "postgis://u@h/d": "write postgresql://",
+    "pgsql://u@h/d": "write postgresql://",
+    "unix:///run/redis.sock?db=0": r"write redis\+unix:///",
+    "redis+socket:///run/redis.sock": r"write redis\+unix:///",
+    "sentinel://h:26379/m": r"write redis\+sentinel://",
+    "valkey://h/0": "write redis://",
+    "valkeys://h/0": "write rediss://",
+    "keydb://h": "write redis://",
+    "rediscluster://h": r"write redis\+cluster://",
+    "sqlite+pysqlite:///jobs.db": "write sqlite:///",
+    "file:jobs.db": "write sqlite:///jobs.db",
+    "file:///var/lib/jobs.db": "write sqlite:///",
+    "/var/lib/jobs.db": "write sqlite:////var/lib/jobs.db",
+    "jobs.sqlite3": "write sqlite:///jobs.sqlite3",
+    "memory": "write memory://",
+    "redis": "write redis://",
+    "redis:/h/0": "write redis://",
+    "redis//h": "write redis://",
+    "localhost:6379": "write redis://localhost:6379",
+    "10.0.0.1:6379/2": "write redis://10.0.0.1:6379/2",
+    "db.example:5432": "write postgresql://",
+    "'redis://h/0'": "quotes",
+    '"memory://"': "quotes",
+    "redis://h/0'": "quotes",
+    "mysql://u@h/d": "in a SQLite file, in Postgres or in Redis",
+    "amqp://guest@h//": "in a SQLite file, in Postgres or in Redis",
+    "host=h dbname=d": "PostgresBackend",
+    "": "is empty.*write memory://",
+    " \n": "is empty",
+    "http://h": "memory://",
+    "nonsense": "memory://",
+    "redis://h/0?ssl_cert_reqs=none": "write tls_verify=",
+    "rediss://h/0?ssl=true": "write rediss://",
+    "redis://h/0?decode_responses=true": "leave it out",
+    "redis://h/0?password=x": "redis://user:password@host",
+    "postgresql://h/d?pgbouncer=true": "leave it out",
+    "postgresql://h/d?ssl=true": "write sslmode=",
+    "postgresql://h/d?connection_limit=5": "pool_size",
+}
+
+
+@pytest.mark.parametrize("url", PASTED, ids=repr)
+def test_a_url_of_another_tool_is_told_what_to_write(url: str) -> None:
+    """A URL that is written for another tool, or not quite one, is refused with what to write here."""
+    with pytest.raises(ConfigError, match=f"(?i){PASTED[url]}"):
+        neoq.connect(url)
+
+
+def test_an_empty_variable_is_no_reason_for_memory() -> None:
+    """An empty NEOQ_URL is a deployment gone wrong, whose jobs would be lost at the next restart."""
+    for empty in ("", " "):
+        with pytest.raises(ConfigError, match="NEOQ_URL is empty"):
+            neoq.connect(environ={"NEOQ_URL": empty})
+    assert isinstance(neoq.connect(environ={}, autostart=False), neoq.MemBackend)
+
+
+@pytest.mark.parametrize("place", ["memory://", "redis://h", "postgresql://h/d", "sqlite:///x.db"])
+def test_a_flood_of_unknown_settings(place: str) -> None:
+    """Of very many problems some are told, and how many more there are."""
+    url = f"{place}?" + "&".join(f"concurrenc{number}=1" for number in range(20_000))
+    begun = time.process_time()
+    with pytest.raises(ConfigError, match="19,990 more") as caught:
+        neoq.connect(url)
+    assert len(caught.value.problems) == 11
+    assert time.process_time() - begun < 10
+    with pytest.raises(ConfigError) as caught:
+        neoq.connect(f"{place}?{'x' * 1_000_000}=1&concurrency=0&concurrency=1")
+    assert len(str(caught.value)) < 1000
 
 
 def test_help_shows_no_environment() -> None:
