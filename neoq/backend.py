@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta, tzinfo
@@ -13,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypedDict, TypeVar, Unpack, overload
 
 from neoq.capacity import wanted_of
-from neoq.clock import Clock
+from neoq.clock import Clock, machine
 from neoq.config import Config, OnError, query_of
 from neoq.engine import Engine
 from neoq.errors import ConfigError, InvalidJobError, NeoqError
@@ -513,7 +512,7 @@ class Backend(Store):
         times: list[float] = []  # when we were asked, and asked again
 
         def ask(*_: object) -> None:
-            now = time.monotonic()
+            now = machine.monotonic()
             if not times:
                 times.append(now)
                 asked.release()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from neoq.clock import machine
 from neoq.errors import BackendClosedError, QueueFullError
 from neoq.job import Job
 
@@ -104,7 +104,7 @@ class Room:
         first look, and BackendClosedError where the backend is shut down.
         """
         with self._changed:
-            left = LOOK_EVERY if give_up is None else give_up - time.monotonic()
+            left = LOOK_EVERY if give_up is None else give_up - machine.monotonic()
             if left <= 0 and not self.refusing:
                 raise no_room(queue, capacity, timeout)
             self._waiting += 1

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time as _time
+from collections.abc import Callable
+from functools import partial
+from types import BuiltinFunctionType
 from typing import Protocol
 
 
@@ -16,16 +19,35 @@ class Clock(Protocol):
         """Seconds since some start: they never jump."""
 
 
+class _Machine:
+    """The clocks of this machine, taken once.
+
+    Test suites freeze the time by putting functions of their own in place of these, in the module and in all
+    that imported them: leases would end, and waits would not. The attributes of an object they leave alone.
+    """
+
+    def __init__(self) -> None:
+        self.time: Callable[[], float] = _time.time
+        self.monotonic: Callable[[], float] = _time.monotonic
+        if not isinstance(_time.time, BuiltinFunctionType):  # imported while the time is frozen
+            self.time = partial(_time.clock_gettime, _time.CLOCK_REALTIME)
+        if not isinstance(_time.monotonic, BuiltinFunctionType):
+            self.monotonic = partial(_time.clock_gettime, _time.CLOCK_MONOTONIC)
+
+
+machine = _Machine()
+
+
 class SystemClock:
     """The clocks of this machine."""
 
     def time(self) -> float:
         """Seconds since the epoch."""
-        return _time.time()
+        return machine.time()
 
     def monotonic(self) -> float:
         """Seconds since the machine started, or so."""
-        return _time.monotonic()
+        return machine.monotonic()
 
 
 class LiveClock:
@@ -35,11 +57,11 @@ class LiveClock:
     """
 
     def __init__(self) -> None:
-        self.time = _time.time
-        self.monotonic = _time.monotonic
+        self.time = machine.time
+        self.monotonic = machine.monotonic
 
     def follow(self, clock: Clock) -> None:
         """Read from another clock from now on."""
         system = type(clock) is SystemClock
-        self.time = _time.time if system else clock.time
-        self.monotonic = _time.monotonic if system else clock.monotonic
+        self.time = machine.time if system else clock.time
+        self.monotonic = machine.monotonic if system else clock.monotonic

@@ -8,7 +8,6 @@ import math
 import os
 import sys
 import threading
-import time as _time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from neoq.clock import LiveClock
+from neoq.clock import LiveClock, machine
 from neoq.errors import (
     BackendClosedError,
     BackendError,
@@ -541,7 +540,7 @@ class Engine:
             for lane in self.lanes.values():
                 lane.held = True
         try:
-            self._await_rest(_time.monotonic() + self.config.shutdown_timeout)
+            self._await_rest(machine.monotonic() + self.config.shutdown_timeout)
         except BaseException:
             self.go_on()
             raise
@@ -550,7 +549,7 @@ class Engine:
         """Wait until the threads have ended what they held as they were told to rest."""
         with self.watching():
             while not self._rests():
-                if _time.monotonic() > give_up:
+                if machine.monotonic() > give_up:
                     raise NeoqError("jobs of this backend still run in threads; drain it before")
                 self.wait_for_change(0.01, self.told)
 
@@ -585,7 +584,7 @@ class Engine:
         if not self.running and not self.is_quiet():
             raise NeoqError("drain() waits for jobs that nobody runs: call start() first")
         try:
-            return self.await_quiet(math.inf if timeout is None else _time.monotonic() + timeout)
+            return self.await_quiet(math.inf if timeout is None else machine.monotonic() + timeout)
         except BackendError:
             if self.stopping is None or not self.stopping.drained:
                 raise
@@ -598,7 +597,7 @@ class Engine:
                 seen = self.told
                 if self.is_quiet():
                     return True
-                left = give_up - _time.monotonic()
+                left = give_up - machine.monotonic()
                 if left <= 0 or broken_off():
                     return False
                 self.wait_for_change(left, seen)
@@ -610,7 +609,7 @@ class Engine:
             self.by_hand()
             timeout = 0  # nothing else happens while this thread waits
         slot = current_slot()
-        give_up = math.inf if timeout is None else _time.monotonic() + timeout
+        give_up = math.inf if timeout is None else machine.monotonic() + timeout
         with self.watching(), self._awaiting(job_id) as awaited:
             while True:
                 seen = self.told
@@ -623,7 +622,7 @@ class Engine:
                 awaited.seen = job
                 if slot is not None and slot.asked is not None:
                     raise slot.asked
-                left = give_up - _time.monotonic()
+                left = give_up - machine.monotonic()
                 if left <= 0:
                     raise TimeoutError(f"job {job_id} of {job.queue} is {job.status.name} after {timeout} s")
                 self.wait_for_change(left, seen)

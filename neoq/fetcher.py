@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from neoq.clock import machine
 from neoq.errors import BackendError, NeoqError
 from neoq.job import Job
 from neoq.loop import Loop
@@ -112,7 +113,7 @@ class Fetcher:
             wait = 0.0  # the fetcher is to say so, and to try again in a while
         finally:
             self._claiming.release()
-        if time.monotonic() + wait < self._looks_at:
+        if machine.monotonic() + wait < self._looks_at:
             self.call()
 
     def fence(self, fenced: bool) -> None:
@@ -160,10 +161,10 @@ class Fetcher:
 
     def _ends(self, seconds: float) -> bool:
         """Wait until nobody claims; False where that takes longer."""
-        give_up = time.monotonic() + seconds
+        give_up = machine.monotonic() + seconds
         self._loop.join(seconds)
         while self._claiming.locked():  # not acquired here, where a signal handler may raise at any time
-            if time.monotonic() >= give_up:
+            if machine.monotonic() >= give_up:
                 return False
             time.sleep(SHORT)
         return not self._loop.is_alive()
@@ -172,7 +173,7 @@ class Fetcher:
         self._looks_at = math.inf
         with self._claiming:
             wait = self._fetch()
-            self._looks_at = time.monotonic() + wait
+            self._looks_at = machine.monotonic() + wait
         return wait
 
     def _say_away(self, error: BackendError, pause: float) -> None:
@@ -192,10 +193,10 @@ class Fetcher:
 
     def _claim(self, demands: list[Demand]) -> float:
         self.claims += 1
-        began, by_wall = time.monotonic(), self._clock.time()
+        began, by_wall = machine.monotonic(), self._clock.time()
         claimed = self._store.claim(demands)
         self._compare_clocks(claimed, by_wall)
-        if self._fenced or time.monotonic() - began >= self._lease:
+        if self._fenced or machine.monotonic() - began >= self._lease:
             # The reply came late: who knows whose these jobs are by now.
             self._settler.put([given_back(job) for job in claimed.jobs])
             return 0.0

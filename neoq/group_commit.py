@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice, pairwise
 from typing import Generic, TypeVar
 
+from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class Call(Generic[T, R]):
 
     def wake(self) -> None:
         """Let its thread look what has become of it."""
-        self.woken = time.monotonic()
+        self.woken = machine.monotonic()
         try:
             self.asleep.release()
         except RuntimeError:  # it is awake, and looks what has become of it before it sleeps again
@@ -118,7 +118,7 @@ class GroupCommit(Generic[T, R]):
                     patience = LOOKS_EVERY
         finally:
             if call.next is not None:
-                self._crowded = time.monotonic() - call.woken > LATE
+                self._crowded = machine.monotonic() - call.woken > LATE
                 self._wake(call.next)
             if self._leader is call or not call.ended:
                 try:
@@ -143,7 +143,7 @@ class GroupCommit(Generic[T, R]):
             for call, following in pairwise(others):
                 call.next = following
             batch += others
-        began = time.monotonic()
+        began = machine.monotonic()
         try:
             self._commit(batch)
         except BaseException as error:
@@ -154,7 +154,7 @@ class GroupCommit(Generic[T, R]):
             if not ours:
                 raise
         if own.lasting:
-            self._patience = min(PATIENCE_AT_MOST, PATIENCE * (time.monotonic() - began))
+            self._patience = min(PATIENCE_AT_MOST, PATIENCE * (machine.monotonic() - began))
 
     def _take_along(self) -> list[Call[T, R]]:
         # No loop stands in the body of a `with`: an exception from a signal handler that lands on its jump

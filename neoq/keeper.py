@@ -12,9 +12,9 @@ import logging
 import math
 import threading
 from collections.abc import Callable
-from time import monotonic
 from typing import TYPE_CHECKING
 
+from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.job import Job
 from neoq.loop import Loop
@@ -50,8 +50,8 @@ class Keeper:
         self._cancel = cancel
         self._lose = lose
         self._fence = fence
-        self._renewed = monotonic()
-        self._pruned = monotonic()
+        self._renewed = machine.monotonic()
+        self._pruned = machine.monotonic()
         self._fenced = False
         self._refused = 0
         self._said: set[str] = set()  # in this round
@@ -62,7 +62,7 @@ class Keeper:
         """Start the thread, once."""
         with self._lock:
             if not self._loop.wanted:
-                self._renewed = monotonic()
+                self._renewed = machine.monotonic()
         self._loop.start()
 
     def call(self) -> None:
@@ -75,12 +75,12 @@ class Keeper:
 
     def _keep(self) -> float:
         """Do every duty, whatever becomes of the others."""
-        asked = began = monotonic()
+        asked = began = machine.monotonic()
         self._said.clear()
         alive = self._does("beat", lambda: self._store.beat(self._info()))
         leases: list[Lease] = []
         if self._does("renewal", lambda: leases.extend(map(lease_of, self._held()))) and leases:
-            asked = monotonic()
+            asked = machine.monotonic()
             alive = self._does("renewal", lambda: self._extend(leases))
         if alive:
             self._note_renewed(asked)
@@ -156,7 +156,7 @@ class Keeper:
             self._renewed = began
             if not self._fenced:
                 return
-            if monotonic() - began >= self._config.lease:
+            if machine.monotonic() - began >= self._config.lease:
                 self._loop.ring()  # it tells nothing of now: ask again at once
                 return
             self._fenced = False
@@ -168,7 +168,7 @@ class Keeper:
         with self._lock:
             if not self._loop.wanted or self._loop.closing:
                 return math.inf
-            left = self._renewed + self._config.lease - monotonic()
+            left = self._renewed + self._config.lease - machine.monotonic()
             if left > 0:
                 return now + left
             if self._fenced:

@@ -10,9 +10,9 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
+from neoq.clock import machine
 from neoq.errors import BackendError
 from neoq.threads import Bell, join, start
 
@@ -157,7 +157,7 @@ class Loop:
 
     def _say(self, error: BaseException) -> None:
         """Log an error, once as long as it stays the same and the pause has not passed."""
-        text, now = f"{type(error).__name__} {error}", monotonic()
+        text, now = f"{type(error).__name__} {error}", machine.monotonic()
         if text == self._said and now - self._said_at < self._pause:
             return
         self._said, self._said_at = text, now
@@ -179,11 +179,11 @@ class Loop:
     def _rest(self) -> None:
         """Wait after an error. A ring shortens it, but no further than to the shortest pause."""
         pause, self._pause = self._pause, min(2 * self._pause, self._last)
-        began = monotonic()
+        began = machine.monotonic()
         if _late:
             revive(often=False)
-        while (passed := monotonic() - began) < pause and not self._is_over():
-            if self.bell.wait(pause - passed) and monotonic() - began >= self._first:
+        while (passed := machine.monotonic() - began) < pause and not self._is_over():
+            if self.bell.wait(pause - passed) and machine.monotonic() - began >= self._first:
                 break
 
 
@@ -204,14 +204,14 @@ def tell_of_late(tell: Callable[[], None]) -> None:
 
 def revive(*, often: bool = True) -> None:
     """Try again what failed for want of a thread; one caller at a time, and not too often from loops."""
-    if (not often and monotonic() < _again_at[0]) or not _turns.acquire(blocking=False):
+    if (not often and machine.monotonic() < _again_at[0]) or not _turns.acquire(blocking=False):
         return
     try:
         for key in list(_late):
             again = _late.pop(key, None)
             if again is not None:
                 again()
-        _again_at[0] = monotonic() + TRY_AGAIN
+        _again_at[0] = machine.monotonic() + TRY_AGAIN
     finally:
         _turns.release()
 

@@ -6,7 +6,6 @@ import functools
 import itertools
 import math
 import threading
-import time as _time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, ClassVar, Unpack
 
 from neoq.backend import Backend
 from neoq.capacity import closed, new_of, no_room, refuse_too_many
+from neoq.clock import machine
 from neoq.config import Config, Settings, count, setting, span
 from neoq.errors import BackendClosedError, UnsupportedError
 from neoq.job import FINISHED, Job, Status, data_of, is_special, queue_of, to_datetime
@@ -427,11 +427,11 @@ class MemBackend(Backend):
         if not number or self.in_runner():  # a handler that waited for itself would wait for ever
             return
         timeout = self.config.enqueue_timeout
-        give_up = math.inf if timeout is None else _time.monotonic() + timeout
+        give_up = math.inf if timeout is None else machine.monotonic() + timeout
         state.blocked.append(number)
         try:
             while not self._refusing and (number_now := wanted()) and self._is_full(state, number_now):
-                left = give_up - _time.monotonic()
+                left = give_up - machine.monotonic()
                 if left <= 0:
                     raise no_room(state.queue, self.capacity_of(state.queue) or 0, timeout)
                 state.ready.not_full.wait(min(left, self.config.job_check_interval))

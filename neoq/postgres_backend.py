@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import time as _time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,6 +15,7 @@ import psycopg
 from neoq import postgres_schema
 from neoq.backend import Backend
 from neoq.capacity import Room, new_of, no_room, refuse_too_many, wanted_of
+from neoq.clock import machine
 from neoq.config import FLAG, Config, Kind, Settings, count, query_of, refuse_twice, setting, span, url_kind
 from neoq.errors import (
     BackendError,
@@ -280,12 +280,12 @@ class PostgresBackend(Backend):
 
     def _add_patiently(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
         """Add, and wait for a server that is away; not where it is unknown what it has done."""
-        give_up = _time.monotonic() + self.config.wait_for_server
+        give_up = machine.monotonic() + self.config.wait_for_server
         while True:
             try:
                 return self._add(jobs, token)
             except BackendUnavailable as error:
-                if error.outcome_unknown or self._room.refusing or _time.monotonic() >= give_up:
+                if error.outcome_unknown or self._room.refusing or machine.monotonic() >= give_up:
                     raise
             self._room.pause(SERVER_EVERY)
 
@@ -324,7 +324,7 @@ class PostgresBackend(Backend):
         """Add where there is room, or wait for it."""
         self._adder.name_queues({job.queue for job in jobs})  # on a connection of its own: before ours
         timeout = self.config.enqueue_timeout
-        give_up = None if timeout is None else _time.monotonic() + timeout
+        give_up = None if timeout is None else machine.monotonic() + timeout
         while True:
             with self._connections.use() as connection, connection.transaction():
                 joined = Joined(self._connections, connection)
@@ -392,7 +392,7 @@ class PostgresBackend(Backend):
             rows = self._own.execute(self._statements.claim, values)
         except BackendUnavailable as error:
             if error.outcome_unknown:
-                self._lost_claims.append((token, _time.monotonic()))
+                self._lost_claims.append((token, machine.monotonic()))
             else:
                 self._leased.discard((0, token))
             raise
@@ -443,7 +443,7 @@ class PostgresBackend(Backend):
         if not self._lost_claims:
             return
         ended = self._own.await_end("claim(")
-        now = _time.monotonic()
+        now = machine.monotonic()
         for token, since in list(self._lost_claims):
             self._own.execute(self._statements.unclaim, (self._presence.number, token))
             if ended or now - since > DOUBT_ENDS:  # else it may be executed yet

@@ -22,6 +22,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
+from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.postgres_arrays import register
 from neoq.redact import HOW_TO_WRITE, Hider, Url, secrets_of
@@ -219,13 +220,13 @@ class Connections:
 
     def await_end(self, part: str) -> bool:
         """Wait until no session executes a statement whose reply was lost; False where one still may."""
-        give_up = time.monotonic() + DOUBT_LASTS
+        give_up = machine.monotonic() + DOUBT_LASTS
         while self.execute(
             "select 1 from pg_stat_activity where pid = any (%s::int[]) and state = 'active'"
             " and position(%s in query) > 0",
             (self._lost[-100:], part),
         ):
-            if time.monotonic() > give_up:
+            if machine.monotonic() > give_up:
                 return False
             time.sleep(0.02)
         return self.direct  # behind a PgBouncer there is no telling

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import select
 import threading
-import time
 from collections.abc import Callable, Iterable
 
 import psycopg
 
+from neoq.clock import machine
 from neoq.config import SafeLogger
 from neoq.errors import BackendError
 from neoq.loop import Loop
@@ -57,7 +57,7 @@ class Presence:
             2 * heartbeat,
             3 * lease,
         )  # seconds until a quiet worker is dead: unlocked, and locked
-        self._beaten = time.monotonic()
+        self._beaten = machine.monotonic()
         # Perhaps the server was away just now, or another took its place: the living have time to be heard.
         self._away_until = self._beaten + self.patience[0]
         self._notify = notify
@@ -105,7 +105,7 @@ class Presence:
                 [(number,)] = connection.execute(self._statements.beat, values).fetchall()
         if own:
             self.number = number
-            now = time.monotonic()
+            now = machine.monotonic()
             if now - self._beaten > self.patience[0]:  # perhaps the server was away, and everybody is quiet
                 self._away_until = now + 3 * self._heartbeat
             self._beaten = now
@@ -113,7 +113,7 @@ class Presence:
 
     def may_judge(self) -> bool:
         """Whether this process may call others dead: not when it was quiet itself, or has just come."""
-        return time.monotonic() >= self._away_until
+        return machine.monotonic() >= self._away_until
 
     def _is_connected(self) -> bool:
         return self._connection is not None and not self._connection.closed
@@ -193,18 +193,18 @@ class Presence:
                 self._take_lock(self.hold())
             self._fresh = True
         if self._fresh:
-            self._fresh, self._looked = False, time.monotonic()
+            self._fresh, self._looked = False, machine.monotonic()
             if self._connections.direct:  # what was told meanwhile was told to nobody
                 self._notify("", "ready")
                 self._notify("", "cancel")
         every = max(0.05, self._heartbeat / 2)
-        self._wait(max(0.0, self._looked + every - time.monotonic()))
+        self._wait(max(0.0, self._looked + every - machine.monotonic()))
         connection = self._connection
         if connection is not None:
             for notice in connection.notifies(timeout=0):
                 self._pass_on(notice.payload)
-        if time.monotonic() - self._looked >= every:
-            self._looked = time.monotonic()
+        if machine.monotonic() - self._looked >= every:
+            self._looked = machine.monotonic()
             self._look_for_dead()
 
     def _wait(self, seconds: float) -> None:
@@ -248,7 +248,7 @@ class Announcer:
 
     def with_commit(self, queues: Iterable[str]) -> str | None:
         """What to notify with the commit that adds to these queues; None where it will be told afterwards."""
-        now = time.monotonic()
+        now = machine.monotonic()
         if now - self._told < APART:
             return None
         with self._lock:
@@ -278,7 +278,7 @@ class Announcer:
     def _turn(self) -> float | None:
         with self._lock:
             queues = self._pending
-            now = time.monotonic()
+            now = machine.monotonic()
             left = max(0.0, self._told + APART - now)
             due = bool(queues) and (self._loop.closing or not left)
             if due:

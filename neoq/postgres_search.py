@@ -8,10 +8,10 @@ jobs may have been put before that point since, by a retry, a late commit or a w
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from neoq.clock import machine
 from neoq.postgres_arrays import float8s, int2s, texts
 
 LONG = 0.008  # seconds of searching, above which it is worth remembering where it ended
@@ -46,7 +46,7 @@ class Searches:
         """The queues whose beginning is better left out now."""
         if not self._queues:
             return {}
-        now = time.monotonic()
+        now = machine.monotonic()
         return {
             queue: search
             for queue in queues
@@ -77,7 +77,7 @@ class Searches:
                 self._queues.pop(queue, None)
                 continue
             search = self._queues[queue] = _Search()
-            search.whole_again = time.monotonic() + max(WHOLE_EVERY, spent / WHOLE_SHARE)
+            search.whole_again = machine.monotonic() + max(WHOLE_EVERY, spent / WHOLE_SHARE)
         for one in told:
             search_of = self._queues.get(one.queue)
             if search_of is not None:
@@ -87,4 +87,4 @@ class Searches:
         """In how many seconds the first of these is searched from the beginning again."""
         if not known:
             return None
-        return max(0.0, min(search.whole_again for search in known.values()) - time.monotonic())
+        return max(0.0, min(search.whole_again for search in known.values()) - machine.monotonic())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time as _time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Unpack
 
 from neoq.backend import Backend
 from neoq.capacity import Room, closed, new_of, refuse_too_many, wanted_of
+from neoq.clock import machine
 from neoq.config import OPTIONAL_TEXT, SECRET, Config, Kind, Settings, count, setting, span, url_kind
 from neoq.errors import (
     BackendError,
@@ -270,7 +270,7 @@ class RedisBackend(Backend):
         self._redis = connection
         self._scripts = connection.scripts
         self._queues = RedisQueues(connection, config.prefix)
-        before = _time.time()
+        before = machine.time()
         self._queues.learn_time(self._queues.ask_time(), before)
         self._finder = Finder(self._queues)
         self._leased = Leased(self._queues)
@@ -283,7 +283,7 @@ class RedisBackend(Backend):
         self._token_lock = threading.Lock()
         self._lost_claims: list[tuple[str, int]] = []
         self._unsure: set[tuple[int, int]] = set()  # leases whose end may be recorded, unheard
-        self._swept = _time.monotonic()
+        self._swept = machine.monotonic()
         self._cursors: dict[str, Any] = {}
         self._crons: dict[str, str] = {}
         self._room = Room()
@@ -330,7 +330,7 @@ class RedisBackend(Backend):
     def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add where there is room, or wait for it."""
         timeout = self.config.enqueue_timeout
-        give_up = None if timeout is None else _time.monotonic() + timeout
+        give_up = None if timeout is None else machine.monotonic() + timeout
         while True:
             try:
                 return self._add_where_room(jobs, token, capacities)
@@ -418,7 +418,7 @@ class RedisBackend(Backend):
         if quiet is None or (quiet.due is not None and quiet.due <= self._queues.time()):
             return False
         patience = min(max(LOOK_EVERY, 5 * len(self._quiet)), LOOK_EVERY_AT_LEAST) if self._wakes.hears else 1
-        return _time.monotonic() - quiet.looked_at < patience * self.config.job_check_interval
+        return machine.monotonic() - quiet.looked_at < patience * self.config.job_check_interval
 
     # -- claim ------------------------------------------------------------------------------------------
 
@@ -464,7 +464,7 @@ class RedisBackend(Backend):
             )
             for one in parts
         ]
-        before = _time.time()
+        before = machine.time()
         lost = [(one.queue, token) for one in demands]
         try:
             replies = self._redis.call_each(calls, again=False)
@@ -489,7 +489,7 @@ class RedisBackend(Backend):
     def _leave_alone(self, queue: str, error: BackendError, dues: list[float]) -> None:
         """Ask a queue that the server refuses to claim from again in a while: others are not to suffer."""
         due = self._queues.time() + self.config.job_check_interval
-        self._quiet[queue] = Quiet(due, _time.monotonic())
+        self._quiet[queue] = Quiet(due, machine.monotonic())
         dues.append(due)
         self.config.log.warning("no jobs of %s can be claimed: %s", queue, error)
 
@@ -508,7 +508,7 @@ class RedisBackend(Backend):
         if full:
             self._quiet.pop(queue, None)
         elif demand.kinds is None and self._stirs.get(queue, 0) == stir:
-            self._quiet[queue] = Quiet(due if due >= 0 else None, _time.monotonic())
+            self._quiet[queue] = Quiet(due if due >= 0 else None, machine.monotonic())
         jobs: list[Job] = []
         if not ids:
             return jobs
@@ -703,8 +703,8 @@ class RedisBackend(Backend):
                 leases = sorted(self._finder.leases(queue, f"*:{worker}"))
                 self._take_back(queue, leases, reclaimed, expired=False)
             self._workers.forget(worker)
-        if _time.monotonic() - self._swept > SWEEP_EVERY:
-            self._swept = _time.monotonic()
+        if machine.monotonic() - self._swept > SWEEP_EVERY:
+            self._swept = machine.monotonic()
             self._sweep(reclaimed)
         for queue in {job.queue for job in reclaimed.returned}:
             self._stir(queue)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable, ConfigError
 from neoq.redact import Hider, misread
 from neoq.redis_scripts import Script, Scripts
@@ -208,7 +208,7 @@ class RedisConnection:
         self._hider = Hider([address.password, sentinel["password"], *user])
         self.cluster = address.kind == "cluster"
         self.broken = 0  # how often a connection broke
-        self.broke_at = time.monotonic()
+        self.broke_at = machine.monotonic()
         self._timeout = socket_timeout
         self._wait = wait_replicas
         self._tls = {"ssl": True, **tls} if address.tls else {}
@@ -549,7 +549,7 @@ class RedisConnection:
     def _broke(self) -> None:
         with self._lock:
             self.broken += 1
-            self.broke_at = time.monotonic()
+            self.broke_at = machine.monotonic()
         self._drop_free()  # they broke with this one, most likely, and the next attempt needs one that lives
 
     def _drop_free(self) -> None:

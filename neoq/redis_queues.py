@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from typing import Any
 
+from neoq.clock import machine
 from neoq.redis_connection import Call, RedisConnection
 from neoq.redis_keys import QueueKeys, global_key
 from neoq.redis_scripts import Script
@@ -64,7 +64,7 @@ class RedisQueues:
 
     def time(self) -> float:
         """The server's clock, as far as this process knows it."""
-        return time.time() + self.clock_ahead
+        return machine.time() + self.clock_ahead
 
     def ask_time(self) -> float:
         """The server's clock; in a cluster each has its own."""
@@ -76,7 +76,7 @@ class RedisQueues:
     def learn_time(self, server: float, before: float) -> None:
         """Take the server's clock from a reply to what was sent at ``before``."""
         ahead = server - before
-        late = time.time() - before  # it was read at some moment between
+        late = machine.time() - before  # it was read at some moment between
         if not ahead - late <= self.clock_ahead <= ahead:
             self.clock_ahead = ahead - late / 2
 

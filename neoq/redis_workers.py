@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from neoq.clock import machine
 from neoq.redis_keys import global_key
 from neoq.redis_queues import RedisQueues, pairs_of
 from neoq.store import WorkerInfo
@@ -34,7 +34,7 @@ class Workers:
         self._key = global_key(queues.prefix, "workers")
         self._told = b""
         self._touched = 0.0
-        self._opened_at = time.monotonic()
+        self._opened_at = machine.monotonic()
         self.claims_from: set[str] = set()
 
     # -- this process -----------------------------------------------------------------------------------
@@ -56,13 +56,13 @@ class Workers:
         )
         self._say(worker.id, told)
         if ours:
-            self._told, self._touched = told, time.monotonic()
+            self._told, self._touched = told, machine.monotonic()
 
     def touch(self) -> None:
         """Be alive in the eyes of others, without news."""
-        if self._told and time.monotonic() - self._touched > self._config.heartbeat / 2:
+        if self._told and machine.monotonic() - self._touched > self._config.heartbeat / 2:
             self._say(self._worker, self._told)
-            self._touched = time.monotonic()
+            self._touched = machine.monotonic()
 
     def enlist(self, queues: Iterable[str]) -> None:
         """Before the first claim from a queue, say that there may be leases of ours: others look there."""
@@ -106,7 +106,7 @@ class Workers:
         sees no connection of its. Who has just come back, perhaps with everybody, judges nobody yet.
         """
         steady_since = max(self._opened_at, self._redis.broke_at)
-        if time.monotonic() - steady_since < STEADY_AFTER * self._config.heartbeat:
+        if machine.monotonic() - steady_since < STEADY_AFTER * self._config.heartbeat:
             return []
         others = {name: known for name, known in self._known().items() if name != self._worker}
         if not others:

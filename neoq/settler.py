@@ -11,8 +11,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import monotonic
 
+from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.job import Status
 from neoq.loop import Loop
@@ -117,7 +117,7 @@ class Settler:
             self._settle(self._chunks[0])
             return 0.0
         if self._suspects:
-            return max(0.0, min(suspect.due for suspect in self._suspects) - monotonic())
+            return max(0.0, min(suspect.due for suspect in self._suspects) - machine.monotonic())
         return None
 
     def _settle(self, batch: list[Outcome]) -> None:
@@ -141,7 +141,7 @@ class Settler:
             self._chunks.popleft()
             if len(batch) == 1:
                 # What was refused is tried in plain words next.
-                due = monotonic() + (0.0 if refused else FIRST_PAUSE)
+                due = machine.monotonic() + (0.0 if refused else FIRST_PAUSE)
                 self._suspects.append(Suspect(batch[0], due, TRIES[0] if refused else 0))
             elif refused:
                 self._chunks.extend([outcome] for outcome in batch)
@@ -151,7 +151,7 @@ class Settler:
 
     def _try_a_suspect(self) -> None:
         suspect = min(self._suspects, key=lambda one: one.due)
-        if suspect.due > monotonic():
+        if suspect.due > machine.monotonic():
             return
         job_id = suspect.outcome.lease.job_id
         try:
@@ -179,7 +179,7 @@ class Settler:
         suspect.tries += answers
         if suspect.tries >= sum(TRIES):
             return True
-        suspect.due = monotonic() + suspect.pause
+        suspect.due = machine.monotonic() + suspect.pause
         if answers:
             self._logger.debug("the store does not take the outcome of a job: %s", error)
         else:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from neoq.clock import machine
 from neoq.errors import BackendError, ShutdownRequested
 from neoq.job import FINISHED, Job, Status
 from neoq.store import Outcome, given_back
@@ -100,7 +100,7 @@ class Stopping:
     def hurry(self) -> None:
         """Wait for jobs no longer: those that run are interrupted. A signal handler may call it."""
         if not self._hurried:
-            self._hurried_at = time.monotonic()
+            self._hurried_at = machine.monotonic()
             self._hurried = True
 
     def run(self) -> ShutdownReport:
@@ -166,9 +166,9 @@ class Stopping:
     def _in_standby(self, own: Runner | None, seconds: float) -> bool:
         """Stop in a thread of its own; whether that was done in time."""
         done = False
-        give_up = time.monotonic() + seconds
+        give_up = machine.monotonic() + seconds
         with self._impatient():
-            while not done and time.monotonic() < give_up:
+            while not done and machine.monotonic() < give_up:
                 done = self._engine.standby.do(lambda: self._stop(own), min(SLICE, seconds))
                 if self._hurried:
                     give_up = min(give_up, self._hurried_at + CLOSING + STANDSTILL)
@@ -183,7 +183,7 @@ class Stopping:
 
     def _stop(self, own: Runner | None) -> None:
         engine = self._engine
-        give_up = self._give_up = time.monotonic() + self._timeout
+        give_up = self._give_up = machine.monotonic() + self._timeout
         if engine.durable:
             self._held = {job.id: job for job in engine.held() if job.id is not None}
         engine.ticker.close()
@@ -205,7 +205,7 @@ class Stopping:
             self._await_runners(own, give_up, lambda: self._hurried)
         self._interrupt(own)
         with self._impatient():
-            self._await_runners(own, time.monotonic() + INTERRUPT_GRACE, lambda: False)
+            self._await_runners(own, machine.monotonic() + INTERRUPT_GRACE, lambda: False)
         self._leave_behind(own)
         if own is None:
             self._close()
@@ -217,13 +217,13 @@ class Stopping:
     def _patience(self) -> float:
         """Seconds for a claim or a settle that is under way: all that are left, and a moment at least."""
         give_up = min(self._give_up, self._hurried_at + CLOSING)
-        return max(CLOSING_GRACE, give_up - time.monotonic())
+        return max(CLOSING_GRACE, give_up - machine.monotonic())
 
     def _await_runners(self, own: Runner | None, give_up: float, hurried: Callable[[], bool]) -> None:
         for runner in self._engine.all_runners():
             # In slices, since the watchdog may abandon a thread that is waited for.
             while runner is not own and runner.thread.is_alive() and not runner.slot.abandoned:
-                left = give_up - time.monotonic()
+                left = give_up - machine.monotonic()
                 if left <= 0 or hurried():
                     break
                 runner.thread.join(min(left, SLICE))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time as _time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Unpack
 from neoq import sqlite_add, sqlite_claim, sqlite_look, sqlite_operate, sqlite_settle
 from neoq.backend import Backend
 from neoq.capacity import Room, new_of, no_room, refuse_too_many, wanted_of
+from neoq.clock import machine
 from neoq.config import Config, Kind, Settings, setting, span
 from neoq.errors import BackendError, BackendUnavailable, ConfigError
 from neoq.job import Job, Status, to_datetime
@@ -255,7 +255,7 @@ class SqliteBackend(Backend):
     def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add where there is room, or wait for it."""
         timeout = self.config.enqueue_timeout
-        give_up = None if timeout is None else _time.monotonic() + timeout
+        give_up = None if timeout is None else machine.monotonic() + timeout
 
         def try_to_add(ledger: Ledger) -> tuple[list[Job], str | None]:
             full = self._full_queue(ledger, jobs, capacities)
@@ -424,8 +424,8 @@ class SqliteBackend(Backend):
             self._notify("", "ready")
             self._told = self._tell_of_cancelled(self._told)
             self._seen_version = now
-        if _time.monotonic() - self._looked > SIGNS_OF_LIFE_EVERY:
-            self._looked = _time.monotonic()
+        if machine.monotonic() - self._looked > SIGNS_OF_LIFE_EVERY:
+            self._looked = machine.monotonic()
             self._look_every, self._wrote = LOOK_EVERY if self._wrote else LOOK_AT_REST, False
             self._look_for_dead()
         return self._look_every

@@ -14,13 +14,13 @@ import ctypes
 import os
 import sqlite3
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.group_commit import Call, GroupCommit
 from neoq.sqlite_place import Identity, Place
@@ -253,7 +253,7 @@ class SqliteFile:
             try:
                 return act()
             except sqlite3.OperationalError as error:
-                now = time.monotonic()
+                now = machine.monotonic()
                 if give_up is None:
                     give_up = now + (self._busy_timeout if patience is None else patience)
                 if _code(error) not in _BUSY or now >= give_up:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import threading
 from datetime import datetime, timedelta
-from time import monotonic
 from typing import TYPE_CHECKING
 
+from neoq.clock import machine
 from neoq.errors import BackendError
 from neoq.job import Job, to_datetime
 from neoq.loop import Loop
@@ -85,13 +85,13 @@ class Cron:
     def rest(self) -> float:
         """Leave it alone for a while; returns for how long."""
         pause, self.pause = self.pause, min(2 * self.pause, LAST_PAUSE)
-        self.rests_until = monotonic() + pause
+        self.rests_until = machine.monotonic() + pause
         return pause
 
     @property
     def rests(self) -> bool:
         """Whether it is left alone after an error."""
-        return monotonic() < self.rests_until
+        return machine.monotonic() < self.rests_until
 
 
 class Ticker:
