@@ -15,8 +15,8 @@ from psycopg import sql
 
 from neoq.errors import BackendError
 
-VERSION = 2
-SIGNS = ("jobs", "claim")  # what each of the migrations has made, table or function
+VERSION = 3
+SIGNS = ("jobs", "claim", "readable_json")  # what each of the migrations has made, table or function
 TABLES = frozenset({"jobs", "history", "tally", "queues", "ticks", "workers"})
 _LOCK = 5_462_193_407_311  # neoq's own, over all schemas
 

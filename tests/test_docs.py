@@ -131,7 +131,7 @@ def test_the_programs_run_and_print_what_the_page_says(
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_blocks_are_marked_with_a_language(page: Path) -> None:
     """Every block says what it is, so that none is left untested by a slip."""
-    known = {"python", "python-other", "text", "console", "ini", "{eval-rst}", "{toctree}"}
+    known = {"python", "python-other", "text", "console", "ini", "sql", "{eval-rst}", "{toctree}"}
     assert not [
         f"{name_of(page)}:{b.start} {b.language!r}" for b in blocks_of(page) if b.language not in known
     ]

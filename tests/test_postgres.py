@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -1316,6 +1316,86 @@ def test_settings_of_our_sessions(make: Make, postgres_url: str) -> None:
     jobs += backend.enqueue_many([Job("q", {"n": n, **values}, meta={"text": TEXT}) for n in (2, 3)])
     assert [ended(backend, job).result for job in jobs] == [job.payload for job in jobs]
     assert ticks.wait()
+
+
+# -- tables for people -------------------------------------------------------------------------------------
+
+
+def test_the_view_of_all_jobs(make: Make, admin: psycopg.Connection[Any], new_schema: str) -> None:
+    """The view has each job, unfinished or not, in plain SQL types."""
+    backend = make()
+    backend.listen("good", lambda job: {"sum": job.payload["n"] + 1})
+    backend.listen("bad", lambda job: 1 / job.payload["n"], max_retries=0)
+    good = ended(backend, backend.enqueue("good", {"n": 1}, meta={"a": "b"}))
+    bad = ended(backend, backend.enqueue("bad", {"n": 0}))
+    later = backend.enqueue(Job("later", run_after=60, deadline=90, key="x", priority=7))
+    columns = "id, queue, status, payload, result, meta, error, created_at, run_after, finished_at"
+    rows = {row[0]: row[1:] for row in admin.execute(f'select {columns} from "{new_schema}".all_jobs')}
+    assert rows.keys() == {good.id, bad.id, later.id}
+    for job in (good, bad, later):
+        *plain, created_at, run_after, finished_at = rows[job.id]
+        assert plain == [
+            job.queue, str(job.status), job.payload, job.result, dict(job.meta) or None, job.error
+        ]  # fmt: skip
+        for shown, wanted in (
+            (created_at, job.created_at), (run_after, job.run_after), (finished_at, job.finished_at)
+        ):  # fmt: skip
+            assert shown == wanted or abs(shown - wanted) <= timedelta(microseconds=1)  # as each rounds
+    query = f"""
+        select key, priority, deadline, retries, crashes, worker
+        from "{new_schema}".all_jobs where id = %s
+    """
+    assert admin.execute(query, (later.id,)).fetchone() == ("x", 7, later.deadline, 0, 0, None)
+
+
+def test_the_view_shows_what_runs_and_where(
+    make: Make, admin: psycopg.Connection[Any], new_schema: str
+) -> None:
+    """The view names the worker that runs a job."""
+    backend = make()
+    begun, go_on = threading.Event(), threading.Event()
+    backend.listen("q", lambda _job: begun.set() or go_on.wait(PATIENCE))
+    job = backend.enqueue("q")
+    assert begun.wait(PATIENCE)
+    query = f'select status, worker, started_at is not null from "{new_schema}".all_jobs where id = %s'
+    assert admin.execute(query, (job.id,)).fetchone() == ("running", backend.workers()[0].id, True)
+    go_on.set()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "shown", "wanted"),
+    [
+        ("payload", "'\\xff'", "payload", None),
+        ("payload", "'{\"n\":'", "payload", None),
+        ("payload", '\'{"n":"\\\\u0000"}\'', "payload", None),
+        ("payload", "convert_to(repeat('[', 100000), 'UTF8')", "payload", None),
+        ("meta", "'no'", "meta", None),
+        ("status", "77", "status", "unknown"),
+        ("run_after", "'NaN'", "run_after", None),
+        ("run_after", "'Infinity'", "run_after::text", "infinity"),
+        ("run_after", "1e300", "run_after::text", "infinity"),
+        ("created_at", "-1e300", "created_at::text", "-infinity"),
+    ],
+)
+def test_the_view_and_bad_rows(
+    backend: PostgresBackend,
+    admin: psycopg.Connection[Any],
+    column: str,
+    value: str,
+    shown: str,
+    wanted: str | None,
+) -> None:
+    """What cannot be shown of a row is null, and the others are as they were."""
+    schema = backend.config.schema
+    jobs = backend.enqueue_many([Job("q", {"n": n}, meta={"a": "b"}) for n in range(2)])
+    admin.execute(f'update "{schema}".jobs set {column} = {value} where id = {jobs[0].id}')
+    rows = admin.execute(f'select {shown}, queue from "{schema}".all_jobs order by id').fetchall()
+    assert rows[0] == (wanted, "q")
+    [whole] = admin.execute(
+        f'select payload, meta, status from "{schema}".all_jobs where id = {jobs[1].id}'
+    ).fetchall()
+    assert whole == ({"n": 1}, {"a": "b"}, "pending")
+    admin.execute(f'delete from "{schema}".jobs')
 
 
 # -- locks of others ---------------------------------------------------------------------------------------
