@@ -15,7 +15,7 @@ from neoq.capacity import wanted_of
 from neoq.clock import Clock, machine
 from neoq.config import Config, OnError, query_of
 from neoq.engine import Engine
-from neoq.errors import ConfigError, InvalidJobError, NeoqError
+from neoq.errors import ConfigError, DuplicateJobError, InvalidJobError, NeoqError
 from neoq.executor import Handler, Listener, Middleware
 from neoq.job import (
     Job,
@@ -34,13 +34,14 @@ from neoq.redact import HOW_TO_WRITE
 from neoq.reentry import GUARDED, guarded
 from neoq.retry import RetryPolicy
 from neoq.shutdown import ShutdownReport
-from neoq.store import QueueCounts, Store
+from neoq.store import Action, QueueCounts, Store
 from neoq.ticker import Cron
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from urllib.parse import SplitResult
 
+CHANGED_AT_ONCE = 500  # jobs of one call to the store, so that it holds nobody up for long
 SECOND_SIGNAL = 0.5  # seconds after the first, or it is the same
 EnqueueMiddleware = Callable[[Job, Callable[..., Job]], Job]
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
@@ -617,31 +618,59 @@ class Backend(Store):
 
     # -- operating ---------------------------------------------------------------------------------------
 
-    def cancel(self, job_id: int) -> bool:
-        """Cancel a job: a waiting one at once, a running one by an interrupt; False if there is none."""
-        job_id = checked_id(job_id)
-        self.engine.look()
-        changed = self.change([job_id], "cancel")
-        self.engine.cancel_running(set(changed.running))
-        self.engine.tell()
-        return bool(changed.done or changed.running)
+    @overload
+    def cancel(self, job_id: int) -> bool: ...
+    @overload
+    def cancel(self, job_id: Iterable[int]) -> set[int]: ...
+    def cancel(self, job_id: int | Iterable[int]) -> bool | set[int]:
+        """Cancel a job: a waiting one at once, a running one by an interrupt; False if there is none.
 
-    def retry(self, job_id: int) -> bool:
+        Of many ids it returns those whose jobs are, or will be, cancelled.
+        """
+        return self._operate(job_id, "cancel")
+
+    @overload
+    def retry(self, job_id: int) -> bool: ...
+    @overload
+    def retry(self, job_id: Iterable[int]) -> set[int]: ...
+    def retry(self, job_id: int | Iterable[int]) -> bool | set[int]:
         """Run a dead or waiting job now; a dead one begins again with no retries behind it.
 
-        Raises DuplicateJobError where its fingerprint is taken meanwhile.
+        Raises DuplicateJobError where its fingerprint is taken meanwhile. Of many ids it returns those whose
+        jobs will run, and leaves such a job as it is.
         """
-        job_id = checked_id(job_id)
-        self.engine.look()
-        return bool(self.change([job_id], "retry").done)
+        return self._operate(job_id, "retry")
 
-    def delete(self, job_id: int) -> bool:
-        """Forget a job that is not running."""
-        job_id = checked_id(job_id)
+    @overload
+    def delete(self, job_id: int) -> bool: ...
+    @overload
+    def delete(self, job_id: Iterable[int]) -> set[int]: ...
+    def delete(self, job_id: int | Iterable[int]) -> bool | set[int]:
+        """Forget a job that is not running; of many ids it returns those that are forgotten."""
+        return self._operate(job_id, "delete")
+
+    def _operate(self, job_id: int | Iterable[int], action: Action) -> bool | set[int]:
+        if isinstance(job_id, (str, bytes)) or not isinstance(job_id, Iterable):
+            job_id = checked_id(job_id)
+            self.engine.look()
+            return bool(self._change_some([job_id], action))
+        ids = list(dict.fromkeys(map(checked_id, job_id)))
         self.engine.look()
-        deleted = bool(self.change([job_id], "delete").done)
-        self.engine.tell()
-        return deleted
+        changed: set[int] = set()
+        for start in range(0, len(ids), CHANGED_AT_ONCE):
+            try:
+                changed |= self._change_some(ids[start : start + CHANGED_AT_ONCE], action)
+            except DuplicateJobError:  # of a single one
+                continue
+        return changed
+
+    def _change_some(self, ids: list[int], action: Action) -> frozenset[int]:
+        changed = self.change(ids, action)
+        if action == "cancel":
+            self.engine.cancel_running(set(changed.running))
+        if action != "retry":
+            self.engine.tell()
+        return changed.done | changed.running
 
     def pause(self, queue: str) -> None:
         """Start no more jobs of a queue until `resume`; they can still be enqueued."""

@@ -18,7 +18,7 @@ from neoq.backend import Backend
 from neoq.capacity import closed, new_of, no_room, refuse_too_many
 from neoq.clock import machine
 from neoq.config import Config, Settings, count, setting, span
-from neoq.errors import BackendClosedError, UnsupportedError
+from neoq.errors import BackendClosedError, DuplicateJobError, UnsupportedError
 from neoq.job import FINISHED, Job, Status, data_of, is_special, queue_of, to_datetime
 from neoq.mem_queues import FutureJobs, Key, Plain, QueueState, Records, job_of
 from neoq.reentry import guarded, reentered
@@ -749,14 +749,21 @@ class MemBackend(Backend):
     def _change(self, job_ids: Iterable[int], action: Action) -> Changed:
         operate = {"cancel": self._cancel, "retry": self._retry, "delete": self._delete}[action]
         done, running, queues = set(), set(), set()
-        for job_id in job_ids:
+        ids = list(job_ids)
+        for job_id in ids:
             entry = self._jobs.get(job_id)
             if entry is None:
                 continue
             state = self._queues[entry.queue if isinstance(entry, Job) else entry[1]]
             job = state.record(job_id)
             assert job is not None
-            if operate(job, state):
+            try:
+                changed = operate(job, state)
+            except DuplicateJobError:
+                if len(ids) == 1:
+                    raise
+                continue
+            if changed:
                 done.add(job_id)
                 queues.add(job.queue)
             elif action == "cancel" and job.status is _RUNNING:

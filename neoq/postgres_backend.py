@@ -20,6 +20,7 @@ from neoq.config import FLAG, Config, Kind, Settings, count, query_of, refuse_tw
 from neoq.errors import (
     BackendError,
     BackendUnavailable,
+    DuplicateJobError,
 )
 from neoq.job import Job, Status, to_datetime
 from neoq.postgres_add import Adder, duplicate_of, holder_in, is_duplicate
@@ -606,6 +607,10 @@ class PostgresBackend(Backend):
         try:
             rows = self._execute(self._statements.change, (int8s(ids), uuids(holds), action))
         except BackendError as error:
+            if (
+                is_duplicate(error) and len(ids) > 1
+            ):  # nothing was done: find those whose fingerprint is taken
+                return self._change_each(ids, action)
             if is_duplicate(error):
                 job_id = holder_in(error)
                 raise duplicate_of(next(iter(self.find(ids=[job_id])), None), job_id) from None
@@ -620,6 +625,17 @@ class PostgresBackend(Backend):
             frozenset(job_id for job_id, _, done in rows if not done),
             frozenset(queues),
         )
+
+    def _change_each(self, ids: Sequence[int], action: Action) -> Changed:
+        """Change jobs in halves, without those that must be left as they are."""
+        changed = Changed()
+        middle = len(ids) // 2
+        for half in (ids[:middle], ids[middle:]):
+            try:
+                changed |= self.change(half, action)
+            except DuplicateJobError:
+                continue
+        return changed
 
     def set_paused(self, queue: str, paused: bool) -> None:
         """Hold a queue's jobs back, or let them go."""

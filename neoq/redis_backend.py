@@ -806,15 +806,16 @@ class RedisBackend(Backend):
         """Cancel, retry or delete jobs."""
         done, running, queues = set[int](), set[int](), set[str]()
         by_queue: dict[str, list[int]] = {}
-        for job in self._finder.of_ids(job_ids):
+        asked = list(job_ids)
+        for job in self._finder.of_ids(asked):
             by_queue.setdefault(job.queue, []).append(stored_at(job.id))
         for queue, ids in by_queue.items():
             number = self._queues.number(queue)
             for start in range(0, len(ids), AT_ONCE):
                 arguments = [action, *self._queues.wake_arguments(queue), *ids[start : start + AT_ONCE]]
                 reply = self._queues.call(self._scripts.change, queue, arguments)
-                if reply[0] == b"taken":
-                    raise taken_by(self._finder.look(queue, [int(reply[2])])[0])
+                if reply[2] and len(asked) == 1:
+                    raise taken_by(self._finder.look(queue, [int(reply[2][1])])[0])
                 done |= {job_id(int(stored), number) for stored in reply[0]}
                 running |= {job_id(int(stored), number) for stored in reply[1]}
                 if reply[0]:

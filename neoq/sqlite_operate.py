@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import orjson
 
+from neoq.errors import DuplicateJobError
 from neoq.job import Job, Status
 from neoq.sqlite_add import hash_of, move
 from neoq.sqlite_ledger import Ledger
@@ -27,7 +28,13 @@ def change(ledger: Ledger, job_ids: Sequence[int], action: Action) -> Changed:
         assert job.id is not None
         if job._unreadable is not None:
             uncertain.add(job.queue)
-        if operate(ledger, job):
+        try:
+            changed = operate(ledger, job)
+        except DuplicateJobError:
+            if len(job_ids) == 1:
+                raise
+            continue
+        if changed:
             done.add(job.id)
             queues.add(job.queue)
         elif action == "cancel" and job.status is Status.RUNNING:

@@ -170,6 +170,10 @@ class Changed:
     running: frozenset[int] = frozenset()
     queues: frozenset[str] = field(default=frozenset())
 
+    def __or__(self, other: Changed) -> Changed:
+        """What two operations did together."""
+        return Changed(self.done | other.done, self.running | other.running, self.queues | other.queues)
+
 
 class Store(abc.ABC):
     """The operations that a backend implements.
@@ -277,7 +281,8 @@ class Store(abc.ABC):
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel (a running one is only marked, and reported), retry now, or delete jobs.
 
-        Raises DuplicateJobError where a retried job's fingerprint is taken.
+        Raises DuplicateJobError for one job to retry whose fingerprint is taken; of several, such jobs are
+        left as they are.
         """
 
     @abc.abstractmethod

@@ -1,12 +1,13 @@
 -- Cancel, retry or delete jobs.
 -- keys: jobs life payloads results ready wait retry cancel crashed uniq done_jobs dead_jobs cancelled_jobs ids idle
 -- arguments: cancel, retry or delete, the channel of workers, the queue, how many workers to call; then ids
--- result: {ids that it was done to, ids that run, whose workers are for the client to tell} or {"taken", id, id of the holder}
+-- result: {ids that it was done to, ids that run, whose workers are for the client to tell, and id and holder of each
+--   that cannot be retried, for its fingerprint is taken}
 -- complexity: O(log of the queue) a job; at most 50 jobs
 
 local action, channel, queue, tries = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local now = clock() / 1000000
-local done, running = {}, {}
+local done, running, taken = {}, {}, {}
 
 local function take_out(id, record)
   call('ZREM', READY, id)
@@ -35,6 +36,12 @@ local function retry(id, record, life)
   if life.s == SUCCEEDED or life.s == CANCELLED then return false end
   local due = now
   if life.s == DEAD then
+    local holder = uniqueness_of(record) ~= 0 and call('HGET', UNIQ, fingerprint_of(record))
+    if holder then
+      taken[#taken + 1] = id
+      taken[#taken + 1] = holder
+      return false
+    end
     life = { s = PENDING, n = 0, c = 0, err = life.err, tb = life.tb, ran = life.ran, nodl = true }
     if uniqueness_of(record) ~= 0 then call('HSET', UNIQ, fingerprint_of(record), id) end
     call('ZREM', DEAD_JOBS, id)
@@ -58,16 +65,6 @@ local function delete(id, record)
   return true
 end
 
-if action == 'retry' then
-  for at = 5, #ARGV do
-    local record = call('HGET', JOBS, ARGV[at])
-    if record and uniqueness_of(record) ~= 0 and life_of(call('HGET', LIFE, ARGV[at])).s == DEAD then
-      local holder = call('HGET', UNIQ, fingerprint_of(record))
-      if holder then return { 'taken', ARGV[at], holder } end
-    end
-  end
-end
-
 local acts = { cancel = cancel, retry = retry, delete = delete }
 for at = 5, #ARGV do
   local id = ARGV[at]
@@ -82,4 +79,4 @@ for at = 5, #ARGV do
     done[#done + 1] = id
   end
 end
-return { done, running }
+return { done, running, taken }

@@ -24,7 +24,14 @@ from neoq.testing.cases.durable import DurableCases, LeaseCases, SharedCases, Tr
 from neoq.testing.cases.endings import DrainCases, ForkCases, ShutdownCases
 from neoq.testing.cases.interrupts import CancelRunningCases, DeadlineCases, TimeoutCases
 from neoq.testing.cases.listening import LifeCases, ListenCases, MiddlewareCases
-from neoq.testing.cases.operating import CancelCases, DeleteCases, LookingCases, PauseCases, RetryByHandCases
+from neoq.testing.cases.operating import (
+    CancelCases,
+    DeleteCases,
+    LookingCases,
+    ManyCases,
+    PauseCases,
+    RetryByHandCases,
+)
 from neoq.testing.cases.payloads import PayloadCases
 from neoq.testing.cases.periodic import CatchUpCases, CronCases, TickCases
 from neoq.testing.cases.reentry import ReentryCases
@@ -53,6 +60,7 @@ class BackendConformance(
     CancelRunningCases,
     CancelCases,
     RetryByHandCases,
+    ManyCases,
     DeleteCases,
     PauseCases,
     LookingCases,

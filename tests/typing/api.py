@@ -116,6 +116,8 @@ def looking(backend: neoq.Backend, job_id: int) -> None:
 def operating(backend: neoq.Backend, job_id: int) -> None:
     assert_type(backend.cancel(job_id), bool)
     assert_type(backend.retry(job_id), bool)
+    assert_type(backend.retry([job_id]), set[int])
+    assert_type(backend.cancel(one.id for one in backend.jobs()), set[int])
     assert_type(backend.delete(job_id), bool)
     backend.pause("emails")
     backend.resume("emails")

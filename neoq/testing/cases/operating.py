@@ -176,6 +176,72 @@ class RetryByHandCases(Suite):
         assert backend.retry(id_of(dead)) is True
 
 
+class ManyCases(Suite):
+    """cancel, retry and delete of many jobs in one call."""
+
+    def test_many_at_once(self, waiting: Backend) -> None:
+        """cancel, retry and delete take many ids, and return the set of those that were changed."""
+        waiting.listen("q", ignore)
+        waiting.listen("p", ignore)
+        queues = ("p", "q")
+        added = waiting.enqueue_many([Job(queues[n % 2], {"n": n}, run_after=LATER) for n in range(620)])
+        ids = [id_of(job) for job in added]
+        assert waiting.retry(iter(ids[:610])) == set(ids[:610])
+        assert waiting.stats().ready == 610
+        assert waiting.cancel([*ids[:600], UNKNOWN, ids[0]]) == set(ids[:600])
+        assert waiting.cancel(tuple(ids)) == set(ids[600:])
+        assert waiting.stats().cancelled == 620
+        assert waiting.retry(ids) == set()
+        assert waiting.delete({*ids, UNKNOWN}) == set(ids)
+        assert waiting.jobs() == []
+        assert waiting.cancel([]) == waiting.retry(()) == waiting.delete(iter(())) == set()
+
+    def test_many_that_are_running(self, backend: Backend, seen: Seen, gate: threading.Event) -> None:
+        """Of many ids, running jobs can be cancelled, and neither retried nor deleted."""
+
+        def handler(_job: Job) -> None:
+            seen()
+            busy(gate)
+
+        backend.listen("q", handler, concurrency=2)
+        jobs = backend.enqueue_many([Job("q", {"n": n}) for n in range(2)])
+        ids = [id_of(job) for job in jobs]
+        seen.wait(2)
+        assert backend.retry(ids) == backend.delete(ids) == set()
+        assert backend.cancel(ids) == set(ids)
+        assert {ended(backend, job).status for job in jobs} == {Status.CANCELLED}
+
+    @pytest.mark.parametrize("number", [1, 7, 120])
+    def test_many_of_which_some_are_taken(self, backend: Backend, number: int) -> None:
+        """retry() of many leaves out those whose fingerprint is taken: by another job, or by one of them."""
+        backend.listen("q", fail, max_retries=0)
+        dead = backend.enqueue_many([Job("q", {"n": n}) for n in range(number)])
+        twins = [ended(backend, backend.enqueue("q", fingerprint="twin", payload={"n": n})) for n in "ab"]
+        for job in dead:
+            ended(backend, job)
+        backend.pause("q")
+        taken = {id_of(job) for job in dead[::3]}
+        holders = backend.enqueue_many([Job("q", {"n": n}, run_after=LATER) for n in range(0, number, 3)])
+        assert {job.duplicate for job in holders} == {False}
+        free = {id_of(job) for job in dead} - taken
+        retried = backend.retry([id_of(job) for job in (*dead, *twins)])
+        assert len(retried & {id_of(job) for job in twins}) == 1
+        assert retried - {id_of(job) for job in twins} == free
+        assert {job.id for job in backend.jobs(status=Status.DEAD, limit=200)} >= taken
+        assert backend.retry([taken.pop()]) == set()
+
+    @pytest.mark.parametrize("name", ["cancel", "retry", "delete"])
+    def test_many_of_which_one_is_no_id(self, waiting: Backend, name: str) -> None:
+        """One that is no id among many is an error, and nothing is changed."""
+        waiting.listen("q", ignore)
+        job = waiting.enqueue("q", run_after=LATER)
+        for wrong in (str(job.id), job, None, 1.0):
+            with pytest.raises(InvalidJobError, match=r"job\.id"):
+                getattr(waiting, name)([job.id, wrong])
+        assert waiting.get(id_of(job)) is not None
+        assert waiting.stats().scheduled == 1
+
+
 class DeleteCases(Suite):
     """delete(): as if the job had never been."""
 
