@@ -250,11 +250,11 @@ class Backend(Store):
         config = self.config
         unknown = set(options) - ListenOptions.__annotations__.keys()
         if unknown:
-            raise InvalidJobError(
-                f"listen does not know {', '.join(sorted(unknown))}; "
-                f"it takes {', '.join(ListenOptions.__annotations__)}",
-                queue=queue,
-            )
+            from neoq.remedies import of_listen  # where something is refused, and no sooner
+
+            known = [*ListenOptions.__annotations__, "timezone", "catch_up"]
+            told = [f"{name}: {of_listen(name, known)}" for name in sorted(unknown)]
+            raise InvalidJobError(f"listen does not know {'; '.join(told)}", queue=queue)
         retry = options.get("retry", RetryPolicy())
         if not isinstance(retry, RetryPolicy):
             raise InvalidJobError(f"retry is {retry!r}; it takes a RetryPolicy", queue=queue)
@@ -726,19 +726,12 @@ def _given(job: Any, payload: Any, options: JobOptions) -> Job:
 
 
 def _refuse_unknown(options: Mapping[str, Any]) -> None:
-    import difflib
+    from neoq.remedies import of_enqueue  # where something is refused, and no sooner
 
     for name in options:
         if name not in JobOptions.__annotations__:
-            near = difflib.get_close_matches(name, JobOptions.__annotations__, 1)
             raise TypeError(
-                f"enqueue() does not know {name}; "
-                + (
-                    f"did you mean {near[0]}?"
-                    if near
-                    else "what the handler is to have goes into the payload: "
-                    f"enqueue(queue, {{{name!r}: ...}})"
-                )
+                f"enqueue() does not know {name}; {of_enqueue(name, JobOptions.__annotations__)}"
             ) from None
 
 

@@ -365,7 +365,10 @@ class Config:
             return self
         for name, value in settings.items():
             if isinstance(value, str) and value != UNTIL_STARTED:  # only URLs and the environment do so
-                raise InvalidJobError(f"listen({queue!r}): {name} is {value!r}, a str", queue=queue)
+                takes = next((spec.metadata["kind"].words for spec in fields(self) if spec.name == name), "")
+                shown = name.replace("queue_capacity", "capacity")
+                problem = f"{shown} is {value!r}, a str{f'; it takes {takes}' if takes else ''}"
+                raise InvalidJobError(f"listen({queue!r}): {problem}", queue=queue)
         try:
             return dataclasses.replace(self, **settings)
         except ConfigError as error:

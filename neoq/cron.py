@@ -17,6 +17,7 @@ from zlib import crc32
 from zoneinfo import ZoneInfo
 
 from neoq.errors import CronError
+from neoq.remedies import of_cron
 
 _Set = frozenset[int]
 _MICROSECOND = timedelta(microseconds=1)
@@ -353,7 +354,7 @@ _FIELDS = (
 
 def _parse(spec: str, zone: tzinfo) -> _Interval | _Calendar:
     if not isinstance(spec, str) or not spec.isascii():
-        raise _error(spec, "not plain ASCII text such as '*/5 * * * *'")
+        raise _error(spec, f"not plain ASCII text such as '*/5 * * * *'{of_cron(spec)}")
     words = spec.upper().replace("?", "*").split()
     if "=" in spec:
         raise _error(spec, "a spec holds no settings; pass the timezone as timezone=")
@@ -363,7 +364,7 @@ def _parse(spec: str, zone: tzinfo) -> _Interval | _Calendar:
         words = _expand_macro(words, spec)
     if len(words) not in (5, 6):
         order = "minute hour day-of-month month day-of-week, or six with the second first"
-        raise _error(spec, f"{len(words)} fields instead of 5 or 6; write {order}")
+        raise _error(spec, f"{len(words)} fields instead of 5 or 6; write {order}{of_cron(spec)}")
     texts = tuple(["0", *words][-6:])
     sets = [field.parse(text, spec) for field, text in zip(_FIELDS, texts, strict=True)]
     return _build(texts, sets, zone, spec)

@@ -6,7 +6,7 @@ import enum
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import chain, repeat
 from operator import attrgetter
@@ -506,7 +506,9 @@ def refuse_size(data: bytes, limit: int, queue: str) -> NoReturn:
 def _plain_object(value: Any, path: str, queue: str | None, depth: int) -> dict[str, Any]:
     if not issubclass(type(value), dict):
         raise PayloadError(
-            f"{path} is {_describe(value)}; a payload is a dict of JSON values", path=path, queue=queue
+            f"{path} is {_describe(value)}; a payload is a dict of JSON values{_wrapped(value)}",
+            path=path,
+            queue=queue,
         )
     if depth > MAX_DEPTH:
         raise PayloadError(
@@ -518,7 +520,9 @@ def _plain_object(value: Any, path: str, queue: str | None, depth: int) -> dict[
     for key, item in value.items():
         if not issubclass(type(key), str):
             raise PayloadError(
-                f"{path} has the key {key!r}, {_describe(key)}; JSON keys are str", path=path, queue=queue
+                f"{path} has the key {key!r}, {_describe(key)}; JSON keys are str{_as_key(key)}",
+                path=path,
+                queue=queue,
             )
         plain[_text(key, f"a key of {path}", queue)] = _plain(item, f"{path}.{key}", queue, depth + 1)
     return plain
@@ -577,16 +581,21 @@ def _number(value: float, path: str, queue: str | None) -> float:
 
 
 def _advice(value: Any) -> str:
-    cls = type(value)
-    if issubclass(cls, (set, frozenset)):
-        return " (a set: send sorted(...))"
-    if issubclass(cls, (date, time)):
-        return f" ({_describe(value)}: send .isoformat())"
-    if issubclass(cls, timedelta):
-        return " (a timedelta: send .total_seconds())"
-    if issubclass(cls, (bytes, bytearray)):
-        return " (bytes: send .decode() or base64)"
-    return ""
+    from neoq.remedies import of_value  # where something is refused, and no sooner
+
+    return f" ({_describe(value)}: send {of_value(value)})"
+
+
+def _wrapped(value: Any) -> str:
+    if issubclass(type(value), (str, int, float, list, tuple)):
+        return ': {"name": ...}'
+    return _advice(value)
+
+
+def _as_key(key: Any) -> str:
+    if key is None or issubclass(type(key), (tuple, bytes)):
+        return ""
+    return ": str(key)" if not issubclass(type(key), enum.Enum) else ": key.value or key.name"
 
 
 def _describe(value: Any) -> str:
@@ -662,6 +671,10 @@ def check_queue(queue: Any) -> None:
     """Refuse what is no queue name: 1 to 200 printable characters."""
     if type(queue) is str and queue in _known_queues:
         return
+    if callable(queue):
+        raise InvalidJobError(
+            'the queue is a function; a decorator needs its queue: @backend.listen("emails")'
+        )
     if not isinstance(queue, str) or not queue.strip():
         raise InvalidJobError(f'the queue is {queue!r}; it takes a name such as "emails"')
     if len(queue) > 200 or not queue.isprintable():

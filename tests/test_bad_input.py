@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import decimal
+import enum
 import functools
+import ipaddress
 import math
 import pathlib
+import re
+import types
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -15,6 +20,7 @@ from typing import Any
 import pytest
 
 import neoq
+import neoq.cron
 
 NAIVE = datetime(2026, 1, 1, 12)  # noqa: DTZ001
 
@@ -137,6 +143,77 @@ def test_what_is_not_json_is_refused_with_its_place_type_and_fix(backend: neoq.M
     message.encode()  # can be printed and logged
 
 
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Modelled:
+    """As a model of pydantic's."""
+
+    def model_dump(self, mode: str = "python") -> dict[str, Any]:
+        return {}
+
+
+class Stored:
+    """As a model of Django's."""
+
+    _meta: Any = None
+    pk = 7
+
+
+REMEDIES: dict[str, tuple[Any, str]] = {
+    "Decimal": (decimal.Decimal("1.1"), "str(x), or float(x)"),
+    "UUID": (uuid.UUID(int=1), "str(x)"),
+    "path": (pathlib.Path("/"), "str(x)"),
+    "address": (ipaddress.ip_address("::1"), "str(x)"),
+    "enum": (Colour.RED, "x.value"),
+    "datetime": (datetime.now(UTC), "x.isoformat()"),
+    "date": (date(2026, 1, 1), "x.isoformat()"),
+    "timedelta": (timedelta(1), "x.total_seconds()"),
+    "set": ({1}, "sorted(x)"),
+    "bytes": (b"x", "base64"),
+    "memoryview": (memoryview(b"x"), "base64"),
+    "dataclass": (User("x"), "dataclasses.asdict(x)"),
+    "pydantic": (Modelled(), "x.model_dump(mode='json')"),
+    "Django": (Stored(), "x.pk"),
+    "deque": (collections.deque([1]), "list(x)"),
+    "range": (range(3), "list(x)"),
+    "dict view": ({"a": 1}.values(), "list(x)"),
+    "mapping": (types.MappingProxyType({"a": 1}), "dict(x)"),
+    "generator": ((n for n in [1]), "list(x)"),
+    "pattern": (re.compile("x"), "x.pattern"),
+    "exception": (ValueError("x"), "str(x)"),
+    "function": (nested, "its name"),
+    "class": (User, "its name"),
+    "object": (object(), "an id to load it by"),
+}
+
+
+@pytest.mark.parametrize("name", REMEDIES)
+def test_what_is_not_json_is_told_what_to_send(backend: neoq.MemBackend, name: str) -> None:
+    """For the things that people put into payloads the error says what to send instead, wherever they are."""
+    value, remedy = REMEDIES[name]
+    for payload in ({"a": value}, {"a": [{"b": value}]}, value):
+        with pytest.raises(neoq.PayloadError) as caught:
+            backend.enqueue("q", payload)
+        message = str(caught.value)
+        assert remedy in message[message.index(": send ") :]
+
+
+def test_a_row_of_sqlalchemy_is_told_what_to_send(backend: neoq.MemBackend) -> None:
+    """So is an object that SQLAlchemy maps: its key, for the handler to load it."""
+    orm = pytest.importorskip("sqlalchemy.orm")
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+    base = orm.declarative_base()
+    row = type(
+        "Row",
+        (base,),
+        {"__tablename__": "rows", "id": sqlalchemy.Column(sqlalchemy.Integer, primary_key=True)},
+    )
+    with pytest.raises(neoq.PayloadError, match="its primary key"):
+        backend.enqueue("q", {"a": row()})
+
+
 def test_a_payload_over_the_limit_is_refused(backend: neoq.MemBackend) -> None:
     """More than 1 MiB as JSON is refused, with its size, the limit and the advice to send a reference."""
     with pytest.raises(
@@ -251,6 +328,91 @@ def test_an_unknown_argument_is_refused(backend: neoq.MemBackend) -> None:
     """A misspelt argument of enqueue is a TypeError that guesses which was meant."""
     with pytest.raises(TypeError, match="run_afer; did you mean run_after"):
         backend.enqueue("q", {}, run_afer=5)  # type: ignore[call-arg]
+
+
+def test_words_of_other_libraries_are_told_what_to_write(backend: neoq.MemBackend) -> None:
+    """A keyword of another library is no payload: the error says what it is called here."""
+    for words, remedy in (
+        ("countdown delay queue_in in_ defer wait", "run_after=60"),
+        ("eta at run_at scheduled_at when enqueue_at", "run_after=.*aware datetime"),
+        ("timeout job_timeout time_limit soft_time_limit", r"listen\(queue, handler, timeout=60\)"),
+        ("retry retries max_attempts", r"max_retries=3.*RetryPolicy"),
+        ("backoff retry_delay retry_policy", "RetryPolicy"),
+        ("depends_on link chain on_success", "enqueue the next one"),
+        ("expires ttl", "deadline="),
+        ("job_id task_id idempotency_key", "fingerprint="),
+        ("session connection", "transaction="),
+        ("tags headers", "meta="),
+        ("cron every repeat", "listen_cron"),
+        ("concurrency on_error", r"listen\(queue, handler, (concurrency|on_error)="),
+        ("args kwargs", "is the payload"),
+        ("result_ttl", "retention="),
+    ):
+        for word in words.split():
+            with pytest.raises(TypeError, match=f"does not know {word}; .*{remedy}"):
+                backend.enqueue("q", {}, **{word: 5})
+
+
+def test_keywords_of_listen_are_guessed(backend: neoq.MemBackend) -> None:
+    """A keyword that listen does not know is told the one that was meant, and where it belongs."""
+    for word, remedy in (
+        ("concurency", "did you mean concurrency"),
+        ("timout", "did you mean timeout"),
+        ("workers", "concurrency=4"),
+        ("retries", "max_retries=3"),
+        ("backoff", "RetryPolicy"),
+        ("queue_size", "capacity="),
+        ("priority", r"enqueue\(queue, payload, priority=\.\.\.\)"),
+        ("schedule", "listen_cron"),
+        ("xyzzy", "it takes concurrency, timeout"),
+    ):
+        with pytest.raises(neoq.InvalidJobError, match=f"{word}.*{remedy}"):
+            backend.listen("other", print, **{word: 1})
+        with pytest.raises(neoq.InvalidJobError, match=f"{word}.*{remedy}"):
+            backend.listen_cron("@hourly", print, **{word: 1})
+    with pytest.raises(neoq.InvalidJobError, match="did you mean timezone"):
+        backend.listen_cron("@hourly", print, timezon="UTC")  # type: ignore[call-overload]
+
+
+def test_a_text_for_an_option_says_what_it_takes(backend: neoq.MemBackend) -> None:
+    """Only URLs speak in texts: an option that was given one says what it takes."""
+    for name, takes in (("timeout", "seconds .or a timedelta. from"), ("concurrency", "a whole number"),
+                        ("capacity", "a whole number")):  # fmt: skip
+        with pytest.raises(neoq.InvalidJobError, match=f"{name} is '10s', a str; it takes {takes}"):
+            backend.listen("other", print, **{name: "10s"})
+
+
+def test_a_decorator_without_its_queue(backend: neoq.MemBackend) -> None:
+    """A bare decorator is shown how it is written."""
+    with pytest.raises(neoq.InvalidJobError, match=r'@backend\.listen\("emails"\)'):
+        backend.listen(print)  # type: ignore[call-overload]
+    with pytest.raises(neoq.CronError, match=r'@backend\.listen_cron\("@every 5m"\)'):
+        backend.listen_cron(print)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("spec", "meant"),
+    [
+        ("every 5 minutes", "@every 5m"),
+        ("Every 30 seconds", "@every 30s"),
+        ("every hour", "@every 1h"),
+        ("every day", "@every 1d"),
+        ("5m", "@every 5m"),
+        ("daily", "@daily"),
+        ("every week", "@weekly"),
+        ("every day at 9:30", "30 9 * * *"),
+        ("every monday", "0 0 * * MON"),
+        (300, "@every 300s"),
+        (timedelta(minutes=5), "@every 300s"),
+    ],
+    ids=repr,
+)
+def test_a_schedule_in_words_is_told_its_spec(backend: neoq.MemBackend, spec: Any, meant: str) -> None:
+    """A schedule in words, or as a span, is refused with the spec that was meant, which is one."""
+    with pytest.raises(neoq.CronError) as caught:
+        backend.listen_cron(spec, print)
+    assert f"write {meant!r}" in str(caught.value)
+    neoq.cron.Schedule(meant)
 
 
 def test_a_payload_in_keywords_is_refused(backend: neoq.MemBackend) -> None:
