@@ -204,6 +204,7 @@ class PostgresBackend(Backend):
         self._unread: list[Job] = []  # claimed, and not dead yet
         self._reported = Reported(config.log)
         self._searches = Searches()
+        self._tables_version = 0  # that was warned of
         self._room = Room()
 
     def _look_at_server(self) -> None:
@@ -562,7 +563,22 @@ class PostgresBackend(Backend):
             if self.engine.running:
                 self._presence.listen()
         self._presence.beat(worker)
+        self._notice_newer_tables()
         self._settle_left()
+
+    def _notice_newer_tables(self) -> None:
+        """Warn, once, where a newer neoq has brought the tables up to its date."""
+        try:
+            [(version,)] = self._own.execute(self._statements.version)
+        except BackendError:  # that concerns no job
+            return
+        if version is not None and version > max(self._tables_version, postgres_schema.VERSION):
+            self._tables_version = version
+            self.config.log.warning(
+                "the tables are of a newer neoq (version %d; this one knows %d): restart this process",
+                version,
+                postgres_schema.VERSION,
+            )
 
     def workers(self) -> list[WorkerInfo]:
         """The processes that listen on this database and are alive."""

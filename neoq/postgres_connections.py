@@ -273,8 +273,9 @@ class Connections:
             )
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
             return BackendError(
-                f"{self.where}: {_text_of(error)}; this user needs usage on the schema and its sequences, "
-                "and select, insert, update and delete on its tables"
+                f"{self.where}: {_text_of(error)}; a process that runs jobs needs usage on the schema, usage "
+                "and select on its sequences, and select, insert, update and delete on its tables; the page "
+                "on Postgres has the grants, also of those that only enqueue or look"
             )
         return BackendError(f"{self.where}: {_text_of(error)}")
 

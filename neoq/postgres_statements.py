@@ -67,6 +67,7 @@ class Statements:
                 %s::int, %s::text, %s::text, %s::int, %s::float8, %s::text[], %s::int, %s::boolean
             )
         """
+        self.version = f"select max(version) from {s}.migrations"
         self.vanish = f"delete from {s}.workers where number = %s"
         self.leave = f"update {s}.workers set beat_at = 0, locked = true where number = %s"
         self.dead_workers = f"""

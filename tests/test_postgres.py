@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -202,6 +204,25 @@ def test_a_newer_schema(make: Make, backend: PostgresBackend, admin: psycopg.Con
     assert [version for (version,) in rows] == [*range(1, VERSION + 1), 1000]
 
 
+def test_tables_that_become_newer(
+    make: Make, admin: psycopg.Connection[Any], new_schema: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that runs warns once when a newer neoq has brought the tables up to its date, and goes on."""
+    backend = make()
+    backend.listen("q", lambda job: job.payload["n"])
+    ended(backend, backend.enqueue("q", {"n": 0}))
+    assert "newer neoq" not in caplog.text
+    admin.execute(f'insert into "{new_schema}".migrations (version) values (1000)')
+    eventually(lambda: "newer neoq (version 1000" in caplog.text, "it warns")
+    [seen] = backend.workers()
+    eventually(lambda: backend.workers()[0].beat_at > seen.beat_at, "its heart beats on")
+    assert ended(backend, backend.enqueue("q", {"n": 1})).result == 1
+    assert caplog.text.count("newer neoq") == 1
+    admin.execute(f'drop table "{new_schema}".migrations')
+    [seen] = backend.workers()
+    eventually(lambda: backend.workers()[0].beat_at > seen.beat_at, "its heart beats without that table, too")
+
+
 def test_without_the_right_to_create(
     make: Make, postgres_url: str, new_schema: str, admin: psycopg.Connection[Any]
 ) -> None:
@@ -217,7 +238,7 @@ def test_without_the_right_to_create(
 
     neoq.migrate(postgres_url, schema=new_schema)
     names = {"schema": sql.Identifier(new_schema), "role": sql.Identifier(role)}
-    with pytest.raises(BackendError, match="needs usage on the schema"):
+    with pytest.raises(BackendError, match=r"needs usage on the schema.*has the grants"):
         make(url, migrate=False).enqueue("q")
     for grant in (
         "grant usage on schema {schema} to {role}",
@@ -1316,6 +1337,96 @@ def test_settings_of_our_sessions(make: Make, postgres_url: str) -> None:
     jobs += backend.enqueue_many([Job("q", {"n": n, **values}, meta={"text": TEXT}) for n in (2, 3)])
     assert [ended(backend, job).result for job in jobs] == [job.payload for job in jobs]
     assert ticks.wait()
+
+
+# -- rights ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def roles(postgres_url: str, new_schema: str, admin: psycopg.Connection[Any]) -> Iterator[dict[str, str]]:
+    """The URLs of a database for the roles of docs/postgres.md, which have the grants that stand there."""
+    page = (Path(__file__).parents[1] / "docs" / "postgres.md").read_text(encoding="utf-8")
+    grants = [block for block in re.findall(r"```sql\n(.*?)```", page, re.DOTALL) if "grant" in block]
+    assert len(grants) == 3
+    names = {name: f"{name}_{new_schema}" for name in ("neoq_worker", "neoq_producer", "neoq_reader")}
+    database = sql.Identifier(f"rights_{new_schema}")
+    admin.execute(sql.SQL("create database {}").format(database))
+    owner = with_settings(postgres_url, dbname=f"rights_{new_schema}")
+    neoq.migrate(owner)
+    for role in names.values():
+        admin.execute(sql.SQL("create role {} login").format(sql.Identifier(role)))
+    with psycopg.connect(owner, autocommit=True) as connection:
+        for block in grants:
+            for name, role in names.items():
+                block = re.sub(rf"\b{name}\b", role, block)  # noqa: PLW2901
+            connection.execute(block)  # type: ignore[call-overload]
+    yield {name: with_settings(owner, user=role) for name, role in names.items()}
+    admin.execute(sql.SQL("drop database {} with (force)").format(database))
+    for role in names.values():
+        admin.execute(sql.SQL("drop role {}").format(sql.Identifier(role)))
+
+
+def of_role(url: str, **options: Any) -> PostgresBackend:
+    """A backend of a role."""
+    return PostgresBackend(url, migrate=False, **{**QUICK, **options})  # type: ignore[arg-type]
+
+
+def test_the_grants_of_the_page(roles: dict[str, str]) -> None:
+    """With the grants of the page and no others a worker, a producer and a reader can do their work."""
+    with (
+        of_role(roles["neoq_worker"], max_finished=50, max_dead=50) as worker,
+        of_role(roles["neoq_producer"], autostart=False) as producer,
+        of_role(roles["neoq_reader"], autostart=False) as reader,
+    ):
+        worker.listen("q", lambda job: job.payload["n"])
+        worker.listen("bad", lambda job: 1 / job.payload["n"], max_retries=0)
+        ticks = Seen()
+        worker.listen_cron("@every 1s", ticks, queue="ticks")
+        job = producer.enqueue("q", {"n": 1})
+        assert producer.wait(job.id, PATIENCE).result == 1
+        producer.enqueue_many([Job("later", {"n": n}, run_after=60, priority=n) for n in range(3)])
+        assert producer.enqueue("later", {"n": 0}).duplicate
+        assert producer.enqueue("later", {"n": 0}, on_duplicate="replace", priority=5).duplicate
+        with psycopg.connect(roles["neoq_producer"]) as connection:
+            joined = producer.enqueue("q", {"n": 2}, transaction=connection)
+        assert producer.wait(joined.id, PATIENCE).result == 2
+        dead = ended(worker, producer.enqueue("bad", {"n": 0}))
+        assert worker.retry(dead.id)
+        later = worker.jobs("later")
+        assert [worker.cancel(later[0].id), worker.delete(later[1].id)] == [True, True]
+        worker.pause("later")
+        ticks.wait()
+        worker.prune()
+        assert reader.get(job.id).status is Status.SUCCEEDED  # type: ignore[union-attr]
+        assert reader.stats().cancelled == 1
+        assert {counts.queue for counts in reader.queues() if counts.paused} == {"later"}
+        eventually(reader.workers, "the reader sees the worker")
+        assert reader.jobs("q")
+        with psycopg.connect(roles["neoq_reader"]) as connection:
+            assert connection.execute("select count(*) from neoq.all_jobs where queue = 'q'").fetchone() == (
+                2,
+            )
+
+
+def test_what_the_grants_do_not_allow(roles: dict[str, str]) -> None:
+    """A reader may change nothing, and a producer may not delete, and each is told what it would need."""
+    with (
+        of_role(roles["neoq_producer"], autostart=False) as producer,
+        of_role(roles["neoq_reader"], autostart=False) as reader,
+    ):
+        job = producer.enqueue("q")
+        for call in (
+            lambda: reader.enqueue("q", {"n": 2}),
+            lambda: reader.enqueue_many([Job("new")]),
+            lambda: reader.cancel(job.id),
+            lambda: reader.delete(job.id),
+            lambda: reader.pause("q"),
+            lambda: producer.cancel(job.id),
+            lambda: producer.pause("q"),
+        ):
+            with pytest.raises(BackendError, match=r"permission denied.*has the grants"):
+                call()
+        assert producer.get(job.id).status is Status.PENDING  # type: ignore[union-attr]
 
 
 # -- tables for people -------------------------------------------------------------------------------------
