@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+from neoq.at_exit import before_pools_close
 from neoq.clock import LiveClock, machine
 from neoq.errors import (
     BackendClosedError,
@@ -84,6 +85,7 @@ class Engine:
         self.by_hand: Callable[[], int] | None = None
         self.opened = False
         self._opening = False
+        self.ends_at: float | None = None  # monotonic: since the main thread has ended
         self.running = False
         self.lock = threading.RLock()
         self.lanes: dict[str, Lane] = {}
@@ -270,6 +272,7 @@ class Engine:
                 return
             self._open()
             self.running = True
+            before_pools_close(_ending)
             for lane in self.lanes.values():
                 lane.begin()
             self.ticker.start()
@@ -720,12 +723,27 @@ class Engine:
         _thread.start_new_thread(thread.start, ())
         return stopping.report
 
+    def finish_at_exit(self) -> None:
+        """Let jobs end as the main thread does; nothing is closed, for others may still enqueue."""
+        if self.stopping is not None or not self.running or self.by_hand is not None:
+            return
+        give_up = self.ends_at = machine.monotonic() + self.config.shutdown_timeout
+        if not self.durable:  # what is ready is run, too
+            self.await_quiet(give_up)
+            return
+        for lane in self.lanes.values():
+            lane.held = True
+        with self.watching():
+            while not all(runner.parked for runner in self._runners()) and machine.monotonic() < give_up:
+                self.wait_for_change(0.01, self.told)
+
     def stop_at_exit(self) -> None:
         """End with the interpreter: in memory what is ready is run first."""
         if self.stopping is None and self.opened:
             for lane in self.lanes.values():
                 lane.vacant = 0 if lane.runners else lane.vacant  # no thread can be started any more
-            self.begin_shutdown(None, drain=not self.durable).run()
+            timeout = None if self.ends_at is None else max(0.0, self.ends_at - machine.monotonic())
+            self.begin_shutdown(timeout, drain=not self.durable).run()
 
     def forget(self) -> None:
         """It is closed: nothing is to be done for it after a fork or at exit."""
@@ -756,6 +774,16 @@ def _forked() -> None:
     for engine in [reference() for reference in _engines.valuerefs()]:
         if engine is not None:
             engine.forked()
+
+
+def _ending() -> None:
+    for engine in list(_alive.values()):
+        try:
+            engine.finish_at_exit()
+        except (KeyboardInterrupt, SystemExit):  # what still runs is interrupted
+            engine.ends_at = 0.0
+        except Exception as error:
+            engine.config.log.debug("the end of the interpreter is not waited for: %s", error)
 
 
 def _exiting() -> None:

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "neoq"
 LEAVES = {
     *("errors", "job", "config", "retry", "store", "clock", "mem_queues", "threads", "capacity"),
     *("frames", "stored", "results", "surroundings", "redact", "remedies", "urls", "reentry"),
+    "at_exit",
     *("group_commit", "loop"),
     *("sqlite_schema", "sqlite_file", "sqlite_ledger", "sqlite_locks", "sqlite_place", "sqlite_rows"),
     *("sqlite_add", "sqlite_claim", "sqlite_settle", "sqlite_operate", "sqlite_look", "sqlite_transactions"),

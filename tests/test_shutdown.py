@@ -496,6 +496,21 @@ def test_ctrl_c_at_the_end_of_a_script_names_what_is_lost() -> None:
         assert "Traceback" not in child.errors
 
 
+@pytest.mark.parametrize("url", ["memory://", "sqlite:///{}/jobs.db"], ids=["memory", "sqlite"])
+def test_thread_pools_work_at_the_end_of_a_script(url: str, tmp_path: Path) -> None:
+    """A job that runs as the interpreter ends may use a thread pool, and asyncio.to_thread."""
+    with running("pools_at_exit", url.format(tmp_path)) as child:
+        assert sorted(child.ends_well()) == ["parsed 3", "uploaded 3"]
+        assert "Traceback" not in child.errors
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite:///{}/jobs.db"], ids=["memory", "sqlite"])
+def test_what_is_enqueued_at_exit_is_accepted(url: str, tmp_path: Path) -> None:
+    """A function that atexit calls may still enqueue."""
+    with running("pools_at_exit", url.format(tmp_path), "late") as child:
+        assert child.ends_well() == ["accepted parse"]
+
+
 def test_ctrl_c_ends_a_plain_script() -> None:
     """Ctrl-C in a script that sleeps raises KeyboardInterrupt, and accepted jobs are run at its exit."""
     with running("ends", "waits_for_ctrl_c") as child:

@@ -101,7 +101,8 @@ def tell_of_the_wait(word: str) -> None:
     """Say when the end of a block, or of the script, waits for jobs."""
 
     def tell() -> None:
-        while backend.engine.stopping is None or not backend.engine.watchers:
+        engine = backend.engine
+        while (engine.stopping is None and engine.ends_at is None) or not engine.watchers:
             time.sleep(0.001)
         print(word)
 
