@@ -523,17 +523,23 @@ class PostgresBackend(Backend):
         if not presence.may_judge():
             return Reclaimed([], [])
         quiet, gone = presence.patience
-        rows = self._own.execute(
-            self._statements.reclaim,
-            (
-                presence.number,
-                quiet,
-                gone,
-                presence.lock_class,
-                3 * self.config.heartbeat,
-                self.config.max_crashes,
-            ),
+        values = (
+            presence.number,
+            quiet,
+            gone,
+            presence.lock_class,
+            3 * self.config.heartbeat,
+            self.config.max_crashes,
         )
+        try:
+            rows = self._own.execute(self._statements.reclaim, values)
+        except BackendError as error:
+            if not isinstance(error.__cause__, psycopg.errors.NumericValueOutOfRange):
+                raise
+            self._own.execute(
+                self._statements.bound_crashes
+            )  # somebody has written what cannot be counted up
+            rows = self._own.execute(self._statements.reclaim, values)
         jobs = [job_of(row) for row in rows]
         returned = [job for job in jobs if not job.finished]
         for queue in {job.queue for job in returned}:
@@ -546,6 +552,7 @@ class PostgresBackend(Backend):
         """Forget finished jobs older than ``retention``, and the oldest beyond max_finished and max_dead."""
         self.engine.look()
         self._own.execute(self._statements.sum_up)
+        self._own.execute(self._statements.bound_beats)
         pruned = self._trim(set(_LEAVES_NOTHING))
         if self.config.retention is None:
             return pruned

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from neoq.job import CODEC
+from neoq.stored import LAST_CRASH
 
 GROUP_PATIENCE = "100ms"  # for a fingerprint that another transaction holds, while others wait for the commit
 _SNAPSHOT = """
@@ -81,6 +82,11 @@ class Statements:
         self.tick = f"select {s}.tick(%s::text, %s::float8)"
         self.prune = f"select {s}.prune(%s::float8, %s::int)"
         self.trim = f"select id, queue from {s}.trim_history(%s::boolean, %s::bigint)"
+        self.bound_crashes = (
+            f"update {s}.jobs set crashes = {LAST_CRASH} where status = 2 and crashes > {LAST_CRASH}"
+        )
+        # A beat that lies ahead would keep a worker alive for ever; and no number is more than all others.
+        self.bound_beats = f"update {s}.workers set beat_at = {s}.clock() where beat_at > {s}.clock() + 3600"
         self.sum_up = f"select {s}.sum_up()"
         self.pause = f"""
             insert into {s}.queues (queue, paused) values (%s, %s)

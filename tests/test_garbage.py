@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import neoq
 from neoq import Backend, Status
 from neoq.postgres_schema import SIGNS, TABLES, VERSION
+from neoq.store import Demand
 from tests.garbage import PATIENCE, PostgresTarget, Siege, Spot, SqliteTarget, dead, garbage
 from tests.postgres_server import fresh_schema
 
@@ -163,6 +164,22 @@ def test_a_postgres_schema_whose_tables_are_dropped_is_made_anew(postgres_url: s
     neoq.migrate(postgres_url, schema=schema)
     siege.reset(lambda: None)
     siege.lift()
+
+
+def test_a_worker_that_died_is_found_out_whatever_its_row_says(postgres_url: str) -> None:
+    """The job of a dead worker is taken over, though its beat and its crashes are beyond all bounds."""
+    target = PostgresTarget(postgres_url, fresh_schema())
+    gone, alive = (target.connect(autostart=False, **QUICK) for _ in range(2))
+    job = gone.enqueue("emails")
+    assert [claimed.id for claimed in gone.claim([Demand("emails", 1)]).jobs] == [job.id]
+    gone._presence.let_go()  # type: ignore[attr-defined]
+    target.spoil(Spot("workers", "beat_at"), "infinity", None)
+    target.spoil(Spot("jobs", "crashes"), 2**15 - 1, job.id)
+    alive.prune()
+    alive.listen("others", lambda job: None)
+    alive.start()
+    assert dead(alive, job).error is not None
+    alive.shutdown()
 
 
 def test_each_migration_leaves_a_sign() -> None:
