@@ -163,12 +163,19 @@ class Statements:
             f"(select {self._unfinished} from {s}.jobs where {{}} order by id desc limit %s)"
         )
         self.find_finished = f"(select {finished} from {s}.history where {{}} order by id desc limit %s)"
+        # One row for each queue, and one look at the clock: for each job they would cost most of it.
         self.counts = f"""
-            select queue, case when status = 2 then 3 when due then 0 when status in (0, 1) then 1 + status
-                else 5 end, n from (
-                select queue, status, status < 2 and run_after <= {s}.clock() as due, count(*) as n
-                from {s}.jobs group by 1, 2, 3
+            select queue, kind, n from (
+                select queue, count(*) filter (where status in (0, 1) and run_after <= now) as ready,
+                    count(*) filter (where status = 0 and run_after > now) as scheduled,
+                    count(*) filter (where status = 1 and run_after > now) as retrying,
+                    count(*) filter (where status = 2) as running,
+                    count(*) filter (where status not in (0, 1, 2)) as bad
+                from {s}.jobs cross join (select {s}.clock() as now offset 0) moment group by queue
             ) unfinished
+            cross join lateral (values (0, ready), (1, scheduled), (2, retrying), (3, running), (5, bad))
+                kinds (kind, n)
+            where n > 0
             union all select queue, 1 + status, least(sum(n), {2**62})::bigint from {s}.tally
             where status between 3 and 5 group by 1, 2
         """
