@@ -12,8 +12,9 @@ Subclass it for a backend of your own, in a test file of yours::
 
 Each case gets backends on an empty store from `make_backend`, and closes them at its end: a job that its
 backend loses without a word, or a thread that outlives it, fails the case. Cases for ``features`` that the
-backend has not are not collected; with ``durable`` the suite needs `reopen`, with ``shared`` it needs
-`another` (and `die`, where the store does not judge by leases alone), with ``transactions`` `connection`.
+backend has not are not collected; with ``durable`` the suite needs `reopen` (and `spoil`, or it skips what
+that is for), with ``shared`` it needs `another` (and `die`, where the store does not judge by leases alone),
+with ``transactions`` `connection`.
 """
 
 from __future__ import annotations

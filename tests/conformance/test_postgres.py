@@ -6,8 +6,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from neoq.backend import Backend
+from neoq.job import Job
 from neoq.postgres_backend import PostgresBackend
 from neoq.testing import BackendConformance
 from tests.postgres_server import fresh_schema
@@ -39,6 +41,14 @@ class TestPostgresBackend(BackendConformance):
         """Free the lock of the backend's worker, as the server does when a process ends."""
         assert isinstance(backend, PostgresBackend)
         backend._presence.let_go()
+
+    def spoil(self, backend: Backend, job: Job) -> bool:
+        """Write into the table what is no JSON."""
+        assert isinstance(backend, PostgresBackend)
+        table = sql.Identifier(backend.config.schema, "jobs")
+        with self.connection(backend) as connection:
+            connection.execute(sql.SQL("update {} set meta = '{{' where id = %s").format(table), (job.id,))
+        return True
 
     def connection(self, backend: Backend) -> psycopg.Connection[Any]:
         """Return a connection of the caller's own to the database."""

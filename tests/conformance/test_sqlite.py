@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from neoq.backend import Backend
+from neoq.job import Job
 from neoq.sqlite_backend import SqliteBackend
 from neoq.testing import BackendConformance
 
@@ -45,6 +46,14 @@ class TestSqliteBackend(BackendConformance):
         """Free the lock of the backend's worker, as the kernel does when a process ends."""
         assert isinstance(backend, SqliteBackend)
         backend._locks.let_go()
+
+    def spoil(self, backend: Backend, job: Job) -> bool:
+        """Write into the table what is no JSON."""
+        connection = self.connection(backend)
+        connection.execute("update neoq_jobs set meta = '{' where id = ?", (job.id,))
+        connection.commit()
+        connection.close()
+        return True
 
     def connection(self, backend: Backend) -> sqlite3.Connection:
         """Return a connection of the caller's own to the file."""

@@ -42,6 +42,27 @@ SHORT_LEASE = {"lease": 0.6, "heartbeat": 0.1}
 class DurableCases(Suite):
     """What is there after the process is gone."""
 
+    def spoil(self, backend: Backend, job: Job) -> bool:  # noqa: ARG002
+        """Damage the stored record of a job that waits, as others might; False where nothing was done."""
+        return False
+
+    @needs("durable")
+    def test_a_record_that_cannot_be_read(self, waiting: Backend, seen: Seen) -> None:
+        """A job that cannot be read is dead with that as its error, can be deleted, and stops no other."""
+        jobs = [waiting.enqueue("q", {"n": n}) for n in range(3)]
+        if not self.spoil(waiting, jobs[1]):
+            pytest.skip("the suite of this backend does not override spoil()")
+        assert {job.id for job in waiting.jobs()} == {job.id for job in jobs}
+        waiting.stats()
+        waiting.listen("q", lambda job: seen(job.id))
+        waiting.start()
+        assert sorted(seen.wait(2)) == [jobs[0].id, jobs[2].id]
+        dead = reached(waiting, jobs[1], Status.DEAD)
+        assert dead.error is not None
+        assert dead.error.startswith("Unreadable: ")
+        assert waiting.delete(id_of(dead))
+        assert waiting.get(id_of(dead)) is None
+
     @needs("durable")
     def test_a_waiting_job_is_kept(self, make: Make, again: Make) -> None:
         """A waiting job is found as it was by the next process, and runs there."""
