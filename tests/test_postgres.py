@@ -836,6 +836,41 @@ def test_a_wait_for_a_connection_ends(make: Make, monkeypatch: pytest.MonkeyPatc
     assert backend.stats().ready == 2
 
 
+@pytest.mark.parametrize("limit", [1, 3])
+def test_few_connections(
+    make: Make, postgres_url: str, new_schema: str, admin: psycopg.Connection[Any], limit: int
+) -> None:
+    """With three connections a process does its work; with too few it says so, and stores nothing twice."""
+    role = sql.Identifier(f"few_{new_schema}")
+    admin.execute(sql.SQL("create role {} login connection limit {}").format(role, limit))
+    admin.execute(sql.SQL("create schema {} authorization {}").format(sql.Identifier(new_schema), role))
+    backend = make(with_settings(postgres_url, user=f"few_{new_schema}"))
+    stored: list[int] = []
+    refused: list[str] = []
+
+    def produce(number: int) -> None:
+        for n in range(5):
+            try:
+                stored.append(backend.enqueue("q", {"n": 10 * number + n}).id or 0)
+            except BackendUnavailable as error:
+                refused.append(str(error))
+
+    ran = Seen()
+    backend.queues()
+    if limit > 2:
+        backend.listen("q", lambda job: ran(job.payload["n"]), concurrency=4)
+    in_threads(4, produce)
+    assert len(stored) + len(refused) == 20
+    assert all("too many connections" in words and "raise max_connections" in words for words in refused)
+    if limit > 2 and stored:
+        assert len(set(ran.wait(len(stored)))) == len(stored)
+    backend.shutdown(timeout=5)
+    query = sql.SQL("select count(*) from {}").format(sql.Identifier(new_schema, "all_jobs"))
+    assert admin.execute(query).fetchone() == (len(stored),)
+    admin.execute(sql.SQL("drop owned by {} cascade").format(role))
+    admin.execute(sql.SQL("drop role {}").format(role))
+
+
 # -- enqueues that meet others -----------------------------------------------------------------------------
 
 
