@@ -12,19 +12,27 @@ from neoq.errors import BackendError, DuplicateJobError
 from neoq.job import Job, Status, latest
 from neoq.redis_connection import Call
 from neoq.redis_finding import Finder
-from neoq.redis_keys import job_id
+from neoq.redis_keys import MOST, Ids, ids_in
 from neoq.redis_queues import RedisQueues
 from neoq.redis_records import ON_DUPLICATE, record_of, score_of
 from neoq.redis_wire import Beginning
 from neoq.store import taken_by
 
-TOGETHER = 500  # jobs of one queue that are added all or none
+TOGETHER = MOST  # jobs of one queue that are added all or none
 AT_ONCE = 50  # of them in one script: a million jobs make each dear while the server grows its tables
 BYTES_AT_ONCE = 256 * 1024  # of payload in one script, or a single job
 
 
 class NoRoom(Exception):
     """A queue holds as many ready jobs as it may."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(queue)
+        self.queue = queue
+
+
+class Unregistered(Exception):
+    """The server does not know a queue; nothing was added."""
 
     def __init__(self, queue: str) -> None:
         super().__init__(queue)
@@ -87,6 +95,18 @@ class Adder:
         for job in jobs:
             if job._special:
                 _count_spans(job, self._queues.time())
+        while True:
+            try:
+                return self._add(jobs, token, room)
+            except Unregistered as unknown:
+                self._register(unknown.queue)
+
+    def _register(self, queue: str) -> None:
+        """Register a queue once more: the server has lost it, and what we know of its ids with it."""
+        self._next.pop(queue, None)
+        self._queues.register(queue)
+
+    def _add(self, jobs: Sequence[Job], token: bytes, room: dict[str, int]) -> list[Job]:
         if len(jobs) == 1:
             return [self._add_alone(jobs[0], token, room.get(jobs[0].queue))]
         parts = list(_parts(jobs))
@@ -116,13 +136,17 @@ class Adder:
     def add_tick(self, cron: str, tick: float, job: Job) -> Job | None:
         """Add the job of a cron's tick; None where the tick is known."""
         part = Part(job.queue, [0], [job])
-        self._queues.number(job.queue)
-        call = self._general_call(part, b"", None, 0, cron=(cron, repr(tick)))
-        reply = self._queues.redis.call_and_wait(*call)
-        if reply[0] == b"known":
-            return None
-        self._read(part, reply)
-        return part.jobs[0]
+        while True:
+            call = self._general_call(part, b"", None, 0, cron=(cron, repr(tick)))
+            reply = self._queues.redis.call_and_wait(*call)
+            if reply[0] == b"known":
+                return None
+            try:
+                self._read(part, reply)
+            except Unregistered:
+                self._register(job.queue)
+            else:
+                return part.jobs[0]
 
     def _add_alone(self, job: Job, token: bytes, room: int | None) -> Job:
         with self._lock:
@@ -140,14 +164,13 @@ class Adder:
         if payload is not None:
             return None
         queue, queues = job.queue, self._queues
-        number = queues.numbers.get(queue) or queues.number(queue)
-        base = max(int(queues.time() * 1e6), self._next.get(queue, 0))
+        ids = queues.ids.get(queue) or queues.register(queue)
+        base = max(ids.at(queues.time()), self._next.get(queue, 0))
         score = score_of(job.priority, job._run_after)  # type: ignore[arg-type]
-        reply = self._call_add_one(queue, (token, b"%d" % base, record, b"%d" % score))
+        reply = self._call_add_one(queue, (b"%d" % ids.step, token, b"%d" % base, record, b"%d" % score))
         if reply.__class__ is bytes:
-            stored = int(reply)
-            self._next[queue] = stored + 1
-            job.id = job_id(stored, number)
+            job.id = int(reply)
+            self._next[queue] = job.id + ids.step
             return job
         if reply[0] == b"held" and job.on_duplicate != "return":
             return None
@@ -200,7 +223,7 @@ class Adder:
 
     def _add_part(self, part: Part, token: bytes, room: int | None, number: int = 0) -> int:
         """Add a part; return how many scripts it took, which are numbered throughout the batch."""
-        self._queues.number(part.queue)  # first: a queue that holds jobs is always known
+        self._queues.known(part.queue)  # first: a queue that holds jobs is always known
         pieces = part.pieces()
         if len(pieces) > 1:
             self._add_pieces(part, pieces, token or os.urandom(16), room, number)
@@ -239,13 +262,14 @@ class Adder:
         """Add jobs whose fingerprints are free, as nearly all are; None where they meet one another."""
         prints: list[bytes] = []
         calls: list[Call] = []
-        base = max(int(self._queues.time() * 1e6), self._next.get(pieces[0].queue, 0))
+        ids = self._queues.known(pieces[0].queue)
+        base = self._first_id(pieces[0].queue, ids)
         gated = len(pieces) > 1
         for at, piece in enumerate(pieces, number):
             call, own = self._new_call(piece, token, at, base, gated=gated)
             calls.append(call)
             prints += own
-            base += len(piece.jobs)
+            base += len(piece.jobs) * ids.step
         if len(prints) > 1 and len(set(prints)) < len(prints):
             return None
         return New(prints, calls)
@@ -260,7 +284,9 @@ class Adder:
         ready: list[Any] = []
         waits: list[Any] = []
         apart: list[Any] = []
-        for stored, job in enumerate(jobs, base):
+        step = self._queues.known(queue).step
+        for at, job in enumerate(jobs):
+            stored = base + at * step
             record, print_, payload = record_of(job)
             records += (stored, record)
             if print_ is not None:
@@ -274,12 +300,16 @@ class Adder:
                 apart += (stored, payload)
         header = (
             *(token, *self._queues.wake_arguments(queue), len(jobs), len(uniques) // 2),
-            *(len(ready) // 2, len(waits) // 2, len(apart) // 2, base, int(gated)),
+            *(len(ready) // 2, len(waits) // 2, len(apart) // 2, base, int(gated), step),
         )
         script = self._queues.scripts.add_new
         seen = () if gated else prints
         arguments = [*header, *seen, *records, *uniques, *ready, *waits, *apart]
         return (script, self._keys(queue, script.keys, number), arguments), prints
+
+    def _first_id(self, queue: str, ids: Ids) -> int:
+        """The first id for what is added now, as far as this process knows."""
+        return max(ids.at(self._queues.time()), self._next.get(queue, 0))
 
     def _gate_calls(
         self,
@@ -315,7 +345,9 @@ class Adder:
         cron: tuple[str, str] = ("", ""),
     ) -> Call:
         arguments: list[Any] = [token, "" if room is None else room, int(gated)]
-        arguments += (*self._queues.wake_arguments(part.queue), *cron)
+        ids = self._queues.known(part.queue)
+        base = self._first_id(part.queue, ids)
+        arguments += (*self._queues.wake_arguments(part.queue), base, ids.step, *cron)
         for job in part.jobs:
             record, _, payload = record_of(job)
             meets = "s" if cron[0] else ON_DUPLICATE[job.on_duplicate]
@@ -341,7 +373,7 @@ class Adder:
             if reply[0] == b"taken":
                 must = [place for place, job in enumerate(part.jobs) if _must_be_new(job)]
                 place, holder = must[step * AT_ONCE + reply[1]], int(reply[2])
-                raise self._taken(part, place, holder, self._queues.number(part.queue))
+                raise self._taken(part, place, holder)
 
     def _read_pieces(self, part: Part, pieces: list[Part], replies: list[Any]) -> None:
         for piece, reply in zip(pieces, replies, strict=True):
@@ -350,54 +382,50 @@ class Adder:
 
     def _read(self, part: Part, reply: list[Any]) -> None:
         what, queue = reply[0], part.queue
-        number = self._queues.number(queue)
         if what == b"added":
-            first = int(reply[1])
-            self._next[queue] = first + len(part.jobs)
-            for stored, job in enumerate(part.jobs, first):
-                job.id = job_id(stored, number)
+            first, step = int(reply[1]), self._queues.known(queue).step
+            self._next[queue] = first + len(part.jobs) * step
+            for at, job in enumerate(part.jobs):
+                job.id = first + at * step
             if len(reply) > 2:
-                self._meet(part, {reply[at]: int(reply[at + 1]) for at in range(2, len(reply), 2)}, number)
+                self._meet(part, {reply[at]: int(reply[at + 1]) for at in range(2, len(reply), 2)})
         elif what == b"held":
-            self._meet(part, {0: int(reply[1])}, number)
+            self._meet(part, {0: int(reply[1])})
         elif what == b"again":
-            self._recall(part, reply[1], number)
+            self._recall(part, reply[1])
+        elif what == b"unknown":
+            raise Unregistered(queue)
         elif what == b"full":
             raise NoRoom(queue)
         elif what == b"taken":
-            raise self._taken(part, reply[1], int(reply[2]), number)
+            raise self._taken(part, reply[1], int(reply[2]))
         else:
             raise BackendError(f"Redis did not add the jobs, and said {reply!r}")
 
-    def _meet(self, part: Part, holders: dict[int, int], number: int) -> None:
+    def _meet(self, part: Part, holders: dict[int, int]) -> None:
         """Put the jobs that hold the fingerprints in the places of the duplicates."""
         found = {job.id: job for job in self._finder.look(part.queue, list(set(holders.values())))}
-        for place, stored in holders.items():
-            name = job_id(stored, number)
+        for place, name in holders.items():
             job = found.get(name, part.jobs[place])._copy()  # it may have ended and be forgotten by now
             job.id, job.duplicate = name, True
             part.jobs[place] = job
 
-    def _recall(self, part: Part, text: bytes, number: int) -> None:
+    def _recall(self, part: Part, text: bytes) -> None:
         """Take the jobs that this token has added before."""
-        if b":" in text:
-            first, _, count = text.partition(b":")
-            marks = [b"%d" % (int(first) + at) for at in range(int(count))]
-        else:
-            marks = text.split()
+        marks = [b"%d" % one for one in ids_in(text)] if b":" in text else text.split()
         stored = [int(mark.rstrip(b"!")) for mark in marks]
         found = {job.id: job for job in self._finder.look(part.queue, stored)}
         for place, (one, mark) in enumerate(zip(stored, marks, strict=True)):
-            job = found.get(job_id(one, number), part.jobs[place])._copy()
-            job.id, job.duplicate = job_id(one, number), mark.endswith(b"!")
+            job = found.get(one, part.jobs[place])._copy()
+            job.id, job.duplicate = one, mark.endswith(b"!")
             part.jobs[place] = job
 
-    def _taken(self, part: Part, place: int, holder: int, number: int) -> DuplicateJobError:
+    def _taken(self, part: Part, place: int, holder: int) -> DuplicateJobError:
         if holder < 0:  # an earlier one of the batch
             return taken_by(part.jobs[-holder - 1])
         found = self._finder.look(part.queue, [holder])
         job = found[0] if found else part.jobs[place]._copy()
-        job.id = job_id(holder, number)
+        job.id = holder
         return taken_by(job)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar, Unpack
 
 from neoq.backend import Backend
 from neoq.capacity import Room, closed, new_of, refuse_too_many, wanted_of
@@ -22,9 +24,10 @@ from neoq.job import Job, Status, to_datetime
 from neoq.redact import misread, shown
 from neoq.redis_adding import Adder, NoRoom
 from neoq.redis_connection import Address, Call, RedisConnection, has_broken, is_full
-from neoq.redis_finding import Finder
-from neoq.redis_keys import NUMBERS, global_key, job_id, number_of, stored_at
+from neoq.redis_finding import Finder, check_payload, stored_in
+from neoq.redis_keys import global_key, id_in
 from neoq.redis_leased import NOT_OURS, Leased
+from neoq.redis_mending import Mender, is_wrong_type
 from neoq.redis_pruning import Pruner
 from neoq.redis_queues import RedisQueues
 from neoq.redis_records import change_of, held_by, job_of, lease_name, progress_of, success_of
@@ -45,9 +48,12 @@ from neoq.store import (
     WorkerInfo,
     taken_by,
 )
+from neoq.stored import Reported, unreadable_end
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
+
+M = TypeVar("M", bound=Callable[..., Any])
 
 AT_ONCE = 50  # jobs of one script, so that none holds the server for long
 BYTES_AT_ONCE = 256 * 1024  # of results in one script, or a single one
@@ -222,6 +228,22 @@ SECURE = {"sentinel": "rediss+sentinel://", "cluster": "rediss+cluster://"}
 Part = tuple[str, bool, list[Outcome]]  # of one queue, whether they succeeded
 
 
+def _mending(method: M) -> M:
+    """A call that sets aside what has the wrong type among our keys, and is made once more then."""
+
+    @functools.wraps(method)
+    def call(self: RedisBackend, *args: Any, **options: Any) -> Any:
+        try:
+            return method(self, *args, **options)
+        except BackendError as error:
+            if not is_wrong_type(error):
+                raise
+            self._mend()  # or another thread or process has done so
+        return method(self, *args, **options)
+
+    return call  # type: ignore[return-value]
+
+
 class Quiet(NamedTuple):
     """A queue that held nothing for us when we looked."""
 
@@ -287,6 +309,9 @@ class RedisBackend(Backend):
         self._cursors: dict[str, Any] = {}
         self._crons: dict[str, str] = {}
         self._room = Room()
+        self._mender = Mender(self._queues, config.log)
+        self._reported = Reported(config.log)
+        self._unread: list[Job] = []  # claimed, and not dead yet
         self._wakes = Wakes(
             connection,
             self._queues.channel + self._worker,
@@ -316,6 +341,15 @@ class RedisBackend(Backend):
         """Store jobs; see `Store.add`. Up to 500 of one queue are stored all or none."""
         if transaction is not None:
             raise _no_transactions("enqueue")
+        try:
+            return self._add(jobs, token)
+        except BackendError as error:
+            if not is_wrong_type(error):
+                raise
+            self._mend()
+        return self._add(jobs, os.urandom(len(token)))  # the script that failed may have remembered the token
+
+    def _add(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
         queues = {job.queue for job in jobs} if len(jobs) > 1 else (jobs[0].queue,)
         capacities = self._bounds_of(jobs)
         added = self._add_bounded(jobs, token, capacities) if capacities else self._adder.add(jobs, token, {})
@@ -359,6 +393,7 @@ class RedisBackend(Backend):
 
     # -- cron -------------------------------------------------------------------------------------------
 
+    @_mending
     def add_tick(self, cron: str, tick: datetime, job: Job) -> Tick:
         """Record a tick and add its job in one script; capacity does not hold it back."""
         if self._crons.get(cron) != job.queue:
@@ -373,13 +408,18 @@ class RedisBackend(Backend):
         self._notify(job.queue, "ready")
         return Tick.NEW
 
+    @_mending
     def last_tick(self, cron: str) -> datetime | None:
         """The newest tick of a cron in any process."""
         queue = self._redis.command("HGET", global_key(self.config.prefix, "crons"), cron)
         if queue is None:
             return None
-        tick = self._redis.command("HGET", self._queues.keys(queue.decode()).key("ticks"), cron)
-        return None if tick is None else to_datetime(float(tick))
+        key = self._queues.keys(queue.decode(errors="replace")).key("ticks")
+        tick = self._redis.command("HGET", key, cron)
+        try:
+            return None if tick is None else to_datetime(float(tick))
+        except ValueError:  # another hand wrote it: nothing is known then
+            return None
 
     # -- wakes ------------------------------------------------------------------------------------------
 
@@ -422,6 +462,7 @@ class RedisBackend(Backend):
 
     # -- claim ------------------------------------------------------------------------------------------
 
+    @_mending
     def claim(self, demand: Sequence[Demand]) -> Claimed:
         """Take ready jobs, best first; queues that are known to hold none are not asked for a while."""
         self._regain_lost()
@@ -436,6 +477,8 @@ class RedisBackend(Backend):
         jobs = self._claim(asked, dues) if asked else []
         if jobs:
             self._room.make_known()
+        if self._unread:
+            self._end_unread()
         due = to_datetime(min(dues)) if dues else None
         return Claimed(jobs, due, to_datetime(self._queues.time()))  # type: ignore[arg-type]
 
@@ -473,6 +516,12 @@ class RedisBackend(Backend):
                 self._lost_claims += lost
             raise
         told = [reply for reply in replies if not isinstance(reply, BackendError)]
+        if len(told) < len(replies):  # a script that fails may have taken some before
+            self._lost_claims += [
+                (one.queue, token)
+                for one, reply in zip(parts, replies, strict=True)
+                if isinstance(reply, BackendError)
+            ]
         if not told:
             raise replies[0]
         self._queues.learn_time(float(told[-1][0]), before)
@@ -481,13 +530,37 @@ class RedisBackend(Backend):
             for one, reply, stir in zip(parts, replies, stirs, strict=True):
                 jobs += self._read_claimed(one, reply, stir, token, dues)
             self._finder.add_payloads([job for job in jobs if job._data is None])
+            for job in jobs:
+                check_payload(job)
         except BaseException:
             self._lost_claims += lost
             raise
-        return jobs
+        unread = [job for job in jobs if job._unreadable is not None or job._data is None]
+        if not unread:
+            return jobs
+        self._unread += unread
+        return [job for job in jobs if job not in unread]
+
+    def _end_unread(self) -> None:
+        """Let claimed jobs be dead that cannot be read; where that fails, the next claim tries again."""
+        unread, now = list(self._unread), self._queues.time()
+        try:
+            self.settle([unreadable_end(job, now) for job in unread])
+        except BackendError as error:
+            self.config.log.warning(
+                "%d jobs that cannot be read are not dead yet, again soon: %s", len(unread), error
+            )
+            return
+        self._unread = self._unread[len(unread) :]
+        for job in unread:
+            if job._unreadable is not None:
+                self._reported.tell(job)
 
     def _leave_alone(self, queue: str, error: BackendError, dues: list[float]) -> None:
         """Ask a queue that the server refuses to claim from again in a while: others are not to suffer."""
+        if is_wrong_type(error) and self._mend():
+            dues.append(self._queues.time())
+            return
         due = self._queues.time() + self.config.job_check_interval
         self._quiet[queue] = Quiet(due, machine.monotonic())
         dues.append(due)
@@ -512,12 +585,16 @@ class RedisBackend(Backend):
         jobs: list[Job] = []
         if not ids:
             return jobs
-        number, known = self._queues.number(queue), self._leased.of_queue(queue)
+        known = self._leased.of_queue(queue)
         for at, stored in enumerate(ids):
             record = records[at]
             if record is None:  # somebody has deleted it by hand
                 continue
-            job = job_of(job_id(int(stored), number), queue, record, lives[at])
+            number = id_in(stored)
+            if number is None:
+                self._drop_stranger(queue, stored, token)
+                continue
+            job = job_of(number, queue, record, lives[at])
             job.status = Status.RUNNING
             job.worker = worker
             job._token = token
@@ -525,6 +602,30 @@ class RedisBackend(Backend):
             jobs.append(job)
             known[job.id] = (token, record, lives[at])
         return jobs
+
+    def _drop_stranger(self, queue: str, name: bytes, token: int) -> None:
+        """Forget the lease of something that has no id, and so is no job."""
+        lease = b"%b:%d:%b" % (name, token, self._worker.encode())
+        self._redis.command("ZREM", self._queues.keys(queue).key("lease"), lease)
+        self.config.log.error(
+            "%r of %s is no job, for it is no id: something else writes to our keys; it is not run",
+            name[:60],
+            queue,
+        )
+
+    def _mend(self) -> bool:
+        """Set aside what has the wrong type among our keys; tell whether there was any."""
+        try:
+            queues = self._mender.mend()
+            for queue in queues or ():
+                self._cursors[queue] = 0
+                while self._reconcile(queue):
+                    pass
+                self._stir(queue)
+        except BackendError as error:
+            self.config.log.warning("what has the wrong type among our keys cannot be set aside: %s", error)
+            return False
+        return queues is not None
 
     def _new_token_of_lease(self) -> int:
         """The microsecond of a claim, or a later one: no other claim of this process has it."""
@@ -536,18 +637,16 @@ class RedisBackend(Backend):
         """Give back what was claimed for us by a call whose reply was lost."""
         while self._lost_claims:
             queue, token = self._lost_claims[0]
-            number = self._queues.number(queue)
             ours = f":{token}:{self._worker}"
-            outcomes = [
-                Outcome(Lease(job_id(int(name.partition(b":")[0]), number), queue, token), Status.PENDING)
-                for name in sorted(self._finder.leases(queue, f"*{ours}"))
-            ]
+            ids = [stored_in("lease", name) for name in sorted(self._finder.leases(queue, f"*{ours}"))]
+            outcomes = [Outcome(Lease(one, queue, token), Status.PENDING) for one in ids if one is not None]
             if outcomes:
                 self.settle(outcomes)
             self._lost_claims.pop(0)
 
     # -- settle -----------------------------------------------------------------------------------------
 
+    @_mending
     def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
         """Record how attempts ended, in scripts of one queue and one kind each, in one round trip."""
         if transaction is not None:
@@ -556,14 +655,13 @@ class RedisBackend(Backend):
         batches: dict[tuple[str, bool], list[Outcome]] = {}
         for outcome in outcomes:
             lease = outcome.lease
-            if lease.token <= 0 or number_of(lease.job_id) != self._queues.number(lease.queue) % NUMBERS:
+            if lease.token <= 0:
                 stale.add(lease.job_id)
                 continue
             batches.setdefault((lease.queue, outcome.status is Status.SUCCEEDED), []).append(outcome)
         parts = [(*kind, part) for kind, batch in batches.items() for part in _in_parts(batch)]
         for (queue, _, batch), reply in zip(parts, self._settle_all(parts), strict=True):
-            number = self._queues.number(queue)
-            stale |= {job_id(int(stored), number) for stored in reply}
+            stale |= set(map(int, reply))
             self._leased.forget(queue, batch)
         try:
             self._follow(outcomes, stale)
@@ -610,7 +708,7 @@ class RedisBackend(Backend):
         worker, now = self._worker, self._queues.time()
         arguments = [self._is_said_again(batch), *self._queues.wake_arguments(queue)]
         for one in batch:
-            name = stored_at(one.lease.job_id)
+            name = one.lease.job_id
             lease = lease_name(name, one.lease.token, worker)
             arguments += (name, lease, change_of(one, now), b"" if one.result is None else one.result)
         return self._queues.call_of(self._scripts.settle, queue, arguments)
@@ -626,13 +724,12 @@ class RedisBackend(Backend):
             ours = known.get(job_id, NOT_OURS)
             if ours[0] != token:
                 ours = NOT_OURS
-            name = stored_at(job_id)
-            lease = lease_name(name, token, worker)
+            lease = lease_name(job_id, token, worker)
             leases.append(lease)
             prints.append(held_by(ours[1]))
-            lives += (name, success_of(one, lease, ours[2]))
+            lives += (job_id, success_of(one, lease, ours[2]))
             if one.result is not None:
-                results += (name, one.result)
+                results += (job_id, one.result)
         header = int(keep), self._is_said_again(batch), len(batch)
         arguments = [*header, *leases, *prints, *lives, *results]
         return self._queues.call_of(self._scripts.finish, queue, arguments)
@@ -652,49 +749,50 @@ class RedisBackend(Backend):
                 self._adder.add(outcome.follow, token, {})
                 self._tell_ready({job.queue for job in outcome.follow})
 
+    @_mending
     def extend(self, leases: Sequence[Lease]) -> Extended:
         """Renew leases; tell which are lost, and whose job was cancelled."""
         self._workers.touch()
         lost, cancelled = set[int](), set[int]()
         by_queue: dict[str, list[Lease]] = {}
         for lease in leases:
-            if number_of(lease.job_id) != self._queues.number(lease.queue) % NUMBERS:
-                lost.add(lease.job_id)
-            else:
-                by_queue.setdefault(lease.queue, []).append(lease)
+            by_queue.setdefault(lease.queue, []).append(lease)
         parts = [
             (queue, of_queue[start : start + AT_ONCE])
             for queue, of_queue in by_queue.items()
             for start in range(0, len(of_queue), AT_ONCE)
         ]
         replies = self._redis.call_many([self._extending(*part) for part in parts])
-        for (queue, _), reply in zip(parts, replies, strict=True):
-            number = self._queues.number(queue)
-            lost |= {job_id(int(stored), number) for stored in reply[0]}
-            cancelled |= {job_id(int(stored), number) for stored in reply[1]}
+        for reply in replies:
+            lost |= set(map(int, reply[0]))
+            cancelled |= set(map(int, reply[1]))
         return Extended(lost, cancelled)
 
     def _extending(self, queue: str, leases: list[Lease]) -> Call:
         arguments: list[Any] = [int(self.config.lease * 1e6)]
         for lease in leases:
-            stored = stored_at(lease.job_id)
+            job_id = lease.job_id
             progress = "" if lease.progress is None else progress_of(lease.progress)
-            arguments += (stored, lease_name(stored, lease.token, self._worker), progress)
+            arguments += (job_id, lease_name(job_id, lease.token, self._worker), progress)
         return self._queues.call_of(self._scripts.extend, queue, arguments)
 
     # -- workers ----------------------------------------------------------------------------------------
 
+    @_mending
     def beat(self, worker: WorkerInfo) -> None:
         """Say that this process is alive, and begin to hear the server's calls."""
         if worker.id == self._worker and self.engine.running:
             self._wakes.start()
+        self._queues.register_anew()
         self._workers.beat(worker)
 
+    @_mending
     def workers(self) -> list[WorkerInfo]:
         """The processes that listen and are alive."""
         self.engine.look()
         return self._workers.alive()
 
+    @_mending
     def reclaim(self) -> Reclaimed:
         """Take the jobs of workers that have died, as `Workers.dead` judges."""
         reclaimed = Reclaimed([], [])
@@ -730,7 +828,8 @@ class RedisBackend(Backend):
                 self._take_back(queue, expired, reclaimed, expired=True)
             self._reconcile(queue)
 
-    def _reconcile(self, queue: str) -> None:
+    def _reconcile(self, queue: str) -> bool:
+        """Look through some jobs of a queue for such as are nowhere; tell whether there are more."""
         arguments = [self._cursors.get(queue, 0), RECONCILED_AT_ONCE]
         self._cursors[queue], found = self._queues.call(self._scripts.reconcile, queue, arguments)
         for _ in range(2):  # a job that was claimed anew as the leases were read may have been missed
@@ -745,11 +844,13 @@ class RedisBackend(Backend):
         for stored in found:
             self.config.log.error(
                 "job %s of %s was in no list and is ready again: something else writes to our keys",
-                *(job_id(int(stored), self._queues.number(queue)), queue),
+                *(int(stored), queue),
             )
+        return int(self._cursors[queue]) != 0
 
     # -- prune ------------------------------------------------------------------------------------------
 
+    @_mending
     def prune(self) -> int:
         """Forget finished jobs older than ``retention``, and the oldest beyond max_finished and max_dead."""
         self.engine.look()
@@ -770,6 +871,7 @@ class RedisBackend(Backend):
 
     # -- looking and operating --------------------------------------------------------------------------
 
+    @_mending
     def find(
         self,
         *,
@@ -791,6 +893,7 @@ class RedisBackend(Backend):
         ]
         return sorted(jobs, key=lambda job: job.id or 0, reverse=True)[:limit]
 
+    @_mending
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
         queues = self._queues.all()
@@ -802,22 +905,22 @@ class RedisBackend(Backend):
             for queue, (*numbers, paused) in zip(queues, replies, strict=True)
         ]
 
+    @_mending
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel, retry or delete jobs."""
         done, running, queues = set[int](), set[int](), set[str]()
         by_queue: dict[str, list[int]] = {}
         asked = list(job_ids)
         for job in self._finder.of_ids(asked):
-            by_queue.setdefault(job.queue, []).append(stored_at(job.id))
+            by_queue.setdefault(job.queue, []).append(job.id)
         for queue, ids in by_queue.items():
-            number = self._queues.number(queue)
             for start in range(0, len(ids), AT_ONCE):
                 arguments = [action, *self._queues.wake_arguments(queue), *ids[start : start + AT_ONCE]]
                 reply = self._queues.call(self._scripts.change, queue, arguments)
                 if reply[2] and len(asked) == 1:
                     raise taken_by(self._finder.look(queue, [int(reply[2][1])])[0])
-                done |= {job_id(int(stored), number) for stored in reply[0]}
-                running |= {job_id(int(stored), number) for stored in reply[1]}
+                done |= set(map(int, reply[0]))
+                running |= set(map(int, reply[1]))
                 if reply[0]:
                     queues.add(queue)
                 if reply[1]:
@@ -831,19 +934,21 @@ class RedisBackend(Backend):
     def _tell_workers(self, queue: str, stored: list[int]) -> None:
         """Tell those who run jobs that they were cancelled; who is not told learns it as it extends."""
         leases = self._finder.leases_of(queue, stored).values()
-        workers = {lease.rpartition(b":")[2].decode() for lease in leases}
-        self._redis.commands([("PUBLISH", self._queues.channel + name, "") for name in sorted(workers)])
+        workers = {lease.rpartition(b":")[2] for lease in leases}
+        channel = self._queues.channel.encode()
+        self._redis.commands([("PUBLISH", channel + name, "") for name in sorted(workers)])
 
+    @_mending
     def set_paused(self, queue: str, paused: bool) -> None:
         """Hold a queue's jobs back, or let them go."""
-        self._queues.number(queue)
+        self._queues.register(queue)
         keys, channel = self._queues.keys(queue), self._queues.channel
         if paused:
             self._redis.command("SET", keys.key("paused"), 1)
         else:
             self._redis.command("DEL", keys.key("paused"))
             idle = self._redis.command("SMEMBERS", keys.key("idle"))
-            self._redis.commands([("PUBLISH", channel + name.decode(), queue) for name in idle])
+            self._redis.commands([("PUBLISH", channel.encode() + name, queue) for name in idle])
         self._stir(queue)
         self._notify(queue, "pause" if paused else "ready")
 

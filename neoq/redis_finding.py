@@ -8,9 +8,10 @@ from typing import Any
 import orjson
 
 from neoq.job import Job, Status
-from neoq.redis_keys import job_id, number_of, stored_at
+from neoq.redis_keys import id_in, ids_in, number_of
 from neoq.redis_queues import RedisQueues
 from neoq.redis_records import job_of, read_lease
+from neoq.stored import mark_unreadable, payload_of, shown
 
 LOOKED_AT_ONCE = 50  # jobs that one script looks at
 LOOKS = 3  # at most, for jobs that end while they are looked at
@@ -36,34 +37,51 @@ class Finder:
     def of_ids(self, ids: Iterable[int]) -> list[Job]:
         """The jobs of these ids that exist."""
         by_number: dict[int, list[int]] = {}
-        for one in ids:
+        for one in set(ids):
             if one > 0:
-                by_number.setdefault(number_of(one), []).append(stored_at(one))
+                by_number.setdefault(number_of(one), []).append(one)
         if not by_number:
             return []
         numbers = self._queues.numbers
-        if not by_number.keys() <= {number_of(number) for number in numbers.values()}:
+        if not by_number.keys() <= set(numbers.values()):
             self._queues.all()
         found: list[Job] = []
+        missing = {one for of_number in by_number.values() for one in of_number}
         for queue, number in list(numbers.items()):
-            found += self.look(queue, by_number.get(number_of(number), []))
+            if number in by_number:
+                found += self.look(queue, by_number[number])
+        missing -= {job.id for job in found if job.id is not None}
+        return found + self._anywhere(sorted(missing)) if missing else found
+
+    def _anywhere(self, ids: list[int]) -> list[Job]:
+        """The jobs of these ids, wherever they are: a queue may have had another number once."""
+        found: list[Job] = []
+        queues = self._queues.all()
+        for start in range(0, len(queues), PAGE):
+            some = queues[start : start + PAGE]
+            commands = [("HMGET", self._queues.keys(queue).key("jobs"), *ids) for queue in some]
+            for queue, records in zip(some, self._redis.commands(commands), strict=True):
+                here = [one for one, record in zip(ids, records, strict=True) if record is not None]
+                found += self.look(queue, here)
         return found
 
     def look(self, queue: str, stored: list[int]) -> list[Job]:
-        """Snapshots of the jobs of a queue that exist, by the microseconds in their ids."""
+        """Snapshots of the jobs of a queue that exist, by their ids."""
         jobs: list[Job] = []
         for chunk in _chunks(stored):
             reply, leases = self._look_at(queue, chunk)
-            now, number = float(reply[0]), self._queues.number(queue)
+            now = float(reply[0])
             for at, record in enumerate(reply[1]):
                 if record is not None:
                     lease = leases.get(chunk[at])
-                    job = _snapshot(job_id(chunk[at], number), queue, [part[at] for part in reply[1:]], lease)
+                    job = _snapshot(chunk[at], queue, [part[at] for part in reply[1:]], lease)
                     job._waits = not job.finished and job._run_after > now  # type: ignore[operator]
                     jobs.append(job)
         self.add_payloads([job for job in jobs if job._data is None])
+        for job in jobs:
+            check_payload(job)
         for job, result in self._fetch("results", queue, [job for job in jobs if job.finished]):
-            job._result = result
+            job._result = _checked_result(job, result)
         return [job for job in jobs if job._data is not None]
 
     def _look_at(self, queue: str, stored: list[int]) -> tuple[Any, dict[int, bytes]]:
@@ -87,21 +105,26 @@ class Finder:
                 return found
 
     def leases_of(self, queue: str, stored: Collection[int]) -> dict[int, bytes]:
-        """The leases of jobs of a queue, by the microseconds in their ids; of those that have one."""
+        """The leases of jobs of a queue, by their ids; of those that have one."""
         pattern = f"{next(iter(stored))}:*" if len(stored) == 1 else "*"
-        leases = {_stored_in("lease", name): name for name in self.leases(queue, pattern)}
+        leases = {stored_in("lease", name): name for name in self.leases(queue, pattern)}
         return {one: leases[one] for one in stored if one in leases}
 
     def add_payloads(self, jobs: list[Job]) -> None:
-        """Fetch the payloads that are kept apart."""
+        """Fetch the payloads that are kept apart; a job that exists without its own cannot be read."""
         for queue in {job.queue for job in jobs}:
             for job, payload in self._fetch("payloads", queue, [job for job in jobs if job.queue == queue]):
                 job._data = payload
+            bare = [job for job in jobs if job._data is None and job.queue == queue]
+            for job, record in self._fetch("jobs", queue, bare):
+                if record is not None:  # it has not ended and been forgotten meanwhile
+                    job._data = b""
+                    mark_unreadable(job, "its payload is gone")
 
     def _fetch(self, what: str, queue: str, jobs: list[Job]) -> Iterator[tuple[Job, bytes | None]]:
         """What is large, for jobs of a queue: each by itself, so that the server gives others their turn."""
         key = self._queues.keys(queue).key(what)
-        found = self._redis.commands([("HGET", key, stored_at(job.id)) for job in jobs], near=key)
+        found = self._redis.commands([("HGET", key, job.id) for job in jobs], near=key)
         return zip(jobs, found, strict=True)
 
     def newest(self, queue: str | None, status: Status | None, limit: int, after: int | None) -> list[Job]:
@@ -112,13 +135,11 @@ class Finder:
         return sorted(found, key=lambda job: job.id or 0, reverse=True)[:limit]
 
     def _newest_of(self, queue: str, status: Status | None, limit: int, after: int | None) -> list[Job]:
-        number = number_of(self._queues.number(queue))
-        below = None if after is None else stored_at(after) + (number < number_of(after))
         members = None if status is None else self._few_of(queue, status)
         if members is None:
-            chunks = self._downwards(queue, below, limit)
+            chunks = self._downwards(queue, after, limit)
         else:
-            chunks = _chunks(sorted((one for one in members if below is None or one < below), reverse=True))
+            chunks = _chunks(sorted((one for one in members if after is None or one < after), reverse=True))
         found: list[Job] = []
         for chunk in chunks:
             found += [job for job in self.look(queue, chunk) if status is None or job.status is status]
@@ -132,33 +153,54 @@ class Finder:
         if sum(self._redis.commands([("ZCARD", keys.key(place)) for place in places])) > FEW:
             return None
         members = self._redis.commands([("ZRANGE", keys.key(place), 0, -1) for place in places])
-        return [
-            _stored_in(place, member)
-            for place, found in zip(places, members, strict=True)
-            for member in found
+        ids = [
+            stored_in(place, member) for place, found in zip(places, members, strict=True) for member in found
         ]
+        return [one for one in ids if one is not None]
 
     def _downwards(self, queue: str, below: int | None, limit: int) -> Iterator[list[int]]:
         """The ids of a queue, newest first, in chunks: existing ones and such that were dropped."""
         key, step = self._queues.keys(queue).key("ids"), min(limit, LOOKED_AT_ONCE)
         start: Any = "+inf" if below is None else f"({below}"
-        while page := self._redis.command("ZREVRANGEBYSCORE", key, start, "-inf", "LIMIT", 0, step):
-            ids = [one for member in page for one in _ids_in(member) if below is None or one < below]
+        while page := self._redis.command(
+            "ZREVRANGEBYSCORE", key, start, "-inf", "WITHSCORES", "LIMIT", 0, step
+        ):
+            pairs = (
+                [*page] if isinstance(page[0], (tuple, list)) else [*zip(page[::2], page[1::2], strict=True)]
+            )
+            members = [member for member, _ in pairs]
+            ids = [
+                one for member in members for one in reversed(ids_in(member)) if below is None or one < below
+            ]
             yield from _chunks(ids)
-            start = b"(" + page[-1].partition(b":")[0]
+            start = f"({float(pairs[-1][1])!r}"
             step = LOOKED_AT_ONCE
 
 
-def _ids_in(member: bytes) -> Iterable[int]:
-    """The ids of a batch that was stored together, newest first."""
-    first, _, count = member.partition(b":")
-    return range(int(first) + int(count or 1) - 1, int(first) - 1, -1)
-
-
-def _stored_in(place: str, member: bytes) -> int:
+def stored_in(place: str, member: bytes) -> int | None:
+    """The id in a member of one of our lists; None where another hand has written something else."""
     if place == "lease":
-        return int(member.partition(b":")[0])
-    return int(member[3:] if place in {"wait", "retry"} else member)
+        return id_in(member.partition(b":")[0])
+    return id_in(member[3:] if place in {"wait", "retry"} else member)
+
+
+def check_payload(job: Job) -> None:
+    """Read the payload, as whoever looks at a job would, and mark the job where it cannot be read."""
+    if job._data and job._unreadable is None:
+        try:
+            job._payload = payload_of(job._data)
+        except ValueError:
+            mark_unreadable(job, f"payload holds {shown(job._data)}, which is not a JSON object")
+
+
+def _checked_result(job: Job, result: bytes | None) -> bytes | None:
+    try:
+        if result is not None:
+            orjson.loads(result)
+    except ValueError:
+        mark_unreadable(job, f"result holds {shown(result)}, which is not JSON")
+        return None
+    return result
 
 
 def _chunks(ids: list[int]) -> Iterator[list[int]]:
@@ -173,8 +215,11 @@ def _snapshot(name: int, queue: str, parts: list[Any], lease: bytes | None) -> J
     elif runs:
         job.status = Status.RUNNING
     if progress is not None:
-        told = orjson.loads(progress)
-        job._progress = (float(told["pf"]), told["pt"])
+        try:
+            told = orjson.loads(progress)
+            job._progress = (float(told["pf"]), str(told["pt"]))
+        except (ValueError, LookupError, TypeError):
+            pass  # it says nothing of the job itself, and the next one overwrites it
     job._cancel = bool(cancelled)
     return job
 

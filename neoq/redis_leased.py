@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from neoq.redis_keys import stored_at
 from neoq.redis_queues import RedisQueues
 from neoq.store import Lease, Outcome
 
@@ -21,7 +20,7 @@ class Leased:
 
     def __init__(self, queues: RedisQueues) -> None:
         self._queues = queues
-        self._of: dict[str, dict[int, Known]] = {}  # by queue: of very many, two may have jobs of one id
+        self._of: dict[str, dict[int, Known]] = {}  # by queue
 
     def of_queue(self, queue: str) -> dict[int, Known]:
         """The jobs of a queue, for who claims to add to."""
@@ -37,8 +36,7 @@ class Leased:
 
     def _look_up(self, queue: str, leases: list[Lease], known: dict[int, Known]) -> None:
         keys = self._queues.keys(queue)
-        stored = [stored_at(lease.job_id) for lease in leases]
-        commands = [("HGET", keys.key(what), one) for one in stored for what in ("jobs", "life")]
+        commands = [("HGET", keys.key(what), lease.job_id) for lease in leases for what in ("jobs", "life")]
         found = self._queues.redis.commands(commands, near=keys.key("jobs"))
         for lease, record, life in zip(leases, found[::2], found[1::2], strict=True):
             known[lease.job_id] = NOT_OURS if record is None else (lease.token, record, life)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from neoq.redis_keys import job_id
+from neoq.redis_keys import id_in
 from neoq.redis_queues import RedisQueues
 
 DROPPED_AT_ONCE = 50
@@ -45,9 +45,8 @@ class Pruner:
                 break
             queue, place = heads[oldest[0][1]]
             number = min(excess, DROPPED_AT_ONCE) if len(oldest) == 1 else 1
-            of_queue = self._queues.number(queue)
             gone = self._drop(queue, place, "", number)
-            dropped += [(job_id(int(stored), of_queue), queue) for stored in gone]
+            dropped += [(id_in(one) or 0, queue) for one in gone]
             excess -= number
         return dropped
 
@@ -66,7 +65,8 @@ class Pruner:
                 chunk = batches[start : start + 100]
                 self._redis.call_many([self._queues.call_of(script, queue, [member]) for member in chunk])
             full = len(page) == TIDIED_IN_ALL
-            cursors[f"tidy {queue}"] = b"(" + page[-1].partition(b":")[0] if full else b"-inf"
+            last = id_in(page[-1].partition(b":")[0]) if full else None
+            cursors[f"tidy {queue}"] = b"-inf" if last is None else b"(%d" % last
 
 
 def _score_of(first: Any) -> float:

@@ -6,27 +6,22 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from neoq.job import CODEC, Job, Status, Unique, blank, fingerprint
+from neoq.job import CODEC, Job, Status, Unique, blank, fingerprint, within_calendar
 from neoq.store import Outcome
+from neoq.stored import STATUSES, Unreadable, read, shown
 
-STATUSES = (
-    Status.PENDING,
-    Status.RETRYING,
-    Status.RUNNING,
-    Status.SUCCEEDED,
-    Status.DEAD,
-    Status.CANCELLED,
-)
 NUMBER = {status: number for number, status in enumerate(STATUSES)}
 
 MAX_INLINE = 2048  # bytes of a payload that are kept in the record, which scripts read as a whole
 _UNIQUENESS: dict[Unique, int] = {False: 48, True: 49, "until_started": 50}
 _UNIQUE: dict[int, Unique] = {48: False, 49: True, 50: "until_started"}
 _APART = 3  # added to the uniqueness where the payload is kept apart
+_BAD = (ValueError, LookupError, TypeError, AttributeError, OverflowError, struct.error)
 _HOLD = (49, 52)  # unique until their end
 _USUAL = b"1c1000032"  # how most records begin
 _TAIL = struct.Struct("<ddBI")  # created at, run after, codec, length of the JSON before the payload
@@ -79,8 +74,17 @@ def _extra_of(job: Job) -> bytes:
 def job_of(id_of_job: int, queue: str, record: bytes, life: bytes | None) -> Job:
     """The job that a record describes, with what its settled attempts have made of it.
 
-    Its payload is missing where that is kept apart.
+    Its payload is missing where that is kept apart. Where another hand has written, what cannot be read makes
+    the job unreadable.
     """
+    try:
+        return _job_of(id_of_job, queue, record, life)
+    except _BAD:
+        return _in_parts(id_of_job, queue, record, life)
+
+
+def _job_of(id_of_job: int, queue: str, record: bytes, life: bytes | None) -> Job:
+    """As `job_of`, in a hurry; raises where something is not as we write it."""
     job = blank(queue)
     job.id = id_of_job
     job._special = True
@@ -89,22 +93,100 @@ def job_of(id_of_job: int, queue: str, record: bytes, life: bytes | None) -> Job
     at = 9 + int(record[5:9])
     if record[1] == 111:  # o
         job._own_fingerprint = record[9:at].decode()
+    elif record[1] != 99:
+        raise Unreadable
     if uniqueness != 49:
         job.unique = _UNIQUE[uniqueness - _APART * large]
     if record[2:5] != b"100":
-        job.priority = 100 - int(record[2:5])
-    length = int(record[at : at + 4])
+        job.priority = 100 - _digits(record[2:5])
+    length = _digits(record[at : at + 4])
     if length:
         job.kind = record[at + 4 : at + 4 + length].decode()
     at += 4 + length
-    job._created_at, job._run_after, _, length = _TAIL.unpack_from(record, at)
+    created_at, run_after, _, length = _TAIL.unpack_from(record, at)
+    job._created_at, job._run_after = within_calendar(created_at), within_calendar(run_after)
     at += _TAIL.size
     if length:
         _read_extra(job, orjson.loads(record[at : at + length]))
     job._data = None if large else record[at + length :]
     if life is not None:
         _read_life(job, orjson.loads(life))
+    if not -100 <= job.priority <= 100:
+        raise Unreadable
     return job
+
+
+def _digits(text: bytes) -> int:
+    if not text.isdigit():
+        raise Unreadable
+    return int(text)
+
+
+def _in_parts(id_of_job: int, queue: str, record: bytes, life: bytes | None) -> Job:
+    """As `job_of`, part by part."""
+    fields: dict[str, Any] = {"id": id_of_job, "queue": queue}
+    problems: list[str] = []
+    try:
+        fields |= _fields_of_record(record)
+    except _BAD:
+        problems.append(f"its record holds {shown(record)}, which is no job's")
+    try:
+        fields |= _fields_of_life({"s": 0} if life is None else orjson.loads(life))
+    except _BAD:
+        problems.append(f"its life holds {shown(life)}, which is no JSON object")
+    large = fields.pop("apart", False)
+    job = read(fields, problems=problems)
+    if not large and job._data is None:
+        job._data = b""
+    return job
+
+
+def _fields_of_record(record: bytes) -> dict[str, Any]:
+    """What a record holds, as `stored.read` calls it."""
+    at = 9 + _digits(record[5:9])
+    length = _digits(record[at : at + 4])
+    print_, kind = record[9:at], record[at + 4 : at + 4 + length]
+    at += 4 + length
+    created_at, run_after, _, length = _TAIL.unpack_from(record, at)
+    at += _TAIL.size
+    number = record[0] - 48
+    fields = {
+        "uniqueness": number % _APART if 0 <= number < 2 * _APART else number,
+        "priority": 100 - _digits(record[2:5]),
+        "fingerprint": print_ if record[1:2] == b"o" else None,
+        "kind": kind or None,
+        "created_at": created_at,
+        "run_after": run_after,
+    }
+    extra = orjson.loads(record[at : at + length]) if length else {}
+    fields |= {name: extra[name] for name in _EXTRA if name in extra}
+    fields["apart"] = _APART <= number < 2 * _APART
+    if not fields["apart"]:
+        fields["payload"] = record[at + length :]
+    return fields
+
+
+def _fields_of_life(life: Mapping[str, Any]) -> dict[str, Any]:
+    """What has become of a job, as `stored.read` calls it."""
+    fields = {name: life[short] for short, name in _LIFE.items() if short in life}
+    if life.get("nodl"):
+        fields["deadline"] = None
+    if "pf" in life:
+        fields |= {"progress": float(life["pf"]), "progress_text": life.get("pt")}
+    return fields
+
+
+_EXTRA = ("deadline", "max_retries", "key", "group", "meta")
+_LIFE = {
+    "s": "status",
+    "n": "retries",
+    "c": "crashes",
+    "err": "error",
+    "tb": "traceback",
+    "at": "run_after",
+    "ran": "ran_at",
+    "fin": "finished_at",
+}
 
 
 def held_by(record: bytes) -> bytes:
@@ -115,30 +197,45 @@ def held_by(record: bytes) -> bytes:
 
 
 def _read_extra(job: Job, extra: dict[str, Any]) -> None:
-    job._deadline = extra.get("deadline")
-    job.max_retries = extra.get("max_retries")
-    job.key = extra.get("key")
-    job.group = extra.get("group")
+    deadline, job.max_retries = extra.get("deadline"), extra.get("max_retries")
+    if deadline is not None:
+        job._deadline = within_calendar(deadline)
+    if job.max_retries is not None and not (type(job.max_retries) is int and 0 <= job.max_retries < 2**31):
+        raise Unreadable
+    for name in ("key", "group"):
+        text = extra.get(name)
+        if text is not None and type(text) is not str:
+            raise Unreadable
+        setattr(job, name, text)
     if "meta" in extra:
         job.meta = extra["meta"]
+        if not all(type(one) is str for pair in job.meta.items() for one in pair):
+            raise Unreadable
 
 
 def _read_life(job: Job, life: dict[str, Any]) -> None:
-    job.status = STATUSES[int(life["s"])]
-    job.retries = int(life.get("n", 0))
-    job.crashes = int(life.get("c", 0))
-    job.error = life.get("err")
-    job.traceback = life.get("tb")
+    job.status = STATUSES[_count(life["s"])]
+    job.retries = _count(life.get("n", 0))
+    job.crashes = _count(life.get("c", 0))
+    job.error, job.traceback = life.get("err"), life.get("tb")
+    if not isinstance(job.error, (str, type(None))) or not isinstance(job.traceback, (str, type(None))):
+        raise Unreadable
     if "at" in life:
-        job._run_after = float(life["at"])
+        job._run_after = within_calendar(float(life["at"]))
     if "ran" in life:
-        job._ran_at = float(life["ran"])
+        job._ran_at = within_calendar(float(life["ran"]))
     if "fin" in life:
-        job._finished_at = float(life["fin"])
+        job._finished_at = within_calendar(float(life["fin"]))
     if life.get("nodl"):
         job._deadline = None
     if "pf" in life:
-        job._progress = (float(life["pf"]), life["pt"])
+        job._progress = (float(life["pf"]), str(life["pt"]))
+
+
+def _count(value: Any) -> int:
+    if type(value) not in {int, float} or not 0 <= value < 2**31 - 1 or value % 1:
+        raise Unreadable
+    return int(value)
 
 
 def lease_name(stored: int, token: int, worker: str) -> str:
@@ -148,8 +245,10 @@ def lease_name(stored: int, token: int, worker: str) -> str:
 
 def read_lease(job: Job, lease: bytes) -> None:
     """Take over from a lease who runs the job, and since when: a token is the microsecond of its claim."""
-    _, token, worker = lease.decode().split(":")
     job.status = Status.RUNNING
+    _, token, worker = lease.decode(errors="replace").split(":")
+    if not token.isdecimal() or len(token) > 19:
+        return
     job._token = int(token)
     job._ran_at = int(token) / 1e6
     job._finished_at = None
@@ -166,7 +265,10 @@ def success_of(outcome: Outcome, lease: str, life: bytes | None) -> str:
     ran = "" if started_at is None else f'"ran":"{started_at!r}",'
     told = "" if progress is None else progress_of(progress)[1:-1] + ","
     end = f'{{"s":3,{ran}"fin":"{outcome.finished_at!r}",{told}"t":"{lease}"}}'
-    return end if life is None else dumps(orjson.loads(life) | orjson.loads(end)).decode()
+    try:
+        return end if life is None else dumps(orjson.loads(life) | orjson.loads(end)).decode()
+    except (ValueError, TypeError):  # what stood there is nothing to go by
+        return end
 
 
 def change_of(outcome: Outcome, now: float) -> bytes:

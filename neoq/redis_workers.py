@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from neoq.clock import machine
+from neoq.job import within_calendar
 from neoq.redis_keys import global_key
 from neoq.redis_queues import RedisQueues, pairs_of
 from neoq.store import WorkerInfo
+from neoq.stored import Unreadable, shown
 
 if TYPE_CHECKING:
     from neoq.config import Config
@@ -35,6 +38,7 @@ class Workers:
         self._told = b""
         self._touched = 0.0
         self._opened_at = machine.monotonic()
+        self._told_of: dict[str, bytes] = {}  # records that could not be read, once each
         self.claims_from: set[str] = set()
 
     # -- this process -----------------------------------------------------------------------------------
@@ -136,10 +140,47 @@ class Workers:
     def _known(self) -> dict[str, tuple[float, dict[str, Any]]]:
         known = {}
         for name, value in pairs_of(self._redis.command("HGETALL", self._key)):
-            beat, _, told = value.partition(b" ")
-            known[name.decode()] = float(beat), orjson.loads(told)
+            worker = name.decode(errors="replace")
+            try:
+                known[worker] = _record_in(value)
+            except (ValueError, LookupError, TypeError):
+                self._tell_of(worker, value)
         return known
+
+    def _tell_of(self, worker: str, value: bytes) -> None:
+        """Say once that a record of a worker cannot be read; of its jobs only the leases tell."""
+        said = value.partition(b" ")[2] or value
+        if self._told_of.get(worker) == said or len(self._told_of) > 1000:
+            return
+        self._told_of[worker] = said
+        self._config.log.warning(
+            "what worker %s says of itself cannot be read, so it is left alone: %s; another version of neoq "
+            "wrote it, or something else writes to our keys",
+            worker[:60],
+            shown(value),
+        )
+
+
+def _record_in(value: bytes) -> tuple[float, dict[str, Any]]:
+    """When a worker gave its last sign of life, and what it says of itself; raises for anything else."""
+    beat, _, text = value.partition(b" ")
+    told = orjson.loads(text)
+    numbers = {name: told[name] for name in ("began", "heartbeat", "lease")}
+    if not all(type(one) in {int, float} for one in numbers.values()) or not math.isfinite(float(beat)):
+        raise Unreadable("a number")
+    if type(told["host"]) is not str or not all(type(told[name]) is int for name in ("pid", "running")):
+        raise Unreadable("what a process is")
+    queues = [*_list_in(told["queues"]), *_list_in(told["claims"])]
+    if not all(type(queue) is str for queue in queues):
+        raise Unreadable("the name of a queue")
+    return float(beat), told
+
+
+def _list_in(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise Unreadable("a list")
+    return value
 
 
 def _time_of(epoch: float) -> datetime:
-    return datetime.fromtimestamp(epoch, UTC)
+    return datetime.fromtimestamp(within_calendar(epoch), UTC)

@@ -61,4 +61,5 @@ def _id_in(place: str, member: str) -> str:
 
 def _ids_in(member: str) -> list[str]:
     first, _, count = member.partition(":")
-    return [str(int(first) + number) for number in range(int(count or 1))]
+    count, _, step = count.partition(":")
+    return [str(int(first) + number * int(step or 1)) for number in range(int(count or 1))]

@@ -25,6 +25,7 @@ LEAVES = {
     *("sqlite_add", "sqlite_claim", "sqlite_settle", "sqlite_operate", "sqlite_look", "sqlite_transactions"),
     *("redis_keys", "redis_records", "redis_scripts", "redis_connection", "redis_wakes", "redis_queues"),
     *("redis_finding", "redis_adding", "redis_workers", "redis_pruning", "redis_wire", "redis_leased"),
+    "redis_mending",
     *("postgres_add", "postgres_arrays", "postgres_connections", "postgres_jobs"),
     *(
         "postgres_listen",

@@ -623,11 +623,15 @@ def test_a_lost_reply_about_dead_jobs(backend: RedisBackend, deaf: Deaf, client:
 
 
 def test_a_queue_that_cannot_be_claimed_from(
-    backend: RedisBackend, client: redis.Redis, caplog: pytest.LogCaptureFixture
+    backend: RedisBackend,
+    client: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A queue whose keys somebody has spoiled holds up no other, and loses none of its jobs."""
+    """A queue whose keys somebody has spoiled, and that cannot be mended, holds up no other."""
     backend.enqueue("bad")
     demand = [Demand("bad", 1), Demand("good", 1)]
+    monkeypatch.setattr(backend._mender, "mend", lambda: None)
     client.set(f"{{{backend.config.prefix}:bad}}:wait", "spoiled")
     for n in range(3):
         job = backend.enqueue("good", {"n": n})
@@ -908,7 +912,7 @@ def test_very_many_running_jobs(backend: RedisBackend, monkeypatch: pytest.Monke
         assert found is not None
         assert (found.status, found.worker) == (Status.RUNNING, backend._worker)
         backend.cancel(id_of(job))
-        assert ("PUBLISH", backend._queues.channel + backend._worker, "") in told
+        assert ("PUBLISH", f"{backend._queues.channel}{backend._worker}".encode(), "") in told
         told.clear()
     assert backend.extend([lease_of(job) for job in jobs[-50:]]).cancelled == {jobs[-1].id}
 
@@ -920,7 +924,9 @@ def test_a_job_that_ends_as_it_is_looked_at(backend: RedisBackend, monkeypatch: 
     plain = backend._finder.leases_of
 
     def late(*arguments: Any) -> Any:
-        backend.settle([done(job)])
+        settling = threading.Thread(target=lambda: backend.settle([done(job)]))
+        settling.start()
+        settling.join()
         return plain(*arguments)
 
     monkeypatch.setattr(backend._finder, "leases_of", late)
@@ -1077,9 +1083,9 @@ def test_a_span_counts_by_the_clock_of_the_server(
     url = f"{redis_url}?prefix={redis_prefix()}"
     with neoq.connect(url) as worker, neoq.connect(url, autostart=False) as producer:
         producer.clock = Fast()
-        monkeypatch.setattr("neoq.redis_queues.time", SimpleNamespace(time=Fast().time))
+        monkeypatch.setattr("neoq.redis_queues.machine", SimpleNamespace(time=Fast().time))
         monkeypatch.setattr(
-            "neoq.redis_backend._time", SimpleNamespace(time=Fast().time, monotonic=time.monotonic)
+            "neoq.redis_backend.machine", SimpleNamespace(time=Fast().time, monotonic=time.monotonic)
         )
         soon = producer.enqueue("q", {"n": 0}, run_after=0.1)
         late = producer.enqueue("q", {"n": 1}, run_after=0.2, deadline=0.1)

@@ -1,17 +1,19 @@
 -- Add jobs to a queue, all or none; where an unfinished one has a fingerprint, do as its on_duplicate says.
--- keys: ids jobs ready wait uniq seq idle last payloads life retry ticks gate
+-- keys: ids jobs ready wait uniq seq idle last payloads life retry ticks gate queues
 -- arguments: token ("" for none), room ("" for any: ready jobs there may be), 1 if gate.lua has to let it pass, the channel
---   of workers, the queue, how many workers to call, cron and tick in seconds ("" for none); then for each job:
+--   of workers, the queue, how many workers to call, first id, step between ids, cron and tick in seconds ("" for none); then for each job:
 --   on_duplicate (r return, e raise, p replace, s skip), 1 if it waits, run_after, record, payload where it is
 --   apart
 -- result: {"added", first id, place and id of the holder of each duplicate...}, {"again", ids}, {"full"},
---   {"shut"} where the gate is, {"known"} for a tick, {"taken", place, id of the holder or, below 0, its place}
+--   {"unknown"} where the queue has no number, {"shut"} where the gate is, {"known"} for a tick, {"taken", place, id of the holder or, below 0, its place}
 -- complexity: O(log of the queue) a job; at most 50 jobs
 
 local token, room, gated, channel, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local FIRST, STEP = 9, 5
+local base, step = tonumber(ARGV[7]), tonumber(ARGV[8])
+local FIRST, STEP = 11, 5
 local count = (#ARGV - FIRST + 1) / STEP
 
+if call('HEXISTS', QUEUES, queue) == 0 then return { 'unknown' } end
 if token ~= '' then
   local last = call('GET', LAST)
   if last and sub(last, 1, #token) == token then return { 'again', sub(last, #token + 1) } end
@@ -22,11 +24,11 @@ if gated == '1' and call('GET', GATE) ~= token then return { 'shut' } end
 local micros = clock()
 local now = micros / 1000000
 
-if ARGV[7] ~= '' then
-  local last = call('HGET', TICKS, ARGV[7])
-  local older = last and tonumber(last) - tonumber(ARGV[8])
+if ARGV[9] ~= '' then
+  local last = tonumber(call('HGET', TICKS, ARGV[9]) or nil)
+  local older = last and last - tonumber(ARGV[10])
   if older and older >= 0 and older < 10800 then return { 'known' } end -- beyond, the clock was wrong then
-  call('HSET', TICKS, ARGV[7], ARGV[8])
+  call('HSET', TICKS, ARGV[9], ARGV[10])
 end
 
 if room ~= '' then
@@ -52,7 +54,8 @@ if #prints > 0 then
   local first = {}
   for at, print in ipairs(prints) do
     local place = places[at]
-    local holder = found[at] or first[print]
+    local stored = found[at]
+    local holder = first[print] or stored and is_unfinished(JOBS, LIFE, stored) and stored
     if holder then
       if ARGV[FIRST + place * STEP] == 'e' then return { 'taken', place, holder } end
       taken[place] = holder
@@ -63,11 +66,10 @@ if #prints > 0 then
   end
 end
 
-local base = micros
-local newest = call('SET', SEQ, string.format('%.0f', base + count - 1), 'GET')
-if newest and tonumber(newest) >= base then
-  base = tonumber(newest) + 1
-  call('SET', SEQ, string.format('%.0f', base + count - 1))
+local newest = newest_of(call('SET', SEQ, string.format('%.0f', base + (count - 1) * step), 'GET'))
+if newest >= base then
+  base = next_id(newest, base, step)
+  call('SET', SEQ, string.format('%.0f', base + (count - 1) * step))
 end
 
 local records, uniques, ready, waits, large = {}, {}, {}, {}, {}
@@ -76,8 +78,7 @@ for place = 0, count - 1 do
   if not taken[place] then
     local at = FIRST + place * STEP
     local record = ARGV[at + 3]
-    local number = base + place
-    local id = string.format('%.0f', number)
+    local id = string.format('%.0f', base + place * step)
     local due = tonumber(ARGV[at + 2])
     records[#records + 1] = id
     records[#records + 1] = record
@@ -107,7 +108,7 @@ end
 if #records > 0 then
   call('HSET', JOBS, unpack(records))
   local first = string.format('%.0f', base)
-  call('ZADD', IDS, first, count == 1 and first or first .. ':' .. count)
+  call('ZADD', IDS, first, count == 1 and first or first .. ':' .. count .. ':' .. step)
 end
 if #large > 0 then call('HSET', PAYLOADS, unpack(large)) end
 if #uniques > 0 then call('HSET', UNIQ, unpack(uniques)) end
@@ -131,7 +132,8 @@ end
 local function meet(place, id)
   local at = FIRST + place * STEP
   if ARGV[at] == 's' then return end
-  local before = call('HGET', JOBS, id)
+  local before = sound(call('HGET', JOBS, id))
+  if not before or before == NO_RECORD then return end
   local life = call('HGET', LIFE, id)
   local known = life_of(life)
   if is_running(READY, WAIT, RETRY, id, before, known) then return end
@@ -164,7 +166,7 @@ local reply = { 'added', string.format('%.0f', base) }
 local ids = {}
 for _, place in ipairs(holders) do
   local holder = taken[place]
-  if type(holder) == 'number' then holder = string.format('%.0f', base - holder - 1) end
+  if type(holder) == 'number' then holder = string.format('%.0f', base - (holder + 1) * step) end
   taken[place] = holder
   meet(place, holder)
   reply[#reply + 1] = place
@@ -172,7 +174,7 @@ for _, place in ipairs(holders) do
 end
 if token ~= '' then
   for place = 0, count - 1 do
-    ids[#ids + 1] = taken[place] and taken[place] .. '!' or string.format('%.0f', base + place)
+    ids[#ids + 1] = taken[place] and taken[place] .. '!' or string.format('%.0f', base + place * step)
   end
   call('SET', LAST, token .. table.concat(ids, ' '), 'PX', 300000)
 end

@@ -1,24 +1,26 @@
 -- Add jobs to a queue, all or none, where no unfinished one has a fingerprint of theirs.
--- keys: ids jobs ready wait uniq seq idle last payloads life gate
+-- keys: ids jobs ready wait uniq seq idle last payloads life gate queues
 -- arguments: token ("" for none), the channel of workers, the queue, how many workers to call, number of jobs,
 --   of unique ones, of ready ones, of those that wait, of payloads kept apart, first id, 1 if gate.lua looks at
---   the fingerprints; then these, if it does not; id and record of each; fingerprint and id of the unique ones;
+--   the fingerprints, step between ids; then these, if it does not; id and record of each; fingerprint and id of the unique ones;
 --   score and id of the ready ones; run_after and rank with id of those that wait; id and payload of those
 --   kept apart
 -- result: {"added", first id}, {"held", id} for one job that is a duplicate, {"again", ids} where this token was
---   seen before, {"shut"} where the gate is, or {"taken"}: then nothing was done, and add.lua is to decide
+--   seen before, {"shut"} where the gate is, {"unknown"} where the queue has no number, or {"taken"}: then nothing was done, and add.lua is to decide
 -- complexity: O(log of the queue) a job; at most 50 jobs, which come as the commands take them
 
 local token, channel, queue, tries = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local count, unique, ready, waits, apart =
   tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local base = tonumber(ARGV[10])
-local gated = ARGV[11] == '1'
-local at = 12 -- of the next arguments
+local gated, step = ARGV[11] == '1', tonumber(ARGV[12])
+local at = 13 -- of the next arguments
+
+if call('HEXISTS', QUEUES, queue) == 0 then return { 'unknown' } end
 
 -- What is remembered of this call, before it is known that nothing has to be undone: one command is cheaper.
 if token ~= '' then
-  local last = call('SET', LAST, token .. ARGV[10] .. ':' .. count, 'PX', 300000, 'GET')
+  local last = call('SET', LAST, token .. ARGV[10] .. ':' .. count .. ':' .. ARGV[12], 'PX', 300000, 'GET')
   if last and sub(last, 1, #token) == token then
     call('SET', LAST, last, 'PX', 300000)
     return { 'again', sub(last, #token + 1) }
@@ -33,26 +35,26 @@ if gated then
 elseif unique > 0 then
   local found = call('HMGET', UNIQ, unpack(ARGV, at, at + unique - 1))
   for place = 1, unique do
-    if found[place] then
+    if found[place] and is_unfinished(JOBS, LIFE, found[place]) then
       if token ~= '' then call('DEL', LAST) end
       if count > 1 then return { 'taken' } end
-      local life = call('HGET', LIFE, found[place])
-      if life and cjson.decode(life).s == RETRYING then return { 'taken' } end
+      if life_of(call('HGET', LIFE, found[place])).s == RETRYING then return { 'taken' } end
       return { 'held', found[place] }
     end
   end
   at = at + unique
 end
 
-local newest = tonumber(call('SET', SEQ, string.format('%.0f', base + count - 1), 'GET') or 0)
+local newest = newest_of(call('SET', SEQ, string.format('%.0f', base + (count - 1) * step), 'GET'))
 local args = ARGV
 if newest >= base then -- the sender's clock is behind another's: number the jobs anew, in their order
+  base = next_id(newest, base, step)
   args = {}
   for place = 1, #ARGV do args[place] = ARGV[place] end
   local ids = {}
   for number = 0, count - 1 do
     local place = at + 2 * number
-    local id = string.format('%.0f', newest + 1 + number)
+    local id = string.format('%.0f', base + number * step)
     ids[ARGV[place]] = id
     args[place] = id
   end
@@ -70,15 +72,14 @@ if newest >= base then -- the sender's clock is behind another's: number the job
     args[place] = ids[ARGV[place]]
     place = place + 2
   end
-  base = newest + 1
-  call('SET', SEQ, string.format('%.0f', base + count - 1))
-  if token ~= '' then call('SET', LAST, token .. string.format('%.0f:%d', base, count), 'PX', 300000) end
+  call('SET', SEQ, string.format('%.0f', base + (count - 1) * step))
+  if token ~= '' then call('SET', LAST, token .. string.format('%.0f:%d:%d', base, count, step), 'PX', 300000) end
 end
 local first = string.format('%.0f', base)
 
 call('HSET', JOBS, unpack(args, at, at + 2 * count - 1))
 at = at + 2 * count
-call('ZADD', IDS, first, count == 1 and first or first .. ':' .. count)
+call('ZADD', IDS, first, count == 1 and first or first .. ':' .. count .. ':' .. step)
 if unique > 0 then
   call('HSET', UNIQ, unpack(args, at, at + 2 * unique - 1))
   at = at + 2 * unique

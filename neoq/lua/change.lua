@@ -11,8 +11,8 @@ local done, running, taken = {}, {}, {}
 
 local function take_out(id, record)
   call('ZREM', READY, id)
-  call('ZREM', WAIT, waiting(record, id))
-  call('ZREM', RETRY, waiting(record, id))
+  call('ZREM', WAIT, unpack(waiting_of(record, id)))
+  call('ZREM', RETRY, unpack(waiting_of(record, id)))
 end
 
 local function release(id, record)
@@ -37,7 +37,7 @@ local function retry(id, record, life)
   local due = now
   if life.s == DEAD then
     local holder = uniqueness_of(record) ~= 0 and call('HGET', UNIQ, fingerprint_of(record))
-    if holder then
+    if holder and is_unfinished(JOBS, LIFE, holder) then
       taken[#taken + 1] = id
       taken[#taken + 1] = holder
       return false
@@ -68,7 +68,7 @@ end
 local acts = { cancel = cancel, retry = retry, delete = delete }
 for at = 5, #ARGV do
   local id = ARGV[at]
-  local record = call('HGET', JOBS, id)
+  local record = sound(call('HGET', JOBS, id))
   local life = record and life_of(call('HGET', LIFE, id))
   if record and is_running(READY, WAIT, RETRY, id, record, life) then
     if action == 'cancel' then

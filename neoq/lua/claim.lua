@@ -50,7 +50,7 @@ if #ARGV > 8 then
   local best = call('ZRANGE', READY, 0, 999)
   if #best > 0 then
     for at, record in ipairs(call('HMGET', JOBS, unpack(best))) do
-      if #ids < limit and record and wanted[kind_of(record)] then ids[#ids + 1] = best[at] end
+      if #ids < limit and record and (sound(record) ~= record or wanted[kind_of(record)]) then ids[#ids + 1] = best[at] end
     end
   end
   if #ids > 0 then call('ZREM', READY, unpack(ids)) end
@@ -79,7 +79,8 @@ if #ids > 0 then
     if record then
       leases[number + 1], leases[number + 2] = expires, id .. tail
       number = number + 2
-      if byte(record) ~= 49 and uniqueness_of(record) == 2 then
+      local kind = byte(record)
+      if (kind == 50 or kind == 53) and sound(record) == record then -- until started
         local print = fingerprint_of(record)
         if call('HGET', UNIQ, print) == id then call('HDEL', UNIQ, print) end
       end

@@ -24,7 +24,7 @@ for place = 1, count do
     if print ~= '' then prints[#prints + 1] = print end
   else
     local known = again and call('HGET', LIFE, id)
-    if not again or known and cjson.decode(known).t ~= lease then stale[#stale + 1] = id end
+    if not again or known and life_of(known).t ~= lease then stale[#stale + 1] = id end
   end
 end
 if number == 0 then return stale end

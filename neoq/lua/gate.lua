@@ -1,6 +1,6 @@
 -- Say whether a batch that takes several scripts may be added: a step of it, and the last one opens the gate.
 -- They follow in the same transaction, and do nothing where the gate is shut.
--- keys: ready wait retry uniq gate last
+-- keys: ready wait retry uniq gate last jobs life
 -- arguments: token ("" for none), what the gate must hold ("" in the first step) and is to hold then ("" if it is
 --   only to be said), room ("" for any: ready jobs there may be), how many ready ones come, fingerprints that must be free
 -- result: {"open"}, {"shut"} where an earlier step found it so, {"full"}, or {"taken", place among these
@@ -25,7 +25,7 @@ if room ~= '' and wanted > 0 then
 end
 if #ARGV > 5 then
   for at, holder in ipairs(call('HMGET', UNIQ, unpack(ARGV, 6))) do
-    if holder then
+    if holder and is_unfinished(JOBS, LIFE, holder) then
       if after ~= '' then call('DEL', GATE) end
       return { 'taken', at - 1, holder }
     end

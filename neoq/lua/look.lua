@@ -9,7 +9,7 @@ local time = call('TIME')
 local records, lives = call('HMGET', JOBS, unpack(ARGV)), call('HMGET', LIFE, unpack(ARGV))
 local run = {}
 for at, id in ipairs(ARGV) do
-  local record = records[at]
+  local record = sound(records[at])
   run[at] = record and is_running(READY, WAIT, RETRY, id, record, life_of(lives[at])) and 1 or 0
 end
 return {

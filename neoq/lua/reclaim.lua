@@ -12,10 +12,10 @@ for at = 7, #ARGV do
   local id, token = string.match(lease, '^(%d+):(%d+)')
   local expires = call('ZSCORE', LEASE, lease)
   local theirs = expires and (ARGV[6] ~= '1' or tonumber(expires) <= now)
-  local record = theirs and call('HGET', JOBS, id)
+  local record = id and theirs and sound(call('HGET', JOBS, id))
   if theirs then
     call('ZREM', LEASE, lease)
-    call('HDEL', PROGRESS, id)
+    if id then call('HDEL', PROGRESS, id) end
   end
   if record then
     local life = life_of(call('HGET', LIFE, id))

@@ -20,12 +20,12 @@ else
   end
 end
 for at = 1, #page, 2 do
-  local id, record = page[at], page[at + 1]
+  local id, record = page[at], sound(page[at + 1])
   local life = life_of(call('HGET', LIFE, id))
   local ends = ({ [SUCCEEDED] = DONE_JOBS, [DEAD] = DEAD_JOBS, [CANCELLED] = CANCELLED_JOBS })[life.s]
   if ends then
     if not call('ZSCORE', ends, id) then call('ZADD', ends, now, id) end
-  elseif is_running(READY, WAIT, RETRY, id, record, life) then
+  elseif is_id(id) and is_running(READY, WAIT, RETRY, id, record, life) then
     if ARGV[1] == '' then call('ZADD', READY, score_of(rank_of(record), due_of(record, life)), id) end
     found[#found + 1] = id
   end

@@ -1,12 +1,36 @@
--- Give queues their numbers: those that they had, or the next ones.
--- keys: queues
--- arguments: queues
--- result: numbers
--- complexity: O(1) a queue
+-- Give a queue its number: that which it had, that which a process knows it by, or the next one.
+-- keys: queues numbers
+-- arguments: the queue, the number that a process knows it by ("" for none)
+-- result: its number
+-- complexity: O(1); O(queues) where numbers were lost
 
-local numbers = {}
-for at, queue in ipairs(ARGV) do
-  call('HSETNX', QUEUES, queue, call('HLEN', QUEUES))
-  numbers[at] = tonumber(call('HGET', QUEUES, queue))
+local function number_in(text)
+  local number = tonumber(text or nil)
+  return number and number >= 0 and number < 1000000000 and number % 1 == 0 and number or nil
 end
-return numbers
+
+local function given()
+  local highest, seen = -1, {}
+  for _, text in ipairs(call('HVALS', QUEUES)) do
+    local number = number_in(text)
+    if number then
+      seen[number] = true
+      highest = math.max(highest, number)
+    end
+  end
+  return highest + 1, seen
+end
+
+local number = number_in(call('HGET', QUEUES, ARGV[1]))
+if number then return number end
+number = number_in(ARGV[2])
+local next = number_in(call('GET', NUMBERS))
+if number or not next then
+  local free, seen = given()
+  next = math.max(next or 0, free)
+  if number and seen[number] then number = nil end
+end
+number = number or next
+call('HSET', QUEUES, ARGV[1], number)
+call('SET', NUMBERS, math.max(next, number + 1))
+return number

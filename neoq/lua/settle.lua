@@ -11,7 +11,7 @@ local stale, call_one = {}, false
 
 for at = 5, #ARGV, 4 do
   local id, lease = ARGV[at], ARGV[at + 1]
-  local record = call('HGET', JOBS, id)
+  local record = sound(call('HGET', JOBS, id))
   local life = life_of(call('HGET', LIFE, id))
   if not record or call('ZREM', LEASE, lease) == 0 then
     if not again or life.t ~= lease then stale[#stale + 1] = id end

@@ -6,10 +6,10 @@
 
 local gone = {}
 for _, member in ipairs(ARGV) do
-  local first, count = string.match(member, '^(%d+):(%d+)$')
+  local first, count, step = string.match(member, '^(%d+):(%d+):(%d+)$')
   local left = false
-  for number = 0, (tonumber(count) or 0) - 1 do
-    if call('HEXISTS', JOBS, string.format('%.0f', tonumber(first) + number)) == 1 then
+  for number = 0, math.min(tonumber(count) or 0, 500) - 1 do
+    if call('HEXISTS', JOBS, string.format('%.0f', tonumber(first) + number * tonumber(step))) == 1 then
       left = true
       break
     end

@@ -81,6 +81,13 @@ class AddCases(StoreSuite):
         assert ids == sorted(set(ids))
         assert numbers(claim(store)) == list(range(10))
 
+    def test_ids_that_a_browser_can_hold(self, store: Backend) -> None:
+        """Ids are whole numbers that JavaScript reads as they are, of every queue and in a batch."""
+        jobs = [store.enqueue(f"queue {n % 3}", {"n": n}) for n in range(20)]
+        jobs += store.enqueue_many([Job("q", {"n": n}) for n in range(20)])
+        assert all(0 < id_of(job) < 2**53 and int(float(id_of(job))) == job.id for job in jobs)
+        assert len({job.id for job in jobs}) == len(jobs)
+
     def test_a_repeated_add_adds_nothing(self, store: Backend) -> None:
         """add() repeated with its token returns the same jobs and stores none, even after they have ended."""
         batch = [prepared("q", {"n": n}, unique=False) for n in range(3)]

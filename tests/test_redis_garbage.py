@@ -1,0 +1,313 @@
+"""What another hand has written under our keys on a Redis server: it stops nothing else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import neoq
+from neoq.job import Job, Status
+from neoq.redis_backend import RedisBackend
+from neoq.store import Demand
+from tests.servers import RedisServer, running_server
+
+PATIENCE = 30.0
+HASHES = ("jobs", "payloads", "life", "results", "progress", "uniq", "ticks")
+ZSETS = ("ids", "ready", "wait", "retry", "lease", "done", "dead", "cancelled")
+SETS = ("cancel", "crashed", "idle")
+GARBAGE = [b"", b"{", b"null", b"[1]", b'{"s":"x"}', b'{"s":9,"n":{}}', b"\xff\xfe", b"1c10000", b"9" * 30]
+
+
+@pytest.fixture
+def backend(redis_url: str, redis_prefix: Callable[[], str]) -> Iterator[RedisBackend]:
+    """A backend that runs nothing yet, with keys of its own."""
+    with RedisBackend(redis_url, prefix=redis_prefix(), autostart=False, heartbeat=0.2, lease=2) as backend:
+        yield backend
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    """The other hand."""
+    with redis.Redis.from_url(redis_url, protocol=2) as client:
+        yield client
+
+
+def eventually(holds: Callable[[], object], what: Any) -> None:
+    give_up = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < give_up, what() if callable(what) else what
+        time.sleep(0.01)
+
+
+def id_of(job: Job) -> int:
+    assert job.id is not None
+    return job.id
+
+
+def look(backend: RedisBackend, job: Job) -> Job:
+    found = backend.get(id_of(job))
+    assert found is not None
+    return found
+
+
+def is_dead_and_told(backend: RedisBackend, job: Job, log: pytest.LogCaptureFixture) -> None:
+    """A job is dead, shown with what could not be read, logged once and can be deleted."""
+    eventually(
+        lambda: job.id in {each.id for each in backend.jobs(status=Status.DEAD)}, lambda: look(backend, job)
+    )
+    found = look(backend, job)
+    assert found.error is not None
+    assert found.error.startswith("Unreadable: ")
+    eventually(lambda: f"job {job.id} " in log.text, "it is not logged")
+    told = [record for record in log.records if f"job {job.id} " in record.getMessage()]
+    assert [record.levelname for record in told] == ["ERROR"]
+    assert backend.delete(id_of(job)) is True
+    assert backend.get(id_of(job)) is None
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize("what", ["jobs", "life"])
+@pytest.mark.parametrize("options", [{}, {"run_after": 0.3, "priority": 7}], ids=["ready", "later"])
+def test_a_job_that_cannot_be_read(
+    backend: RedisBackend,
+    client: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+    what: str,
+    garbage: bytes,
+    options: dict[str, Any],
+) -> None:
+    """A job whose record or life is no such thing is dead with that as its error; all others are run."""
+    before = backend.enqueue("q", {"n": 0})
+    bad = backend.enqueue("q", {"n": 1}, **options)
+    client.hset(f"{{{backend.config.prefix}:q}}:{what}", str(bad.id), garbage)
+    assert bad.id in {job.id for job in backend.jobs()}
+    after = [backend.enqueue("q", {"n": 2}), backend.enqueue("other", {"n": 3})]
+    for queue in ("q", "other"):
+        backend.listen(queue, lambda job: job.payload["n"])
+    backend.start()
+    assert [backend.wait(id_of(job), PATIENCE).result for job in (before, *after)] == [0, 2, 3]
+    is_dead_and_told(backend, bad, caplog)
+    again = backend.enqueue("q", {"n": 1})
+    assert backend.wait(id_of(again), PATIENCE).result == 1
+
+
+@pytest.mark.parametrize("garbage", [None, b"", b"[1]", b"{"])
+def test_a_payload_that_cannot_be_read(
+    backend: RedisBackend, client: redis.Redis, caplog: pytest.LogCaptureFixture, garbage: bytes | None
+) -> None:
+    """A job whose large payload is gone or is no JSON object is dead with that as its error."""
+    bad = backend.enqueue("q", {"x": "x" * 5000})
+    key = f"{{{backend.config.prefix}:q}}:payloads"
+    if garbage is None:
+        client.hdel(key, str(bad.id))
+    elif garbage:
+        client.hset(key, str(bad.id), garbage)
+    else:
+        client.hset(key, str(bad.id), b"null")
+    good = backend.enqueue("q", {"n": 1})
+    backend.listen("q", lambda job: job.payload["n"])
+    backend.start()
+    assert backend.wait(id_of(good), PATIENCE).result == 1
+    is_dead_and_told(backend, bad, caplog)
+
+
+@pytest.mark.parametrize("act", ["cancel", "retry", "delete"])
+@pytest.mark.parametrize("what", ["jobs", "life"])
+def test_operating_on_what_cannot_be_read(
+    backend: RedisBackend, client: redis.Redis, act: str, what: str
+) -> None:
+    """A waiting job that cannot be read is cancelled, retried and deleted as any other."""
+    bad = backend.enqueue("q", {"n": 1}, run_after=3600, priority=3)
+    client.hset(f"{{{backend.config.prefix}:q}}:{what}", str(bad.id), b"spoiled")
+    assert getattr(backend, act)(id_of(bad)) is True
+    assert (backend.get(id_of(bad)) is None) == (act == "delete")
+
+
+def test_times_beyond_the_calendar(backend: RedisBackend, client: redis.Redis) -> None:
+    """A job that somebody has parked until infinity is shown, waits, and holds up nobody."""
+    parked = backend.enqueue("q", {"n": 1}, run_after=3600)
+    tag = f"{{{backend.config.prefix}:q}}:"
+    [member] = client.zrange(f"{tag}wait", 0, -1)
+    client.zadd(f"{tag}wait", {member: "inf"})  # type: ignore[type-var]
+    client.hset(f"{tag}life", str(parked.id), b'{"s":0,"at":"1e300"}')
+    good = backend.enqueue("q", {"n": 2})
+    assert [job.id for job in backend.claim([Demand("q", 5)]).jobs] == [good.id]
+    assert backend.claim([Demand("q", 5)]).jobs == []
+    assert look(backend, parked).run_after is not None
+    assert backend.retry(id_of(parked))
+    assert [job.id for job in backend.claim([Demand("q", 5)]).jobs] == [parked.id]
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"spoiled", b'1.0 {"host":"h","pid":1,"version":3}', b"nan {}", b"\xff \xff"]
+)
+def test_a_worker_that_cannot_be_read(
+    backend: RedisBackend, client: redis.Redis, caplog: pytest.LogCaptureFixture, value: bytes
+) -> None:
+    """What a worker of another version says is left alone, with one warning; all others go on."""
+    backend.listen("q", lambda job: job.payload["n"])
+    backend.start()
+    client.hset(f"{{{backend.config.prefix}}}:workers", "f" * 32, value)
+    client.hset(f"{{{backend.config.prefix}}}:workers", b"\xff", value)
+    backend._workers._opened_at = -1e9
+    for _ in range(3):
+        backend.reclaim()
+        assert [worker.id for worker in backend.workers()] == [backend.engine.worker_id]
+    assert backend.wait(id_of(backend.enqueue("q", {"n": 5})), PATIENCE).result == 5
+    assert caplog.text.count("what worker ffff") == 1
+
+
+@pytest.mark.parametrize("number", [b"", b"spoiled", b"-1", b"1e300", b"\xff"])
+def test_a_queue_whose_number_cannot_be_read(
+    backend: RedisBackend, client: redis.Redis, number: bytes
+) -> None:
+    """A queue whose number is no number gets one, and what is no queue is none."""
+    backend.enqueue("q", {"n": 0})
+    key = f"{{{backend.config.prefix}}}:queues"
+    client.hset(key, mapping={"q": number, b"\xff\x00": b"3", "x": number})
+    client.set(f"{{{backend.config.prefix}}}:numbers", number)
+    client.set(f"{{{backend.config.prefix}:q}}:seq", number)
+    with RedisBackend(backend.config.url, prefix=backend.config.prefix, autostart=False) as other:
+        job, new = other.enqueue("q", {"n": 1}), other.enqueue("new", {"n": 2})
+        assert {stats.queue for stats in other.queues()} == {"q", "new"}
+        assert [look(backend, each).payload["n"] for each in (job, new)] == [1, 2]
+        assert len(other.claim([Demand("q", 5), Demand("new", 5)]).jobs) == 3
+
+
+@pytest.mark.parametrize("name", [*HASHES, *ZSETS, *SETS, "seq"])
+def test_a_key_of_another_type(
+    backend: RedisBackend, client: redis.Redis, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """A key of a queue that holds another type is set aside with an error, and jobs are run again."""
+    backend.enqueue("q", {"n": 0})
+    key = f"{{{backend.config.prefix}:q}}:{name}"
+    client.delete(key)
+    client.rpush(key, "spoiled")
+    done = threading.Event()
+
+    @backend.listen("q")
+    def work(job: Job) -> None:
+        if job.payload["n"] == 1:
+            done.set()
+        if job.payload["n"] == 2 and not job.retries:
+            raise neoq.Retry(after=0.01)
+
+    backend.start()
+    jobs = [backend.enqueue("q", {"n": 1}), backend.enqueue("q", {"n": 2}), backend.enqueue("other")]
+    assert done.wait(PATIENCE)
+    backend.listen("other", lambda job: None)
+    assert [backend.wait(id_of(job), PATIENCE).status for job in jobs] == [Status.SUCCEEDED] * 3
+    backend.jobs()
+    backend.queues()
+    backend.prune()
+    if name in {"seq", "jobs", "ready", "lease", "done", "uniq", "life", "ids"}:
+        assert "something else writes to our keys" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["queues", "workers", "numbers", "crons"])
+def test_a_key_of_all_queues_of_another_type(backend: RedisBackend, client: redis.Redis, name: str) -> None:
+    """A key that belongs to no queue and holds another type is set aside, and all goes on."""
+    backend.listen("q", lambda job: job.payload["n"])
+    backend.start()
+    assert backend.wait(id_of(backend.enqueue("q", {"n": 1})), PATIENCE).result == 1
+    key = f"{{{backend.config.prefix}}}:{name}"
+    client.delete(key)
+    client.zadd(key, {"spoiled": 1})
+    assert backend.wait(id_of(backend.enqueue("q", {"n": 2})), PATIENCE).result == 2
+    eventually(lambda: [worker.id for worker in backend.workers()], "no worker")
+    assert "q" in {stats.queue for stats in backend.queues()}
+
+
+# -------------------------------------------------------------------------------------------------- by chance
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with running_server("--appendonly", "yes", "--appendfsync", "no", "--loglevel", "warning") as server:
+        yield server
+
+
+VALUES = st.one_of(
+    st.binary(max_size=40),
+    st.sampled_from(GARBAGE),
+    st.text(max_size=20).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.integers(-(2**70), 2**70).map(lambda number: b"%d" % number),
+    st.sampled_from([b"inf", b"nan", b"-inf", b"1e300", b"0", b"1:2:3", b"1:99999999999:1", b"100", b"000x"]),
+)
+SCORES = st.sampled_from([float("-inf"), -1.0, 0.0, 1.0, 1e9, 2e9, 1e300, float("inf")])
+WRITES = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(HASHES), st.one_of(VALUES, st.just(b"bad")), VALUES),
+        st.tuples(st.sampled_from(ZSETS), VALUES, SCORES),
+        st.tuples(st.sampled_from(SETS), VALUES, st.none()),
+        st.tuples(st.sampled_from(["{}:queues", "{}:workers", "{}:crons"]), VALUES, VALUES),
+        st.tuples(st.sampled_from(["seq", "{}:numbers"]), st.none(), VALUES),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+def write(client: redis.Redis, prefix: str, bad: Job, write: tuple[str, Any, Any]) -> None:
+    """Write garbage as another hand might: into a field of a hash, a list or a set, or over a number."""
+    name, field, value = write
+    key = name.replace("{}", f"{{{prefix}}}") if "{}" in name else f"{{{prefix}:q}}:{name}"
+    if field is None:
+        client.set(key, value)
+    elif value is None:
+        client.sadd(key, field)
+    elif isinstance(value, float):
+        client.zadd(key, {field: value})
+    else:
+        client.hset(key, str(bad.id).encode() if field == b"bad" else field, value)
+
+
+def all_others_end(server: RedisServer, writes: list[tuple[str, Any, Any]], count: int) -> None:
+    """While two workers run, garbage is written; all other jobs end, and every thread lives."""
+    options: dict[str, Any] = {"heartbeat": 0.2, "lease": 3, "job_check_interval": 0.1, "shutdown_timeout": 5}
+    with server.client() as client:
+        client.flushdb()
+        with (
+            RedisBackend(server.url, autostart=False, **options) as first,
+            RedisBackend(server.url, autostart=False, **options) as second,
+        ):
+            bad = first.enqueue("q", {"bad": True}, run_after=0.2)
+            for backend in (first, second):
+                backend.listen("q", lambda job: None, concurrency=2)
+                backend.start()
+            before = {thread.name for thread in threading.enumerate() if thread.name.startswith("neoq")}
+            jobs = []
+            for at, one in enumerate(writes):
+                write(client, "neoq", bad, one)
+                jobs += [first.enqueue("q", {"n": n, "at": at}) for n in range(count)]
+                jobs.append(second.enqueue("q", {"late": at}, run_after=0.05))
+                jobs.append(second.enqueue("other", {"at": at}))
+            first.listen("other", lambda job: None)
+
+            def unfinished() -> list[Job]:
+                found = [second.get(id_of(job)) for job in jobs]
+                return [job for job in found if job is not None and not job.finished]
+
+            eventually(lambda: not unfinished(), lambda: (writes, unfinished()))
+            for backend in (first, second):
+                backend.reclaim()
+                backend.jobs()
+                backend.queues()
+                backend.workers()
+                backend.prune()
+            after = {thread.name for thread in threading.enumerate() if thread.name.startswith("neoq")}
+            assert {name for name in before - after if "runner" not in name} == set()
+
+
+@given(writes=WRITES)
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), report_multiple_bugs=False)
+def test_garbage_in_any_field(server: RedisServer, writes: list[tuple[str, Any, Any]]) -> None:
+    """Whatever is written into the fields of the store, all other jobs end and every thread lives."""
+    all_others_end(server, writes, 2)
