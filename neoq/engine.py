@@ -33,6 +33,7 @@ from neoq.reentry import reentered
 from neoq.shutdown import ShutdownReport, Stopping, interrupts_us
 from neoq.source import LocalSource, Source
 from neoq.store import Outcome, Store, WorkerInfo, lease_of, succeeded
+from neoq.system import at_fork, host_name
 from neoq.threads import Standby
 from neoq.ticker import Cron, Ticker
 from neoq.timeouts import Guarded, Slot, Watchdog
@@ -481,7 +482,7 @@ class Engine:
         running = sum(runner.slot.job is not None for runner in self._runners())
         began: datetime = to_datetime(self.began) or now
         return WorkerInfo(
-            self.worker_id, os.uname().nodename, os.getpid(), began, now, tuple(sorted(self.lanes)), running
+            self.worker_id, host_name(), os.getpid(), began, now, tuple(sorted(self.lanes)), running
         )
 
     def count_failure(self) -> None:
@@ -794,6 +795,6 @@ def _exiting() -> None:
             pass
 
 
-os.register_at_fork(after_in_child=_forked)
+at_fork(after_in_child=_forked)
 tell_of_late(_attend)
 atexit.register(_exiting)

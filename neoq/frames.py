@@ -8,12 +8,13 @@ more, in memory that belongs to something else by now. From 3.12 on an allocatio
 from __future__ import annotations
 
 import gc
-import os
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from neoq.system import at_fork
 
 _ALLOCATING_COLLECTS = sys.version_info < (3, 12)
 _looking = threading.RLock()  # or who looks at the same time would find the collector off, and leave it so
@@ -44,6 +45,4 @@ def no_collection() -> Iterator[None]:
 
 
 if _ALLOCATING_COLLECTS:  # a child that is forked meanwhile would never collect anything
-    os.register_at_fork(
-        before=_looking.acquire, after_in_parent=_looking.release, after_in_child=_looking.release
-    )
+    at_fork(before=_looking.acquire, after_in_parent=_looking.release, after_in_child=_looking.release)

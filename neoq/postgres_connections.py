@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import select
 import threading
 import time
 import weakref
@@ -26,6 +25,7 @@ from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.postgres_arrays import register
 from neoq.redact import HOW_TO_WRITE, Hider, Url, secrets_of
+from neoq.system import at_fork, wait_to_read
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -340,9 +340,7 @@ def is_alive(connection: Connection) -> bool:
     if connection.closed:
         return False
     try:
-        poll = select.poll()
-        poll.register(connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
-        return not poll.poll(0)
+        return not wait_to_read([connection.fileno()], 0)
     except (OSError, psycopg.Error):
         return False
 
@@ -436,4 +434,4 @@ def _forked_in_child() -> None:
     _all.clear()
 
 
-os.register_at_fork(after_in_child=_forked_in_child)
+at_fork(after_in_child=_forked_in_child)

@@ -6,8 +6,7 @@ frees that lock the moment the process is gone, however it ended; so others need
 
 from __future__ import annotations
 
-import os
-import select
+import socket
 import threading
 from collections.abc import Callable, Iterable
 
@@ -20,6 +19,7 @@ from neoq.loop import Loop
 from neoq.postgres_connections import Connection, Connections
 from neoq.postgres_statements import Statements, channel_of
 from neoq.store import Notify, WorkerInfo
+from neoq.system import wait_to_read
 
 APART = 0.01  # seconds between two notifications of one process, at least
 FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0  # seconds between attempts to connect again
@@ -67,7 +67,7 @@ class Presence:
         self.number: int | None = None
         self._connection: Connection | None = None
         self._lock = threading.RLock()
-        self._bell: tuple[int, int] | None = None
+        self._bell: tuple[socket.socket, socket.socket] | None = None
         self._fresh = True  # nothing was heard yet since the connection was made
         self._looked = 0.0  # monotonic: for workers that died
         self._loop = Loop(
@@ -139,7 +139,7 @@ class Presence:
         """Begin to hear what others do, once."""
         with self._lock:
             if self._bell is None and not self._loop.closing:
-                self._bell = os.pipe()
+                self._bell = socket.socketpair()
         self._loop.start()
 
     def let_go(self) -> None:
@@ -153,10 +153,10 @@ class Presence:
             self._loop.close()
             bell = self._bell
         if bell is not None:
-            os.write(bell[1], b"!")
+            bell[1].send(b"!")
         if self._loop.join(2.0) and bell is not None:
-            os.close(bell[0])
-            os.close(bell[1])
+            bell[0].close()
+            bell[1].close()
             self._bell = None
         try:
             if self.number is not None:
@@ -209,11 +209,10 @@ class Presence:
 
     def _wait(self, seconds: float) -> None:
         assert self._bell is not None
-        poll = select.poll()
-        poll.register(self._bell[0], select.POLLIN)
+        heard = [self._bell[0].fileno()]
         if self._connection is not None:
-            poll.register(self._connection.fileno(), select.POLLIN)
-        poll.poll(seconds * 1000)
+            heard.append(self._connection.fileno())
+        wait_to_read(heard, seconds)
 
     def _pass_on(self, payload: str) -> None:
         for line in payload.split("\n"):

@@ -146,7 +146,8 @@ def _packed(commands: Commands) -> bytes:
 def _leave_timeouts_to_the_system(sock: socket.socket) -> None:
     """Let reads and writes time out without Python's asking before each of them whether it can be done."""
     seconds = sock.gettimeout()
-    if type(sock) is not socket.socket or os.name != "posix" or not seconds:
+    posix = os.name == "posix" and hasattr(os, "get_blocking")
+    if type(sock) is not socket.socket or not posix or not seconds:
         return
     limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
     sock.settimeout(None)

@@ -19,7 +19,7 @@ from neoq.job import Job, Status, to_datetime
 from neoq.loop import Loop
 from neoq.sqlite_file import SqliteFile
 from neoq.sqlite_ledger import Ledger
-from neoq.sqlite_locks import Seen, Sign, WorkerLocks
+from neoq.sqlite_locks import Seen, Sign, locks_for
 from neoq.sqlite_operate import PRUNED_AT_ONCE
 from neoq.sqlite_place import wrong_with
 from neoq.sqlite_settle import HeldLease
@@ -169,7 +169,7 @@ class SqliteBackend(Backend):
         file.open()
         self._notify = notify
         self._file = file
-        self._locks = WorkerLocks(file.path, self.engine.worker_id)
+        self._locks = locks_for(file.path, self.engine.worker_id)
         file.fork_hook = self._locks.let_go
         self._reported = Reported(config.log)
         self._room = Room()

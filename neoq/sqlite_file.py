@@ -25,6 +25,7 @@ from neoq.errors import BackendError, BackendUnavailable
 from neoq.group_commit import Call, GroupCommit
 from neoq.sqlite_place import Identity, Place
 from neoq.sqlite_schema import VERSION, is_whole, statements_for
+from neoq.system import at_fork
 
 if TYPE_CHECKING:
     from neoq.sqlite_ledger import Ledger
@@ -500,4 +501,4 @@ def _forked_in_child() -> None:
         file.forked_in_child()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_forked_in_parent, after_in_child=_forked_in_child)
+at_fork(before=_before_fork, after_in_parent=_forked_in_parent, after_in_child=_forked_in_child)

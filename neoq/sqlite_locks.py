@@ -11,7 +11,6 @@ which a restore has brought; one that may not be opened. There the leases and th
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import stat
@@ -20,14 +19,20 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from neoq.errors import BackendUnavailable
+from neoq.errors import BackendUnavailable, UnsupportedError
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 T = TypeVar("T")
 
 TRIES = 100  # to make a file that nobody else has locked for a moment, to look at it
-_is_worker = re.compile(r"[0-9a-f]{32}\.lock").fullmatch
+is_worker = re.compile(r"[0-9a-f]{32}\.lock").fullmatch
 
 
 class Sign(Enum):
@@ -70,9 +75,9 @@ class WorkerLocks:
 
     def hold(self) -> str:
         """Take the lock, once, before anything is claimed; return the worker's name."""
-        if self._descriptor is None:
+        if not self.held:
             with self._lock:
-                if self._descriptor is None:
+                if not self.held:
                     self._take()
         return self.worker
 
@@ -179,7 +184,7 @@ class WorkerLocks:
         """What the lock of a worker says."""
         if worker == self.worker:
             return Sign.LIVES
-        if not _is_worker(f"{worker}.lock"):
+        if not is_worker(f"{worker}.lock"):
             return Sign.UNKNOWN
         try:
             descriptor = os.open(self._path(worker), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -208,7 +213,7 @@ class WorkerLocks:
         """Remove the files that nobody holds and that belong to no worker that is known."""
         with suppress(OSError):
             for path in self._directory.iterdir():
-                if _is_worker(path.name) and path.stem not in known and path.stem != self.worker:
+                if is_worker(path.name) and path.stem not in known and path.stem != self.worker:
                     self._sweep(path.stem)
 
     def _sweep(self, worker: str) -> None:
@@ -222,6 +227,19 @@ class WorkerLocks:
 
     def _path(self, worker: str) -> Path:
         return self._directory / f"{worker}.lock"
+
+
+def locks_for(database: str, worker: str) -> WorkerLocks:
+    """The locks of the workers on a file, by what this system has."""
+    if fcntl is not None:
+        return WorkerLocks(database, worker)
+    try:
+        from neoq.sqlite_filelock import FileLocks
+    except ModuleNotFoundError as error:
+        raise UnsupportedError(
+            "jobs in a SQLite file need filelock on this system, which has no flock: pip install filelock"
+        ) from error
+    return FileLocks(database, worker)
 
 
 def _name_of(descriptor: int) -> bytes:

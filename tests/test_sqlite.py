@@ -1147,7 +1147,6 @@ def test_the_end_of_a_worker_whose_file_was_removed(path: Path, caplog: pytest.L
     with SqliteBackend(path, heartbeat=10.0, lease=30.0) as backend:
         backend.listen("q", lambda _job: None)
         eventually(backend.workers, "it is listed")
-        backend._closing.set()  # the watcher would notice
         caplog.clear()
         remove(path)
     assert "cleanly" not in caplog.text
