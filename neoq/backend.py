@@ -275,6 +275,7 @@ class Backend(Store):
             logger=config.logger,
             failed=self.engine.count_failure,
             unique=checked.unique,
+            max_result=config.max_payload,
         )
 
     def use(self, middleware: Middleware) -> None:

@@ -271,7 +271,11 @@ class Config:
     max_dead: int | None = setting(
         None, count(1, none=True), "Dead jobs kept; the oldest goes, with a warning. None: no bound."
     )
-    max_payload: int = setting(2**20, count(2), "Bytes that a payload may have as JSON.")
+    max_payload: int = setting(
+        2**20,
+        count(2),
+        "Bytes that a payload or a result may have as JSON, and meta or a report of progress.",
+    )
     unique: Unique = setting(
         True,
         Kind('True, False or "until_started" (in a URL or the environment 1, 0 or until_started)', _unique),

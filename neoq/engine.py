@@ -27,7 +27,7 @@ from neoq.errors import (
     StaleLeaseError,
 )
 from neoq.executor import Listener, Middleware
-from neoq.job import FINISHED, Job, Status, check_queue, encode_result, to_datetime
+from neoq.job import FINISHED, Job, Status, check_queue, sized_result, to_datetime
 from neoq.loop import has_late, revive, tell_of_late
 from neoq.reentry import reentered
 from neoq.shutdown import ShutdownReport, Stopping, interrupts_us
@@ -191,7 +191,9 @@ class Engine:
     def new_slot(self) -> Slot:
         """A slot for one thread that runs jobs."""
         complete = self._complete if "transactions" in self.store.features else None
-        return Slot(self.clock, complete, self._draw_attention)
+        slot = Slot(self.clock, complete, self._draw_attention)
+        slot.max_progress = self.config.max_payload
+        return slot
 
     def _draw_attention(self) -> None:
         """An interrupt comes, or waits for its handler to leave our code: the next call of ours lands it."""
@@ -216,7 +218,7 @@ class Engine:
             Status.SUCCEEDED,
             started_at=job._ran_at,
             finished_at=self.clock.time(),
-            result=encode_result(result),
+            result=sized_result(result, self.config.max_payload),
         )
         if self.store.settle([outcome], transaction=connection):
             raise StaleLeaseError(

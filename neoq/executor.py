@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from neoq.bounds import MAX_ERROR, MAX_TRACEBACK, MAX_TYPE, cut
 from neoq.config import SafeLogger
 from neoq.errors import (
     DeadlineExceeded,
@@ -25,7 +26,7 @@ from neoq.errors import (
     ShutdownRequested,
     Snooze,
 )
-from neoq.job import Job, Status, Unique, encode_result, latest, to_seconds
+from neoq.job import Job, Status, Unique, latest, sized_result, to_seconds
 from neoq.results import not_begun, plain_json, undone
 from neoq.retry import RetryPolicy
 from neoq.store import ROLLED_BACK, Failure, Outcome, given_back, lease_of, succeeded
@@ -61,6 +62,7 @@ class Listener:
         logger: logging.Logger | logging.LoggerAdapter[Any],
         failed: Callable[[], None],
         unique: Unique = True,
+        max_result: int = 2**20,
     ) -> None:
         self.queue = queue
         self.handler = handler
@@ -74,6 +76,7 @@ class Listener:
         self.logger = SafeLogger(logger)
         self.failed = failed
         self.unique = unique
+        self.max_result = max_result
         self.call = handler
         self.surroundings = Surroundings()
 
@@ -161,7 +164,7 @@ def attempt(
     job._finished_at = now()
     if result is not None:
         job._result = plain_json(result)
-        if job._result is None:
+        if job._result is None or len(job._result) > listener.max_result:
             return _Ending(job, listener, slot, watchdog).returned(result)
     return job
 
@@ -290,9 +293,9 @@ def _unless_committed(job: Job, listener: Listener, started: float) -> Outcome:
 
 
 def _encoded(result: Any, job: Job, listener: Listener) -> bytes | None:
-    """The result as JSON; the work is done, so one that is not JSON is no reason to do it again."""
+    """The result as JSON; the work is done, so one that cannot be kept is no reason to do it again."""
     try:
-        return encode_result(result)
+        return sized_result(result, listener.max_result)
     except BaseException as error:
         listener.logger.warning("job %s of %s: its result is stored as null: %s", job.id, job.queue, error)
         return None
@@ -443,9 +446,9 @@ def abandoned(job: Job, listener: Listener, slot: Slot, asked: Interrupt) -> Jud
 def describe(error: BaseException) -> Failure:
     """An exception as type, message and traceback, whatever its own methods do."""
     return Failure(
-        _class_name(type(error)),
-        _read(lambda: str(error), "message"),
-        _read(lambda: "".join(traceback.format_exception(error)), "traceback"),
+        cut(_class_name(type(error)), MAX_TYPE),
+        cut(_read(lambda: str(error), "message"), MAX_ERROR),
+        cut(_read(lambda: "".join(traceback.format_exception(error)), "traceback"), MAX_TRACEBACK),
     )
 
 

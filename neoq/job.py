@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict
 
 import orjson
 
+from neoq.bounds import cut
 from neoq.errors import InvalidJobError, NeoqError, PayloadError
 
 if TYPE_CHECKING:
@@ -315,8 +316,8 @@ class Job:
     def progress(self, fraction: float | None = None, message: str = "") -> tuple[float, str] | None:
         """Report how far the attempt is (0.0 to 1.0), or without arguments read the last report."""
         if fraction is not None:
-            self._running_slot("progress")
-            self._progress = (_checked_fraction(fraction), str(message))
+            limit = self._running_slot("progress").max_progress
+            self._progress = (_checked_fraction(fraction), cut(str(message), limit))
         return self._progress
 
     def shield(self) -> AbstractContextManager[None]:
@@ -353,6 +354,8 @@ class Job:
             refuse_size(data, max_payload, self.queue)
         if self._special:
             self._resolve(now)
+            if self.meta:
+                _check_size_of_meta(self.meta, max_payload, self.queue)
         else:
             self._run_after = now
         self._data = data
@@ -492,6 +495,17 @@ def encode_result(result: Any) -> bytes | None:
     if result is None:
         return None
     return _EXACT % orjson.dumps(_plain(result, "result", None, 0))
+
+
+def sized_result(result: Any, limit: int) -> bytes | None:
+    """A handler's result as JSON of at most ``limit`` bytes, or PayloadError."""
+    data = encode_result(result)
+    if data is not None and len(data) > limit:
+        raise PayloadError(
+            f"the result is {len(data):,} bytes as JSON, more than max_payload ({limit:,}): store the bulk "
+            "elsewhere and return a reference to it"
+        )
+    return data
 
 
 def refuse_size(data: bytes, limit: int, queue: str) -> NoReturn:
@@ -713,6 +727,17 @@ def _checked_fraction(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise InvalidJobError(f"progress is {value!r}; it takes a number from 0.0 to 1.0")
     return float(value)
+
+
+def _check_size_of_meta(meta: Mapping[str, str], limit: int, queue: str) -> None:
+    size = sum(len(text.encode("utf-8", "surrogatepass")) for item in meta.items() for text in item)
+    if size > limit:
+        raise PayloadError(
+            f"the meta for queue {queue!r} is {size:,} bytes, more than max_payload ({limit:,}): "
+            "it is for a few words, so store the bulk elsewhere",
+            path="meta",
+            queue=queue,
+        )
 
 
 def _checked_meta(meta: Any) -> Mapping[str, str]:

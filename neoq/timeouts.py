@@ -61,6 +61,7 @@ class Slot:
         on_defer: Callable[[], None] | None = None,
     ) -> None:
         self.clock = clock
+        self.max_progress = 2**20  # bytes of a message
         self.job: Job | None = None
         self.until = math.inf  # monotonic
         self.why: Interrupt = JobTimeout  # what happens at `until`

@@ -242,3 +242,47 @@ class PayloadCases(Suite):
         assert (done.status, done.result, seen.items) == (Status.SUCCEEDED, None, [1])
         warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
         assert [str(job.id) in record.getMessage() for record in warnings] == [True]
+
+    def test_a_result_that_is_too_large_is_null(self, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+        """A result beyond max_payload is stored as None with a warning; one that just fits is kept."""
+        backend = make(max_payload=1000)
+        backend.listen("q", lambda job: "x" * job.payload["size"])
+        assert ended(backend, backend.enqueue("q", {"size": 998})).result == "x" * 998
+        assert "stored as null" not in caplog.text
+        done = ended(backend, backend.enqueue("q", {"size": 999}))
+        assert (done.status, done.result) == (Status.SUCCEEDED, None)
+        assert "stored as null" in caplog.text
+
+    @pytest.mark.parametrize("letter", ["x", "\N{SNOWMAN}"])
+    def test_a_huge_error_is_cut(self, backend: Backend, letter: str) -> None:
+        """Of an exception with megabytes of text 8 KB of the message and 64 KB of the traceback are kept."""
+
+        def post(_job: Job) -> None:
+            raise ValueError("<html>" + letter * 2_000_000 + "the end")
+
+        backend.listen("q", post, max_retries=0)
+        dead = ended(backend, backend.enqueue("q"))
+        assert dead.status is Status.DEAD
+        assert dead.error is not None
+        assert dead.traceback is not None
+        assert len(dead.error.encode()) < 8 * 1024 + 200
+        assert len(dead.traceback.encode()) < 64 * 1024 + 200
+        for text in (dead.error, dead.traceback):
+            assert "... [cut here: " in text
+            assert text.rstrip().endswith("the end")
+        assert "<html>" in dead.error
+        assert dead.traceback.startswith("Traceback")
+
+    def test_a_huge_report_of_progress_is_cut(self, make: Make) -> None:
+        """The message of job.progress has at most max_payload bytes."""
+        backend = make(max_payload=1000)
+        backend.listen("size", lambda job: len((job.progress(0.5, "y" * 100_000) or (0, ""))[1]))
+        assert ended(backend, backend.enqueue("size")).result < 1200
+
+    def test_meta_that_is_too_large_is_refused(self, make: Make) -> None:
+        """Meta beyond max_payload is refused as a payload is."""
+        backend = make(max_payload=1000)
+        backend.listen("q", ignore)
+        with pytest.raises(PayloadError, match="meta"):
+            backend.enqueue("q", meta={"trace": "z" * 1001})
+        backend.enqueue("q", meta={"trace": "z" * 900})
