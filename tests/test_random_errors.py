@@ -1,0 +1,99 @@
+"""Random exceptions out of each call of the store: no accepted job is lost, and no thread of neoq ends."""
+
+from __future__ import annotations
+
+import errno
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import neoq
+from neoq.errors import BackendUnavailable
+from neoq.testing.cases.suite import eventually
+from tests.postgres_server import fresh_schema
+
+CALLS = ["claim", "settle", "extend", "beat", "reclaim", "prune", "add_tick", "last_tick", "counts", "find"]
+LONG = [pytest.mark.faults, pytest.mark.timeout(600)]
+ERRORS: list[Callable[[], Exception]] = [
+    MemoryError,
+    lambda: OSError(errno.EMFILE, "Too many open files"),
+    lambda: RuntimeError("can't start new thread"),
+    lambda: ValueError("a record of another version"),
+    lambda: BackendUnavailable("it is away"),
+]
+THREADS = {"neoq-keeper", "neoq-settler", "neoq-fetcher", "neoq-cron", "neoq-watchdog"}
+
+
+class Faults:
+    """Makes calls of one store raise at random, as long as it is asked to."""
+
+    def __init__(self, backend: neoq.Backend, seed: int, often: float) -> None:
+        self.raised: dict[str, int] = dict.fromkeys(CALLS, 0)
+        self.on = True
+        self._random = random.Random(seed)
+        self._often = often
+        for name in CALLS:
+            setattr(backend, name, self._wrapped(name, getattr(backend, name)))
+
+    def _wrapped(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if self.on and self._random.random() < self._often:
+                self.raised[name] += 1
+                make = self._random.choice(ERRORS)
+                raise make()
+            return real(*arguments, **options)
+
+        return call
+
+
+def check(url: str, seed: int, jobs: int, **options: Any) -> None:
+    before = set(threading.enumerate())
+    ran: list[int] = []
+
+    def handler(job: neoq.Job) -> int:
+        ran.append(job.payload["n"])
+        if job.payload["n"] % 7 == 0 and job.attempt == 1:
+            raise ValueError("one of seven")
+        return int(job.payload["n"])
+
+    with neoq.connect(url, job_check_interval=0.05, heartbeat=0.05, **options) as backend:
+        faults = Faults(backend, seed, 0.3)
+        backend.listen("q", handler, concurrency=4, retry=neoq.RetryPolicy(delay=0.01))
+        backend.listen_cron("@every 1s", lambda job: None, queue="ticks")
+        backend.start()
+        accepted = []
+        for n in range(jobs):
+            job = backend.enqueue("q", {"n": n})
+            assert job.id is not None
+            accepted.append(job.id)
+        eventually(lambda: len(set(ran)) > jobs // 2, "half of them have run in spite of it all")
+        faults.on = False
+        for job_id in accepted:
+            assert backend.wait(job_id, timeout=30).status is neoq.Status.SUCCEEDED
+        assert set(ran) == set(range(jobs))
+        assert sum(faults.raised.values()) > 5
+        alive = {thread.name for thread in set(threading.enumerate()) - before}
+        assert alive >= {"neoq-watchdog", "neoq-cron"} if url == "memory://" else alive >= THREADS
+
+
+@pytest.mark.parametrize("jobs", [60, pytest.param(3000, marks=LONG)])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_errors_of_a_sqlite_store(tmp_path: Path, seed: int, jobs: int) -> None:
+    """Whatever calls of SQLite raise, each job that was accepted ends, and the threads live on."""
+    check(f"sqlite:///{tmp_path}/jobs.db", seed, jobs)
+
+
+@pytest.mark.parametrize("jobs", [60, pytest.param(3000, marks=LONG)])
+def test_random_errors_of_a_postgres_store(postgres_url: str, jobs: int) -> None:
+    """So it is with PostgreSQL."""
+    check(postgres_url, 3, jobs, schema=fresh_schema())
+
+
+@pytest.mark.parametrize("jobs", [60, pytest.param(3000, marks=LONG)])
+def test_random_errors_of_a_redis_store(redis_url: str, redis_prefix: Callable[[], str], jobs: int) -> None:
+    """So it is with Redis."""
+    check(redis_url, 4, jobs, prefix=redis_prefix())
