@@ -57,6 +57,8 @@ _ALL = (*_IN_SLOTS, *_IN_DICT, *_OTHERS.split(", "))
 TOKEN_AT, WORKER_AT, PLACE_AT, LEASE_AT = (
     _ALL.index(name) for name in ("token", "worker", "place", "lease_until")
 )
+_NUMBERS_END = _FIRST + 5
+_USUAL = (0, None, 0, 0, None)  # priority, worker, crashes, retries and max_retries of most jobs
 _CALLED = {"batch": "group"}  # where `read` calls a column otherwise
 
 # A column takes any type, whatever it was made for. Rows come in a few shapes; each is looked at once.
@@ -118,6 +120,14 @@ def _check_shape(shape: tuple[type, ...]) -> None:
         _shapes.add(shape)
 
 
+def _check_numbers(job: Job) -> None:
+    counts = 0 <= job.retries <= LAST_RETRY and 0 <= job.crashes <= LAST_CRASH
+    if not counts or not -100 <= job.priority <= 100:
+        raise Unreadable
+    if job.max_retries is not None and not 0 <= job.max_retries < 2**31:
+        raise Unreadable
+
+
 def _job_of(row: Sequence[Any]) -> Job:
     """As `job_of`, in a hurry; raises where the row is not as we write it."""
     shape = tuple(map(type, row))
@@ -139,12 +149,8 @@ def _job_of(row: Sequence[Any]) -> Job:
     fields = job.__dict__
     fields.update(zip(_NAMES, row[_FIRST:_REST], strict=True))
     status, uniqueness, cancel, meta, progress, progress_text, place, _ = row[_REST:]
-    if not (
-        -100 <= job.priority <= 100 and 0 <= job.retries <= LAST_RETRY and 0 <= job.crashes <= LAST_CRASH
-    ):
-        raise Unreadable
-    if job.max_retries is not None and not 0 <= job.max_retries < 2**31:
-        raise Unreadable
+    if row[_FIRST:_NUMBERS_END] != _USUAL:
+        _check_numbers(job)
     job._payload = payload_of(job._data)
     job.status = _STATUS[status]
     if place not in _PLACES:
