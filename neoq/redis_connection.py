@@ -299,7 +299,11 @@ class RedisConnection:
     def _info(self) -> dict[str, Any]:
         info: dict[str, Any] = {}
         for section in ("server", "memory", "persistence"):
-            found = self._client.info(section)
+            try:
+                found = self._client.info(section)
+            except redis.exceptions.NoPermissionError as error:  # INFO is among the dangerous commands
+                self._log.debug("the server at %s does not tell how it is set up: %s", self.address, error)
+                return {}
             if self.cluster and found and all(isinstance(value, dict) for value in found.values()):
                 found = next(iter(found.values()))
             info |= found
@@ -308,7 +312,7 @@ class RedisConnection:
     def _check(self, info: dict[str, Any]) -> None:
         text = str(info.get("redis_version", ""))
         version = tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
-        if version < _OLDEST:
+        if info and version < _OLDEST:
             raise BackendError(
                 f"the server at {self.address} is Redis {text}; jobs need Redis 6.2 or Valkey 7.2, or newer"
             )
@@ -321,7 +325,7 @@ class RedisConnection:
             raise ConfigError([problem])
         if self._tls.get("ssl_cert_reqs") == "none":
             self._log.warning("the server at %s is not verified (tls_verify=none)", self.address)
-        if not info.get("aof_enabled"):
+        if info and not info.get("aof_enabled"):
             self._log.warning(
                 "the server at %s keeps no append-only file: when it stops, jobs accepted since its last "
                 "snapshot are lost; set appendonly yes there",
