@@ -34,7 +34,7 @@ from neoq.shutdown import ShutdownReport, Stopping, interrupts_us
 from neoq.source import LocalSource, Source
 from neoq.store import Outcome, Store, WorkerInfo, lease_of, succeeded
 from neoq.system import at_fork, host_name
-from neoq.threads import Standby
+from neoq.threads import Standby, refuse_isolated
 from neoq.ticker import Cron, Ticker
 from neoq.timeouts import Guarded, Slot, Watchdog
 from neoq.worker import Lane, Runner, current_slot
@@ -273,6 +273,8 @@ class Engine:
             self.started = True
             if not self.lanes or self.by_hand is not None:
                 return
+            if not self.running:
+                refuse_isolated()
             self._open()
             self.running = True
             before_pools_close(_ending)

@@ -6,6 +6,8 @@ import _thread
 import threading
 from collections.abc import Callable
 
+from neoq.errors import NeoqError
+
 
 def start(thread: threading.Thread) -> None:
     """Start a thread; what a signal handler raises meanwhile is raised when it has begun.
@@ -46,6 +48,19 @@ def start(thread: threading.Thread) -> None:
         raise outcome[0]
     if landed is not None:
         raise landed
+
+
+def refuse_isolated() -> None:
+    """Raise a NeoqError in an interpreter that may have no threads, as some sub-interpreters."""
+    try:
+        _thread.start_new_thread(int, ())
+    except RuntimeError as error:
+        if "interpreter" not in str(error) or "shutdown" in str(error):  # none for now, or none any more
+            return
+        raise NeoqError(
+            f"this sub-interpreter may start no threads, and so run no jobs ({error}); run them in the main "
+            "interpreter: under mod_wsgi set WSGIApplicationGroup %{GLOBAL}"
+        ) from error
 
 
 def join(thread: threading.Thread | None, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import random
 import signal
 import sys
@@ -11,7 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from neoq.threads import Bell, start
+from neoq.errors import NeoqError
+from neoq.threads import Bell, refuse_isolated, start
 
 ROUNDS = 500
 
@@ -104,3 +106,27 @@ def test_no_thread_to_be_had_is_an_error() -> None:
     start(thread)
     with pytest.raises(RuntimeError, match="only be started once"):
         start(thread)
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("thread is not supported for isolated subinterpreters", True),
+        ("can't start new thread", False),
+        ("can't create new thread at interpreter shutdown", False),
+    ],
+)
+def test_an_interpreter_that_may_have_no_threads(
+    monkeypatch: pytest.MonkeyPatch, text: str, refused: bool
+) -> None:
+    """An isolated sub-interpreter is refused with what to do; where threads are only short it is not."""
+
+    def starts_none(*_: object) -> int:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(_thread, "start_new_thread", starts_none)
+    if refused:
+        with pytest.raises(NeoqError, match="WSGIApplicationGroup"):
+            refuse_isolated()
+    else:
+        refuse_isolated()
