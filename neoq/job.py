@@ -314,10 +314,15 @@ class Job:
         return self._running_slot("remaining").remaining()
 
     def progress(self, fraction: float | None = None, message: str = "") -> tuple[float, str] | None:
-        """Report how far the attempt is (0.0 to 1.0), or without arguments read the last report."""
+        """Report how far the attempt is (0.0 to 1.0), or without arguments read the last report.
+
+        That of a job that has succeeded is 1.0, with the last message; None where nothing was reported.
+        """
         if fraction is not None:
             limit = self._running_slot("progress").max_progress
             self._progress = (_checked_fraction(fraction), cut(str(message), limit))
+        if self._progress is not None and self.status is Status.SUCCEEDED:
+            return 1.0, self._progress[1]
         return self._progress
 
     def shield(self) -> AbstractContextManager[None]:

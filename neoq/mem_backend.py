@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
@@ -89,7 +90,8 @@ class MemBackend(Backend):
 
         @functools.wraps(method)
         def call(self: MemBackend, *arguments: Any, **keywords: Any) -> Any:
-            if self._lock._is_owned():  # type: ignore[attr-defined]
+            lock = getattr(self, "_lock", None)  # the store may not be open yet
+            if lock is not None and lock._is_owned():
                 raise reentered()
             return method(self, *arguments, **keywords)
 
@@ -104,7 +106,8 @@ class MemBackend(Backend):
         self._jobs: Records = {}
         self._finished: deque[Job] = deque()
         self._dead: OrderedDict[int, None] = OrderedDict()
-        self._last_id = 0
+        # At random: in another process that keeps jobs in memory an id of this one is of nobody's job.
+        self._last_id = int.from_bytes(os.urandom(6), "big")
         self._leases = itertools.count(1)
         self._ticks: dict[str, float] = {}
         self._added: OrderedDict[bytes, list[int]] = OrderedDict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import subprocess
 import sys
@@ -387,7 +388,7 @@ def test_a_handler_that_hangs_does_not_keep_the_program_alive() -> None:
         began = time.monotonic()
         child.ends_well(10)
         assert time.monotonic() - began < 0.5 + 1 + SLACK + 1  # and the interpreter's own end
-        assert "job 1 of long" in child.errors
+        assert re.search(r"job \d+ of long", child.errors)
         assert "Traceback" not in child.errors
 
 

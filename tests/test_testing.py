@@ -335,3 +335,18 @@ def test_the_plugin_offers_a_fixture(pytester: pytest.Pytester) -> None:
     )
     result = pytester.runpytest_subprocess("-W", "error")
     result.assert_outcomes(passed=2)
+
+
+def test_inline_runs_a_duplicate_that_is_brought_forward(backend: neoq.MemBackend) -> None:
+    """Inline, an enqueue that brings a retrying job forward returns it as it is after its run."""
+
+    def handler(job: neoq.Job) -> None:
+        if job.attempt == 1:
+            raise neoq.Retry(after=3600)
+
+    backend.listen("q", handler)
+    with testing.inline(backend):
+        first = backend.enqueue("q")
+        assert first.status is neoq.Status.RETRYING
+        again = backend.enqueue("q")
+        assert (again.id, again.status, again.duplicate) == (first.id, neoq.Status.SUCCEEDED, True)

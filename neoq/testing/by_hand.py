@@ -94,10 +94,17 @@ def inline(backend: Backend) -> Iterator[None]:
         by_hand.run_ready(errors.append)
         if errors:
             raise errors[0]
-        return [(not job.duplicate and backend.get(job.id or 0)) or job for job in added]
+        return [_as_it_is(backend, job) for job in added]
 
     with by_hand.hold(), after_add(backend, after):
         yield
+
+
+def _as_it_is(backend: Backend, job: Job) -> Job:
+    """A job that was enqueued, after whatever ran since; a duplicate may have run, too."""
+    found = backend.get(job.id) or job
+    found.duplicate = job.duplicate
+    return found
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from neoq.testing.cases.operating import (
     LookingCases,
     ManyCases,
     PauseCases,
+    ProgressCases,
     RetryByHandCases,
 )
 from neoq.testing.cases.payloads import PayloadCases
@@ -62,6 +63,7 @@ class BackendConformance(
     CancelCases,
     RetryByHandCases,
     ManyCases,
+    ProgressCases,
     DeleteCases,
     PauseCases,
     LookingCases,

@@ -176,6 +176,27 @@ class RetryByHandCases(Suite):
         assert backend.retry(id_of(dead)) is True
 
 
+class ProgressCases(Suite):
+    """What is left of the reports of a job that has ended."""
+
+    def test_the_progress_of_a_job_that_has_succeeded(self, backend: Backend) -> None:
+        """A job that has succeeded is done, whatever it reported last; its last message is kept."""
+        backend.listen("q", lambda job: job.progress(0.75, "nearly"))
+        assert ended(backend, backend.enqueue("q")).progress() == (1.0, "nearly")
+        backend.listen("silent", ignore)
+        assert ended(backend, backend.enqueue("silent")).progress() is None
+
+    def test_the_progress_of_a_job_that_has_failed(self, backend: Backend) -> None:
+        """A dead job keeps the last report of its last attempt."""
+
+        def handler(job: Job) -> None:
+            job.progress(0.75, "nearly")
+            raise RuntimeError("it fails")
+
+        backend.listen("q", handler, max_retries=0)
+        assert ended(backend, backend.enqueue("q")).progress() == (0.75, "nearly")
+
+
 class ManyCases(Suite):
     """cancel, retry and delete of many jobs in one call."""
 
