@@ -30,6 +30,7 @@ from neoq.executor import Listener, Middleware
 from neoq.job import FINISHED, Job, Status, check_queue, sized_result, to_datetime
 from neoq.loop import has_late, revive, tell_of_late
 from neoq.reentry import reentered
+from neoq.session import is_interactive, named_alike, place_of
 from neoq.shutdown import ShutdownReport, Stopping, interrupts_us
 from neoq.source import LocalSource, Source
 from neoq.store import Outcome, Store, WorkerInfo, lease_of, succeeded
@@ -156,26 +157,71 @@ class Engine:
     # -- listening ---------------------------------------------------------------------------------------
 
     def listen(self, listener: Listener, cron: Cron | None = None) -> None:
-        """Register a queue's handler, and start it unless that is left to `start`."""
+        """Register a queue's handler, and start it unless that is left to `start`.
+
+        In an interactive session one that is defined again takes the place of the one before.
+        """
         with self.lock:
             self._refuse_closed()
             if listener.queue in self.listeners:
-                advice = (
-                    "pass queue= to give this cron a name of its own"
-                    if cron
-                    else ("it has one, so give this one another queue")
-                )
-                raise ListenerExistsError(
-                    f"queue {listener.queue!r} has a handler already; {advice}", queue=listener.queue
-                )
-            listener.wrap(self.middleware)
-            self.listeners[listener.queue] = listener
-            self._new_lane(listener)
-            if cron is not None:
-                self.crons.append(cron)
-                self.ticker.add(cron)
+                self._listen_again(listener, cron)
+            else:
+                listener.wrap(self.middleware)
+                self.listeners[listener.queue] = listener
+                self._new_lane(listener)
+                if cron is not None:
+                    self.crons.append(cron)
+                    self.ticker.add(cron)
             if self.started:
                 self.start()
+        if not self.local:
+            self._look_for_others(listener)
+
+    def _listen_again(self, listener: Listener, cron: Cron | None) -> None:
+        """Let a handler that was defined again replace the one before; elsewhere raise."""
+        queue, present = listener.queue, self.listeners[listener.queue]
+        its_cron = next((one for one in self.crons if one.queue == queue), None)
+        again = named_alike(listener.handler, present.handler) and (cron is None) == (its_cron is None)
+        if not again or not is_interactive():
+            advice = "it has one, so give this one another queue"
+            if cron is not None:
+                advice = "pass queue= to give this cron a name of its own"
+            elif again:
+                advice = (
+                    "to replace it, call shutdown() and make a new backend; or give this one another queue"
+                )
+            raise ListenerExistsError(f"queue {queue!r} has a handler already; {advice}", queue=queue)
+        present.replace(listener)
+        present.wrap(self.middleware)
+        if self.running:
+            self.lanes[queue].begin()
+        if cron is not None and its_cron is not None:
+            its_cron.schedule, its_cron.catch_up = cron.schedule, cron.catch_up
+        self.config.log.info("the handler of queue %s was defined again: the new one is used", queue)
+
+    def _look_for_others(self, listener: Listener) -> None:
+        """Warn of another backend on the same store with a handler of the same name, perhaps old code."""
+        queue, place = listener.queue, place_of(self.config)
+        told = False
+        for engine in [reference() for reference in _engines.valuerefs()]:
+            if engine is None or engine is self or not engine.running or engine.closed:
+                continue
+            other = engine.listeners.get(queue)
+            if other is None or other.handler is listener.handler or place_of(engine.config) != place:
+                continue
+            if not named_alike(other.handler, listener.handler):
+                continue
+            if is_interactive():
+                with engine.lock:
+                    other.run_as(listener)
+                    other.wrap(engine.middleware)
+            if not told:
+                told = True
+                self.config.log.warning(
+                    "another backend of this process still takes jobs of queue %s, with a handler of the "
+                    "same name, perhaps before it was changed; call shutdown() on it, unless both are meant",
+                    queue,
+                )
 
     def _new_lane(self, listener: Listener) -> None:
         lane = self.lanes[listener.queue] = Lane(

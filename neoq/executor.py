@@ -80,6 +80,22 @@ class Listener:
         self.call = handler
         self.surroundings = Surroundings()
 
+    def run_as(self, other: Listener) -> None:
+        """Run jobs from now on as another one would; `wrap` is to follow. Runners hold on to this object."""
+        self.handler = other.handler
+        self.timeout = other.timeout
+        self.max_retries = other.max_retries
+        self.retry = other.retry
+        self.on_error = other.on_error
+        self.surroundings = other.surroundings
+
+    def replace(self, other: Listener) -> None:
+        """Be as another one of the same backend; `wrap` is to follow."""
+        self.run_as(other)
+        self.concurrency = other.concurrency
+        self.capacity = other.capacity
+        self.unique = other.unique
+
     def wrap(self, middleware: Sequence[Middleware]) -> None:
         """Put middleware around the handler, the first outermost."""
         call = self.handler

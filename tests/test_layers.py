@@ -23,6 +23,7 @@ LEAVES = {
     *("system", "sqlite_filelock"),
     *("group_commit", "loop"),
     "bounds",
+    "session",
     *("sqlite_schema", "sqlite_file", "sqlite_ledger", "sqlite_locks", "sqlite_place", "sqlite_rows"),
     *("sqlite_add", "sqlite_claim", "sqlite_settle", "sqlite_operate", "sqlite_look", "sqlite_transactions"),
     *("redis_keys", "redis_records", "redis_scripts", "redis_connection", "redis_wakes", "redis_queues"),

@@ -1,0 +1,29 @@
+"""An interactive session, in which the code that registers a handler is run again after it was mended."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from typing import Any
+
+_PLACE = ("url", "path", "db", "schema", "prefix")  # the settings that say where a store is
+
+
+def is_interactive() -> bool:
+    """Whether somebody types at a prompt or in a notebook: Python's own, IPython's or Jupyter's."""
+    return bool(sys.flags.interactive) or hasattr(sys, "ps1") or hasattr(builtins, "get_ipython")
+
+
+def named_alike(one: object, other: object) -> bool:
+    """Whether two handlers have the same name in the same module, as a function has that is defined again."""
+    name = getattr(one, "__qualname__", None)
+    return (
+        name is not None
+        and name == getattr(other, "__qualname__", None)
+        and getattr(one, "__module__", None) == getattr(other, "__module__", None)
+    )
+
+
+def place_of(config: object) -> tuple[Any, ...]:
+    """Where the store of these settings is, to be compared with another's."""
+    return (type(config), *(getattr(config, name, None) for name in _PLACE))
