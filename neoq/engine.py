@@ -35,7 +35,7 @@ from neoq.shutdown import ShutdownReport, Stopping, interrupts_us
 from neoq.source import LocalSource, Source
 from neoq.store import Outcome, Store, WorkerInfo, lease_of, succeeded
 from neoq.system import at_fork, host_name
-from neoq.threads import Standby, refuse_isolated
+from neoq.threads import Standby, green_threads, refuse_isolated
 from neoq.ticker import Cron, Ticker
 from neoq.timeouts import Guarded, Slot, Watchdog
 from neoq.worker import Lane, Runner, current_slot
@@ -321,6 +321,7 @@ class Engine:
                 return
             if not self.running:
                 refuse_isolated()
+                self._warn_of_green_threads()
             self._open()
             self.running = True
             before_pools_close(_ending)
@@ -338,6 +339,14 @@ class Engine:
                 for counts in self.store.counts():
                     if counts.ready and counts.queue in self.lanes:
                         self.lanes[counts.queue].wake()
+
+    def _warn_of_green_threads(self) -> None:
+        if (patched_by := green_threads()) is not None:
+            self.config.log.warning(
+                "handlers run in green threads, for %s has patched threading: no timeout, cancel or shutdown "
+                "can interrupt them there; run the jobs in a process without it",
+                patched_by,
+            )
 
     # -- what stores and runners tell --------------------------------------------------------------------
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import _thread
+import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from neoq.errors import NeoqError
 
@@ -61,6 +63,17 @@ def refuse_isolated() -> None:
             f"this sub-interpreter may start no threads, and so run no jobs ({error}); run them in the main "
             "interpreter: under mod_wsgi set WSGIApplicationGroup %{GLOBAL}"
         ) from error
+
+
+def green_threads() -> str | None:
+    """What has put green threads in the place of the system's, which nothing can interrupt; mostly None."""
+    gevent: Any = sys.modules.get("gevent.monkey")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        return "gevent"
+    eventlet: Any = sys.modules.get("eventlet.patcher")
+    if eventlet is not None and eventlet.is_monkey_patched("thread"):
+        return "eventlet"
+    return None
 
 
 def join(thread: threading.Thread | None, seconds: float) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import _thread
+import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -130,3 +133,53 @@ def test_an_interpreter_that_may_have_no_threads(
             refuse_isolated()
     else:
         refuse_isolated()
+
+
+def output_of(program: str) -> str:
+    """What a program prints and logs in a process of its own."""
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return run.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "asks", "name"),
+    [
+        ("gevent.monkey", "is_module_patched", "threading"),
+        ("eventlet.patcher", "is_monkey_patched", "thread"),
+    ],
+)
+@pytest.mark.parametrize("patched", [True, False])
+def test_patched_threads_are_warned_of(module: str, asks: str, name: str, *, patched: bool) -> None:
+    """Where gevent or eventlet has patched threads, one line says that no handler can be interrupted."""
+    printed = output_of(f"""
+import sys, types
+fake = sys.modules[{module!r}] = types.ModuleType({module!r})
+fake.{asks} = lambda name: {patched} and name == {name!r}
+import neoq
+with neoq.MemBackend() as backend:
+    backend.listen("q", print)
+    backend.listen("r", print)
+""")
+    assert printed.count("handlers run in green threads") == patched
+    assert not patched or module.partition(".")[0] in printed
+
+
+def test_processes_that_keep_jobs_in_memory_share_no_ids() -> None:
+    """The ids in memory begin at random in each process, and fit into a JSON number of any language."""
+    program = """
+import neoq
+with neoq.MemBackend() as backend:
+    backend.listen("q", lambda job: None)
+    print(backend.enqueue("q").id)
+"""
+    ids = [int(output_of(program)) for _ in range(2)]
+    assert abs(ids[0] - ids[1]) > 1000
+    assert all(0 < job_id <= 2**48 for job_id in ids)
