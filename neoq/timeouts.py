@@ -94,13 +94,14 @@ class Slot:
         return until
 
     def plan_aftermath(self, timeout: float | None, outcome: Outcome) -> float:
-        """Get ready for what follows an attempt, which has the timeout for itself.
+        """Get ready for what follows an attempt, which has the timeout for itself, and a second at least.
 
         Return when it will be interrupted; if it hangs, the attempt ends with ``outcome``.
         """
         self.why = JobTimeout
         self.aftermath_of = outcome
-        self.until = math.inf if timeout is None else self.clock.monotonic() + timeout
+        # A timeout of milliseconds would break off the reading of source files for the traceback.
+        self.until = math.inf if timeout is None else self.clock.monotonic() + max(timeout, GRACE)
         return self.until
 
     def end(self) -> Interrupt | None:

@@ -617,7 +617,7 @@ def test_who_has_just_come_calls_nobody_dead(
     lock = (worker._presence.lock_class,)
     eventually(lambda: admin.execute(may_judge, lock).fetchall() == [(True,)], "the lock is free")
     now = time.monotonic()
-    monkeypatch.setattr("neoq.postgres_listen.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("neoq.postgres_listen.machine", SimpleNamespace(monotonic=lambda: now))
     newcomer = make(autostart=False)
     newcomer.queues()
     assert newcomer.reclaim() == ([], [])

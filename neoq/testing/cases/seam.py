@@ -83,8 +83,8 @@ class AddCases(StoreSuite):
 
     def test_ids_that_a_browser_can_hold(self, store: Backend) -> None:
         """Ids are whole numbers that JavaScript reads as they are, of every queue and in a batch."""
-        jobs = [store.enqueue(f"queue {n % 3}", {"n": n}) for n in range(20)]
-        jobs += store.enqueue_many([Job("q", {"n": n}) for n in range(20)])
+        jobs = [store.add([prepared(f"queue {n % 3}", {"n": n})], token=b"")[0] for n in range(20)]
+        jobs += store.add([prepared("q", {"n": n}) for n in range(20)], token=b"")
         assert all(0 < id_of(job) < 2**53 and int(float(id_of(job))) == job.id for job in jobs)
         assert len({job.id for job in jobs}) == len(jobs)
 
