@@ -238,6 +238,8 @@ class _Ending:
             judged, broken = self._guarded(outcome, _judge, job, listener, started, error, asked)
             if judged is not None:
                 outcome, told, say = judged
+            if told is not None and not self.slot.abandoned:
+                listener.failed()
             self._guarded(outcome, say)
             if told is not None and listener.on_error is not None:
                 _, broken = self._guarded(outcome, listener.on_error, job, told)
@@ -339,7 +341,6 @@ def _unread(error: BaseException) -> Failure:
 
 
 def _log_unread(job: Job, listener: Listener) -> None:
-    listener.failed()
     listener.logger.error("job %s of %s failed, and its exception cannot be looked at", job.id, job.queue)
 
 
@@ -422,7 +423,6 @@ def _log_failure(
     job: Job, listener: Listener, error: BaseException, failure: Failure, delay: float | None
 ) -> None:
     """Log a failed attempt, once."""
-    listener.failed()
     next_step = "dead" if delay is None else f"again in {delay:.1f} s"
     try:
         listener.logger.log(

@@ -473,6 +473,8 @@ class Runner:
         Return its outcome, what on_error is to be told of it, and how to log it.
         """
         judged = abandoned(job, self.lane.listener, self.slot, asked)
+        if judged[1] is not None:
+            self.lane.listener.failed()  # counted before anybody hears of the end
         self.lane.source.settle([judged[0]])
         return judged
 
