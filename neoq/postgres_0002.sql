@@ -195,16 +195,19 @@ begin
             into v_levels, v_froms
             from unnest(p_known_queues, p_known_levels, p_known_from) as known (name, level, start)
             where name = p_queues[i];
-            if exists (select from jobs where queue = p_queues[i] and priority > v_levels[1]) then
-                v_levels := null;
-            end if;
         end if;
-        v_place := 0;
+        v_place := 1;
         v_level := null;
         loop
             v_began := clock();
-            v_place := v_place + 1;
-            if v_place <= cardinality(v_levels) then
+            while v_levels[v_place] >= v_level loop
+                v_place := v_place + 1;
+            end loop;
+            -- The next priority that is known, unless jobs of one before it have come since.
+            if v_place <= cardinality(v_levels) and not exists (
+                select from jobs where queue = p_queues[i] and priority > v_levels[v_place]
+                    and priority < coalesce(v_level, 32767::smallint)
+            ) then
                 v_level := v_levels[v_place];
                 v_from := v_froms[v_place];
             else

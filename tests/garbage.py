@@ -172,9 +172,15 @@ class PostgresTarget:
             connection.execute(query, (value,) if job_id is None else (value, job_id))
 
     def reset(self) -> None:
-        with self._open() as connection:
-            names = [sql.Identifier(self._schema, table) for table in self._tables]
-            connection.execute(sql.SQL("truncate {} restart identity").format(sql.SQL(", ").join(names)))
+        names = sql.SQL(", ").join(sql.Identifier(self._schema, table) for table in self._tables)
+        for tries in range(20, -1, -1):
+            try:
+                with self._open() as connection:
+                    connection.execute(sql.SQL("truncate {} restart identity").format(names))
+                return
+            except psycopg.errors.DeadlockDetected:  # with the workers, who lock the tables in another order
+                if not tries:
+                    raise
 
     def drop(self) -> None:
         """Drop every table."""

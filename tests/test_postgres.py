@@ -431,6 +431,11 @@ def test_claims_that_begin_where_the_last_ended(
     enqueue(12)
     backend.enqueue("q", {"n": 13})
     assert claim() == [12, 13]
+    backend.enqueue("q", {"n": 14})
+    enqueue(15, priority=2)
+    enqueue(16, priority=-5)
+    enqueue(17, priority=4)
+    assert claim() == [17, 15, 14, 16]
     enqueue(-50)  # before all that was ever claimed
     claimed = backend.claim([Demand("q", 10)])
     assert claimed.jobs == []

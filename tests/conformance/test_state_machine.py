@@ -589,6 +589,16 @@ class PostgresMachine(StoreMachine):
     own_clock = dies = shares_tokens = False
     url: ClassVar[str]
 
+    @initialize(remembers=st.booleans())
+    def choose(self, remembers: bool) -> None:
+        """Let claims begin where the last one ended or never, however fast the machine is."""
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr("neoq.postgres_search.LONG", -1.0 if remembers else float("inf"))
+
+    def tidy(self) -> None:
+        if hasattr(self, "patch"):
+            self.patch.undo()
+
     def make(self, **options: Any) -> Backend:
         return PostgresBackend(self.url, schema=fresh_schema(), **options)
 
