@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from neoq.backend import Backend
+from neoq.job import Job
 from neoq.redis_backend import RedisBackend
 from neoq.testing import BackendConformance
 from tests.redis_ledger import check_ledger
@@ -42,3 +43,10 @@ class TestRedisBackend(BackendConformance):
         """Return a second backend on the jobs of a live one."""
         assert isinstance(backend, RedisBackend)
         return RedisBackend(self._url, prefix=backend.config.prefix, **options)
+
+    def spoil(self, backend: Backend, job: Job) -> bool:
+        """Write a life that is no JSON; its fingerprint can still be read, and given up."""
+        assert isinstance(backend, RedisBackend)
+        with redis.Redis.from_url(self._url, protocol=2) as client:
+            client.hset(f"{{{backend.config.prefix}:{job.queue}}}:life", str(job.id), "{")
+        return True

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from neoq.backend import Backend
+from neoq.job import Job
 from neoq.redis_backend import RedisBackend
 from neoq.testing import BackendConformance
 from tests.redis_ledger import check_ledger
@@ -32,6 +33,7 @@ class TestRedisCluster(BackendConformance):
 
     @pytest.fixture(autouse=True)
     def _server(self, nodes: list[RedisServer]) -> Iterator[None]:
+        self._nodes = nodes
         self._url = cluster_url(nodes)
         self._prefixes: list[str] = []
         yield
@@ -52,3 +54,10 @@ class TestRedisCluster(BackendConformance):
         """Return a second backend on the jobs of a live one."""
         assert isinstance(backend, RedisBackend)
         return RedisBackend(self._url, prefix=backend.config.prefix, **options)
+
+    def spoil(self, backend: Backend, job: Job) -> bool:
+        """Write a life that is no JSON; its fingerprint can still be read, and given up."""
+        assert isinstance(backend, RedisBackend)
+        with cluster_client(self._nodes) as client:
+            client.hset(f"{{{backend.config.prefix}:{job.queue}}}:life", str(job.id), "{")
+        return True
