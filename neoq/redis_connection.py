@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -39,6 +39,7 @@ _FULL = "command not allowed when used memory"  # redis-py cuts off the code bef
 _PORTS = {"sentinel": 26379}
 _CONNECTIONS = 2**31 - 1  # that there may be, for there may be as many threads
 _MOVES = 3  # attempts to find the node that has a key, while a cluster moves it
+_NOT_ALLOWED = ("NOPERM", "ACL failure in script", "The user executing the script")  # of newer, older servers
 _NOT_NOW = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS")
 
 
@@ -122,6 +123,23 @@ def _evalsha(script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) ->
 
 def _eval(script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Sequence[Any]:
     return ("EVAL", script.text, len(keys), *keys, *arguments)
+
+
+def _looking(command: Sequence[Any]) -> Sequence[Any]:
+    """The same script, as a user may run it who may not write."""
+    return (f"{command[0]}_RO", *command[1:])
+
+
+def _knows_no_looking(reply: Any) -> bool:
+    """Whether the server refuses `_looking`: it is older, or this user may run scripts the other way only."""
+    return (
+        isinstance(reply, redis.ResponseError)
+        and "eval" in (text := str(reply).lower())
+        and (
+            "unknown command" in text
+            or (isinstance(reply, redis.exceptions.NoPermissionError) and "_ro'" in text)
+        )
+    )
 
 
 def _unknown(reply: Any) -> bool:
@@ -217,6 +235,7 @@ class RedisConnection:
         self._lock = threading.Lock()
         self._client: Any = None
         self._free: deque[Wire] = deque()  # connections that nobody uses at the moment
+        self._looks_apart = not self.cluster  # redis-py would ask a cluster for the keys at each call
         self.scripts: Scripts
 
     # -- open and close ---------------------------------------------------------------------------------
@@ -332,7 +351,12 @@ class RedisConnection:
                 self.address,
             )
         self.scripts = Scripts(version)
-        self._load_scripts()
+        try:
+            self._load_scripts()
+        except BackendError as error:
+            if not isinstance(error.__cause__, redis.exceptions.NoPermissionError):
+                raise
+            self._log.debug("the server learns each script as it is first run: %s", error)
 
     def _load_scripts(self) -> None:
         """Make the server know the scripts: to read one as it is first run would hold it up."""
@@ -358,12 +382,22 @@ class RedisConnection:
         self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any], *, again: bool = True
     ) -> Any:
         """Run a script. ``again``: once more where the connection broke, for it is safe to."""
-        [reply] = self._exchange([_evalsha(script, keys, arguments)], again=again)
+        [reply] = self._run(_evalsha, [(script, keys, arguments)], again=again)
         if isinstance(reply, redis.exceptions.NoScriptError):
-            [reply] = self._exchange([_eval(script, keys, arguments)], again=again)
+            [reply] = self._run(_eval, [(script, keys, arguments)], again=again)
         if isinstance(reply, Exception):
             raise self.wrapped(reply) from reply
         return reply
+
+    def _run(self, way: Callable[..., Sequence[Any]], calls: Sequence[Call], *, again: bool) -> list[Any]:
+        """The replies to scripts; those that only look are sent so that a reader may run them."""
+        if not (self._looks_apart and calls and calls[0][0].looks):
+            return self._exchange([way(*call) for call in calls], again=again)
+        replies = self._exchange([_looking(way(*call)) for call in calls], again=again)
+        if any(map(_knows_no_looking, replies)):
+            self._looks_apart = False
+            replies = self._exchange([way(*call) for call in calls], again=again)
+        return replies
 
     def call_many(self, calls: Sequence[Call], *, again: bool = True) -> list[Any]:
         """Run scripts in one round trip, each by itself; the first error of any is raised at the end."""
@@ -374,13 +408,13 @@ class RedisConnection:
         return replies
 
     def call_each(self, calls: Sequence[Call], *, again: bool = True) -> list[Any]:
-        """As `call_many`; each error is in the place of a reply."""
-        replies = self._exchange([_evalsha(*call) for call in calls], again=again)
+        """As `call_many`; each error is in the place of a reply. All of them look, or none does."""
+        replies = self._run(_evalsha, calls, again=again)
         unknown = [
             at for at, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)
         ]
         if unknown:
-            replies_now = self._exchange([_eval(*calls[at]) for at in unknown], again=again)
+            replies_now = self._run(_eval, [calls[at] for at in unknown], again=again)
             for at, reply in zip(unknown, replies_now, strict=True):
                 replies[at] = reply
         return [self.wrapped(reply) if isinstance(reply, Exception) else reply for reply in replies]
@@ -572,10 +606,15 @@ class RedisConnection:
         self._hider.error(error)
         text = self._hider.text(str(error)).partition(" : <")[0]  # then the driver shows its own objects
         at = self.address
-        if isinstance(error, redis.AuthenticationError) or text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+        if isinstance(error, redis.exceptions.NoPermissionError) or text.startswith(_NOT_ALLOWED):
             wrapped: BackendError = BackendUnavailable(
+                f"Redis at {at} does not let our user do this: {text}; give it the rights of a producer or a "
+                'worker (ACL SETUSER; docs/redis.md has them under "A user with few rights")'
+            )
+        elif isinstance(error, redis.AuthenticationError) or text.startswith(("NOAUTH", "WRONGPASS")):
+            wrapped = BackendUnavailable(
                 f"Redis at {at} refuses us: {text}; check user and password in the URL "
-                "(redis://user:password@host), and what the user may do"
+                "(redis://user:password@host)"
             )
         elif _FULL in text:
             wrapped = BackendUnavailable(
@@ -586,7 +625,9 @@ class RedisConnection:
             error,
             (redis.exceptions.BusyLoadingError, redis.exceptions.ReadOnlyError, redis.exceptions.AskError),
         ):
-            wrapped = BackendUnavailable(f"Redis at {at} takes no jobs at the moment: {text}")
+            replica = isinstance(error, redis.exceptions.ReadOnlyError)
+            advice = "; it is a replica, so connect to its primary" if replica else ""
+            wrapped = BackendUnavailable(f"Redis at {at} takes no jobs at the moment: {text}{advice}")
         elif isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError)):
             unknown = not connecting and "connecting to" not in text
             wrapped = BackendUnavailable(

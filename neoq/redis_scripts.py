@@ -12,20 +12,25 @@ from pathlib import Path
 
 _DIRECTORY = Path(__file__).parent / "lua"
 _DRAIN = "#!lua flags=allow-oom\n"  # what makes room in a full server must run there
+_LOOK = "#!lua flags=no-writes\n"  # the same, and replicas run it, for users who may not write too
 
 
 class Script:
-    """A script: its text, the names of its keys, and its digest, by which the server knows it."""
+    """A script: its text, the names of its keys, and its digest, by which the server knows it.
 
-    def __init__(self, name: str, *, drains: bool) -> None:
+    One that ``looks`` writes nothing.
+    """
+
+    def __init__(self, name: str, *, drains: bool, looks: bool = False) -> None:
         self.name = name
+        self.looks = looks
         source = (_DIRECTORY / f"{name}.lua").read_text(encoding="utf-8")
         [line] = [line for line in source.splitlines() if line.startswith("-- keys: ")]
         self.keys = tuple(line.removeprefix("-- keys: ").split())
         names = ", ".join(map(str.upper, self.keys))
         values = ", ".join(f"KEYS[{number}]" for number in range(1, len(self.keys) + 1))
         text = _with_functions(f"local {names} = {values}\n{source}")
-        self.text = (_DRAIN + text if drains else text).encode()
+        self.text = ((_LOOK if looks else _DRAIN) + text if drains else text).encode()
         self.digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
 
@@ -50,12 +55,12 @@ class Scripts:
         self.call = Script("call", drains=flags)
         self.change = Script("change", drains=flags)
         self.claim = Script("claim", drains=flags)
-        self.counts = Script("counts", drains=flags)
+        self.counts = Script("counts", drains=flags, looks=True)
         self.drop = Script("drop", drains=flags)
         self.extend = Script("extend", drains=flags)
         self.finish = Script("finish", drains=flags)
         self.gate = Script("gate", drains=False)
-        self.look = Script("look", drains=flags)
+        self.look = Script("look", drains=flags, looks=True)
         self.reclaim = Script("reclaim", drains=flags)
         self.reconcile = Script("reconcile", drains=flags)
         self.register = Script("register", drains=False)

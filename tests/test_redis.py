@@ -504,7 +504,7 @@ class Deaf:
     def _name_of(self, command: Any) -> str:
         if isinstance(command, bytes):
             return "add_one"
-        return self._names[command[1]] if command[0] == "EVALSHA" else str(command[0])
+        return self._names[command[1]] if command[0] in {"EVALSHA", "EVALSHA_RO"} else str(command[0])
 
 
 @pytest.fixture
@@ -688,7 +688,7 @@ class Sent:
 
         def exchange(commands: Any, near: Any) -> Any:
             for command in commands:
-                if command[0] == "EVALSHA":
+                if command[0] in {"EVALSHA", "EVALSHA_RO"}:
                     self.calls.append((names[command[1]], list(command[3 + command[2] :])))
             return plain(commands, near)
 
