@@ -294,7 +294,7 @@ class Connections:
         )
 
     def _locked(self) -> str:
-        """Who has locked one of the tables, as far as that can be told."""
+        """The session that has locked one of the tables, as far as that can be told."""
         try:
             connection = self.take()
             try:

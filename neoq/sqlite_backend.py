@@ -189,7 +189,7 @@ class SqliteBackend(Backend):
         self.stop_waiting()
         self._watcher.close(1.0)
         try:
-            if self._locks.held and self._file.is_there():  # who only enqueued is in no list of workers
+            if self._locks.held and self._file.is_there():  # a producer is in no list of workers
                 self._write(lambda ledger: sqlite_operate.leave(ledger, [self._locks.worker]), lasting=False)
         finally:
             self._locks.release()
