@@ -96,8 +96,8 @@ class SqliteFile:
     def open(self) -> None:
         """Connect, and bring the tables up to date; BackendError where that cannot be.
 
-        The holder of the write lock is not waited for. It may be the caller's own connection, in a transaction
-        that is to get a job; and whoever needs the lock waits for it then.
+        The holder of the write lock is not waited for. It may be the caller's own connection, in a
+        transaction that is to get a job; and whoever needs the lock waits for it then.
         """
         self._place.check(make_with=self._file_mode)
         with self._gate:
