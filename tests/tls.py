@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import shutil
 import socket
 import ssl
@@ -95,25 +96,16 @@ def tls_before(port: int, certificate: Certificate) -> Iterator[int]:
     """What speaks TLS, and passes all on to a port that does not."""
 
     def pass_on(client: socket.socket) -> None:
+        # One thread does both ways: before Python 3.13 two threads may not use one TLS connection at a time.
+        assert isinstance(client, ssl.SSLSocket)
         with socket.create_connection(("127.0.0.1", port), timeout=30) as server:
-
-            def back() -> None:
-                try:
-                    while data := server.recv(65536):
-                        client.sendall(data)
-                except OSError:
-                    pass
-
-            answers = threading.Thread(target=back)
-            answers.start()
-            try:
-                while data := client.recv(65536):
-                    server.sendall(data)
-            except OSError:
-                pass
-            finally:
-                server.shutdown(socket.SHUT_RDWR)
-                answers.join()
+            while True:
+                ready = [client] if client.pending() else select.select([client, server], [], [])[0]
+                for source, target in ((client, server), (server, client)):
+                    if source in ready:
+                        if not (data := source.recv(65536)):
+                            return
+                        target.sendall(data)
 
     with serving(certificate.context(), pass_on) as secure:
         yield secure
