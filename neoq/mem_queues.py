@@ -70,7 +70,7 @@ class ReadyQueue(Queue[Job | Plain]):
         self._others: list[tuple[int, float, int, int, Job | Plain]] = []
         self._serial = itertools.count()
         self._void = 0
-        self._last: Place = (0, 0.0, 0)  # of what was put in order
+        self._last_rank, self._last_due, self._last_id = 0, 0.0, 0  # the place of what was put in order last
         self.length = 0  # jobs, void entries not counted
 
     def _qsize(self) -> int:
@@ -81,8 +81,8 @@ class ReadyQueue(Queue[Job | Plain]):
     def push(self, job: Job | Plain) -> None:
         """Add a job that is due; there is always room for what was accepted."""
         place = _place(job)
-        if place > self._last or not self._in_order:
-            self._last = place
+        if place > (self._last_rank, self._last_due, self._last_id) or not self._in_order:
+            self._last_rank, self._last_due, self._last_id = place
             self.length += 1
             self._in_order.append(job)
         else:
@@ -92,10 +92,10 @@ class ReadyQueue(Queue[Job | Plain]):
 
     def push_new(self, job: Plain, due: float) -> None:
         """Record and add a job whose id is the highest so far; most are such."""
-        last = self._last
         self._records[job[0]] = job
-        if due >= last[1] and not last[0]:
-            self._last = 0, due, job[0]
+        if due >= self._last_due and not self._last_rank:
+            self._last_due = due
+            self._last_id = job[0]
             self.length += 1
             self._in_order.append(job)
         else:
@@ -103,10 +103,9 @@ class ReadyQueue(Queue[Job | Plain]):
 
     def push_many(self, jobs: list[Plain], due: float) -> None:
         """Add jobs of one due time, whose ids rise and are the highest so far."""
-        last, number = self._last, len(jobs)
-        if due >= last[1] and not last[0]:
-            self._last = 0, due, jobs[-1][0]
-            self.length += number
+        if due >= self._last_due and not self._last_rank:
+            self._last_due, self._last_id = due, jobs[-1][0]
+            self.length += len(jobs)
             self._in_order.extend(jobs)
         else:
             for job in jobs:
