@@ -178,6 +178,10 @@ class GroupCommit(Generic[T, R]):
             self._wake(served[0])
 
     def _hand_over(self, call: Call[T, R]) -> tuple[list[Call[T, R]], Call[T, R] | None]:
+        if not self._waiting:  # most often
+            self._expected = 1 if call.lasting else self._expected
+            self._leader = None
+            return [], None
         if here := call.lasting + sum(other.lasting for other in self._waiting):
             self._expected = 1 if here < self._few else min(here, MAX_BATCH)
         served = [other for other in self._waiting if other.taken]

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 NEW_AT_MOST = 64  # after a commit
 CHUNK = 500  # values of one "in (...)"
 
+_VERSION = "pragma data_version"  # it changes where another connection has written
 _SORTED_TO = "select n from neoq_counts where queue = '' and kind = 0"
 _LAST_ID = 2**53 - 1  # that we give; somebody may have written a higher one
-_ENDS = (  # and where the newest job is
-    "select n, id, place from (select 1) left join neoq_counts on queue = '' and kind = 0"  # noqa: S608
-    f" left join (select id, place from neoq_jobs where id <= {_LAST_ID} order by id desc limit 1)"
+_ENDS = (  # and where the newest job is; no row where there is no job
+    f"select ({_SORTED_TO}), id, place from neoq_jobs where id <= {_LAST_ID} order by id desc limit 1"  # noqa: S608
 )
 _NEW_HASHES = "select hash from neoq_jobs where id > ? and hash is not null and place = 5"
 _NEW = " where id > ? and place = 5"
@@ -87,6 +87,7 @@ class Ledger:
         self.config = config
         self._clock = clock
         self._known: Newest | None = None
+        self._version = -1  # of what `_known` was read from, and what we wrote since
         self._in_order = False  # nothing is new, and nothing will be: it is sorted in as it is added
         self._changes: dict[tuple[str, int], int] = {}
 
@@ -100,17 +101,25 @@ class Ledger:
         self.now = self._clock.time()
         self._in_order = False
         self._changes = {}
-        sorted_to, last, place = self.do(_ENDS).fetchone()
-        if last is None or last.__class__ is not int:
+        known, self._known = self._known, None  # until this is committed, and for good where it is undone
+        [version] = self.do(_VERSION).fetchone()
+        if known is None or version != self._version:
+            self._version, known = version, self._look(known)
+        self.newest = known
+
+    def _look(self, known: Newest | None) -> Newest:
+        """What is new, where others may have written."""
+        ends = self.do(_ENDS).fetchone()
+        sorted_to, last, place = ends or ((self.do(_SORTED_TO).fetchone() or [None])[0], 0, None)
+        if last.__class__ is not int:
             last = 0
         if sorted_to.__class__ is not int or not 0 <= sorted_to < (last if place == NEW else _LAST_ID):
             sorted_to = self._reckon_anew(last)
         if last < sorted_to:  # noqa: PLR1730  # for each add, where a call of max() would cost more
             last = sorted_to
-        known, self._known = self._known, None  # until this is committed, and for good where it is undone
         if known is None or known.last != last or known.sorted_to != sorted_to:
             known = Newest(sorted_to, last, {held for (held,) in self.do(_NEW_HASHES, (sorted_to,))})
-        self.newest = known
+        return known
 
     def _reckon_anew(self, last: int) -> int:
         """Make the counts from the jobs, where somebody has emptied or changed them; return `sorted_to`."""
