@@ -410,15 +410,15 @@ class PostgresBackend(Backend):
             due = now + whole if due is None else min(due, now + whole)
         if len(rows) > 1:
             rows.sort(key=_best_first)
-        worker = self.engine.worker_id
-        jobs = [claimed(row, token, worker) for row in rows]
-        if self._unread or any(job._unreadable for job in jobs):
-            jobs, due = self._set_aside_unreadable(jobs), now
+        jobs, unread = claimed(rows, token, self.engine.worker_id)
+        if unread or self._unread:
+            due = now
+            self._end_unreadable(unread)
         return jobs, due, now
 
-    def _set_aside_unreadable(self, jobs: list[Job]) -> list[Job]:
-        """Let claimed jobs be dead that cannot be read; return the others. The next claim tries again."""
-        self._unread += [job for job in jobs if job._unreadable is not None]
+    def _end_unreadable(self, jobs: list[Job]) -> None:
+        """Let claimed jobs be dead that cannot be read; where that fails, the next claim tries again."""
+        self._unread += jobs
         unread = list(self._unread)
         now = self.clock.time()
         try:
@@ -432,7 +432,6 @@ class PostgresBackend(Backend):
             self._leased.difference_update((job.id, job._token) for job in unread)
             for job in unread:
                 self._reported.tell(job)
-        return [job for job in jobs if job._unreadable is None]
 
     def _compare_clocks(self, now: float, began: float) -> None:
         if began <= now + SAME_CLOCK and now <= self.clock.time() + SAME_CLOCK:

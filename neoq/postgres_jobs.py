@@ -12,7 +12,7 @@ from neoq.job import CODEC, FINISHED, Job, OnDuplicate, Status, Unique, blank, d
 from neoq.postgres_arrays import bools, byteas, float8s, int2s, int4s, int8s, texts, uuids
 from neoq.postgres_statements import Statements
 from neoq.store import Outcome, QueueCounts
-from neoq.stored import LAST_CRASH, LAST_RETRY, STATUSES, Unreadable, meta_of, payload_of, read
+from neoq.stored import LAST_CRASH, LAST_RETRY, STATUSES, Unreadable, meta_of, payload_of, read, unreadable
 
 _STATUS = dict(enumerate(STATUSES))
 NUMBER = {status: number for number, status in enumerate(STATUSES)}
@@ -153,13 +153,17 @@ _CLAIM = (
 )
 
 
-def claimed(row: Sequence[Any], token: int, worker: str) -> Job:
-    """The job that a claim returned, whatever somebody has put there."""
-    try:
-        return _claimed(row, token, worker)
-    except (ValueError, LookupError, TypeError):
-        fields = dict(zip(_CLAIM, row, strict=False))
-        return read({**fields, "status": NUMBER[Status.RUNNING], "token": token, "worker": worker})
+def claimed(rows: Iterable[Sequence[Any]], token: int, worker: str) -> tuple[list[Job], list[Job]]:
+    """The jobs that a claim returned, and those that nobody can read, whatever somebody has put there."""
+    jobs, unread = list[Job](), list[Job]()
+    for row in rows:
+        try:
+            jobs.append(_claimed(row, token, worker))
+        except (ValueError, LookupError, TypeError):
+            fields = dict(zip(_CLAIM, row, strict=False))
+            job = read({**fields, "status": NUMBER[Status.RUNNING], "token": token, "worker": worker})
+            (jobs if unreadable(job) is None else unread).append(job)
+    return jobs, unread
 
 
 def job_of(row: Sequence[Any]) -> Job:
@@ -185,8 +189,12 @@ def _check(job: Job) -> None:
 def _claimed(row: Sequence[Any], token: int, worker: str) -> Job:
     """As `claimed`, in a hurry; raises where the row is not as we write it."""
     job = blank()
-    job.id, job.queue, job.priority, job._run_after, job._created_at, job._data = row[:6]
-    job._payload = payload_of(job._data)
+    job.id, job.queue, priority, job._run_after, job._created_at, data = row[:6]
+    payload = orjson.loads(data)
+    if payload.__class__ is not dict:
+        raise Unreadable
+    job._data, job._payload = data, payload
+    job.priority = priority
     job.status = Status.RUNNING
     job._token = token
     job.worker = worker
@@ -211,7 +219,7 @@ def _claimed(row: Sequence[Any], token: int, worker: str) -> Job:
         if meta is not None:
             job.meta = meta_of(meta)
         _check(job)
-    elif not -100 <= job.priority <= 100:
+    elif priority and not -100 <= priority <= 100:
         raise Unreadable
     return job
 

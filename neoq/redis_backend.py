@@ -24,7 +24,7 @@ from neoq.job import Job, Status, to_datetime
 from neoq.redact import misread, shown
 from neoq.redis_adding import Adder, NoRoom
 from neoq.redis_connection import Address, Call, RedisConnection, has_broken, is_full
-from neoq.redis_finding import Finder, check_payload, stored_in
+from neoq.redis_finding import Finder, check_payloads, stored_in
 from neoq.redis_keys import global_key, id_in
 from neoq.redis_leased import NOT_OURS, Leased
 from neoq.redis_mending import Mender, is_wrong_type
@@ -530,12 +530,10 @@ class RedisBackend(Backend):
             for one, reply, stir in zip(parts, replies, stirs, strict=True):
                 jobs += self._read_claimed(one, reply, stir, token, dues)
             self._finder.add_payloads([job for job in jobs if job._data is None])
-            for job in jobs:
-                check_payload(job)
+            unread = check_payloads(jobs)
         except BaseException:
             self._lost_claims += lost
             raise
-        unread = [job for job in jobs if job._unreadable is not None or job._data is None]
         if not unread:
             return jobs
         self._unread += unread

@@ -11,7 +11,7 @@ from neoq.job import Job, Status
 from neoq.redis_keys import id_in, ids_in, number_of
 from neoq.redis_queues import RedisQueues
 from neoq.redis_records import job_of, read_lease
-from neoq.stored import mark_unreadable, payload_of, shown
+from neoq.stored import mark_unreadable, shown
 
 LOOKED_AT_ONCE = 50  # jobs that one script looks at
 LOOKS = 3  # at most, for jobs that end while they are looked at
@@ -78,8 +78,7 @@ class Finder:
                     job._waits = not job.finished and job._run_after > now  # type: ignore[operator]
                     jobs.append(job)
         self.add_payloads([job for job in jobs if job._data is None])
-        for job in jobs:
-            check_payload(job)
+        check_payloads(jobs)
         for job, result in self._fetch("results", queue, [job for job in jobs if job.finished]):
             job._result = _checked_result(job, result)
         return [job for job in jobs if job._data is not None]
@@ -184,13 +183,21 @@ def stored_in(place: str, member: bytes) -> int | None:
     return id_in(member[3:] if place in {"wait", "retry"} else member)
 
 
-def check_payload(job: Job) -> None:
-    """Read the payload, as whoever looks at a job would, and mark the job where it cannot be read."""
-    if job._data and job._unreadable is None:
+def check_payloads(jobs: Iterable[Job]) -> list[Job]:
+    """Read the payloads, as whoever looks at jobs would; mark and return the jobs that cannot be read."""
+    unread = []
+    for job in jobs:
         try:
-            job._payload = payload_of(job._data)
+            payload = orjson.loads(job._data or b"")
         except ValueError:
+            payload = None
+        if payload.__class__ is dict:
+            job._payload = payload
+        elif job._data is not None and job._unreadable is None:
             mark_unreadable(job, f"payload holds {shown(job._data)}, which is not a JSON object")
+        if payload is None or job._unreadable is not None:
+            unread.append(job)
+    return unread
 
 
 def _checked_result(job: Job, result: bytes | None) -> bytes | None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +25,9 @@ _APART = 3  # added to the uniqueness where the payload is kept apart
 _BAD = (ValueError, LookupError, TypeError, AttributeError, OverflowError, struct.error)
 _HOLD = (49, 52)  # unique until their end
 _USUAL = b"1c1000032"  # how most records begin
+_is_usual = re.compile(rb"1c1000032.{32}0000", re.DOTALL).match  # and has no kind
+_USUAL_HEAD = 45
+_FAR = 2.0**37  # a time that is within the calendar, as nearly all are
 _TAIL = struct.Struct("<ddBI")  # created at, run after, codec, length of the JSON before the payload
 ON_DUPLICATE = {"return": b"r", "raise": b"e", "replace": b"p"}
 _LEVEL = 2**45  # due times of one priority in the order of ready jobs, in eighths of a millisecond
@@ -88,32 +92,38 @@ def _job_of(id_of_job: int, queue: str, record: bytes, life: bytes | None) -> Jo
     job = blank(queue)
     job.id = id_of_job
     job._special = True
-    uniqueness = record[0]
-    large = uniqueness > 50
+    large = record[0] > 50
+    at = _USUAL_HEAD if _is_usual(record) else _read_head(job, record, large)
+    created_at, run_after, _, length = _TAIL.unpack_from(record, at)
+    if not (0.0 <= created_at < _FAR and 0.0 <= run_after < _FAR):
+        created_at, run_after = within_calendar(created_at), within_calendar(run_after)
+    job._created_at, job._run_after = created_at, run_after
+    at += _TAIL.size
+    if length:
+        _read_extra(job, orjson.loads(record[at : at + length]))
+        at += length
+    job._data = None if large else record[at:]
+    if life is not None:
+        _read_life(job, orjson.loads(life))
+    return job
+
+
+def _read_head(job: Job, record: bytes, large: bool) -> int:
+    """What stands before the times of a record; returns where they are."""
     at = 9 + int(record[5:9])
     if record[1] == 111:  # o
         job._own_fingerprint = record[9:at].decode()
     elif record[1] != 99:
         raise Unreadable
-    if uniqueness != 49:
-        job.unique = _UNIQUE[uniqueness - _APART * large]
-    if record[2:5] != b"100":
-        job.priority = 100 - _digits(record[2:5])
+    if record[0] != 49:
+        job.unique = _UNIQUE[record[0] - _APART * large]
+    job.priority = 100 - _digits(record[2:5])
+    if not -100 <= job.priority <= 100:
+        raise Unreadable
     length = _digits(record[at : at + 4])
     if length:
         job.kind = record[at + 4 : at + 4 + length].decode()
-    at += 4 + length
-    created_at, run_after, _, length = _TAIL.unpack_from(record, at)
-    job._created_at, job._run_after = within_calendar(created_at), within_calendar(run_after)
-    at += _TAIL.size
-    if length:
-        _read_extra(job, orjson.loads(record[at : at + length]))
-    job._data = None if large else record[at + length :]
-    if life is not None:
-        _read_life(job, orjson.loads(life))
-    if not -100 <= job.priority <= 100:
-        raise Unreadable
-    return job
+    return at + 4 + length
 
 
 def _digits(text: bytes) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 
@@ -14,17 +14,28 @@ class Surroundings:
     microsecond; to see that it was left as it was costs next to nothing.
 
     decimal keeps its precision in an object in a variable of its own, which a copied context would share, and
-    which changes unseen. So each context is given another one, but only where there is one now: otherwise
-    decimal makes its own.
+    which changes unseen. So each context is given another one, but only where it is not the one that decimal
+    makes where there is none: psycopg has it made, and few programs change it.
     """
 
     def __init__(self) -> None:
         self._here = copy_context()
         self._precision: Any = None
         decimal: Any = sys.modules.get("decimal")
-        if decimal is not None and any(isinstance(value, decimal.Context) for value in self._here.values()):
-            self._precision = self._here.run(decimal.getcontext).copy()
-            self._set_precision = decimal.setcontext
+        if decimal is None:
+            return
+        for variable, value in self._here.items():
+            if isinstance(value, decimal.Context):
+                self._leave_out(variable)
+                if not _is_default(value, decimal.DefaultContext):
+                    self._precision = value.copy()
+                    self._set_precision = decimal.setcontext
+
+    def _leave_out(self, variable: ContextVar[Any]) -> None:
+        there, self._here = self._here, Context()
+        for other, value in there.items():
+            if other is not variable:
+                self._here.run(other.set, value)
 
     def fresh(self) -> Context:
         """A context that is as it was."""
@@ -41,3 +52,9 @@ class Surroundings:
             or len(context) != len(here)
             or any(context.get(variable, here) is not value for variable, value in here.items())
         )
+
+
+def _is_default(precision: Any, default: Any) -> bool:
+    """Whether decimal reckons alike in two of its contexts."""
+    names = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp", "traps")
+    return all(getattr(precision, name) == getattr(default, name) for name in names)
