@@ -101,6 +101,15 @@ class Adder:
             except Unregistered as unknown:
                 self._register(unknown.queue)
 
+    def add_plain(self, job: Job, token: bytes) -> Job:
+        """Add one job that is due and unique, to a queue without bounds."""
+        try:
+            with self._lock:
+                added = self._add_usual(job, token)
+        except Unregistered:
+            added = None
+        return self.add((job,), token, {})[0] if added is None else added
+
     def _register(self, queue: str) -> None:
         """Register a queue once more: the server has lost it, and what we know of its ids with it."""
         self._next.pop(queue, None)

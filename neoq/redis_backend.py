@@ -349,6 +349,24 @@ class RedisBackend(Backend):
             self._mend()
         return self._add(jobs, os.urandom(len(token)))  # the script that failed may have remembered the token
 
+    def add_plain(self, queue: str, data: bytes, now: float, transaction: Any = None) -> Job:
+        """The hot path of enqueue."""
+        if transaction is not None or self.capacity_of(queue) is not None:
+            return super().add_plain(queue, data, now, transaction)
+        job = Job(queue)
+        job._data = data
+        job._run_after = job._created_at = now
+        try:
+            job = self._adder.add_plain(job, self._new_token())
+        except BackendError as error:
+            if not is_wrong_type(error):
+                raise
+            self._mend()
+            return super().add_plain(queue, data, now)
+        self._stir(queue)
+        self._notify(queue, "ready")
+        return job
+
     def _add(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
         queues = {job.queue for job in jobs} if len(jobs) > 1 else (jobs[0].queue,)
         capacities = self._bounds_of(jobs)

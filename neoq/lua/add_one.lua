@@ -8,7 +8,6 @@
 
 local token, id, record = ARGV[5], ARGV[6], ARGV[7]
 
-if call('HEXISTS', QUEUES, ARGV[2]) == 0 then return { 'unknown' } end
 local last = call('SET', LAST, token .. id .. ':1', 'PX', 300000, 'GET')
 if last and sub(last, 1, #token) == token then
   call('SET', LAST, last, 'PX', 300000)
@@ -24,6 +23,11 @@ if call('HSETNX', UNIQ, print, id) == 0 then
   call('HSET', UNIQ, print, id)
 end
 local newest = call('SET', SEQ, id, 'GET')
+if not newest and call('HEXISTS', QUEUES, ARGV[2]) == 0 then -- a server that lost the queue has lost this, too
+  call('DEL', LAST, SEQ)
+  call('HDEL', UNIQ, print)
+  return { 'unknown' }
+end
 if newest and newest_of(newest) >= tonumber(id) then -- the sender's clock is behind another's
   id = string.format('%.0f', next_id(newest_of(newest), tonumber(id), tonumber(ARGV[4])))
   call('SET', SEQ, id)
