@@ -16,15 +16,19 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import psycopg
+import pytest
+import redis
 from hypothesis import strategies as st
 from psycopg import sql
 
 import neoq
 from neoq import Backend, Job, Status
+from tests.postgres_server import fresh_schema
 
 PATIENCE = 30.0
 HEARTBEAT, LEASE = 0.1, 1.0
 BYTES = [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"a":1}', b'{"a":"b"}', b'{"a":' * 2000, b"\0"]
+BYTES += [b'{"s":"x"}', b'{"s":9,"n":{}}', b"1c10000", b"1:2:3", b"1:99999999999:1", b"100", b"000x"]
 TEXTS = ["", "{", "infinity", "x" * 5000, "\n\x1b[31m", "../../etc/passwd", "1", "-1", '["q"]', "\N{SNOWMAN}"]
 INTEGERS = [
     -1,
@@ -60,7 +64,7 @@ garbage = st.one_of(
 
 
 class Spot(NamedTuple):
-    """A place for garbage: a column of a table, or whatever a store has."""
+    """A place for garbage: a column of a table, or a part of a key."""
 
     table: str
     column: str
@@ -75,7 +79,7 @@ class Target(Protocol):
         """A backend on the store."""
 
     def spoil(self, spot: Spot, value: Any, job_id: int | None) -> None:
-        """Put a value there: into the record of a job, or into another row; nothing where it is refused."""
+        """Put a value there, into what is of the job if the place has such; nothing if it is refused."""
 
     def reset(self) -> None:
         """Empty the store, as a test's reset script does."""
@@ -86,7 +90,8 @@ class SqliteTarget:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.connect().queues()
+        with self.connect() as backend:
+            backend.queues()
         with closing(self._open()) as connection:
             tables = [name for (name,) in connection.execute(_SQLITE_TABLES)]
             self.spots = [
@@ -135,7 +140,8 @@ class PostgresTarget:
 
     def __init__(self, url: str, schema: str) -> None:
         self._url, self._schema = url, schema
-        self.connect().queues()
+        with self.connect() as backend:
+            backend.queues()
         with self._open() as connection:
             rows = connection.execute(
                 "select table_name, column_name, udt_name from information_schema.columns"
@@ -159,17 +165,14 @@ class PostgresTarget:
         if kind == "bytea" and isinstance(value, str):
             value = value.encode("utf-8", "replace")
         shape = sql.SQL("%s" if isinstance(value, (bytes, list)) else "%s::text")
-        where = (
-            sql.SQL("id = %s")
-            if job_id is not None
-            else sql.SQL("ctid = (select min(ctid) from {})").format(table)
-        )
+        of_job = job_id is not None and spot.table in {"jobs", "history"}
+        where = sql.SQL("id = %s") if of_job else sql.SQL("ctid = (select min(ctid) from {})").format(table)
         query = sql.SQL("update {} set {} = {}::{} where {}").format(
             table, column, shape, sql.Identifier(kind), where
         )
         with self._open() as connection, suppress(psycopg.Error, ValueError):
             connection.execute("set lock_timeout = '2s'")
-            connection.execute(query, (value,) if job_id is None else (value, job_id))
+            connection.execute(query, (value, job_id) if of_job else (value,))
 
     def reset(self) -> None:
         names = sql.SQL(", ").join(sql.Identifier(self._schema, table) for table in self._tables)
@@ -189,6 +192,76 @@ class PostgresTarget:
                 connection.execute(
                     sql.SQL("drop table if exists {} cascade").format(sql.Identifier(self._schema, table))
                 )
+
+
+class RedisTarget:
+    """The keys under one prefix of a Redis server; the spots that are of a queue are those of the siege's.
+
+    A spot is a key, and what is written there: garbage for the job, or in a place that is garbage.
+    """
+
+    _HASHES = ("jobs", "payloads", "life", "results", "progress", "uniq", "ticks")
+    _LISTS = ("ids", "ready", "wait", "retry", "lease", "done", "dead", "cancelled")
+    _SETS = ("cancel", "crashed", "idle")
+    _OF_ALL = ("queues", "workers", "crons")
+    _SCORES = (float("-inf"), -1.0, 0.0, 1.0, 1e9, 2e9, 1e300, float("inf"))
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self._url, self._prefix = url, prefix
+        self.spots = [
+            Spot(name, what)
+            for name in (*self._HASHES, *self._LISTS, *self._SETS)
+            for what in ("job", "other")
+        ]
+        self.spots += [Spot(name, "other") for name in self._OF_ALL]
+        self.spots += [Spot(name, "number") for name in ("seq", "numbers")]
+
+    def connect(self, **options: Any) -> Backend:
+        return neoq.RedisBackend(self._url, prefix=self._prefix, **options)
+
+    def _open(self) -> redis.Redis:
+        return redis.Redis.from_url(self._url, protocol=2)
+
+    def spoil(self, spot: Spot, value: Any, job_id: int | None) -> None:
+        name, what = spot
+        of_all = name in {*self._OF_ALL, "numbers"}
+        key = f"{{{self._prefix}}}:{name}" if of_all else f"{{{self._prefix}:siege}}:{name}"
+        data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+        with self._open() as client:
+            if what == "number":
+                client.set(key, data)
+            elif name in self._SETS:
+                client.sadd(key, str(job_id) if what == "job" else data)
+            elif name in self._LISTS:
+                score = self._SCORES[len(data) % len(self._SCORES)]
+                client.zadd(key, {self._member(name, job_id) if what == "job" else data: score})
+            elif value is None and what == "job":
+                client.hdel(key, str(job_id))
+            else:
+                client.hset(key, str(job_id).encode() if what == "job" else data[::-1], data)
+
+    @staticmethod
+    def _member(name: str, job_id: int | None) -> str:
+        return {"wait": f"100{job_id}", "retry": f"100{job_id}", "lease": f"{job_id}:1:x"}.get(
+            name, str(job_id)
+        )
+
+    def reset(self) -> None:
+        with self._open() as client:
+            for key in client.scan_iter(f"{{{self._prefix}[:}}]*", count=1000):
+                client.delete(key)
+
+
+STORES = ("sqlite", "postgres", "redis")
+
+
+def target_of(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> Target:
+    """A store of one test's own."""
+    if store == "sqlite":
+        return SqliteTarget(tmp_path / "jobs.db")
+    if store == "postgres":
+        return PostgresTarget(request.getfixturevalue("postgres_url"), fresh_schema())
+    return RedisTarget(request.getfixturevalue("redis_url"), request.getfixturevalue("redis_prefix")())
 
 
 class Siege:
@@ -246,12 +319,13 @@ class Siege:
         ]
         bystanders = self._enqueue(3)
         for number, (spot, value) in enumerate(pieces):
-            of_job = spot.table in {"neoq_jobs", "jobs", "history"}
-            self.target.spoil(spot, value, victims[number % len(victims)].id if of_job else None)
+            self.target.spoil(spot, value, victims[number % len(victims)].id)
         front.resume("siege")
         self._gate.set()
         self._end(bystanders + self._enqueue(3, run_after=0.01) + self._enqueue(3))
         for worker in self.workers:
+            worker.reclaim()
+            worker.prune()
             worker.stats()
             worker.workers()
             for job in worker.jobs(limit=1000):

@@ -15,7 +15,18 @@ import neoq
 from neoq import Backend, Status
 from neoq.postgres_schema import SIGNS, TABLES, VERSION
 from neoq.store import Demand
-from tests.garbage import PATIENCE, PostgresTarget, Siege, Spot, SqliteTarget, dead, garbage
+from tests.garbage import (
+    PATIENCE,
+    STORES,
+    PostgresTarget,
+    Siege,
+    Spot,
+    SqliteTarget,
+    Target,
+    dead,
+    garbage,
+    target_of,
+)
 from tests.postgres_server import fresh_schema
 
 QUICK = {"heartbeat": 0.1, "lease": 2.0, "job_check_interval": 0.05}
@@ -42,15 +53,12 @@ OF_ANY_TYPE: list[tuple[str, Any]] = [
     ("max_retries", "many"),
     ("crashes", 2**62),
 ]
-Target = SqliteTarget | PostgresTarget
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
-    """A store of one test's own."""
-    if request.param == "sqlite":
-        return SqliteTarget(tmp_path / "jobs.db")
-    return PostgresTarget(request.getfixturevalue("postgres_url"), fresh_schema())
+    """A store with tables, of one test's own."""
+    return target_of(request.param, request, tmp_path)
 
 
 @pytest.fixture
@@ -62,10 +70,10 @@ def pair(target: Target) -> Iterator[tuple[Backend, Backend]]:
         backend.shutdown(timeout=1)
 
 
-@pytest.fixture
-def siege(target: Target) -> Iterator[Siege]:
+@pytest.fixture(params=STORES)
+def siege(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Siege]:
     """Two workers at work."""
-    siege = Siege(target)
+    siege = Siege(target_of(request.param, request, tmp_path))
     yield siege
     siege.lift()
 
@@ -130,11 +138,11 @@ def test_a_job_that_is_parked_for_ever_waits(
     assert backend.wait(parked.id, PATIENCE).status is Status.SUCCEEDED
 
 
-def test_a_store_that_is_emptied_goes_on(siege: Siege, target: Target) -> None:
+def test_a_store_that_is_emptied_goes_on(siege: Siege) -> None:
     """Workers whose store was emptied by a reset script run new jobs, and so does who comes after."""
-    siege.reset(target.reset)
-    siege.reset(target.reset)
-    backend = target.connect()
+    siege.reset(siege.target.reset)
+    siege.reset(siege.target.reset)
+    backend = siege.target.connect()
     backend.listen("others", lambda job: None)
     backend.start()
     assert backend.wait(backend.enqueue("others").id, PATIENCE).status is Status.SUCCEEDED

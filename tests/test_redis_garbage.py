@@ -9,16 +9,13 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import neoq
 from neoq.job import Job, Status
 from neoq.redis_backend import RedisBackend
 from neoq.store import Demand
-from tests.servers import RedisServer, running_server
+from tests.garbage import PATIENCE
 
-PATIENCE = 30.0
 HASHES = ("jobs", "payloads", "life", "results", "progress", "uniq", "ticks")
 ZSETS = ("ids", "ready", "wait", "retry", "lease", "done", "dead", "cancelled")
 SETS = ("cancel", "crashed", "idle")
@@ -223,91 +220,3 @@ def test_a_key_of_all_queues_of_another_type(backend: RedisBackend, client: redi
     assert backend.wait(id_of(backend.enqueue("q", {"n": 2})), PATIENCE).result == 2
     eventually(lambda: [worker.id for worker in backend.workers()], "no worker")
     assert "q" in {stats.queue for stats in backend.queues()}
-
-
-# -------------------------------------------------------------------------------------------------- by chance
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with running_server("--appendonly", "yes", "--appendfsync", "no", "--loglevel", "warning") as server:
-        yield server
-
-
-VALUES = st.one_of(
-    st.binary(max_size=40),
-    st.sampled_from(GARBAGE),
-    st.text(max_size=20).map(lambda text: text.encode("utf-8", "surrogatepass")),
-    st.integers(-(2**70), 2**70).map(lambda number: b"%d" % number),
-    st.sampled_from([b"inf", b"nan", b"-inf", b"1e300", b"0", b"1:2:3", b"1:99999999999:1", b"100", b"000x"]),
-)
-SCORES = st.sampled_from([float("-inf"), -1.0, 0.0, 1.0, 1e9, 2e9, 1e300, float("inf")])
-WRITES = st.lists(
-    st.one_of(
-        st.tuples(st.sampled_from(HASHES), st.one_of(VALUES, st.just(b"bad")), VALUES),
-        st.tuples(st.sampled_from(ZSETS), VALUES, SCORES),
-        st.tuples(st.sampled_from(SETS), VALUES, st.none()),
-        st.tuples(st.sampled_from(["{}:queues", "{}:workers", "{}:crons"]), VALUES, VALUES),
-        st.tuples(st.sampled_from(["seq", "{}:numbers"]), st.none(), VALUES),
-    ),
-    min_size=1,
-    max_size=12,
-)
-
-
-def write(client: redis.Redis, prefix: str, bad: Job, write: tuple[str, Any, Any]) -> None:
-    """Write garbage as another hand might: into a field of a hash, a list or a set, or over a number."""
-    name, field, value = write
-    key = name.replace("{}", f"{{{prefix}}}") if "{}" in name else f"{{{prefix}:q}}:{name}"
-    if field is None:
-        client.set(key, value)
-    elif value is None:
-        client.sadd(key, field)
-    elif isinstance(value, float):
-        client.zadd(key, {field: value})
-    else:
-        client.hset(key, str(bad.id).encode() if field == b"bad" else field, value)
-
-
-def all_others_end(server: RedisServer, writes: list[tuple[str, Any, Any]], count: int) -> None:
-    """While two workers run, garbage is written; all other jobs end, and every thread lives."""
-    options: dict[str, Any] = {"heartbeat": 0.2, "lease": 3, "job_check_interval": 0.1, "shutdown_timeout": 5}
-    with server.client() as client:
-        client.flushdb()
-        with (
-            RedisBackend(server.url, autostart=False, **options) as first,
-            RedisBackend(server.url, autostart=False, **options) as second,
-        ):
-            bad = first.enqueue("q", {"bad": True}, run_after=0.2)
-            for backend in (first, second):
-                backend.listen("q", lambda job: None, concurrency=2)
-                backend.start()
-            before = {thread.name for thread in threading.enumerate() if thread.name.startswith("neoq")}
-            jobs = []
-            for at, one in enumerate(writes):
-                write(client, "neoq", bad, one)
-                jobs += [first.enqueue("q", {"n": n, "at": at}) for n in range(count)]
-                jobs.append(second.enqueue("q", {"late": at}, run_after=0.05))
-                jobs.append(second.enqueue("other", {"at": at}))
-            first.listen("other", lambda job: None)
-
-            def unfinished() -> list[Job]:
-                found = [second.get(id_of(job)) for job in jobs]
-                return [job for job in found if job is not None and not job.finished]
-
-            eventually(lambda: not unfinished(), lambda: (writes, unfinished()))
-            for backend in (first, second):
-                backend.reclaim()
-                backend.jobs()
-                backend.queues()
-                backend.workers()
-                backend.prune()
-            after = {thread.name for thread in threading.enumerate() if thread.name.startswith("neoq")}
-            assert {name for name in before - after if "runner" not in name} == set()
-
-
-@given(writes=WRITES)
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), report_multiple_bugs=False)
-def test_garbage_in_any_field(server: RedisServer, writes: list[tuple[str, Any, Any]]) -> None:
-    """Whatever is written into the fields of the store, all other jobs end and every thread lives."""
-    all_others_end(server, writes, 2)

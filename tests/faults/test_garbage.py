@@ -1,4 +1,4 @@
-"""Garbage in the tables of the SQL stores, for as long as one wants."""
+"""Garbage in the tables and keys of the durable stores, for as long as one wants."""
 
 from __future__ import annotations
 
@@ -10,22 +10,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.garbage import PostgresTarget, Siege, Spot, SqliteTarget, Target, garbage
-from tests.postgres_server import fresh_schema
+from tests.garbage import STORES, Siege, Spot, garbage, target_of
 
 EXAMPLES = int(os.environ.get("NEOQ_TEST_EXAMPLES", "150"))
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+@pytest.mark.parametrize("store", STORES)
 def test_workers_survive_much_garbage(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Whatever is written anywhere while two workers run, all other jobs end and every thread lives."""
-    target: Target = (
-        SqliteTarget(tmp_path / "jobs.db")
-        if store == "sqlite"
-        else PostgresTarget(request.getfixturevalue("postgres_url"), fresh_schema())
-    )
+    target = target_of(store, request, tmp_path)
     siege = Siege(target)
 
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
