@@ -28,6 +28,7 @@ from neoq.job import (
     plain_payloads,
     queue_of,
     refuse_size,
+    refuse_unknown,
     to_seconds,
 )
 from neoq.redact import HOW_TO_WRITE
@@ -718,22 +719,12 @@ def _given(job: Any, payload: Any, options: JobOptions) -> Job:
         try:
             return Job(job, payload, **options)
         except TypeError:
-            _refuse_unknown(options)
+            refuse_unknown("enqueue", options)
             raise
     if payload is not None or options:
         extra = ", ".join([*(["payload"] if payload is not None else []), *options])
         raise InvalidJobError(f"enqueue(job) takes everything from the Job; {extra} was given beside it")
     return job._fresh()
-
-
-def _refuse_unknown(options: Mapping[str, Any]) -> None:
-    from neoq.remedies import of_enqueue  # where something is refused, and no sooner
-
-    for name in options:
-        if name not in JobOptions.__annotations__:
-            raise TypeError(
-                f"enqueue() does not know {name}; {of_enqueue(name, JobOptions.__annotations__)}"
-            ) from None
 
 
 def _check_handler(queue: str, handler: Any) -> None:

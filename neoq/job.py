@@ -11,7 +11,7 @@ from functools import cache
 from itertools import chain, repeat
 from operator import attrgetter
 from types import MappingProxyType, NoneType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict, Unpack
 
 import orjson
 
@@ -79,7 +79,8 @@ class Job:
     Jobs that a backend returns are snapshots; the one that a handler gets also has `remaining`,
     `cancelled`, `progress`, `shield` and `complete`. Treat the fields as read-only.
 
-    Raises InvalidJobError for a bad argument. The payload is checked when the job is enqueued.
+    Raises InvalidJobError for a bad argument, TypeError for an unknown one. The payload is checked when the
+    job is enqueued.
     """
 
     # What every job has lies in slots: the interpreter reaches them several times faster than an attribute
@@ -148,9 +149,26 @@ class Job:
     _unreadable: str | None = None  # what of its stored record cannot be read; see stored.py
 
     def __init__(
+        self, queue: str, payload: Mapping[str, Any] | None = None, **options: Unpack[JobOptions]
+    ) -> None:
+        if type(queue) is not str or queue not in _known_queues:
+            check_queue(queue)
+        self.id = self._data = self._run_after = self._deadline = self._created_at = None  # type: ignore[assignment]
+        self._ran_at = self._finished_at = self._result = self._slot = None
+        self.queue = queue
+        self.status = PENDING
+        self._payload = payload  # type: ignore[assignment]  # encode_payload is the judge of it
+        self._token = 0
+        self._cancel = self._completed = self._special = False
+        if options:  # most jobs have none, and creating them is the hot path
+            try:
+                self._describe(**options)
+            except TypeError:
+                refuse_unknown("Job", options)
+                raise
+
+    def _describe(
         self,
-        queue: str,
-        payload: Mapping[str, Any] | None = None,
         *,
         run_after: When | None = None,
         deadline: When | None = None,
@@ -162,15 +180,7 @@ class Job:
         key: str | None = None,
         meta: Mapping[str, str] | None = None,
     ) -> None:
-        if type(queue) is not str or queue not in _known_queues:
-            check_queue(queue)
-        self.id = self._data = self._run_after = self._deadline = self._created_at = None  # type: ignore[assignment]
-        self._ran_at = self._finished_at = self._result = self._slot = None
-        self.queue = queue
-        self.status = PENDING
-        self._payload = payload  # type: ignore[assignment]  # encode_payload is the judge of it
-        self._token = 0
-        self._cancel = self._completed = False
+        """Check and take over what is more than a queue and a payload."""
         if unique is None:
             unique = True
         else:
@@ -187,33 +197,8 @@ class Job:
             and priority.__class__ is int
             and not priority
         )
-        if self._special:  # most jobs are not, and creating them is the hot path
-            self._describe(
-                run_after=run_after,
-                deadline=deadline,
-                priority=priority,
-                max_retries=max_retries,
-                fingerprint=fingerprint,
-                unique=unique,
-                on_duplicate=on_duplicate,
-                key=key,
-                meta=meta,
-            )
-
-    def _describe(
-        self,
-        *,
-        run_after: When | None,
-        deadline: When | None,
-        priority: int,
-        max_retries: int | None,
-        fingerprint: str | None,
-        unique: Unique,
-        on_duplicate: OnDuplicate,
-        key: str | None,
-        meta: Mapping[str, str] | None,
-    ) -> None:
-        """Check and take over what is more than a queue and a payload."""
+        if not self._special:
+            return
         if run_after is not None:
             self._asked_run_after = epoch_or_span("run_after", run_after)
             self._run_after = self._asked_run_after[0]
@@ -707,6 +692,16 @@ def checked_id(job_id: Any) -> int:
     if isinstance(job_id, bool) or not isinstance(job_id, int):
         raise InvalidJobError(f"the id of a job is {job_id!r:.80}; it takes an int, which job.id is")
     return max(-_LAST_ID, min(job_id, _LAST_ID))
+
+
+def refuse_unknown(call: str, options: Mapping[str, Any]) -> None:
+    """Raise TypeError for the first option that jobs do not have, with what to write in its place."""
+    for name in options:
+        if name not in JobOptions.__annotations__:
+            from neoq.remedies import of_enqueue  # where something is refused, and no sooner
+
+            remedy = of_enqueue(name, JobOptions.__annotations__)
+            raise TypeError(f"{call}() does not know {name}; {remedy}") from None
 
 
 def _checked_int(name: str, value: Any, low: int, high: int) -> int:

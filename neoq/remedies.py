@@ -65,6 +65,7 @@ _OF_ENQUEUE: dict[str, str | None] = {
         'what the handler is to have is the payload, a dict: enqueue(queue, {"name": ...})',
     ),
     **dict.fromkeys("queue_name topic routing_key task func".split(), "the queue is the first argument"),
+    "transaction": "a transaction is given where the job is stored: enqueue(job, transaction=connection)",
     "prio": "write priority=..., -100 to 100, where more is sooner",
 }
 _OF_LISTEN: dict[str, str | None] = {

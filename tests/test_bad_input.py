@@ -351,6 +351,16 @@ def test_words_of_other_libraries_are_told_what_to_write(backend: neoq.MemBacken
         for word in words.split():
             with pytest.raises(TypeError, match=f"does not know {word}; .*{remedy}"):
                 backend.enqueue("q", {}, **{word: 5})
+            with pytest.raises(TypeError, match=rf"Job\(\) does not know {word}; .*{remedy}"):
+                neoq.Job("q", {}, **{word: 5})  # type: ignore[arg-type]
+
+
+def test_a_job_is_told_where_its_transaction_goes() -> None:
+    """A transaction is given to enqueue: Job says so, and guesses a misspelt option."""
+    with pytest.raises(TypeError, match=r"Job\(\) does not know transaction; .*enqueue\(job, transaction="):
+        neoq.Job("q", transaction=None)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="run_afer; did you mean run_after"):
+        neoq.Job("q", {}, run_afer=5)  # type: ignore[call-arg]
 
 
 def test_keywords_of_listen_are_guessed(backend: neoq.MemBackend) -> None:
