@@ -60,6 +60,8 @@ BYTES_AT_ONCE = 256 * 1024  # of results in one script, or a single one
 LOOK_EVERY = 10  # times job_check_interval: how often an idle queue is looked at, though nobody has called
 LOOK_EVERY_AT_LEAST = 60  # where there are many such queues, as above
 SWEEP_EVERY = 60.0  # seconds between looks for leases that ran out and that no dead worker accounts for
+SWEPT_AT_ONCE = 1000  # leases of a queue
+BEYOND_LEASES = 2 * 86400.0  # seconds from now until when no lease lasts: the longest is a day
 RECONCILED_AT_ONCE = 50
 
 
@@ -839,10 +841,21 @@ class RedisBackend(Backend):
         now = self._queues.ask_time()
         for queue in self._queues.all():
             key = self._queues.keys(queue).key("lease")
-            expired = self._redis.command("ZRANGEBYSCORE", key, "-inf", now, "LIMIT", 0, 1000)
+            self._bound_leases(key, now)
+            expired = self._redis.command("ZRANGEBYSCORE", key, "-inf", now, "LIMIT", 0, SWEPT_AT_ONCE)
             if expired:
                 self._take_back(queue, expired, reclaimed, expired=True)
             self._reconcile(queue)
+
+    def _bound_leases(self, key: bytes, now: float) -> None:
+        """Let leases run out that would last too long, as another hand or a wrong clock has set them.
+
+        A living worker renews its own before.
+        """
+        beyond, end = now + BEYOND_LEASES, now + self.config.lease
+        far = self._redis.command("ZRANGEBYSCORE", key, f"({beyond}", "+inf", "LIMIT", 0, SWEPT_AT_ONCE)
+        if far:
+            self._redis.command("ZADD", key, "XX", "LT", *(item for lease in far for item in (end, lease)))
 
     def _reconcile(self, queue: str) -> bool:
         """Look through some jobs of a queue for such as are nowhere; tell whether there are more."""

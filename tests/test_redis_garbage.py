@@ -220,3 +220,56 @@ def test_a_key_of_all_queues_of_another_type(backend: RedisBackend, client: redi
     assert backend.wait(id_of(backend.enqueue("q", {"n": 2})), PATIENCE).result == 2
     eventually(lambda: [worker.id for worker in backend.workers()], "no worker")
     assert "q" in {stats.queue for stats in backend.queues()}
+
+
+@pytest.mark.parametrize("until", ["inf", "1e12", "0"])
+def test_a_lease_of_nobody(backend: RedisBackend, client: redis.Redis, until: str) -> None:
+    """A lease that none of us has runs out like any other, however far away its end was set."""
+    key = f"{{{backend.config.prefix}:q}}:lease"
+    job = backend.enqueue("q", {"n": 1})
+    [claimed] = backend.claim([Demand("q", 1)]).jobs
+    client.delete(key)
+    client.zadd(key, {f"{job.id}:{claimed._token}:{'f' * 32}": until})  # type: ignore[type-var]
+    eventually(
+        lambda: sweep(backend) or look(backend, job).status is Status.PENDING, lambda: look(backend, job)
+    )
+    assert backend.stats().running == 0
+    assert [again.id for again in backend.claim([Demand("q", 1)]).jobs] == [job.id]
+
+
+@pytest.mark.parametrize("until", ["inf", "0"])
+def test_a_lease_of_a_job_that_does_not_run(backend: RedisBackend, client: redis.Redis, until: str) -> None:
+    """A lease of a job that has ended, waits or does not exist is dropped, and the job stays as it is."""
+    done, later = backend.enqueue("q", {"n": 1}), backend.enqueue("q", {"n": 2}, run_after=3600)
+    backend.listen("q", lambda job: None)
+    backend.start()
+    backend.wait(id_of(done), PATIENCE)
+    key = f"{{{backend.config.prefix}:q}}:lease"
+    leases = [*(f"{job}:1:x" for job in (done.id, later.id, 7)), "spoiled"]
+    client.zadd(key, dict.fromkeys(leases, until))  # type: ignore[type-var]
+    eventually(lambda: sweep(backend) or not client.exists(key), "it is not dropped")
+    assert [look(backend, job).status for job in (done, later)] == [Status.SUCCEEDED, Status.PENDING]
+    stats = backend.stats()
+    assert (stats.ready, stats.scheduled, stats.running, stats.succeeded) == (0, 1, 0, 1)
+
+
+def test_the_lease_of_a_living_worker_is_kept(backend: RedisBackend, client: redis.Redis) -> None:
+    """A worker that lives keeps a job whose lease another hand has set to run for ever."""
+    go_on, key = threading.Event(), f"{{{backend.config.prefix}:q}}:lease"
+    backend.listen("q", lambda job: go_on.wait(PATIENCE))
+    backend.start()
+    job = backend.enqueue("q")
+    eventually(lambda: look(backend, job).status is Status.RUNNING, "it does not run")
+    for member in client.zrange(key, 0, -1):
+        client.zadd(key, {member: "inf"})  # type: ignore[type-var]
+    sweep(backend)
+    assert look(backend, job).status is Status.RUNNING
+    go_on.set()
+    found = backend.wait(id_of(job), PATIENCE)
+    assert (found.status, found.crashes) == (Status.SUCCEEDED, 0)
+
+
+def sweep(backend: RedisBackend) -> None:
+    """Look for leases that ran out, as is done now and then."""
+    backend._swept = -1e9
+    backend.reclaim()

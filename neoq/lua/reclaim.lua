@@ -1,9 +1,10 @@
 -- Take jobs from workers that died, one crash charged.
--- keys: lease jobs life uniq ready dead_jobs cancelled_jobs cancel progress crashed idle
+-- keys: lease jobs life uniq ready wait retry dead_jobs cancelled_jobs cancel progress crashed idle
 -- arguments: max_crashes, the error of a job that dies, the channel of workers, the queue, how many workers to
 --   call, 1 if only leases that have run out are taken; then leases
 -- result: {ids of the returned ones, ids of the dead ones}
 -- complexity: O(log of the queue) a job; at most 50 jobs
+-- A lease of a job that does not run, which another hand has written, is removed, and the job stays as it is.
 
 local now = clock() / 1000000
 local returned, dead = {}, {}
@@ -17,8 +18,8 @@ for at = 7, #ARGV do
     call('ZREM', LEASE, lease)
     if id then call('HDEL', PROGRESS, id) end
   end
-  if record then
-    local life = life_of(call('HGET', LIFE, id))
+  local life = record and life_of(call('HGET', LIFE, id))
+  if record and is_running(READY, WAIT, RETRY, id, record, life) then
     life.c = life.c + 1
     life.ran = string.format('%.6f', tonumber(token) / 1000000)
     local ends
