@@ -146,9 +146,18 @@ def _in_parts(id_of_job: int, queue: str, record: bytes, life: bytes | None) -> 
         problems.append(f"its life holds {shown(life)}, which is no JSON object")
     large = fields.pop("apart", False)
     job = read(fields, problems=problems)
+    job.status = _status_in(fields.get("status"))
     if not large and job._data is None:
         job._data = b""
     return job
+
+
+def _status_in(value: Any) -> Status:
+    """The status that the scripts go by: a job waits where its life does not tell another."""
+    try:
+        return STATUSES[_count(float(value))] if value.__class__ is not bool else Status.PENDING
+    except _BAD:
+        return Status.PENDING
 
 
 def _fields_of_record(record: bytes) -> dict[str, Any]:

@@ -95,6 +95,20 @@ def test_a_job_that_cannot_be_read(
     assert backend.wait(id_of(again), PATIENCE).result == 1
 
 
+@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize("what", ["jobs", "life"])
+def test_a_job_that_cannot_be_read_waits_for_its_time(
+    backend: RedisBackend, client: redis.Redis, what: str, garbage: bytes
+) -> None:
+    """A future job that cannot be read waits, and is shown so with its error, until its time has come."""
+    bad = backend.enqueue("q", {"n": 1}, run_after=3600)
+    client.hset(f"{{{backend.config.prefix}:q}}:{what}", str(bad.id), garbage)
+    assert [job.id for job in backend.jobs(status=Status.PENDING)] == [bad.id]
+    assert backend.jobs(status=Status.DEAD) == []
+    assert (look(backend, bad).error or "").startswith("Unreadable: ")
+    assert (backend.stats().scheduled, backend.stats().dead) == (1, 0)
+
+
 @pytest.mark.parametrize("garbage", [None, b"", b"[1]", b"{"])
 def test_a_payload_that_cannot_be_read(
     backend: RedisBackend, client: redis.Redis, caplog: pytest.LogCaptureFixture, garbage: bytes | None
