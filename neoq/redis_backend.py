@@ -896,6 +896,7 @@ class RedisBackend(Backend):
                     *(name, queue, config.max_dead),
                 )
         pruner.tidy(self._cursors)
+        pruner.release(self._cursors)
         return pruned
 
     # -- looking and operating --------------------------------------------------------------------------

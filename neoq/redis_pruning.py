@@ -9,6 +9,7 @@ from neoq.redis_queues import RedisQueues
 
 DROPPED_AT_ONCE = 50
 TIDIED_IN_ALL = 1000  # batches of a queue that one call looks at
+RELEASED_AT_ONCE, RELEASED_IN_ALL = 50, 1000  # fingerprints of a queue that one script, one call looks at
 
 
 class Pruner:
@@ -67,6 +68,17 @@ class Pruner:
             full = len(page) == TIDIED_IN_ALL
             last = id_in(page[-1].partition(b":")[0]) if full else None
             cursors[f"tidy {queue}"] = b"-inf" if last is None else b"(%d" % last
+
+    def release(self, cursors: dict[str, Any]) -> None:
+        """Forget fingerprints that no unfinished job holds, going on where the last call has stopped."""
+        for queue in self._names:
+            cursor: Any = cursors.get(f"release {queue}", 0)
+            for _ in range(0, RELEASED_IN_ALL, RELEASED_AT_ONCE):
+                arguments = [cursor, RELEASED_AT_ONCE]
+                cursor = int(self._queues.call(self._queues.scripts.release, queue, arguments)[0])
+                if not cursor:
+                    break
+            cursors[f"release {queue}"] = cursor
 
 
 def _score_of(first: Any) -> float:

@@ -129,6 +129,20 @@ def test_a_payload_that_cannot_be_read(
     is_dead_and_told(backend, bad, caplog)
 
 
+def test_the_fingerprints_of_jobs_that_cannot_be_read(backend: RedisBackend, client: redis.Redis) -> None:
+    """Fingerprints that no unfinished job holds any more are forgotten by prune, and all others are kept."""
+    tag = f"{{{backend.config.prefix}:q}}:"
+    jobs = backend.enqueue_many([Job("q", {"n": n}, run_after=3600) for n in range(2000)])
+    for job in jobs[::2]:
+        client.hset(f"{tag}jobs", str(job.id), b"spoiled")
+        assert backend.delete(id_of(job))
+    assert client.hlen(f"{tag}uniq") == 2000
+    eventually(lambda: [backend.prune(), client.hlen(f"{tag}uniq") == 1000][1], "they are kept")
+    again = backend.enqueue("q", {"n": 1}, run_after=3600)
+    assert (again.id, again.duplicate) == (jobs[1].id, True)
+    assert set(map(int, client.hvals(f"{tag}uniq"))) == {job.id for job in jobs[1::2]}
+
+
 @pytest.mark.parametrize("act", ["cancel", "retry", "delete"])
 @pytest.mark.parametrize("what", ["jobs", "life"])
 def test_operating_on_what_cannot_be_read(
