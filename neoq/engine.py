@@ -119,7 +119,7 @@ class Engine:
 
     def _new_source(self) -> Source:
         if self.local:
-            return LocalSource(self.store, self.settled, self.succeeded, self.parked)
+            return LocalSource(self.store, self.settled, self.succeeded, self.parked, self._settle_later)
         # Imported only here: most programs that keep jobs in memory never need them.
         from neoq.fetcher import Fetcher
         from neoq.keeper import Keeper
@@ -394,6 +394,19 @@ class Engine:
         if self.watchers:
             self.tell()
 
+    def _settle_later(self, outcomes: list[Outcome], error: Exception) -> None:
+        """Leave to a settler what a store in this process has just raised at, as out of memory."""
+        from neoq.settler import Settler
+
+        with self._changing:
+            if self.settler is None:
+                self.settler = Settler(self.store, self.settled, self.config.log)
+            settler = self.settler
+        settler.put(outcomes)
+        self.config.log.error(
+            "the store did not take %d outcomes: they are settled again", len(outcomes), exc_info=error
+        )
+
     def _note_awaited(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
         """Keep how a job ended for who waits for it: its store may not (retention=0)."""
         for outcome in outcomes:
@@ -619,12 +632,11 @@ class Engine:
     def _rests(self) -> bool:
         if not all(runner.parked for runner in self._runners()):
             return False
-        if self.fetcher is None or self.settler is None:
-            return True
-        if self.fetcher.busy:
-            return False
-        self.fetcher.give_back()
-        return not self.settler.unsettled()
+        if self.fetcher is not None:
+            if self.fetcher.busy:
+                return False
+            self.fetcher.give_back()
+        return self.settler is None or not self.settler.unsettled()
 
     def go_on(self) -> None:
         """Let the threads work again."""

@@ -528,9 +528,7 @@ class MemBackend(Backend):
                 if not isinstance(job, Job) or job._token != lease.token or job.status is not _RUNNING:
                     stale.add(lease.job_id)
                     continue
-                state = self._queues[lease.queue]
-                state.running -= 1
-                self._settle_one(job, state, outcome)
+                self._settle_one(job, self._queues[lease.queue], outcome)
         for outcome in outcomes:
             if outcome.follow and outcome.lease.job_id not in stale:
                 self._add_batch(outcome.follow, b"", follows=True)
@@ -544,20 +542,22 @@ class MemBackend(Backend):
         hold, hashed = state.holders.pop, state.hashed
         settled = 0
         with self._lock:
-            for job in jobs:
-                if records.get(job.id) is not job or job.status is not _RUNNING:
-                    stale.add(job.id)
-                    continue
-                job.status = _SUCCEEDED
-                job._slot = job._payload = None
-                if not (job._special or hashed):
-                    hold(job._data, None)  # type: ignore[arg-type]
-                elif job.unique:
-                    state.free(job)
-                finished.append(job)
-                settled += 1
-            state.running -= settled
-            state.succeeded += settled
+            try:
+                for job in jobs:
+                    if records.get(job.id) is not job or job.status is not _RUNNING:
+                        stale.add(job.id)
+                        continue
+                    if not (job._special or hashed):
+                        hold(job._data, None)  # type: ignore[arg-type]
+                    elif job.unique:
+                        state.free(job)
+                    job.status = _SUCCEEDED
+                    job._slot = job._payload = None
+                    finished.append(job)
+                    settled += 1
+            finally:  # also of those before one that raises, as out of memory
+                state.running -= settled
+                state.succeeded += settled
             self._drop_finished()
         return stale
 
@@ -586,7 +586,6 @@ class MemBackend(Backend):
     def _settle_one(self, job: Job, state: QueueState, outcome: Outcome) -> None:
         """Settle an attempt: with a fresh record, since the handler may still hold the old one."""
         record = job._copy()
-        self._jobs[job.id] = record
         record.retries += outcome.charged
         record._cancel = False
         record._token = 0
@@ -597,6 +596,8 @@ class MemBackend(Backend):
         if outcome.failure is not None:
             record.error = f"{outcome.failure.type}: {outcome.failure.message}"
             record.traceback = outcome.failure.traceback
+        self._jobs[job.id] = record  # not sooner: what raises before, as out of memory, has changed nothing
+        state.running -= 1
         if outcome.status in FINISHED:
             record._finished_at = outcome.finished_at
             self._finish(record, state, outcome.status)

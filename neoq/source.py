@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from neoq.job import Job
-from neoq.store import Outcome, Store
+from neoq.store import Outcome, Store, succeeded
 
 Settled = Callable[[Sequence[Outcome], set[int]], None]
 Succeeded = Callable[[Sequence[Job], set[int]], None]
@@ -29,15 +29,24 @@ class Source(Protocol):
 
 
 class LocalSource:
-    """A store whose claim and settle cost no round trip: the runners call it themselves."""
+    """A store whose claim and settle cost no round trip: the runners call it themselves.
+
+    ``later`` takes over the outcomes that the store did not take.
+    """
 
     def __init__(
-        self, store: Store, settled: Settled, succeeded: Succeeded, parked: Callable[[], None]
+        self,
+        store: Store,
+        settled: Settled,
+        succeeded: Succeeded,
+        parked: Callable[[], None],
+        later: Callable[[list[Outcome], Exception], None],
     ) -> None:
         self._store = store
         self._settled = settled
         self._succeeded = succeeded
         self._parked = parked
+        self._later = later
 
     def take(self, queue: str, limit: int) -> tuple[Sequence[Job], bool]:
         """Claim from the store."""
@@ -45,11 +54,21 @@ class LocalSource:
 
     def settle(self, outcomes: list[Outcome]) -> None:
         """Record outcomes in the store."""
-        self._settled(outcomes, self._store.settle(outcomes))
+        try:
+            stale = self._store.settle(outcomes)
+        except Exception as error:
+            self._later(outcomes, error)
+        else:
+            self._settled(outcomes, stale)
 
     def settle_succeeded(self, jobs: list[Job]) -> None:
         """Record successes in the store."""
-        self._succeeded(jobs, self._store.settle_succeeded(jobs))
+        try:
+            stale = self._store.settle_succeeded(jobs)
+        except Exception as error:
+            self._later([succeeded(job) for job in jobs], error)
+        else:
+            self._succeeded(jobs, stale)
 
     def nothing_to_do(self, queue: str) -> None:  # noqa: ARG002
         """Tell who waits for quiet."""

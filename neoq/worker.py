@@ -415,20 +415,33 @@ class Runner:
         """Wait to be called. First it says that it is idle, then it looks once more: no call is missed."""
         lane = self.lane
         lane.idle.append(self)
-        if lane.stopping or self._find():
-            try:
-                lane.idle.remove(self)
-                return
-            except ValueError:
-                pass  # somebody has called meanwhile: take the call
-        else:
-            lane.source.nothing_to_do(lane.queue)
+        try:
+            found = lane.stopping or self._find()
+            if not found:
+                lane.source.nothing_to_do(lane.queue)
+        except BaseException:  # it does not wait: nobody is to call it
+            if not self._is_called_no_more():
+                self._await_call()
+            raise
+        if found and self._is_called_no_more():
+            return
+        self._await_call()
+        if self.ahead:
+            lane.wake()  # the call may have been for another job than the one taken here
+
+    def _is_called_no_more(self) -> bool:
+        """Whether this runner could leave those who wait: else somebody is calling it, and that is taken."""
+        try:
+            self.lane.idle.remove(self)
+        except ValueError:
+            return False
+        return True
+
+    def _await_call(self) -> None:
         self.parked = True
         self.baton.acquire()
         self.parked = False
-        lane.waking = False
-        if self.ahead:
-            lane.wake()  # the call may have been for another job than the one taken here
+        self.lane.waking = False
 
     def _flush(self) -> None:
         """Hand on successes; the watchdog does it too, for those that wait behind a long job."""

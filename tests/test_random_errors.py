@@ -17,6 +17,7 @@ from neoq.testing.cases.suite import eventually
 from tests.postgres_server import fresh_schema
 
 CALLS = ["claim", "settle", "extend", "beat", "reclaim", "prune", "add_tick", "last_tick", "counts", "find"]
+IN_MEMORY = ["take", "settle", "settle_succeeded", "add_tick", "last_tick", "release_due"]
 LONG = [pytest.mark.faults, pytest.mark.timeout(600)]
 ERRORS: list[Callable[[], Exception]] = [
     MemoryError,
@@ -32,11 +33,12 @@ class Faults:
     """Makes calls of one store raise at random, as long as it is asked to."""
 
     def __init__(self, backend: neoq.Backend, seed: int, often: float) -> None:
-        self.raised: dict[str, int] = dict.fromkeys(CALLS, 0)
+        calls = IN_MEMORY if "local" in backend.features else CALLS
+        self.raised: dict[str, int] = dict.fromkeys(calls, 0)
         self.on = True
         self._random = random.Random(seed)
         self._often = often
-        for name in CALLS:
+        for name in calls:
             setattr(backend, name, self._wrapped(name, getattr(backend, name)))
 
     def _wrapped(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,6 +80,13 @@ def check(url: str, seed: int, jobs: int, **options: Any) -> None:
         assert sum(faults.raised.values()) > 5
         alive = {thread.name for thread in set(threading.enumerate()) - before}
         assert alive >= {"neoq-watchdog", "neoq-cron"} if url == "memory://" else alive >= THREADS
+
+
+@pytest.mark.parametrize("jobs", [60, pytest.param(3000, marks=LONG)])
+@pytest.mark.parametrize("seed", [5, 6])
+def test_random_errors_in_memory(seed: int, jobs: int) -> None:
+    """Whatever calls of the store in memory raise, each job that was accepted ends."""
+    check("memory://", seed, jobs, max_finished=None)
 
 
 @pytest.mark.parametrize("jobs", [60, pytest.param(3000, marks=LONG)])

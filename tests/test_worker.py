@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,58 @@ def test_an_outcome_that_the_store_refuses_holds_up_no_other(tmp_path: Path) -> 
         ended = [backend.wait(job.id or 0, PATIENCE) for job in jobs]
     assert [job.result for job in ended] == ["done", "done", None, "done", "done"]
     assert (ended[2].status, ended[2].error) == (neoq.Status.DEAD, "ValueError: caf\\xe9")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("a mistake of the store's")], ids=repr)
+def test_an_outcome_that_memory_does_not_take_at_once_is_settled_again(error: Exception) -> None:
+    """What the store in memory raises, as out of memory, loses neither a success nor a failure."""
+    with neoq.MemBackend(max_retries=0, autostart=False) as backend:
+        left = {"settle": 2, "settle_succeeded": 1}  # calls that raise
+
+        def once(name: str, real: Callable[..., set[int]]) -> Callable[..., set[int]]:
+            def call(*arguments: Any, **options: Any) -> set[int]:
+                if left[name]:
+                    left[name] -= 1
+                    raise error
+                return real(*arguments, **options)
+
+            return call
+
+        for name in left:
+            setattr(backend, name, once(name, getattr(backend, name)))
+
+        @backend.listen("q")
+        def handler(job: neoq.Job) -> int:
+            return 1 // int(job.payload["n"])
+
+        jobs = [backend.enqueue("q", {"n": n}) for n in (1, 0)]
+        backend.start()
+        assert [backend.wait(job.id, PATIENCE).status.name for job in jobs] == ["SUCCEEDED", "DEAD"]
+        assert backend.drain(PATIENCE)
+        assert backend.stats().running == 0
+    assert left == {"settle": 0, "settle_succeeded": 0}
+
+
+def test_a_runner_that_fails_as_it_parks_is_not_called() -> None:
+    """A store that raises as a runner looks once more before it waits does not break a later enqueue."""
+    failed, runs = threading.Event(), threading.Semaphore(0)
+    with neoq.MemBackend(autostart=False) as backend:
+        take = backend.take
+
+        def failing(queue: str, limit: int) -> tuple[list[neoq.Job], bool]:
+            if backend.engine.lanes["q"].idle and not failed.is_set():
+                failed.set()
+                raise MemoryError
+            return take(queue, limit)
+
+        backend.take = failing  # type: ignore[method-assign]
+        backend.listen("q", lambda _job: runs.release())
+        backend.start()
+        backend.enqueue("q", {"n": 0})
+        assert failed.wait(PATIENCE)
+        for n in range(1, 4):
+            backend.enqueue("q", {"n": n})
+        assert all(runs.acquire(timeout=PATIENCE) for _ in range(4))
 
 
 class Nameless(type):
