@@ -423,16 +423,18 @@ begin
 end $$;
 
 
--- Forget what ended before a time, some of it at once; returns how many.
+-- Forget what ended before a time, some of it at once; returns how many. The time is a value, for the index is of
+-- no use to a comparison with a clock that goes on.
 create function prune(p_seconds float8, p_limit int) returns bigint language plpgsql
 set search_path from current set enable_seqscan = off
 as $$
 declare
+    v_before float8 := clock() - p_seconds;
     v_gone bigint;
 begin
     with gone as (
         delete from history where id in (
-            select id from history where status <> 4 and finished_at <= clock() - p_seconds
+            select id from history where status <> 4 and finished_at <= v_before
             order by finished_at limit p_limit for update skip locked
         ) returning queue, status
     ), counted as (

@@ -371,6 +371,43 @@ def test_no_statement_reads_the_whole_table(backend: PostgresBackend, admin: psy
     assert whole_reads() == before
 
 
+def test_prune_reads_only_what_it_forgets(backend: PostgresBackend, admin: psycopg.Connection[Any]) -> None:
+    """However many jobs have ended since, prune reads only those that ended before: the index has them."""
+    history = sql.Identifier(schema := backend.config.schema, "history")
+    backend.enqueue_many([Job("q", {"n": n}) for n in range(30)])
+    backend.settle([neoq.store.succeeded(job) for job in backend.claim([Demand("q", 30)]).jobs])
+    columns = [
+        name
+        for (name,) in admin.execute(
+            "select column_name from information_schema.columns where table_schema = %s"
+            " and table_name = 'history' and column_name <> 'id'",
+            (schema,),
+        )
+    ]
+    copied = sql.SQL(", ").join(map(sql.Identifier, columns))
+    admin.execute(
+        sql.SQL(
+            "insert into {0} (id, {1}) select 1000000 + g, {1} from {0}, generate_series(1, 10000) g"
+            " where id = (select min(id) from {0})"
+        ).format(history, copied)
+    )
+    admin.execute(
+        sql.SQL(
+            "update {0} set finished_at = 0 where id in (select id from {0} order by id limit 10)"
+        ).format(history)
+    )
+    admin.execute(sql.SQL("analyze {}").format(history))
+    with admin.transaction():
+        [(gone,)] = admin.execute(sql.SQL("select {}.prune(3600, 500)").format(sql.Identifier(schema)))
+        [(read,)] = admin.execute(
+            "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables"
+            " where schemaname = %s and relname = 'history'",
+            (schema,),
+        )
+    assert gone == 10
+    assert read < 100
+
+
 def test_ten_thousand_of_one_fingerprint(backend: PostgresBackend) -> None:
     """Ten thousand enqueues of one fingerprint are one job, and quick."""
     first = backend.enqueue("q", {"n": 1})
