@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 MAX_TYPE = 1024  # bytes of an exception's class
 MAX_ERROR = 8 * 1024  # bytes of an exception's message
 MAX_TRACEBACK = 64 * 1024  # bytes
+_MAX_CHAIN = MAX_TRACEBACK // MAX_ERROR  # exceptions
 
 
 def cut(text: str, limit: int) -> str:
@@ -26,3 +29,58 @@ def _part(text: str, limit: int, *, last: bool) -> str:
         return text
     data = data[-limit:] if last else data[:limit]
     return data.decode("utf-8", "ignore")  # without a character that was cut through
+
+
+def shortened(error: BaseException) -> BaseException:
+    """The exception for a log: itself, or where it or one of its chain says very much, one that says less."""
+    sizes = [len(_text_of(one)) + len(_notes_of(one)) for one in _chain_of(error)]
+    if max(sizes) <= MAX_ERROR and sum(sizes) <= MAX_TRACEBACK:
+        return error
+    return _stand_in(error, _MAX_CHAIN)
+
+
+def _chain_of(error: BaseException) -> list[BaseException]:
+    chain, seen = [error], {id(error)}
+    for one in chain:  # it grows meanwhile
+        grouped = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        for other in (one.__cause__, one.__context__, *grouped):
+            if other is not None and id(other) not in seen:
+                seen.add(id(other))
+                chain.append(other)
+    return chain
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # an exception's own code may do anything
+        return "<its message could not be read>"
+
+
+def _notes_of(error: BaseException) -> str:
+    try:
+        return "\n".join(map(str, error.__notes__))
+    except BaseException:  # mostly there are none
+        return ""
+
+
+def _stand_in(error: BaseException, left: int) -> BaseException:
+    """An exception with the class's name, the traceback and the causes of another, and a part of its text."""
+    cls = type(error)
+    names: dict[str, Any] = {name: _OF_CLASS[name](cls) for name in ("__module__", "__qualname__")}
+    other: BaseException = type(_OF_CLASS["__name__"](cls), (Exception,), names)(
+        cut(_text_of(error), MAX_ERROR)
+    )
+    if notes := _notes_of(error):
+        other.add_note(cut(notes, MAX_ERROR))
+    if left > 1 and error.__cause__ is not None:
+        other.__cause__ = _stand_in(error.__cause__, left - 1)
+    elif left > 1 and error.__context__ is not None and not error.__suppress_context__:
+        other.__context__ = _stand_in(error.__context__, left - 1)
+    other.__traceback__ = error.__traceback__
+    return other
+
+
+_OF_CLASS: dict[str, Any] = {  # as it is, whatever a metaclass makes of it
+    name: type.__dict__[name].__get__ for name in ("__name__", "__module__", "__qualname__")
+}

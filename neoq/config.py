@@ -6,12 +6,14 @@ import dataclasses
 import logging
 import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
+from neoq.bounds import MAX_TRACEBACK, cut, shortened
 from neoq.errors import ConfigError, InvalidJobError
 from neoq.redact import Hider, Secret, Url, secrets_of
 
@@ -23,7 +25,7 @@ class SafeLogger(logging.LoggerAdapter[Any]):
     """A logger whose handlers may raise, which concerns nobody but their owner.
 
     What users have given (an error, a queue's name) cannot end a line or begin another: what is not printable
-    in an argument is escaped.
+    in an argument is escaped. Nor can it fill the disk: what is very long is cut, an exception's text too.
     """
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
@@ -31,6 +33,8 @@ class SafeLogger(logging.LoggerAdapter[Any]):
         try:
             _switch_on(self.logger)
             if self.logger.isEnabledFor(level):
+                if kwargs.get("exc_info"):
+                    kwargs["exc_info"] = _bounded(kwargs["exc_info"])
                 self.logger.log(level, msg, *map(_on_one_line, args), **{"stacklevel": 2, **kwargs})
         except Exception:  # noqa: S110  # there is nowhere to say so
             pass
@@ -43,7 +47,21 @@ def _on_one_line(value: object) -> object:
         text = str(value)
     except Exception:  # an exception's own code may do anything
         text = f"<{type(value).__name__}>"
+    text = cut(text, MAX_TRACEBACK)
     return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _bounded(exc_info: Any) -> Any:
+    """What logging takes for an exception, where the text of that is not too long."""
+    if exc_info is True:
+        exc_info = sys.exc_info()
+    elif isinstance(exc_info, BaseException):
+        exc_info = type(exc_info), exc_info, exc_info.__traceback__
+    _, error, trace = exc_info
+    if error is None:
+        return exc_info
+    error = shortened(error)
+    return type(error), error, trace
 
 
 def _printable(sign: str) -> str:

@@ -35,6 +35,62 @@ def heard() -> Iterator[list[str]]:
     logger.setLevel(before)
 
 
+@pytest.fixture
+def records() -> Iterator[list[logging.LogRecord]]:
+    """What neoq logs."""
+    caught: list[logging.LogRecord] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            caught.append(record)
+
+    logger, ear = logging.getLogger("neoq"), Ear()
+    logger.addHandler(ear)
+    yield caught
+    logger.removeHandler(ear)
+
+
+class Chatty(Exception):
+    """It says very much."""
+
+
+def chattering(job: neoq.Job) -> None:
+    try:
+        raise Chatty("cause" * 4_000_000)
+    except Chatty as cause:
+        raise Chatty("text" * 5_000_000) from cause
+
+
+def failing_too(job: neoq.Job, error: BaseException) -> None:
+    chattering(job)
+
+
+def test_what_exceptions_say_is_bounded_in_the_log(records: list[logging.LogRecord]) -> None:
+    """An exception of 20 MB is logged with its class, its traceback and its cause, and a part of its text."""
+    with neoq.MemBackend(max_retries=0) as backend:
+        backend.listen("q", chattering, on_error=failing_too)
+        backend.enqueue("q")
+        assert backend.drain(20)
+    failed, of_on_error = [logging.Formatter().format(record) for record in records if record.exc_info]
+    for text in (failed, of_on_error):
+        assert len(text) < 100_000
+        assert text.count("in chattering") == 2
+        assert text.count("test_logging.Chatty: ") == 2
+        assert "direct cause" in text
+        assert "20,000,000 bytes in all" in text
+
+
+def test_an_exception_of_usual_size_is_logged_as_it_is(records: list[logging.LogRecord]) -> None:
+    """What reads the log's records, as Sentry does, gets the very exception, its notes and causes with it."""
+    error = ValueError("it is wrong")
+    error.__cause__ = KeyError("why")
+    SafeLogger(logging.getLogger("neoq")).error("failed", exc_info=error)
+    [record] = records
+    assert record.exc_info == (ValueError, error, None)
+    SafeLogger(logging.getLogger("neoq")).error("%s", "x" * 10_000_000)
+    assert len(records[-1].getMessage()) < 100_000
+
+
 class Forger(Exception):
     """Its text, its class and its notes are lines of a log."""
 
