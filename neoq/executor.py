@@ -31,6 +31,7 @@ from neoq.results import not_begun, plain_json, undone
 from neoq.retry import RetryPolicy
 from neoq.store import ROLLED_BACK, Failure, Outcome, given_back, lease_of, succeeded
 from neoq.surroundings import Surroundings
+from neoq.threads import in_time
 
 if TYPE_CHECKING:
     import logging
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from neoq.config import OnError
     from neoq.timeouts import Interrupt, Slot, Watchdog
 
+LONGEST_DELAY = 1.0  # seconds that a retry policy may think about an attempt that was left behind
 Handler = Callable[[Job], Any]
 Middleware = Callable[[Job, Handler], Any]
 T = TypeVar("T")
@@ -234,12 +236,15 @@ class _Ending:
         outcome = _at_least(job, listener, started, _unread(error), asked)
         told: BaseException | None = None if outcome.failure is None else error
         say: Callable[[], None] = partial(_log_unread, job, listener)
+        self.slot.uncounted = told is not None  # by whoever ends it, where this thread is left behind
         try:
             judged, broken = self._guarded(outcome, _judge, job, listener, started, error, asked)
             if judged is not None:
                 outcome, told, say = judged
-            if told is not None and not self.slot.abandoned:
-                listener.failed()
+            if not self.slot.abandoned:
+                self.slot.uncounted = False
+                if told is not None:
+                    listener.failed()
             self._guarded(outcome, say)
             if told is not None and listener.on_error is not None:
                 _, broken = self._guarded(outcome, listener.on_error, job, told)
@@ -456,7 +461,19 @@ def abandoned(job: Job, listener: Listener, slot: Slot, asked: Interrupt) -> Jud
         return slot.aftermath_of, None, _say_nothing
     started = job._ran_at or listener.clock.time()
     error = asked(f"{_reason(asked, job, listener)} and did not stop when interrupted")
-    return _judge(job, listener, started, error, asked)
+    if not callable(listener.retry.delay):
+        return _judge(job, listener, started, error, asked)
+    outcome = _at_least(job, listener, started, describe(error), asked)
+    judged = in_time(partial(_judge, job, listener, started, error, asked), LONGEST_DELAY)
+    return judged or (outcome, error, partial(_log_hanging_delay, job, listener, error, outcome))
+
+
+def _log_hanging_delay(job: Job, listener: Listener, error: BaseException, outcome: Outcome) -> None:
+    listener.logger.error("the retry delay of queue %s hangs; its default is used", job.queue)
+    if outcome.failure is not None:
+        again = outcome.run_after
+        delay = None if again is None else max(0.0, again - listener.clock.time())
+        _log_failure(job, listener, error, outcome.failure, delay)
 
 
 def describe(error: BaseException) -> Failure:

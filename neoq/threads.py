@@ -6,9 +6,11 @@ import _thread
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from neoq.errors import NeoqError
+
+T = TypeVar("T")
 
 
 def start(thread: threading.Thread) -> None:
@@ -84,6 +86,18 @@ def join(thread: threading.Thread | None, seconds: float) -> None:
     """
     if thread is not None and thread.ident is not None and thread is not threading.current_thread():
         thread.join(seconds)
+
+
+def in_time(work: Callable[[], T], seconds: float) -> T | None:
+    """What ``work`` returns in a thread of its own; None where that takes longer, or there is no thread."""
+    returned: list[T] = []
+    thread = threading.Thread(target=lambda: returned.append(work()), name="neoq-in-time", daemon=True)
+    try:
+        start(thread)
+    except (RuntimeError, MemoryError, OSError):
+        return None
+    join(thread, seconds)
+    return returned[0] if returned else None
 
 
 class Bell:

@@ -68,6 +68,7 @@ class Slot:
         self.asked: Interrupt | None = None
         self.abandoned = False
         self.aftermath_of: Outcome | None = None  # the attempt is over, and what follows it runs
+        self.uncounted = False  # the attempt has failed, and is not counted so yet
         # Asked, while the thread was where nothing may break off: it is raised when it has left.
         self.deferred = False
         self.ident = 0

@@ -486,7 +486,7 @@ class Runner:
         Return its outcome, what on_error is to be told of it, and how to log it.
         """
         judged = abandoned(job, self.lane.listener, self.slot, asked)
-        if judged[1] is not None:
+        if judged[1] is not None or self.slot.uncounted:
             self.lane.listener.failed()  # counted before anybody hears of the end
         self.lane.source.settle([judged[0]])
         return judged

@@ -612,6 +612,21 @@ def test_an_abandoned_attempt_has_an_outcome_whatever_it_was_asked(
     assert outcome.lease.job_id == 1
 
 
+def test_an_abandoned_attempt_does_not_wait_for_a_retry_policy_that_hangs() -> None:
+    """The default delay is used where the policy does not return; where it does, its own."""
+    gate = threading.Event()
+    policy = RetryPolicy(delay=lambda _retries: float(gate.wait()))
+    queue = listener(lambda job: None, retry=policy, max_retries=5)
+    outcome, error, _ = abandoned(new_job(), queue, new_slot(), JobTimeout)
+    assert (outcome.status, type(error)) == (Status.RETRYING, JobTimeout)
+    assert outcome.run_after is not None
+    assert outcome.run_after >= CLOCK.time() + 10
+    gate.set()
+    outcome, _, _ = abandoned(new_job(), queue, new_slot(), JobTimeout)
+    assert outcome.run_after is not None
+    assert outcome.run_after < CLOCK.time() + 10
+
+
 @pytest.mark.parametrize("signal", [Snooze, lambda delay: Retry(after=delay)], ids=["Snooze", "Retry"])
 @pytest.mark.parametrize(
     "delay", [1e18, 1e300, timedelta.max, 10**400], ids=["1e18", "1e300", "timedelta", "10**400"]

@@ -160,6 +160,25 @@ def test_a_runner_that_fails_as_it_parks_is_not_called() -> None:
         assert all(runs.acquire(timeout=PATIENCE) for _ in range(4))
 
 
+def test_a_failure_whose_description_hangs_is_counted() -> None:
+    """An attempt that ends over its thread's head, since its exception hangs when read, has failed, once."""
+    gate = threading.Lock()
+
+    class HangsWhenRead(Exception):
+        def __str__(self) -> str:
+            with gate:
+                return "read"
+
+    def handler(_job: neoq.Job) -> None:
+        raise HangsWhenRead
+
+    with gate, neoq.MemBackend(max_retries=0) as backend:
+        backend.listen("q", handler, timeout=0.05)
+        job = backend.enqueue("q")
+        assert backend.wait(job.id, PATIENCE).status is neoq.Status.DEAD
+        assert backend.stats().failed == 1
+
+
 class Nameless(type):
     """Its classes tell nobody their names."""
 
