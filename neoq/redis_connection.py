@@ -40,6 +40,7 @@ _PORTS = {"sentinel": 26379}
 _CONNECTIONS = 2**31 - 1  # that there may be, for there may be as many threads
 _MOVES = 3  # attempts to find the node that has a key, while a cluster moves it
 _NOT_ALLOWED = ("NOPERM", "ACL failure in script", "The user executing the script")  # of newer, older servers
+_LOOKS = ("EVALSHA_RO", "EVAL_RO")
 _NOT_NOW = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS")
 
 
@@ -128,6 +129,20 @@ def _eval(script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Se
 def _looking(command: Sequence[Any]) -> Sequence[Any]:
     """The same script, as a user may run it who may not write."""
     return (f"{command[0]}_RO", *command[1:])
+
+
+def _knowing_looks(client: Any) -> Any:
+    """A client of a cluster that finds the node for `_looking` by itself.
+
+    Of other scripts redis-py knows the keys; of these it would ask the cluster for them at each call.
+    """
+    slot_of = client.determine_slot
+
+    def slot(*command: Any) -> Any:
+        return client.keyslot(command[3]) if command[0] in _LOOKS else slot_of(*command)
+
+    client.determine_slot = slot
+    return client
 
 
 def _knows_no_looking(reply: Any) -> bool:
@@ -235,7 +250,7 @@ class RedisConnection:
         self._lock = threading.Lock()
         self._client: Any = None
         self._free: deque[Wire] = deque()  # connections that nobody uses at the moment
-        self._looks_apart = not self.cluster  # redis-py would ask a cluster for the keys at each call
+        self._looks_apart = True
         self.scripts: Scripts
 
     # -- open and close ---------------------------------------------------------------------------------
@@ -313,7 +328,7 @@ class RedisConnection:
         options.pop("retry_on_error")
         node: Any = cluster.ClusterNode  # untyped in the driver
         nodes = [node(host, port) for host, port in self.address.hosts]
-        return cluster.RedisCluster(startup_nodes=nodes, **options)
+        return _knowing_looks(cluster.RedisCluster(startup_nodes=nodes, **options))
 
     def _info(self) -> dict[str, Any]:
         info: dict[str, Any] = {}

@@ -12,17 +12,23 @@ import pytest
 
 import neoq
 from neoq.errors import BackendError
-from tests.servers import RedisServer, running_server
+from tests.servers import RedisServer, cluster_url, running_cluster, running_server
 
 DUE = datetime.now(UTC) + timedelta(hours=1)
 PAGE = Path(__file__).parent.parent / "docs" / "redis.md"
 
 
+def documented() -> dict[str, str]:
+    """The rights of each user of the page."""
+    rights = dict(re.findall(r"^ACL SETUSER (\w+) on >password (.*)$", PAGE.read_text("utf-8"), re.MULTILINE))
+    assert set(rights) == {"producer", "worker", "reader"}
+    return rights
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[RedisServer]:
     """A server that has the users of the page, and each of them without INFO."""
-    rights = dict(re.findall(r"^ACL SETUSER (\w+) on >password (.*)$", PAGE.read_text("utf-8"), re.MULTILINE))
-    assert set(rights) == {"producer", "worker", "reader"}
+    rights = documented()
     with running_server("--appendonly", "yes") as server:
         with server.client() as admin:
             for name, has in rights.items():
@@ -87,6 +93,34 @@ def test_a_reader_of_a_replica(server: RedisServer) -> None:
                 assert reader.workers() == []
                 with pytest.raises(BackendError, match=r"it is a replica, so connect to its primary"):
                     reader.enqueue("q", {"n": 2})
+
+
+def test_users_with_few_rights_in_a_cluster() -> None:
+    """With the rights of the page and those that it names for clusters, all three users do their part."""
+    [more] = re.findall(r"A cluster's users need `(.*?)` too", PAGE.read_text("utf-8"))
+    with running_cluster(2, "--appendonly", "yes") as nodes:
+        for node in nodes:
+            with node.client() as admin:
+                for name, has in documented().items():
+                    rights = (*has.split(), *more.split())
+                    admin.execute_command("ACL", "SETUSER", name, "on", ">password", *rights)
+        where = cluster_url(nodes).partition("//")[2]
+        producer, worker, reader = (
+            neoq.connect(f"redis+cluster://{name}:password@{where}")
+            for name in ("producer", "worker", "reader")
+        )
+        with producer, worker, reader:
+            waiting = [producer.enqueue(queue, {"n": 1}, run_after=DUE) for queue in "abc"]
+            job = producer.enqueue("q", {"n": 2})
+            worker.listen("q", lambda job: 7)
+            worker.start()
+            assert reader.wait(job.id, timeout=20).result == 7
+            assert {one.id for one in reader.jobs()} == {job.id, *(one.id for one in waiting)}
+            assert (reader.stats().scheduled, reader.stats().succeeded) == (3, 1)
+            assert [one.queues for one in reader.workers()] == [("q",)]
+            with pytest.raises(BackendError, match=r"does not let our user do this"):
+                reader.cancel(waiting[0].id)
+            assert producer.cancel(waiting[0].id)
 
 
 def test_a_server_without_scripts_that_only_look() -> None:
