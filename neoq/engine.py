@@ -139,6 +139,7 @@ class Engine:
             self.store,
             config,
             held=self.held,
+            unsettled=self.settler.unsettled,
             info=self.worker_info,
             cancel=self.cancel_running,
             lose=self.lose,
@@ -517,7 +518,7 @@ class Engine:
         return self._runners() + [runner for lane in list(self.lanes.values()) for runner in list(lane.stuck)]
 
     def held(self) -> list[Job]:
-        """Every job whose lease is ours: fetched, handed over, running, or not settled yet."""
+        """Every job that this process has taken and that has not ended: fetched, handed over, or running."""
         held = self.fetcher.held() if self.fetcher is not None else []
         for runner in self._runners():
             held += list(runner.ahead)

@@ -18,7 +18,7 @@ from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.job import Job
 from neoq.loop import Loop
-from neoq.store import Extended, Lease, Store, WorkerInfo, lease_of
+from neoq.store import Extended, Lease, Outcome, Store, WorkerInfo, lease_of
 
 if TYPE_CHECKING:
     from neoq.config import Config
@@ -37,6 +37,7 @@ class Keeper:
         config: Config,
         *,
         held: Callable[[], list[Job]],
+        unsettled: Callable[[], list[Outcome]],
         info: Callable[[], WorkerInfo],
         cancel: Callable[[set[int]], None],
         lose: Callable[[set[tuple[int, int]]], None],
@@ -46,6 +47,7 @@ class Keeper:
         self._config = config
         self._logger: logging.Logger | logging.LoggerAdapter[logging.Logger] = config.log
         self._held = held
+        self._unsettled = unsettled
         self._info = info
         self._cancel = cancel
         self._lose = lose
@@ -79,7 +81,7 @@ class Keeper:
         self._said.clear()
         alive = self._does("beat", lambda: self._store.beat(self._info()))
         leases: list[Lease] = []
-        if self._does("renewal", lambda: leases.extend(map(lease_of, self._held()))) and leases:
+        if self._does("renewal", lambda: leases.extend(self._leases())) and leases:
             asked = machine.monotonic()
             alive = self._does("renewal", lambda: self._extend(leases))
         if alive:
@@ -89,6 +91,11 @@ class Keeper:
             self._pruned = began
             self._does("pruning", self._store.prune)
         return self._config.heartbeat
+
+    def _leases(self) -> list[Lease]:
+        """Those of jobs, and of outcomes that are not recorded yet: nobody else is to run these again."""
+        unsettled = [outcome.lease._replace(progress=None) for outcome in self._unsettled()]
+        return [*map(lease_of, self._held()), *unsettled]
 
     def _does(self, duty: str, do: Callable[[], object]) -> bool:
         """Do one duty; whether that went well."""

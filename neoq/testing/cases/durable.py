@@ -313,6 +313,30 @@ class LeaseCases(Suite):
         assert ended(second, job).result == "done"
         assert seen.items == [1]
 
+    @needs("shared")
+    def test_a_job_that_has_ended_keeps_its_lease(
+        self, make: Make, join: Make, seen: Seen, gate: threading.Event
+    ) -> None:
+        """A job whose end is not recorded yet, since its worker is behind with that, is run by no other."""
+        settings = {"lease": 2.0, "heartbeat": 0.1}
+        first = make(**settings)
+        settle = first.settle
+
+        def late(*arguments: Any, **options: Any) -> set[int]:
+            gate.wait(PATIENCE)
+            return settle(*arguments, **options)
+
+        first.settle = late  # type: ignore[method-assign]
+        first.listen("q", lambda job: seen(job.attempt))
+        job = first.enqueue("q")
+        seen.wait()
+        second = join(first, **settings)
+        second.listen("q", lambda job: seen(job.attempt))
+        time.sleep(4.5)  # two leases and more: what is waited for is that nothing happens
+        gate.set()
+        assert ended(second, job).status is Status.SUCCEEDED
+        assert seen.items == [1]
+
 
 class SharedCases(Suite):
     """Several processes on one store."""
