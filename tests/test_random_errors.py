@@ -73,11 +73,13 @@ def check(url: str, seed: int, jobs: int, **options: Any) -> None:
             assert job.id is not None
             accepted.append(job.id)
         eventually(lambda: len(set(ran)) > jobs // 2, "half of them have run in spite of it all")
+        # The heartbeats of a durable store go on; in memory there are no calls but for jobs and ticks.
+        enough = 2 if url == "memory://" else 5
+        eventually(lambda: sum(faults.raised.values()) > enough, "some calls have raised")
         faults.on = False
         for job_id in accepted:
             assert backend.wait(job_id, timeout=30).status is neoq.Status.SUCCEEDED
         assert set(ran) == set(range(jobs))
-        assert sum(faults.raised.values()) > 5
         alive = {thread.name for thread in set(threading.enumerate()) - before}
         assert alive >= {"neoq-watchdog", "neoq-cron"} if url == "memory://" else alive >= THREADS
 
