@@ -235,7 +235,7 @@ class TimeoutCases(Suite):
         assert dead.error is not None
         assert dead.error.startswith("JobTimeout: ")
         assert backend.stats().abandoned == 1
-        assert "in handler" in caplog.text
+        eventually(lambda: "in handler" in caplog.text, "where it hangs is logged")
         assert ended(backend, backend.enqueue("q", {"n": 1})).result == "result"
 
         gate.set()
@@ -296,7 +296,7 @@ class TimeoutCases(Suite):
         dead = ended(backend, backend.enqueue("q", {"n": 0}))
         assert (dead.status, dead.error) == (Status.DEAD, "RuntimeError: it failed")
         assert backend.stats().abandoned == 1
-        assert "in hang" in caplog.text
+        eventually(lambda: "in hang" in caplog.text, "where it hangs is logged")
         assert ended(backend, backend.enqueue("q", {"n": 1})).result == "result"
         gate.set()
         eventually(lambda: backend.stats().abandoned == 0, "the stuck thread comes back and ends")
