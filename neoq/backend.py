@@ -11,6 +11,7 @@ from datetime import timedelta, tzinfo
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypedDict, TypeVar, Unpack, overload
 
+from neoq.boundary import entrances
 from neoq.capacity import wanted_of
 from neoq.clock import Clock, machine
 from neoq.config import Config, OnError, query_of
@@ -86,6 +87,7 @@ class Stats:
     duplicates: int
 
 
+@entrances(but=GUARDED)
 class Backend(Store):
     """Background jobs: listen, enqueue, shut down. Make one of its subclasses, or call `neoq.connect`.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from neoq.at_exit import before_pools_close
+from neoq.boundary import entrance
 from neoq.clock import LiveClock, machine
 from neoq.errors import (
     BackendClosedError,
@@ -849,6 +850,7 @@ def _forked() -> None:
             engine.forked()
 
 
+@entrance
 def _ending() -> None:
     for engine in list(_alive.values()):
         try:
@@ -859,6 +861,7 @@ def _ending() -> None:
             engine.config.log.debug("the end of the interpreter is not waited for: %s", error)
 
 
+@entrance
 def _exiting() -> None:
     for engine in list(_alive.values()):
         try:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from neoq.boundary import wall
 from neoq.bounds import MAX_ERROR, MAX_TRACEBACK, MAX_TYPE, cut
 from neoq.config import SafeLogger
 from neoq.errors import (
@@ -140,6 +141,7 @@ def _around(middleware: Middleware, inner: Handler) -> Handler:
     return call
 
 
+@wall
 def attempt(
     job: Job, listener: Listener, slot: Slot, watchdog: Watchdog | None = None
 ) -> Job | Outcome | None:

@@ -22,7 +22,11 @@ _looking = threading.RLock()  # or who looks at the same time would find the col
 
 def frames_of(ident: int) -> Iterator[FrameType]:
     """The frames of a thread, the innermost first; to be used up within `no_collection`."""
-    frame = sys._current_frames().get(ident)
+    return frames_from(sys._current_frames().get(ident))
+
+
+def frames_from(frame: FrameType | None) -> Iterator[FrameType]:
+    """A frame and those that it was called from, the innermost first."""
     while frame is not None:
         yield frame
         frame = frame.f_back

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict, Unpack
 
 import orjson
 
+from neoq.boundary import entrances
 from neoq.bounds import cut
 from neoq.errors import InvalidJobError, NeoqError, PayloadError
 
@@ -67,6 +68,7 @@ PENDING = Status.PENDING
 FINISHED = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED})
 
 
+@entrances()
 class Job:
     """One piece of work: a queue's name, a JSON payload, and when and how to run it.
 

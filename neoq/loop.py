@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from neoq.boundary import entrance
 from neoq.clock import machine
 from neoq.errors import BackendError
 from neoq.threads import Bell, join, start
@@ -221,6 +222,7 @@ def has_late() -> bool:
     return bool(_late)
 
 
+@entrance
 def _forked() -> None:
     if _turns.locked():
         _turns.release()

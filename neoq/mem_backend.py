@@ -16,6 +16,7 @@ from itertools import repeat
 from typing import Any, ClassVar, Unpack
 
 from neoq.backend import Backend
+from neoq.boundary import entrance
 from neoq.capacity import closed, new_of, no_room, refuse_too_many
 from neoq.clock import machine
 from neoq.config import Config, Settings, count, setting, span
@@ -84,18 +85,17 @@ class MemBackend(Backend):
     def _guard(method: Callable[..., Any]) -> Callable[..., Any]:
         """Refuse what comes while this very thread holds the lock."""
         if method.__name__ == "add_plain":  # the hot path, which looks by itself
-            return method
+            return entrance(method)
         if method.__name__ == "open_store":
             return guarded(method)
 
-        @functools.wraps(method)
         def call(self: MemBackend, *arguments: Any, **keywords: Any) -> Any:
             lock = getattr(self, "_lock", None)  # the store may not be open yet
             if lock is not None and lock._is_owned():
                 raise reentered()
             return method(self, *arguments, **keywords)
 
-        return call
+        return functools.wraps(method)(entrance(call))
 
     def open_store(self, notify: Notify) -> None:
         """Begin with no jobs at all."""

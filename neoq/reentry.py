@@ -13,20 +13,19 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from neoq.boundary import entrance, is_entrance
 from neoq.errors import NeoqError
+from neoq.frames import frames_from
 
 GUARDED = (
     *("open_store", "close_store", "add", "add_plain", "add_tick", "last_tick", "claim", "extend", "settle"),
     *("reclaim", "prune", "beat", "workers", "find", "counts", "change", "set_paused"),
 )
 
-_PACKAGE = __file__.rpartition("/")[0]
-
 
 def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
     """A method of a store that refuses to be called in the middle of another such call."""
 
-    @functools.wraps(method)
     def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
         me = get_ident()
         inside: set[int] = self.inside
@@ -40,7 +39,7 @@ def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             inside.discard(me)
 
-    return call
+    return functools.wraps(method)(entrance(call))
 
 
 def reentered() -> NeoqError:
@@ -56,21 +55,19 @@ _GUARD = guarded(lambda: None).__code__
 
 
 def _is_reentry(backend: Any) -> bool:
-    """Whether code that is neither ours nor the store's stands between the caller and a call below."""
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None and (_is_ours(frame) or _self_of(frame) is backend):
+    """Whether more than the store's own code stands between the caller and a call of the store below."""
+    between = False
+    for frame in frames_from(sys._getframe(2)):
         if frame.f_code is _GUARD and _self_of(frame) is backend:
-            return False
-        frame = frame.f_back
-    while frame is not None:
-        if frame.f_code is _GUARD and _self_of(frame) is backend:
-            return True
-        frame = frame.f_back
+            return between
+        between = between or is_entrance(frame) or not _is_of_store(frame, backend)
     return False
 
 
-def _is_ours(frame: FrameType) -> bool:
-    return frame.f_code.co_filename.rpartition("/")[0] == _PACKAGE
+def _is_of_store(frame: FrameType, backend: Any) -> bool:
+    """Whether a frame is a method of the backend, or of its engine, which opens the store."""
+    first = _self_of(frame)
+    return first is backend or first is backend.engine
 
 
 def _self_of(frame: FrameType) -> Any:

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from neoq.boundary import entered
 from neoq.clock import machine
 from neoq.errors import BackendError, ShutdownRequested
+from neoq.frames import frames_from
 from neoq.job import FINISHED, Job, Status
 from neoq.store import Outcome, given_back
 from neoq.threads import start
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from neoq.engine import Engine
     from neoq.worker import Runner
 
@@ -29,8 +29,6 @@ CLOSING = 1.0  # seconds that the call takes beyond its timeout, at most, where 
 STANDSTILL = 5.0  # and as many more where it neither answers nor refuses: then it is left behind
 NAMED_IN_LOG = 20
 SLICE = 0.1  # seconds
-
-_PACKAGE = __file__.rpartition("/")[0]
 
 
 @dataclass
@@ -333,14 +331,5 @@ def interrupts_us() -> bool:
     """
     if threading.current_thread() is not threading.main_thread():
         return False
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and _is_ours(frame):
-        frame = frame.f_back
-    while frame is not None and not _is_ours(frame):
-        frame = frame.f_back
-    return frame is not None
-
-
-def _is_ours(frame: FrameType) -> bool:
-    directory, _, _ = frame.f_code.co_filename.rpartition("/")
-    return directory == _PACKAGE
+    call = entered(frames_from(sys._getframe(1)))
+    return call is not None and entered(frames_from(call.f_back)) is not None

@@ -20,6 +20,7 @@ from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from neoq.boundary import entrance
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.group_commit import Call, GroupCommit
@@ -472,7 +473,7 @@ _forks = _Forks()
 
 def _note_open(file: SqliteFile) -> None:
     key = id(file)
-    _open_files[key] = weakref.ref(file, lambda _: _open_files.pop(key, None))
+    _open_files[key] = weakref.ref(file, entrance(lambda _: _open_files.pop(key, None)))
 
 
 def _all_open() -> list[SqliteFile]:

@@ -6,6 +6,8 @@ import os
 import select
 from collections.abc import Callable, Collection
 
+from neoq.boundary import entrance
+
 
 def at_fork(
     *,
@@ -17,7 +19,7 @@ def at_fork(
     if not hasattr(os, "register_at_fork"):
         return
     hooks = {"before": before, "after_in_parent": after_in_parent, "after_in_child": after_in_child}
-    os.register_at_fork(**{name: hook for name, hook in hooks.items() if hook is not None})
+    os.register_at_fork(**{name: entrance(hook) for name, hook in hooks.items() if hook is not None})
 
 
 def host_name() -> str:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from neoq.boundary import entrance, is_entrance, is_wall
 from neoq.clock import Clock
 from neoq.config import SafeLogger
 from neoq.errors import DeadlineExceeded, JobInterrupted, JobTimeout, UnsupportedError
@@ -33,8 +33,6 @@ STALE = 0.02  # seconds that an outcome may wait behind a job that turned out lo
 
 Interrupt = type[JobInterrupted]
 
-_PACKAGE = os.path.dirname(__file__)  # noqa: PTH120  # as code objects spell it
-_EXECUTOR = "executor.py"  # its frames are around the handler, not below it
 _FRAGILE = frozenset(
     {"<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>", logging.__file__}
 )
@@ -105,6 +103,7 @@ class Slot:
         self.until = math.inf if timeout is None else self.clock.monotonic() + max(timeout, GRACE)
         return self.until
 
+    @entrance
     def end(self) -> Interrupt | None:
         """Close an attempt whose interrupt may be under way; return what it was asked, if anything.
 
@@ -181,6 +180,7 @@ class Slot:
 
         return Landing
 
+    @entrance
     @contextmanager
     def shield(self, job: Job) -> Iterator[None]:
         """No interrupt lands inside; one that was asked for meanwhile is raised at the end."""
@@ -253,12 +253,11 @@ def _must_not_break_off(ident: int) -> bool:
     """
     with no_collection():
         for frame in frames_of(ident):
+            if is_wall(frame):
+                return False
             code = frame.f_code
-            if code.co_filename in _FRAGILE or code.co_name == "__del__":
+            if is_entrance(frame) or code.co_filename in _FRAGILE or code.co_name == "__del__":
                 return True
-            directory, name = os.path.split(code.co_filename)
-            if directory == _PACKAGE:
-                return name != _EXECUTOR
     return False
 
 

@@ -22,7 +22,7 @@ LEAVES = {
     "at_exit",
     *("system", "sqlite_filelock"),
     *("group_commit", "loop"),
-    "bounds",
+    *("boundary", "bounds"),
     "session",
     *("sqlite_schema", "sqlite_file", "sqlite_ledger", "sqlite_locks", "sqlite_place", "sqlite_rows"),
     *("sqlite_add", "sqlite_claim", "sqlite_settle", "sqlite_operate", "sqlite_look", "sqlite_transactions"),

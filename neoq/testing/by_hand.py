@@ -8,6 +8,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from neoq.backend import Backend
+from neoq.boundary import entrance
 from neoq.errors import Signal
 from neoq.executor import attempt
 from neoq.job import Job
@@ -24,6 +25,7 @@ class ByHand:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
 
+    @entrance
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Let the backend's threads rest inside the block."""
