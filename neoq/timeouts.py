@@ -11,6 +11,7 @@ import ctypes
 import logging
 import math
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -34,7 +35,12 @@ STALE = 0.02  # seconds that an outcome may wait behind a job that turned out lo
 Interrupt = type[JobInterrupted]
 
 _FRAGILE = frozenset(
-    {"<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>", logging.__file__}
+    {
+        *("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"),
+        logging.__file__,
+        weakref.__file__,
+        weakref.WeakSet.__init__.__code__.co_filename,
+    }
 )
 
 _raise_in_thread = ctypes.pythonapi.PyThreadState_SetAsyncExc
@@ -249,7 +255,7 @@ def _must_not_break_off(ident: int) -> bool:
     """Whether a thread's handler is in a call that an exception must not end halfway.
 
     That is one of neoq; an import or a line of log, whose locks would stay taken and hang every other thread
-    that comes by; or a finalizer, which would swallow the exception.
+    that comes by; or a finalizer or the callback of a weak reference, which would swallow the exception.
     """
     with no_collection():
         for frame in frames_of(ident):

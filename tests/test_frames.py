@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -112,15 +113,23 @@ def finalize_something(stand: Stand) -> None:
     Finalized()
 
 
+def finalize_by_weak_reference(stand: Stand) -> None:
+    class Finalized:
+        pass
+
+    weakref.finalize(Finalized(), stand)
+
+
 @pytest.mark.parametrize(
     ("go_there", "fragile"),
     [
         (import_something, True),
         (log_something, True),
         (finalize_something, True),
+        (finalize_by_weak_reference, True),
         (lambda stand: stand(), False),
     ],
-    ids=["import", "log", "finalizer", "elsewhere"],
+    ids=["import", "log", "finalizer", "weak reference", "elsewhere"],
 )
 def test_what_must_not_be_broken_off(go_there: Callable[[Stand], None], fragile: bool) -> None:
     """An interrupt would leave the lock of an import or of a log taken, and be swallowed by a finalizer."""
