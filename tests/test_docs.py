@@ -1,8 +1,10 @@
 """The documentation: its programs run, it leaves nothing out, and its links lead somewhere.
 
-Every block marked `python` in README.md and docs/*.md is run, the blocks of a page one after the other as
-one program. The line `<!-- prints -->` before a `text` block means: that is what the program above prints,
-with `...` for what differs from run to run. Code of other libraries is marked `python-other` and not run.
+Every block marked `python` in README.md and docs/ is run, the blocks of a page one after the other as one
+program. The line `<!-- prints -->` before a `text` block means: that is what the program above prints, with
+`...` for what differs from run to run. The line `<!-- file: NAME -->` before a block makes it a file beside
+the program instead, and `<!-- NAME prints -->` shows the output of that file. Code of other libraries is
+marked `python-other` and not run.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import dataclasses
 import inspect
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,14 +27,21 @@ import neoq
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "benchmarks" / "README.md",
+    *sorted(DOCS.glob("*.md")),
+    *sorted(DOCS.glob("recipes/*.md")),
+]
 ON_SERVERS = {  # pages that read NEOQ_URL
     "postgres.md": "postgres_url",
     "redis.md": "redis_url",
     "transactions.md": "postgres_url",
 }
+NEED = {"sentry.md": "sentry_sdk"}  # pages whose programs import what the tests do not install
 SECONDS_A_PAGE = 45
-PRINTS = "<!-- prints -->"
+MARK = re.compile(r"<!-- (?:file: (?P<file>\S+)|(?:(?P<printer>\S+) )?prints) -->")
+PROGRAM = "the program of the page"
 END_OF_BLOCK = "\x1e"  # printed between the outputs of two blocks
 FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<language>[^\s`]*)")
 
@@ -42,7 +52,8 @@ class Block(NamedTuple):
     language: str
     start: int
     lines: list[str]
-    prints: bool  # it shows what the Python block above prints
+    file: str | None  # it is a file of this name, not a part of the page's program
+    printer: str | None  # it shows what this prints: PROGRAM, or a file
 
 
 def name_of(page: Path) -> str:
@@ -63,18 +74,38 @@ def blocks_of(page: Path) -> list[Block]:
             number += 1
         inside = [line[indent:] for line in lines[start:number]]
         above = next((line for line in reversed(lines[: start - 1]) if line.strip()), "")
-        blocks.append(Block(opened["language"], start, inside, above.strip() == PRINTS))
+        mark = MARK.fullmatch(above.strip())
+        file = mark["file"] if mark else None
+        printer = (mark["printer"] or PROGRAM) if mark and not file else None
+        blocks.append(Block(opened["language"], start, inside, file, printer))
         number += 1
     return blocks
+
+
+def code_blocks_of(page: Path) -> list[Block]:
+    """The Python blocks that are the program of a page."""
+    return [block for block in blocks_of(page) if block.language == "python" and block.file is None]
+
+
+def write_files(page: Path, folder: Path) -> None:
+    """Write the blocks of a page that are files."""
+    for block in blocks_of(page):
+        if block.file is not None:
+            (folder / block.file).write_text("\n".join(block.lines) + "\n", encoding="utf-8")
+
+
+def shown_output(page: Path, printer: str) -> list[str]:
+    """The lines that a page shows as the output of one of its files."""
+    (block,) = (block for block in blocks_of(page) if block.printer == printer)
+    return block.lines
 
 
 def program_of(page: Path) -> str:
     """The Python blocks of a page as one program, each at the line that it has in the page."""
     program: list[str] = []
-    for block in blocks_of(page):
-        if block.language == "python":
-            program += [""] * (block.start - len(program))
-            program += [*block.lines, f"print({END_OF_BLOCK!r}, flush=True)"]
+    for block in code_blocks_of(page):
+        program += [""] * (block.start - len(program))
+        program += [*block.lines, f"print({END_OF_BLOCK!r}, flush=True)"]
     return "\n".join(program) + "\n"
 
 
@@ -82,16 +113,22 @@ def outputs_expected(page: Path) -> Iterator[tuple[int, Block]]:
     """Each block that shows an output, with the place of the Python block that prints it."""
     count = 0
     for block in blocks_of(page):
-        if block.prints:
+        if block.printer == PROGRAM:
             yield count - 1, block
-        count += block.language == "python"
+        count += block.language == "python" and block.file is None
+
+
+def environment_of(variables: dict[str, str]) -> dict[str, str]:
+    """What the programs of the pages find in their environment."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **variables}
 
 
 def run_page(page: Path, folder: Path, variables: dict[str, str]) -> list[str]:
     """Run the program of a page in a fresh interpreter; return what each of its blocks printed."""
     program = folder / f"page_{page.stem.lower()}.py"  # redis.py would be imported as redis
     program.write_text(program_of(page), encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **variables}
+    write_files(page, folder)
+    environment = environment_of(variables)
     done = subprocess.run(
         [sys.executable, "-W", "error", str(program)],
         cwd=folder,
@@ -112,13 +149,12 @@ def agree(expected: list[str], printed: str) -> bool:
     return re.fullmatch("\n".join(lines), printed.strip("\n")) is not None
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if any(b.language == "python" for b in blocks_of(page))], ids=name_of
-)
+@pytest.mark.parametrize("page", [page for page in PAGES if code_blocks_of(page)], ids=name_of)
 def test_the_programs_run_and_print_what_the_page_says(
     page: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """The Python blocks of a page run without a warning, and print what the page shows."""
+    pytest.importorskip(NEED.get(page.name, "neoq"))
     server = ON_SERVERS.get(page.name)
     variables = {"NEOQ_URL": request.getfixturevalue(server)} if server else {}
     printed = run_page(page, tmp_path, variables)
@@ -128,10 +164,79 @@ def test_the_programs_run_and_print_what_the_page_says(
         assert agree(block.lines, printed[at]), f"{where} shows\n{expected}\nbut printed was\n{printed[at]}"
 
 
+def start_worker(file: str, folder: Path, variables: dict[str, str]) -> subprocess.Popen[str]:
+    """Start a file of a page as a process that works until it is told to stop."""
+    return subprocess.Popen(
+        [sys.executable, "-u", "-W", "error", file],
+        cwd=folder,
+        env=environment_of(variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+    )
+
+
+def run_beside(program: list[str], folder: Path, variables: dict[str, str]) -> str:
+    """Run a second process to its end; return what it printed."""
+    command = [sys.executable, "-W", "error", *program]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment_of(variables),
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        timeout=SECONDS_A_PAGE,
+        check=True,
+    ).stdout
+
+
+def read_lines(worker: subprocess.Popen[str], count: int) -> list[str]:
+    """Wait for the next lines that a worker prints."""
+    assert worker.stdout is not None
+    return [worker.stdout.readline().rstrip("\n") for _ in range(count)]
+
+
+def test_the_tutorial_ends_with_two_processes(tmp_path: Path) -> None:
+    """The worker of the last step runs what the producer enqueues, and Ctrl-C ends it."""
+    page = DOCS / "tutorial.md"
+    write_files(page, tmp_path)
+    shown = shown_output(page, "worker.py")
+    with start_worker("worker.py", tmp_path, {}) as worker:
+        try:
+            begun = read_lines(worker, 1)
+            produced = run_beside(["producer.py"], tmp_path, {})
+            printed = begun + read_lines(worker, len(shown) - 1)
+            worker.send_signal(signal.SIGINT)
+            assert worker.wait(timeout=20) == 0
+        finally:
+            worker.kill()
+    assert agree(shown_output(page, "producer.py"), produced)
+    assert agree(shown, "\n".join(printed))
+
+
+def test_the_recipe_of_web_and_worker_runs(tmp_path: Path, postgres_url: str) -> None:
+    """What the web process of the recipe answers with 202 is done by its worker, which SIGTERM ends."""
+    page = DOCS / "recipes" / "web-and-worker.md"
+    write_files(page, tmp_path)
+    variables = {"NEOQ_URL": postgres_url}
+    post = (
+        "import shop; print(shop.app.test_client().post('/signups', json={'to': 'ada@example.com'}).status)"
+    )
+    with start_worker("worker.py", tmp_path, variables) as worker:
+        try:
+            assert run_beside(["-c", post], tmp_path, variables) == "202 ACCEPTED\n"
+            assert agree(shown_output(page, "worker.py"), "\n".join(read_lines(worker, 1)))
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(timeout=20) == 0
+        finally:
+            worker.kill()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_blocks_are_marked_with_a_language(page: Path) -> None:
     """Every block says what it is, so that none is left untested by a slip."""
-    known = {"python", "python-other", "text", "console", "ini", "sql", "{eval-rst}", "{toctree}"}
+    known = {"python", "python-other", "text", "console", "ini", "sql", "yaml", "docker"}
+    known |= {"{eval-rst}", "{toctree}"}
     assert not [
         f"{name_of(page)}:{b.start} {b.language!r}" for b in blocks_of(page) if b.language not in known
     ]
@@ -252,11 +357,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_index_lists_every_page() -> None:
-    """Each page stands in the table of contents of docs/index.md."""
-    listed = {
-        line.strip() for b in blocks_of(DOCS / "index.md") if b.language == "{toctree}" for line in b.lines
-    }
-    assert {page.stem for page in DOCS.glob("*.md")} - {"index"} <= listed
+    """Each page stands in the table of contents of docs/index.md, or of its folder's index."""
+    for index in (DOCS / "index.md", DOCS / "recipes" / "index.md"):
+        listed = {line.strip() for b in blocks_of(index) if b.language == "{toctree}" for line in b.lines}
+        assert {page.stem for page in index.parent.glob("*.md")} - {"index"} <= listed
+    assert "recipes/index" in (DOCS / "index.md").read_text(encoding="utf-8").splitlines()
 
 
 def test_the_commands_of_make_exist() -> None:
