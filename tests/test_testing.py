@@ -311,26 +311,28 @@ def test_the_clock_takes_no_time_that_says_nothing(backend: neoq.MemBackend) -> 
 
 
 def test_the_plugin_offers_a_fixture(pytester: pytest.Pytester) -> None:
-    """A test that names the fixture ``neoq`` gets the helpers, with nothing to configure."""
+    """A test that names the fixture ``neoq_testing`` gets the helpers, beside the module ``neoq``."""
     pytester.makepyfile(
         """
         import threading
 
-        def test_it(neoq):
-            backend = neoq.backend()
+        import neoq
+
+        def test_it(neoq_testing):
+            backend = neoq_testing.backend()
             backend.listen("q", lambda job: threading.current_thread().name)
-            neoq.inline(backend)
-            jobs = neoq.enqueued(backend)
+            neoq_testing.inline(backend)
+            jobs = neoq_testing.enqueued(backend)
             assert backend.enqueue("q").result == threading.current_thread().name
             assert len(jobs) == 1
 
-        def test_time(neoq):
-            backend = neoq.backend()
+        def test_time(neoq_testing):
+            backend = neoq_testing.backend()
             backend.listen("q", lambda job: None)
-            clock = neoq.clock(backend)
+            clock = neoq_testing.clock(backend)
             job = backend.enqueue("q", run_after=3600)
             clock.advance(hours=1)
-            assert backend.get(job.id).finished
+            assert backend.get(job.id).status is neoq.Status.SUCCEEDED
         """
     )
     result = pytester.runpytest_subprocess("-W", "error")

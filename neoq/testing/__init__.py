@@ -1,8 +1,8 @@
 """For tests: jobs run in the test's own thread, lists of what was enqueued, a clock in your hands.
 
-`inline`, `enqueued` and `clock` are context managers around a backend. The pytest fixture ``neoq`` offers
-the same, and undoes it at the end of the test. `BackendConformance` is the suite that every backend passes;
-it needs pytest, and is imported when it is asked for.
+`inline`, `enqueued` and `clock` are context managers around a backend. The pytest fixture ``neoq_testing``
+offers the same, and undoes it at the end of the test. `BackendConformance` is the suite that every backend
+passes; it needs pytest, and is imported when it is asked for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The pytest plugin: its fixture ``neoq`` offers the helpers of `neoq.testing`, and undoes them."""
+"""The pytest plugin: its fixture ``neoq_testing`` offers the helpers of `neoq.testing`, and undoes them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from neoq.testing.virtual_clock import VirtualClock
 
 
-class Neoq:
-    """What the fixture ``neoq`` is: each helper holds to the end of the test."""
+class Helpers:
+    """What the fixture ``neoq_testing`` is: each helper holds to the end of the test."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
@@ -50,7 +50,7 @@ class Neoq:
 
 
 @pytest.fixture
-def neoq() -> Iterator[Neoq]:
+def neoq_testing() -> Iterator[Helpers]:
     """Helpers of neoq for one test: ``backend()``, ``inline(b)``, ``enqueued(b)``, ``clock(b)``."""
     with ExitStack() as stack:
-        yield Neoq(stack)
+        yield Helpers(stack)
