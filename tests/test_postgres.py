@@ -1416,14 +1416,19 @@ def test_settings_of_our_sessions(make: Make, postgres_url: str) -> None:
     assert ticks.wait()
 
 
-# -- rights ------------------------------------------------------------------------------------------------
+# -- docs/postgres.md ---------------------------------------------------------------------------------------
+
+
+def sql_of_the_page() -> list[str]:
+    """The blocks of SQL in docs/postgres.md, in order."""
+    page = (Path(__file__).parents[1] / "docs" / "postgres.md").read_text(encoding="utf-8")
+    return re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
 
 
 @pytest.fixture
 def roles(postgres_url: str, new_schema: str, admin: psycopg.Connection[Any]) -> Iterator[dict[str, str]]:
     """The URLs of a database for the roles of docs/postgres.md, which have the grants that stand there."""
-    page = (Path(__file__).parents[1] / "docs" / "postgres.md").read_text(encoding="utf-8")
-    grants = [block for block in re.findall(r"```sql\n(.*?)```", page, re.DOTALL) if "grant" in block]
+    grants = [block for block in sql_of_the_page() if block.startswith("grant")]
     assert len(grants) == 3
     names = {name: f"{name}_{new_schema}" for name in ("neoq_worker", "neoq_producer", "neoq_reader")}
     database = sql.Identifier(f"rights_{new_schema}")
@@ -1483,6 +1488,46 @@ def test_the_grants_of_the_page(roles: dict[str, str]) -> None:
             assert connection.execute("select count(*) from neoq.all_jobs where queue = 'q'").fetchone() == (
                 2,
             )
+
+
+def test_the_queries_of_the_page(postgres_url: str, new_schema: str, admin: psycopg.Connection[Any]) -> None:
+    """The page's queries show what waits and what died, and its last statement removes all that neoq made."""
+    everything = (
+        "select count(*) from pg_class c join pg_namespace n on n.oid = relnamespace where nspname = 'neoq'"
+    )
+    database = f"page_{new_schema}"
+    admin.execute(sql.SQL("create database {}").format(sql.Identifier(database)))
+    url = with_settings(postgres_url, dbname=database)
+    listed, waiting, dead, vacuum = [block for block in sql_of_the_page() if block.startswith("select")]
+    (removal,) = [block for block in sql_of_the_page() if block.startswith("drop")]
+    try:
+        with PostgresBackend(url, autostart=False, **QUICK) as backend:  # type: ignore[arg-type]
+            backend.listen("emails", fail, max_retries=0)
+            failed = backend.enqueue("emails", {"to": "nobody"})
+            backend.start()
+            assert failed.id is not None
+            backend.wait(failed.id, timeout=20)
+            backend.enqueue("later", run_after=3600)
+            backend.enqueue("unheard", {"n": 1})
+            with psycopg.connect(url, autocommit=True) as connection:
+                rows: list[Any] = connection.execute(listed).fetchall()  # type: ignore[call-overload]
+                assert [row[:4] for row in rows] == [(failed.id, "emails", "dead", "nobody")]
+                rows = connection.execute(waiting).fetchall()  # type: ignore[call-overload]
+                assert [row[:4] for row in rows] == [("later", 0, 1, 0), ("unheard", 1, 0, 0)]
+                assert rows[0][4] == 0 < rows[1][4] < 60
+                rows = connection.execute(dead).fetchall()  # type: ignore[call-overload]
+                assert [row[:3] for row in rows] == [("emails", "ValueError: no address", 1)]
+                [row] = connection.execute(vacuum).fetchall()  # type: ignore[call-overload]
+                assert row[3] is not None
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(removal)  # type: ignore[call-overload]
+            assert connection.execute(everything).fetchone() == (0,)
+    finally:
+        admin.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(database)))
+
+
+def fail(job: Job) -> None:
+    raise ValueError("no address")
 
 
 def test_what_the_grants_do_not_allow(roles: dict[str, str]) -> None:
