@@ -373,6 +373,14 @@ def test_the_commands_of_make_exist() -> None:
     assert not {(page, target) for page, target in named if target not in targets}
 
 
+def test_the_internals_name_every_thread() -> None:
+    """docs/internals.md has each name that a thread of the package gets, and no other."""
+    source = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "neoq").rglob("*.py"))
+    named = set(re.findall(r'"(neoq-[a-z]+)(?:-\{[^"]*)?"', source))
+    page = (DOCS / "internals.md").read_text(encoding="utf-8")
+    assert named == set(re.findall(r"`(neoq-[a-z]+)(?:-<[^`]*)?`", page))
+
+
 LEVELS = {"warning", "error", "critical", "exception", "log"}  # log: with a level worked out before
 
 

@@ -146,3 +146,21 @@ def test_a_user_who_may_run_scripts_one_way_only(server: RedisServer) -> None:
         with neoq.connect(url_of(server, "old")) as reader:
             assert [one.id for one in reader.jobs("old")] == [job.id]
             assert "old" in {stats.queue for stats in reader.queues()}
+
+
+def test_the_configuration_of_the_page(caplog: pytest.LogCaptureFixture) -> None:
+    """A server with the page's redis.conf brings no warning, and the page's pattern finds every key."""
+    page = PAGE.read_text("utf-8")
+    (lines,) = re.findall(r"```text\n(appendonly yes\n.*?)```", page, re.DOTALL)
+    (pattern,) = re.findall(r"--scan --pattern '(.*?)'", page)
+    arguments = [part for line in lines.splitlines() for part in ("--" + line).split()]
+    with running_server(*arguments) as server, server.client() as client:
+        client.set("neoq", "of somebody else")
+        client.set("{neoqa}:jobs", "of somebody else")
+        with neoq.connect(f"redis://127.0.0.1:{server.port}/0") as backend:
+            backend.listen("q", lambda job: None)
+            assert backend.wait(backend.enqueue("q").id, timeout=20).finished
+        assert not caplog.records
+        found = set(client.scan_iter(match=pattern, count=1000))
+        assert found == set(client.keys()) - {b"neoq", b"{neoqa}:jobs"}
+        assert len(found) > 3
