@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
     from neoq.backend import Backend, Stats
     from neoq.config import Config
+    from neoq.engine.pool import current_job
+    from neoq.engine.shutdown import ShutdownReport
     from neoq.mem_backend import MemBackend
-    from neoq.postgres_backend import PostgresBackend
-    from neoq.redis_backend import RedisBackend
+    from neoq.postgres.backend import PostgresBackend
+    from neoq.redis.backend import RedisBackend
     from neoq.retry import RetryPolicy
-    from neoq.shutdown import ShutdownReport
-    from neoq.sqlite_backend import SqliteBackend
+    from neoq.sqlite.backend import SqliteBackend
     from neoq.store import QueueCounts, WorkerInfo
-    from neoq.worker import current_job
 
 __version__ = "0.1.0"
 
@@ -96,15 +96,15 @@ _ON_DEMAND = {
     "Backend": "neoq.backend",
     "Config": "neoq.config",
     "MemBackend": "neoq.mem_backend",
-    "PostgresBackend": "neoq.postgres_backend",
+    "PostgresBackend": "neoq.postgres",
     "QueueCounts": "neoq.store",
-    "RedisBackend": "neoq.redis_backend",
+    "RedisBackend": "neoq.redis",
     "RetryPolicy": "neoq.retry",
-    "ShutdownReport": "neoq.shutdown",
-    "SqliteBackend": "neoq.sqlite_backend",
+    "ShutdownReport": "neoq.engine.shutdown",
+    "SqliteBackend": "neoq.sqlite",
     "Stats": "neoq.backend",
     "WorkerInfo": "neoq.store",
-    "current_job": "neoq.worker",
+    "current_job": "neoq.engine.pool",
 }
 
 _DRIVERS = {  # and what to install

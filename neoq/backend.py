@@ -15,9 +15,11 @@ from neoq.boundary import entrances
 from neoq.capacity import wanted_of
 from neoq.clock import Clock, machine
 from neoq.config import Config, OnError, query_of
-from neoq.engine import Engine
+from neoq.engine.attempt import Handler, Listener, Middleware
+from neoq.engine.engine import Engine
+from neoq.engine.scheduler import Cron
+from neoq.engine.shutdown import ShutdownReport
 from neoq.errors import ConfigError, DuplicateJobError, InvalidJobError, NeoqError
-from neoq.executor import Handler, Listener, Middleware
 from neoq.job import (
     Job,
     JobOptions,
@@ -35,9 +37,7 @@ from neoq.job import (
 from neoq.redact import HOW_TO_WRITE
 from neoq.reentry import GUARDED, guarded
 from neoq.retry import RetryPolicy
-from neoq.shutdown import ShutdownReport
 from neoq.store import Action, QueueCounts, Store
-from neoq.ticker import Cron
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,7 +20,7 @@ from neoq.bounds import cut
 from neoq.errors import InvalidJobError, NeoqError, PayloadError
 
 if TYPE_CHECKING:
-    from neoq.timeouts import Slot
+    from neoq.engine.interrupt import Slot
 
 Unique = bool | Literal["until_started"]
 OnDuplicate = Literal["return", "raise", "replace"]

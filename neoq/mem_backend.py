@@ -22,7 +22,7 @@ from neoq.clock import machine
 from neoq.config import Config, Settings, count, setting, span
 from neoq.errors import BackendClosedError, DuplicateJobError, UnsupportedError
 from neoq.job import FINISHED, Job, Status, data_of, is_special, queue_of, to_datetime
-from neoq.mem_queues import FutureJobs, Key, Plain, QueueState, Records, job_of
+from neoq.memory.queues import FutureJobs, Key, Plain, QueueState, Records, job_of
 from neoq.reentry import guarded, reentered
 from neoq.store import (
     Action,

@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 import pytest
 
 import neoq
-from neoq import timeouts
 from neoq.boundary import entered, entrance, is_entrance, is_wall, wall
+from neoq.engine import interrupt as timeouts
+from neoq.engine.shutdown import ShutdownReport
 from neoq.errors import NeoqError
 from neoq.frames import frames_from
 from neoq.job import Job
-from neoq.shutdown import ShutdownReport
 from neoq.store import QueueCounts
 
 PATIENCE = 10.0

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from neoq.engine.interrupt import _must_not_break_off
 from neoq.frames import frames_of, no_collection
-from neoq.timeouts import _must_not_break_off
 
 PATIENCE = 10.0
 DEPTH = 50

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import neoq
 from neoq import Backend, Status
-from neoq.postgres_schema import SIGNS, TABLES, VERSION
+from neoq.postgres.schema import SIGNS, TABLES, VERSION
 from neoq.store import Demand
 from tests.garbage import (
     PATIENCE,

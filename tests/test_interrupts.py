@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import neoq
-from neoq import timeouts
+from neoq.engine import interrupt as timeouts
 from tests.processes import running
 
 PATIENCE = 10.0

@@ -220,7 +220,7 @@ if TYPE_CHECKING:
 else:
     import json
 def connect():
-    from neoq.postgres_backend import PostgresBackend
+    from neoq.postgres.backend import PostgresBackend
     import psycopg
 """
     assert imports_in(source) == {
@@ -228,7 +228,7 @@ def connect():
         "neoq.mem_backend",
         "neoq.job.Job",
         "json",
-        "neoq.postgres_backend.PostgresBackend",
+        "neoq.postgres.backend.PostgresBackend",
         "psycopg",
     }
     assert imports_in("from ..errors import NeoqError", "neoq.testing") == {"neoq.errors.NeoqError"}

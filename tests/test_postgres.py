@@ -33,10 +33,10 @@ from neoq import (
     Status,
     UnsupportedError,
 )
-from neoq.postgres_arrays import Array, byteas, texts, uuids
-from neoq.postgres_connections import Connections
-from neoq.postgres_jobs import held
-from neoq.postgres_schema import VERSION
+from neoq.postgres.arrays import Array, byteas, texts, uuids
+from neoq.postgres.connections import Connections
+from neoq.postgres.rows import held
+from neoq.postgres.schema import VERSION
 from neoq.store import Demand, Lease, Outcome
 from neoq.testing.cases.suite import PATIENCE, Seen, ended, eventually, in_threads, prepared
 from tests.pgbouncer import needs_pgbouncer
@@ -258,9 +258,9 @@ def test_migration_from_the_first_schema(
     make: Make, postgres_url: str, new_schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Jobs that were stored under the first version of the tables are there after the migration."""
-    monkeypatch.setattr("neoq.postgres_schema.VERSION", 1)
+    monkeypatch.setattr("neoq.postgres.schema.VERSION", 1)
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        from neoq import postgres_schema
+        from neoq.postgres import schema as postgres_schema
 
         postgres_schema.migrate(connection, new_schema)
         monkeypatch.undo()
@@ -446,8 +446,8 @@ def test_claims_that_begin_where_the_last_ended(
     make: Make, monkeypatch: pytest.MonkeyPatch, postgres_url: str
 ) -> None:
     """While dead rows are in their way claims begin behind them: nothing is left out, priorities hold."""
-    monkeypatch.setattr("neoq.postgres_search.LONG", -1.0)  # each search counts as a long one
-    monkeypatch.setattr("neoq.postgres_search.WHOLE_SHARE", 1e9)
+    monkeypatch.setattr("neoq.postgres.scan.LONG", -1.0)  # each search counts as a long one
+    monkeypatch.setattr("neoq.postgres.scan.WHOLE_SHARE", 1e9)
     backend = make(autostart=False)
     past = time.time() - 100
 
@@ -659,7 +659,7 @@ def test_who_has_just_come_calls_nobody_dead(
     lock = (worker._presence.lock_class,)
     eventually(lambda: admin.execute(may_judge, lock).fetchall() == [(True,)], "the lock is free")
     now = time.monotonic()
-    monkeypatch.setattr("neoq.postgres_listen.machine", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("neoq.postgres.wake.machine", SimpleNamespace(monotonic=lambda: now))
     newcomer = make(autostart=False)
     newcomer.queues()
     assert newcomer.reclaim() == ([], [])
@@ -867,7 +867,7 @@ def test_callers_hold_up_no_worker(make: Make) -> None:
 
 def test_a_wait_for_a_connection_ends(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits in vain for a connection of the process is told what to do, and that nothing was sent."""
-    monkeypatch.setattr("neoq.postgres_connections.PLACE_COMES", 0.05)
+    monkeypatch.setattr("neoq.postgres.connections.PLACE_COMES", 0.05)
     backend = make(autostart=False, pool_size=2)
     backend.queues()
     with backend._connections.use(), backend._connections.use():
@@ -1653,7 +1653,7 @@ def test_a_locked_table(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While somebody has locked a table, whoever looks or changes is told so in bounded time, and by whom."""
-    monkeypatch.setattr("neoq.postgres_connections.LOCK_PATIENCE", "50ms")
+    monkeypatch.setattr("neoq.postgres.connections.LOCK_PATIENCE", "50ms")
     backend = make(request.getfixturevalue(behind), autostart=False)
     schema = backend.config.schema
     job = backend.enqueue("q")

@@ -15,7 +15,7 @@ import pytest
 
 import neoq
 from neoq.clock import SystemClock
-from neoq.mem_queues import HeadTimer
+from neoq.memory.queues import HeadTimer
 from neoq.threads import Bell
 
 PATIENCE = 20.0

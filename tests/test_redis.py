@@ -21,10 +21,10 @@ import redis
 
 import neoq
 from neoq.clock import SystemClock
+from neoq.engine.shutdown import CLOSING_GRACE
 from neoq.job import Job, Status
-from neoq.redis_backend import RedisBackend
-from neoq.redis_wire import DirectWire
-from neoq.shutdown import CLOSING_GRACE
+from neoq.redis.backend import RedisBackend
+from neoq.redis.wire import DirectWire
 from neoq.store import Demand, Outcome, lease_of, succeeded
 from neoq.testing.cases.seam import prepared
 from tests.redis_ledger import check_ledger
@@ -1083,9 +1083,9 @@ def test_a_span_counts_by_the_clock_of_the_server(
     url = f"{redis_url}?prefix={redis_prefix()}"
     with neoq.connect(url) as worker, neoq.connect(url, autostart=False) as producer:
         producer.clock = Fast()
-        monkeypatch.setattr("neoq.redis_queues.machine", SimpleNamespace(time=Fast().time))
+        monkeypatch.setattr("neoq.redis.queues.machine", SimpleNamespace(time=Fast().time))
         monkeypatch.setattr(
-            "neoq.redis_backend.machine", SimpleNamespace(time=Fast().time, monotonic=time.monotonic)
+            "neoq.redis.backend.machine", SimpleNamespace(time=Fast().time, monotonic=time.monotonic)
         )
         soon = producer.enqueue("q", {"n": 0}, run_after=0.1)
         late = producer.enqueue("q", {"n": 1}, run_after=0.2, deadline=0.1)

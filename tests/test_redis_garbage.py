@@ -12,7 +12,7 @@ import redis
 
 import neoq
 from neoq.job import Job, Status
-from neoq.redis_backend import RedisBackend
+from neoq.redis.backend import RedisBackend
 from neoq.store import Demand
 from tests.garbage import PATIENCE
 

@@ -11,8 +11,8 @@ import redis
 
 import neoq
 from neoq.job import Job
-from neoq.redis_backend import RedisBackend
-from neoq.redis_keys import PACE, ids_of, number_of
+from neoq.redis.backend import RedisBackend
+from neoq.redis.keys import PACE, ids_of, number_of
 from neoq.store import Demand, Tick
 from tests.redis_ledger import check_ledger
 from tests.servers import RedisServer, cluster_client, cluster_url, running_cluster, running_server

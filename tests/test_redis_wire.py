@@ -11,9 +11,9 @@ import hiredis
 import pytest
 import redis
 
-from neoq import redis_wire
-from neoq.redis_backend import RedisBackend
-from neoq.redis_wire import Beginning, DirectWire, Wire, wire_of
+from neoq.redis import wire as redis_wire
+from neoq.redis.backend import RedisBackend
+from neoq.redis.wire import Beginning, DirectWire, Wire, wire_of
 
 PATIENCE = 15.0
 
@@ -122,7 +122,7 @@ def test_without_hiredis(
 ) -> None:
     """Where hiredis is missing, or redis-py does not show its socket, redis-py reads and writes."""
     monkeypatch.setattr(redis_wire, "hiredis", None)
-    monkeypatch.setattr("neoq.redis_connection.PACKS", False)
+    monkeypatch.setattr("neoq.redis.connection.PACKS", False)
     with RedisBackend(redis_url, prefix=redis_prefix()) as backend:
         ran = threading.Event()
         backend.listen("q", lambda _job: ran.set())

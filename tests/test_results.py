@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from neoq.results import plain_json, undone
+from neoq.engine.results import plain_json, undone
 
 
 def a_future_of_asyncio() -> Any:

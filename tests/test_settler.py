@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
+from neoq.engine.settler import Settler
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.job import Status
-from neoq.settler import Settler
 from neoq.store import Extended, Failure, Lease, Outcome, Store
 from neoq.testing.cases.suite import eventually
 

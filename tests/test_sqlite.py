@@ -29,11 +29,11 @@ from neoq import (
     sqlite_file,
 )
 from neoq.clock import LiveClock
-from neoq.sqlite_backend import SqliteConfig
-from neoq.sqlite_file import SqliteFile
-from neoq.sqlite_ledger import NEW_AT_MOST, Ledger
-from neoq.sqlite_locks import Sign, WorkerLocks
-from neoq.sqlite_schema import VERSION
+from neoq.sqlite.alive import Sign, WorkerLocks
+from neoq.sqlite.backend import SqliteConfig
+from neoq.sqlite.file import SqliteFile
+from neoq.sqlite.ledger import NEW_AT_MOST, Ledger
+from neoq.sqlite.schema import VERSION
 from neoq.store import Demand
 from neoq.testing.cases.suite import PATIENCE, eventually, in_threads, prepared
 from tests.processes import Child, running

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from neoq import BackendUnavailable, SqliteBackend, system
-from neoq.sqlite_locks import Sign
+from neoq.sqlite.alive import Sign
 from neoq.testing.cases.suite import PATIENCE, eventually
 from tests.processes import Child, running
 
@@ -75,8 +75,8 @@ def test_waiting_to_read_without_poll(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- locks by the library filelock, which here rests on flock as elsewhere on what Windows has ------------
 
 WORKER = """
-import sys, time, neoq, neoq.sqlite_locks
-neoq.sqlite_locks.fcntl = None
+import sys, time, neoq, neoq.sqlite.alive
+neoq.sqlite.alive.fcntl = None
 backend = neoq.SqliteBackend(sys.argv[1], heartbeat=0.2)
 def work(job):
     print("running", flush=True)
@@ -89,7 +89,7 @@ backend.run()
 @pytest.fixture
 def portable(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("filelock")
-    monkeypatch.setattr("neoq.sqlite_locks.fcntl", None)
+    monkeypatch.setattr("neoq.sqlite.alive.fcntl", None)
 
 
 @contextmanager

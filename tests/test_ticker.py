@@ -9,10 +9,10 @@ import pytest
 
 from neoq.config import Config
 from neoq.cron import Schedule
+from neoq.engine.scheduler import Cron, Ticker
 from neoq.errors import BackendUnavailable
 from neoq.job import Job
 from neoq.store import Store, Tick
-from neoq.ticker import Cron, Ticker
 
 ONE_MINUTE_TO_TWO = datetime(2026, 1, 1, 1, 59, tzinfo=UTC)
 

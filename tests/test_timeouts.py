@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from neoq.clock import SystemClock
+from neoq.engine.attempt import Listener, abandoned, attempt
+from neoq.engine.interrupt import GRACE, Slot, Watchdog
 from neoq.errors import (
     DeadlineExceeded,
     JobCancelled,
@@ -27,11 +29,9 @@ from neoq.errors import (
     Snooze,
     UnsupportedError,
 )
-from neoq.executor import Listener, abandoned, attempt
 from neoq.job import Job, Status
 from neoq.retry import RetryPolicy
 from neoq.store import Failure
-from neoq.timeouts import GRACE, Slot, Watchdog
 
 CLOCK = SystemClock()
 QUIET = logging.getLogger("tests.quiet")

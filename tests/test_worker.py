@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 import neoq
+from neoq.engine.pool import Runner, current_slot
 from neoq.store import Outcome
-from neoq.worker import Runner, current_slot
 
 PATIENCE = 10.0
 
 
 def test_the_last_of_what_a_runner_took_alone_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Among very short jobs a runner calls nobody to help; when one of them is long, others are called."""
-    monkeypatch.setattr("neoq.worker.BRIEF", PATIENCE)  # whatever else this machine does
+    monkeypatch.setattr("neoq.engine.pool.BRIEF", PATIENCE)  # whatever else this machine does
     met, later = threading.Event(), threading.Event()
     waits: list[Runner] = []
     with neoq.MemBackend(queue_capacity=None, autostart=False) as backend:

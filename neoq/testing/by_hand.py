@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from neoq.backend import Backend
 from neoq.boundary import entrance
+from neoq.engine.attempt import attempt
+from neoq.engine.pool import running_in
 from neoq.errors import Signal
-from neoq.executor import attempt
 from neoq.job import Job
 from neoq.store import Demand
-from neoq.worker import running_in
 
 if TYPE_CHECKING:
-    from neoq.executor import Listener
+    from neoq.engine.attempt import Listener
 
 
 class ByHand:

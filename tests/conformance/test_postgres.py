@@ -10,7 +10,7 @@ from psycopg import sql
 
 from neoq.backend import Backend
 from neoq.job import Job
-from neoq.postgres_backend import PostgresBackend
+from neoq.postgres.backend import PostgresBackend
 from neoq.testing import BackendConformance
 from tests.postgres_server import fresh_schema
 

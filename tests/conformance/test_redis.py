@@ -10,7 +10,7 @@ import redis
 
 from neoq.backend import Backend
 from neoq.job import Job
-from neoq.redis_backend import RedisBackend
+from neoq.redis.backend import RedisBackend
 from neoq.testing import BackendConformance
 from tests.redis_ledger import check_ledger
 

@@ -11,7 +11,7 @@ import pytest
 
 from neoq.backend import Backend
 from neoq.job import Job
-from neoq.sqlite_backend import SqliteBackend
+from neoq.sqlite.backend import SqliteBackend
 from neoq.testing import BackendConformance
 
 

@@ -22,8 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from neoq import DuplicateJobError, MemBackend, SqliteBackend
 from neoq.backend import Backend
 from neoq.job import FINISHED, Job, Status, Unique
-from neoq.postgres_backend import PostgresBackend
-from neoq.redis_backend import RedisBackend
+from neoq.postgres.backend import PostgresBackend
+from neoq.redis.backend import RedisBackend
 from neoq.store import Demand, Failure, Lease, Outcome, QueueCounts
 from tests.postgres_server import fresh_schema
 
@@ -593,7 +593,7 @@ class PostgresMachine(StoreMachine):
     def choose(self, remembers: bool) -> None:
         """Let claims begin where the last one ended or never, however fast the machine is."""
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr("neoq.postgres_search.LONG", -1.0 if remembers else float("inf"))
+        self.patch.setattr("neoq.postgres.scan.LONG", -1.0 if remembers else float("inf"))
 
     def tidy(self) -> None:
         if hasattr(self, "patch"):

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from neoq.backend import Backend
+from neoq.engine.shutdown import ShutdownReport
 from neoq.errors import BackendClosedError, NeoqError, ShutdownRequested
 from neoq.job import Job, Status
 from neoq.retry import RetryPolicy
-from neoq.shutdown import ShutdownReport
 from neoq.testing.cases.suite import (
     LATER,
     PATIENCE,

@@ -1,0 +1,505 @@
+"""One attempt of one job: deadline, then middleware, timeout, handler; what comes out is an Outcome.
+
+Nothing here touches storage. Whatever a handler raises, an attempt ends in an Outcome and the thread
+that ran it lives on.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from neoq.boundary import wall
+from neoq.bounds import MAX_ERROR, MAX_TRACEBACK, MAX_TYPE, cut
+from neoq.config import SafeLogger
+from neoq.engine.results import not_begun, plain_json, undone
+from neoq.engine.surroundings import Surroundings
+from neoq.errors import (
+    DeadlineExceeded,
+    Discard,
+    InvalidJobError,
+    JobCancelled,
+    JobInterrupted,
+    JobTimeout,
+    NeoqError,
+    Retry,
+    ShutdownRequested,
+    Snooze,
+)
+from neoq.job import Job, Status, Unique, latest, sized_result, to_seconds
+from neoq.retry import RetryPolicy
+from neoq.store import ROLLED_BACK, Failure, Outcome, given_back, lease_of, succeeded
+from neoq.threads import in_time
+
+if TYPE_CHECKING:
+    import logging
+
+    from neoq.clock import Clock
+    from neoq.config import OnError
+    from neoq.engine.interrupt import Interrupt, Slot, Watchdog
+
+LONGEST_DELAY = 1.0  # seconds that a retry policy may think about an attempt that was left behind
+Handler = Callable[[Job], Any]
+Middleware = Callable[[Job, Handler], Any]
+T = TypeVar("T")
+
+
+class Listener:
+    """How a queue's jobs are run: the handler and everything that `listen` was told."""
+
+    def __init__(
+        self,
+        queue: str,
+        handler: Handler,
+        *,
+        concurrency: int,
+        timeout: float | None,
+        capacity: int | None,
+        max_retries: int,
+        retry: RetryPolicy,
+        on_error: OnError | None,
+        clock: Clock,
+        logger: logging.Logger | logging.LoggerAdapter[Any],
+        failed: Callable[[], None],
+        unique: Unique = True,
+        max_result: int = 2**20,
+    ) -> None:
+        self.queue = queue
+        self.handler = handler
+        self.concurrency = concurrency
+        self.timeout = timeout
+        self.capacity = capacity
+        self.max_retries = max_retries
+        self.retry = retry
+        self.on_error = on_error
+        self.clock = clock
+        self.logger = SafeLogger(logger)
+        self.failed = failed
+        self.unique = unique
+        self.max_result = max_result
+        self.call = handler
+        self.surroundings = Surroundings()
+
+    def run_as(self, other: Listener) -> None:
+        """Run jobs from now on as another one would; `wrap` is to follow. Runners hold on to this object."""
+        self.handler = other.handler
+        self.timeout = other.timeout
+        self.max_retries = other.max_retries
+        self.retry = other.retry
+        self.on_error = other.on_error
+        self.surroundings = other.surroundings
+
+    def replace(self, other: Listener) -> None:
+        """Be as another one of the same backend; `wrap` is to follow."""
+        self.run_as(other)
+        self.concurrency = other.concurrency
+        self.capacity = other.capacity
+        self.unique = other.unique
+
+    def wrap(self, middleware: Sequence[Middleware]) -> None:
+        """Put middleware around the handler, the first outermost."""
+        call = self.handler
+        for layer in reversed(middleware):
+            call = _around(layer, call)
+        self.call = call
+
+    def tell(self, job: Job, error: BaseException) -> None:
+        """Call on_error, if there is one; what it raises is logged, and concerns nobody."""
+        if self.on_error is None:
+            return
+        try:
+            self.surroundings.fresh().run(self.on_error, job, error)
+        except BaseException as raised:
+            self.log_failed_on_error(job, raised)
+
+    def log_failed_on_error(self, job: Job, raised: BaseException) -> None:
+        """Say that on_error has failed itself."""
+        self.logger.error("on_error of queue %s failed for job %s", self.queue, job.id, exc_info=raised)
+
+
+def _around(middleware: Middleware, inner: Handler) -> Handler:
+    def call(job: Job) -> Any:
+        left: Any = None  # that the handler has not done, and middleware may drop
+
+        def call_next(given: Job | None = None) -> Any:
+            nonlocal left
+            result = inner(job if given is None else given)
+            if result is not None and not_begun(result):
+                left = result
+            return result
+
+        result = middleware(job, call_next)
+        if left is not None and result is not left and not_begun(left):
+            error = undone(left, job.queue)
+            if error is not None:
+                raise error
+        return result
+
+    return call
+
+
+@wall
+def attempt(
+    job: Job, listener: Listener, slot: Slot, watchdog: Watchdog | None = None
+) -> Job | Outcome | None:
+    """Run one attempt in this thread, and in its context: see `Surroundings`.
+
+    Returns the job itself where it succeeded (with ``_ran_at``, ``_finished_at`` and ``_result`` set), the
+    Outcome of anything else, and None where the attempt was abandoned meanwhile and is settled already.
+    """
+    now = listener.clock.time
+    started = now()
+    if job._cancel or (job._deadline is not None and started + job._store_ahead >= job._deadline):
+        return _Ending(job, listener, slot, watchdog).not_started(started)
+    until = slot.plan(job, listener.timeout, started)
+    if watchdog is not None and until < watchdog.wakes_at:
+        watchdog.expect(until)
+    error: BaseException | None = None
+    asked: Interrupt | None = None
+    result = None
+    try:
+        slot.job = job  # from here on an interrupt may land anywhere
+        result = listener.call(job)
+        slot.job = None  # first of all: from here on no interrupt is raised for this attempt
+    except BaseException as raised:
+        slot.job = None
+        error = raised
+    while slot.asked is not None:  # one is under way, and may land at any call from here to its end
+        try:
+            asked = slot.end()
+        except JobInterrupted:
+            continue
+    if slot.abandoned:
+        return None
+    if result is not None and error is None:
+        error = undone(result, job.queue)
+    if error is not None or job._completed:
+        try:
+            return _Ending(job, listener, slot, watchdog).otherwise(started, error, asked)
+        finally:
+            error = None  # or the traceback and this frame would keep each other alive
+    job._finished_at = now()
+    if result is not None:
+        job._result = plain_json(result)
+        if job._result is None or len(job._result) > listener.max_result:
+            return _Ending(job, listener, slot, watchdog).returned(result)
+    return job
+
+
+class _Ending:
+    """What an attempt's end may ask of the handler's objects and the queue's functions.
+
+    Text and traceback of an exception, a retry policy, a result, a line of log, on_error: each may run
+    anybody's code, so it is guarded as the handler was. If it hangs, the attempt ends without it.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        listener: Listener,
+        slot: Slot,
+        watchdog: Watchdog | None,
+    ) -> None:
+        self.job = job
+        self.listener = listener
+        self.slot = slot
+        self.watchdog = watchdog
+
+    def not_started(self, now: float) -> Outcome | None:
+        """The end of a job that was cancelled, or whose deadline has passed, before it ran."""
+        outcome = _not_started(self.job, now)
+        if outcome.failure is not None:
+            message = outcome.failure.message
+            self._guarded(outcome, _log_not_started, self.job, self.listener, message)
+        return None if self.slot.abandoned else outcome
+
+    def returned(self, result: Any) -> Job | None:
+        """The end of an attempt whose result is more than plain values."""
+        self.job._result, _ = self._guarded(succeeded(self.job), _encoded, result, self.job, self.listener)
+        return None if self.slot.abandoned else self.job
+
+    def otherwise(
+        self, started: float, error: BaseException | None, asked: Interrupt | None
+    ) -> Outcome | None:
+        """The end of an attempt that raised, or was completed by its handler."""
+        if error is None:
+            outcome = _at_least(self.job, self.listener, started, ROLLED_BACK)
+            judged, _ = self._guarded(outcome, _unless_committed, self.job, self.listener, started)
+            outcome = judged or outcome
+        else:
+            outcome = self._failed(started, error, asked)
+        return None if self.slot.abandoned else outcome
+
+    def _failed(self, started: float, error: BaseException, asked: Interrupt | None) -> Outcome:
+        job, listener = self.job, self.listener
+        outcome = _at_least(job, listener, started, _unread(error), asked)
+        told: BaseException | None = None if outcome.failure is None else error
+        say: Callable[[], None] = partial(_log_unread, job, listener)
+        self.slot.uncounted = told is not None  # by whoever ends it, where this thread is left behind
+        try:
+            judged, broken = self._guarded(outcome, _judge, job, listener, started, error, asked)
+            if judged is not None:
+                outcome, told, say = judged
+            if not self.slot.abandoned:
+                self.slot.uncounted = False
+                if told is not None:
+                    listener.failed()
+            self._guarded(outcome, say)
+            if told is not None and listener.on_error is not None:
+                _, broken = self._guarded(outcome, listener.on_error, job, told)
+                if broken is not None:
+                    self._guarded(outcome, listener.log_failed_on_error, job, broken)
+            return outcome
+        finally:
+            told = broken = None  # as in `attempt`
+
+    def _guarded(
+        self, outcome: Outcome, work: Callable[..., T], *arguments: Any
+    ) -> tuple[T | None, BaseException | None]:
+        """Call ``work`` for as long as the handler may run; return what it returned, and what it raised.
+
+        If it does not end, the attempt is settled with ``outcome`` over this thread's head.
+        """
+        slot, watchdog, failed = self.slot, self.watchdog, None
+        if slot.abandoned:
+            return None, None
+        done: T | None = None
+        until = slot.plan_aftermath(self.listener.timeout, outcome)
+        if watchdog is not None and until < watchdog.wakes_at:
+            watchdog.expect(until)
+        try:
+            slot.job = self.job
+            done = work(*arguments)
+            slot.job = None
+        except BaseException as raised:
+            slot.job = None
+            failed = raised
+        while slot.asked is not None:  # as in `attempt`
+            try:
+                slot.end()
+            except JobInterrupted:
+                continue
+        if not slot.abandoned:
+            slot.aftermath_of = None
+        try:
+            return done, failed
+        finally:
+            failed = None
+
+
+def _not_started(job: Job, now: float) -> Outcome:
+    if job._lost:
+        return given_back(job)
+    if job._cancel:
+        return Outcome(lease_of(job), Status.CANCELLED, finished_at=now)
+    message = f"not started by its deadline {job.deadline:%Y-%m-%d %H:%M:%S} UTC"
+    failure = Failure("DeadlineExceeded", message, "")
+    return Outcome(lease_of(job), Status.DEAD, finished_at=now, failure=failure)
+
+
+def _log_not_started(job: Job, listener: Listener, message: str) -> None:
+    listener.logger.warning("job %s of %s is dead: %s", job.id, job.queue, message)
+
+
+def _unless_committed(job: Job, listener: Listener, started: float) -> Outcome:
+    """How an attempt ends that its handler has completed, if that was not committed: the store knows.
+
+    The effects are undone then, so it has failed, although the handler returned.
+    """
+    now = listener.clock.time()
+    lease = lease_of(job)
+    delay = _delay(job, listener, NeoqError(ROLLED_BACK.message))
+    if delay is None:
+        return Outcome(lease, Status.DEAD, None, False, started, now, ROLLED_BACK)
+    return Outcome(lease, Status.RETRYING, latest(now + delay), True, started, now, ROLLED_BACK)
+
+
+def _encoded(result: Any, job: Job, listener: Listener) -> bytes | None:
+    """The result as JSON; the work is done, so one that cannot be kept is no reason to do it again."""
+    try:
+        return sized_result(result, listener.max_result)
+    except BaseException as error:
+        listener.logger.warning("job %s of %s: its result is stored as null: %s", job.id, job.queue, error)
+        return None
+
+
+def _at_least(
+    job: Job, listener: Listener, started: float, failure: Failure, asked: Interrupt | None = None
+) -> Outcome:
+    """How an attempt ends that raised, as far as it is known without asking anybody's code."""
+    now = listener.clock.time()
+    lease = lease_of(job)
+    if asked is ShutdownRequested or (asked is JobCancelled and job._lost):
+        return Outcome(lease, Status.PENDING, job._run_after, False, started, now)
+    if asked is JobCancelled:
+        return Outcome(lease, Status.CANCELLED, None, False, started, now)
+    if asked is DeadlineExceeded or job.retries >= _max_retries(job, listener):
+        return Outcome(lease, Status.DEAD, None, False, started, now, failure)
+    policy = RetryPolicy() if callable(listener.retry.delay) else listener.retry
+    again = latest(now + policy.seconds(job.retries))
+    return Outcome(lease, Status.RETRYING, again, True, started, now, failure)
+
+
+def _unread(error: BaseException) -> Failure:
+    return Failure(_class_name(type(error)), "<its message could not be read>", "")
+
+
+def _log_unread(job: Job, listener: Listener) -> None:
+    listener.logger.error("job %s of %s failed, and its exception cannot be looked at", job.id, job.queue)
+
+
+Judged = tuple[Outcome, BaseException | None, Callable[[], None]]
+
+
+def _judge(
+    job: Job, listener: Listener, started: float, error: BaseException, asked: Interrupt | None
+) -> Judged:
+    """The outcome of an attempt that raised, what on_error is to be told of it, and how to log it."""
+    now = listener.clock.time()
+    info = listener.logger.info
+    if asked is ShutdownRequested or (asked is JobCancelled and job._lost):
+        why = "by shutdown" if asked is ShutdownRequested else "since others may have it by now"
+        text = "job %s of %s was interrupted %s and is given back"
+        outcome = Outcome(lease_of(job), Status.PENDING, job._run_after, False, started, now)
+        return outcome, None, partial(info, text, job.id, job.queue, why)
+    if asked is JobCancelled:
+        outcome = Outcome(lease_of(job), Status.CANCELLED, None, False, started, now)
+        return outcome, None, partial(info, "job %s of %s was cancelled while it ran", job.id, job.queue)
+    if isinstance(error, Snooze) and asked is None:
+        try:
+            again = _instant(error.delay, now)
+        except InvalidJobError as wrong:
+            return _judge_failure(job, listener, started, wrong)
+        return Outcome(lease_of(job), Status.PENDING, again, False, started, now), None, _say_nothing
+    if isinstance(error, Discard):
+        failure = describe(error)
+        outcome = Outcome(lease_of(job), Status.DEAD, None, False, started, now, failure)
+        text = "job %s of %s was discarded: %s"
+        return outcome, None, partial(info, text, job.id, job.queue, failure.message)
+    if isinstance(error, JobInterrupted) and asked is not None and not error.args:
+        bare, error = error, asked(_reason(asked, job, listener)).with_traceback(error.__traceback__)
+        error.__context__ = bare.__context__
+    return _judge_failure(job, listener, started, error, asked)
+
+
+def _judge_failure(
+    job: Job,
+    listener: Listener,
+    started: float,
+    error: BaseException,
+    asked: Interrupt | None = None,
+) -> Judged:
+    """The same of an attempt that failed with ``error``: another attempt, or the end."""
+    now = listener.clock.time()
+    failure = describe(error)
+    delay = None if asked is DeadlineExceeded else _delay(job, listener, error)
+    if delay is None:
+        outcome = Outcome(lease_of(job), Status.DEAD, None, False, started, now, failure)
+    else:
+        outcome = Outcome(lease_of(job), Status.RETRYING, latest(now + delay), True, started, now, failure)
+    return outcome, error, partial(_log_failure, job, listener, error, failure, delay)
+
+
+def _say_nothing() -> None:
+    pass
+
+
+def _delay(job: Job, listener: Listener, error: BaseException) -> float | None:
+    """Seconds until the next attempt, or None: there is none."""
+    if job.retries >= _max_retries(job, listener):
+        return None
+    try:
+        if not listener.retry.retries(error):
+            return None
+        if isinstance(error, Retry) and error.after is not None:
+            return max(0.0, to_seconds("Retry.after", error.after))
+        return listener.retry.seconds(job.retries)
+    except BaseException:
+        listener.logger.exception("the retry delay of queue %s failed; its default is used", job.queue)
+        return RetryPolicy().seconds(job.retries)
+
+
+def _max_retries(job: Job, listener: Listener) -> int:
+    return listener.max_retries if job.max_retries is None else job.max_retries
+
+
+def _log_failure(
+    job: Job, listener: Listener, error: BaseException, failure: Failure, delay: float | None
+) -> None:
+    """Log a failed attempt, once."""
+    next_step = "dead" if delay is None else f"again in {delay:.1f} s"
+    try:
+        listener.logger.log(
+            40 if delay is None else 30,  # ERROR, WARNING
+            "job %s of %s failed, attempt %d of %d, %s: %s: %s",
+            job.id,
+            job.queue,
+            job.attempt,
+            _max_retries(job, listener) + 1,
+            next_step,
+            failure.type,
+            failure.message,
+            exc_info=error,
+            extra={"job_id": job.id, "queue": job.queue, "attempt": job.attempt},
+        )
+    except BaseException:  # of the exception, as its traceback is formatted
+        listener.logger.error("job %s of %s failed: %s", job.id, job.queue, failure.type)  # noqa: TRY400
+
+
+def _reason(asked: Interrupt, job: Job, listener: Listener) -> str:
+    if asked is DeadlineExceeded and job._deadline is not None:
+        return f"still running at its deadline {job.deadline:%Y-%m-%d %H:%M:%S} UTC"
+    if asked is JobTimeout and listener.timeout is not None:
+        return f"ran longer than the queue's timeout of {listener.timeout:g} s"
+    return "interrupted"
+
+
+def abandoned(job: Job, listener: Listener, slot: Slot, asked: Interrupt) -> Judged:
+    """What becomes of an attempt whose thread was left behind, what on_error is told, and how to log it."""
+    if slot.aftermath_of is not None:  # it was over, and what followed did not heed its interrupt
+        return slot.aftermath_of, None, _say_nothing
+    started = job._ran_at or listener.clock.time()
+    error = asked(f"{_reason(asked, job, listener)} and did not stop when interrupted")
+    if not callable(listener.retry.delay):
+        return _judge(job, listener, started, error, asked)
+    outcome = _at_least(job, listener, started, describe(error), asked)
+    judged = in_time(partial(_judge, job, listener, started, error, asked), LONGEST_DELAY)
+    return judged or (outcome, error, partial(_log_hanging_delay, job, listener, error, outcome))
+
+
+def _log_hanging_delay(job: Job, listener: Listener, error: BaseException, outcome: Outcome) -> None:
+    listener.logger.error("the retry delay of queue %s hangs; its default is used", job.queue)
+    if outcome.failure is not None:
+        again = outcome.run_after
+        delay = None if again is None else max(0.0, again - listener.clock.time())
+        _log_failure(job, listener, error, outcome.failure, delay)
+
+
+def describe(error: BaseException) -> Failure:
+    """An exception as type, message and traceback, whatever its own methods do."""
+    return Failure(
+        cut(_class_name(type(error)), MAX_TYPE),
+        cut(_read(lambda: str(error), "message"), MAX_ERROR),
+        cut(_read(lambda: "".join(traceback.format_exception(error)), "traceback"), MAX_TRACEBACK),
+    )
+
+
+_class_name = type.__dict__["__name__"].__get__  # as it is, whatever a metaclass makes of it
+
+
+def _read(read: Callable[[], str], what: str) -> str:
+    try:
+        return read()
+    except BaseException as broken:
+        return f"<its {what} could not be read: {_class_name(type(broken))}>"
+
+
+def _instant(delay: timedelta | float | datetime, now: float) -> float:
+    if isinstance(delay, datetime):
+        if delay.utcoffset() is None:
+            raise InvalidJobError(f"Snooze got the naive datetime {delay!r}; give it a timezone")
+        return latest(max(now, delay.timestamp()))
+    return latest(now + max(0.0, to_seconds("Snooze", delay)))

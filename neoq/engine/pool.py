@@ -1,0 +1,518 @@
+"""Runner threads: each takes jobs of one queue, runs them, and hands their outcomes on.
+
+A `Lane` is a queue's runners. They are started as work comes, up to its concurrency; those without work
+are parked, and are woken one at a time: each that finds more than it takes wakes the next.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from neoq.engine.attempt import Judged, Listener, abandoned, attempt
+from neoq.engine.interrupt import STALE, Interrupt, Slot, Watchdog
+from neoq.errors import JobInterrupted
+from neoq.frames import frames_of, no_collection
+from neoq.job import Job
+from neoq.loop import try_later
+from neoq.store import given_back
+from neoq.threads import start
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from neoq.clock import Clock
+    from neoq.engine.source import Source
+
+MAX_AHEAD = 64  # jobs handed to a runner at once, at most
+AHEAD_SECONDS = 0.005  # and never beyond what takes longer than this
+SMOOTHING = 0.2  # weight of the newest chunk in the average duration of a job
+BRIEF = 20e-6  # seconds: shorter jobs gain nothing from more threads, which only contend for the interpreter
+STUMBLE = 1.0  # seconds that a runner waits after an error that was not its job's
+
+_current = threading.local()
+
+
+def current_slot() -> Slot | None:
+    """The slot of this thread, if it is a runner's."""
+    return getattr(_current, "slot", None)
+
+
+def current_job() -> Job | None:
+    """The job that this thread runs, or None outside a handler."""
+    slot = current_slot()
+    return None if slot is None else slot.job
+
+
+@contextmanager
+def running_in(slot: Slot) -> Iterator[Slot]:
+    """Let this thread be the runner of a slot inside the block; blocks may be nested."""
+    before = current_slot()
+    slot.ident = threading.get_ident()
+    _current.slot = slot
+    try:
+        yield slot
+    finally:
+        _current.slot = before
+
+
+class Lane:
+    """One queue's runners; ``lock`` guards who is in which of its lists."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        *,
+        source: Source,
+        watchdog: Watchdog,
+        clock: Clock,
+        max_abandoned: int,
+        new_slot: Callable[[], Slot],
+    ) -> None:
+        self.listener = listener
+        self.queue = listener.queue
+        self.source = source
+        self.watchdog = watchdog
+        self.clock = clock
+        self.lock = threading.RLock()  # a signal handler may enqueue meanwhile
+        self.runners: list[Runner] = []
+        self.idle: list[Runner] = []  # parked; who takes one out owes it a call
+        self.stuck: list[Runner] = []  # abandoned, and not yet come back
+        self.vacant = 0  # runners that may still be started
+        self.waking = False  # somebody was called and has not looked yet
+        self.alone: Runner | None = None  # its jobs are so short that the others rest, though there are more
+        self.stopping = False
+        self.stranded = False  # the interpreter is going down, and no thread can be started any more
+        self.held = False  # a test runs the jobs by hand
+        self.processed = 0  # by runners that are gone
+        self.asides: list[threading.Thread] = []
+        self._busy = 0.0  # seconds that lately went into so many _jobs
+        self._jobs = 0.0
+        self._max_abandoned = max_abandoned
+        self._new_slot = new_slot
+        self._numbers = 0
+
+    def begin(self) -> None:
+        """Allow runners to be started."""
+        with self.lock:
+            if not self.stopping:
+                self.vacant = self.listener.concurrency - len(self.runners)
+
+    def wake(self) -> None:
+        """Let one more runner look for jobs; called for each enqueue, so it is cheap."""
+        if self.waking or self.held:
+            return
+        if self.idle:
+            self.waking = True
+            runner = None
+            try:
+                runner = self.idle.pop()
+                runner.baton.release()
+            except IndexError:  # another was faster
+                self.waking = False
+            except BaseException:  # of a signal handler
+                if runner is None:
+                    self._call_lost()
+                raise
+        elif self.vacant > 0:
+            self._start_runner()
+
+    def _call_lost(self) -> None:
+        """Call who was taken out of `idle`, and lost on the way by what a signal handler raised."""
+        for runner in list(self.runners):
+            if runner.parked and runner.baton.locked() and runner not in self.idle:
+                runner.baton.release()
+                return
+        self.waking = False
+
+    def call_help(self, runner: Runner) -> None:
+        """A runner is held up: others take what waits behind it."""
+        if self.alone is runner:
+            self.alone = None
+        self.wake()
+
+    def _start_runner(self) -> None:
+        with self.lock:
+            if self.vacant <= 0 or self.waking:
+                return
+            self.waking = True
+            try:
+                self._start(deque())
+            except BaseException:  # of a signal handler: perhaps nobody was called
+                self.waking = False
+                raise
+
+    def _start(self, ahead: deque[Job]) -> None:
+        self._numbers += 1
+        runner = Runner(self, self._new_slot(), ahead, self._numbers)
+        try:
+            self.vacant -= 1
+            self.runners.append(runner)
+            self.watchdog.start()
+            start(runner.thread)
+        except (RuntimeError, OSError) as error:  # no threads left, or the interpreter is going down
+            self.runners.remove(runner)
+            self.stranded = not self.runners and not threading.main_thread().is_alive()
+            self.vacant += 1
+            self.waking = False
+            self.listener.logger.error("no thread for queue %s: %s", self.queue, error)  # noqa: TRY400
+            if threading.main_thread().is_alive():
+                try_later(self, self.wake)
+            if ahead:
+                self.source.settle([given_back(job) for job in ahead])
+        except BaseException:  # of a signal handler; where it came first there is no thread to be called
+            if runner.thread.ident is None:
+                self.runners.remove(runner)
+                self.vacant += 1
+                self.waking = False
+            raise
+
+    def stop(self) -> None:
+        """Take no more jobs; runners end after the one that they run."""
+        with self.lock:
+            self.stopping = True
+            self.vacant = 0
+        while self.idle:
+            try:
+                self.idle.pop().baton.release()
+            except IndexError:
+                return
+
+    def handed_over(self) -> int:
+        """Jobs that runners hold and have not started."""
+        return sum(len(runner.ahead) for runner in list(self.runners))
+
+    def fits_ahead(self) -> int:
+        """How many jobs the runners at work finish in the few milliseconds that may be claimed ahead.
+
+        It weighs jobs, not chunks: a chunk of one that waited for the interpreter says little. Those who rest
+        count for nothing, as what they knew is old.
+        """
+        if not self._busy:
+            return 0
+        at_work = max(1, len(self.runners) - len(self.idle))
+        return int(at_work * AHEAD_SECONDS * self._jobs / self._busy)
+
+    def learn(self, jobs: int, seconds: float) -> None:
+        """Remember what a chunk took. Two threads at once may lose one of theirs, which does no harm."""
+        self._jobs += jobs - SMOOTHING * self._jobs
+        self._busy += seconds - SMOOTHING * self._busy
+
+    def attempts(self) -> int:
+        """Attempts that have ended here."""
+        return self.processed + sum(runner.processed for runner in list(self.runners))
+
+    def left(self, runner: Runner) -> None:
+        """A runner's thread ends."""
+        with self.lock:
+            came_back = runner in self.stuck
+            if came_back:
+                self.stuck.remove(runner)
+                self._replace_missing()
+            elif runner in self.runners:
+                self.runners.remove(runner)
+                self.processed += runner.processed
+        if came_back:
+            self.wake()
+
+    def replace(self, runner: Runner) -> None:
+        """Give the place of a runner that hangs to a new thread, with all that it held ahead."""
+        ahead: deque[Job] = deque()
+        while runner.ahead:
+            try:
+                ahead.append(runner.ahead.popleft())
+            except IndexError:
+                break
+        with self.lock:
+            if runner not in self.runners:
+                return
+            self.runners.remove(runner)
+            self.processed += runner.processed + 1
+            self.stuck.append(runner)
+            if self.alone is runner:
+                self.alone = None
+            if self.stopping:
+                self.source.settle([given_back(job) for job in ahead])
+                return
+            self.vacant += 1
+            if len(self.stuck) >= self._max_abandoned:
+                self.vacant = 0
+                self.source.settle([given_back(job) for job in ahead])
+            else:
+                self.waking = True
+                self._start(ahead)
+
+    def aside(self, task: Callable[..., None], *args: Any) -> None:
+        """Do something that may call the user's code, such as on_error, and must not hold up the watchdog."""
+        thread = threading.Thread(target=task, args=args, name=f"neoq-aside-{self.queue}", daemon=True)
+        try:
+            with self.lock:  # a shutdown waits for those that it finds here, which must have begun
+                start(thread)
+                self.asides = [other for other in self.asides if other.is_alive()] + [thread]
+        except RuntimeError:  # the interpreter is going down
+            task(*args)
+
+    def _replace_missing(self) -> None:
+        """Fill the places that stayed empty while too many threads hung."""
+        if not self.stopping and not self.choked:
+            self.vacant = self.listener.concurrency - len(self.runners)
+
+    def say_if_choked(self) -> None:
+        """Log that too many threads hang: not in the watchdog's thread, for a log may hang, too."""
+        if self.choked and not self.stopping:
+            self.listener.logger.critical(
+                "queue %s has left %d stuck threads behind (max_abandoned) and claims no more; its handlers "
+                "hang where no timeout can stop them: give their sockets and locks timeouts of their own",
+                self.queue,
+                len(self.stuck),
+            )
+
+    @property
+    def choked(self) -> bool:
+        """Whether too many of its threads hang for it to take jobs."""
+        return len(self.stuck) >= self._max_abandoned
+
+
+class Runner:
+    """One thread that runs jobs, with what was handed to it ahead and what it has done."""
+
+    def __init__(self, lane: Lane, slot: Slot, ahead: deque[Job], number: int) -> None:
+        self.lane = lane
+        self.slot = slot
+        self.ahead = ahead
+        self.done = slot.done
+        self.baton = threading.Lock()
+        self.baton.acquire()
+        self.parked = False  # it waits to be called, and holds nothing
+        self.processed = 0
+        self._seen: Job | None = None
+        self._size = 1  # of the next chunk
+        self._chunk = 0
+        self._chunk_began = 0.0
+        self.seconds = 0.0  # that a job takes, on average
+        self._pid = os.getpid()
+        name = f"neoq-runner-{lane.queue}-{number}"
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def _run(self) -> None:
+        self.slot.ident = threading.get_ident()
+        _current.slot = self.slot
+        self.lane.waking = False
+        while True:
+            try:
+                context = self.lane.listener.surroundings.fresh()
+                if context.run(self._work, context):
+                    break
+            except JobInterrupted:
+                continue  # it landed after its job's end; the job is not concerned
+            except BaseException:  # a thread that ended here would still count as a runner
+                self.lane.listener.logger.exception(
+                    "a runner of queue %s goes on after an error", self.lane.queue
+                )
+                if self.lane.stopping:
+                    break
+                self.lane.call_help(self)
+                threading.Event().wait(STUMBLE)
+        if os.getpid() != self._pid:  # a child forked in a handler that has returned: nothing is left to do
+            os._exit(0)
+        self.lane.left(self)
+
+    def _work(self, context: Context) -> bool:
+        """Run jobs in a context until the thread is to end; False: a job has spoiled the context."""
+        lane, slot, ahead, done = self.lane, self.slot, self.ahead, self.done
+        listener, watchdog = lane.listener, lane.watchdog
+        spoiled = listener.surroundings.spoiled
+        while True:
+            try:
+                job = ahead.popleft()
+            except IndexError:
+                if self._next_chunk():
+                    continue
+                return True
+            if lane.stopping:
+                lane.source.settle([given_back(job)])
+                continue
+            outcome = attempt(job, listener, slot, watchdog)
+            if outcome is job:
+                done.append(job)
+            elif outcome is not None:
+                self.processed += 1
+                lane.source.settle([outcome])  # type: ignore[list-item]
+            if slot.abandoned:
+                return True  # another thread has this place by now
+            if context and spoiled(context):  # mostly it is empty
+                return False
+
+    def _next_chunk(self) -> bool:
+        """Hand on what is done and take up more; False: the thread is to end."""
+        lane = self.lane
+        if self._chunk:
+            self._learn()
+        self._flush()
+        while not lane.stopping:
+            if self._find():
+                return True
+            self._park()
+            if self.ahead:
+                return True
+        return False
+
+    def _find(self) -> bool:
+        alone = self.lane.alone
+        if alone is not None and alone is not self and 0.0 < self.seconds < BRIEF:
+            return False
+        return self._take() or self._steal()
+
+    def _take(self) -> bool:
+        if self.lane.choked or self.lane.held:
+            return False
+        lane = self.lane
+        jobs, more = lane.source.take(lane.queue, self._size)
+        alone = more and 0.0 < self.seconds < BRIEF
+        if alone:
+            lane.alone = self
+        elif lane.alone is self:
+            lane.alone = None
+        if not jobs:
+            return False
+        self.ahead.extend(jobs)
+        self._chunk = len(jobs)
+        self._chunk_began = now = lane.clock.monotonic()
+        if self._chunk > 1 or alone:
+            lane.watchdog.expect(now + STALE)
+        if more and not alone:
+            lane.wake()
+        return True
+
+    def _learn(self) -> None:
+        """Adapt how much is handed over at once to how long these jobs take."""
+        seconds = self.lane.clock.monotonic() - self._chunk_began
+        self.lane.learn(self._chunk, seconds)
+        seconds /= self._chunk
+        self.seconds += SMOOTHING * (seconds - self.seconds)
+        fits = int(AHEAD_SECONDS / max(self.seconds, seconds, 1e-6))
+        self._size = max(1, min(2 * self._size, fits, MAX_AHEAD))
+        self._chunk = 0
+
+    def _steal(self) -> bool:
+        """Take a job that waits behind another runner's."""
+        for other in list(self.lane.runners):
+            if other is not self and other.ahead:
+                try:
+                    self.ahead.append(other.ahead.popleft())
+                except IndexError:
+                    continue
+                return True
+        return False
+
+    def _park(self) -> None:
+        """Wait to be called. First it says that it is idle, then it looks once more: no call is missed."""
+        lane = self.lane
+        lane.idle.append(self)
+        try:
+            found = lane.stopping or self._find()
+            if not found:
+                lane.source.nothing_to_do(lane.queue)
+        except BaseException:  # it does not wait: nobody is to call it
+            if not self._is_called_no_more():
+                self._await_call()
+            raise
+        if found and self._is_called_no_more():
+            return
+        self._await_call()
+        if self.ahead:
+            lane.wake()  # the call may have been for another job than the one taken here
+
+    def _is_called_no_more(self) -> bool:
+        """Whether this runner could leave those who wait: else somebody is calling it, and that is taken."""
+        try:
+            self.lane.idle.remove(self)
+        except ValueError:
+            return False
+        return True
+
+    def _await_call(self) -> None:
+        self.parked = True
+        self.baton.acquire()
+        self.parked = False
+        self.lane.waking = False
+
+    def _flush(self) -> None:
+        """Hand on successes; the watchdog does it too, for those that wait behind a long job."""
+        done = self.done
+        if not done:
+            return
+        succeeded = []
+        try:
+            while True:
+                succeeded.append(done.popleft())
+        except IndexError:
+            pass
+        self.processed += len(succeeded)
+        self.lane.source.settle_succeeded(succeeded)
+
+    def _abandon(self, job: Job) -> None:
+        """Settle the attempt over the head of a thread that did not heed its interrupt, and replace it."""
+        asked = self.slot.asked
+        if asked is None or not self.slot.abandon(job):
+            return
+        stack = _stack_of(self)
+        self.lane.replace(self)
+        self.lane.aside(self._settle_abandoned, job, asked, stack)
+
+    def _settle_abandoned(self, job: Job, asked: Interrupt, stack: str) -> None:
+        _, error, say = self.settle_over_its_head(job, asked)  # first of all: a log may hang, too
+        self.lane.listener.logger.error(
+            "job %s of %s did not stop when interrupted; its thread %s is left behind, and hangs at:\n%s",
+            job.id,
+            self.lane.queue,
+            self.thread.name,
+            stack,
+        )
+        say()
+        self.lane.say_if_choked()
+        if error is not None:
+            self.lane.listener.tell(job, error)
+
+    def settle_over_its_head(self, job: Job, asked: Interrupt) -> Judged:
+        """Settle the attempt of a thread that was left behind.
+
+        Return its outcome, what on_error is to be told of it, and how to log it.
+        """
+        judged = abandoned(job, self.lane.listener, self.slot, asked)
+        if judged[1] is not None or self.slot.uncounted:
+            self.lane.listener.failed()  # counted before anybody hears of the end
+        self.lane.source.settle([judged[0]])
+        return judged
+
+    def check(self, now: float) -> float:
+        """Interrupt, abandon, flush or call for help where it is due: the watchdog's look at this runner."""
+        lane, slot, job = self.lane, self.slot, self.slot.job
+        if job is not None and self._seen is job:  # it ran at the last look: nothing may wait behind it
+            self._flush()
+            if self.ahead or lane.alone is self:
+                lane.call_help(self)
+        may_wait = self.done or self.ahead or lane.alone is self
+        soon = now + STALE if may_wait else math.inf
+        self._seen = job
+        if job is None:
+            return min(slot.due(), soon)
+        if slot.overdue:
+            self._abandon(job)
+        elif slot.asked is not None:
+            slot.press()
+        elif now >= slot.until:
+            slot.interrupt(job, slot.why)
+        return min(slot.due(), soon)
+
+
+def _stack_of(runner: Runner) -> str:
+    with no_collection():
+        frames = [(frame, frame.f_lineno) for frame in frames_of(runner.slot.ident)]
+    return "".join(traceback.StackSummary.extract(reversed(frames)).format()) or "(no stack)"

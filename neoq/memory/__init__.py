@@ -1,0 +1,1 @@
+"""What the memory backend keeps its jobs in."""

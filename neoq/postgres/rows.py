@@ -1,0 +1,383 @@
+"""Jobs as rows: what the statements of PostgresBackend send, and what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from neoq.job import CODEC, FINISHED, Job, OnDuplicate, Status, Unique, blank, digest, within_calendar
+from neoq.postgres.arrays import bools, byteas, float8s, int2s, int4s, int8s, texts, uuids
+from neoq.postgres.statements import Statements
+from neoq.store import Outcome, QueueCounts
+from neoq.stored import LAST_CRASH, LAST_RETRY, STATUSES, Unreadable, meta_of, payload_of, read, unreadable
+
+_STATUS = dict(enumerate(STATUSES))
+NUMBER = {status: number for number, status in enumerate(STATUSES)}
+_UNIQUENESS: dict[Unique, int] = {False: 0, True: 1, "until_started": 2}
+_UNIQUE: dict[int, Unique] = {0: False, 1: True, 2: "until_started"}
+_ON_DUPLICATE: dict[OnDuplicate, int] = {"return": 0, "raise": 1, "replace": 2}
+_FIELDS = ("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled")  # of QueueCounts
+
+_PLAIN = (
+    0,
+    0,
+    1,
+    None,
+    None,
+    None,
+    None,
+    None,
+    None,
+    None,
+    None,
+    None,
+    None,
+)  # from crashes on, as most jobs are
+
+
+class Arrays:
+    """How arrays are given to a connection: in binary to ours, as lists to a caller's own."""
+
+    def __init__(self, *, binary: bool) -> None:
+        self.int2s: Any = int2s if binary else list
+        self.int4s: Any = int4s if binary else list
+        self.int8s: Any = int8s if binary else list
+        self.float8s: Any = float8s if binary else list
+        self.bools: Any = bools if binary else list
+        self.texts: Any = texts if binary else list
+        self.byteas: Any = byteas if binary else list
+        self.uuids: Any = uuids if binary else _hexadecimal
+
+
+def _hexadecimal(values: Sequence[bytes | None]) -> list[str | None]:
+    return [None if value is None else value.hex() for value in values]
+
+
+# The types of the columns that the statements return, as `portable` takes them.
+ADDED = "nnfffnn"
+SNAPSHOT = "ntnnffnnnnfttttbbfttftntnnfb"
+
+BINARY, LISTS = Arrays(binary=True), Arrays(binary=False)
+
+
+def held(job: Job) -> bytes | None:
+    """What a job keeps others from having, in 16 bytes; None for one that is not unique."""
+    if not job.unique:
+        return None
+    own = job._own_fingerprint
+    if own is None:
+        return bytes.fromhex(job.fingerprint) if job._data is None else digest(job.queue, job._data)
+    if len(own) == 32 and not own.strip("0123456789abcdef"):  # one that we computed
+        return bytes.fromhex(own)
+    return blake2b(own.encode(), digest_size=16).digest()
+
+
+def add_values(
+    jobs: Sequence[Job],
+    tokens: Sequence[bytes | None],
+    arrays: Arrays,
+    *,
+    notify: str | None = None,
+) -> tuple[Any, ...]:
+    """The values of `Statements.add`."""
+    plain = (
+        arrays.texts([job.queue for job in jobs]),
+        arrays.byteas([job._data for job in jobs]),
+        arrays.uuids([held(job) for job in jobs]),
+        arrays.uuids(tokens) if any(tokens) else None,
+    )
+    special = (None,) * 13
+    if any(job._special for job in jobs):
+        special = _special(jobs, arrays)
+    return (*plain, *special, CODEC, notify)
+
+
+def _special(jobs: Sequence[Job], arrays: Arrays) -> tuple[Any, ...]:
+    return (
+        arrays.float8s([job._asked_run_after[0] for job in jobs]),
+        arrays.float8s([job._asked_run_after[1] for job in jobs]),
+        arrays.int2s([job.priority for job in jobs]),
+        arrays.int2s([_UNIQUENESS[job.unique] for job in jobs]),
+        arrays.int2s([_ON_DUPLICATE[job.on_duplicate] for job in jobs]),
+        arrays.int4s([job.max_retries for job in jobs]),
+        arrays.float8s([job._deadline if job._asked_deadline[1] is None else None for job in jobs]),
+        arrays.float8s([job._asked_deadline[1] for job in jobs]),
+        arrays.texts([job._own_fingerprint for job in jobs]),
+        arrays.texts([job.kind for job in jobs]),
+        arrays.texts([job.key for job in jobs]),
+        arrays.texts([job.group for job in jobs]),
+        arrays.byteas([orjson.dumps(dict(job.meta)) if job.meta else None for job in jobs]),
+    )
+
+
+def accept(jobs: Sequence[Job], rows: list[tuple[Any, ...]]) -> list[int]:
+    """Give jobs what the server gave them; return the ids of holders, 0 where the job itself was stored."""
+    ids = rows[0][6]
+    if ids is not None:
+        now = rows[0][2]
+        for job, job_id in zip(jobs, ids, strict=True):
+            job.id = job_id
+            job._run_after = job._created_at = now
+        return [0] * len(jobs)
+    if len(rows) > 1:
+        rows.sort(key=_place_or_id)
+    holders = []
+    for job, (_, job_id, run_after, created_at, deadline, duplicate, _) in zip(jobs, rows, strict=True):
+        if duplicate:
+            holders.append(job_id)
+            continue
+        holders.append(0)
+        job.id = job_id
+        job._run_after = run_after
+        job._created_at = created_at
+        job._deadline = deadline
+    return holders
+
+
+def _place_or_id(row: tuple[Any, ...]) -> Any:
+    return row[1] if row[0] is None else row[0]
+
+
+_FIND = (  # the columns of a `find_query`, as `read` calls them
+    *("id", "queue", "status", "priority", "run_after", "created_at", "uniqueness", "crashes", "retries"),
+    *("max_retries", "deadline", "fingerprint", "kind", "key", "group", "meta", "payload", "ran_at", "error"),
+    *("traceback", "progress", "progress_text", "token", "worker", "cancel", "waits", "finished_at"),
+    "result",
+)
+_CLAIM = (
+    *("id", "queue", "priority", "run_after", "created_at", "payload", "crashes", "retries", "uniqueness"),
+    *("max_retries", "deadline", "fingerprint", "kind", "key", "group", "meta", "error", "traceback"),
+)
+
+
+def claimed(rows: Iterable[Sequence[Any]], token: int, worker: str) -> tuple[list[Job], list[Job]]:
+    """The jobs that a claim returned, and those that nobody can read, whatever somebody has put there."""
+    jobs, unread = list[Job](), list[Job]()
+    for row in rows:
+        try:
+            jobs.append(_claimed(row, token, worker))
+        except (ValueError, LookupError, TypeError):
+            fields = dict(zip(_CLAIM, row, strict=False))
+            job = read({**fields, "status": NUMBER[Status.RUNNING], "token": token, "worker": worker})
+            (jobs if unreadable(job) is None else unread).append(job)
+    return jobs, unread
+
+
+def job_of(row: Sequence[Any]) -> Job:
+    """The snapshot that a row of a `find_query` describes, whatever somebody has put there."""
+    try:
+        return _job_of(row)
+    except (ValueError, LookupError, TypeError):
+        return read(dict(zip(_FIND, row, strict=True)))
+
+
+def _check(job: Job) -> None:
+    """Raise where a job has what none of ours has; its times are brought into the calendar."""
+    if not (
+        -100 <= job.priority <= 100 and 0 <= job.retries <= LAST_RETRY and 0 <= job.crashes <= LAST_CRASH
+    ):
+        raise Unreadable
+    if job.max_retries is not None and job.max_retries < 0:
+        raise Unreadable
+    if job._deadline is not None:
+        job._deadline = within_calendar(job._deadline)
+
+
+def _claimed(row: Sequence[Any], token: int, worker: str) -> Job:
+    """As `claimed`, in a hurry; raises where the row is not as we write it."""
+    job = blank()
+    job.id, job.queue, priority, job._run_after, job._created_at, data = row[:6]
+    payload = orjson.loads(data)
+    if payload.__class__ is not dict:
+        raise Unreadable
+    job._data, job._payload = data, payload
+    job.priority = priority
+    job.status = Status.RUNNING
+    job._token = token
+    job.worker = worker
+    job._special = True
+    if row[6:] != _PLAIN:
+        (
+            job.crashes,
+            job.retries,
+            uniqueness,
+            job.max_retries,
+            job._deadline,
+            job._own_fingerprint,
+            job.kind,
+            job.key,
+            job.group,
+            meta,
+            job.error,
+            job.traceback,
+            _,
+        ) = row[6:]
+        job.unique = _UNIQUE[uniqueness]
+        if meta is not None:
+            job.meta = meta_of(meta)
+        _check(job)
+    elif priority and not -100 <= priority <= 100:
+        raise Unreadable
+    return job
+
+
+def _job_of(row: Sequence[Any]) -> Job:
+    """As `job_of`, in a hurry; a caller's driver may give memoryviews."""
+    job = blank()
+    (
+        job.id,
+        job.queue,
+        status,
+        job.priority,
+        job._run_after,
+        job._created_at,
+        uniqueness,
+        job.crashes,
+        job.retries,
+        job.max_retries,
+        job._deadline,
+        job._own_fingerprint,
+        job.kind,
+        job.key,
+        job.group,
+        meta,
+        data,
+        job._ran_at,
+        job.error,
+        job.traceback,
+        progress,
+        progress_text,
+        token,
+        job.worker,
+        job._cancel,
+        job._waits,
+        job._finished_at,
+        result,
+    ) = row
+    job.status = _STATUS[status]
+    job._data = bytes(data)
+    job._payload = payload_of(job._data)
+    if result is not None:
+        job._result = bytes(result)
+        orjson.loads(job._result)
+    job._token = token or 0
+    job.unique = _UNIQUE[uniqueness]
+    job._special = True
+    if meta is not None:
+        job.meta = meta_of(bytes(meta))
+    _check(job)
+    if progress is not None:
+        job._progress = (progress, progress_text or "")
+    return job
+
+
+def find_query(
+    statements: Statements,
+    *,
+    ids: Iterable[int] | None,
+    queue: str | None,
+    status: Status | None,
+    limit: int,
+    after: int | None,
+) -> tuple[str, list[Any]]:
+    """The query for snapshots, newest first, and its values."""
+    where, values = ["true"], list[Any]()
+    if ids is not None:
+        where.append("id = any (%s::bigint[])")
+        values.append(list(ids))
+    if status is not None:
+        where.append(f"status = {NUMBER[status]}")
+    for condition, value in (("queue = %s", queue), ("id < %s", after)):
+        if value is not None:
+            where.append(condition)
+            values.append(value)
+    limit = min(limit, 2**31 - 1)
+    parts, given = [], []
+    if status not in FINISHED:
+        parts.append(statements.find_unfinished.format(" and ".join(where)))
+        given += [*values, limit]
+    if status is None or status in FINISHED:
+        parts.append(statements.find_finished.format(" and ".join(where)))
+        given += [*values, limit]
+    if len(parts) == 1:
+        return parts[0], given
+    return f"{' union all '.join(parts)} order by 1 desc limit %s", [*given, limit]
+
+
+def succeed_values(outcomes: Sequence[Outcome], skew: float, *, keep: bool) -> tuple[Any, ...]:
+    """The values of `Statements.succeed`."""
+    ids = int8s([outcome.lease.job_id for outcome in outcomes])
+    tokens = int8s([outcome.lease.token for outcome in outcomes])
+    if not keep:
+        return ids, tokens, None, None, None, skew, False
+    results = [outcome.result for outcome in outcomes]
+    return (
+        ids,
+        tokens,
+        float8s([outcome.started_at for outcome in outcomes]),
+        float8s([outcome.finished_at for outcome in outcomes]),
+        byteas(results) if any(results) else None,
+        skew,
+        True,
+    )
+
+
+def settle_values(
+    outcomes: Sequence[Outcome],
+    arrays: Arrays,
+    skew: float,
+    *,
+    keep: bool,
+    completed: bool = False,
+    skip: bool = False,
+) -> tuple[Any, ...]:
+    """The values of `Statements.settle`."""
+    failures = [outcome.failure for outcome in outcomes]
+    progress = [outcome.lease.progress or (None, None) for outcome in outcomes]
+    return (
+        arrays.int8s([outcome.lease.job_id for outcome in outcomes]),
+        arrays.int8s([outcome.lease.token for outcome in outcomes]),
+        arrays.int2s([NUMBER[outcome.status] for outcome in outcomes]),
+        arrays.float8s([outcome.run_after for outcome in outcomes]),
+        arrays.bools([outcome.charged for outcome in outcomes]),
+        arrays.float8s([outcome.started_at for outcome in outcomes]),
+        arrays.float8s([outcome.finished_at for outcome in outcomes]),
+        arrays.texts([failure and text(f"{failure.type}: {failure.message}") for failure in failures]),
+        arrays.texts([failure and text(failure.traceback) for failure in failures]),
+        arrays.byteas([outcome.result for outcome in outcomes]),
+        arrays.float8s([fraction for fraction, _ in progress]),
+        arrays.texts([text(words) for _, words in progress]),
+        skew,
+        keep,
+        completed,
+        skip,
+    )
+
+
+def text(value: str | None) -> str | None:
+    """A text that PostgreSQL can hold: an exception's message may have anything, NUL included."""
+    return (
+        None
+        if value is None
+        else value.encode("utf-8", "replace").decode().replace("\0", "\N{SYMBOL FOR NULL}")
+    )
+
+
+def counts_of(rows: Iterable[tuple[str, int, int]], queues: Mapping[str, bool]) -> list[QueueCounts]:
+    """Counts of each queue from (queue, kind, number), which may name a kind more than once."""
+    numbers: dict[str, dict[str, int]] = {queue: {} for queue in queues}
+    for queue, kind, number in rows:
+        if 0 <= kind < len(_FIELDS):  # else it is of no status that there is
+            of_queue = numbers.setdefault(queue, {})
+            of_queue[_FIELDS[kind]] = of_queue.get(_FIELDS[kind], 0) + number
+    return [
+        QueueCounts(
+            queue,
+            paused=queues.get(queue, False),
+            **{field: max(0, number) for field, number in numbers[queue].items()},
+        )
+        for queue in sorted(numbers)
+    ]

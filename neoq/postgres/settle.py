@@ -1,0 +1,159 @@
+"""How attempts end in PostgreSQL: in one statement for many, and beside those that the handlers complete."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from neoq.config import SafeLogger
+from neoq.errors import BackendError, BackendUnavailable
+from neoq.job import Status
+from neoq.postgres.arrays import int8s
+from neoq.postgres.connections import Connections
+from neoq.postgres.rows import BINARY, add_values, settle_values, succeed_values
+from neoq.postgres.statements import Statements
+from neoq.postgres.transactions import Joined
+from neoq.postgres.wake import news
+from neoq.store import ROLLED_BACK, Outcome
+
+Attempt = tuple[int, int]  # job id and token
+
+
+class Settlement:
+    """Settles the outcomes of one process."""
+
+    def __init__(
+        self, connections: Connections, statements: Statements, *, keep: bool, log: SafeLogger
+    ) -> None:
+        self._connections = connections
+        self._statements = statements
+        self._keep = keep
+        self._log = log
+        self.skew = 0.0  # seconds that the server's clock is ahead of ours, where that is not next to nothing
+        self._unsure: set[Attempt] = set()  # sent, and the reply was lost
+        self._lock = threading.Lock()
+        self._completed: set[Attempt] = set()  # by handlers, in transactions of theirs
+        self._locked: list[Outcome] = []  # whose transactions were not over when we came
+
+    def settle(self, outcomes: Sequence[Outcome]) -> set[int]:
+        """Settle outcomes in a transaction of our own; returns the ids of the stale ones."""
+        stale: set[int] = set()
+        plain, special, joined = self._apart(outcomes)
+        for part, work in ((plain, self._succeed), (special, self._settle), (joined, self._settle_completed)):
+            if part:
+                stale |= self._surely(part, work)
+        return stale
+
+    def _apart(self, outcomes: Sequence[Outcome]) -> tuple[list[Outcome], list[Outcome], list[Outcome]]:
+        plain, special, joined = [], [], []
+        completed = self._completed
+        for outcome in outcomes:
+            lease = outcome.lease
+            if completed and (lease.job_id, lease.token) in completed:
+                joined.append(outcome)
+            elif outcome.status is Status.SUCCEEDED and not outcome.follow and lease.progress is None:
+                plain.append(outcome)
+            else:
+                special.append(outcome)
+        return plain, special, joined
+
+    def _surely(self, outcomes: list[Outcome], work: Any) -> set[int]:
+        """Settle; one that was sent before, and whose reply was lost, is not stale if it is done already."""
+        attempts = {outcome.lease.job_id: (outcome.lease.job_id, outcome.lease.token) for outcome in outcomes}
+        try:
+            stale: set[int] = work(outcomes)
+        except BackendUnavailable as error:
+            if error.outcome_unknown:
+                self._unsure.update(attempts.values())
+            raise
+        if self._unsure:
+            stale = {job_id for job_id in stale if attempts[job_id] not in self._unsure}
+            self._unsure.difference_update(attempts.values())
+        return stale
+
+    def _succeed(self, outcomes: list[Outcome]) -> set[int]:
+        values = succeed_values(outcomes, self.skew, keep=self._keep)
+        return _missing(outcomes, self._connections.execute(self._statements.succeed, values))
+
+    def _settle(self, outcomes: list[Outcome]) -> set[int]:
+        if not any(outcome.follow for outcome in outcomes):
+            values = settle_values(outcomes, BINARY, self.skew, keep=self._keep)
+            return _missing(outcomes, self._connections.execute(self._statements.settle, values))
+        with self._connections.use() as connection, connection.transaction():
+            values = settle_values(outcomes, BINARY, self.skew, keep=self._keep)
+            stale = _missing(outcomes, connection.execute(self._statements.settle, values).fetchall())
+            follow = [
+                job for outcome in outcomes if outcome.lease.job_id not in stale for job in outcome.follow
+            ]
+            if follow:
+                queues = {job.queue for job in follow}
+                more = add_values(follow, [], BINARY, notify=news("r", queues))
+                connection.execute(self._statements.add, more)
+            return stale
+
+    # -- completed by the handler -----------------------------------------------------------------------
+
+    def complete(self, joined: Joined, outcomes: Sequence[Outcome]) -> set[int]:
+        """Settle inside a handler's own transaction."""
+        with self._lock:
+            self._completed.update((outcome.lease.job_id, outcome.lease.token) for outcome in outcomes)
+        values = settle_values(outcomes, joined.arrays, self.skew, keep=True, completed=True)
+        return _missing(outcomes, joined(self._statements.settle, values, "n"))
+
+    def is_completed(self, job_id: int, token: int) -> bool:
+        """Whether a handler has completed an attempt in a transaction that may not be over."""
+        return (job_id, token) in self._completed
+
+    def _settle_completed(self, outcomes: list[Outcome]) -> set[int]:
+        """Settle what handlers have completed: done with their commit, ours to settle after a rollback.
+
+        Rows that such a transaction still holds are left, and looked at again: waiting for them here would
+        hold up everybody's outcomes.
+        """
+        values = settle_values(outcomes, BINARY, self.skew, keep=self._keep, skip=True)
+        missing = _missing(outcomes, self._connections.execute(self._statements.settle, values))
+        left = [outcome for outcome in outcomes if outcome.lease.job_id in missing]
+        for outcome in outcomes:
+            if outcome.failure is ROLLED_BACK and outcome.lease.job_id not in missing:
+                self._log.warning("job %s of %s failed: %s", *outcome.lease[:2], ROLLED_BACK.message)
+        locked: set[int] = set()
+        done: set[int] = set()
+        if left:
+            ids = int8s([outcome.lease.job_id for outcome in left])
+            tokens = int8s([outcome.lease.token for outcome in left])
+            for job_id, ended in self._connections.execute(
+                self._statements.completed, (ids, tokens, ids, tokens)
+            ):
+                (done if ended else locked).add(job_id)
+        with self._lock:
+            self._locked += [outcome for outcome in left if outcome.lease.job_id in locked - done]
+            for outcome in outcomes:
+                if outcome.lease.job_id not in locked - done:
+                    self._completed.discard((outcome.lease.job_id, outcome.lease.token))
+        return missing - locked - done
+
+    def settle_left(self) -> set[int]:
+        """Look again at what was locked; returns the ids of stale ones."""
+        with self._lock:
+            left, self._locked = self._locked, []
+        if not left:
+            return set()
+        try:
+            return self._settle_completed(left)
+        except BackendError:
+            with self._lock:
+                self._locked += left
+            raise
+
+    @property
+    def left(self) -> int:
+        """How many outcomes wait for a transaction of their handler's."""
+        return len(self._locked)
+
+
+def _missing(outcomes: Sequence[Outcome], rows: Sequence[Sequence[Any]]) -> set[int]:
+    """The ids of outcomes that were not settled."""
+    if len(rows) == len(outcomes):
+        return set()
+    return {outcome.lease.job_id for outcome in outcomes} - {row[0] for row in rows}

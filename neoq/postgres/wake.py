@@ -1,0 +1,300 @@
+"""How processes on one PostgreSQL database hear of each other: news by NOTIFY, and signs of life.
+
+One connection of a process listens, and holds a session lock whose key is the worker's number. The server
+frees that lock the moment the process is gone, however it ended; so others need not wait for its leases.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterable
+
+import psycopg
+
+from neoq.clock import machine
+from neoq.config import SafeLogger
+from neoq.errors import BackendError
+from neoq.loop import Loop
+from neoq.postgres.connections import Connection, Connections
+from neoq.postgres.statements import Statements, channel_of
+from neoq.store import Notify, WorkerInfo
+from neoq.system import wait_to_read
+
+APART = 0.01  # seconds between two notifications of one process, at least
+FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0  # seconds between attempts to connect again
+MAX_NEWS = 7000  # bytes; PostgreSQL takes just under 8,000
+_KINDS = {"r": "ready", "c": "cancel", "p": "pause"}
+
+
+def class_of(schema: str) -> int:
+    """The first half of the keys of the workers' locks: another one for each schema."""
+    import zlib
+
+    return zlib.crc32(f"neoq {schema}".encode()) & 0x7FFFFFFF
+
+
+class Presence:
+    """This process as a worker: its number, its lock, and the thread that hears news."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        statements: Statements,
+        *,
+        schema: str,
+        heartbeat: float,
+        lease: float,
+        notify: Notify,
+        info: Callable[[], WorkerInfo],
+        log: SafeLogger,
+    ) -> None:
+        self._connections = connections
+        self._statements = statements
+        self._schema = schema
+        self._heartbeat = heartbeat
+        self.patience = (
+            2 * heartbeat,
+            3 * lease,
+        )  # seconds until a quiet worker is dead: unlocked, and locked
+        self._beaten = machine.monotonic()
+        # Perhaps the server was away just now, or another took its place: the living have time to be heard.
+        self._away_until = self._beaten + self.patience[0]
+        self._notify = notify
+        self._info = info
+        self._log = log
+        self.lock_class = class_of(schema)
+        self.number: int | None = None
+        self._connection: Connection | None = None
+        self._lock = threading.RLock()
+        self._bell: tuple[socket.socket, socket.socket] | None = None
+        self._fresh = True  # nothing was heard yet since the connection was made
+        self._looked = 0.0  # monotonic: for workers that died
+        self._loop = Loop(
+            "neoq-listener", self._turn, log, away=self._say_deaf, pauses=(FIRST_PAUSE, LAST_PAUSE)
+        )
+
+    def hold(self) -> int:
+        """Be known as a worker, and hold the lock, before anything is claimed; returns the number."""
+        if self.number is None:
+            with self._lock:
+                if self.number is None:
+                    self._take_lock(self.beat(self._info()))
+        assert self.number is not None
+        return self.number
+
+    def beat(self, worker: WorkerInfo) -> int:
+        """Say that a worker is alive; returns its number."""
+        own = worker.id == self._info().id
+        values = (
+            self.number if own else None,
+            worker.id,
+            worker.host,
+            worker.pid,
+            worker.started_at.timestamp(),
+            list(worker.queues),
+            worker.running,
+            own and self._is_connected(),
+        )
+        with self._connections.use() as connection:
+            try:
+                [(number,)] = connection.execute(self._statements.beat, values).fetchall()
+            except psycopg.errors.UniqueViolation:  # somebody has given our number another name
+                if own and self.number is not None:
+                    connection.execute(self._statements.vanish, (self.number,))
+                [(number,)] = connection.execute(self._statements.beat, values).fetchall()
+        if own:
+            self.number = number
+            now = machine.monotonic()
+            if now - self._beaten > self.patience[0]:  # perhaps the server was away, and everybody is quiet
+                self._away_until = now + 3 * self._heartbeat
+            self._beaten = now
+        return int(number)
+
+    def may_judge(self) -> bool:
+        """Whether this process may call others dead: not when it was quiet itself, or has just come."""
+        return machine.monotonic() >= self._away_until
+
+    def _is_connected(self) -> bool:
+        return self._connection is not None and not self._connection.closed
+
+    def _take_lock(self, number: int) -> None:
+        if not self._connections.direct or self._is_connected():
+            return
+        connection = self._connections.connect()
+        try:
+            connection.execute(
+                "set lock_timeout = '5s'"
+            )  # of a session of ours that the server still believes in
+            if connection.info.server_version >= 140_000:  # whatever it is for others: this one waits
+                connection.execute("set idle_session_timeout = 0")
+            connection.execute("select pg_advisory_lock(%s::int, %s::int)", (self.lock_class, number))
+            connection.execute(f'listen "{channel_of(self._schema)}"')
+        except psycopg.Error as error:
+            connection.close()
+            raise self._connections.wrapped(error) from error
+        self._connection = connection
+
+    def listen(self) -> None:
+        """Begin to hear what others do, once."""
+        with self._lock:
+            if self._bell is None and not self._loop.closing:
+                self._bell = socket.socketpair()
+        self._loop.start()
+
+    def let_go(self) -> None:
+        """Free the lock as the end of the process does."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def close(self, *, owes_nothing: bool) -> None:
+        """Hear no more; leave the workers. What a worker still owes, others look for among all the jobs."""
+        with self._lock:
+            self._loop.close()
+            bell = self._bell
+        if bell is not None:
+            bell[1].send(b"!")
+        if self._loop.join(2.0) and bell is not None:
+            bell[0].close()
+            bell[1].close()
+            self._bell = None
+        try:
+            if self.number is not None:
+                with self._connections.use() as connection:
+                    statements = self._statements
+                    connection.execute(
+                        statements.vanish if owes_nothing else statements.leave, (self.number,)
+                    )
+        finally:
+            self.let_go()
+
+    # -- hearing ----------------------------------------------------------------------------------------
+
+    def _turn(self) -> float:
+        """Hear what there is, for a while."""
+        try:
+            self._hear()
+        except (psycopg.Error, OSError) as error:
+            self.let_go()
+            self._fresh = True
+            raise BackendError(str(error)) from error
+        except BaseException:
+            self.let_go()
+            self._fresh = True
+            raise
+        return 0.0
+
+    def _say_deaf(self, error: BackendError, pause: float) -> None:
+        self._log.warning("nothing can be heard from the server, again in %.1f s: %s", pause, error)
+
+    def _hear(self) -> None:
+        if not self._is_connected() and self._connections.direct:
+            with self._lock:
+                self._take_lock(self.hold())
+            self._fresh = True
+        if self._fresh:
+            self._fresh, self._looked = False, machine.monotonic()
+            if self._connections.direct:  # what was told meanwhile was told to nobody
+                self._notify("", "ready")
+                self._notify("", "cancel")
+        every = max(0.05, self._heartbeat / 2)
+        self._wait(max(0.0, self._looked + every - machine.monotonic()))
+        connection = self._connection
+        if connection is not None:
+            for notice in connection.notifies(timeout=0):
+                self._pass_on(notice.payload)
+        if machine.monotonic() - self._looked >= every:
+            self._looked = machine.monotonic()
+            self._look_for_dead()
+
+    def _wait(self, seconds: float) -> None:
+        assert self._bell is not None
+        heard = [self._bell[0].fileno()]
+        if self._connection is not None:
+            heard.append(self._connection.fileno())
+        wait_to_read(heard, seconds)
+
+    def _pass_on(self, payload: str) -> None:
+        for line in payload.split("\n"):
+            kind, _, queue = line.partition(" ")
+            self._notify(queue, _KINDS.get(kind, "ready"))  # type: ignore[arg-type]
+
+    def _look_for_dead(self) -> None:
+        quiet, gone = self.patience
+        with self._connections.use() as connection:
+            dead = connection.execute(
+                self._statements.dead_workers, (self.number, quiet, gone, self.lock_class)
+            ).fetchone()
+        if dead is not None:
+            self._notify("", "cancel")  # a call of the keeper, which reclaims
+
+
+class Announcer:
+    """Tells other processes that there are jobs: at once where nothing was told just before, else soon after.
+
+    A notification holds a lock over the whole server while its transaction commits, so they are few: the
+    first goes with the jobs' own commit, and those that follow closely are sent as one by a thread.
+    """
+
+    def __init__(self, connections: Connections, schema: str, log: SafeLogger) -> None:
+        self._connections = connections
+        self._channel = channel_of(schema)
+        self._log = log
+        self._lock = threading.RLock()  # a finalizer in its own thread may enqueue
+        self._told = -1.0
+        self._pending: set[str] = set()
+        self._loop = Loop("neoq-announcer", self._turn, log, owes=lambda: bool(self._pending), on_demand=True)
+
+    def with_commit(self, queues: Iterable[str]) -> str | None:
+        """What to notify with the commit that adds to these queues; None where it will be told afterwards."""
+        now = machine.monotonic()
+        if now - self._told < APART:
+            return None
+        with self._lock:
+            self._told = now
+            told, self._pending = self._pending.union(queues), set()
+        return news("r", told)
+
+    def afterwards(self, queues: Iterable[str]) -> None:
+        """Tell of queues whose jobs were committed without a notification."""
+        if self._pending.issuperset(queues):
+            return
+        with self._lock:
+            idle = not self._pending
+            self._pending.update(queues)
+        if idle:
+            self._loop.ring()
+
+    def notification(self, payload: str) -> tuple[str, tuple[str, str]]:
+        """What to execute to tell others; it may be lost in a crash of the server, and waits for no disk."""
+        statement = "select set_config('synchronous_commit', 'off', true), pg_notify(%s::text, %s::text)"
+        return statement, (self._channel, payload)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._loop.close(2.0)
+
+    def _turn(self) -> float | None:
+        with self._lock:
+            queues = self._pending
+            now = machine.monotonic()
+            left = max(0.0, self._told + APART - now)
+            due = bool(queues) and (self._loop.closing or not left)
+            if due:
+                self._pending, self._told = set(), now
+        if due:
+            self._tell(queues)
+            return 0.0
+        return left if queues else None
+
+    def _tell(self, queues: set[str]) -> None:
+        try:
+            self._connections.execute(*self.notification(news("r", queues)))
+        except BackendError as error:
+            self._log.debug("other processes were not told of new jobs and find them later: %s", error)
+
+
+def news(kind: str, queues: Iterable[str]) -> str:
+    """The payload that tells of queues; of all where they are too many for one."""
+    text = "\n".join(f"{kind} {queue}" for queue in queues)
+    return text if len(text.encode()) <= MAX_NEWS else kind

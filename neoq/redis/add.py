@@ -1,0 +1,474 @@
+"""Adding jobs to a Redis server: up to 500 of one queue all or none, in scripts that are each short."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from neoq.errors import BackendError, DuplicateJobError
+from neoq.job import Job, Status, latest
+from neoq.redis.connection import Call
+from neoq.redis.find import Finder
+from neoq.redis.keys import MOST, Ids, ids_in
+from neoq.redis.queues import RedisQueues
+from neoq.redis.rows import ON_DUPLICATE, record_of, score_of
+from neoq.redis.wire import Beginning
+from neoq.store import taken_by
+
+TOGETHER = MOST  # jobs of one queue that are added all or none
+AT_ONCE = 50  # of them in one script: a million jobs make each dear while the server grows its tables
+BYTES_AT_ONCE = 256 * 1024  # of payload in one script, or a single job
+
+
+class NoRoom(Exception):
+    """A queue holds as many ready jobs as it may."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(queue)
+        self.queue = queue
+
+
+class Unregistered(Exception):
+    """The server does not know a queue; nothing was added."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(queue)
+        self.queue = queue
+
+
+class New(NamedTuple):
+    """How to add jobs that are new, and the fingerprints that must be free then."""
+
+    prints: list[bytes]
+    calls: list[Call]
+
+
+class Part:
+    """Some jobs of one queue in a batch, and their places in it.
+
+    After it was added the jobs are those that the store has: themselves, or who holds their fingerprints.
+    """
+
+    def __init__(self, queue: str, places: list[int], jobs: list[Job]) -> None:
+        self.queue = queue
+        self.places = places
+        self.jobs = jobs
+
+    def pieces(self) -> list[Part]:
+        """What goes into a script each."""
+        ends, size, start = [], 0, 0
+        for at, job in enumerate(self.jobs):
+            size += len(job._data or b"")
+            if at > start and (at - start == AT_ONCE or size > BYTES_AT_ONCE):
+                ends.append(at)
+                start, size = at, len(job._data or b"")
+        if not ends:
+            return [self]
+        return [
+            Part(self.queue, self.places[start:end], self.jobs[start:end])
+            for start, end in pairwise([0, *ends, len(self.jobs)])
+        ]
+
+
+def _count_spans(job: Job, now: float) -> None:
+    """Count a job's spans from what the clock says that judges them; this machine's may differ."""
+    for asked, name in ((job._asked_run_after, "_run_after"), (job._asked_deadline, "_deadline")):
+        if asked[1] is not None:
+            setattr(job, name, latest(now + asked[1]))
+
+
+class Adder:
+    """Adds jobs, one batch at a time: what it added last can be said again after a lost reply."""
+
+    def __init__(self, queues: RedisQueues, finder: Finder) -> None:
+        self._queues = queues
+        self._finder = finder
+        self._lock = threading.Lock()
+        self._beginnings: dict[str, Beginning | None] = {}
+        self._next: dict[str, int] = {}  # the first id of a queue that is free, as far as this process knows
+
+    def add(self, jobs: Sequence[Job], token: bytes, room: dict[str, int]) -> list[Job]:
+        """Add a batch; ``room`` says how many ready jobs each of its bounded queues may hold then."""
+        for job in jobs:
+            if job._special:
+                _count_spans(job, self._queues.time())
+        while True:
+            try:
+                return self._add(jobs, token, room)
+            except Unregistered as unknown:
+                self._register(unknown.queue)
+
+    def add_plain(self, job: Job, token: bytes) -> Job:
+        """Add one job that is due and unique, to a queue without bounds."""
+        try:
+            with self._lock:
+                added = self._add_usual(job, token)
+        except Unregistered:
+            added = None
+        return self.add((job,), token, {})[0] if added is None else added
+
+    def _register(self, queue: str) -> None:
+        """Register a queue once more: the server has lost it, and what we know of its ids with it."""
+        self._next.pop(queue, None)
+        self._queues.register(queue)
+
+    def _add(self, jobs: Sequence[Job], token: bytes, room: dict[str, int]) -> list[Job]:
+        if len(jobs) == 1:
+            return [self._add_alone(jobs[0], token, room.get(jobs[0].queue))]
+        parts = list(_parts(jobs))
+        with self._lock:
+            if len(parts) == 1:
+                self._add_part(parts[0], token, room.get(parts[0].queue))
+            else:
+                self._add_parts(parts, token, room)
+        added: list[Job] = list(jobs)
+        for part in parts:
+            for place, job in zip(part.places, part.jobs, strict=True):
+                added[place] = job
+        return added
+
+    def duplicates(self, jobs: Sequence[Job]) -> set[int]:
+        """The places of jobs whose fingerprints unfinished jobs have."""
+        places = set[int]()
+        for part in _parts(jobs):
+            unique = [(place, job) for place, job in zip(part.places, part.jobs, strict=True) if job.unique]
+            key = self._queues.keys(part.queue).key("uniq")
+            for start in range(0, len(unique), AT_ONCE):
+                step = unique[start : start + AT_ONCE]
+                found = self._queues.redis.command("HMGET", key, *(job.fingerprint for _, job in step))
+                places.update(place for (place, _), holder in zip(step, found, strict=True) if holder)
+        return places
+
+    def add_tick(self, cron: str, tick: float, job: Job) -> Job | None:
+        """Add the job of a cron's tick; None where the tick is known."""
+        part = Part(job.queue, [0], [job])
+        while True:
+            call = self._general_call(part, b"", None, 0, cron=(cron, repr(tick)))
+            reply = self._queues.redis.call_and_wait(*call)
+            if reply[0] == b"known":
+                return None
+            try:
+                self._read(part, reply)
+            except Unregistered:
+                self._register(job.queue)
+            else:
+                return part.jobs[0]
+
+    def _add_alone(self, job: Job, token: bytes, room: int | None) -> Job:
+        with self._lock:
+            if token and room is None and job.unique and not job._waits:
+                added = self._add_usual(job, token)
+                if added is not None:
+                    return added
+            part = Part(job.queue, [0], [job])
+            self._add_part(part, token, room)
+        return part.jobs[0]
+
+    def _add_usual(self, job: Job, token: bytes) -> Job | None:
+        """Add a job as most are: ready, unique and small; None where that does not decide it."""
+        record, _, payload = record_of(job)
+        if payload is not None:
+            return None
+        queue, queues = job.queue, self._queues
+        ids = queues.ids.get(queue) or queues.register(queue)
+        base = max(ids.at(queues.time()), self._next.get(queue, 0))
+        score = score_of(job.priority, job._run_after)  # type: ignore[arg-type]
+        reply = self._call_add_one(queue, (b"%d" % ids.step, token, b"%d" % base, record, b"%d" % score))
+        if reply.__class__ is bytes:
+            job.id = int(reply)
+            self._next[queue] = job.id + ids.step
+            return job
+        if reply[0] == b"held" and job.on_duplicate != "return":
+            return None
+        part = Part(queue, [0], [job])
+        self._read(part, reply)
+        [met] = part.jobs
+        return None if met.status is Status.RETRYING else met  # it may have to be brought forward
+
+    def _call_add_one(self, queue: str, arguments: tuple[bytes, ...]) -> Any:
+        queues, script = self._queues, self._queues.scripts.add_one
+        try:
+            beginning = self._beginnings[queue]
+        except KeyError:
+            first = queues.keys(queue).keys(script.keys), queues.wake_arguments(queue)
+            beginning = queues.redis.beginning(script, *first, len(arguments))
+            self._beginnings[queue] = beginning
+        if beginning is not None:
+            return queues.redis.call_packed(script, beginning.with_last(arguments))
+        keys = queues.keys(queue).keys(script.keys)
+        return queues.redis.call_and_wait(script, keys, [*queues.wake_arguments(queue), *arguments])
+
+    def _add_parts(self, parts: list[Part], token: bytes, room: dict[str, int]) -> None:
+        """Several parts, each all or none: look first whether each of them can be added, then add them."""
+        if room or any(_must_be_new(job) for part in parts for job in part.jobs):
+            self._look(parts, token, room)
+        done, total, number = 0, sum(len(part.jobs) for part in parts), 0
+        for part in parts:
+            try:
+                number += self._add_part(part, token, None, number)
+            except BackendError as error:
+                if done:
+                    error.args = (
+                        f"{error}; {done:,} of {total:,} jobs were added before, in parts of a queue",
+                    )
+                raise
+            done += len(part.jobs)
+
+    def _look(self, parts: list[Part], token: bytes, room: dict[str, int]) -> None:
+        """Raise where a part cannot be added; one that this token has added is in nobody's way."""
+        _refuse_twins(parts)
+        number = 0
+        left = dict(room)
+        for part in parts:
+            free = _must_be_free(part)
+            gate = self._gate_calls(part, token, left.get(part.queue), free, number, opens=False)
+            self._pass_gate(part, self._queues.redis.call_many(gate))
+            if part.queue in left:
+                left[part.queue] -= sum(not job._waits for job in part.jobs)
+            number += len(part.pieces())
+
+    def _add_part(self, part: Part, token: bytes, room: int | None, number: int = 0) -> int:
+        """Add a part; return how many scripts it took, which are numbered throughout the batch."""
+        self._queues.known(part.queue)  # first: a queue that holds jobs is always known
+        pieces = part.pieces()
+        if len(pieces) > 1:
+            self._add_pieces(part, pieces, token or os.urandom(16), room, number)
+            return len(pieces)
+        if room is None and (new := self._new_calls(pieces, token, number)):
+            reply = self._queues.redis.call_and_wait(*new.calls[0])
+            if reply[0] != b"taken" and (reply[0] != b"held" or part.jobs[0].on_duplicate == "return"):
+                self._read(part, reply)
+                return 1
+        call = self._general_call(part, token, room, number)
+        self._read(part, self._queues.redis.call_and_wait(*call))
+        return 1
+
+    def _add_pieces(
+        self, part: Part, pieces: list[Part], token: bytes, room: int | None, number: int
+    ) -> None:
+        """Several scripts in one transaction, after one that says whether they may."""
+        if room is None and (new := self._new_calls(pieces, token, number)):
+            gate = self._gate_calls(part, token, None, new.prints, number)
+            replies = self._queues.redis.call_together([*gate, *new.calls])
+            if replies[len(gate) - 1][0] == b"open":
+                self._read_pieces(part, pieces, replies[len(gate) :])
+                return
+        _refuse_twins([part])
+        gate = self._gate_calls(part, token, room, _must_be_free(part), number)
+        calls = [
+            self._general_call(piece, token, None, at, gated=True) for at, piece in enumerate(pieces, number)
+        ]
+        replies = self._queues.redis.call_together([*gate, *calls])
+        self._pass_gate(part, replies[: len(gate)])
+        self._read_pieces(part, pieces, replies[len(gate) :])
+
+    # -- calling ----------------------------------------------------------------------------------------
+
+    def _new_calls(self, pieces: list[Part], token: bytes, number: int) -> New | None:
+        """Add jobs whose fingerprints are free, as nearly all are; None where they meet one another."""
+        prints: list[bytes] = []
+        calls: list[Call] = []
+        ids = self._queues.known(pieces[0].queue)
+        base = self._first_id(pieces[0].queue, ids)
+        gated = len(pieces) > 1
+        for at, piece in enumerate(pieces, number):
+            call, own = self._new_call(piece, token, at, base, gated=gated)
+            calls.append(call)
+            prints += own
+            base += len(piece.jobs) * ids.step
+        if len(prints) > 1 and len(set(prints)) < len(prints):
+            return None
+        return New(prints, calls)
+
+    def _new_call(
+        self, piece: Part, token: bytes, number: int, base: int, *, gated: bool
+    ) -> tuple[Call, list[bytes]]:
+        queue, jobs = piece.queue, piece.jobs
+        prints: list[bytes] = []
+        records: list[Any] = []
+        uniques: list[Any] = []
+        ready: list[Any] = []
+        waits: list[Any] = []
+        apart: list[Any] = []
+        step = self._queues.known(queue).step
+        for at, job in enumerate(jobs):
+            stored = base + at * step
+            record, print_, payload = record_of(job)
+            records += (stored, record)
+            if print_ is not None:
+                prints.append(print_)
+                uniques += (print_, stored)
+            if job._waits:
+                waits += (repr(job._run_after), b"%03d%d" % (100 - job.priority, stored))
+            else:
+                ready += (score_of(job.priority, job._run_after), stored)  # type: ignore[arg-type]
+            if payload is not None:
+                apart += (stored, payload)
+        header = (
+            *(token, *self._queues.wake_arguments(queue), len(jobs), len(uniques) // 2),
+            *(len(ready) // 2, len(waits) // 2, len(apart) // 2, base, int(gated), step),
+        )
+        script = self._queues.scripts.add_new
+        seen = () if gated else prints
+        arguments = [*header, *seen, *records, *uniques, *ready, *waits, *apart]
+        return (script, self._keys(queue, script.keys, number), arguments), prints
+
+    def _first_id(self, queue: str, ids: Ids) -> int:
+        """The first id for what is added now, as far as this process knows."""
+        return max(ids.at(self._queues.time()), self._next.get(queue, 0))
+
+    def _gate_calls(
+        self,
+        part: Part,
+        token: bytes,
+        room: int | None,
+        free: list[bytes],
+        number: int,
+        *,
+        opens: bool = True,
+    ) -> list[Call]:
+        """Look whether all of a part may be added, or was by this token; ``opens`` the gate for it then."""
+        script = self._queues.scripts.gate
+        keys = self._keys(part.queue, script.keys, number)
+        wanted = 0 if room is None else sum(not job._waits for job in part.jobs)
+        steps = [free[start : start + AT_ONCE] for start in range(0, len(free), AT_ONCE)] or [[]]
+        holds = [b"", *(b"%b:%d" % (token, step) for step in range(1, len(steps))), token]
+        if not opens:
+            holds = [b""] * len(holds)
+        return [
+            (script, keys, [token, before, after, "" if room is None else room, wanted, *step])
+            for step, (before, after) in zip(steps, pairwise(holds), strict=True)
+        ]
+
+    def _general_call(
+        self,
+        part: Part,
+        token: bytes,
+        room: int | None,
+        number: int,
+        *,
+        gated: bool = False,
+        cron: tuple[str, str] = ("", ""),
+    ) -> Call:
+        arguments: list[Any] = [token, "" if room is None else room, int(gated)]
+        ids = self._queues.known(part.queue)
+        base = self._first_id(part.queue, ids)
+        arguments += (*self._queues.wake_arguments(part.queue), base, ids.step, *cron)
+        for job in part.jobs:
+            record, _, payload = record_of(job)
+            meets = "s" if cron[0] else ON_DUPLICATE[job.on_duplicate]
+            arguments += (meets, int(job._waits), repr(job._run_after), record, payload or b"")
+        script = self._queues.scripts.add
+        return script, self._keys(part.queue, script.keys, number), arguments
+
+    def _keys(self, queue: str, names: tuple[str, ...], number: int) -> list[bytes]:
+        """The keys of a script; each part of a batch remembers its token by itself."""
+        keys = self._queues.keys(queue).keys(names)
+        if not number:
+            return keys
+        at = names.index("last")
+        return [*keys[:at], keys[at] + b".%d" % number, *keys[at + 1 :]]
+
+    # -- replies ----------------------------------------------------------------------------------------
+
+    def _pass_gate(self, part: Part, replies: list[Any]) -> None:
+        """Raise where jobs may not be added."""
+        for step, reply in enumerate(replies):
+            if reply[0] == b"full":
+                raise NoRoom(part.queue)
+            if reply[0] == b"taken":
+                must = [place for place, job in enumerate(part.jobs) if _must_be_new(job)]
+                place, holder = must[step * AT_ONCE + reply[1]], int(reply[2])
+                raise self._taken(part, place, holder)
+
+    def _read_pieces(self, part: Part, pieces: list[Part], replies: list[Any]) -> None:
+        for piece, reply in zip(pieces, replies, strict=True):
+            self._read(piece, reply)
+        part.jobs = [job for piece in pieces for job in piece.jobs]
+
+    def _read(self, part: Part, reply: list[Any]) -> None:
+        what, queue = reply[0], part.queue
+        if what == b"added":
+            first, step = int(reply[1]), self._queues.known(queue).step
+            self._next[queue] = first + len(part.jobs) * step
+            for at, job in enumerate(part.jobs):
+                job.id = first + at * step
+            if len(reply) > 2:
+                self._meet(part, {reply[at]: int(reply[at + 1]) for at in range(2, len(reply), 2)})
+        elif what == b"held":
+            self._meet(part, {0: int(reply[1])})
+        elif what == b"again":
+            self._recall(part, reply[1])
+        elif what == b"unknown":
+            raise Unregistered(queue)
+        elif what == b"full":
+            raise NoRoom(queue)
+        elif what == b"taken":
+            raise self._taken(part, reply[1], int(reply[2]))
+        else:
+            raise BackendError(f"Redis did not add the jobs, and said {reply!r}")
+
+    def _meet(self, part: Part, holders: dict[int, int]) -> None:
+        """Put the jobs that hold the fingerprints in the places of the duplicates."""
+        found = {job.id: job for job in self._finder.look(part.queue, list(set(holders.values())))}
+        for place, name in holders.items():
+            job = found.get(name, part.jobs[place])._copy()  # it may have ended and be forgotten by now
+            job.id, job.duplicate = name, True
+            part.jobs[place] = job
+
+    def _recall(self, part: Part, text: bytes) -> None:
+        """Take the jobs that this token has added before."""
+        marks = [b"%d" % one for one in ids_in(text)] if b":" in text else text.split()
+        stored = [int(mark.rstrip(b"!")) for mark in marks]
+        found = {job.id: job for job in self._finder.look(part.queue, stored)}
+        for place, (one, mark) in enumerate(zip(stored, marks, strict=True)):
+            job = found.get(one, part.jobs[place])._copy()
+            job.id, job.duplicate = one, mark.endswith(b"!")
+            part.jobs[place] = job
+
+    def _taken(self, part: Part, place: int, holder: int) -> DuplicateJobError:
+        if holder < 0:  # an earlier one of the batch
+            return taken_by(part.jobs[-holder - 1])
+        found = self._finder.look(part.queue, [holder])
+        job = found[0] if found else part.jobs[place]._copy()
+        job.id = holder
+        return taken_by(job)
+
+
+def _parts(jobs: Sequence[Job]) -> Iterator[Part]:
+    by_queue: dict[str, Part] = {}
+    seen: set[int] = set()
+    for place, job in enumerate(jobs):
+        part = by_queue.get(job.queue)
+        if part is None:
+            part = by_queue[job.queue] = Part(job.queue, [], [])
+        part.places.append(place)
+        part.jobs.append(job._copy() if id(job) in seen else job)  # one Job may be in a batch twice
+        seen.add(id(job))
+    for part in by_queue.values():
+        for start in range(0, len(part.jobs), TOGETHER):
+            end = start + TOGETHER
+            yield Part(part.queue, part.places[start:end], part.jobs[start:end])
+
+
+def _must_be_free(part: Part) -> list[bytes]:
+    """The fingerprints of those that are no duplicates, or nothing of it is added."""
+    return [job.fingerprint.encode() for job in part.jobs if _must_be_new(job)]
+
+
+def _must_be_new(job: Job) -> bool:
+    return bool(job.unique) and job.on_duplicate == "raise"
+
+
+def _refuse_twins(parts: list[Part]) -> None:
+    """An on_duplicate="raise" that equals an earlier job of its batch aborts all of it."""
+    seen: dict[tuple[str, str], Job] = {}
+    for part in parts:
+        for job in part.jobs:
+            if job.unique:
+                first = seen.setdefault((job.queue, job.fingerprint), job)
+                if first is not job and job.on_duplicate == "raise":
+                    raise taken_by(first)

@@ -1,0 +1,236 @@
+"""Looking at the jobs of a Redis server: by id, by queue and status, newest first."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+import orjson
+
+from neoq.job import Job, Status
+from neoq.redis.keys import id_in, ids_in, number_of
+from neoq.redis.queues import RedisQueues
+from neoq.redis.rows import job_of, read_lease
+from neoq.stored import mark_unreadable, shown
+
+LOOKED_AT_ONCE = 50  # jobs that one script looks at
+LOOKS = 3  # at most, for jobs that end while they are looked at
+PAGE = 500  # leases that one command looks at
+FEW = 5000  # jobs of a status that are read as a whole to find the newest of them
+_PLACES = {
+    Status.PENDING: ("ready", "wait", "retry"),
+    Status.RETRYING: ("ready", "wait", "retry"),
+    Status.RUNNING: ("lease",),
+    Status.SUCCEEDED: ("done",),
+    Status.DEAD: ("dead",),
+    Status.CANCELLED: ("cancelled",),
+}
+
+
+class Finder:
+    """Finds jobs, in steps that hold nobody up."""
+
+    def __init__(self, queues: RedisQueues) -> None:
+        self._queues = queues
+        self._redis = queues.redis
+
+    def of_ids(self, ids: Iterable[int]) -> list[Job]:
+        """The jobs of these ids that exist."""
+        by_number: dict[int, list[int]] = {}
+        for one in set(ids):
+            if one > 0:
+                by_number.setdefault(number_of(one), []).append(one)
+        if not by_number:
+            return []
+        numbers = self._queues.numbers
+        if not by_number.keys() <= set(numbers.values()):
+            self._queues.all()
+        found: list[Job] = []
+        missing = {one for of_number in by_number.values() for one in of_number}
+        for queue, number in list(numbers.items()):
+            if number in by_number:
+                found += self.look(queue, by_number[number])
+        missing -= {job.id for job in found if job.id is not None}
+        return found + self._anywhere(sorted(missing)) if missing else found
+
+    def _anywhere(self, ids: list[int]) -> list[Job]:
+        """The jobs of these ids, wherever they are: a queue may have had another number once."""
+        found: list[Job] = []
+        queues = self._queues.all()
+        for start in range(0, len(queues), PAGE):
+            some = queues[start : start + PAGE]
+            commands = [("HMGET", self._queues.keys(queue).key("jobs"), *ids) for queue in some]
+            for queue, records in zip(some, self._redis.commands(commands), strict=True):
+                here = [one for one, record in zip(ids, records, strict=True) if record is not None]
+                found += self.look(queue, here)
+        return found
+
+    def look(self, queue: str, stored: list[int]) -> list[Job]:
+        """Snapshots of the jobs of a queue that exist, by their ids."""
+        jobs: list[Job] = []
+        for chunk in _chunks(stored):
+            reply, leases = self._look_at(queue, chunk)
+            now = float(reply[0])
+            for at, record in enumerate(reply[1]):
+                if record is not None:
+                    lease = leases.get(chunk[at])
+                    job = _snapshot(chunk[at], queue, [part[at] for part in reply[1:]], lease)
+                    job._waits = not job.finished and job._run_after > now  # type: ignore[operator]
+                    jobs.append(job)
+        self.add_payloads([job for job in jobs if job._data is None])
+        check_payloads(jobs)
+        for job, result in self._fetch("results", queue, [job for job in jobs if job.finished]):
+            job._result = _checked_result(job, result)
+        return [job for job in jobs if job._data is not None]
+
+    def _look_at(self, queue: str, stored: list[int]) -> tuple[Any, dict[int, bytes]]:
+        """What there is of jobs, and the leases of those that run; anew where one has ended meanwhile."""
+        for _ in range(LOOKS):
+            reply = self._queues.call(self._queues.scripts.look, queue, stored)
+            run = [one for one, runs in zip(stored, reply[5], strict=True) if runs]
+            leases = self.leases_of(queue, run) if run else {}
+            if len(leases) == len(run):
+                break
+        return reply, leases
+
+    def leases(self, queue: str, pattern: str) -> set[bytes]:
+        """The leases of a queue whose names are like a pattern, read in pages that hold nobody up."""
+        key, cursor, found = self._queues.keys(queue).key("lease"), 0, set[bytes]()
+        while True:
+            cursor, page = self._redis.command("ZSCAN", key, cursor, "MATCH", pattern, "COUNT", PAGE)
+            found.update(item[0] if isinstance(item, tuple) else item for item in page if _is_name(item))
+            cursor = int(cursor)
+            if not cursor:
+                return found
+
+    def leases_of(self, queue: str, stored: Collection[int]) -> dict[int, bytes]:
+        """The leases of jobs of a queue, by their ids; of those that have one."""
+        pattern = f"{next(iter(stored))}:*" if len(stored) == 1 else "*"
+        leases = {stored_in("lease", name): name for name in self.leases(queue, pattern)}
+        return {one: leases[one] for one in stored if one in leases}
+
+    def add_payloads(self, jobs: list[Job]) -> None:
+        """Fetch the payloads that are kept apart; a job that exists without its own cannot be read."""
+        for queue in {job.queue for job in jobs}:
+            for job, payload in self._fetch("payloads", queue, [job for job in jobs if job.queue == queue]):
+                job._data = payload
+            bare = [job for job in jobs if job._data is None and job.queue == queue]
+            for job, record in self._fetch("jobs", queue, bare):
+                if record is not None:  # it has not ended and been forgotten meanwhile
+                    job._data = b""
+                    mark_unreadable(job, "its payload is gone")
+
+    def _fetch(self, what: str, queue: str, jobs: list[Job]) -> Iterator[tuple[Job, bytes | None]]:
+        """What is large, for jobs of a queue: each by itself, so that the server gives others their turn."""
+        key = self._queues.keys(queue).key(what)
+        found = self._redis.commands([("HGET", key, job.id) for job in jobs], near=key)
+        return zip(jobs, found, strict=True)
+
+    def newest(self, queue: str | None, status: Status | None, limit: int, after: int | None) -> list[Job]:
+        """The newest jobs of one queue or of all, with ids below ``after``."""
+        every = self._queues.all()
+        queues = every if queue is None else [queue] if queue in every else []
+        found = [job for name in queues for job in self._newest_of(name, status, limit, after)]
+        return sorted(found, key=lambda job: job.id or 0, reverse=True)[:limit]
+
+    def _newest_of(self, queue: str, status: Status | None, limit: int, after: int | None) -> list[Job]:
+        members = None if status is None else self._few_of(queue, status)
+        if members is None:
+            chunks = self._downwards(queue, after, limit)
+        else:
+            chunks = _chunks(sorted((one for one in members if after is None or one < after), reverse=True))
+        found: list[Job] = []
+        for chunk in chunks:
+            found += [job for job in self.look(queue, chunk) if status is None or job.status is status]
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def _few_of(self, queue: str, status: Status) -> list[int] | None:
+        """The jobs that may have a status, where they are few enough to read them all."""
+        keys, places = self._queues.keys(queue), _PLACES[status]
+        if sum(self._redis.commands([("ZCARD", keys.key(place)) for place in places])) > FEW:
+            return None
+        members = self._redis.commands([("ZRANGE", keys.key(place), 0, -1) for place in places])
+        ids = [
+            stored_in(place, member) for place, found in zip(places, members, strict=True) for member in found
+        ]
+        return [one for one in ids if one is not None]
+
+    def _downwards(self, queue: str, below: int | None, limit: int) -> Iterator[list[int]]:
+        """The ids of a queue, newest first, in chunks: existing ones and such that were dropped."""
+        key, step = self._queues.keys(queue).key("ids"), min(limit, LOOKED_AT_ONCE)
+        start: Any = "+inf" if below is None else f"({below}"
+        while page := self._redis.command(
+            "ZREVRANGEBYSCORE", key, start, "-inf", "WITHSCORES", "LIMIT", 0, step
+        ):
+            pairs = (
+                [*page] if isinstance(page[0], (tuple, list)) else [*zip(page[::2], page[1::2], strict=True)]
+            )
+            members = [member for member, _ in pairs]
+            ids = [
+                one for member in members for one in reversed(ids_in(member)) if below is None or one < below
+            ]
+            yield from _chunks(ids)
+            start = f"({float(pairs[-1][1])!r}"
+            step = LOOKED_AT_ONCE
+
+
+def stored_in(place: str, member: bytes) -> int | None:
+    """The id in a member of one of our lists; None where another hand has written something else."""
+    if place == "lease":
+        return id_in(member.partition(b":")[0])
+    return id_in(member[3:] if place in {"wait", "retry"} else member)
+
+
+def check_payloads(jobs: Iterable[Job]) -> list[Job]:
+    """Read the payloads, as whoever looks at jobs would; mark and return the jobs that cannot be read."""
+    unread = []
+    for job in jobs:
+        try:
+            payload = orjson.loads(job._data or b"")
+        except ValueError:
+            payload = None
+        if payload.__class__ is dict:
+            job._payload = payload
+        elif job._data is not None and job._unreadable is None:
+            mark_unreadable(job, f"payload holds {shown(job._data)}, which is not a JSON object")
+        if payload is None or job._unreadable is not None:
+            unread.append(job)
+    return unread
+
+
+def _checked_result(job: Job, result: bytes | None) -> bytes | None:
+    try:
+        if result is not None:
+            orjson.loads(result)
+    except ValueError:
+        mark_unreadable(job, f"result holds {shown(result)}, which is not JSON")
+        return None
+    return result
+
+
+def _chunks(ids: list[int]) -> Iterator[list[int]]:
+    return (ids[start : start + LOOKED_AT_ONCE] for start in range(0, len(ids), LOOKED_AT_ONCE))
+
+
+def _snapshot(name: int, queue: str, parts: list[Any], lease: bytes | None) -> Job:
+    record, life, progress, cancelled, runs = parts
+    job = job_of(name, queue, record, life)
+    if lease is not None:
+        read_lease(job, lease)
+    elif runs:
+        job.status = Status.RUNNING
+    if progress is not None:
+        try:
+            told = orjson.loads(progress)
+            job._progress = (float(told["pf"]), str(told["pt"]))
+        except (ValueError, LookupError, TypeError):
+            pass  # it says nothing of the job itself, and the next one overwrites it
+    job._cancel = bool(cancelled)
+    return job
+
+
+def _is_name(item: Any) -> bool:
+    """ZSCAN's pages hold names and scores, in pairs or one after the other."""
+    return isinstance(item, tuple) or item.count(b":") == 2

@@ -1,0 +1,51 @@
+"""What this process knows of the jobs that it holds leases of: nobody else changes it meanwhile.
+
+It is told when they end, so that the server need not look it up among all its jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from neoq.redis.queues import RedisQueues
+from neoq.store import Lease, Outcome
+
+# The token of a job's lease, the job's record, and the life that it had before.
+Known = tuple[int, bytes, bytes | None]
+NOT_OURS: Known = (0, b"0", None)
+
+
+class Leased:
+    """The jobs that were claimed here and are not settled."""
+
+    def __init__(self, queues: RedisQueues) -> None:
+        self._queues = queues
+        self._of: dict[str, dict[int, Known]] = {}  # by queue
+
+    def of_queue(self, queue: str) -> dict[int, Known]:
+        """The jobs of a queue, for who claims to add to."""
+        return self._of.get(queue) or self._of.setdefault(queue, {})
+
+    def known(self, queue: str, outcomes: Sequence[Outcome]) -> dict[int, Known]:
+        """What is known of the jobs of a queue, those of outcomes among them."""
+        known = self.of_queue(queue)
+        missing = [one.lease for one in outcomes if one.lease.job_id not in known]
+        if missing:
+            self._look_up(queue, missing, known)
+        return known
+
+    def _look_up(self, queue: str, leases: list[Lease], known: dict[int, Known]) -> None:
+        keys = self._queues.keys(queue)
+        commands = [("HGET", keys.key(what), lease.job_id) for lease in leases for what in ("jobs", "life")]
+        found = self._queues.redis.commands(commands, near=keys.key("jobs"))
+        for lease, record, life in zip(leases, found[::2], found[1::2], strict=True):
+            known[lease.job_id] = NOT_OURS if record is None else (lease.token, record, life)
+
+    def forget(self, queue: str, outcomes: Iterable[Outcome]) -> None:
+        """Outcomes were recorded, or refused for good."""
+        known = self.of_queue(queue)
+        for outcome in outcomes:
+            job_id, _, token, _ = outcome.lease
+            ours = known.pop(job_id, None)
+            if ours is not None and ours[0] not in {token, 0}:
+                known[job_id] = ours  # it was claimed anew meanwhile

@@ -1,0 +1,172 @@
+-- How a job is written down; every script begins with this.
+--
+-- Of a queue, all under one hash tag:
+--   ids        zset  id, or "first:number:step" of a batch that was stored together, by the (first) id: the
+--                    order of the enqueues. neoq/redis/keys.py says what an id is made of
+--   jobs       hash  id -> record: what the job is; only a replacement changes it
+--   payloads   hash  id -> payload, where it is too large for the record
+--   life       hash  id -> JSON: what has become of it; a job that was never settled has none
+--   results    hash  id -> what its handler returned
+--   progress   hash  id -> JSON: how far its attempt is
+--   ready      zset  id, the best first: by priority, then due time
+--   wait retry zset  rank and id, by due time: jobs for later, and failed ones before their next attempt
+--   lease      zset  "id:token:worker", by the time when the lease runs out: to remove it is the fence
+--   cancel     set   ids cancelled as they ran
+--   crashed    set   ids of unfinished jobs whose worker died
+--   uniq       hash  fingerprint -> id of the unfinished job that holds it
+--   done dead cancelled  zset  id, by the time of its end
+--   seq        the newest id;  idle: set of workers with nothing to do;  paused;  ticks: hash cron -> tick
+--   last:...   what one process added last, so that it can say it twice
+--   gate:...   the batch that one process may add in the transaction that set it
+-- Of all queues, and in a cluster of each queue, which has what only itself is in:
+--   queues     hash  queue -> its number
+--
+-- A record: uniqueness (0 no, 1 yes, 2 until started; 3 4 5 the same where the payload is kept apart), own or
+-- computed fingerprint (o c), rank (100 - priority, 3 digits), length of the fingerprint (4 digits), fingerprint,
+-- length of the kind (4 digits), kind, and what only clients read, which begins with two doubles: when it was
+-- created, and after when it runs.
+
+local call, sub, byte = redis.call, string.sub, string.byte
+local LEVEL = 35184372088832 -- 2^45: due times of one priority, in eighths of a millisecond
+local PENDING, RETRYING, RUNNING, SUCCEEDED, DEAD, CANCELLED = 0, 1, 2, 3, 4, 5
+
+local function clock()
+  local time = call('TIME')
+  return tonumber(time[1]) * 1000000 + tonumber(time[2]) -- microseconds, exact in a double
+end
+
+local function score_of(rank, run_after)
+  rank = tonumber(rank)
+  if not (rank and rank >= 0 and rank <= 200) then rank = 100 end -- another hand wrote it
+  local ticks = math.floor(run_after * 8000)
+  if ticks >= LEVEL then ticks = LEVEL - 1 elseif not (ticks >= 0) then ticks = 0 end
+  return rank * LEVEL + ticks
+end
+
+local function ready_of(ready, wait, retry, now)
+  return call('ZCARD', ready) + call('ZCOUNT', wait, '-inf', now) + call('ZCOUNT', retry, '-inf', now)
+end
+
+local function rank_of(record)
+  return sub(record, 3, 5)
+end
+
+local function waiting(record, id)
+  return sub(record, 3, 5) .. id
+end
+
+-- What stands for a record that cannot be read: it has no fingerprint, and nothing is known of it.
+local NO_RECORD = '0c10000000000' .. string.rep('\0', 16)
+-- A record that every function here can read: the stored one, or what stands for it; nil where there is none.
+local function sound(record)
+  if not record then return nil end
+  local length = string.match(record, '^[0-5][oc][012]%d%d(%d%d%d%d)')
+  if not length or sub(record, 3, 5) > '200' then return NO_RECORD end
+  local at = 10 + tonumber(length)
+  length = string.match(sub(record, at, at + 3), '^%d%d%d%d$')
+  if not length or #record < at + 19 + tonumber(length) then return NO_RECORD end
+  return record
+end
+
+-- The members by which a job may be among those that wait: where its rank is not known, those of all ranks.
+local function waiting_of(record, id)
+  if record ~= NO_RECORD then return { waiting(record, id) } end
+  local members = {}
+  for rank = 0, 200 do members[rank + 1] = string.format('%03d', rank) .. id end
+  return members
+end
+
+local function is_id(text)
+  return #text <= 19 and string.find(text, '^[1-9]%d*$') ~= nil
+end
+
+local function is_apart(record)
+  return byte(record) > 50
+end
+
+local function uniqueness_of(record)
+  return (byte(record) - 48) % 3
+end
+
+local function fingerprint_of(record)
+  local length = sub(record, 6, 9)
+  if length == '0032' then return sub(record, 10, 41) end
+  return sub(record, 10, 9 + tonumber(length))
+end
+
+local function kind_of(record)
+  local at = 10 + tonumber(sub(record, 6, 9))
+  return sub(record, at + 4, at + 3 + tonumber(sub(record, at, at + 3)))
+end
+
+local function times_at(record)
+  local at = 10 + tonumber(sub(record, 6, 9))
+  return at + 4 + tonumber(sub(record, at, at + 3))
+end
+
+-- A whole number of a life, 0 where it is none.
+local function count_in(value, highest)
+  value = tonumber(value)
+  return value and value >= 0 and value <= highest and value % 1 == 0 and value or 0
+end
+
+-- What has become of a job: only what we write ourselves, for another hand may have written there.
+local function life_of(life)
+  if not life then return { s = PENDING, n = 0, c = 0 } end
+  local fine, read = pcall(cjson.decode, life)
+  if not fine or type(read) ~= 'table' then read = {} end
+  local clean = { s = count_in(read.s, CANCELLED), n = count_in(read.n, 2147483646), c = count_in(read.c, 32766) }
+  for _, name in ipairs({ 'err', 'tb', 'pf', 'pt', 't' }) do
+    if type(read[name]) == 'string' then clean[name] = read[name] end
+  end
+  for _, name in ipairs({ 'at', 'ran', 'fin' }) do
+    local time = tonumber(read[name])
+    if time and math.abs(time) <= 1e12 then clean[name] = read[name] end
+  end
+  if read.nodl == true then clean.nodl = true end
+  return clean
+end
+
+local function due_of(record, life)
+  if life and life.at then return tonumber(life.at) end
+  local due = struct.unpack('<d', record, times_at(record) + 8)
+  return due == due and due or 0
+end
+
+-- Whether there is a job that may hold a fingerprint.
+local function is_unfinished(jobs, lives, id)
+  if call('HEXISTS', jobs, id) == 0 then return false end
+  return life_of(call('HGET', lives, id)).s < SUCCEEDED
+end
+
+-- The newest id as a number; what cannot be one counts as none.
+local function newest_of(text)
+  local newest = tonumber(text or 0)
+  return newest and newest >= 0 and newest < 9007199254740992 and newest or 0
+end
+
+-- The first id after the newest, of those that the queue has.
+local function next_id(newest, id, step)
+  local later = newest - newest % step + id % step
+  return later > newest and later or later + step
+end
+
+-- Whether a job runs: it neither waits nor has ended.
+local function is_running(ready, wait, retry, id, record, life)
+  if life.s >= SUCCEEDED or call('ZSCORE', ready, id) then return false end
+  local members = waiting_of(record, id)
+  for _, place in ipairs({ wait, retry }) do
+    for _, score in ipairs(call('ZMSCORE', place, unpack(members))) do
+      if score then return false end
+    end
+  end
+  return true
+end
+
+-- Call one worker that has nothing to do; those that do not hear are dead, and are forgotten.
+local function wake(idle, channel, queue, tries)
+  for _ = 1, tries do
+    local worker = redis.pcall('SPOP', idle) -- what was done is not undone for the want of a call
+    if type(worker) ~= 'string' or call('PUBLISH', channel .. worker, queue) > 0 then return end
+  end
+end

@@ -1,0 +1,69 @@
+"""Setting aside what another hand has left under our keys on a Redis server: values of another type."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from neoq.errors import BackendError
+from neoq.redis.keys import global_key
+from neoq.redis.queues import RedisQueues
+
+if TYPE_CHECKING:
+    from neoq.config import SafeLogger
+
+_OF_QUEUE = {
+    b"hash": ("jobs", "payloads", "life", "results", "progress", "uniq", "ticks"),
+    b"zset": ("ids", "ready", "wait", "retry", "lease", "done", "dead", "cancelled"),
+    b"set": ("cancel", "crashed", "idle"),
+    b"string": ("seq",),
+}
+_GLOBAL = {b"hash": ("queues", "workers", "crons"), b"string": ("numbers",)}
+
+
+def is_wrong_type(error: BackendError) -> bool:
+    """Whether a script or command met a key of another type."""
+    return "WRONGTYPE" in str(error)
+
+
+class Mender:
+    """Renames keys that hold no list of ours, so that all that is not lost goes on."""
+
+    def __init__(self, queues: RedisQueues, log: SafeLogger) -> None:
+        self._queues = queues
+        self._redis = queues.redis
+        self._log = log
+        self._lock = threading.Lock()
+
+    def mend(self) -> set[str] | None:
+        """Set aside what is of another type; return the queues that it was of, None for nothing at all."""
+        with self._lock:
+            found = self._aside("", {name: kind for kind, names in _GLOBAL.items() for name in names})
+            queues: set[str] = set()
+            for queue in sorted({*self._queues.ids, *self._queues.all()}):
+                if self._aside(queue, {name: kind for kind, names in _OF_QUEUE.items() for name in names}):
+                    queues.add(queue)
+            return queues if queues or found else None
+
+    def _aside(self, queue: str, wanted: dict[str, bytes]) -> bool:
+        if queue:
+            keys = {self._queues.keys(queue).key(name): kind for name, kind in wanted.items()}
+        else:
+            keys = {global_key(self._queues.prefix, name): kind for name, kind in wanted.items()}
+        types = self._redis.commands([("TYPE", key) for key in keys])
+        wrong = [
+            (key, kind)
+            for (key, wants), kind in zip(keys.items(), types, strict=True)
+            if kind not in {wants, b"none"}
+        ]
+        for key, kind in wrong:
+            name = key + b".unreadable." + os.urandom(4).hex().encode()
+            self._redis.command("RENAME", key, name)
+            self._log.error(
+                "%s held a %s, so something else writes to our keys; it is %s now, look at it and delete it",
+                key.decode(errors="replace"),
+                kind.decode(),
+                name.decode(errors="replace"),
+            )
+        return bool(wrong)

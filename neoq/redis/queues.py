@@ -1,0 +1,122 @@
+"""The queues under one prefix: their keys, their numbers, and the server's clock as this process knows it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from neoq.clock import machine
+from neoq.errors import InvalidJobError
+from neoq.job import check_queue
+from neoq.redis.connection import Call, RedisConnection
+from neoq.redis.keys import Ids, QueueKeys, global_key, id_in, ids_of
+from neoq.redis.scripts import Script
+
+MOST_QUEUES = 10**9  # that have a number
+MORE_CALLS = 8  # workers that are called in turn until one hears
+
+
+class RedisQueues:
+    """Where each queue's jobs are, for everything that calls scripts."""
+
+    def __init__(self, connection: RedisConnection, prefix: str) -> None:
+        self.redis = connection
+        self.scripts = connection.scripts
+        self.prefix = prefix
+        self.channel = f"{prefix}:wake:"
+        self.calls = 1 if connection.cluster else MORE_CALLS  # a cluster cannot tell who has heard
+        self.slot = os.urandom(6).hex()
+        self.numbers: dict[str, int] = {}
+        self.ids: dict[str, Ids] = {}  # of the queues that this process has registered
+        self.clock_ahead = 0.0  # of the server's clock before ours, seconds
+        self._keys: dict[str, QueueKeys] = {}
+
+    def keys(self, queue: str) -> QueueKeys:
+        """The keys of a queue."""
+        keys = self._keys.get(queue)
+        if keys is None:
+            keys = self._keys.setdefault(
+                queue, QueueKeys(self.prefix, queue, self.slot, cluster=self.redis.cluster)
+            )
+        return keys
+
+    def call_of(self, script: Script, queue: str, arguments: Sequence[Any]) -> Call:
+        """A call of a script on a queue."""
+        return script, self.keys(queue).keys(script.keys), arguments
+
+    def call(self, script: Script, queue: str, arguments: Sequence[Any], *, again: bool = True) -> Any:
+        """Call a script on a queue. ``again``: once more where the connection broke, for it is safe to."""
+        return self.redis.call(script, self.keys(queue).keys(script.keys), arguments, again=again)
+
+    def wake_arguments(self, queue: str) -> tuple[str, bytes, int]:
+        """What scripts need to call a worker: its channel's beginning, the queue, how many to try."""
+        return self.channel, self.keys(queue).name, self.calls
+
+    def register(self, queue: str) -> Ids:
+        """Give a queue its number, and its ids with it.
+
+        The server may have lost the one that it had: in a failover, or because somebody emptied it.
+        """
+        keys = [global_key(self.prefix, name) for name in ("queues", "numbers")]
+        number = int(self.redis.call(self.scripts.register, keys, [queue, self.numbers.get(queue, "")]))
+        if self.redis.cluster:  # scripts look into the queue's own slot
+            self.redis.command("HSET", self.keys(queue).key("queues"), queue, number)
+        self.numbers[queue] = number
+        self.ids[queue] = ids = ids_of(number)
+        return ids
+
+    def known(self, queue: str) -> Ids:
+        """The ids of a queue; a new one is registered."""
+        return self.ids.get(queue) or self.register(queue)
+
+    def register_anew(self) -> None:
+        """Register the queues of this process that the server has lost."""
+        if self.ids:
+            found = self.redis.command("HMGET", global_key(self.prefix, "queues"), *self.ids)
+            for queue, number in list(zip(self.ids, found, strict=True)):
+                if number is None or id_in(number) is None:
+                    self.register(queue)
+
+    def all(self) -> list[str]:
+        """Every queue that has or had jobs."""
+        found = pairs_of(self.redis.command("HGETALL", global_key(self.prefix, "queues")))
+        for name, text in found:
+            number = id_in(text)
+            if number is not None and number < MOST_QUEUES and is_name(name):
+                self.numbers[name.decode()] = number
+        return sorted(self.numbers)
+
+    def time(self) -> float:
+        """The server's clock, as far as this process knows it."""
+        return machine.time() + self.clock_ahead
+
+    def ask_time(self) -> float:
+        """The server's clock; in a cluster each has its own."""
+        if self.redis.cluster:
+            return self.time()
+        seconds, micros = self.redis.command("TIME")
+        return int(seconds) + int(micros) / 1e6
+
+    def learn_time(self, server: float, before: float) -> None:
+        """Take the server's clock from a reply to what was sent at ``before``."""
+        ahead = server - before
+        late = machine.time() - before  # it was read at some moment between
+        if not ahead - late <= self.clock_ahead <= ahead:
+            self.clock_ahead = ahead - late / 2
+
+
+def is_name(text: bytes) -> bool:
+    """Whether a queue may have this name; another hand may have written something else."""
+    try:
+        check_queue(text.decode())
+    except (UnicodeDecodeError, InvalidJobError):
+        return False
+    return True
+
+
+def pairs_of(reply: Any) -> list[tuple[bytes, bytes]]:
+    """The fields and values of a hash; some replies come as a dict already, others as a flat list."""
+    if isinstance(reply, dict):
+        return list(reply.items())
+    return list(zip(reply[::2], reply[1::2], strict=True))

@@ -1,0 +1,150 @@
+"""Jobs that come into a SQLite file: each call is part of its caller's transaction."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from neoq.job import CODEC, Job, Status
+from neoq.sqlite.ledger import Ledger
+from neoq.sqlite.rows import N_READY, NUMBER, kind_of
+from neoq.sqlite.schema import READY, WAITS
+from neoq.store import Tick, taken_by
+from neoq.stored import number_in
+
+MANY = 16  # jobs of one call that are sorted in as they are added: they share the pages that they change
+_CLOCK_WAS_WRONG = 3 * 3600.0  # a tick that much older than the last one: the clock was set right
+
+
+def add(ledger: Ledger, jobs: Sequence[Job], token: bytes = b"") -> list[Job]:
+    """Store jobs; see `Store.add`."""
+    if token:
+        known = _ids_of(ledger.do("select ids from neoq_tokens where token = ?", (token,)).fetchone())
+        if known is not None:
+            found = {job.id: job for job in ledger.of_ids(known)}
+            return [found[job_id] for job_id in known if job_id in found]
+    if len(jobs) >= MANY:
+        ledger.sort_in()
+    added = [add_or_meet(job, ledger) for job in jobs]
+    if token:
+        ids = orjson.dumps([job.id for job in added]).decode()
+        ledger.do("insert or replace into neoq_tokens values (?,?,?)", (token, ids, ledger.now))
+    return added
+
+
+def _ids_of(row: Sequence[Any] | None) -> list[int] | None:
+    """The ids that a token stands for; None where it stands for none that can be read."""
+    try:
+        ids = None if row is None else orjson.loads(row[0])
+    except (ValueError, TypeError):
+        return None
+    return ids if isinstance(ids, list) and all(type(job_id) is int for job_id in ids) else None
+
+
+def add_or_meet(job: Job, ledger: Ledger) -> Job:
+    """Store a job, or return the unfinished one that has its fingerprint."""
+    held = hash_of(job)
+    if held is not None and ledger.may_be_held(held):
+        holder = ledger.holder(job, held)
+        if holder is not None:
+            return _meet(ledger, job, holder)
+    ledger.insert(job, held)
+    return job
+
+
+def _meet(ledger: Ledger, job: Job, holder: Job) -> Job:
+    if job.on_duplicate == "raise":
+        raise taken_by(holder)
+    if holder.status is not Status.RUNNING:
+        if job.on_duplicate == "replace":
+            _replace(ledger, holder, job)
+        elif holder.status is Status.RETRYING and job._run_after < holder._run_after:  # type: ignore[operator]
+            move(ledger, holder, job._run_after)
+        [holder] = ledger.of_ids([holder.id])
+    holder.duplicate = True
+    return holder
+
+
+def _replace(ledger: Ledger, holder: Job, new: Job) -> None:
+    ledger.do(
+        "update neoq_jobs set payload = ?, codec = ?, deadline = ?, priority = ?, max_retries = ?,"
+        " meta = ?, key = ?, fingerprint = ? where id = ?",
+        (
+            new._data,
+            CODEC,
+            new._deadline,
+            new.priority,
+            new.max_retries,
+            orjson.dumps(dict(new.meta)) if new.meta else None,
+            new.key,
+            holder._own_fingerprint if new._data == holder._data else holder.fingerprint,
+            holder.id,
+        ),
+    )
+    move(ledger, holder, new._run_after)
+
+
+def move(ledger: Ledger, job: Job, run_after: float | None) -> None:
+    """Put a waiting job at another time."""
+    before = WAITS if job._waits else READY
+    after = WAITS if run_after > ledger.now else READY  # type: ignore[operator]
+    ledger.do("update neoq_jobs set place = ?, run_after = ? where id = ?", (after, run_after, job.id))
+    ledger.count(job.queue, kind_of(before, NUMBER[job.status]), -1)
+    ledger.count(job.queue, kind_of(after, NUMBER[job.status]), 1)
+
+
+def full_queue(ledger: Ledger, wanted: dict[str, int], capacities: dict[str, int]) -> str | None:
+    """The name of a queue that has no room for its part of a batch."""
+    ledger.write_counts()
+    for queue, capacity in capacities.items():
+        ready = ledger.do(
+            "select coalesce((select n from neoq_counts where queue = ? and kind = ?), 0)"
+            " + (select count(*) from neoq_jobs where place = 1 and queue = ? and run_after <= ?)"
+            " + (select count(*) from neoq_jobs where id > ? and place = 5 and queue = ? and run_after <= ?)",
+            (queue, N_READY, queue, ledger.now, ledger.newest.sorted_to, queue, ledger.now),
+        ).fetchone()[0]
+        if wanted[queue] and ready + wanted[queue] > capacity:
+            return queue
+    return None
+
+
+def duplicates(ledger: Ledger, jobs: Sequence[Job]) -> set[int]:
+    """The places of jobs whose fingerprints unfinished jobs have."""
+    places = set()
+    for place, job in enumerate(jobs):
+        held = hash_of(job)
+        if held is not None and ledger.may_be_held(held) and ledger.holder(job, held) is not None:
+            places.add(place)
+    return places
+
+
+def add_tick(ledger: Ledger, cron: str, tick: datetime, job: Job) -> Tick:
+    """Record a tick and add its job."""
+    at = tick.timestamp()
+    row = ledger.do("select tick from neoq_ticks where cron = ?", (cron,)).fetchone()
+    last = None if row is None else number_in(row[0])
+    if last is not None and 0 <= last - at < _CLOCK_WAS_WRONG:
+        return Tick.EXISTS
+    ledger.do("insert or replace into neoq_ticks values (?,?)", (cron, at))
+    return Tick.NEW if add_or_meet(job, ledger) is job else Tick.SKIPPED
+
+
+_number = int.from_bytes
+_COMPUTED = re.compile("[0-9a-f]{32}").fullmatch
+
+
+def hash_of(job: Job) -> int | None:
+    """A hash of queue and fingerprint, 32 bits; None for a job that need not be unique."""
+    if job.unique is False:
+        return None
+    if job._own_fingerprint is None:
+        digest = blake2b(job.queue.encode() + b"\0" + job._data, digest_size=16).digest()  # type: ignore[operator]
+        return _number(digest[:4], "big", signed=True)
+    if _COMPUTED(name := job.fingerprint):  # it is such a digest
+        return _number(bytes.fromhex(name[:8]), "big", signed=True)
+    return _number(blake2b(f"{job.queue}\0{name}".encode(), digest_size=4).digest(), "big", signed=True)

@@ -1,0 +1,271 @@
+"""The jobs of a SQLite file inside one transaction: where they are kept, and how they are counted.
+
+An add is mostly the wait for the disk, and beside that the pages count that it changes. So a job is added to
+the end of the table and to no index: it is new. Whatever else is done to jobs sorts in first what is new, and
+so does an add once there are ``NEW_AT_MOST``: then many share the pages that they change. The hashes of the
+new ones are kept in memory for as long as no other process writes.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from neoq.sqlite.rows import (
+    COLUMNS,
+    INSERT,
+    INSERT_PLAIN,
+    N_CANCELLED,
+    N_DEAD,
+    N_READY,
+    N_SCHEDULED,
+    N_SUCCEEDED,
+    described,
+    job_of,
+    kind_of,
+)
+from neoq.sqlite.schema import DIED, ENDED, NEW, READY, WAITS
+from neoq.stored import number_in
+
+if TYPE_CHECKING:
+    from neoq.clock import Clock
+    from neoq.config import Config
+    from neoq.job import Job
+
+NEW_AT_MOST = 64  # after a commit
+CHUNK = 500  # values of one "in (...)"
+
+_VERSION = "pragma data_version"  # it changes where another connection has written
+_SORTED_TO = "select n from neoq_counts where queue = '' and kind = 0"
+_LAST_ID = 2**53 - 1  # that we give; somebody may have written a higher one
+_ENDS = (  # and where the newest job is; no row where there is no job
+    f"select ({_SORTED_TO}), id, place from neoq_jobs where id <= {_LAST_ID} order by id desc limit 1"  # noqa: S608
+)
+_NEW_HASHES = "select hash from neoq_jobs where id > ? and hash is not null and place = 5"
+_NEW = " where id > ? and place = 5"
+_SORT_IN = f"update neoq_jobs set place = run_after > ?, holds = hash is not null{_NEW}"  # noqa: S608
+_ADD_UP = " on conflict (queue, kind) do update set n = n + excluded.n"
+_COUNT_IN = (  # the kinds of those that are ready and of those that wait are their places
+    f"insert into neoq_counts select queue, run_after > ?, count(*) from neoq_jobs{_NEW}"  # noqa: S608
+    " and queue <> '' group by 1, 2" + _ADD_UP
+)
+_COUNT_ALL = (  # the kinds of kind_of
+    "insert into neoq_counts select queue, case place when 0 then 0 when 1 then 1 + (status = 1)"  # noqa: S608
+    " when 2 then 3 when 3 then case status when 3 then 4 else 6 end else 5 end, count(*) from neoq_jobs"
+    " where place between 0 and 4 and queue <> '' and {} group by 1, 2" + _ADD_UP
+)
+_COUNT = "insert into neoq_counts values (?,?,?)" + _ADD_UP  # noqa: S608
+_HELD = "select 1 from neoq_jobs where hash = ? and holds = 1"
+_HOLDERS = f"select {COLUMNS} from neoq_jobs where hash = ? and holds = 1"  # noqa: S608
+
+
+class Newest:
+    """The jobs that are not sorted in: those with ids above ``sorted_to``."""
+
+    __slots__ = ("hashes", "last", "sorted_to")
+
+    def __init__(self, sorted_to: int, last: int, hashes: set[int]) -> None:
+        self.sorted_to = sorted_to
+        self.last = last
+        self.hashes = hashes
+
+
+class Ledger:
+    """The jobs, inside one transaction after another of one connection.
+
+    It keeps the counts of neoq_counts along with what it changes. Between transactions it remembers what was
+    new after the last one that was committed; other processes may have written since.
+    """
+
+    now: float
+    newest: Newest  # in this transaction
+
+    def __init__(self, cursor: sqlite3.Cursor, config: Config, clock: Clock) -> None:
+        self.do = cursor.execute
+        self.many = cursor.executemany
+        self.config = config
+        self._clock = clock
+        self._known: Newest | None = None
+        self._version = -1  # of what `_known` was read from, and what we wrote since
+        self._in_order = False  # nothing is new, and nothing will be: it is sorted in as it is added
+        self._changes: dict[tuple[str, int], int] = {}
+
+    def begin(self) -> None:
+        """Begin a transaction."""
+        self.do("begin immediate")
+        self.open()
+
+    def open(self) -> None:
+        """Look what there is; a transaction has begun."""
+        self.now = self._clock.time()
+        self._in_order = False
+        self._changes = {}
+        known, self._known = self._known, None  # until this is committed, and for good where it is undone
+        [version] = self.do(_VERSION).fetchone()
+        if known is None or version != self._version:
+            self._version, known = version, self._look(known)
+        self.newest = known
+
+    def _look(self, known: Newest | None) -> Newest:
+        """What is new, where others may have written."""
+        ends = self.do(_ENDS).fetchone()
+        sorted_to, last, place = ends or ((self.do(_SORTED_TO).fetchone() or [None])[0], 0, None)
+        if last.__class__ is not int:
+            last = 0
+        if sorted_to.__class__ is not int or not 0 <= sorted_to < (last if place == NEW else _LAST_ID):
+            sorted_to = self._reckon_anew(last)
+        if last < sorted_to:  # noqa: PLR1730  # for each add, where a call of max() would cost more
+            last = sorted_to
+        if known is None or known.last != last or known.sorted_to != sorted_to:
+            known = Newest(sorted_to, last, {held for (held,) in self.do(_NEW_HASHES, (sorted_to,))})
+        return known
+
+    def _reckon_anew(self, last: int) -> int:
+        """Make the counts from the jobs, where somebody has emptied or changed them; return `sorted_to`."""
+        self.config.log.warning("the counts of the jobs were gone or wrong and are made anew")
+        self.do(
+            "update neoq_jobs set place = run_after > ?, holds = hash is not null where place = 5",
+            (self.now,),
+        )
+        self.do("delete from neoq_counts")
+        self.do("insert into neoq_counts values ('', 0, ?)", (last,))
+        self.do(_COUNT_ALL.format("1"))
+        return last
+
+    def recount(self, queues: Iterable[str]) -> None:
+        """Count the jobs of queues anew: where records are not as we write them, counts are wrong."""
+        self.sort_in()
+        self.write_counts()
+        for queue in queues:
+            self.do("delete from neoq_counts where queue = ? and queue <> ''", (queue,))
+            self.do(_COUNT_ALL.format("queue = ?"), (queue,))
+
+    def close(self) -> None:
+        """Write the counts, and drop what is more than may be kept."""
+        newest, config = self.newest, self.config
+        if newest.last - newest.sorted_to >= NEW_AT_MOST:
+            self.sort_in()
+        if self._in_order and newest.last > newest.sorted_to:
+            self._note_sorted(newest)
+        if self._changes:
+            if config.max_finished is not None or config.max_dead is not None:
+                self.drop_surplus({kind for _, kind in self._changes})
+            self.write_counts()
+
+    def commit(self) -> None:
+        """Commit the transaction."""
+        self.do("commit")
+        self._known = self.newest
+
+    # -- what is new ------------------------------------------------------------------------------------
+
+    def sort_in(self) -> None:
+        """Put what is new into its place: before anything else is done to jobs, and where it is many."""
+        if self._in_order:
+            return
+        newest = self.newest
+        self._in_order = True
+        if newest.last > newest.sorted_to:
+            self.do(_COUNT_IN, (self.now, newest.sorted_to))
+            self.do(_SORT_IN, (self.now, newest.sorted_to))
+            self._note_sorted(newest)
+
+    def _note_sorted(self, newest: Newest) -> None:
+        self.do("update neoq_counts set n = ? where queue = '' and kind = 0", (newest.last,))
+        newest.sorted_to = newest.last
+        newest.hashes.clear()
+
+    def insert(self, job: Job, held: int | None) -> None:
+        """Store a job; ``held`` is the hash of the fingerprint that it keeps others from having."""
+        newest = self.newest
+        job_id = newest.last + 1
+        if self._in_order:
+            waits = job._run_after > self.now  # type: ignore[operator]  # accepted jobs have one
+            place, holds = WAITS if waits else READY, held is not None
+            self.count(job.queue, N_SCHEDULED if waits else N_READY, 1)
+        else:
+            place, holds = NEW, False
+            if held is not None:
+                newest.hashes.add(held)
+        if job._special or job.kind is not None or job.group is not None:
+            self.do(INSERT, (job_id, held, holds, place, *described(job)))
+        else:
+            self.do(
+                INSERT_PLAIN,
+                (job_id, held, holds, place, job.queue, job._run_after, job._created_at, job._data),
+            )
+        newest.last = job.id = job_id
+
+    def may_be_held(self, held: int) -> bool:
+        """Whether an unfinished job has a fingerprint of that hash."""
+        return held in self.newest.hashes or self.do(_HELD, (held,)).fetchone() is not None
+
+    def holder(self, job: Job, held: int) -> Job | None:
+        """The unfinished job that has the fingerprint of this one, and its hash."""
+        self.sort_in()
+        for row in self.do(_HOLDERS, (held,)).fetchall():
+            holder = job_of(row)
+            if holder.queue == job.queue and holder.fingerprint == job.fingerprint:
+                return holder
+        return None
+
+    # -- counts -----------------------------------------------------------------------------------------
+
+    def count(self, queue: str, kind: int, number: int) -> None:
+        """So many more jobs of a queue are of a kind."""
+        key = queue, kind
+        self._changes[key] = self._changes.get(key, 0) + number
+
+    def write_counts(self) -> None:
+        """Write what `count` was told."""
+        if not self._changes:
+            return
+        changes = [(queue, kind, n) for (queue, kind), n in self._changes.items() if n and queue]
+        self._changes.clear()
+        if changes:
+            self.many(_COUNT, changes)
+
+    def drop_surplus(self, kinds: Collection[int] = (N_SUCCEEDED, N_CANCELLED, N_DEAD)) -> int:
+        """Drop what is more of these kinds than may be kept; returns how many."""
+        config, dropped = self.config, 0
+        self.write_counts()
+        if config.max_finished is not None and (N_SUCCEEDED in kinds or N_CANCELLED in kinds):
+            dropped += len(self._drop_oldest(ENDED, (N_SUCCEEDED, N_CANCELLED), config.max_finished))
+        if config.max_dead is not None and N_DEAD in kinds:
+            for job_id, queue in self._drop_oldest(DIED, (N_DEAD,), config.max_dead):
+                dropped += 1
+                config.log.warning(
+                    "dead job %s of %s is dropped: max_dead is %d; look at dead jobs, retry or delete them",
+                    job_id,
+                    queue,
+                    config.max_dead,
+                )
+        return dropped
+
+    def _drop_oldest(self, place: int, kinds: tuple[int, ...], limit: int) -> list[tuple[int, str]]:
+        marks = ",".join("?" * len(kinds))
+        [(there,)] = self.do(f"select sum(n) from neoq_counts where kind in ({marks})", kinds)  # noqa: S608
+        excess = int(number_in(there, 0, _LAST_ID) or 0) - limit
+        return self.drop(f"place = {place} order by finished_at, id limit ?", (excess,)) if excess > 0 else []
+
+    def drop(self, where: str, values: tuple[Any, ...]) -> list[tuple[int, str]]:
+        """Delete jobs that have ended; return their ids and queues."""
+        rows = self.do(f"select id, queue, place, status from neoq_jobs where {where}", values).fetchall()  # noqa: S608
+        self.many("delete from neoq_jobs where id = ?", [row[:1] for row in rows])
+        for _, queue, place, status in rows:
+            self.count(queue, kind_of(place, status), -1)
+        return [row[:2] for row in rows]
+
+    # -- jobs by id -------------------------------------------------------------------------------------
+
+    def of_ids(self, ids: Sequence[int]) -> list[Job]:
+        """The jobs of these ids that exist."""
+        return [job_of(row) for row in self.rows_of(f"select {COLUMNS} from neoq_jobs where", ids)]  # noqa: S608
+
+    def rows_of(self, select: str, ids: Sequence[int]) -> Iterable[tuple[Any, ...]]:
+        """What a query that ends in its conditions finds of these ids."""
+        for start in range(0, len(ids), CHUNK):
+            chunk = ids[start : start + CHUNK]
+            marks = ",".join("?" * len(chunk))
+            yield from self.do(f"{select} id in ({marks})", chunk).fetchall()

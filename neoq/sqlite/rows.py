@@ -1,0 +1,203 @@
+"""What a row of a SQLite file's jobs says, and how they are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from typing import Any
+
+import orjson
+
+from neoq.job import CODEC, FINISHED, Job, Status, Unique, blank, within_calendar
+from neoq.sqlite.schema import DIED, ENDED, NEW, READY, RUNS, WAITS
+from neoq.store import QueueCounts
+from neoq.stored import LAST_CRASH, LAST_RETRY, STATUSES, Unreadable, meta_of, payload_of, read, shown
+
+_STATUS = dict(enumerate(STATUSES))
+NUMBER = {status: number for number, status in enumerate(STATUSES)}
+PENDING, RETRYING, RUNNING, SUCCEEDED, DEAD, CANCELLED = range(6)
+UNIQUENESS: dict[Unique, int] = {False: 0, True: 1, "until_started": 2}
+_UNIQUE: dict[int, Unique] = {0: False, 1: True, 2: "until_started"}
+_FIELDS = (  # of QueueCounts; the place in this tuple is the kind in neoq_counts
+    *("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled"),
+)
+N_READY, N_SCHEDULED, N_RETRYING, N_RUNNING, N_SUCCEEDED, N_DEAD, N_CANCELLED = range(7)
+_IN_SLOTS = {  # columns, and the attributes of a job that they are; job_of names them in this order
+    "id": "id",
+    "queue": "queue",
+    "run_after": "_run_after",
+    "created_at": "_created_at",
+    "token": "_token",
+    "deadline": "_deadline",
+    "payload": "_data",
+    "ran_at": "_ran_at",
+    "finished_at": "_finished_at",
+    "result": "_result",
+}
+_IN_DICT = {
+    "priority": "priority",
+    "worker": "worker",
+    "crashes": "crashes",
+    "retries": "retries",
+    "max_retries": "max_retries",
+    "fingerprint": "_own_fingerprint",
+    "kind": "kind",
+    "key": "key",
+    "batch": "group",
+    "error": "error",
+    "traceback": "traceback",
+}
+_NAMES = tuple(_IN_DICT.values())
+_PLACES = range(6)
+_SHAPES_KEPT = 500
+_OTHERS = "status, uniqueness, cancel, meta, progress, progress_text, place, lease_until"
+COLUMNS = f"{', '.join(_IN_SLOTS)}, {', '.join(_IN_DICT)}, {_OTHERS}"
+_FIRST, _REST = len(_IN_SLOTS), len(_IN_SLOTS) + len(_IN_DICT)
+_ALL = (*_IN_SLOTS, *_IN_DICT, *_OTHERS.split(", "))
+TOKEN_AT, WORKER_AT, PLACE_AT, LEASE_AT = (
+    _ALL.index(name) for name in ("token", "worker", "place", "lease_until")
+)
+_NUMBERS_END = _FIRST + 5
+_USUAL = (0, None, 0, 0, None)  # priority, worker, crashes, retries and max_retries of most jobs
+_CALLED = {"batch": "group"}  # where `read` calls a column otherwise
+
+# A column takes any type, whatever it was made for. Rows come in a few shapes; each is looked at once.
+_NULL = type(None)
+_TYPES: dict[tuple[type, ...], str] = {
+    (int,): "id token priority crashes retries status uniqueness cancel place",
+    (int, _NULL): "max_retries",
+    (float, int): "run_after created_at",
+    (float, int, _NULL): "deadline ran_at finished_at progress lease_until",
+    (str,): "queue",
+    (bytes,): "payload",
+    (bytes, _NULL): "result meta",
+}
+_TYPE_OF = {name: types for types, names in _TYPES.items() for name in names.split()}
+_EXPECTED = tuple(_TYPE_OF.get(name, (str, _NULL)) for name in _ALL)
+_shapes: set[tuple[type, ...]] = set()  # that were looked at and are in order
+
+_PLAIN = ("queue", "run_after", "created_at", "payload")  # of most jobs there is no more to say
+_DESCRIBED = (
+    *_PLAIN,
+    *("priority", "max_retries", "deadline", "fingerprint", "kind", "key", "batch"),
+)
+_attributes_of = attrgetter(*((_IN_SLOTS | _IN_DICT)[column] for column in _DESCRIBED))
+
+
+def _insert(*columns: str) -> str:
+    columns = ("id", "hash", "holds", "place", *columns)
+    marks = ", ".join("?" * len(columns))
+    return f"insert into neoq_jobs ({', '.join(columns)}) values ({marks})"  # noqa: S608
+
+
+INSERT_PLAIN = _insert(*_PLAIN)
+INSERT = _insert("uniqueness", "meta", "codec", *_DESCRIBED)
+
+
+def described(job: Job) -> tuple[Any, ...]:
+    """What `INSERT` says of a job, after its id, hash, holds and place."""
+    meta = orjson.dumps(dict(job.meta)) if job.meta else None
+    return UNIQUENESS[job.unique], meta, CODEC, *_attributes_of(job)
+
+
+def job_of(row: Sequence[Any]) -> Job:
+    """The job that a row of `COLUMNS` describes, whatever somebody has put there."""
+    try:
+        return _job_of(row)
+    except (ValueError, LookupError, TypeError):
+        fields = {_CALLED.get(name, name): value for name, value in zip(_ALL, row, strict=True)}
+        place = fields["place"]
+        fields["waits"] = place == WAITS
+        there = place in _PLACES and type(place) is int
+        problems = [] if there else [f"place holds {shown(place)}, which is not 0 to {len(_PLACES) - 1}"]
+        return read(fields, problems=problems)
+
+
+def _check_shape(shape: tuple[type, ...]) -> None:
+    if not all(found in expected for found, expected in zip(shape, _EXPECTED, strict=True)):
+        raise Unreadable
+    if len(_shapes) < _SHAPES_KEPT:
+        _shapes.add(shape)
+
+
+def _check_numbers(job: Job) -> None:
+    counts = 0 <= job.retries <= LAST_RETRY and 0 <= job.crashes <= LAST_CRASH
+    if not counts or not -100 <= job.priority <= 100:
+        raise Unreadable
+    if job.max_retries is not None and not 0 <= job.max_retries < 2**31:
+        raise Unreadable
+
+
+def _job_of(row: Sequence[Any]) -> Job:
+    """As `job_of`, in a hurry; raises where the row is not as we write it."""
+    shape = tuple(map(type, row))
+    if shape not in _shapes:
+        _check_shape(shape)
+    job = blank()
+    (
+        job.id,
+        job.queue,
+        job._run_after,
+        job._created_at,
+        job._token,
+        job._deadline,
+        job._data,
+        job._ran_at,
+        job._finished_at,
+        job._result,
+    ) = row[:_FIRST]
+    fields = job.__dict__
+    fields.update(zip(_NAMES, row[_FIRST:_REST], strict=True))
+    status, uniqueness, cancel, meta, progress, progress_text, place, _ = row[_REST:]
+    if row[_FIRST:_NUMBERS_END] != _USUAL:
+        _check_numbers(job)
+    job._payload = payload_of(job._data)
+    job.status = _STATUS[status]
+    if place not in _PLACES:
+        raise Unreadable
+    if job._deadline is not None:
+        job._deadline = within_calendar(job._deadline)
+    job._cancel = bool(cancel)
+    job._waits = place == WAITS
+    job._special = True
+    if uniqueness != 1:
+        job.unique = _UNIQUE[uniqueness]
+    if meta is not None:
+        job.meta = meta_of(meta)
+    if job._result is not None:
+        orjson.loads(job._result)
+    if progress is not None:
+        fields["_progress"] = (progress, progress_text or "")
+    return job
+
+
+def counts_of(rows: Iterable[tuple[str, int, int]], paused: set[str]) -> list[QueueCounts]:
+    """Counts of each queue from (queue, kind, number), which may name a kind more than once."""
+    numbers: dict[str, dict[str, int]] = {queue: {} for queue in paused}
+    for queue, kind, number in rows:
+        if type(queue) is not str or type(kind) is not int or type(number) is not int:
+            continue  # it was not written by us
+        if 0 <= kind < len(_FIELDS):
+            of_queue = numbers.setdefault(queue, {})
+            of_queue[_FIELDS[kind]] = of_queue.get(_FIELDS[kind], 0) + number
+    numbers = {
+        queue: {field: max(0, number) for field, number in of_queue.items()}
+        for queue, of_queue in numbers.items()
+    }
+    return [QueueCounts(queue, paused=queue in paused, **numbers[queue]) for queue in sorted(numbers)]
+
+
+def place_and_status(status: Status) -> tuple[tuple[int, ...], int]:
+    """Where jobs of a status are, and its number."""
+    places = {Status.RUNNING: (RUNS,), Status.DEAD: (DIED,)}
+    default = (ENDED,) if status in FINISHED else (READY, WAITS, NEW)
+    return places.get(status, default), NUMBER[status]
+
+
+def kind_of(place: int, status: int) -> int:
+    """The kind of neoq_counts that a job at this place is counted as."""
+    if place == WAITS:
+        return N_RETRYING if status == RETRYING else N_SCHEDULED
+    if place == ENDED:
+        return N_SUCCEEDED if status == SUCCEEDED else N_CANCELLED
+    return {READY: N_READY, RUNS: N_RUNNING, DIED: N_DEAD}[place]
