@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta, tzinfo
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypedDict, TypeVar, Unpack, overload
 
 from neoq.boundary import entrances
-from neoq.capacity import wanted_of
 from neoq.clock import Clock, machine
 from neoq.config import Config, OnError, query_of
 from neoq.engine.attempt import Handler, Listener, Middleware
@@ -35,9 +33,8 @@ from neoq.job import (
     to_seconds,
 )
 from neoq.redact import HOW_TO_WRITE
-from neoq.reentry import GUARDED, guarded
 from neoq.retry import RetryPolicy
-from neoq.store import Action, QueueCounts, Store
+from neoq.store import Action, QueueCounts, Store, WorkerInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,8 +84,8 @@ class Stats:
     duplicates: int
 
 
-@entrances(but=GUARDED)
-class Backend(Store):
+@entrances()
+class Backend:
     """Background jobs: listen, enqueue, shut down. Make one of its subclasses, or call `neoq.connect`.
 
     All methods may be called from any thread. As a context manager it shuts down at the end of the block,
@@ -96,18 +93,17 @@ class Backend(Store):
     """
 
     config_class: ClassVar[type[Config]] = Config
-    inside: set[int]  # the threads that are in a call of the store: see `guarded`
+    store_class: ClassVar[type[Store]]
+    features: ClassVar[frozenset[str]] = frozenset()
+    """What its store offers: see `Store.features`."""
+
+    store: Store
+    """Where its jobs are kept. For those who write stores, and for tests; see docs/writing-a-backend.md."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        for name in GUARDED:
-            if name in vars(cls):
-                setattr(cls, name, cls._guard(vars(cls)[name]))
-
-    @staticmethod
-    def _guard(method: Callable[..., Any]) -> Callable[..., Any]:
-        """A method of the store that is never waited for in the middle of another in the same thread."""
-        return guarded(method)
+        if "store_class" in vars(cls):
+            cls.features = cls.store_class.features
 
     def __init__(self, **options: Any) -> None:
         self.config = self.config_class.load(options)
@@ -142,10 +138,9 @@ class Backend(Store):
         return {}
 
     def _set_up(self) -> None:
-        self.inside = set()
-        self.engine = Engine(self, self.config)
+        self.engine = Engine(self.config, self.store_class)
+        self.store = self.engine.store
         self._enqueue_middleware: list[EnqueueMiddleware] = []
-        self._idempotent = "local" not in self.features
         self._max_payload = self.config.max_payload
         self._look_at_enqueue()
 
@@ -340,17 +335,10 @@ class Backend(Store):
         data = encode_payload(payload, queue)
         if len(data) > self._max_payload:
             refuse_size(data, self._max_payload, queue)
-        job = self.add_plain(queue, data, engine.clock.time(), transaction)
+        job = self.store.add_plain(queue, data, engine.clock.time(), transaction)
         if job._data is not data and job.duplicate:  # the first is looked up in a tenth of the time
             engine.note_duplicate(job)
         return job
-
-    def add_plain(self, queue: str, data: bytes, now: float, transaction: Any = None) -> Job:
-        """Store one job that is nothing but a queue and a payload (as JSON), due now: most are."""
-        job = Job(queue)
-        job._data = data
-        job._run_after = job._created_at = now
-        return self.add((job,), token=self._new_token(), transaction=transaction)[0]
 
     def _enqueue_special(self, queue: Any, payload: Any, options: JobOptions, transaction: Any) -> Job:
         job = _given(queue, payload, options)
@@ -371,7 +359,7 @@ class Backend(Store):
         if engine.attention or job.queue not in engine.lanes:
             engine.admit(job.queue)
         job._prepare(engine.clock.time(), self._max_payload)
-        added = self.add((job,), token=self._new_token(), transaction=transaction)[0]
+        added = self.store.add((job,), token=self.store.new_token(), transaction=transaction)[0]
         if added.duplicate:
             engine.note_duplicate(added)
         return added
@@ -414,7 +402,7 @@ class Backend(Store):
         self._prepare_batch(batch, payloads)
         if not batch:
             return []
-        added = self.add(batch, token=self._new_token(), transaction=transaction)
+        added = self.store.add(batch, token=self.store.new_token(), transaction=transaction)
         if added != batch:  # some are not the jobs that were given
             for job in added:
                 if job.duplicate:
@@ -453,39 +441,6 @@ class Backend(Store):
         for job in batch:
             self._through_middleware(job, keep(job))
         return kept
-
-    def _new_token(self) -> bytes:
-        return os.urandom(16) if self._idempotent else b""
-
-    # -- for stores --------------------------------------------------------------------------------------
-
-    def capacity_of(self, queue: str) -> int | None:
-        """How many ready jobs a queue holds before its producers wait."""
-        listener = self.engine.listeners.get(queue)
-        return self.config.queue_capacity if listener is None else listener.capacity
-
-    def _bounds_of(self, jobs: Sequence[Job]) -> dict[str, int]:
-        """The capacity of each queue that may hold a batch back.
-
-        A runner never waits for room. It is held back only by a queue that can never hold the batch.
-        """
-        if len(jobs) == 1 and self.capacity_of(jobs[0].queue) is None:
-            return {}
-        queues = {job.queue for job in jobs}
-        capacities = {queue: limit for queue in queues if (limit := self.capacity_of(queue)) is not None}
-        if capacities and self.in_runner():
-            wanted = wanted_of(jobs, capacities)
-            return {queue: limit for queue, limit in capacities.items() if wanted[queue] > limit}
-        return capacities
-
-    def handed_over(self, queue: str) -> int:
-        """Jobs of a queue that runners of this process hold and have not started."""
-        lane = self.engine.lanes.get(queue)
-        return 0 if lane is None else lane.handed_over()
-
-    def in_runner(self) -> bool:
-        """Whether this thread is a runner of this backend: it must never wait for room."""
-        return self.engine.in_runner()
 
     # -- start and stop ----------------------------------------------------------------------------------
 
@@ -563,7 +518,7 @@ class Backend(Store):
         """A snapshot of a job, or None where nothing is known of it."""
         job_id = checked_id(job_id)
         self.engine.look()
-        return next(iter(self.find(ids=[job_id], limit=1)), None)
+        return next(iter(self.store.find(ids=[job_id], limit=1)), None)
 
     def jobs(
         self,
@@ -582,7 +537,7 @@ class Backend(Store):
         if after is not None:
             after = checked_id(after)
         self.engine.look()
-        return self.find(
+        return self.store.find(
             queue=queue, status=None if status is None else Status(status), limit=limit, after=after
         )
 
@@ -618,7 +573,12 @@ class Backend(Store):
     def queues(self) -> list[QueueCounts]:
         """Every queue's jobs, counted by where they are in their life."""
         self.engine.look()
-        return self.counts()
+        return self.store.counts()
+
+    def workers(self) -> list[WorkerInfo]:
+        """The processes that listen on this store and are alive; in memory this one, once it listens."""
+        self.engine.look()
+        return self.store.workers()
 
     # -- operating ---------------------------------------------------------------------------------------
 
@@ -669,25 +629,30 @@ class Backend(Store):
         return changed
 
     def _change_some(self, ids: list[int], action: Action) -> frozenset[int]:
-        changed = self.change(ids, action)
+        changed = self.store.change(ids, action)
         if action == "cancel":
             self.engine.cancel_running(set(changed.running))
         if action != "retry":
             self.engine.tell()
         return changed.done | changed.running
 
+    def prune(self) -> int:
+        """Forget finished and dead jobs beyond what the settings keep; return how many. Workers do so, too."""
+        self.engine.look()
+        return self.store.prune()
+
     def pause(self, queue: str) -> None:
         """Start no more jobs of a queue until `resume`; they can still be enqueued."""
         check_queue(queue)
         self.engine.look()
-        self.set_paused(queue, True)
+        self.store.set_paused(queue, True)
         self.engine.tell()
 
     def resume(self, queue: str) -> None:
         """Let a paused queue go on."""
         check_queue(queue)
         self.engine.look()
-        self.set_paused(queue, False)
+        self.store.set_paused(queue, False)
 
 
 def _around(middleware: EnqueueMiddleware, job: Job, inner: Callable[..., Job]) -> Callable[..., Job]:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from neoq.clock import machine
 from neoq.errors import BackendClosedError, QueueFullError
 from neoq.job import Job
+from neoq.store import StoreContext
 
 LOOK_EVERY = 0.05  # seconds between looks whether a full queue has room again
 
@@ -19,6 +20,21 @@ def wanted_of(jobs: Sequence[Job], queues: Iterable[str]) -> dict[str, int]:
         if job.queue in numbers and not job._waits:
             numbers[job.queue] += 1
     return numbers
+
+
+def bounds_of(jobs: Sequence[Job], context: StoreContext) -> dict[str, int]:
+    """The capacity of each queue that may hold a batch back.
+
+    A runner never waits for room. It is held back only by a queue that can never hold the batch.
+    """
+    if len(jobs) == 1 and context.capacity_of(jobs[0].queue) is None:
+        return {}
+    queues = {job.queue for job in jobs}
+    capacities = {queue: limit for queue in queues if (limit := context.capacity_of(queue)) is not None}
+    if capacities and context.in_runner():
+        wanted = wanted_of(jobs, capacities)
+        return {queue: limit for queue, limit in capacities.items() if wanted[queue] > limit}
+    return capacities
 
 
 def new_of(jobs: Sequence[Job], queues: Iterable[str], duplicates: Collection[int]) -> dict[str, int]:

@@ -35,6 +35,7 @@ from neoq.store import (
     Outcome,
     QueueCounts,
     Reclaimed,
+    Store,
     Tick,
     WorkerInfo,
     taken_by,
@@ -66,20 +67,10 @@ class MemConfig(Config):
     )
 
 
-class MemBackend(Backend):
-    """Jobs in memory: ``MemBackend(job_check_interval=1.0, future_job_window=30.0)``.
+class MemStore(Store):
+    """The jobs of one process."""
 
-    Takes every setting of `Config` as a keyword. What has not run when the process ends is lost, and the
-    report of `shutdown` lists it. Safe to use from many threads; after a fork the child starts empty.
-
-    Raises ConfigError for a setting that is unknown or out of range.
-    """
-
-    config_class = MemConfig
     features: ClassVar[frozenset[str]] = frozenset({"local"})
-
-    def __init__(self, **options: Unpack[Settings]) -> None:
-        super().__init__(**options)
 
     @staticmethod
     def _guard(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,7 +80,7 @@ class MemBackend(Backend):
         if method.__name__ == "open_store":
             return guarded(method)
 
-        def call(self: MemBackend, *arguments: Any, **keywords: Any) -> Any:
+        def call(self: MemStore, *arguments: Any, **keywords: Any) -> Any:
             lock = getattr(self, "_lock", None)  # the store may not be open yet
             if lock is not None and lock._is_owned():
                 raise reentered()
@@ -252,7 +243,7 @@ class MemBackend(Backend):
 
     def _refuse_outsiders(self, queue: str) -> None:
         """While the backend shuts down only handlers that still count may enqueue."""
-        if not self.engine.may_still_add():
+        if not self._context.may_still_add():
             raise BackendClosedError("this backend was shut down; make a new one", queue=queue)
 
     def _add_one(self, job: Job, state: QueueState) -> Job:
@@ -382,14 +373,14 @@ class MemBackend(Backend):
     # -- capacity ---------------------------------------------------------------------------------------
 
     def _is_full(self, state: QueueState, wanted: int) -> bool:
-        capacity = self.capacity_of(state.queue)
+        capacity = self._context.capacity_of(state.queue)
         if capacity is None:
             state.plenty = math.inf
             return False
         state.plenty = capacity - _HANDED_OVER_AT_MOST
         if len(state.ready) + wanted <= state.plenty:
             return False
-        return len(state.ready) + wanted + self.handed_over(state.queue) > capacity
+        return len(state.ready) + wanted + self._context.handed_over(state.queue) > capacity
 
     def _make_room(self, jobs: Sequence[Job], states: dict[str, QueueState], special: list[Job]) -> None:
         """Wait until every queue of a batch has room for its part of it."""
@@ -400,13 +391,14 @@ class MemBackend(Backend):
             for job in jobs:
                 wanted[job.queue] += not job._waits
         capacities = {
-            queue: math.inf if (most := self.capacity_of(queue)) is None else most for queue in states
+            queue: math.inf if (most := self._context.capacity_of(queue)) is None else most
+            for queue in states
         }
         if all(n <= capacities[queue] and not self._is_full(states[queue], n) for queue, n in wanted.items()):
             return
         wanted = self._new_of(jobs, states)
         refuse_too_many(wanted, capacities)
-        if self.in_runner():  # a handler that waited for itself would wait for ever
+        if self._context.in_runner():  # a handler that waited for itself would wait for ever
             return
         while full := [queue for queue, n in wanted.items() if n and self._is_full(states[queue], n)]:
             self._wait_for_room(states[full[0]], partial(self._new_in, full[0], jobs, states))
@@ -422,13 +414,13 @@ class MemBackend(Backend):
 
     def _may_have_room(self, state: QueueState) -> bool:
         """Whether to wake producers: asked by a runner that has started all that was handed to it before."""
-        capacity = self.capacity_of(state.queue)
+        capacity = self._context.capacity_of(state.queue)
         return capacity is None or state.ready.length + min(state.blocked) <= capacity
 
     def _wait_for_room(self, state: QueueState, wanted: Callable[[], int]) -> None:
         """Wait, with the lock released, until a full queue has room again for as many as are ``wanted``."""
         number = wanted()
-        if not number or self.in_runner():  # a handler that waited for itself would wait for ever
+        if not number or self._context.in_runner():  # a handler that waited for itself would wait for ever
             return
         timeout = self.config.enqueue_timeout
         give_up = math.inf if timeout is None else machine.monotonic() + timeout
@@ -437,7 +429,7 @@ class MemBackend(Backend):
             while not self._refusing and (number_now := wanted()) and self._is_full(state, number_now):
                 left = give_up - machine.monotonic()
                 if left <= 0:
-                    raise no_room(state.queue, self.capacity_of(state.queue) or 0, timeout)
+                    raise no_room(state.queue, self._context.capacity_of(state.queue) or 0, timeout)
                 state.ready.not_full.wait(min(left, self.config.job_check_interval))
         finally:
             state.blocked.remove(number)
@@ -675,7 +667,6 @@ class MemBackend(Backend):
 
     def prune(self) -> int:
         """Forget finished jobs older than ``retention``."""
-        self.engine.look()
         retention = self.config.retention
         if retention is None:
             return 0
@@ -694,7 +685,8 @@ class MemBackend(Backend):
 
     def workers(self) -> list[WorkerInfo]:
         """This process, once it listens."""
-        return [self.engine.worker_info()] if self.engine.listens else []
+        worker = self._context.worker()
+        return [worker] if worker.queues and self._context.is_running() else []
 
     # -- looking and operating --------------------------------------------------------------------------
 
@@ -855,3 +847,20 @@ def _uncalled(states: Iterable[QueueState]) -> list[QueueState]:
 
 def _snapshot(job: Job | Plain) -> Job:
     return job._copy() if isinstance(job, Job) else job_of(job)
+
+
+class MemBackend(Backend):
+    """Jobs in memory: ``MemBackend(job_check_interval=1.0, future_job_window=30.0)``.
+
+    Takes every setting of `Config` as a keyword. What has not run when the process ends is lost, and the
+    report of `shutdown` lists it. Safe to use from many threads; after a fork the child starts empty.
+
+    Raises ConfigError for a setting that is unknown or out of range.
+    """
+
+    config_class = MemConfig
+    store_class = MemStore
+    store: MemStore
+
+    def __init__(self, **options: Unpack[Settings]) -> None:
+        super().__init__(**options)

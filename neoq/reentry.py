@@ -54,20 +54,20 @@ def reentered() -> NeoqError:
 _GUARD = guarded(lambda: None).__code__
 
 
-def _is_reentry(backend: Any) -> bool:
+def _is_reentry(store: Any) -> bool:
     """Whether more than the store's own code stands between the caller and a call of the store below."""
     between = False
     for frame in frames_from(sys._getframe(2)):
-        if frame.f_code is _GUARD and _self_of(frame) is backend:
+        if frame.f_code is _GUARD and _self_of(frame) is store:
             return between
-        between = between or is_entrance(frame) or not _is_of_store(frame, backend)
+        between = between or is_entrance(frame) or not _is_of_store(frame, store)
     return False
 
 
-def _is_of_store(frame: FrameType, backend: Any) -> bool:
-    """Whether a frame is a method of the backend, or of its engine, which opens the store."""
+def _is_of_store(frame: FrameType, store: Any) -> bool:
+    """Whether a frame is a method of the store, or of what opens it."""
     first = _self_of(frame)
-    return first is backend or first is backend.engine
+    return first is store or getattr(type(first), "opens_stores", False)
 
 
 def _self_of(frame: FrameType) -> Any:

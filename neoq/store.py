@@ -8,14 +8,20 @@ implementation to every sentence of this file.
 from __future__ import annotations
 
 import abc
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from neoq.errors import DuplicateJobError
 from neoq.job import Job, Status
+from neoq.reentry import GUARDED, guarded
+
+if TYPE_CHECKING:
+    from neoq.clock import Clock
+    from neoq.config import Config
 
 Notice = Literal["ready", "called", "cancel", "pause"]
 Notify = Callable[[str, Notice], None]
@@ -175,8 +181,35 @@ class Changed:
         return Changed(self.done | other.done, self.running | other.running, self.queues | other.queues)
 
 
+@dataclass(frozen=True)
+class StoreContext:
+    """What a store may ask of the process that uses it.
+
+    ``worker`` describes this process; its id stays the same until a fork. ``is_running`` tells whether this
+    process runs jobs, ``in_runner`` whether the calling thread does, which then must not wait for room.
+    ``capacity_of`` a queue is how many ready jobs it may hold, None without a bound; ``handed_over`` how many
+    jobs of it were claimed here and have not started. ``may_still_add`` tells whether the calling thread runs
+    a job and may enqueue while the backend shuts down. ``takes`` tells whether a job that is ready now in a
+    queue would be claimed by this process.
+    """
+
+    clock: Clock
+    worker: Callable[[], WorkerInfo]
+    is_running: Callable[[], bool]
+    in_runner: Callable[[], bool]
+    capacity_of: Callable[[str], int | None]
+    handed_over: Callable[[str], int]
+    may_still_add: Callable[[], bool]
+    takes: Callable[[str], bool]
+
+    @property
+    def worker_id(self) -> str:
+        """The id of this process among those that share the store."""
+        return self.worker().id
+
+
 class Store(abc.ABC):
-    """The operations that a backend implements.
+    """The operations that keep jobs. A backend makes one, and its engine drives it.
 
     Only BackendError (and what a method names) escapes, the driver's own exception chained. Only ``add``
     may block. ``notify`` may be called from any thread, spuriously or not at all: correctness never
@@ -186,6 +219,25 @@ class Store(abc.ABC):
     features: ClassVar[frozenset[str]] = frozenset()
     """What it offers beyond the contract: ``local`` (claim and settle cost no round trip, so runners call
     them directly), ``durable``, ``shared``, ``transactions``. What is not there raises UnsupportedError."""
+
+    config: Config
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in GUARDED:
+            if name in vars(cls):
+                setattr(cls, name, cls._guard(vars(cls)[name]))
+
+    @staticmethod
+    def _guard(method: Callable[..., Any]) -> Callable[..., Any]:
+        """A method that is never waited for in the middle of another in the same thread."""
+        return guarded(method)
+
+    def __init__(self, config: Config, context: StoreContext) -> None:
+        self.config = config
+        self.clock = context.clock
+        self.inside: set[int] = set()  # the threads that are in a call: see `guarded`
+        self._context = context
 
     @abc.abstractmethod
     def open_store(self, notify: Notify) -> None:
@@ -212,6 +264,17 @@ class Store(abc.ABC):
         returned with ``duplicate=True`` (or as ``on_duplicate`` says). A repeated call with the same
         non-empty token adds nothing and returns the same jobs.
         """
+
+    def add_plain(self, queue: str, data: bytes, now: float, transaction: Any = None) -> Job:
+        """Store one job that is nothing but a queue and a payload (as JSON), due now: most are."""
+        job = Job(queue)
+        job._data = data
+        job._run_after = job._created_at = now
+        return self.add((job,), token=self.new_token(), transaction=transaction)[0]
+
+    def new_token(self) -> bytes:
+        """A token for `add`; empty where no reply can be lost, and so no call is repeated."""
+        return b"" if "local" in self.features else os.urandom(16)
 
     @abc.abstractmethod
     def add_tick(self, cron: str, tick: datetime, job: Job) -> Tick:

@@ -324,7 +324,7 @@ class Siege:
         self._gate.set()
         self._end(bystanders + self._enqueue(3, run_after=0.01) + self._enqueue(3))
         for worker in self.workers:
-            worker.reclaim()
+            worker.store.reclaim()
             worker.prune()
             worker.stats()
             worker.workers()

@@ -254,7 +254,7 @@ def complete(backend: Subclassed, job: Job, stand: Stand) -> None:
         through_middleware,
         from_a_generator,
         lambda backend, job, stand: backend.get(job.id),
-        lambda backend, job, stand: backend.find(ids=[job.id]),
+        lambda backend, job, stand: backend.store.find(ids=[job.id]),
         lambda backend, job, stand: job.progress(0.5, stand),
         complete,
     ],
@@ -340,7 +340,7 @@ class Signalled(neoq.SqliteBackend):
     "handler",
     [
         lambda backend: lambda *_: backend.get(1),
-        lambda backend: lambda *_: backend.find(ids=[1]),
+        lambda backend: lambda *_: backend.store.find(ids=[1]),
         in_the_package()["getting"],
         lambda backend: functools.partial(lambda backend, *_: backend.get(1), backend),
     ],

@@ -215,7 +215,9 @@ class Duties:
     def __init__(self, backend: neoq.Backend, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
         self.done: dict[str, int] = dict.fromkeys(["beat", "extend", "reclaim"], 0)
         for name in self.done:
-            monkeypatch.setattr(backend, name, self._wrapped(name, getattr(backend, name), name == failing))
+            monkeypatch.setattr(
+                backend.store, name, self._wrapped(name, getattr(backend.store, name), name == failing)
+            )
 
     def _wrapped(self, name: str, real: Callable[..., Any], fails: bool) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:

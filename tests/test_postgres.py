@@ -314,7 +314,7 @@ def test_claims_go_by_the_index(backend: PostgresBackend, admin: psycopg.Connect
     """However many jobs wait, a claim reads no more of them than it takes, and sorts nothing."""
     schema = backend.config.schema
     fill(admin, schema, 30_000)
-    backend.claim([Demand("q", 1)])
+    backend.store.claim([Demand("q", 1)])
     [(source, settings)] = admin.execute(
         "select prosrc, proconfig from pg_proc where proname = 'claim' and pronamespace = %s::regnamespace",
         (schema,),
@@ -349,7 +349,7 @@ def test_no_statement_reads_the_whole_table(backend: PostgresBackend, admin: psy
 
     def whole_reads() -> int:
         for connection in (
-            backend._connections._idle + backend._own._idle
+            backend.store._connections._idle + backend.store._own._idle
         ):  # or they would tell of it in their own time
             connection.execute("select pg_stat_force_next_flush()")
             connection.execute("select 1")
@@ -364,10 +364,10 @@ def test_no_statement_reads_the_whole_table(backend: PostgresBackend, admin: psy
     for n in range(7):
         backend.enqueue_many([Job("q", {"n": n, "m": m}) for m in range(10)])
         backend.enqueue("q", {"again": 1})
-        jobs = backend.claim([Demand("q", 100), Demand("other", 100)]).jobs
-        backend.extend([neoq.store.lease_of(job) for job in jobs])
+        jobs = backend.store.claim([Demand("q", 100), Demand("other", 100)]).jobs
+        backend.store.extend([neoq.store.lease_of(job) for job in jobs])
         retried = [neoq.store.given_back(job) for job in jobs[:5]]
-        backend.settle([neoq.store.succeeded(job) for job in jobs[5:]] + retried)
+        backend.store.settle([neoq.store.succeeded(job) for job in jobs[5:]] + retried)
     assert whole_reads() == before
 
 
@@ -375,7 +375,7 @@ def test_prune_reads_only_what_it_forgets(backend: PostgresBackend, admin: psyco
     """However many jobs have ended since, prune reads only those that ended before: the index has them."""
     history = sql.Identifier(schema := backend.config.schema, "history")
     backend.enqueue_many([Job("q", {"n": n}) for n in range(30)])
-    backend.settle([neoq.store.succeeded(job) for job in backend.claim([Demand("q", 30)]).jobs])
+    backend.store.settle([neoq.store.succeeded(job) for job in backend.store.claim([Demand("q", 30)]).jobs])
     columns = [
         name
         for (name,) in admin.execute(
@@ -424,9 +424,9 @@ def test_five_hundred_queues(make: Make) -> None:
     seen = Seen()
     names = [f"queue {n}" for n in range(500)]
     backend.enqueue_many([Job(name, {"n": 1}) for name in names])
-    claimed = backend.claim([Demand(name, 1) for name in names])
+    claimed = backend.store.claim([Demand(name, 1) for name in names])
     assert sorted(job.queue for job in claimed.jobs) == sorted(names)
-    backend.settle([neoq.store.given_back(job) for job in claimed.jobs])
+    backend.store.settle([neoq.store.given_back(job) for job in claimed.jobs])
     for name in names[:20]:
         backend.listen(name, lambda job: seen(job.queue))
     backend.start()
@@ -456,7 +456,7 @@ def test_claims_that_begin_where_the_last_ended(
         backend.enqueue("q", {"n": n}, **{"run_after": at, **options})
 
     def claim(limit: int = 10) -> list[int]:
-        return [job.payload["n"] for job in backend.claim([Demand("q", limit)]).jobs]
+        return [job.payload["n"] for job in backend.store.claim([Demand("q", limit)]).jobs]
 
     for n in range(4):
         enqueue(n)
@@ -474,7 +474,7 @@ def test_claims_that_begin_where_the_last_ended(
     enqueue(17, priority=4)
     assert claim() == [17, 15, 14, 16]
     enqueue(-50)  # before all that was ever claimed
-    claimed = backend.claim([Demand("q", 10)])
+    claimed = backend.store.claim([Demand("q", 10)])
     assert claimed.jobs == []
     assert claimed.next_due is not None
     assert (claimed.next_due - claimed.now).total_seconds() <= 1.0
@@ -486,9 +486,9 @@ def buried(backend: PostgresBackend, number: int) -> list[Job]:
     jobs = []
     for n in range(number):
         backend.enqueue("q", {"n": n})
-        [job] = backend.claim([Demand("q", 1)]).jobs
+        [job] = backend.store.claim([Demand("q", 1)]).jobs
         dead = neoq.store.succeeded(job)._replace(status=Status.DEAD, finished_at=1000.0 + n)
-        backend.settle([dead])
+        backend.store.settle([dead])
         jobs.append(job)
     return jobs
 
@@ -529,7 +529,7 @@ def test_a_dead_job_that_is_being_deleted(backend: PostgresBackend, postgres_url
     schema = backend.config.schema
     with psycopg.connect(postgres_url) as other:
         other.execute(f"select * from \"{schema}\".change(array[{oldest.id}], array[null::uuid], 'delete')")
-        backend._own.execute(backend._statements.trim, (True, 5))
+        backend.store._own.execute(backend.store._statements.trim, (True, 5))
     assert dead_of(backend) == [1, 2, 3, 4, 5]
 
 
@@ -594,7 +594,7 @@ def test_a_fork_leaves_the_parents_sessions_alone(make: Make) -> None:
     seen = Seen()
     backend.listen("q", lambda job: seen(job.payload["n"]) or os.getpid())
     ended(backend, backend.enqueue("q", {"n": 0}))
-    sessions = {*backend._connections._idle, *backend._own._idle}
+    sessions = {*backend.store._connections._idle, *backend.store._own._idle}
     pid = os.fork()
     if not pid:
         code = 1
@@ -638,7 +638,7 @@ def test_a_worker_that_has_left_killed_nobody(make: Make, backend: PostgresBacke
     leaver.enqueue("q")
     assert len(leaver.claim([Demand("q", 1)]).jobs) == 1
     leaver.shutdown()
-    [job] = eventually(lambda: backend.reclaim().returned, "it is reclaimed")
+    [job] = eventually(lambda: backend.store.reclaim().returned, "it is reclaimed")
     assert (job.status, job.crashes) == (Status.PENDING, 0)
 
 
@@ -648,15 +648,15 @@ def test_who_has_just_come_calls_nobody_dead(
     """After a failover all locks are free: who comes then gives the living time to return."""
     worker = make(autostart=False)
     worker.enqueue("q")
-    assert len(worker.claim([Demand("q", 1)]).jobs) == 1
-    worker._presence.let_go()
+    assert len(worker.store.claim([Demand("q", 1)]).jobs) == 1
+    worker.store._presence.let_go()
     workers = sql.Identifier(worker.config.schema, "workers")
     admin.execute(sql.SQL("update {} set locked = true, beat_at = beat_at - 10").format(workers))
     may_judge = (
         "select clock_timestamp() - pg_postmaster_start_time() > '1 s' and not exists"
         " (select from pg_locks where locktype = 'advisory' and classid = %s::oid)"
     )
-    lock = (worker._presence.lock_class,)
+    lock = (worker.store._presence.lock_class,)
     eventually(lambda: admin.execute(may_judge, lock).fetchall() == [(True,)], "the lock is free")
     now = time.monotonic()
     monkeypatch.setattr("neoq.postgres.wake.machine", SimpleNamespace(monotonic=lambda: now))
@@ -783,9 +783,9 @@ def test_who_leaves_in_good_order_is_not_looked_after(
     """A worker that has settled all it claimed leaves nothing to reclaim, which would search all the jobs."""
     backend = make(autostart=False)
     backend.enqueue("q")
-    [job] = backend.claim([Demand("q", 1)]).jobs
+    [job] = backend.store.claim([Demand("q", 1)]).jobs
     if not owes:
-        backend.settle([Outcome(Lease(job.id or 0, "q", job._token, None), Status.SUCCEEDED)])
+        backend.store.settle([Outcome(Lease(job.id or 0, "q", job._token, None), Status.SUCCEEDED)])
     backend.shutdown()
     [(left,)] = admin.execute(f'select count(*) from "{new_schema}".workers').fetchall()
     assert bool(left) is owes
@@ -794,19 +794,19 @@ def test_who_leaves_in_good_order_is_not_looked_after(
 def test_a_lost_claim_is_given_back(backend: PostgresBackend) -> None:
     """Jobs of a claim whose reply was lost run nowhere: the next claim takes them again."""
     backend.enqueue_many([Job("q", {"n": n}) for n in range(3)])
-    real = backend._own.execute
+    real = backend.store._own.execute
 
     def lose(statement: str, values: Any = ()) -> Any:
         rows = real(statement, values)
-        if statement == backend._statements.claim:
+        if statement == backend.store._statements.claim:
             raise BackendUnavailable("the reply was lost", outcome_unknown=True)
         return rows
 
-    backend._own.execute = lose  # type: ignore[method-assign]
+    backend.store._own.execute = lose  # type: ignore[method-assign]
     with pytest.raises(BackendUnavailable):
-        backend.claim([Demand("q", 10)])
-    backend._own.execute = real  # type: ignore[method-assign]
-    assert [job.payload["n"] for job in backend.claim([Demand("q", 10)]).jobs] == [0, 1, 2]
+        backend.store.claim([Demand("q", 10)])
+    backend.store._own.execute = real  # type: ignore[method-assign]
+    assert [job.payload["n"] for job in backend.store.claim([Demand("q", 10)]).jobs] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -829,7 +829,7 @@ def test_a_lost_reply_of_an_enqueue(
         return call
 
     lost: list[int] = []
-    monkeypatch.setattr(backend._connections, "prepared", lose(backend._connections.prepared))
+    monkeypatch.setattr(backend.store._connections, "prepared", lose(backend.store._connections.prepared))
     execute = psycopg.Cursor.execute
 
     def cursor_execute(cursor: Any, statement: Any, *arguments: Any, **options: Any) -> Any:
@@ -859,7 +859,7 @@ def test_callers_hold_up_no_worker(make: Make) -> None:
     ended(worker, worker.enqueue("q", {"n": 0}))
     with contextlib.ExitStack() as held:
         for _ in range(2):
-            held.enter_context(worker._connections.use())
+            held.enter_context(worker.store._connections.use())
         assert ended(other, other.enqueue("q", {"n": 1})).result == 1
         [seen] = other.workers()
         eventually(lambda: other.workers()[0].beat_at > seen.beat_at, "its heart beats")
@@ -870,7 +870,7 @@ def test_a_wait_for_a_connection_ends(make: Make, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("neoq.postgres.connections.PLACE_COMES", 0.05)
     backend = make(autostart=False, pool_size=2)
     backend.queues()
-    with backend._connections.use(), backend._connections.use():
+    with backend.store._connections.use(), backend.store._connections.use():
         with pytest.raises(BackendUnavailable, match=r"all 2 connections .*raise pool_size") as caught:
             backend.enqueue_many([Job("q", {"n": n}) for n in range(2)])
         assert not caught.value.outcome_unknown
@@ -948,13 +948,13 @@ def test_a_holder_that_is_forgotten(
     """A job whose holder ends and is forgotten before it could be read is added after it."""
     backend = make(autostart=False, retention=0)
     first = backend.enqueue("q", {"n": 1})
-    find = backend._adder._find
+    find = backend.store._adder._find
 
     def late(*arguments: Any) -> Any:
         admin.execute(f'delete from "{new_schema}".jobs where id = {first.id}')
         return find(*arguments)
 
-    monkeypatch.setattr(backend._adder, "_find", late)
+    monkeypatch.setattr(backend.store._adder, "_find", late)
     with psycopg.connect(admin.info.dsn) as other:
         second = backend.enqueue("q", {"n": 1}, transaction=other if joins else None)
     assert not second.duplicate
@@ -965,7 +965,7 @@ def test_a_new_connection_that_breaks(
     backend: PostgresBackend, admin: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An enqueue whose new connection breaks at once takes another."""
-    connect = backend._connections.connect
+    connect = backend.store._connections.connect
 
     def broken() -> Any:
         connection = connect()
@@ -973,7 +973,7 @@ def test_a_new_connection_that_breaks(
         admin.execute("select pg_terminate_backend(%s)", (connection.info.backend_pid,))
         return connection
 
-    monkeypatch.setattr(backend._connections, "connect", broken)
+    monkeypatch.setattr(backend.store._connections, "connect", broken)
     assert [backend.enqueue("q", {"n": n}).duplicate for n in range(2)] == [False, False]
 
 
@@ -1225,7 +1225,7 @@ def test_an_end_before_the_commit(make: Make, postgres_url: str) -> None:
     connection.commit()
     connection.close()
     assert ended(backend, slow).result == "by hand"
-    eventually(lambda: not backend._settlement.left, "its outcome is dropped")
+    eventually(lambda: not backend.store._settlement.left, "its outcome is dropped")
 
 
 # -- transactions of other databases ------------------------------------------------------------------------
@@ -1744,7 +1744,7 @@ def test_a_clock_that_is_wrong(make: Make, shift: float) -> None:
 )
 def test_arrays(backend: PostgresBackend, array: Callable[[Any], Array], values: list[Any]) -> None:
     """The server reads what was written: nothing, one value over and over, many, and nulls."""
-    with backend._connections.use() as connection:
+    with backend.store._connections.use() as connection:
         [(read,)] = connection.execute("select %s", (array(values),)).fetchall()
     assert [value.bytes if isinstance(value, uuid.UUID) else value for value in read] == values
 
@@ -1753,7 +1753,9 @@ def test_one_commit_of_several(backend: PostgresBackend) -> None:
     """Of jobs that are added in one commit each is its own, and a duplicate is the job that was there."""
     there = backend.enqueue("a", {"n": 0})
     jobs = [prepared(queue, {"n": n}) for n in range(3) for queue in "ab"]
-    added = backend._adder._add_together([(job, held(job), b"") for job in [*jobs, prepared("b", {"n": 0})]])
+    added = backend.store._adder._add_together(
+        [(job, held(job), b"") for job in [*jobs, prepared("b", {"n": 0})]]
+    )
     assert added[0] is None  # it met the one that was there
     assert [job is None for job in (added[1], added[6])].count(True) == 1  # and one of these the other
     stored = {
@@ -1776,7 +1778,7 @@ def test_one_commit_with_what_cannot_be_stored(latin: str, new_schema: str) -> N
     with PostgresBackend(latin, schema=new_schema, autostart=False) as backend:
         assert backend.stats().ready == 0
         jobs = [prepared("q\N{SNOWMAN}", {"n": 1}), prepared("q", {"n": 2})]
-        added = backend._adder._add_together([(job, held(job), b"") for job in jobs])
+        added = backend.store._adder._add_together([(job, held(job), b"") for job in jobs])
         assert added == [None, None]  # each is to be added by itself
         calls: dict[int, Any] = {}
 
@@ -1816,8 +1818,8 @@ def test_a_server_that_ends_idle_sessions(
         pytest.skip("PostgreSQL 14 began to end idle sessions")
     worker = make(with_settings(postgres_url, options="-cidle_session_timeout%3D1h"), autostart=False)
     worker.queues()
-    worker._presence.hold()
-    connection = worker._presence._connection
+    worker.store._presence.hold()
+    connection = worker.store._presence._connection
     assert connection is not None
     assert connection.execute("show idle_session_timeout").fetchall() == [("0",)]
 
@@ -1826,7 +1828,7 @@ def test_the_keys_of_prepared_adds(backend: PostgresBackend) -> None:
     """An id that the server gave is the job's, through each way of adding."""
     one = backend.enqueue("q", {"n": 1})
     [two] = backend.enqueue_many([Job("q", {"n": 2})])
-    [three] = backend.add([prepared("q", {"n": 3})], token=b"")
+    [three] = backend.store.add([prepared("q", {"n": 3})], token=b"")
     several = in_threads(8, lambda n: backend.enqueue("q", {"m": n}))
     for job in (one, two, three, *several):
         found = backend.get(job.id or 0)

@@ -257,7 +257,7 @@ def test_an_end_that_comes_as_its_waiter_looks_is_not_missed(monkeypatch: pytest
             monkeypatch.undo()
             return found
 
-        monkeypatch.setattr(backend, "find", find_just_before)
+        monkeypatch.setattr(backend.store, "find", find_just_before)
         waiter = threading.Thread(target=backend.wait, args=(job.id,), daemon=True)
         waiter.start()
         waiter.join(PATIENCE)

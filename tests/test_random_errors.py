@@ -39,7 +39,7 @@ class Faults:
         self._random = random.Random(seed)
         self._often = often
         for name in calls:
-            setattr(backend, name, self._wrapped(name, getattr(backend, name)))
+            setattr(backend.store, name, self._wrapped(name, getattr(backend.store, name)))
 
     def _wrapped(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:

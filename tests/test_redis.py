@@ -231,10 +231,10 @@ def test_scripts_are_forgotten(backend: RedisBackend, client: redis.Redis) -> No
         client.script_flush()
         backend.enqueue_many([Job("p", {"n": n}), Job("q", {"n": n + 10})])
     client.script_flush()
-    jobs = backend.claim([Demand("p", 10), Demand("q", 10)]).jobs
+    jobs = backend.store.claim([Demand("p", 10), Demand("q", 10)]).jobs
     ran += [job.payload["n"] for job in jobs]
     client.script_flush()
-    assert backend.settle([done(job) for job in jobs]) == set()
+    assert backend.store.settle([done(job) for job in jobs]) == set()
     assert sorted(ran) == [0, 0, 1, 1, 2, 2, 10, 11, 12]
 
 
@@ -377,7 +377,7 @@ def test_an_interrupt_between_the_first_words(monkeypatch: pytest.MonkeyPatch) -
     ):
         assert isinstance(backend, RedisBackend)
         job = backend.enqueue("q", {"n": 1})
-        backend._redis._drop_free()
+        backend.store._redis._drop_free()
         server.signal(signal.SIGSTOP)
         go_on = threading.Timer(0.3, server.signal, [signal.SIGCONT])
         go_on.start()
@@ -385,7 +385,7 @@ def test_an_interrupt_between_the_first_words(monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(Interrupt):
             backend.get(id_of(job))
         for n in range(3):
-            assert backend._redis.command("ECHO", n) == b"%d" % n
+            assert backend.store._redis.command("ECHO", n) == b"%d" % n
         go_on.join()
 
 
@@ -406,7 +406,7 @@ def test_an_interrupt_in_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
             raise Interrupt
 
         monkeypatch.setattr(redis.Connection, "send_packed_command", late)
-        [node] = backend._redis._client.get_nodes()
+        [node] = backend.store._redis._client.get_nodes()
         with pytest.raises(Interrupt):
             backend.get(id_of(job))
         assert [one._sock for one in node.redis_connection.connection_pool._available_connections] == [None]
@@ -425,7 +425,7 @@ def test_very_many_threads(backend: RedisBackend, monkeypatch: pytest.MonkeyPatc
 
     def ask() -> None:
         try:
-            backend._redis.command("PING")
+            backend.store._redis.command("PING")
         except Exception as error:
             failed.append(error)
             together.abort()
@@ -474,8 +474,8 @@ def test_a_full_server_and_results() -> None:
     ):
         jobs = backend.enqueue_many([Job("q", {"n": n}) for n in range(10)])
         fill(backend, "p")
-        claimed = backend.claim([Demand("q", 10)]).jobs
-        assert backend.settle([done(job) for job in claimed]) == set()
+        claimed = backend.store.claim([Demand("q", 10)]).jobs
+        assert backend.store.settle([done(job) for job in claimed]) == set()
         assert all(job is None or job.finished for job in map(backend.get, map(id_of, jobs)))
         check_ledger(server.client(), "neoq")
 
@@ -487,12 +487,12 @@ class Deaf:
     """Loses the next reply of a backend's connection, after the server has done what was asked."""
 
     def __init__(self, backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._connection = backend._redis
-        self._plain = backend._redis._exchange_once
-        self._names = {script.digest: name for name, script in vars(backend._scripts).items()}
+        self._connection = backend.store._redis
+        self._plain = backend.store._redis._exchange_once
+        self._names = {script.digest: name for name, script in vars(backend.store._scripts).items()}
         self.left = 0
         self.to = ""  # what it loses the replies to: a command, or a script; "" for anything
-        monkeypatch.setattr(backend._redis, "_exchange_once", self._exchange)
+        monkeypatch.setattr(backend.store._redis, "_exchange_once", self._exchange)
 
     def _exchange(self, commands: Any, near: Any) -> Any:
         replies = self._plain(commands, near)
@@ -545,12 +545,12 @@ def test_a_repeated_batch_of_several_queues(backend: RedisBackend, number: int) 
     backend.enqueue("p", {"first": True})
     batch = [prepared("pq"[n % 2], {"n": n}, on_duplicate="raise") for n in range(number)]
     copies = [job._copy() for job in batch]
-    added = backend.add(batch, token=b"said twice")
-    again = backend.add(copies, token=b"said twice")
+    added = backend.store.add(batch, token=b"said twice")
+    again = backend.store.add(copies, token=b"said twice")
     assert [(job.id, job.duplicate) for job in again] == [(job.id, False) for job in added]
     assert len(backend.jobs(limit=1000)) == number + 1
     with pytest.raises(neoq.DuplicateJobError):
-        backend.add([job._copy() for job in copies], token=b"said anew!")
+        backend.store.add([job._copy() for job in copies], token=b"said anew!")
 
 
 def test_a_repeated_batch_that_fills_its_queues(backend: RedisBackend) -> None:
@@ -559,62 +559,62 @@ def test_a_repeated_batch_that_fills_its_queues(backend: RedisBackend) -> None:
     backend.enqueue("r")
     batch = [prepared(queue, {}) for queue in "pq"]
     copies = [job._copy() for job in batch]
-    added = backend.add(batch, token=b"said twice")
-    assert [job.id for job in backend.add(copies, token=b"said twice")] == [job.id for job in added]
+    added = backend.store.add(batch, token=b"said twice")
+    assert [job.id for job in backend.store.add(copies, token=b"said twice")] == [job.id for job in added]
     with pytest.raises(neoq.QueueFullError):
-        backend.add([prepared(queue, {"n": 1}) for queue in "pq"], token=b"said anew!")
+        backend.store.add([prepared(queue, {"n": 1}) for queue in "pq"], token=b"said anew!")
 
 
 def test_a_lost_reply_to_a_settle(backend: RedisBackend, deaf: Deaf) -> None:
     """Outcomes that were recorded without our hearing of it are not stale when they are said again."""
     backend.enqueue_many([Job("q", {"n": n}) for n in range(3)])
-    jobs = backend.claim([Demand("q", 10)]).jobs
+    jobs = backend.store.claim([Demand("q", 10)]).jobs
     outcomes = [done(jobs[0]), done(jobs[1]), Outcome(lease_of(jobs[2]), Status.DEAD, finished_at=1.0)]
     deaf.left = 2
     with pytest.raises(neoq.BackendUnavailable):
-        backend.settle(outcomes)
-    assert backend.settle(outcomes) == set()
-    assert backend.settle(outcomes) == {job.id for job in jobs[:3]}
+        backend.store.settle(outcomes)
+    assert backend.store.settle(outcomes) == set()
+    assert backend.store.settle(outcomes) == {job.id for job in jobs[:3]}
 
 
 def test_a_settle_that_is_said_again(backend: RedisBackend, deaf: Deaf) -> None:
     """Outcomes whose reply is lost once are recorded, not stale, and what follows them is added."""
     backend.enqueue_many([Job("q", {"n": n}) for n in range(3)])
-    jobs = backend.claim([Demand("q", 10)]).jobs
+    jobs = backend.store.claim([Demand("q", 10)]).jobs
     deaf.left = 1
     follow = (prepared("p", {}),)
     outcomes = [done(jobs[0], follow=follow), Outcome(lease_of(jobs[1]), Status.DEAD, finished_at=1.0)]
-    assert backend.settle(outcomes) == set()
+    assert backend.store.settle(outcomes) == set()
     assert len(backend.jobs("p")) == 1
     deaf.left, deaf.to = 4, "add"
     outcomes = [done(jobs[2], follow=(prepared("p", {"n": 1}),)), done(jobs[3])]
     with pytest.raises(neoq.BackendUnavailable):
-        backend.settle(outcomes)
+        backend.store.settle(outcomes)
     deaf.left = 0
-    assert backend.settle([done(job) for job in jobs[:1]]) == {jobs[0].id}  # by another thread
-    assert backend.settle(outcomes) == set()
+    assert backend.store.settle([done(job) for job in jobs[:1]]) == {jobs[0].id}  # by another thread
+    assert backend.store.settle(outcomes) == set()
     assert len(backend.jobs("p")) == 2
-    assert backend._unsure == set()
+    assert backend.store._unsure == set()
 
 
 def test_a_lost_reply_about_payloads(backend: RedisBackend, deaf: Deaf) -> None:
     """Jobs whose large payloads could not be fetched are given back, uncharged, before the next claim."""
     backend.enqueue("q", {"x": "x" * 5000})
-    backend._workers.enlist(["q"])
+    backend.store._workers.enlist(["q"])
     deaf.left, deaf.to = 2, "HGET"
     with pytest.raises(neoq.BackendUnavailable):
-        backend.claim([Demand("q", 10)])
-    jobs = backend.claim([Demand("q", 10)]).jobs
+        backend.store.claim([Demand("q", 10)])
+    jobs = backend.store.claim([Demand("q", 10)]).jobs
     assert [(len(job.payload), job.crashes) for job in jobs] == [(1, 0)] * 2
-    assert backend.settle([done(job) for job in jobs]) == set()
+    assert backend.store.settle([done(job) for job in jobs]) == set()
 
 
 def test_a_lost_reply_about_dead_jobs(backend: RedisBackend, deaf: Deaf, client: redis.Redis) -> None:
     """No more dead jobs are dropped than are too many, also where it is not heard that they were."""
     backend.config = dataclasses.replace(backend.config, max_dead=6, retention=None)
     backend.enqueue_many([Job("q", {"n": n}) for n in range(9)])
-    jobs = backend.claim([Demand("q", 10)]).jobs
-    backend.settle([Outcome(lease_of(job), Status.DEAD, finished_at=1.0) for job in jobs])
+    jobs = backend.store.claim([Demand("q", 10)]).jobs
+    backend.store.settle([Outcome(lease_of(job), Status.DEAD, finished_at=1.0) for job in jobs])
     deaf.left, deaf.to = 1, "drop"
     with pytest.raises(neoq.BackendUnavailable):
         backend.prune()
@@ -631,24 +631,24 @@ def test_a_queue_that_cannot_be_claimed_from(
     """A queue whose keys somebody has spoiled, and that cannot be mended, holds up no other."""
     backend.enqueue("bad")
     demand = [Demand("bad", 1), Demand("good", 1)]
-    monkeypatch.setattr(backend._mender, "mend", lambda: None)
+    monkeypatch.setattr(backend.store._mender, "mend", lambda: None)
     client.set(f"{{{backend.config.prefix}:bad}}:wait", "spoiled")
     for n in range(3):
         job = backend.enqueue("good", {"n": n})
-        claimed = backend.claim(demand)
+        claimed = backend.store.claim(demand)
         assert [found.id for found in claimed.jobs] == [job.id]
         assert claimed.next_due is not None
     assert caplog.text.count("no jobs of bad can be claimed") == 1
-    backend._quiet.clear()
+    backend.store._quiet.clear()
     with pytest.raises(neoq.BackendError):
-        backend.claim(demand[:1])
+        backend.store.claim(demand[:1])
 
 
 def test_a_lost_reply_to_a_claim_by_text(
     backend: RedisBackend, deaf: Deaf, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A claim is not said twice either where the server has forgotten its script: who knows what it took."""
-    backend._workers.enlist(["q"])
+    backend.store._workers.enlist(["q"])
     client.script_flush()
     plain, losses = deaf._plain, iter([1])
 
@@ -659,20 +659,20 @@ def test_a_lost_reply_to_a_claim_by_text(
 
     monkeypatch.setattr(deaf, "_plain", by_text)
     with pytest.raises(neoq.BackendUnavailable):
-        backend.claim([Demand("q", 10)])
-    assert [job.payload for job in backend.claim([Demand("q", 10)]).jobs] == [{"first": True}]
+        backend.store.claim([Demand("q", 10)])
+    assert [job.payload for job in backend.store.claim([Demand("q", 10)]).jobs] == [{"first": True}]
 
 
 def test_a_lost_reply_to_a_claim(backend: RedisBackend, deaf: Deaf) -> None:
     """Jobs that were claimed without our hearing of it are given back, uncharged, before the next claim."""
-    assert backend.claim([Demand("q", 0)]).jobs == []
-    backend._workers.enlist(["q"])
+    assert backend.store.claim([Demand("q", 0)]).jobs == []
+    backend.store._workers.enlist(["q"])
     deaf.left = 1
     with pytest.raises(neoq.BackendUnavailable):
-        backend.claim([Demand("q", 10)])
-    [job] = backend.claim([Demand("q", 10)]).jobs
+        backend.store.claim([Demand("q", 10)])
+    [job] = backend.store.claim([Demand("q", 10)]).jobs
     assert (job.payload, job.retries, job.crashes) == ({"first": True}, 0, 0)
-    assert backend.settle([done(job)]) == set()
+    assert backend.store.settle([done(job)]) == set()
 
 
 # ------------------------------------------------------------------------------------------ what scripts take
@@ -683,8 +683,8 @@ class Sent:
 
     def __init__(self, backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[str, list[Any]]] = []
-        names = {script.digest: name for name, script in vars(backend._scripts).items()}
-        plain = backend._redis._exchange_once
+        names = {script.digest: name for name, script in vars(backend.store._scripts).items()}
+        plain = backend.store._redis._exchange_once
 
         def exchange(commands: Any, near: Any) -> Any:
             for command in commands:
@@ -692,7 +692,7 @@ class Sent:
                     self.calls.append((names[command[1]], list(command[3 + command[2] :])))
             return plain(commands, near)
 
-        monkeypatch.setattr(backend._redis, "_exchange_once", exchange)
+        monkeypatch.setattr(backend.store._redis, "_exchange_once", exchange)
 
     def of(self, *names: str) -> list[list[Any]]:
         found = [arguments for name, arguments in self.calls if name in names]
@@ -714,18 +714,18 @@ def test_no_script_takes_many_jobs(backend: RedisBackend, sent: Sent) -> None:
     assert max(len(call) - 5 for call in sent.of("gate")) <= 50
     backend.enqueue_many([Job("q", {"n": n}, on_duplicate="replace") for n in range(600)])
     assert {(len(call) - 8) // 5 for call in sent.of("add")} == {50}
-    claimed = backend.claim([Demand("q", 1000)]).jobs
+    claimed = backend.store.claim([Demand("q", 1000)]).jobs
     assert (len(claimed), max(call[0] for call in sent.of("claim"))) == (1000, 50)
-    backend.extend([lease_of(job) for job in claimed])
+    backend.store.extend([lease_of(job) for job in claimed])
     assert max((len(call) - 1) // 3 for call in sent.of("extend")) == 50
     again = [Outcome(lease_of(job), Status.RETRYING, run_after=time.time() + 60) for job in claimed[:500]]
-    backend.settle([*again, *map(done, claimed[500:])])
+    backend.store.settle([*again, *map(done, claimed[500:])])
     assert max((len(call) - 4) // 4 for call in sent.of("settle")) == 50
-    backend.settle([done(job) for job in claimed[500:]])
+    backend.store.settle([done(job) for job in claimed[500:]])
     assert max(call[2] for call in sent.of("finish")) == 50
-    assert len(list(backend._finder.of_ids(map(id_of, jobs)))) == 1200
+    assert len(list(backend.store._finder.of_ids(map(id_of, jobs)))) == 1200
     assert max(map(len, sent.of("look"))) == 50
-    backend.change(map(id_of, jobs), "delete")
+    backend.store.change(map(id_of, jobs), "delete")
     assert max(len(call) - 4 for call in sent.of("change")) == 50
 
 
@@ -734,9 +734,9 @@ def test_no_script_takes_many_bytes(backend: RedisBackend, sent: Sent) -> None:
     text = "x" * 100_000
     backend.enqueue_many([Job("q", {"n": n, "x": text}) for n in range(20)])
     assert max(sum(map(_size, call)) for call in sent.of("add_new")) < 300_000
-    claimed = backend.claim([Demand("q", 20)]).jobs
+    claimed = backend.store.claim([Demand("q", 20)]).jobs
     assert [job.payload["n"] for job in claimed] == list(range(20))
-    backend.settle([done(job, result=json.dumps(text).encode()) for job in claimed])
+    backend.store.settle([done(job, result=json.dumps(text).encode()) for job in claimed])
     assert max(sum(map(_size, call)) for call in sent.of("finish")) < 300_000
     found = backend.jobs()
     assert [(job.payload["n"], job.result) for job in found] == [(n, text) for n in reversed(range(20))]
@@ -770,16 +770,16 @@ def test_nobody_comes_between_several_scripts(
 ) -> None:
     """A batch whose fingerprints another producer takes, just before it is added, doubles no job."""
     backend.enqueue("q", {"n": -1})
-    exchange = backend._redis._exchange_once
+    exchange = backend.store._redis._exchange_once
     with RedisBackend(redis_url, prefix=backend.config.prefix, autostart=False) as other:
 
         def late(commands: Any, near: Any) -> Any:
             if len(commands) > 2:
-                monkeypatch.setattr(backend._redis, "_exchange_once", exchange)
+                monkeypatch.setattr(backend.store._redis, "_exchange_once", exchange)
                 other.enqueue_many([Job("q", {"n": n}) for n in range(100, 200)])
             return exchange(commands, near)
 
-        monkeypatch.setattr(backend._redis, "_exchange_once", late)
+        monkeypatch.setattr(backend.store._redis, "_exchange_once", late)
         jobs = backend.enqueue_many([Job("q", {"n": n}) for n in range(300)])
     assert [job.payload["n"] for job in jobs if job.duplicate] == list(range(100, 200))
     assert [job.payload["n"] for job in jobs] == list(range(300))
@@ -882,11 +882,11 @@ def test_a_large_payload(backend: RedisBackend, client: redis.Redis) -> None:
     """A payload of 1 MiB comes back whole, and scripts do not carry it about."""
     text = "x" * (2**20 - 20)
     job = backend.enqueue("q", {"text": text})
-    [found] = backend.claim([Demand("q", 1)]).jobs
+    [found] = backend.store.claim([Demand("q", 1)]).jobs
     assert (found.payload, backend.get(id_of(job)).payload) == ({"text": text}, {"text": text})  # type: ignore[union-attr]
     record = client.hgetall(f"{{{backend.config.prefix}:q}}:jobs").popitem()[1]
     assert len(record) < 200
-    backend.settle([done(found)])
+    backend.store.settle([done(found)])
     assert backend.delete(id_of(job))
     check_ledger(client, backend.config.prefix)
 
@@ -901,35 +901,37 @@ def test_many_jobs_of_one_fingerprint(backend: RedisBackend) -> None:
 def test_very_many_running_jobs(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many jobs run, each is found with who runs it, and its worker is told when it is cancelled."""
     backend.enqueue_many([Job("q", {"n": n}) for n in range(6000)])
-    jobs = [job for _ in range(6) for job in backend.claim([Demand("q", 1000)]).jobs]
+    jobs = [job for _ in range(6) for job in backend.store.claim([Demand("q", 1000)]).jobs]
     told: list[tuple[Any, ...]] = []
-    plain = backend._redis.commands
+    plain = backend.store._redis.commands
     monkeypatch.setattr(
-        backend._redis, "commands", lambda some, **near: told.extend(map(tuple, some)) or plain(some, **near)
+        backend.store._redis,
+        "commands",
+        lambda some, **near: told.extend(map(tuple, some)) or plain(some, **near),
     )
     for job in (jobs[0], jobs[-1]):
         found = backend.get(id_of(job))
         assert found is not None
-        assert (found.status, found.worker) == (Status.RUNNING, backend._worker)
+        assert (found.status, found.worker) == (Status.RUNNING, backend.store._worker)
         backend.cancel(id_of(job))
-        assert ("PUBLISH", f"{backend._queues.channel}{backend._worker}".encode(), "") in told
+        assert ("PUBLISH", f"{backend.store._queues.channel}{backend.store._worker}".encode(), "") in told
         told.clear()
-    assert backend.extend([lease_of(job) for job in jobs[-50:]]).cancelled == {jobs[-1].id}
+    assert backend.store.extend([lease_of(job) for job in jobs[-50:]]).cancelled == {jobs[-1].id}
 
 
 def test_a_job_that_ends_as_it_is_looked_at(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job whose lease is gone by the time it is looked for is looked at again: it has succeeded."""
     backend.enqueue("q")
-    [job] = backend.claim([Demand("q", 1)]).jobs
-    plain = backend._finder.leases_of
+    [job] = backend.store.claim([Demand("q", 1)]).jobs
+    plain = backend.store._finder.leases_of
 
     def late(*arguments: Any) -> Any:
-        settling = threading.Thread(target=lambda: backend.settle([done(job)]))
+        settling = threading.Thread(target=lambda: backend.store.settle([done(job)]))
         settling.start()
         settling.join()
         return plain(*arguments)
 
-    monkeypatch.setattr(backend._finder, "leases_of", late)
+    monkeypatch.setattr(backend.store._finder, "leases_of", late)
     found = backend.get(id_of(job))
     assert found is not None
     assert found.status is Status.SUCCEEDED
@@ -938,17 +940,17 @@ def test_a_job_that_ends_as_it_is_looked_at(backend: RedisBackend, monkeypatch: 
 def test_a_claim_that_is_not_remembered(backend: RedisBackend, client: redis.Redis) -> None:
     """The end of a job frees its fingerprint and keeps its past, also where its claim is not remembered."""
     backend.enqueue("q", max_retries=9)
-    [job] = backend.claim([Demand("q", 1)]).jobs
+    [job] = backend.store.claim([Demand("q", 1)]).jobs
     again = Outcome(lease_of(job), Status.RETRYING, run_after=time.time() - 1, charged=True)
-    assert backend.settle([again]) == set()
-    [job] = backend.claim([Demand("q", 1)]).jobs
-    backend._leased.of_queue("q").clear()
-    assert backend.settle([done(job)]) == set()
+    assert backend.store.settle([again]) == set()
+    [job] = backend.store.claim([Demand("q", 1)]).jobs
+    backend.store._leased.of_queue("q").clear()
+    assert backend.store.settle([done(job)]) == set()
     found = backend.get(id_of(job))
     assert found is not None
     assert (found.status, found.retries) == (Status.SUCCEEDED, 1)
     assert not backend.enqueue("q", max_retries=9).duplicate
-    assert backend._leased.of_queue("q") == {}
+    assert backend.store._leased.of_queue("q") == {}
     check_ledger(client, backend.config.prefix)
 
 
@@ -958,14 +960,14 @@ def test_a_producer_that_looks_for_room_as_all_is_closed(
     """A producer that looks for room just as the connections are closed is told of the shutdown."""
     backend.config = dataclasses.replace(backend.config, enqueue_timeout=None, queue_capacity=1)
     backend.enqueue("q")
-    plain = backend._adder.add
+    plain = backend.store._adder.add
 
     def late(*arguments: Any) -> Any:
-        backend.stop_waiting()
-        backend._redis.close()
+        backend.store.stop_waiting()
+        backend.store._redis.close()
         return plain(*arguments)
 
-    monkeypatch.setattr(backend._adder, "add", late)
+    monkeypatch.setattr(backend.store._adder, "add", late)
     with pytest.raises(neoq.BackendClosedError):
         backend.enqueue("q", {"n": 1})
 
@@ -973,13 +975,13 @@ def test_a_producer_that_looks_for_room_as_all_is_closed(
 def test_a_settle_of_an_older_claim(backend: RedisBackend, client: redis.Redis) -> None:
     """The outcome of a lease that was lost frees nothing that the job's new lease holds."""
     backend.enqueue("q")
-    [old] = backend.claim([Demand("q", 1)]).jobs
+    [old] = backend.store.claim([Demand("q", 1)]).jobs
     stale = done(old)
-    backend.settle([Outcome(lease_of(old), Status.PENDING, run_after=time.time() - 1)])
-    [new] = backend.claim([Demand("q", 1)]).jobs
-    assert backend.settle([stale]) == {old.id}
+    backend.store.settle([Outcome(lease_of(old), Status.PENDING, run_after=time.time() - 1)])
+    [new] = backend.store.claim([Demand("q", 1)]).jobs
+    assert backend.store.settle([stale]) == {old.id}
     assert backend.enqueue("q").duplicate
-    assert backend.settle([done(new)]) == set()
+    assert backend.store.settle([done(new)]) == set()
     assert not backend.enqueue("q").duplicate
     check_ledger(client, backend.config.prefix)
 
@@ -987,12 +989,12 @@ def test_a_settle_of_an_older_claim(backend: RedisBackend, client: redis.Redis) 
 def test_a_duplicate_that_waits_for_a_retry(backend: RedisBackend) -> None:
     """A plain enqueue that meets a failed job brings it forward, and returns it."""
     job = backend.enqueue("q", {"n": 1})
-    [claimed] = backend.claim([Demand("q", 1)]).jobs
+    [claimed] = backend.store.claim([Demand("q", 1)]).jobs
     later = Outcome(lease_of(claimed), Status.RETRYING, run_after=time.time() + 3600, charged=True)
-    backend.settle([later])
+    backend.store.settle([later])
     met = backend.enqueue("q", {"n": 1})
     assert (met.id, met.duplicate, met.retries) == (job.id, True, 1)
-    assert [found.id for found in backend.claim([Demand("q", 1)]).jobs] == [job.id]
+    assert [found.id for found in backend.store.claim([Demand("q", 1)]).jobs] == [job.id]
 
 
 @pytest.mark.parametrize("name", [0, -1, 1, 2**53, 2**64 + 1, 2**200])
@@ -1009,7 +1011,7 @@ def test_many_queues(backend: RedisBackend) -> None:
     jobs = backend.enqueue_many([Job(f"queue {n}", {"n": n}) for n in range(500)])
     assert len({job.id for job in jobs}) == 500
     assert [backend.get(id_of(jobs[n])).payload for n in (0, 250, 499)] == [{"n": 0}, {"n": 250}, {"n": 499}]  # type: ignore[union-attr]
-    claimed = backend.claim([Demand(f"queue {n}", 1) for n in range(500)]).jobs
+    claimed = backend.store.claim([Demand(f"queue {n}", 1) for n in range(500)]).jobs
     assert sorted(job.payload["n"] for job in claimed) == list(range(500))
 
 
@@ -1018,9 +1020,9 @@ def test_strange_names(backend: RedisBackend, client: redis.Redis) -> None:
     names = ("}", "{", "a}b", "q}:jobs", "%d", ":", "\N{SNOWMAN}")
     for name in names:
         backend.enqueue(name, {"n": name})
-    claimed = backend.claim([Demand(name, 5) for name in names]).jobs
+    claimed = backend.store.claim([Demand(name, 5) for name in names]).jobs
     assert [(job.queue, job.payload["n"]) for job in claimed] == [(name, name) for name in names]
-    assert backend.settle([succeeded_now(job) for job in claimed]) == set()
+    assert backend.store.settle([succeeded_now(job) for job in claimed]) == set()
     check_ledger(client, backend.config.prefix)
 
 
@@ -1048,18 +1050,18 @@ def test_a_job_that_is_nowhere(
     """A job that somebody's hand took out of the lists is found by the sweep, and told of."""
     job = backend.enqueue("q")
     client.delete(f"{{{backend.config.prefix}:q}}:ready")
-    assert backend.claim([Demand("q", 1)]).jobs == []
-    backend._swept = -1e9
-    backend.reclaim()
-    assert [found.id for found in backend.claim([Demand("q", 1)]).jobs] == [job.id]
+    assert backend.store.claim([Demand("q", 1)]).jobs == []
+    backend.store._swept = -1e9
+    backend.store.reclaim()
+    assert [found.id for found in backend.store.claim([Demand("q", 1)]).jobs] == [job.id]
     assert str(job.id) in caplog.text
 
 
 def test_a_producer_whose_clock_is_behind(backend: RedisBackend, client: redis.Redis) -> None:
     """Jobs of a producer whose clock lags are numbered after those that were there, large ones too."""
     first = backend.enqueue("q", {"n": 0})
-    backend._queues.clock_ahead = -3600.0
-    backend._adder._next.clear()
+    backend.store._queues.clock_ahead = -3600.0
+    backend.store._adder._next.clear()
     large = {"x": "x" * 5000}
     later = backend.enqueue_many(
         [Job("q", {"n": 1}), Job("q", large), Job("q", {"n": 2}, run_after=7200, priority=5)]
@@ -1067,7 +1069,7 @@ def test_a_producer_whose_clock_is_behind(backend: RedisBackend, client: redis.R
     ids = [id_of(job) for job in (first, *later)]
     assert ids == sorted(set(ids))
     assert [job.payload for job in backend.jobs()][::-1] == [{"n": 0}, {"n": 1}, large, {"n": 2}]
-    assert [job.payload for job in backend.claim([Demand("q", 9)]).jobs] == [{"n": 0}, {"n": 1}, large]
+    assert [job.payload for job in backend.store.claim([Demand("q", 9)]).jobs] == [{"n": 0}, {"n": 1}, large]
     check_ledger(client, backend.config.prefix)
 
 
@@ -1127,10 +1129,10 @@ def test_what_scripts_say_of_themselves() -> None:
 def test_retries_survive_the_json_of_lua(backend: RedisBackend) -> None:
     """Times and ids keep every digit through the server."""
     job = prepared("q", {"n": 2**63}, run_after=-1.123456)
-    [added] = backend.add([job], token=b"") if backend.queues() is not None else []
-    [claimed] = backend.claim([Demand("q", 1)]).jobs
+    [added] = backend.store.add([job], token=b"") if backend.queues() is not None else []
+    [claimed] = backend.store.claim([Demand("q", 1)]).jobs
     again = time.time() + 3600.123456
-    backend.settle([Outcome(lease_of(claimed), Status.RETRYING, run_after=again, charged=True)])
+    backend.store.settle([Outcome(lease_of(claimed), Status.RETRYING, run_after=again, charged=True)])
     found = backend.get(id_of(added))
     assert found is not None
     assert (found._run_after, found.payload) == (again, {"n": 2**63})
@@ -1148,7 +1150,7 @@ def test_a_shutdown_waits_for_outcomes(
         time.sleep(1.2 * CLOSING_GRACE)
         return plain(outcomes, **options)
 
-    monkeypatch.setattr(backend, "settle", slowly)
+    monkeypatch.setattr(backend.store, "settle", slowly)
     backend.listen("q", lambda _job: ran.set())
     job = backend.enqueue("q")
     assert ran.wait(PATIENCE)

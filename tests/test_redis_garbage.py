@@ -163,11 +163,11 @@ def test_times_beyond_the_calendar(backend: RedisBackend, client: redis.Redis) -
     client.zadd(f"{tag}wait", {member: "inf"})  # type: ignore[type-var]
     client.hset(f"{tag}life", str(parked.id), b'{"s":0,"at":"1e300"}')
     good = backend.enqueue("q", {"n": 2})
-    assert [job.id for job in backend.claim([Demand("q", 5)]).jobs] == [good.id]
-    assert backend.claim([Demand("q", 5)]).jobs == []
+    assert [job.id for job in backend.store.claim([Demand("q", 5)]).jobs] == [good.id]
+    assert backend.store.claim([Demand("q", 5)]).jobs == []
     assert look(backend, parked).run_after is not None
     assert backend.retry(id_of(parked))
-    assert [job.id for job in backend.claim([Demand("q", 5)]).jobs] == [parked.id]
+    assert [job.id for job in backend.store.claim([Demand("q", 5)]).jobs] == [parked.id]
 
 
 @pytest.mark.parametrize(
@@ -181,9 +181,9 @@ def test_a_worker_that_cannot_be_read(
     backend.start()
     client.hset(f"{{{backend.config.prefix}}}:workers", "f" * 32, value)
     client.hset(f"{{{backend.config.prefix}}}:workers", b"\xff", value)
-    backend._workers._opened_at = -1e9
+    backend.store._workers._opened_at = -1e9
     for _ in range(3):
-        backend.reclaim()
+        backend.store.reclaim()
         assert [worker.id for worker in backend.workers()] == [backend.engine.worker_id]
     assert backend.wait(id_of(backend.enqueue("q", {"n": 5})), PATIENCE).result == 5
     assert caplog.text.count("what worker ffff") == 1
@@ -203,7 +203,7 @@ def test_a_queue_whose_number_cannot_be_read(
         job, new = other.enqueue("q", {"n": 1}), other.enqueue("new", {"n": 2})
         assert {stats.queue for stats in other.queues()} == {"q", "new"}
         assert [look(backend, each).payload["n"] for each in (job, new)] == [1, 2]
-        assert len(other.claim([Demand("q", 5), Demand("new", 5)]).jobs) == 3
+        assert len(other.store.claim([Demand("q", 5), Demand("new", 5)]).jobs) == 3
 
 
 @pytest.mark.parametrize("name", [*HASHES, *ZSETS, *SETS, "seq"])
@@ -255,14 +255,14 @@ def test_a_lease_of_nobody(backend: RedisBackend, client: redis.Redis, until: st
     """A lease that none of us has runs out like any other, however far away its end was set."""
     key = f"{{{backend.config.prefix}:q}}:lease"
     job = backend.enqueue("q", {"n": 1})
-    [claimed] = backend.claim([Demand("q", 1)]).jobs
+    [claimed] = backend.store.claim([Demand("q", 1)]).jobs
     client.delete(key)
     client.zadd(key, {f"{job.id}:{claimed._token}:{'f' * 32}": until})  # type: ignore[type-var]
     eventually(
         lambda: sweep(backend) or look(backend, job).status is Status.PENDING, lambda: look(backend, job)
     )
     assert backend.stats().running == 0
-    assert [again.id for again in backend.claim([Demand("q", 1)]).jobs] == [job.id]
+    assert [again.id for again in backend.store.claim([Demand("q", 1)]).jobs] == [job.id]
 
 
 @pytest.mark.parametrize("until", ["inf", "0"])
@@ -299,5 +299,5 @@ def test_the_lease_of_a_living_worker_is_kept(backend: RedisBackend, client: red
 
 def sweep(backend: RedisBackend) -> None:
     """Look for leases that ran out, as is done now and then."""
-    backend._swept = -1e9
-    backend.reclaim()
+    backend.store._swept = -1e9
+    backend.store.reclaim()

@@ -96,7 +96,7 @@ def works(backend: RedisBackend, queue: str) -> None:
         assert other.get(id_of(job)) is not None
         assert other.jobs(queue=queue)[0].id == job.id
         assert queue in {stats.queue for stats in other.queues()}
-        assert [found.id for found in other.claim([Demand(queue, 9)]).jobs] == [job.id]
+        assert [found.id for found in other.store.claim([Demand(queue, 9)]).jobs] == [job.id]
 
 
 def test_a_server_that_was_emptied(server: RedisServer) -> None:
@@ -117,8 +117,8 @@ def test_a_server_that_was_emptied(server: RedisServer) -> None:
                 assert found is not None
                 assert found.queue == job.queue
         tick = Job("tick", {}, fingerprint="tick")
-        tick._prepare(backend._queues.time(), 1000)
-        assert backend.add_tick("c", datetime.now(UTC), tick) is Tick.NEW
+        tick._prepare(backend.store._queues.time(), 1000)
+        assert backend.store.add_tick("c", datetime.now(UTC), tick) is Tick.NEW
         assert {stats.queue for stats in backend.queues()} == {"first", *queues}
         check_ledger(client, "neoq")
         client.flushdb()
@@ -131,7 +131,7 @@ def test_a_registration_that_was_lost(server: RedisServer) -> None:
             backend.enqueue(queue, {"n": 0})
         [old] = backend.jobs(queue="q")
         client.delete("{neoq}:queues")
-        backend.beat(backend.engine.worker_info())
+        backend.store.beat(backend.engine.worker_info())
         with another(backend) as other:
             assert other.get(id_of(old)) is not None
         assert backend.cancel(id_of(old))
@@ -161,7 +161,7 @@ def test_a_registration_that_a_cluster_lost() -> None:
         backend.enqueue("q")
         for key in ("{neoq}:queues", "{neoq}:numbers"):
             client.delete(key)
-        backend.beat(backend.engine.worker_info())
+        backend.store.beat(backend.engine.worker_info())
         with another(backend) as other:
             assert [stats.queue for stats in other.queues()] == ["q"]
         for node in nodes:

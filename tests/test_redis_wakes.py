@@ -153,7 +153,7 @@ def test_an_error_that_is_none_of_the_stores(redis_url: str, redis_prefix: Calla
         ran: SimpleQueue[int] = SimpleQueue()
         worker.listen("q", lambda job: ran.put(job.payload["n"]))
         for n in range(3):
-            while not worker._wakes.hears or not worker._quiet:
+            while not worker.store._wakes.hears or not worker.store._quiet:
                 threading.Event().wait(0.01)
             producer.enqueue("q", {"n": n})
             assert ran.get(timeout=PATIENCE) == n

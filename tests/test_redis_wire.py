@@ -128,4 +128,4 @@ def test_without_hiredis(
         backend.listen("q", lambda _job: ran.set())
         assert backend.enqueue("q").duplicate is False
         assert ran.wait(PATIENCE)
-        assert type(backend._redis._take()) is Wire
+        assert type(backend.store._redis._take()) is Wire

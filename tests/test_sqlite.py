@@ -56,8 +56,8 @@ def backend(path: Path) -> Iterator[SqliteBackend]:
 def statements(backend: SqliteBackend) -> list[str]:
     """Everything that the backend's writing connection executes from here on."""
     seen: list[str] = []
-    assert backend._file._writer is not None
-    backend._file._writer.set_trace_callback(seen.append)
+    assert backend.store._file._writer is not None
+    backend.store._file._writer.set_trace_callback(seen.append)
     return seen
 
 
@@ -320,7 +320,7 @@ def test_ids_are_not_given_again(backend: SqliteBackend) -> None:
 
 def test_a_full_disk(backend: SqliteBackend) -> None:
     """Without room an enqueue is an error that keeps nothing, and with room again the next is accepted."""
-    writer = backend._file._writer
+    writer = backend.store._file._writer
     assert writer is not None
     [(pages,)] = writer.execute("pragma page_count")
     writer.execute(f"pragma max_page_count = {pages + 20}")
@@ -337,7 +337,7 @@ def test_a_full_disk(backend: SqliteBackend) -> None:
 
 def test_a_full_disk_for_one_of_many(backend: SqliteBackend) -> None:
     """Of operations that share a commit the one without room fails, and the others are kept."""
-    file, writer = backend._file, backend._file._writer
+    file, writer = backend.store._file, backend.store._file._writer
     assert writer is not None
     [(pages,)] = writer.execute("pragma page_count")
     writer.execute(f"pragma max_page_count = {pages + 20}")
@@ -373,9 +373,9 @@ def gathered(backend: SqliteBackend, works: list[Callable[[], Any]]) -> list[Any
         except Exception as error:
             results[number] = error
 
-    group = backend._file._in_group
+    group = backend.store._file._in_group
     threads = [threading.Thread(target=call, args=(number,)) for number in range(len(works))]
-    with backend._file._gate:
+    with backend.store._file._gate:
         for number, thread in enumerate(threads):
             thread.start()
             eventually(lambda number=number: group._leader and len(group._waiting) == number, "it waits")  # type: ignore[misc]
@@ -414,7 +414,7 @@ def test_who_is_interrupted_while_it_waits(path: Path) -> None:
 import signal, sys, threading, time, neoq
 backend = neoq.SqliteBackend(sys.argv[1], autostart=False)
 backend.queues()
-group = backend._file._in_group
+group = backend.store._file._in_group
 def others():
     for n in range(20):
         backend.enqueue("q", {"n": n})
@@ -425,9 +425,9 @@ def interrupt():
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
     while group._waiting:
         time.sleep(0.001)
-    backend._file._gate.release()
+    backend.store._file._gate.release()
 def hold():
-    backend._file._gate.acquire()
+    backend.store._file._gate.acquire()
     held.set()
     first.start()
     interrupt()
@@ -452,20 +452,20 @@ backend.shutdown()
 
 def test_only_what_must_last_waits_for_the_disk(backend: SqliteBackend) -> None:
     """Commits of new jobs and outcomes wait for the disk; a claim, which dies with its worker, does not."""
-    backend.add([prepared("q")], token=b"")
+    backend.store.add([prepared("q")], token=b"")
     seen = statements(backend)
-    backend.claim([Demand("q", 1)])
-    backend.add([prepared("q", {"n": 1})], token=b"")
+    backend.store.claim([Demand("q", 1)])
+    backend.store.add([prepared("q", {"n": 1})], token=b"")
     modes = [statement.split()[-1] for statement in seen if "synchronous" in statement]
     assert modes == ["normal", "full"]
 
 
 def test_an_idle_claim_writes_nothing(path: Path, backend: SqliteBackend) -> None:
     """A claim that finds nothing leaves the file as it is, so that it wakes nobody."""
-    backend.claim([Demand("q", 1)])
+    backend.store.claim([Demand("q", 1)])
     other = sqlite3.connect(path)
     before = other.execute("pragma data_version").fetchone()
-    backend.claim([Demand("q", 1)])
+    backend.store.claim([Demand("q", 1)])
     assert other.execute("pragma data_version").fetchone() == before
     other.close()
 
@@ -523,7 +523,7 @@ def test_what_was_undone_is_not_known(path: Path, backend: SqliteBackend) -> Non
 
     backend.enqueue("q", {"n": 0})
     with pytest.raises(ValueError):  # noqa: PT011
-        backend._file.write(fail)
+        backend.store._file.write(fail)
     with SqliteBackend(path, autostart=False) as other:
         assert other.enqueue("q", {"n": 2}).id == 2
         assert backend.enqueue("q", {"n": 2}).duplicate
@@ -609,7 +609,7 @@ def test_no_connection_is_open_across_a_fork(backend: SqliteBackend) -> None:
     """As a process forks its connections are closed; both sides open new ones, and lose nothing."""
     backend.enqueue("q", {"n": 0})
     backend.stats()
-    file = backend._file
+    file = backend.store._file
     open_in_child = -1
     read, write = os.pipe()
     pid = os.fork()
@@ -670,7 +670,7 @@ def test_a_fork_inside_a_fork(backend: SqliteBackend, monkeypatch: pytest.Monkey
         os.waitpid(pid, 0)
 
     backend.enqueue("q", {"n": 0})
-    monkeypatch.setattr(backend._file, "_disconnect", once)
+    monkeypatch.setattr(backend.store._file, "_disconnect", once)
     hook()
     sqlite_file._forked_in_parent()
     assert in_threads(1, lambda n: backend.enqueue("q", {"n": n + 1}).duplicate) == [False]
@@ -805,7 +805,7 @@ def test_a_large_payload(backend: SqliteBackend) -> None:
     """A payload of the largest size comes back as it was."""
     payload = {"text": "x" * (2**20 - 20)}
     backend.enqueue("q", payload)
-    [job] = backend.claim([Demand("q", 1)]).jobs
+    [job] = backend.store.claim([Demand("q", 1)]).jobs
     assert job.payload == payload
 
 
@@ -832,7 +832,7 @@ def test_reading_after_the_shutdown(path: Path) -> None:
     backend.shutdown()
     assert job.id is not None
     assert backend.get(job.id) is not None
-    assert backend._file._reader is None
+    assert backend.store._file._reader is None
 
 
 def test_an_unclean_read(path: Path) -> None:
@@ -1021,7 +1021,7 @@ def test_a_directory_of_locks_that_is_a_link(path: Path, tmp_path: Path) -> None
     with SqliteBackend(path, autostart=False) as backend:
         backend.queues()
         with pytest.raises(BackendUnavailable, match="no link"):
-            backend.claim([Demand("q", 1)])
+            backend.store.claim([Demand("q", 1)])
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
@@ -1072,7 +1072,7 @@ def test_a_strange_name_that_can_be_used(tmp_path: Path, monkeypatch: pytest.Mon
     Path("~").mkdir() if "/" in name else None
     with SqliteBackend(name, autostart=False) as backend:
         backend.enqueue("q", {"n": 0})
-        backend._file._disconnect()
+        backend.store._file._disconnect()
         backend.enqueue("q", {"n": 1})
         assert len(backend.jobs()) == 2
     assert Path(name).is_file()

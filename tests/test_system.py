@@ -108,7 +108,7 @@ def test_a_worker_that_lives_is_left_alone(path: Path) -> None:
         backend.listen("q", lambda _job: "elsewhere")
         eventually(lambda: len(backend.workers()) == 2, "both are listed")
         [job] = backend.jobs()
-        assert backend._locks.look(job.worker or "") is Sign.LIVES
+        assert backend.store._locks.look(job.worker or "") is Sign.LIVES
         assert job.crashes == 0
         child.signal(signal.SIGKILL)
         found = backend.wait(job.id or 0, backend.config.lease / 2)
@@ -122,10 +122,10 @@ def test_nothing_is_known_of_a_worker_without_a_file(path: Path) -> None:
     """A lock that is not there proves nothing, nor does a name that is none of a worker."""
     with SqliteBackend(path, autostart=False) as backend:
         backend.queues()
-        assert backend._locks.look("0" * 32) is Sign.UNKNOWN
-        assert backend._locks.look("../elsewhere") is Sign.UNKNOWN
-        backend._locks.release()
-        assert not backend._locks.held
+        assert backend.store._locks.look("0" * 32) is Sign.UNKNOWN
+        assert backend.store._locks.look("../elsewhere") is Sign.UNKNOWN
+        backend.store._locks.release()
+        assert not backend.store._locks.held
 
 
 @pytest.mark.usefixtures("portable")
@@ -135,7 +135,7 @@ def test_a_lock_that_cannot_be_made(path: Path) -> None:
     with SqliteBackend(path, autostart=False) as backend:
         backend.queues()
         with pytest.raises(BackendUnavailable, match="cannot lock a file"):
-            backend._locks.hold()
+            backend.store._locks.hold()
 
 
 def test_no_library_to_lock_with(path: Path) -> None:

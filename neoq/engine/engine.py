@@ -37,7 +37,7 @@ from neoq.job import FINISHED, Job, Status, check_queue, sized_result, to_dateti
 from neoq.loop import has_late, revive, tell_of_late
 from neoq.reentry import reentered
 from neoq.session import is_interactive, named_alike, place_of
-from neoq.store import Outcome, Store, WorkerInfo, lease_of, succeeded
+from neoq.store import Outcome, Store, StoreContext, WorkerInfo, lease_of, succeeded
 from neoq.system import at_fork, host_name
 from neoq.threads import Standby, green_threads, refuse_isolated
 
@@ -68,10 +68,10 @@ class Engine:
     holds the threads.
     """
 
-    def __init__(self, store: Store, config: Config) -> None:
-        self.store = store
+    def __init__(self, config: Config, store_class: type[Store]) -> None:
         self.config = config
         self.clock = LiveClock()
+        self.store = store = store_class(config, self._context())
         self.middleware: list[Middleware] = []
         self.crons: list[Cron] = []
         self.listeners: dict[str, Listener] = {}
@@ -80,6 +80,18 @@ class Engine:
         self.started = config.autostart
         self._reset()
         _engines[id(self)] = self
+
+    def _context(self) -> StoreContext:
+        return StoreContext(
+            clock=self.clock,
+            worker=self.worker_info,
+            is_running=lambda: self.running,
+            in_runner=self.in_runner,
+            capacity_of=self.capacity_of,
+            handed_over=self.handed_over,
+            may_still_add=self.may_still_add,
+            takes=self.takes,
+        )
 
     def _reset(self) -> None:
         """A fresh life: at first, and in the child of a fork."""
@@ -497,6 +509,16 @@ class Engine:
         """Whether this thread runs a job that still counts: it may enqueue while the backend shuts down."""
         slot = current_slot()
         return slot is not None and not slot.abandoned and self.in_runner()
+
+    def capacity_of(self, queue: str) -> int | None:
+        """How many ready jobs a queue holds before its producers wait."""
+        listener = self.listeners.get(queue)
+        return self.config.queue_capacity if listener is None else listener.capacity
+
+    def handed_over(self, queue: str) -> int:
+        """Jobs of a queue that runners of this process hold and have not started."""
+        lane = self.lanes.get(queue)
+        return 0 if lane is None else lane.handed_over()
 
     def in_runner(self) -> bool:
         """Whether this thread is one of our runners."""

@@ -13,7 +13,7 @@ from neoq.engine.attempt import attempt
 from neoq.engine.pool import running_in
 from neoq.errors import Signal
 from neoq.job import Job
-from neoq.store import Demand
+from neoq.store import Demand, Store
 
 if TYPE_CHECKING:
     from neoq.engine.attempt import Listener
@@ -48,7 +48,7 @@ class ByHand:
 
     def _claim(self) -> Sequence[Job]:
         lanes = list(self.backend.engine.lanes)
-        return self.backend.claim([Demand(queue, 1) for queue in lanes]).jobs if lanes else []
+        return self.backend.store.claim([Demand(queue, 1) for queue in lanes]).jobs if lanes else []
 
     def _run(self, job: Job, on_error: Callable[[BaseException], None] | None) -> None:
         backend = self.backend
@@ -58,9 +58,9 @@ class ByHand:
         with running_in(backend.engine.new_slot()) as slot:
             outcome = listener.surroundings.fresh().run(attempt, job, listener, slot)
         if outcome is job:
-            backend.settle_succeeded([job])
+            backend.store.settle_succeeded([job])
         elif outcome is not None:
-            backend.settle([outcome])  # type: ignore[list-item]
+            backend.store.settle([outcome])  # type: ignore[list-item]
 
 
 def _watched(listener: Listener, on_error: Callable[[BaseException], None]) -> Listener:
@@ -112,15 +112,15 @@ def _as_it_is(backend: Backend, job: Job) -> Job:
 @contextmanager
 def after_add(backend: Backend, after: Callable[[list[Job]], list[Job]]) -> Iterator[None]:
     """Pass what each enqueue inside the block has added through a function."""
-    add = backend.add
+    add = backend.store.add
 
     def passed(jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:
         return after(add(jobs, token=token, transaction=transaction))
 
     def plain(queue: str, data: bytes, now: float, transaction: Any = None) -> Job:
-        return Backend.add_plain(backend, queue, data, now, transaction)  # it comes back to `passed`
+        return Store.add_plain(backend.store, queue, data, now, transaction)  # it comes back to `passed`
 
-    own: dict[str, Any] = backend.__dict__  # what is set here comes before the methods of the class
+    own: dict[str, Any] = backend.store.__dict__  # what is set here comes before the methods of the class
     before: dict[str, Any] = {name: own.pop(name) for name in ("add", "add_plain") if name in own}
     own["add"], own["add_plain"] = passed, plain
     try:

@@ -65,13 +65,13 @@ class VirtualClock:
         return ran + self._step()
 
     def _step(self) -> int:
-        self._backend.release_due()
+        self._backend.store.release_due()
         self._backend.engine.ticker.fire()
         return self._by_hand.run_ready()
 
     def _next_due(self) -> float | None:
         tick = self._backend.engine.ticker.next_due()
-        dues = [self._backend.next_due(), None if tick is None else tick.timestamp()]
+        dues = [self._backend.store.next_due(), None if tick is None else tick.timestamp()]
         return min((due for due in dues if due is not None), default=None)
 
 
@@ -96,7 +96,7 @@ def clock(backend: Backend, start: datetime | None = None) -> Iterator[VirtualCl
     before = live.time, live.monotonic
     with by_hand.hold():
         virtual = VirtualClock(backend, by_hand, before[0]() if start is None else _timestamp("clock", start))
-        backend.hold_timers(True)
+        backend.store.hold_timers(True)
         live.time, live.monotonic = virtual.time, virtual.monotonic
         backend.engine.ticker.fire()  # ticks count from here
         try:
@@ -104,4 +104,4 @@ def clock(backend: Backend, start: datetime | None = None) -> Iterator[VirtualCl
         finally:
             live.time, live.monotonic = before
             backend.engine.ticker.forget_time()
-            backend.hold_timers(False)
+            backend.store.hold_timers(False)

@@ -40,7 +40,7 @@ class TestPostgresBackend(BackendConformance):
     def die(self, backend: Backend) -> None:
         """Free the lock of the backend's worker, as the server does when a process ends."""
         assert isinstance(backend, PostgresBackend)
-        backend._presence.let_go()
+        backend.store._presence.let_go()
 
     def spoil(self, backend: Backend, job: Job) -> bool:
         """Write into the table what is no JSON."""

@@ -45,7 +45,7 @@ class TestSqliteBackend(BackendConformance):
     def die(self, backend: Backend) -> None:
         """Free the lock of the backend's worker, as the kernel does when a process ends."""
         assert isinstance(backend, SqliteBackend)
-        backend._locks.let_go()
+        backend.store._locks.let_go()
 
     def spoil(self, backend: Backend, job: Job) -> bool:
         """Write into the table what is no JSON."""

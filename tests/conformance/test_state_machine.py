@@ -259,7 +259,7 @@ class StoreMachine(RuleBasedStateMachine):
             backend.clock = self
         backend.queues()
         if isinstance(backend, MemBackend):
-            backend.hold_timers(True)
+            backend.store.hold_timers(True)
         return backend
 
     def time(self) -> float:
@@ -443,7 +443,7 @@ class StoreMachine(RuleBasedStateMachine):
     def a_worker_dies(self) -> None:
         first, second = self.stores
         self.die(second)
-        reclaimed = first.reclaim()
+        reclaimed = first.store.reclaim()
         returned, dead = set(), set()
         for job in self.model.jobs.values():
             if job.status is not RUNNING or job.store != 1:
@@ -577,7 +577,7 @@ class SqliteMachine(StoreMachine):
 
     def die(self, backend: Backend) -> None:
         assert isinstance(backend, SqliteBackend)
-        backend._locks.let_go()
+        backend.store._locks.let_go()
 
     def tidy(self) -> None:
         shutil.rmtree(self.directory)

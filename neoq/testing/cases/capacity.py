@@ -342,7 +342,7 @@ class CapacityCases(Suite):
         backend.listen("q", ignore)
         backend.enqueue("q", {"n": 0})
         tick = datetime(2030, 1, 1, tzinfo=UTC)
-        assert backend.add_tick("cron", tick, prepared("q", {"n": 1})) is Tick.NEW
+        assert backend.store.add_tick("cron", tick, prepared("q", {"n": 1})) is Tick.NEW
 
     def test_a_full_queue_holds_up_no_other(self, make: Make, seen: Seen) -> None:
         """While a producer is blocked on one queue, another's jobs are enqueued, fall due and run."""

@@ -139,12 +139,12 @@ class DurableCases(Suite):
         tick = datetime(2030, 1, 1, tzinfo=UTC)
         first = make(autostart=False)
         first.queues()
-        assert first.add_tick("cron", tick, prepared("cron", fingerprint="cron")) is Tick.NEW
+        assert first.store.add_tick("cron", tick, prepared("cron", fingerprint="cron")) is Tick.NEW
         first.shutdown(timeout=1)
         second = again(first, autostart=False)
         second.queues()
-        assert second.last_tick("cron") == tick
-        assert second.add_tick("cron", tick, prepared("cron", fingerprint="cron")) is Tick.EXISTS
+        assert second.store.last_tick("cron") == tick
+        assert second.store.add_tick("cron", tick, prepared("cron", fingerprint="cron")) is Tick.EXISTS
 
     @needs("durable")
     def test_shutdown_gives_back(self, make: Make, again: Make, seen: Seen, gate: threading.Event) -> None:
@@ -192,12 +192,12 @@ class LeaseCases(Suite):
         return backend
 
     @staticmethod
-    def _reclaim(store: Backend) -> Reclaimed:
+    def _reclaim(backend: Backend) -> Reclaimed:
         """Reclaim until something comes of it."""
         found: list[Reclaimed] = []
 
         def look_once() -> bool:
-            reclaimed = store.reclaim()
+            reclaimed = backend.store.reclaim()
             found.append(reclaimed)
             return bool(reclaimed.returned or reclaimed.dead)
 
@@ -208,7 +208,7 @@ class LeaseCases(Suite):
     def test_an_expired_lease(self, make: Make, join: Make) -> None:
         """The job of a worker that died is claimable after reclaim, with one crash and no retry charged."""
         first = self._open(make(autostart=False, **SHORT_LEASE))
-        first.add([prepared("q", {"n": 0})], token=b"")
+        first.store.add([prepared("q", {"n": 0})], token=b"")
         [job] = claim(first)
         second = join(first, autostart=False, **SHORT_LEASE)
         second.queues()
@@ -218,29 +218,29 @@ class LeaseCases(Suite):
         assert (numbers(reclaimed.returned), reclaimed.dead) == ([0], [])
         [again] = claim(second)
         assert (again.id, again.crashes, again.retries) == (job.id, 1, 0)
-        assert second.add([prepared("q", {"n": 0})], token=b"")[0].duplicate
+        assert second.store.add([prepared("q", {"n": 0})], token=b"")[0].duplicate
 
     @needs("shared")
     def test_who_lost_its_lease(self, make: Make, join: Make) -> None:
         """Who comes back from the dead is told that its lease is lost, and its outcome is dropped."""
         first = self._open(make(autostart=False, **SHORT_LEASE))
-        first.add([prepared("q", {"n": 0})], token=b"")
+        first.store.add([prepared("q", {"n": 0})], token=b"")
         [old] = claim(first)
         second = join(first, autostart=False, **SHORT_LEASE)
         second.queues()
         self.die(first)
         self._reclaim(second)
         [new] = claim(second)
-        assert second.extend([lease_of(old)]).lost == {old.id}
-        assert second.settle([how_it_ended(old, Status.SUCCEEDED, result=b'"old"')]) == {old.id}
-        assert second.settle([how_it_ended(new, Status.SUCCEEDED, result=b'"new"')]) == set()
+        assert second.store.extend([lease_of(old)]).lost == {old.id}
+        assert second.store.settle([how_it_ended(old, Status.SUCCEEDED, result=b'"old"')]) == {old.id}
+        assert second.store.settle([how_it_ended(new, Status.SUCCEEDED, result=b'"new"')]) == set()
         assert look(second, new).result == "new"
 
     @needs("shared")
     def test_a_renewed_lease(self, make: Make, join: Make) -> None:
         """A lease that is renewed in time is left alone however long the job takes."""
         first = self._open(make(autostart=False, **SHORT_LEASE))
-        first.add([prepared("q", {"n": 0})], token=b"")
+        first.store.add([prepared("q", {"n": 0})], token=b"")
         [job] = claim(first)
         second = join(first, autostart=False, **SHORT_LEASE)
         second.queues()
@@ -248,17 +248,17 @@ class LeaseCases(Suite):
         late = False
         while time.monotonic() < until:
             began = time.monotonic()
-            assert first.extend([lease_of(job)]).lost == set() or late
-            assert second.reclaim() == ([], []) or late
+            assert first.store.extend([lease_of(job)]).lost == set() or late
+            assert second.store.reclaim() == ([], []) or late
             time.sleep(0.05)
             late = late or time.monotonic() - began > SHORT_LEASE["lease"] / 2
-        assert late or first.settle([how_it_ended(job, Status.SUCCEEDED)]) == set()
+        assert late or first.store.settle([how_it_ended(job, Status.SUCCEEDED)]) == set()
 
     @needs("shared")
     def test_a_job_that_kills_its_workers(self, make: Make, join: Make) -> None:
         """A job whose worker died max_crashes times is DEAD, and says so."""
         first = self._open(make(autostart=False, max_crashes=2, **SHORT_LEASE))
-        first.add([prepared("q", {"n": 0})], token=b"")
+        first.store.add([prepared("q", {"n": 0})], token=b"")
         for crash in (1, 2):
             worker = join(first, autostart=False, max_crashes=2, **SHORT_LEASE)
             worker.queues()
@@ -270,21 +270,21 @@ class LeaseCases(Suite):
         assert (dead.status, dead.crashes) == (Status.DEAD, 2)
         assert dead.error
         assert claim(first) == []
-        assert not first.add([prepared("q", {"n": 0})], token=b"")[0].duplicate
+        assert not first.store.add([prepared("q", {"n": 0})], token=b"")[0].duplicate
 
     @needs("shared")
     def test_a_job_with_a_crash_is_claimed_alone(self, make: Make, join: Make) -> None:
         """A job with a crash behind it is never claimed together with others, which it could condemn."""
         first = self._open(make(autostart=False, **SHORT_LEASE))
-        first.add([prepared("q", {"n": 0})], token=b"")
+        first.store.add([prepared("q", {"n": 0})], token=b"")
         worker = join(first, autostart=False, **SHORT_LEASE)
         worker.queues()
         claim(worker)
         self.die(worker)
         self._reclaim(first)
-        first.add([prepared("q", {"n": n}) for n in (1, 2, 3)], token=b"")
+        first.store.add([prepared("q", {"n": n}) for n in (1, 2, 3)], token=b"")
         batches = []
-        while batch := first.claim([Demand("q", 10)]).jobs:
+        while batch := first.store.claim([Demand("q", 10)]).jobs:
             batches.append(numbers(batch))
         assert [0] in batches
         assert sorted(n for batch in batches for n in batch) == [0, 1, 2, 3]
@@ -320,13 +320,13 @@ class LeaseCases(Suite):
         """A job whose end is not recorded yet, since its worker is behind with that, is run by no other."""
         settings = {"lease": 2.0, "heartbeat": 0.1}
         first = make(**settings)
-        settle = first.settle
+        settle = first.store.settle
 
         def late(*arguments: Any, **options: Any) -> set[int]:
             gate.wait(PATIENCE)
             return settle(*arguments, **options)
 
-        first.settle = late  # type: ignore[method-assign]
+        first.store.settle = late  # type: ignore[method-assign]
         first.listen("q", lambda job: seen(job.attempt))
         job = first.enqueue("q")
         seen.wait()
@@ -460,7 +460,7 @@ class SharedCases(Suite):
         """reclaim() gives back the jobs of a dead worker whatever queues this process knows."""
         first = make(autostart=False, **SHORT_LEASE)
         first.queues()
-        first.add([prepared("theirs", {"n": 0})], token=b"")
+        first.store.add([prepared("theirs", {"n": 0})], token=b"")
         claim(first, queue="theirs")
         second = join(first, **SHORT_LEASE)
         second.listen("ours", ignore)

@@ -336,7 +336,7 @@ class ShutdownCases(Suite):
         seen.wait()
         waiters: set[int] = set()
         closed = threading.Event()
-        find = backend.find
+        find = backend.store.find
 
         def wait() -> Job:
             waiters.add(threading.get_ident())
@@ -349,7 +349,7 @@ class ShutdownCases(Suite):
 
         waiter = Background(wait)
         assert waiter.blocks()
-        monkeypatch.setattr(backend, "find", find_late)
+        monkeypatch.setattr(backend.store, "find", find_late)
         gate.set()
         backend.shutdown()
         closed.set()

@@ -147,48 +147,50 @@ class TickCases(Suite):
     def test_a_tick_is_new_once(self, crons: Backend) -> None:
         """The first to add a tick gets NEW and its job is stored; for everybody else it EXISTS."""
         job = prepared("cron", {"n": 1}, fingerprint="cron")
-        assert crons.add_tick("cron", NOON, job) is Tick.NEW
+        assert crons.store.add_tick("cron", NOON, job) is Tick.NEW
         assert [stored.payload for stored in crons.jobs("cron")] == [{"n": 1}]
         self._end_all(crons)
-        assert crons.add_tick("cron", NOON, prepared("cron", {"n": 2}, fingerprint="cron")) is Tick.EXISTS
+        assert (
+            crons.store.add_tick("cron", NOON, prepared("cron", {"n": 2}, fingerprint="cron")) is Tick.EXISTS
+        )
         assert len(crons.jobs("cron")) == 1
 
     def test_a_tick_is_skipped_while_its_predecessor_is_unfinished(self, crons: Backend) -> None:
         """A tick whose predecessor waits or runs is SKIPPED; after its end the next one is NEW."""
         ticks = [NOON + timedelta(minutes=n) for n in range(4)]
         jobs = [prepared("cron", {"n": n}, fingerprint="cron") for n in range(4)]
-        assert crons.add_tick("cron", ticks[0], jobs[0]) is Tick.NEW
-        assert crons.add_tick("cron", ticks[1], jobs[1]) is Tick.SKIPPED
-        [running] = crons.claim([Demand("cron", 1)]).jobs
-        assert crons.add_tick("cron", ticks[2], jobs[2]) is Tick.SKIPPED
-        crons.settle([how_it_ended(running, Status.SUCCEEDED)])
-        assert crons.add_tick("cron", ticks[3], jobs[3]) is Tick.NEW
+        assert crons.store.add_tick("cron", ticks[0], jobs[0]) is Tick.NEW
+        assert crons.store.add_tick("cron", ticks[1], jobs[1]) is Tick.SKIPPED
+        [running] = crons.store.claim([Demand("cron", 1)]).jobs
+        assert crons.store.add_tick("cron", ticks[2], jobs[2]) is Tick.SKIPPED
+        crons.store.settle([how_it_ended(running, Status.SUCCEEDED)])
+        assert crons.store.add_tick("cron", ticks[3], jobs[3]) is Tick.NEW
         assert [job.payload["n"] for job in crons.jobs("cron")] == [3, 0]
 
     def test_a_skipped_tick_is_dealt_with(self, crons: Backend) -> None:
         """A tick that was skipped is not added by another process after all."""
         for n in range(2):
-            crons.add_tick(
+            crons.store.add_tick(
                 "cron", NOON + timedelta(minutes=n), prepared("cron", {"n": n}, fingerprint="cron")
             )
         self._end_all(crons)
         late = prepared("cron", {"n": 2}, fingerprint="cron")
-        assert crons.add_tick("cron", NOON + timedelta(minutes=1), late) is Tick.EXISTS
+        assert crons.store.add_tick("cron", NOON + timedelta(minutes=1), late) is Tick.EXISTS
 
     def test_crons_are_independent(self, crons: Backend) -> None:
         """The ticks of one cron say nothing about those of another."""
-        assert crons.add_tick("one", NOON, prepared("cron", {"n": 1}, fingerprint="one")) is Tick.NEW
-        assert crons.add_tick("two", NOON, prepared("cron", {"n": 2}, fingerprint="two")) is Tick.NEW
+        assert crons.store.add_tick("one", NOON, prepared("cron", {"n": 1}, fingerprint="one")) is Tick.NEW
+        assert crons.store.add_tick("two", NOON, prepared("cron", {"n": 2}, fingerprint="two")) is Tick.NEW
 
     def test_the_last_tick(self, crons: Backend) -> None:
         """last_tick() is the newest tick recorded, or None."""
-        assert crons.last_tick("cron") is None
+        assert crons.store.last_tick("cron") is None
         for n in range(2):
-            crons.add_tick(
+            crons.store.add_tick(
                 "cron", NOON + timedelta(minutes=n), prepared("cron", {"n": n}, fingerprint="cron")
             )
-        assert crons.last_tick("cron") == NOON + timedelta(minutes=1)
-        assert crons.last_tick("another") is None
+        assert crons.store.last_tick("cron") == NOON + timedelta(minutes=1)
+        assert crons.store.last_tick("another") is None
 
     def test_one_winner_a_tick(self, crons: Backend) -> None:
         """Of many that add one tick at once exactly one gets NEW."""
@@ -196,7 +198,9 @@ class TickCases(Suite):
             tick = NOON + timedelta(minutes=n)
 
             def add(number: int, tick: datetime = tick) -> Tick:
-                return crons.add_tick("cron", tick, prepared("cron", {"by": number}, fingerprint="cron"))
+                return crons.store.add_tick(
+                    "cron", tick, prepared("cron", {"by": number}, fingerprint="cron")
+                )
 
             assert sorted(in_threads(6, add)) == [Tick.EXISTS] * 5 + [Tick.NEW]
             self._end_all(crons)
@@ -204,9 +208,9 @@ class TickCases(Suite):
 
     @staticmethod
     def _end_all(backend: Backend) -> None:
-        claimed = backend.claim([Demand("cron", 100)]).jobs
+        claimed = backend.store.claim([Demand("cron", 100)]).jobs
         outcomes: list[Outcome] = [how_it_ended(job, Status.SUCCEEDED) for job in claimed]
-        assert backend.settle(outcomes) == set()
+        assert backend.store.settle(outcomes) == set()
 
 
 class CatchUpCases(Suite):
@@ -220,7 +224,7 @@ class CatchUpCases(Suite):
         first.listen("cron", ignore)
         first.queues()
         long_ago = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=50)
-        assert first.add_tick("cron", long_ago, prepared("cron", fingerprint="cron")) is Tick.NEW
+        assert first.store.add_tick("cron", long_ago, prepared("cron", fingerprint="cron")) is Tick.NEW
         TickCases._end_all(first)
         first.shutdown(timeout=1)
         backend = again(first)

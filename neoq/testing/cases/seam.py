@@ -46,14 +46,14 @@ def numbers(jobs: list[Job]) -> list[int]:
     return [job.payload["n"] for job in jobs]
 
 
-def claim(store: Backend, limit: int = EVERYTHING, queue: str = "q") -> list[Job]:
+def claim(idle: Backend, limit: int = EVERYTHING, queue: str = "q") -> list[Job]:
     """Claim from one queue."""
-    return store.claim([Demand(queue, limit)]).jobs
+    return idle.store.claim([Demand(queue, limit)]).jobs
 
 
-def look(store: Backend, job: Job) -> Job:
+def look(idle: Backend, job: Job) -> Job:
     """Return a fresh snapshot of a job."""
-    found = store.get(id_of(job))
+    found = idle.get(id_of(job))
     assert found is not None
     return found
 
@@ -62,7 +62,7 @@ class StoreSuite(Suite):
     """Cases that call the store directly."""
 
     @pytest.fixture
-    def store(self, waiting: Backend) -> Backend:
+    def idle(self, waiting: Backend) -> Backend:
         """A backend that runs nothing, opened, with listeners for its queues."""
         for queue in ("p", "q"):
             waiting.listen(queue, ignore)
@@ -73,161 +73,161 @@ class StoreSuite(Suite):
 class AddCases(StoreSuite):
     """add."""
 
-    def test_jobs_are_added_in_order(self, store: Backend) -> None:
+    def test_jobs_are_added_in_order(self, idle: Backend) -> None:
         """add() returns a snapshot of each job, in order, with ids that rise."""
-        jobs = store.add([prepared("q", {"n": n}) for n in range(10)], token=b"")
+        jobs = idle.store.add([prepared("q", {"n": n}) for n in range(10)], token=b"")
         assert numbers(jobs) == list(range(10))
         ids = [id_of(job) for job in jobs]
         assert ids == sorted(set(ids))
-        assert numbers(claim(store)) == list(range(10))
+        assert numbers(claim(idle)) == list(range(10))
 
-    def test_ids_that_a_browser_can_hold(self, store: Backend) -> None:
+    def test_ids_that_a_browser_can_hold(self, idle: Backend) -> None:
         """Ids are whole numbers that JavaScript reads as they are, of every queue and in a batch."""
-        jobs = [store.add([prepared(f"queue {n % 3}", {"n": n})], token=b"")[0] for n in range(20)]
-        jobs += store.add([prepared("q", {"n": n}) for n in range(20)], token=b"")
+        jobs = [idle.store.add([prepared(f"queue {n % 3}", {"n": n})], token=b"")[0] for n in range(20)]
+        jobs += idle.store.add([prepared("q", {"n": n}) for n in range(20)], token=b"")
         assert all(0 < id_of(job) < 2**53 and int(float(id_of(job))) == job.id for job in jobs)
         assert len({job.id for job in jobs}) == len(jobs)
 
-    def test_a_repeated_add_adds_nothing(self, store: Backend) -> None:
+    def test_a_repeated_add_adds_nothing(self, idle: Backend) -> None:
         """add() repeated with its token returns the same jobs and stores none, even after they have ended."""
         batch = [prepared("q", {"n": n}, unique=False) for n in range(3)]
-        first = store.add([job._copy() for job in batch], token=b"a token of 16 by")
-        again = store.add([job._copy() for job in batch], token=b"a token of 16 by")
+        first = idle.store.add([job._copy() for job in batch], token=b"a token of 16 by")
+        again = idle.store.add([job._copy() for job in batch], token=b"a token of 16 by")
         assert [job.id for job in again] == [job.id for job in first]
-        store.settle([how_it_ended(job, Status.SUCCEEDED) for job in claim(store)])
-        later = store.add([job._copy() for job in batch], token=b"a token of 16 by")
+        idle.store.settle([how_it_ended(job, Status.SUCCEEDED) for job in claim(idle)])
+        later = idle.store.add([job._copy() for job in batch], token=b"a token of 16 by")
         assert [job.id for job in later] == [job.id for job in first]
-        assert claim(store) == []
-        assert len(store.jobs()) == 3
+        assert claim(idle) == []
+        assert len(idle.jobs()) == 3
 
-    def test_another_token_is_another_add(self, store: Backend) -> None:
+    def test_another_token_is_another_add(self, idle: Backend) -> None:
         """add() with another token, or with none, stores the jobs again."""
         batch = [prepared("q", {"n": 1}, unique=False)]
         for token in (b"a token of 16 by", b"another token 16", b"", b""):
-            store.add([job._copy() for job in batch], token=token)
-        assert len(claim(store)) == 4
+            idle.store.add([job._copy() for job in batch], token=token)
+        assert len(claim(idle)) == 4
 
-    def test_an_add_that_raises_adds_nothing(self, store: Backend) -> None:
+    def test_an_add_that_raises_adds_nothing(self, idle: Backend) -> None:
         """An add() that a duplicate aborts has stored nothing, and its token is free."""
-        store.add([prepared("q", {"n": 2})], token=b"")
+        idle.store.add([prepared("q", {"n": 2})], token=b"")
         batch = [prepared("q", {"n": 1}), prepared("q", {"n": 2}, on_duplicate="raise")]
         with pytest.raises(DuplicateJobError):
-            store.add([job._copy() for job in batch], token=b"a token of 16 by")
-        store.settle([how_it_ended(job, Status.SUCCEEDED) for job in claim(store)])
-        assert len(store.add([job._copy() for job in batch], token=b"a token of 16 by")) == 2
-        assert len(claim(store)) == 2
+            idle.store.add([job._copy() for job in batch], token=b"a token of 16 by")
+        idle.store.settle([how_it_ended(job, Status.SUCCEEDED) for job in claim(idle)])
+        assert len(idle.store.add([job._copy() for job in batch], token=b"a token of 16 by")) == 2
+        assert len(claim(idle)) == 2
 
     @without("transactions")
-    def test_no_transactions_at_the_seam(self, store: Backend) -> None:
+    def test_no_transactions_at_the_seam(self, idle: Backend) -> None:
         """Where no transaction can be joined, add and settle say so and do nothing."""
         with pytest.raises(UnsupportedError):
-            store.add([prepared("q")], token=b"", transaction=object())
-        [job] = store.add([prepared("q")], token=b"")
-        [job] = claim(store)
+            idle.store.add([prepared("q")], token=b"", transaction=object())
+        [job] = idle.store.add([prepared("q")], token=b"")
+        [job] = claim(idle)
         with pytest.raises(UnsupportedError):
-            store.settle([how_it_ended(job, Status.SUCCEEDED)], transaction=object())
-        assert look(store, job).status is Status.RUNNING
+            idle.store.settle([how_it_ended(job, Status.SUCCEEDED)], transaction=object())
+        assert look(idle, job).status is Status.RUNNING
 
 
 class ClaimCases(StoreSuite):
     """claim."""
 
-    def test_never_more_than_asked_for(self, store: Backend) -> None:
+    def test_never_more_than_asked_for(self, idle: Backend) -> None:
         """claim() takes the best jobs up to the limit, and the others later."""
-        store.add([prepared("q", {"n": n}) for n in range(5)], token=b"")
-        assert numbers(claim(store, 2)) == [0, 1]
-        assert numbers(claim(store, 2)) == [2, 3]
-        assert numbers(claim(store, 2)) == [4]
-        assert claim(store, 2) == []
+        idle.store.add([prepared("q", {"n": n}) for n in range(5)], token=b"")
+        assert numbers(claim(idle, 2)) == [0, 1]
+        assert numbers(claim(idle, 2)) == [2, 3]
+        assert numbers(claim(idle, 2)) == [4]
+        assert claim(idle, 2) == []
 
-    def test_a_claim_for_several_queues(self, store: Backend) -> None:
+    def test_a_claim_for_several_queues(self, idle: Backend) -> None:
         """One claim() serves several queues, each up to its own limit."""
         for queue in ("p", "q"):
-            store.add([prepared(queue, {"n": n}) for n in range(3)], token=b"")
-        claimed = store.claim([Demand("p", 1), Demand("q", 2), Demand("unknown", 5)]).jobs
+            idle.store.add([prepared(queue, {"n": n}) for n in range(3)], token=b"")
+        claimed = idle.store.claim([Demand("p", 1), Demand("q", 2), Demand("unknown", 5)]).jobs
         assert sorted((job.queue, job.payload["n"]) for job in claimed) == [("p", 0), ("q", 0), ("q", 1)]
 
-    def test_a_claim_of_nothing(self, store: Backend) -> None:
+    def test_a_claim_of_nothing(self, idle: Backend) -> None:
         """claim() of nothing, or of empty queues, returns no job and no time."""
         for demand in ([], [Demand("q", 5)], [Demand("unknown", 1)]):
-            claimed = store.claim(demand)
+            claimed = idle.store.claim(demand)
             assert (claimed.jobs, claimed.next_due) == ([], None)
             assert abs(claimed.now - datetime.now(UTC)) < timedelta(minutes=1)
 
-    def test_a_claimed_job_is_running(self, store: Backend) -> None:
+    def test_a_claimed_job_is_running(self, idle: Backend) -> None:
         """A claimed job is RUNNING, holds a lease, and is not claimed again."""
-        [added] = store.add([prepared("q", {"a": 1}, priority=3, meta={"b": "c"})], token=b"")
-        [job] = claim(store)
+        [added] = idle.store.add([prepared("q", {"a": 1}, priority=3, meta={"b": "c"})], token=b"")
+        [job] = claim(idle)
         assert (job.id, job.payload, job.priority, dict(job.meta)) == (added.id, {"a": 1}, 3, {"b": "c"})
-        assert (job.status, look(store, job).status) == (Status.RUNNING, Status.RUNNING)
+        assert (job.status, look(idle, job).status) == (Status.RUNNING, Status.RUNNING)
         assert job._token
-        assert claim(store) == []
+        assert claim(idle) == []
 
-    def test_each_claim_has_its_own_token(self, store: Backend) -> None:
+    def test_each_claim_has_its_own_token(self, idle: Backend) -> None:
         """The same job claimed again has another token."""
-        store.add([prepared("q")], token=b"")
-        [first] = claim(store)
+        idle.store.add([prepared("q")], token=b"")
+        [first] = claim(idle)
         token = first._token
-        store.settle([how_it_ended(first, Status.PENDING, run_after=first._run_after)])
-        [second] = claim(store)
+        idle.store.settle([how_it_ended(first, Status.PENDING, run_after=first._run_after)])
+        [second] = claim(idle)
         assert (second.id, second._token != token) == (first.id, True)
 
-    def test_the_best_are_claimed_first(self, store: Backend) -> None:
+    def test_the_best_are_claimed_first(self, idle: Backend) -> None:
         """claim() goes by priority, then due time, then order of enqueue."""
         now = datetime.now(UTC)
         order = [(0, 10, 0), (1, 20, 0), (2, 20, 0), (3, 0, 1), (4, 30, 0), (5, 0, -1), (6, 0, 1)]
         for n, ago, priority in order:
             run_after = now - timedelta(seconds=ago)
-            store.add([prepared("q", {"n": n}, run_after=run_after, priority=priority)], token=b"")
-        assert numbers(claim(store, 3)) == [3, 6, 4]
-        assert numbers(claim(store)) == [1, 2, 0, 5]
+            idle.store.add([prepared("q", {"n": n}, run_after=run_after, priority=priority)], token=b"")
+        assert numbers(claim(idle, 3)) == [3, 6, 4]
+        assert numbers(claim(idle)) == [1, 2, 0, 5]
 
-    def test_never_claimable_early(self, store: Backend) -> None:
+    def test_never_claimable_early(self, idle: Backend) -> None:
         """A job is not claimable before its time; next_due tells when it will be."""
-        [job] = store.add([prepared("q", {"n": 0}, run_after=0.1)], token=b"")
+        [job] = idle.store.add([prepared("q", {"n": 0}, run_after=0.1)], token=b"")
         assert job.run_after is not None
-        while not (claimed := store.claim([Demand("q", 5)])).jobs:
+        while not (claimed := idle.store.claim([Demand("q", 5)])).jobs:
             assert claimed.next_due == job.run_after or claimed.now >= job.run_after
             assert claimed.now < job.run_after + timedelta(seconds=9)
         assert claimed.now >= job.run_after
 
-    def test_when_the_next_one_is_due(self, store: Backend) -> None:
+    def test_when_the_next_one_is_due(self, idle: Backend) -> None:
         """next_due has come while more are ready; else it is the time of the first future job."""
-        store.add([prepared("q", {"n": n}) for n in range(2)], token=b"")
+        idle.store.add([prepared("q", {"n": n}) for n in range(2)], token=b"")
         far, near = (prepared("q", {"n": n}, run_after=LATER * n) for n in (3, 2))
-        store.add([far, near], token=b"")
-        first = store.claim([Demand("q", 1)])
+        idle.store.add([far, near], token=b"")
+        first = idle.store.claim([Demand("q", 1)])
         assert first.next_due is not None
         assert first.next_due <= first.now
-        assert store.claim([Demand("q", 1)]).next_due == near.run_after
-        assert store.claim([Demand("q", 1)]).next_due == near.run_after
+        assert idle.store.claim([Demand("q", 1)]).next_due == near.run_after
+        assert idle.store.claim([Demand("q", 1)]).next_due == near.run_after
 
-    def test_a_paused_queue_is_not_claimed(self, store: Backend) -> None:
+    def test_a_paused_queue_is_not_claimed(self, idle: Backend) -> None:
         """claim() leaves paused queues alone until they are resumed."""
         for queue in ("p", "q"):
-            store.add([prepared(queue, {"n": 0})], token=b"")
-        store.set_paused("q", True)
+            idle.store.add([prepared(queue, {"n": 0})], token=b"")
+        idle.store.set_paused("q", True)
         demand = [Demand("p", 5), Demand("q", 5)]
-        assert [job.queue for job in store.claim(demand).jobs] == ["p"]
-        store.set_paused("q", False)
-        assert [job.queue for job in store.claim(demand).jobs] == ["q"]
+        assert [job.queue for job in idle.store.claim(demand).jobs] == ["p"]
+        idle.store.set_paused("q", False)
+        assert [job.queue for job in idle.store.claim(demand).jobs] == ["q"]
 
-    def test_only_some_kinds(self, store: Backend) -> None:
+    def test_only_some_kinds(self, idle: Backend) -> None:
         """A demand for kinds takes only jobs of these, and leaves the others as they were."""
         batch = [prepared("q", {"n": n}, priority=1) for n in range(6)]
         for n, job in enumerate(batch):
             job.kind = "abc"[n % 3]
-        store.add(batch, token=b"")
-        assert numbers(store.claim([Demand("q", 3, frozenset("ac"))]).jobs) == [0, 2, 3]
-        assert numbers(claim(store)) == [1, 4, 5]
+        idle.store.add(batch, token=b"")
+        assert numbers(idle.store.claim([Demand("q", 3, frozenset("ac"))]).jobs) == [0, 2, 3]
+        assert numbers(claim(idle)) == [1, 4, 5]
 
-    def test_at_most_one_lease_a_job(self, store: Backend) -> None:
+    def test_at_most_one_lease_a_job(self, idle: Backend) -> None:
         """Of many that claim at once each gets jobs that no other got."""
-        store.add([prepared("q", {"n": n}) for n in range(300)], token=b"")
+        idle.store.add([prepared("q", {"n": n}) for n in range(300)], token=b"")
 
         def work(_number: int) -> list[Job]:
             mine: list[Job] = []
-            while got := claim(store, 7):
+            while got := claim(idle, 7):
                 mine += got
             return mine
 
@@ -239,273 +239,273 @@ class SettleCases(StoreSuite):
     """settle, extend, give back."""
 
     @pytest.fixture
-    def job(self, store: Backend) -> Job:
+    def job(self, idle: Backend) -> Job:
         """A claimed job."""
-        store.add([prepared("q", {"n": 0})], token=b"")
-        [job] = claim(store)
+        idle.store.add([prepared("q", {"n": 0})], token=b"")
+        [job] = claim(idle)
         return job
 
-    def test_settled_success(self, store: Backend, job: Job) -> None:
+    def test_settled_success(self, idle: Backend, job: Job) -> None:
         """A job settled as succeeded has its result and its times."""
         outcome = how_it_ended(job, Status.SUCCEEDED, result=b'{"a":[1]}', started_at=1e9, finished_at=2e9)
-        assert store.settle([outcome]) == set()
-        done = look(store, job)
+        assert idle.store.settle([outcome]) == set()
+        done = look(idle, job)
         assert (done.status, done.result, done.retries) == (Status.SUCCEEDED, {"a": [1]}, 0)
         assert done.ran_at == datetime.fromtimestamp(1e9, UTC)
         assert done.finished_at == datetime.fromtimestamp(2e9, UTC)
 
-    def test_settled_death(self, store: Backend, job: Job) -> None:
+    def test_settled_death(self, idle: Backend, job: Job) -> None:
         """A job settled as dead is kept, with its failure."""
         failure = Failure("ValueError", "no \N{SNOWMAN}", "Traceback ...")
-        assert store.settle([how_it_ended(job, Status.DEAD, charged=True, failure=failure)]) == set()
-        dead = look(store, job)
+        assert idle.store.settle([how_it_ended(job, Status.DEAD, charged=True, failure=failure)]) == set()
+        dead = look(idle, job)
         assert (dead.status, dead.error) == (Status.DEAD, "ValueError: no \N{SNOWMAN}")
         assert dead.traceback == "Traceback ..."
         assert dead.finished_at is not None
-        assert claim(store) == []
+        assert claim(idle) == []
 
-    def test_settled_as_cancelled(self, store: Backend, job: Job) -> None:
+    def test_settled_as_cancelled(self, idle: Backend, job: Job) -> None:
         """A job settled as cancelled has ended."""
-        assert store.settle([how_it_ended(job, Status.CANCELLED)]) == set()
-        assert look(store, job).status is Status.CANCELLED
-        assert claim(store) == []
+        assert idle.store.settle([how_it_ended(job, Status.CANCELLED)]) == set()
+        assert look(idle, job).status is Status.CANCELLED
+        assert claim(idle) == []
 
-    def test_settled_for_a_retry(self, store: Backend, job: Job) -> None:
+    def test_settled_for_a_retry(self, idle: Backend, job: Job) -> None:
         """A job settled for a retry is charged, and claimable at its new time."""
         again = time.time() + 0.05
         failure = Failure("ValueError", "no", "")
         outcome = how_it_ended(job, Status.RETRYING, run_after=again, charged=True, failure=failure)
-        assert store.settle([outcome]) == set()
-        waiting = look(store, job)
+        assert idle.store.settle([outcome]) == set()
+        waiting = look(idle, job)
         assert (waiting.status, waiting.retries, waiting.error) == (Status.RETRYING, 1, "ValueError: no")
         assert waiting.run_after == datetime.fromtimestamp(again, UTC)
-        [retried] = eventually(lambda: claim(store), "it is claimable")
+        [retried] = eventually(lambda: claim(idle), "it is claimable")
         assert (retried.id, retried.retries, retried.attempt) == (job.id, 1, 2)
         assert time.time() >= again - 0.002
 
-    def test_settled_as_given_back(self, store: Backend, job: Job) -> None:
+    def test_settled_as_given_back(self, idle: Backend, job: Job) -> None:
         """A job given back is uncharged, claimable at once, and keeps its place before later ones."""
-        store.add([prepared("q", {"n": n}) for n in (1, 2)], token=b"")
+        idle.store.add([prepared("q", {"n": n}) for n in (1, 2)], token=b"")
         back = Outcome(lease_of(job), Status.PENDING, job._run_after)
-        assert store.settle([back]) == set()
-        assert (look(store, job).status, look(store, job).retries) == (Status.PENDING, 0)
-        assert numbers(claim(store)) == [0, 1, 2]
+        assert idle.store.settle([back]) == set()
+        assert (look(idle, job).status, look(idle, job).retries) == (Status.PENDING, 0)
+        assert numbers(claim(idle)) == [0, 1, 2]
 
-    def test_given_back_into_its_batch(self, store: Backend) -> None:
+    def test_given_back_into_its_batch(self, idle: Backend) -> None:
         """Jobs of one due time keep the order of their enqueue when some are given back in another."""
         instant = datetime.now(UTC)
-        store.add([prepared("q", {"n": n}, run_after=instant) for n in range(5)], token=b"")
-        for job in reversed(claim(store, 3)):
-            store.settle([Outcome(lease_of(job), Status.PENDING, job._run_after)])
-        assert numbers(claim(store)) == [0, 1, 2, 3, 4]
+        idle.store.add([prepared("q", {"n": n}, run_after=instant) for n in range(5)], token=b"")
+        for job in reversed(claim(idle, 3)):
+            idle.store.settle([Outcome(lease_of(job), Status.PENDING, job._run_after)])
+        assert numbers(claim(idle)) == [0, 1, 2, 3, 4]
 
-    def test_settled_as_snoozed(self, store: Backend, job: Job) -> None:
+    def test_settled_as_snoozed(self, idle: Backend, job: Job) -> None:
         """A snoozed job is uncharged, and not claimable before its time."""
         outcome = how_it_ended(job, Status.PENDING, run_after=time.time() + LATER)
-        assert store.settle([outcome]) == set()
-        assert (look(store, job).status, look(store, job).retries) == (Status.PENDING, 0)
-        assert claim(store) == []
-        assert store.add([prepared("q", {"n": 0})], token=b"")[0].duplicate
+        assert idle.store.settle([outcome]) == set()
+        assert (look(idle, job).status, look(idle, job).retries) == (Status.PENDING, 0)
+        assert claim(idle) == []
+        assert idle.store.add([prepared("q", {"n": 0})], token=b"")[0].duplicate
 
-    def test_retries_stay_when_it_is_given_back(self, store: Backend, job: Job) -> None:
+    def test_retries_stay_when_it_is_given_back(self, idle: Backend, job: Job) -> None:
         """Giving back and snoozing leave earlier retries as they are."""
         failure = Failure("ValueError", "no", "")
-        store.settle([how_it_ended(job, Status.RETRYING, run_after=0.0, charged=True, failure=failure)])
-        [job] = eventually(lambda: claim(store), "it is claimable")
-        store.settle([how_it_ended(job, Status.PENDING, run_after=0.0)])
-        [job] = eventually(lambda: claim(store), "it is claimable")
+        idle.store.settle([how_it_ended(job, Status.RETRYING, run_after=0.0, charged=True, failure=failure)])
+        [job] = eventually(lambda: claim(idle), "it is claimable")
+        idle.store.settle([how_it_ended(job, Status.PENDING, run_after=0.0)])
+        [job] = eventually(lambda: claim(idle), "it is claimable")
         assert job.retries == 1
 
-    def test_settling_twice_is_harmless(self, store: Backend, job: Job) -> None:
+    def test_settling_twice_is_harmless(self, idle: Backend, job: Job) -> None:
         """An outcome settled again changes nothing, and neither does another one for the same lease."""
         done = how_it_ended(job, Status.SUCCEEDED, result=b"1")
-        assert store.settle([done]) == set()
-        store.settle([done])
-        store.settle([how_it_ended(job, Status.DEAD, failure=Failure("E", "late", ""))])
-        store.settle([how_it_ended(job, Status.PENDING, run_after=0.0)])
-        settled = look(store, job)
+        assert idle.store.settle([done]) == set()
+        idle.store.settle([done])
+        idle.store.settle([how_it_ended(job, Status.DEAD, failure=Failure("E", "late", ""))])
+        idle.store.settle([how_it_ended(job, Status.PENDING, run_after=0.0)])
+        settled = look(idle, job)
         assert (settled.status, settled.result, settled.error) == (Status.SUCCEEDED, 1, None)
-        assert claim(store) == []
-        assert [counts.succeeded for counts in store.queues() if counts.queue == "q"] == [1]
+        assert claim(idle) == []
+        assert [counts.succeeded for counts in idle.queues() if counts.queue == "q"] == [1]
 
-    def test_a_stale_lease_settles_nothing(self, store: Backend, job: Job) -> None:
+    def test_a_stale_lease_settles_nothing(self, idle: Backend, job: Job) -> None:
         """Who settles under an older token is told so, and the job goes on under its newer one."""
         old = how_it_ended(job, Status.SUCCEEDED, result=b'"old"')
-        store.settle([how_it_ended(job, Status.PENDING, run_after=0.0)])
-        assert store.settle([old]) == {job.id}
-        [again] = eventually(lambda: claim(store), "it is claimable")
-        assert store.settle([old]) == {job.id}
-        assert look(store, job).status is Status.RUNNING
-        assert store.settle([how_it_ended(again, Status.SUCCEEDED, result=b'"new"')]) == set()
-        assert store.settle([old]) == {job.id}
-        assert look(store, job).result == "new"
+        idle.store.settle([how_it_ended(job, Status.PENDING, run_after=0.0)])
+        assert idle.store.settle([old]) == {job.id}
+        [again] = eventually(lambda: claim(idle), "it is claimable")
+        assert idle.store.settle([old]) == {job.id}
+        assert look(idle, job).status is Status.RUNNING
+        assert idle.store.settle([how_it_ended(again, Status.SUCCEEDED, result=b'"new"')]) == set()
+        assert idle.store.settle([old]) == {job.id}
+        assert look(idle, job).result == "new"
 
-    def test_an_operators_retry_makes_a_lease_stale(self, store: Backend, job: Job) -> None:
+    def test_an_operators_retry_makes_a_lease_stale(self, idle: Backend, job: Job) -> None:
         """A lease from before a retry() by hand does not fit after it, though the attempt has its number."""
         old = how_it_ended(job, Status.SUCCEEDED)
-        store.settle([how_it_ended(job, Status.DEAD, failure=Failure("E", "", ""))])
-        store.retry(id_of(job))
-        [again] = eventually(lambda: claim(store), "it is claimable")
+        idle.store.settle([how_it_ended(job, Status.DEAD, failure=Failure("E", "", ""))])
+        idle.retry(id_of(job))
+        [again] = eventually(lambda: claim(idle), "it is claimable")
         assert again.attempt == job.attempt
-        assert store.settle([old]) == {job.id}
-        assert look(store, job).status is Status.RUNNING
+        assert idle.store.settle([old]) == {job.id}
+        assert look(idle, job).status is Status.RUNNING
 
-    def test_an_unknown_job_is_stale(self, store: Backend, job: Job) -> None:
+    def test_an_unknown_job_is_stale(self, idle: Backend, job: Job) -> None:
         """Settling jobs that are unknown, waiting or deleted reports them and does nothing."""
-        [waiting] = store.add([prepared("q", {"n": 1})], token=b"")
+        [waiting] = idle.store.add([prepared("q", {"n": 1})], token=b"")
         unknown = Outcome(Lease(2**40, "q", 7), Status.SUCCEEDED, finished_at=time.time())
         never = Outcome(Lease(id_of(waiting), "q", 7), Status.SUCCEEDED, finished_at=time.time())
         zero = Outcome(Lease(id_of(waiting), "q", 0), Status.SUCCEEDED, finished_at=time.time())
-        store.settle([how_it_ended(job, Status.SUCCEEDED)])
-        store.delete(id_of(job))
+        idle.store.settle([how_it_ended(job, Status.SUCCEEDED)])
+        idle.delete(id_of(job))
         deleted = how_it_ended(job, Status.SUCCEEDED)
-        assert store.settle([unknown, never, deleted]) == {2**40, waiting.id, job.id}
-        assert store.settle([zero]) == {waiting.id}
-        assert look(store, waiting).status is Status.PENDING
+        assert idle.store.settle([unknown, never, deleted]) == {2**40, waiting.id, job.id}
+        assert idle.store.settle([zero]) == {waiting.id}
+        assert look(idle, waiting).status is Status.PENDING
 
-    def test_a_stale_one_among_others(self, store: Backend) -> None:
+    def test_a_stale_one_among_others(self, idle: Backend) -> None:
         """In a batch with a stale outcome the others are settled."""
-        store.add([prepared("q", {"n": n}) for n in range(3)], token=b"")
-        jobs = claim(store)
+        idle.store.add([prepared("q", {"n": n}) for n in range(3)], token=b"")
+        jobs = claim(idle)
         outcomes = [how_it_ended(job, Status.SUCCEEDED) for job in jobs]
         wrong = outcomes[1]._replace(lease=outcomes[1].lease._replace(token=jobs[1]._token + 10**6))
-        assert store.settle([outcomes[0], wrong, outcomes[2]]) == {jobs[1].id}
-        assert [look(store, job).status.name for job in jobs] == ["SUCCEEDED", "RUNNING", "SUCCEEDED"]
+        assert idle.store.settle([outcomes[0], wrong, outcomes[2]]) == {jobs[1].id}
+        assert [look(idle, job).status.name for job in jobs] == ["SUCCEEDED", "RUNNING", "SUCCEEDED"]
 
-    def test_one_of_many_settles(self, store: Backend) -> None:
+    def test_one_of_many_settles(self, idle: Backend) -> None:
         """Of many that settle one lease at once exactly one is not stale."""
         for n in range(10):
-            [job] = store.add([prepared("q", {"n": n})], token=b"")
-            [job] = claim(store)
+            [job] = idle.store.add([prepared("q", {"n": n})], token=b"")
+            [job] = claim(idle)
             results = [
                 how_it_ended(job, Status.SUCCEEDED),
                 how_it_ended(job, Status.PENDING, run_after=time.time() + LATER),
                 how_it_ended(job, Status.CANCELLED),
             ]
-            stale = in_threads(3, lambda number, results=results: store.settle([results[number]]))  # type: ignore[misc]
+            stale = in_threads(3, lambda number, results=results: idle.store.settle([results[number]]))  # type: ignore[misc]
             assert sorted(map(len, stale)) == [0, 1, 1]
 
-    def test_follow_up_jobs(self, store: Backend, job: Job) -> None:
+    def test_follow_up_jobs(self, idle: Backend, job: Job) -> None:
         """Jobs that follow are added when the outcome is recorded, once, and not with a stale one."""
         follow = tuple(prepared("p", {"n": n}, unique=False) for n in range(2))
         done = how_it_ended(job, Status.SUCCEEDED, follow=follow)
         wrong = done._replace(lease=done.lease._replace(token=job._token + 10**6))
-        assert store.settle([wrong]) == {job.id}
-        assert store.jobs("p") == []
-        assert store.settle([done]) == set()
-        store.settle([done])
-        assert numbers(claim(store, queue="p")) == [0, 1]
+        assert idle.store.settle([wrong]) == {job.id}
+        assert idle.jobs("p") == []
+        assert idle.store.settle([done]) == set()
+        idle.store.settle([done])
+        assert numbers(claim(idle, queue="p")) == [0, 1]
 
     def test_follow_up_jobs_need_no_room(self, make: Make) -> None:
         """Who records an outcome does not wait for room: jobs that follow are added to a full queue."""
-        store = make(autostart=False, queue_capacity=1, enqueue_timeout=0)
-        store.queues()
-        store.add([prepared("q", {"n": 0})], token=b"")
-        [job] = claim(store)
-        store.add([prepared("p", {"n": 0})], token=b"")
+        idle = make(autostart=False, queue_capacity=1, enqueue_timeout=0)
+        idle.queues()
+        idle.store.add([prepared("q", {"n": 0})], token=b"")
+        [job] = claim(idle)
+        idle.store.add([prepared("p", {"n": 0})], token=b"")
         follow = (prepared("p", {"n": 1}),)
-        assert store.settle([how_it_ended(job, Status.SUCCEEDED, follow=follow)]) == set()
-        assert numbers(claim(store, queue="p")) == [0, 1]
+        assert idle.store.settle([how_it_ended(job, Status.SUCCEEDED, follow=follow)]) == set()
+        assert numbers(claim(idle, queue="p")) == [0, 1]
 
-    def test_progress_with_an_outcome(self, store: Backend, job: Job) -> None:
+    def test_progress_with_an_outcome(self, idle: Backend, job: Job) -> None:
         """The progress that comes with an outcome's lease is recorded."""
         outcome = how_it_ended(job, Status.SUCCEEDED)
         outcome = outcome._replace(lease=outcome.lease._replace(progress=(1.0, "done")))
-        assert store.settle([outcome]) == set()
-        assert look(store, job).progress() == (1.0, "done")
+        assert idle.store.settle([outcome]) == set()
+        assert look(idle, job).progress() == (1.0, "done")
 
-    def test_extend_keeps_quiet_about_live_leases(self, store: Backend, job: Job) -> None:
+    def test_extend_keeps_quiet_about_live_leases(self, idle: Backend, job: Job) -> None:
         """extend() of a live lease reports nothing, and records progress."""
         lease = lease_of(job)._replace(progress=(0.5, "half \N{SNOWMAN}"))
-        assert store.extend([lease]) == (set(), set())
-        assert look(store, job).progress() == (0.5, "half \N{SNOWMAN}")
-        assert store.extend([]) == (set(), set())
+        assert idle.store.extend([lease]) == (set(), set())
+        assert look(idle, job).progress() == (0.5, "half \N{SNOWMAN}")
+        assert idle.store.extend([]) == (set(), set())
 
-    def test_extend_reports_lost_leases(self, store: Backend, job: Job) -> None:
+    def test_extend_reports_lost_leases(self, idle: Backend, job: Job) -> None:
         """extend() of a lease that is not current, or of an unknown job, reports it lost and does nothing."""
         old = lease_of(job)._replace(progress=(0.5, "old"))
         unknown = Lease(2**40, "q", 7)
-        store.settle([how_it_ended(job, Status.PENDING, run_after=0.0)])
-        assert store.extend([old, unknown]).lost == {job.id, 2**40}
-        [again] = eventually(lambda: claim(store), "it is claimable")
-        assert store.extend([old, lease_of(again)]).lost == {job.id}
-        assert look(store, job).progress() is None
-        store.settle([how_it_ended(again, Status.SUCCEEDED)])
-        assert store.extend([lease_of(again)]).lost == {job.id}
+        idle.store.settle([how_it_ended(job, Status.PENDING, run_after=0.0)])
+        assert idle.store.extend([old, unknown]).lost == {job.id, 2**40}
+        [again] = eventually(lambda: claim(idle), "it is claimable")
+        assert idle.store.extend([old, lease_of(again)]).lost == {job.id}
+        assert look(idle, job).progress() is None
+        idle.store.settle([how_it_ended(again, Status.SUCCEEDED)])
+        assert idle.store.extend([lease_of(again)]).lost == {job.id}
 
-    def test_a_cancelled_job_is_reported(self, store: Backend, job: Job) -> None:
+    def test_a_cancelled_job_is_reported(self, idle: Backend, job: Job) -> None:
         """Cancelling a running job marks it; extend() reports that to whoever runs it."""
-        changed = store.change([id_of(job)], "cancel")
+        changed = idle.store.change([id_of(job)], "cancel")
         assert (set(changed.done), set(changed.running)) == (set(), {job.id})
-        assert look(store, job).status is Status.RUNNING
-        assert store.extend([lease_of(job)]) == (set(), {job.id})
+        assert look(idle, job).status is Status.RUNNING
+        assert idle.store.extend([lease_of(job)]) == (set(), {job.id})
 
     @pytest.mark.parametrize("status", [Status.RETRYING, Status.PENDING])
-    def test_a_cancelled_job_does_not_come_back(self, store: Backend, job: Job, status: Status) -> None:
+    def test_a_cancelled_job_does_not_come_back(self, idle: Backend, job: Job, status: Status) -> None:
         """A job cancelled as it ran, which fails or is given back, is CANCELLED."""
-        store.change([id_of(job)], "cancel")
+        idle.store.change([id_of(job)], "cancel")
         outcome = how_it_ended(job, status, run_after=time.time(), charged=status is Status.RETRYING)
-        assert store.settle([outcome]) == set()
-        assert look(store, job).status is Status.CANCELLED
-        assert claim(store) == []
-        assert not store.add([prepared("q", {"n": 0})], token=b"")[0].duplicate
+        assert idle.store.settle([outcome]) == set()
+        assert look(idle, job).status is Status.CANCELLED
+        assert claim(idle) == []
+        assert not idle.store.add([prepared("q", {"n": 0})], token=b"")[0].duplicate
 
-    def test_a_cancelled_job_may_succeed(self, store: Backend, job: Job) -> None:
+    def test_a_cancelled_job_may_succeed(self, idle: Backend, job: Job) -> None:
         """A job cancelled as it ran, which succeeded all the same, has succeeded: the work is done."""
-        store.change([id_of(job)], "cancel")
-        assert store.settle([how_it_ended(job, Status.SUCCEEDED)]) == set()
-        assert look(store, job).status is Status.SUCCEEDED
+        idle.store.change([id_of(job)], "cancel")
+        assert idle.store.settle([how_it_ended(job, Status.SUCCEEDED)]) == set()
+        assert look(idle, job).status is Status.SUCCEEDED
 
 
 class ChangeCases(StoreSuite):
     """change, find, beat, and notifications."""
 
-    def test_a_change_of_many_at_once(self, store: Backend) -> None:
+    def test_a_change_of_many_at_once(self, idle: Backend) -> None:
         """change() tells which jobs it changed and which run; unknown ones are neither."""
-        jobs = store.add([prepared("q", {"n": n}) for n in range(3)], token=b"")
-        claim(store, 1)
+        jobs = idle.store.add([prepared("q", {"n": n}) for n in range(3)], token=b"")
+        claim(idle, 1)
         ids = [id_of(job) for job in jobs]
-        changed = store.change([*ids, 2**40], "cancel")
+        changed = idle.store.change([*ids, 2**40], "cancel")
         assert (set(changed.done), set(changed.running)) == (set(ids[1:]), {ids[0]})
-        assert store.change(ids, "retry").done == frozenset()
-        assert store.change([*ids, 2**40], "delete").done == set(ids[1:])
+        assert idle.store.change(ids, "retry").done == frozenset()
+        assert idle.store.change([*ids, 2**40], "delete").done == set(ids[1:])
 
-    def test_a_change_of_nothing(self, store: Backend) -> None:
+    def test_a_change_of_nothing(self, idle: Backend) -> None:
         """change() of no jobs does nothing."""
-        assert store.change([], "cancel").done == frozenset()
+        assert idle.store.change([], "cancel").done == frozenset()
 
-    def test_find_by_ids(self, store: Backend) -> None:
+    def test_find_by_ids(self, idle: Backend) -> None:
         """find(ids=...) returns those that exist, newest first."""
-        jobs = store.add([prepared("q", {"n": n}) for n in range(4)], token=b"")
+        jobs = idle.store.add([prepared("q", {"n": n}) for n in range(4)], token=b"")
         wanted = [id_of(jobs[n]) for n in (0, 3, 1)]
-        assert numbers(store.find(ids=[*wanted, 2**40])) == [3, 1, 0]
-        assert store.find(ids=[]) == []
+        assert numbers(idle.store.find(ids=[*wanted, 2**40])) == [3, 1, 0]
+        assert idle.store.find(ids=[]) == []
 
-    def test_nothing_is_reclaimed_from_the_living(self, store: Backend) -> None:
+    def test_nothing_is_reclaimed_from_the_living(self, idle: Backend) -> None:
         """reclaim() leaves live leases alone."""
-        store.add([prepared("q", {"n": 0})], token=b"")
-        [job] = claim(store)
-        assert store.reclaim() == ([], [])
-        assert store.settle([how_it_ended(job, Status.SUCCEEDED)]) == set()
+        idle.store.add([prepared("q", {"n": 0})], token=b"")
+        [job] = claim(idle)
+        assert idle.store.reclaim() == ([], [])
+        assert idle.store.settle([how_it_ended(job, Status.SUCCEEDED)]) == set()
 
-    def test_prune_keeps_what_is_unfinished(self, store: Backend) -> None:
+    def test_prune_keeps_what_is_unfinished(self, idle: Backend) -> None:
         """prune() forgets no job that has not ended."""
-        store.add([prepared("q", {"n": n}) for n in range(3)], token=b"")
-        store.add([prepared("q", {"n": 3}, run_after=LATER)], token=b"")
-        claim(store, 1)
-        assert store.prune() == 0
-        assert len(unfinished_jobs(store)) == 4
+        idle.store.add([prepared("q", {"n": n}) for n in range(3)], token=b"")
+        idle.store.add([prepared("q", {"n": 3}, run_after=LATER)], token=b"")
+        claim(idle, 1)
+        assert idle.prune() == 0
+        assert len(unfinished_jobs(idle)) == 4
 
-    def test_beats_are_accepted(self, store: Backend) -> None:
+    def test_beats_are_accepted(self, idle: Backend) -> None:
         """beat() may be called again and again."""
         now = datetime.now(UTC)
         for running in range(3):
-            store.beat(WorkerInfo("a worker", "host", 1, now, now, ("q",), running))
+            idle.store.beat(WorkerInfo("a worker", "host", 1, now, now, ("q",), running))
 
     @staticmethod
     def _rewire(backend: Backend, monkeypatch: pytest.MonkeyPatch, wire: Any) -> None:
-        plain = backend.open_store
-        monkeypatch.setattr(backend, "open_store", lambda notify: plain(wire(notify)))
+        plain = backend.store.open_store
+        monkeypatch.setattr(backend.store, "open_store", lambda notify: plain(wire(notify)))
 
     def test_spurious_notifications(self, make: Make, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
         """Notifications that mean nothing do no harm."""

@@ -1,0 +1,573 @@
+"""PostgresStore: what is done to jobs in PostgreSQL, in terms of the files beside it."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, ClassVar
+
+import psycopg
+
+from neoq.capacity import Room, bounds_of, new_of, no_room, refuse_too_many, wanted_of
+from neoq.clock import machine
+from neoq.errors import (
+    BackendError,
+    BackendUnavailable,
+    DuplicateJobError,
+)
+from neoq.job import Job, Status, to_datetime
+from neoq.postgres import schema as postgres_schema
+from neoq.postgres.add import Adder, duplicate_of, holder_in, is_duplicate
+from neoq.postgres.arrays import float8s, int4s, int8s, texts, uuids
+from neoq.postgres.config import PostgresConfig
+from neoq.postgres.connections import Connections
+from neoq.postgres.rows import claimed, counts_of, find_query, held, job_of, text
+from neoq.postgres.scan import Searches, Told
+from neoq.postgres.settle import Settlement
+from neoq.postgres.statements import Statements
+from neoq.postgres.transactions import Home, Joined
+from neoq.postgres.wake import Announcer, Presence, news
+from neoq.store import (
+    Action,
+    Changed,
+    Claimed,
+    Demand,
+    Extended,
+    Lease,
+    Notify,
+    Outcome,
+    QueueCounts,
+    Reclaimed,
+    Store,
+    Tick,
+    WorkerInfo,
+)
+from neoq.stored import Reported, texts_in, unreadable_end
+
+OWN_THREADS = 5  # that use the server: fetcher, settler, keeper, listener and announcer
+DOUBT_ENDS = 60.0  # seconds after which a claim whose reply was lost is not executed any more
+SERVER_EVERY = 0.2  # seconds between looks whether a server that is away is back
+PRUNED_AT_ONCE = 5000  # so that no statement holds others up for long
+SAME_CLOCK = 1.0  # seconds that this machine's clock may differ from the server's and count as equal
+_LEAVES_NOTHING = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED})
+_ENDS = frozenset({Status.SUCCEEDED, Status.CANCELLED})
+
+
+class PostgresStore(Store):
+    """What is done to jobs in PostgreSQL."""
+
+    config: PostgresConfig
+    features: ClassVar[frozenset[str]] = frozenset({"durable", "shared", "transactions"})
+
+    # -- open and close ---------------------------------------------------------------------------------
+
+    def open_store(self, notify: Notify) -> None:
+        """Connect, and make or migrate the tables."""
+        config = self.config
+        self._statements = Statements(config.schema)
+        self._connections = Connections(config.url, size=config.pool_size, schema=config.schema)
+        # Whatever holds up the callers: leases are renewed, and jobs claimed and settled, on others.
+        self._own = Connections(config.url, size=OWN_THREADS, schema=config.schema)
+        self._announcer = Announcer(self._own, config.schema, config.log)
+        self._adder = Adder(
+            self._connections, self._statements, self._announcer, forgets=config.retention == 0
+        )
+        self._home = Home(self._connections)
+        self._settlement = Settlement(self._own, self._statements, keep=config.retention != 0, log=config.log)
+        try:
+            self._look_at_server()
+        except BaseException:
+            self._close_connections()
+            raise
+        self._notify = notify
+        self._worker = self._context.worker_id
+        self._presence = Presence(
+            self._own,
+            self._statements,
+            schema=config.schema,
+            heartbeat=config.heartbeat,
+            lease=config.lease,
+            notify=notify,
+            info=self._context.worker,
+            log=config.log,
+        )
+        self._lost_claims: list[tuple[int, float]] = []  # token, and when it was lost (monotonic)
+        self._leased: set[tuple[int, int]] = set()  # job id and token; 0 for whatever a claim may have taken
+        self._unread: list[Job] = []  # claimed, and not dead yet
+        self._reported = Reported(config.log)
+        self._searches = Searches()
+        self._tables_version = 0  # that was warned of
+        self._room = Room()
+
+    def _look_at_server(self) -> None:
+        """Refuse a server that is too old, and bring the tables up to date."""
+        with self._connections.use() as connection:
+            version = connection.info.server_version // 10000
+            if version < 13:
+                raise BackendError(
+                    f"{self._connections.where} is PostgreSQL {version}; neoq needs 13 or newer"
+                )
+            if self.config.migrate:
+                postgres_schema.migrate(connection, self.config.schema)
+            else:
+                postgres_schema.check(connection, self.config.schema)
+        [(self._adder.last_id,)] = self._connections.look(self._statements.last_id)
+        self._adder.queues = {row[0] for row in self._connections.look(self._statements.queues)}
+
+    def stop_waiting(self) -> None:
+        """End every add that waits for room."""
+        self._room.refuse()
+
+    def stop_claiming(self, timeout: float) -> None:
+        """Let the server break off a claim that is under way."""
+        self._own.break_off(self._statements.claim, timeout)
+
+    def close_store(self) -> None:
+        """Leave the workers, and close the connections."""
+        self.stop_waiting()
+        try:
+            self._announcer.close()
+            self._settle_left()
+            if self._settlement.left:
+                self.config.log.warning(
+                    "%d jobs were completed in transactions that are still open: their end is theirs",
+                    self._settlement.left,
+                )
+        finally:
+            try:
+                self._adder.close()
+                self._presence.close(owes_nothing=not self._leased and not self._settlement.left)
+            finally:
+                self._close_connections()
+
+    def _close_connections(self) -> None:
+        self._connections.close()
+        self._own.close()
+
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self._connections.execute(statement, values)
+
+    # -- enqueue ----------------------------------------------------------------------------------------
+
+    def add(self, jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:
+        """Store jobs; see `Store.add`. ``transaction`` is a connection of the caller's to that database."""
+        if transaction is not None:
+            return self._add_joined(jobs, self._home.join(transaction))
+        if token:
+            known = self._adder.known(token)
+            if known is not None:
+                return known
+        added = (
+            self._add(jobs, token) if not self.config.wait_for_server else self._add_patiently(jobs, token)
+        )
+        for queue in (jobs[0].queue,) if len(jobs) == 1 else {job.queue for job in jobs}:
+            self._notify(queue, "ready")
+        return added
+
+    def _add(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
+        capacities = bounds_of(jobs, self._context)
+        if capacities:
+            return self._add_bounded(jobs, token, capacities)
+        if len(jobs) == 1 and jobs[0].on_duplicate != "raise":
+            return [self._adder.add_one(jobs[0], token)]
+        return self._adder.add_many(jobs, token)
+
+    def _add_patiently(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
+        """Add, and wait for a server that is away; not where it is unknown what it has done."""
+        give_up = machine.monotonic() + self.config.wait_for_server
+        while True:
+            try:
+                return self._add(jobs, token)
+            except BackendUnavailable as error:
+                if error.outcome_unknown or self._room.refusing or machine.monotonic() >= give_up:
+                    raise
+            self._room.pause(SERVER_EVERY)
+
+    def _full_queue(self, joined: Joined, jobs: Sequence[Job], capacities: Mapping[str, int]) -> str | None:
+        """The name of a queue without room for what a batch brings it; it stays so in this transaction.
+
+        Raises QueueFullError where it never has so much.
+        """
+        if self._short_of_room(joined, wanted_of(jobs, capacities), capacities) is None:
+            return None
+        new = new_of(jobs, capacities, self._adder.duplicates(joined, jobs))
+        refuse_too_many(new, capacities)
+        return None if self._context.in_runner() else self._short_of_room(joined, new, capacities)
+
+    def _short_of_room(
+        self, execute: Joined, wanted: Mapping[str, int], capacities: Mapping[str, int]
+    ) -> str | None:
+        for queue in sorted(capacities):
+            if wanted[queue]:
+                free = capacities[queue] - self._context.handed_over(queue) - wanted[queue]
+                [(ready,)] = execute(self._statements.ready_within, (queue, max(0, free)), "n")
+                if ready > free:
+                    return queue
+        return None
+
+    def _add_joined(self, jobs: Sequence[Job], joined: Joined) -> list[Job]:
+        """Who waited for room inside a transaction would keep others from making it."""
+        capacities = bounds_of(jobs, self._context)
+        if capacities:
+            full = self._full_queue(joined, jobs, capacities)
+            if full is not None:
+                raise no_room(full, capacities[full])
+        return self._adder.add_joined(joined, jobs)
+
+    def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
+        """Add where there is room, or wait for it."""
+        self._adder.name_queues({job.queue for job in jobs})  # on a connection of its own: before ours
+        timeout = self.config.enqueue_timeout
+        give_up = None if timeout is None else machine.monotonic() + timeout
+        while True:
+            with self._connections.use() as connection, connection.transaction():
+                joined = Joined(self._connections, connection)
+                full = self._full_queue(joined, jobs, capacities)
+                if full is None:
+                    added = self._adder.add_joined(joined, jobs)
+                    self._adder.remember(token, added)
+                    return added
+            self._room.wait(full, capacities[full], timeout, give_up)
+
+    # -- cron -------------------------------------------------------------------------------------------
+
+    def add_tick(self, cron: str, tick: datetime, job: Job) -> Tick:
+        """Record a tick and add its job in one transaction; capacity does not hold it back."""
+        self._adder.name_queues({job.queue})  # on a connection of its own: before ours
+        with self._connections.use() as connection, connection.transaction():
+            joined = Joined(self._connections, connection)
+            [(new,)] = joined(self._statements.tick, (cron, tick.timestamp()))
+            if not new:
+                return Tick.EXISTS
+            [added] = self._adder.add_joined(joined, [job])
+        self._notify(job.queue, "ready")
+        return Tick.SKIPPED if added.duplicate else Tick.NEW
+
+    def last_tick(self, cron: str) -> datetime | None:
+        """The newest tick of a cron in any process."""
+        rows = self._connections.look(self._statements.last_tick, (cron,))
+        return to_datetime(rows[0][0]) if rows else None
+
+    # -- claim and settle -------------------------------------------------------------------------------
+
+    def claim(self, demand: Sequence[Demand]) -> Claimed:
+        """Take ready jobs, best first, under this worker's lock."""
+        wanted = [(one.queue, one.limit) for one in demand if one.limit > 0 and one.kinds is None]
+        random.shuffle(wanted)  # a job that must come alone gets its turn, whichever queues are busy
+        jobs, due, now = self._claim(wanted, None)
+        for one in demand:
+            if one.kinds is not None and one.limit > 0:
+                more, later, now = self._claim([(one.queue, one.limit)], sorted(one.kinds))
+                jobs += more
+                due = later if due is None else due if later is None else min(due, later)
+        if jobs:
+            self._room.make_known()
+        return Claimed(jobs, to_datetime(due), to_datetime(now))  # type: ignore[arg-type]
+
+    def _claim(
+        self, wanted: list[tuple[str, int]], kinds: list[str] | None
+    ) -> tuple[list[Job], float | None, float]:
+        number = self._presence.hold()
+        self._undo_lost_claims()
+        token = int.from_bytes(os.urandom(7), "big") + 1  # an older claim's cannot equal it
+        queues = [queue for queue, _ in wanted]
+        known = self._searches.known(queues) if kinds is None else {}
+        values = (
+            number,
+            token,
+            texts(queues),
+            int4s([min(limit, 2**31 - 1) for _, limit in wanted]),
+            None if kinds is None else texts(kinds),
+            *self._searches.values(known),
+        )
+        began = self.clock.time()
+        self._leased.add((0, token))
+        try:
+            rows = self._own.execute(self._statements.claim, values)
+        except BackendUnavailable as error:
+            if error.outcome_unknown:
+                self._lost_claims.append((token, machine.monotonic()))
+            else:
+                self._leased.discard((0, token))
+            raise
+        last = rows.pop()
+        due, now = last[3], last[4]
+        self._compare_clocks(now, began)
+        self._searches.learn(known, [Told(row[1], row[2], row[3], row[-1]) for row in rows if row[0] is None])
+        rows = [row for row in rows if row[0] is not None]
+        self._leased.update((row[0], token) for row in rows)
+        self._leased.discard((0, token))
+        whole = self._searches.next_whole(known)
+        if whole is not None and len(rows) < sum(limit for _, limit in wanted):
+            due = now + whole if due is None else min(due, now + whole)
+        if len(rows) > 1:
+            rows.sort(key=_best_first)
+        jobs, unread = claimed(rows, token, self._worker)
+        if unread or self._unread:
+            due = now
+            self._end_unreadable(unread)
+        return jobs, due, now
+
+    def _end_unreadable(self, jobs: list[Job]) -> None:
+        """Let claimed jobs be dead that cannot be read; where that fails, the next claim tries again."""
+        self._unread += jobs
+        unread = list(self._unread)
+        now = self.clock.time()
+        try:
+            self._settlement.settle([unreadable_end(job, now) for job in unread])
+        except BackendError as error:
+            self.config.log.warning(
+                "%d jobs that cannot be read are not dead yet, again soon: %s", len(unread), error
+            )
+        else:
+            self._unread = self._unread[len(unread) :]
+            self._leased.difference_update((job.id, job._token) for job in unread)
+            for job in unread:
+                self._reported.tell(job)
+
+    def _compare_clocks(self, now: float, began: float) -> None:
+        if began <= now + SAME_CLOCK and now <= self.clock.time() + SAME_CLOCK:
+            self._settlement.skew = 0.0
+        else:
+            self._settlement.skew = now - began
+
+    def _undo_lost_claims(self) -> None:
+        """Give back what claims took whose replies were lost: nobody here runs that."""
+        if not self._lost_claims:
+            return
+        ended = self._own.await_end("claim(")
+        now = machine.monotonic()
+        for token, since in list(self._lost_claims):
+            self._own.execute(self._statements.unclaim, (self._presence.number, token))
+            if ended or now - since > DOUBT_ENDS:  # else it may be executed yet
+                self._lost_claims.remove((token, since))
+                self._leased.discard((0, token))
+
+    def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
+        """Record how attempts ended, each under its lease; in a transaction of our own, or the caller's."""
+        if transaction is not None:
+            return self._settlement.complete(self._home.join(transaction), outcomes)
+        stale = self._settlement.settle(outcomes)
+        self._leased.difference_update((lease.job_id, lease.token) for lease, *_ in outcomes)
+        self._settle_left()
+        self._trim_after({outcome.status for outcome in outcomes})
+        for queue in {
+            *(outcome.lease.queue for outcome in outcomes if outcome.status not in _LEAVES_NOTHING),
+            *(job.queue for outcome in outcomes for job in outcome.follow),
+        }:
+            self._notify(queue, "ready")
+        return stale
+
+    def _settle_left(self) -> None:
+        stale = self._settlement.settle_left()
+        for job_id in stale:
+            self.config.log.warning("job %s was settled elsewhere meanwhile: its outcome is dropped", job_id)
+
+    def _trim_after(self, statuses: set[Status]) -> None:
+        """Drop what is more than may be kept; a failure to do so does not undo what was settled."""
+        try:
+            self._trim(statuses)
+        except BackendError as error:
+            self.config.log.debug("what is more than may be kept is dropped later: %s", error)
+
+    def _trim(self, statuses: set[Status]) -> int:
+        """Drop what is more than may be kept; returns how many."""
+        config, dropped = self.config, 0
+        if config.max_finished is not None and statuses & _ENDS:
+            dropped += len(self._own.execute(self._statements.trim, (False, config.max_finished)))
+        if config.max_dead is not None and Status.DEAD in statuses:
+            for job_id, queue in self._own.execute(self._statements.trim, (True, config.max_dead)):
+                dropped += 1
+                config.log.warning(
+                    "dead job %s of %s is dropped: max_dead is %d; look at dead jobs, retry or delete them",
+                    job_id,
+                    queue,
+                    config.max_dead,
+                )
+        return dropped
+
+    def extend(self, leases: Sequence[Lease]) -> Extended:
+        """Renew leases; tell which are lost, and whose job was cancelled."""
+        self._settle_left()
+        completed = self._settlement.is_completed
+        leases = [lease for lease in leases if not completed(lease.job_id, lease.token)]
+        if not leases:
+            return Extended(set(), set())
+        progress = [lease.progress or (None, None) for lease in leases]
+        reports = any(lease.progress is not None for lease in leases)
+        rows = self._own.execute(
+            self._statements.extend,
+            (
+                self._presence.number,
+                int8s([lease.job_id for lease in leases]),
+                int8s([lease.token for lease in leases]),
+                float8s([fraction for fraction, _ in progress]) if reports else None,
+                texts([text(words) for _, words in progress]) if reports else None,
+            ),
+        )
+        lost = {job_id for job_id, is_lost in rows if is_lost}
+        return Extended(lost, {job_id for job_id, is_lost in rows if not is_lost})
+
+    def reclaim(self) -> Reclaimed:
+        """Take the jobs of workers that are quiet and have lost their lock, or that were quiet for long."""
+        presence = self._presence
+        if not presence.may_judge():
+            return Reclaimed([], [])
+        quiet, gone = presence.patience
+        values = (
+            presence.number,
+            quiet,
+            gone,
+            presence.lock_class,
+            3 * self.config.heartbeat,
+            self.config.max_crashes,
+        )
+        try:
+            rows = self._own.execute(self._statements.reclaim, values)
+        except BackendError as error:
+            if not isinstance(error.__cause__, psycopg.errors.NumericValueOutOfRange):
+                raise
+            self._own.execute(
+                self._statements.bound_crashes
+            )  # somebody has written what cannot be counted up
+            rows = self._own.execute(self._statements.reclaim, values)
+        jobs = [job_of(row) for row in rows]
+        returned = [job for job in jobs if not job.finished]
+        for queue in {job.queue for job in returned}:
+            self._notify(queue, "ready")
+        if returned:
+            self._announcer.afterwards({job.queue for job in returned})
+        return Reclaimed(returned, [job for job in jobs if job.status is Status.DEAD])
+
+    def prune(self) -> int:
+        """Forget finished jobs older than ``retention``, and the oldest beyond max_finished and max_dead."""
+        self._own.execute(self._statements.sum_up)
+        self._own.execute(self._statements.bound_beats)
+        pruned = self._trim(set(_LEAVES_NOTHING))
+        if self.config.retention is None:
+            return pruned
+        while True:  # in parts that hold nobody up for long
+            number: int
+            [(number,)] = self._own.execute(self._statements.prune, (self.config.retention, PRUNED_AT_ONCE))
+            pruned += number
+            if number < PRUNED_AT_ONCE:
+                return pruned
+
+    def beat(self, worker: WorkerInfo) -> None:
+        """Say that this process is alive, and begin to hear what others do."""
+        if worker.id == self._context.worker_id:
+            self._presence.hold()
+            if self._context.is_running():
+                self._presence.listen()
+        self._presence.beat(worker)
+        self._notice_newer_tables()
+        self._settle_left()
+
+    def _notice_newer_tables(self) -> None:
+        """Warn, once, where a newer neoq has brought the tables up to its date."""
+        try:
+            [(version,)] = self._own.execute(self._statements.version)
+        except BackendError:  # that concerns no job
+            return
+        if version is not None and version > max(self._tables_version, postgres_schema.VERSION):
+            self._tables_version = version
+            self.config.log.warning(
+                "the tables are of a newer neoq (version %d; this one knows %d): restart this process",
+                version,
+                postgres_schema.VERSION,
+            )
+
+    def workers(self) -> list[WorkerInfo]:
+        """The processes that listen on this database and are alive."""
+        rows = self._connections.look(self._statements.workers, (self.config.lease,))
+        return [
+            WorkerInfo(name, host, pid, _time_of(began), _time_of(beat), texts_in(queues), running)
+            for name, host, pid, began, beat, queues, running in rows
+        ]
+
+    # -- looking and operating --------------------------------------------------------------------------
+
+    def find(
+        self,
+        *,
+        ids: Iterable[int] | None = None,
+        queue: str | None = None,
+        status: Status | None = None,
+        limit: int = 100,
+        after: int | None = None,
+    ) -> list[Job]:
+        """Snapshots of jobs, newest first."""
+        query, values = find_query(
+            self._statements, ids=ids, queue=queue, status=status, limit=limit, after=after
+        )
+        return [job_of(row) for row in self._connections.look(query, values)]
+
+    def counts(self) -> list[QueueCounts]:
+        """Every queue that has or had jobs."""
+        queues = dict(self._connections.look(self._statements.queues))
+        return counts_of(self._connections.look(self._statements.counts), queues)
+
+    def change(self, job_ids: Iterable[int], action: Action) -> Changed:
+        """Cancel, retry or delete jobs."""
+        ids = sorted(set(job_ids))
+        if not ids:
+            return Changed()
+        holds: list[bytes | None] = [None] * len(ids)
+        if action == "retry":
+            dead = {job.id: job for job in self.find(ids=ids, limit=len(ids)) if job.status is Status.DEAD}
+            holds = [held(dead[job_id]) if job_id in dead else None for job_id in ids]
+        try:
+            rows = self._execute(self._statements.change, (int8s(ids), uuids(holds), action))
+        except BackendError as error:
+            if (
+                is_duplicate(error) and len(ids) > 1
+            ):  # nothing was done: find those whose fingerprint is taken
+                return self._change_each(ids, action)
+            if is_duplicate(error):
+                job_id = holder_in(error)
+                raise duplicate_of(next(iter(self.find(ids=[job_id])), None), job_id) from None
+            raise
+        self._room.make_known()
+        queues = {queue for _, queue, _ in rows}
+        for queue in queues:
+            self._notify(queue, "ready")
+        self._tell("c" if action == "cancel" else "r", queues)
+        return Changed(
+            frozenset(job_id for job_id, _, done in rows if done),
+            frozenset(job_id for job_id, _, done in rows if not done),
+            frozenset(queues),
+        )
+
+    def _change_each(self, ids: Sequence[int], action: Action) -> Changed:
+        """Change jobs in halves, without those that must be left as they are."""
+        changed = Changed()
+        middle = len(ids) // 2
+        for half in (ids[:middle], ids[middle:]):
+            try:
+                changed |= self.change(half, action)
+            except DuplicateJobError:
+                continue
+        return changed
+
+    def set_paused(self, queue: str, paused: bool) -> None:
+        """Hold a queue's jobs back, or let them go."""
+        self._execute(self._statements.pause, (queue, paused))
+        self._notify(queue, "pause" if paused else "ready")
+        self._tell("p" if paused else "r", [queue])
+
+    def _tell(self, kind: str, queues: Iterable[str]) -> None:
+        """Tell other processes; that it was done is not undone by a failure to say so."""
+        try:
+            self._execute(*self._announcer.notification(news(kind, queues)))
+        except BackendError as error:
+            self.config.log.warning("other processes were not told and find out later: %s", error)
+
+
+def _best_first(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    return -row[2], row[3], row[0]
+
+
+def _time_of(epoch: float) -> datetime:
+    return to_datetime(epoch)  # type: ignore[return-value]

@@ -1,0 +1,362 @@
+"""SqliteStore: what is done to jobs in a SQLite file, in terms of the files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from neoq.capacity import Room, bounds_of, new_of, no_room, refuse_too_many, wanted_of
+from neoq.clock import machine
+from neoq.errors import BackendError, BackendUnavailable
+from neoq.job import Job, Status, to_datetime
+from neoq.loop import Loop
+from neoq.sqlite import add as sqlite_add
+from neoq.sqlite import claim as sqlite_claim
+from neoq.sqlite import find as sqlite_look
+from neoq.sqlite import operate as sqlite_operate
+from neoq.sqlite import settle as sqlite_settle
+from neoq.sqlite.alive import Seen, Sign, locks_for
+from neoq.sqlite.config import SqliteConfig
+from neoq.sqlite.file import SqliteFile
+from neoq.sqlite.ledger import Ledger
+from neoq.sqlite.operate import PRUNED_AT_ONCE
+from neoq.sqlite.settle import HeldLease
+from neoq.sqlite.transactions import write_within
+from neoq.store import (
+    Action,
+    Changed,
+    Claimed,
+    Demand,
+    Extended,
+    Lease,
+    Notify,
+    Outcome,
+    QueueCounts,
+    Reclaimed,
+    Store,
+    Tick,
+    WorkerInfo,
+)
+from neoq.stored import Reported, number_in
+
+if TYPE_CHECKING:
+    import sqlite3
+
+T = TypeVar("T")
+
+LOOK_EVERY = 0.02  # seconds between looks whether another process has written
+LOOK_AT_REST = 0.04  # where none has for a second
+SIGNS_OF_LIFE_EVERY = 1.0  # seconds between looks whether a worker has died
+BLIND = (1.0, 5.0)  # seconds between attempts where the file cannot be read
+
+
+class SqliteStore(Store):
+    """What is done to jobs in a SQLite file."""
+
+    config: SqliteConfig
+    features: ClassVar[frozenset[str]] = frozenset({"durable", "shared", "transactions"})
+
+    def new_token(self) -> bytes:
+        """None: no reply of a local file can be lost."""
+        return b""
+
+    # -- open and close ---------------------------------------------------------------------------------
+
+    def open_store(self, notify: Notify) -> None:
+        """Open the file, and make or migrate its tables."""
+        config = self.config
+        file = SqliteFile(
+            config.path,
+            synchronous=config.synchronous,
+            busy_timeout=config.busy_timeout,
+            file_mode=config.file_mode,
+            ledger_on=self._ledger_on,
+            on_replaced=self._say_replaced,
+        )
+        file.open()
+        self._notify = notify
+        self._file = file
+        self._locks = locks_for(file.path, self._context.worker_id)
+        file.fork_hook = self._locks.let_go
+        self._reported = Reported(config.log)
+        self._room = Room()
+        self._leases_seen, self._beats_seen = Seen[HeldLease](), Seen[tuple[str, float]]()
+        self._seen_version, self._looked, self._look_every, self._wrote = -1, 0.0, LOOK_EVERY, False
+        self._told: set[int] = set()
+        self._watcher = Loop(
+            "neoq-watcher", self._look_around, config.log, away=self._say_blind, pauses=BLIND
+        )
+
+    def stop_waiting(self) -> None:
+        """End every add that waits for room."""
+        self._room.refuse()
+
+    def close_store(self) -> None:
+        """Leave the workers, and close the connections."""
+        self.stop_waiting()
+        self._watcher.close(1.0)
+        try:
+            if self._locks.held and self._file.is_there():  # a producer is in no list of workers
+                self._write(lambda ledger: sqlite_operate.leave(ledger, [self._locks.worker]), lasting=False)
+        finally:
+            self._locks.release()
+            self._file.close()
+
+    def _write(self, work: Callable[[Ledger], T], *, lasting: bool = True) -> T:
+        """Do something to the jobs in a transaction; it is committed when this returns.
+
+        What is not ``lasting`` may be undone by a power cut. That goes for claims and heartbeats: whoever
+        made them is gone with it.
+        """
+        return self._file.write(work, lasting=lasting)
+
+    def _ledger_on(self, cursor: sqlite3.Cursor) -> Ledger:
+        return Ledger(cursor, self.config, self.clock)
+
+    def _say_replaced(self, path: str) -> None:
+        self.config.log.warning("%s was replaced while it was open: the new file is used from here on", path)
+
+    # -- enqueue ----------------------------------------------------------------------------------------
+
+    def add(self, jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:
+        """Store jobs; see `Store.add`. ``transaction`` is a sqlite3.Connection to the same file."""
+        if transaction is not None:
+            return write_within(self._file, transaction, lambda ledger: self._add_joined(ledger, jobs, token))
+        capacities = bounds_of(jobs, self._context)
+        if capacities:
+            added = self._add_bounded(jobs, token, capacities)
+        else:
+            added = self._write(lambda ledger: sqlite_add.add(ledger, jobs, token))
+        for queue in {job.queue for job in jobs}:
+            self._notify(queue, "ready")
+        return added
+
+    def add_plain(self, queue: str, data: bytes, now: float, transaction: Any = None) -> Job:
+        """The hot path of enqueue: between two waits for the disk every call and lookup is paid twice."""
+        if transaction is not None or self._context.capacity_of(queue) is not None:
+            return super().add_plain(queue, data, now, transaction)
+        job = Job(queue)
+        job._data = data
+        job._run_after = job._created_at = now
+        added = self._file.write(partial(sqlite_add.add_or_meet, job))
+        self._notify(queue, "ready")
+        return added
+
+    def _add_joined(self, ledger: Ledger, jobs: Sequence[Job], token: bytes) -> list[Job]:
+        """Who waited for room inside a transaction would keep others from making it."""
+        capacities = bounds_of(jobs, self._context)
+        full = self._full_queue(ledger, jobs, capacities)
+        if full is not None:
+            raise no_room(full, capacities[full])
+        return sqlite_add.add(ledger, jobs, token)
+
+    def _full_queue(self, ledger: Ledger, jobs: Sequence[Job], capacities: dict[str, int]) -> str | None:
+        """The name of a queue without room for what a batch brings it; QueueFullError if it never has."""
+        free = {queue: limit - self._context.handed_over(queue) for queue, limit in capacities.items()}
+        if sqlite_add.full_queue(ledger, wanted_of(jobs, free), free) is None:
+            return None
+        new = new_of(jobs, free, sqlite_add.duplicates(ledger, jobs))
+        refuse_too_many(new, capacities)
+        return None if self._context.in_runner() else sqlite_add.full_queue(ledger, new, free)
+
+    def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
+        """Add where there is room, or wait for it."""
+        timeout = self.config.enqueue_timeout
+        give_up = None if timeout is None else machine.monotonic() + timeout
+
+        def try_to_add(ledger: Ledger) -> tuple[list[Job], str | None]:
+            full = self._full_queue(ledger, jobs, capacities)
+            return ([], full) if full is not None else (sqlite_add.add(ledger, jobs, token), None)
+
+        while True:
+            added, full = self._write(try_to_add)
+            if full is None:
+                return added
+            self._room.wait(full, capacities[full], timeout, give_up)
+
+    # -- cron -------------------------------------------------------------------------------------------
+
+    def add_tick(self, cron: str, tick: datetime, job: Job) -> Tick:
+        """Record a tick and add its job in one transaction; capacity does not hold it back."""
+        what = self._write(lambda ledger: sqlite_add.add_tick(ledger, cron, tick, job))
+        if what is Tick.NEW:
+            self._notify(job.queue, "ready")
+        return what
+
+    def last_tick(self, cron: str) -> datetime | None:
+        """The newest tick of a cron in any process."""
+        rows = self._file.read("select tick from neoq_ticks where cron = ?", (cron,))
+        return to_datetime(number_in(rows[0][0])) if rows else None
+
+    # -- claim and settle -------------------------------------------------------------------------------
+
+    def claim(self, demand: Sequence[Demand]) -> Claimed:
+        """Take ready jobs, best first, under this worker's lock."""
+        worker = self._locks.hold()
+        buried: list[Job] = []
+
+        def take(ledger: Ledger) -> tuple[list[Job], float | None]:
+            buried.clear()  # it may be called again
+            return sqlite_claim.claim(ledger, demand, worker, buried)
+
+        jobs, due = self._write(take, lasting=False)
+        for job in buried:
+            self._reported.tell(job)
+        if jobs:
+            self._room.make_known()
+        now = self.clock.time()
+        return Claimed(jobs, to_datetime(due), to_datetime(now))  # type: ignore[arg-type]
+
+    def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
+        """Record how attempts ended, in one transaction: our own, or the caller's."""
+        if transaction is not None:
+            return write_within(
+                self._file, transaction, lambda ledger: sqlite_settle.settle(ledger, outcomes, completed=True)
+            )
+        stale = self._write(lambda ledger: sqlite_settle.settle(ledger, outcomes))
+        for queue in {
+            *(outcome.lease.queue for outcome in outcomes if outcome.status not in _LEAVES_NOTHING),
+            *(job.queue for outcome in outcomes for job in outcome.follow),
+        }:
+            self._notify(queue, "ready")
+        return stale
+
+    def extend(self, leases: Sequence[Lease]) -> Extended:
+        """Renew leases; tell which are lost, and whose job was cancelled."""
+        if not leases:
+            return Extended(set(), set())
+        return self._write(lambda ledger: sqlite_settle.extend(ledger, leases), lasting=False)
+
+    def reclaim(self) -> Reclaimed:
+        """Take the jobs of workers whose lock is free, or that did not renew their leases."""
+        rows = self._file.read("select worker, id, token, lease_until from neoq_jobs where place = 2")
+        self._bury_never_due()
+        beats = self._file.read("select id, beat_at from neoq_workers")
+        now, lease = self.clock.monotonic(), self.config.lease
+        left = self._leases_seen.unchanged({row[1:] for row in rows}, now, lease)
+        silent = {worker for worker, _ in self._beats_seen.unchanged({*beats}, now, lease)}
+        known = {row[0] for row in (*rows, *beats)}
+        signs = {worker: self._locks.look(worker) for worker in known}
+        dead = {worker for worker, sign in signs.items() if sign is Sign.DIED}
+        gone = {worker for worker in silent if signs[worker] is Sign.UNKNOWN}
+        reclaimed = Reclaimed([], [])
+        if dead or left:
+            reclaimed = self._write(lambda ledger: sqlite_settle.reclaim(ledger, dead, left))
+        if gone:
+            self._write(lambda ledger: sqlite_operate.leave(ledger, gone), lasting=False)
+        self._locks.sweep(known - dead - gone)
+        for queue in {job.queue for job in reclaimed.returned}:
+            self._notify(queue, "ready")
+        return reclaimed
+
+    def _bury_never_due(self) -> None:
+        """Let jobs be dead whose time is no number: claims go by it, and do not come to them."""
+        queues = [queue for (queue,) in self._file.read(_NEVER_DUE)]
+        if queues:
+            for job in self._write(lambda ledger: sqlite_claim.bury_never_due(ledger, queues)):
+                self._reported.tell(job)
+
+    def prune(self) -> int:
+        """Forget finished jobs older than ``retention``, and the oldest beyond max_finished and max_dead."""
+        pruned = self._write(lambda ledger: ledger.drop_surplus(), lasting=False)
+        # In parts, which hold nobody up for long.
+        while (number := self._write(sqlite_operate.prune, lasting=False)) == PRUNED_AT_ONCE:
+            pruned += number
+        return pruned + number
+
+    def beat(self, worker: WorkerInfo) -> None:
+        """Say that this process is alive, and begin to watch what others do."""
+        self._hold_still()
+        if self._context.is_running():
+            self._watcher.start()
+        self._write(lambda ledger: sqlite_operate.beat(ledger, worker), lasting=False)
+
+    def _hold_still(self) -> None:
+        """See to our lock; without it this worker lives by its beats and leases."""
+        try:
+            self._locks.hold_still()
+        except BackendUnavailable as error:
+            if not self._locks.held:
+                raise
+            self.config.log.warning("the file that tells others that this worker lives is gone: %s", error)
+
+    def workers(self) -> list[WorkerInfo]:
+        """The processes that listen on this file and are alive."""
+        heard_since = self.clock.time() - self.config.lease
+        return sqlite_look.workers(self._file, heard_since, self._locks.is_dead)
+
+    # -- looking and operating --------------------------------------------------------------------------
+
+    def find(
+        self,
+        *,
+        ids: Iterable[int] | None = None,
+        queue: str | None = None,
+        status: Status | None = None,
+        limit: int = 100,
+        after: int | None = None,
+    ) -> list[Job]:
+        """Snapshots of jobs, newest first."""
+        return sqlite_look.find(self._file, ids=ids, queue=queue, status=status, limit=limit, after=after)
+
+    def counts(self) -> list[QueueCounts]:
+        """Every queue that has or had jobs."""
+        return sqlite_look.counts(self._file, self.clock.time())
+
+    def change(self, job_ids: Iterable[int], action: Action) -> Changed:
+        """Cancel, retry or delete jobs."""
+        ids = list(job_ids)
+        if not ids:
+            return Changed()
+        changed = self._write(lambda ledger: sqlite_operate.change(ledger, ids, action))
+        self._room.make_known()
+        for queue in changed.queues:
+            self._notify(queue, "ready")
+        return changed
+
+    def set_paused(self, queue: str, paused: bool) -> None:
+        """Hold a queue's jobs back, or let them go."""
+        self._write(lambda ledger: sqlite_operate.set_paused(ledger, queue, paused))
+        self._notify(queue, "pause" if paused else "ready")
+
+    # -- watching other processes -----------------------------------------------------------------------
+
+    def _look_around(self) -> float:
+        """Notice within moments what other processes do: new jobs, cancellations, their death."""
+        [(now,)] = self._file.read("pragma data_version")
+        if now != self._seen_version:
+            self._wrote, self._look_every = True, LOOK_EVERY
+            self._notify("", "ready")
+            self._told = self._tell_of_cancelled(self._told)
+            self._seen_version = now
+        if machine.monotonic() - self._looked > SIGNS_OF_LIFE_EVERY:
+            self._looked = machine.monotonic()
+            self._look_every, self._wrote = LOOK_EVERY if self._wrote else LOOK_AT_REST, False
+            self._look_for_dead()
+        return self._look_every
+
+    def _say_blind(self, error: BackendError, pause: float) -> None:  # noqa: ARG002
+        self.config.log.warning("the file cannot be watched: %s", error)
+
+    def _tell_of_cancelled(self, told: set[int]) -> set[int]:
+        rows = self._file.read(
+            "select token, queue from neoq_jobs where cancel = 1 and worker = ?", (self._locks.worker,)
+        )
+        for token, queue in rows:
+            if token not in told:
+                self._notify(queue, "cancel")
+        return {token for token, _ in rows}
+
+    def _look_for_dead(self) -> None:
+        workers = self._file.read("select distinct worker from neoq_jobs where place = 2")
+        if any(self._locks.is_dead(worker) for (worker,) in workers):
+            self._notify("", "cancel")  # a call of the keeper, which reclaims
+
+
+_NEVER_DUE = (
+    "select queue from (select distinct queue from neoq_counts where kind in (1, 2)) as waiting"
+    " where exists (select 1 from neoq_jobs where place = 1 and queue = waiting.queue and run_after >= '')"
+)
+_LEAVES_NOTHING = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED})
