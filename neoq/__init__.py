@@ -14,7 +14,6 @@ from neoq.errors import (
     CronError,
     DeadlineExceeded,
     Discard,
-    DuplicateJobError,
     InvalidJobError,
     JobCancelled,
     JobInterrupted,
@@ -31,7 +30,7 @@ from neoq.errors import (
     StaleLeaseError,
     UnsupportedError,
 )
-from neoq.job import Job, Status
+from neoq.job import DuplicateJobError, Job, Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from neoq.backend import Backend, Stats
     from neoq.config import Config
     from neoq.engine.pool import current_job
-    from neoq.engine.shutdown import ShutdownReport
+    from neoq.engine.report import ShutdownReport
     from neoq.mem_backend import MemBackend
     from neoq.postgres.backend import PostgresBackend
     from neoq.redis.backend import RedisBackend
@@ -100,7 +99,7 @@ _ON_DEMAND = {
     "QueueCounts": "neoq.store",
     "RedisBackend": "neoq.redis",
     "RetryPolicy": "neoq.retry",
-    "ShutdownReport": "neoq.engine.shutdown",
+    "ShutdownReport": "neoq.engine.report",
     "SqliteBackend": "neoq.sqlite",
     "Stats": "neoq.backend",
     "WorkerInfo": "neoq.store",

@@ -15,10 +15,11 @@ from neoq.clock import Clock, machine
 from neoq.config import Config, OnError, query_of
 from neoq.engine.attempt import Handler, Listener, Middleware
 from neoq.engine.engine import Engine
+from neoq.engine.report import ShutdownReport
 from neoq.engine.scheduler import Cron
-from neoq.engine.shutdown import ShutdownReport
-from neoq.errors import ConfigError, DuplicateJobError, InvalidJobError, NeoqError
+from neoq.errors import ConfigError, InvalidJobError, NeoqError
 from neoq.job import (
+    DuplicateJobError,
     Job,
     JobOptions,
     Status,

@@ -9,7 +9,7 @@
     ├─ CronError(ValueError)          a cron spec is wrong: names the field and what it accepts
     ├─ NoListenerError                memory only: nothing in this process listens on that queue
     ├─ ListenerExistsError            that queue has a handler already
-    ├─ DuplicateJobError              only with on_duplicate="raise", or retry() of a taken fingerprint
+    ├─ DuplicateJobError              (in neoq.job) only with on_duplicate="raise", or retry() of a taken fingerprint
     ├─ QueueFullError                 capacity reached and enqueue_timeout ran out
     ├─ BackendClosedError             used after shutdown
     └─ BackendError                   the store failed
@@ -27,10 +27,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from neoq.job import Job
+from typing import Any
 
 
 def _travel(error: BaseException) -> tuple[Any, ...]:
@@ -97,14 +94,6 @@ class NoListenerError(NeoqError):
 
 class ListenerExistsError(NeoqError):
     """That queue has a handler already."""
-
-
-class DuplicateJobError(NeoqError):
-    """An unfinished job has that fingerprint; ``job`` is the one already there."""
-
-    def __init__(self, message: str, *, job: Job) -> None:
-        super().__init__(message, queue=job.queue, job_id=job.id)
-        self.job = job
 
 
 class QueueFullError(NeoqError):

@@ -11,7 +11,7 @@ from functools import cache
 from itertools import chain, repeat
 from operator import attrgetter
 from types import MappingProxyType, NoneType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypedDict, Unpack
 
 import orjson
 
@@ -20,7 +20,7 @@ from neoq.bounds import cut
 from neoq.errors import InvalidJobError, NeoqError, PayloadError
 
 if TYPE_CHECKING:
-    from neoq.engine.interrupt import Slot
+    from contextlib import AbstractContextManager
 
 Unique = bool | Literal["until_started"]
 OnDuplicate = Literal["return", "raise", "replace"]
@@ -66,6 +66,25 @@ class Status(enum.StrEnum):
 
 PENDING = Status.PENDING
 FINISHED = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED})
+
+
+class Attempt(Protocol):
+    """What a running job asks of the thread that runs it."""
+
+    job: Job | None
+    max_progress: int
+
+    def asked_to_stop(self, job: Job) -> bool:
+        """Whether the attempt is to end soon."""
+
+    def remaining(self) -> float:
+        """Seconds until the timeout or the deadline; infinity without either."""
+
+    def shield(self, job: Job) -> AbstractContextManager[None]:
+        """Keep interrupts out of a block."""
+
+    def complete(self, job: Job, connection: Any, result: Any) -> None:
+        """Settle the job as succeeded in a transaction of the handler's."""
 
 
 @entrances()
@@ -122,7 +141,7 @@ class Job:
     _token: int  # of the lease that holds it, 0: nobody's
     _cancel: bool
     _completed: bool  # by its handler, in a transaction that is the handler's to commit
-    _slot: Slot | None
+    _slot: Attempt | None
 
     priority: int = 0
     retries: int = 0
@@ -329,7 +348,7 @@ class Job:
         """
         self._running_slot("complete").complete(self, connection, result)
 
-    def _running_slot(self, method: str) -> Slot:
+    def _running_slot(self, method: str) -> Attempt:
         slot = self._slot
         if slot is None or slot.job is not self:
             raise NeoqError(
@@ -751,3 +770,11 @@ def _checked_meta(meta: Any) -> Mapping[str, str]:
         _text(key, "a key of meta", None)
         _text(value, f"meta[{key!r}]", None)
     return dict(meta)
+
+
+class DuplicateJobError(NeoqError):
+    """An unfinished job has that fingerprint; ``job`` is the one already there."""
+
+    def __init__(self, message: str, *, job: Job) -> None:
+        super().__init__(message, queue=job.queue, job_id=job.id)
+        self.job = job

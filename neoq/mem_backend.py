@@ -20,8 +20,8 @@ from neoq.boundary import entrance
 from neoq.capacity import closed, new_of, no_room, refuse_too_many
 from neoq.clock import machine
 from neoq.config import Config, Settings, count, setting, span
-from neoq.errors import BackendClosedError, DuplicateJobError, UnsupportedError
-from neoq.job import FINISHED, Job, Status, data_of, is_special, queue_of, to_datetime
+from neoq.errors import BackendClosedError, UnsupportedError
+from neoq.job import FINISHED, DuplicateJobError, Job, Status, data_of, is_special, queue_of, to_datetime
 from neoq.memory.queues import FutureJobs, Key, Plain, QueueState, Records, job_of
 from neoq.reentry import guarded, reentered
 from neoq.store import (

@@ -15,8 +15,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from neoq.errors import DuplicateJobError
-from neoq.job import Job, Status
+from neoq.job import DuplicateJobError, Job, Status
 from neoq.reentry import GUARDED, guarded
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import pytest
 import neoq
 from neoq.boundary import entered, entrance, is_entrance, is_wall, wall
 from neoq.engine import interrupt as timeouts
-from neoq.engine.shutdown import ShutdownReport
+from neoq.engine.report import ShutdownReport
 from neoq.errors import NeoqError
 from neoq.frames import frames_from
 from neoq.job import Job

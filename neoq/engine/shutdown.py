@@ -7,11 +7,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from neoq.boundary import entered
 from neoq.clock import machine
+from neoq.engine.report import ShutdownReport
 from neoq.errors import BackendError, ShutdownRequested
 from neoq.frames import frames_from
 from neoq.job import FINISHED, Job, Status
@@ -19,8 +19,8 @@ from neoq.store import Outcome, given_back
 from neoq.threads import start
 
 if TYPE_CHECKING:
-    from neoq.engine.engine import Engine
     from neoq.engine.pool import Runner
+    from neoq.engine.runtime import Runtime
 
 INTERRUPT_GRACE = 0.6  # seconds that interrupted handlers get to clean up
 CLOSING_GRACE = 0.3  # and the last settles after them: with it the whole call keeps to its bound
@@ -31,36 +31,13 @@ NAMED_IN_LOG = 20
 SLICE = 0.1  # seconds
 
 
-@dataclass
-class ShutdownReport:
-    """What became of the jobs: snapshots.
-
-    ``finished`` ended while the backend was being shut down. ``interrupted`` still ran when the time was up,
-    and were stopped, uncharged. ``given_back`` were handed to this process and not started (durable
-    backends). ``lost`` will not be run by anybody: in memory every unfinished job, the interrupted,
-    future and retrying ones included; on durable backends those whose outcome could not be recorded, as far
-    as is known: they are run again. Where the store did not answer, the snapshots are those of this process.
-    """
-
-    finished: list[Job] = field(default_factory=list)
-    interrupted: list[Job] = field(default_factory=list)
-    given_back: list[Job] = field(default_factory=list)
-    lost: list[Job] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return (
-            f"{len(self.finished)} finished, {len(self.interrupted)} interrupted, "
-            f"{len(self.given_back)} given back, {len(self.lost)} lost"
-        )
-
-
 class Stopping:
     """One shutdown of one engine; whoever calls second waits for the first, and gets the same report."""
 
-    def __init__(self, engine: Engine, timeout: float, drain: bool) -> None:
+    def __init__(self, runtime: Runtime, timeout: float, drain: bool) -> None:
         self.report = ShutdownReport()
         self.drained = False  # before it began to close
-        self._engine = engine
+        self._runtime = runtime
         self._timeout = min(timeout, LONGEST)
         self._drain = drain
         self._lock = threading.RLock()
@@ -119,7 +96,7 @@ class Stopping:
                 raise self._broken_off
         elif own is None and self._by != threading.get_ident():  # else a signal came while it shuts down
             try:
-                self._done.wait(self._timeout + CLOSING + (0 if self._engine.local else STANDSTILL))
+                self._done.wait(self._timeout + CLOSING + (0 if self._runtime.local else STANDSTILL))
             except BaseException:
                 self.hurry()
                 raise
@@ -135,24 +112,24 @@ class Stopping:
         except BaseException as error:
             self._broken_off = error
             self.hurry()
-            self._engine.tell()
+            self._runtime.tell()
 
     def _stop_in_time(self, own: Runner | None) -> None:
         """Stop; in another thread where the store may hold up whoever asks it, without an end."""
-        engine = self._engine
-        if engine.local:
+        runtime = self._runtime
+        if runtime.local:
             self._stop(own)
             return
         seconds = self._timeout + CLOSING + STANDSTILL
         if self._in_standby(own, seconds):
             return
         mine = None if own is None or own.slot.job is None else own.slot.job.id
-        unknown = {job.id: job for job in engine.held() if job.id is not None and job.id != mine}
+        unknown = {job.id: job for job in runtime.held() if job.id is not None and job.id != mine}
         self._held |= unknown
         self._unsettled |= unknown.keys()
-        if engine.settler is not None:
-            self._unsettled |= {outcome.lease.job_id for outcome in engine.settler.unsettled()}
-        engine.config.log.error(
+        if runtime.settler is not None:
+            self._unsettled |= {outcome.lease.job_id for outcome in runtime.settler.unsettled()}
+        runtime.config.log.error(
             "the store does not answer: the shutdown was not over after %.1f s and is left behind; it is not "
             "known whether what became of %d jobs was recorded, and where not they are run again: %s",
             seconds,
@@ -167,37 +144,37 @@ class Stopping:
         give_up = machine.monotonic() + seconds
         with self._impatient():
             while not done and machine.monotonic() < give_up:
-                done = self._engine.standby.do(lambda: self._stop(own), min(SLICE, seconds))
+                done = self._runtime.standby.do(lambda: self._stop(own), min(SLICE, seconds))
                 if self._hurried:
                     give_up = min(give_up, self._hurried_at + CLOSING + STANDSTILL)
         if self._broken_off is not None and not done:
-            done = self._engine.standby.do(lambda: self._stop(own), CLOSING + STANDSTILL)
+            done = self._runtime.standby.do(lambda: self._stop(own), CLOSING + STANDSTILL)
         return done
 
     def _own_runner(self) -> Runner | None:
         """The runner of ours that this thread is, when a handler shuts its own backend down."""
         me = threading.current_thread()
-        return next((runner for runner in self._engine.all_runners() if runner.thread is me), None)
+        return next((runner for runner in self._runtime.all_runners() if runner.thread is me), None)
 
     def _stop(self, own: Runner | None) -> None:
-        engine = self._engine
+        runtime = self._runtime
         give_up = self._give_up = machine.monotonic() + self._timeout
-        if engine.durable:
-            self._held = {job.id: job for job in engine.held() if job.id is not None}
-        engine.ticker.close()
-        if not engine.opened:
+        if runtime.durable:
+            self._held = {job.id: job for job in runtime.held() if job.id is not None}
+        runtime.ticker.close()
+        if not runtime.opened:
             return
-        engine.store.stop_waiting()
-        if self._drain and engine.running and own is None:
+        runtime.store.stop_waiting()
+        if self._drain and runtime.running and own is None:
             try:
                 with self._impatient():
-                    self.drained = engine.await_quiet(give_up, lambda: self._hurried)
+                    self.drained = runtime.await_quiet(give_up, lambda: self._hurried)
             except BackendError as error:
-                engine.config.log.warning("nothing more is drained: %s", error)
-        if engine.fetcher is not None:
-            left = engine.fetcher.stop(self._patience() - CLOSING_GRACE, CLOSING_GRACE)
-            engine.source.settle([given_back(job) for job in left])
-        for lane in engine.lanes.values():
+                runtime.config.log.warning("nothing more is drained: %s", error)
+        if runtime.fetcher is not None:
+            left = runtime.fetcher.stop(self._patience() - CLOSING_GRACE, CLOSING_GRACE)
+            runtime.source.settle([given_back(job) for job in left])
+        for lane in runtime.lanes.values():
             lane.stop()
         with self._impatient():
             self._await_runners(own, give_up, lambda: self._hurried)
@@ -218,7 +195,7 @@ class Stopping:
         return max(CLOSING_GRACE, give_up - machine.monotonic())
 
     def _await_runners(self, own: Runner | None, give_up: float, hurried: Callable[[], bool]) -> None:
-        for runner in self._engine.all_runners():
+        for runner in self._runtime.all_runners():
             # In slices, since the watchdog may abandon a thread that is waited for.
             while runner is not own and runner.thread.is_alive() and not runner.slot.abandoned:
                 left = give_up - machine.monotonic()
@@ -227,24 +204,24 @@ class Stopping:
                 runner.thread.join(min(left, SLICE))
 
     def _interrupt(self, own: Runner | None) -> None:
-        for runner in self._engine.all_runners():
+        for runner in self._runtime.all_runners():
             job = runner.slot.job
             if runner is own or job is None:
                 continue
             if runner.slot.interrupt(job, ShutdownRequested) and runner.slot.asked is ShutdownRequested:
                 self._asked.add(job.id or 0)
-        self._engine.watchdog.expect(-math.inf)
+        self._runtime.watchdog.expect(-math.inf)
 
     def _leave_behind(self, own: Runner | None) -> None:
         """Settle over the heads of handlers that did not heed their interrupt."""
-        for runner in self._engine.all_runners():
+        for runner in self._runtime.all_runners():
             job, asked = runner.slot.job, runner.slot.asked
             if runner is own or job is None or asked is None or not runner.slot.abandon(job):
                 continue
             runner.lane.replace(runner)
             outcome, error, say = runner.settle_over_its_head(job, asked)
             say()
-            self._engine.config.log.warning(
+            self._runtime.config.log.warning(
                 "job %s of %s did not stop for the shutdown; its thread %s is left behind, and the job is %s",
                 job.id,
                 job.queue,
@@ -253,7 +230,7 @@ class Stopping:
             )
             if error is not None:
                 runner.lane.aside(runner.lane.listener.tell, job, error)
-        for lane in self._engine.lanes.values():
+        for lane in self._runtime.lanes.values():
             with lane.lock:
                 asides = lane.asides
             for thread in asides:
@@ -263,49 +240,49 @@ class Stopping:
         """What an attempt's end means for its job, in words."""
         if outcome.status is not Status.PENDING:
             return str(outcome.status)
-        return "given back, to be run again" if self._engine.durable else "lost with this process"
+        return "given back, to be run again" if self._runtime.durable else "lost with this process"
 
     def _close_after(self, own: Runner) -> None:
         own.thread.join()
         self._close(report=False)
 
     def _close(self, *, report: bool = True) -> None:
-        engine = self._engine
-        engine.watchdog.close()
-        if engine.settler is not None:
+        runtime = self._runtime
+        runtime.watchdog.close()
+        if runtime.settler is not None:
             # As long as shutdown may take: what has run and is not recorded would run again.
-            left = engine.settler.close(self._patience())
+            left = runtime.settler.close(self._patience())
             self._unsettled |= {outcome.lease.job_id for outcome in left}
-        if engine.keeper is not None:
-            engine.keeper.close()
+        if runtime.keeper is not None:
+            runtime.keeper.close()
         if report:
             self._write_report(None)
         try:
-            engine.store.close_store()
+            runtime.store.close_store()
         except BackendError:
-            engine.config.log.exception("the store did not close cleanly")
-        engine.forget()
+            runtime.config.log.exception("the store did not close cleanly")
+        runtime.forget()
 
     def _write_report(self, own: Runner | None) -> None:
         try:
             self._report(own, self._find)
         except BackendError as error:
-            self._engine.config.log.error("the report of the shutdown is incomplete: %s", error)  # noqa: TRY400
+            self._runtime.config.log.error("the report of the shutdown is incomplete: %s", error)  # noqa: TRY400
             self._report(own, self._known)
 
     def _report(self, own: Runner | None, find: Callable[[set[int]], list[Job]]) -> None:
         """Report once, with the jobs as ``find`` has them."""
-        engine, found = self._engine, ShutdownReport()
+        runtime, found = self._runtime, ShutdownReport()
         with self._lock:
             ended, asked, returned = set(self._ended), set(self._asked), set(self._returned)
         found.finished = find(ended)
         found.interrupted = find(asked - ended)
-        if engine.durable:
+        if runtime.durable:
             found.given_back = find(returned - self._unsettled)
             found.lost = find(self._unsettled)
         elif find == self._find:
             mine = None if own is None or own.slot.job is None else own.slot.job.id
-            found.lost = [job for job in engine.unfinished() if job.id != mine]
+            found.lost = [job for job in runtime.unfinished() if job.id != mine]
         with self._lock:
             if self._reported:  # without us, when we were late
                 return
@@ -314,10 +291,10 @@ class Stopping:
         if found.lost:
             named = ", ".join(f"job {job.id} of {job.queue}" for job in found.lost[:NAMED_IN_LOG])
             more = f" and {len(found.lost) - NAMED_IN_LOG} more" if len(found.lost) > NAMED_IN_LOG else ""
-            engine.config.log.warning("shutdown lost %d unfinished jobs: %s%s", len(found.lost), named, more)
+            runtime.config.log.warning("shutdown lost %d unfinished jobs: %s%s", len(found.lost), named, more)
 
     def _find(self, job_ids: set[int]) -> list[Job]:
-        return list(reversed(self._engine.store.find(ids=job_ids, limit=len(job_ids)))) if job_ids else []
+        return list(reversed(self._runtime.store.find(ids=job_ids, limit=len(job_ids)))) if job_ids else []
 
     def _known(self, job_ids: set[int]) -> list[Job]:
         """What this process had of these jobs, which cannot be looked for."""

@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 from psycopg.pq.abc import PGresult
 
-from neoq.errors import BackendError, BackendUnavailable, DuplicateJobError
+from neoq.errors import BackendError, BackendUnavailable
 from neoq.group_commit import Call, GroupCommit
-from neoq.job import Job, Status
+from neoq.job import DuplicateJobError, Job, Status
 from neoq.postgres.arrays import byteas, texts, uuids
 from neoq.postgres.connections import Connection, Connections, is_alive
 from neoq.postgres.rows import ADDED, BINARY, SNAPSHOT, accept, add_values, find_query, held, job_of

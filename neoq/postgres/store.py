@@ -10,15 +10,11 @@ from typing import Any, ClassVar
 
 import psycopg
 
+import neoq.postgres.schema as postgres_schema
 from neoq.capacity import Room, bounds_of, new_of, no_room, refuse_too_many, wanted_of
 from neoq.clock import machine
-from neoq.errors import (
-    BackendError,
-    BackendUnavailable,
-    DuplicateJobError,
-)
-from neoq.job import Job, Status, to_datetime
-from neoq.postgres import schema as postgres_schema
+from neoq.errors import BackendError, BackendUnavailable
+from neoq.job import DuplicateJobError, Job, Status, to_datetime
 from neoq.postgres.add import Adder, duplicate_of, holder_in, is_duplicate
 from neoq.postgres.arrays import float8s, int4s, int8s, texts, uuids
 from neoq.postgres.config import PostgresConfig

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from neoq.errors import BackendError, DuplicateJobError
-from neoq.job import Job, Status, latest
+from neoq.errors import BackendError
+from neoq.job import DuplicateJobError, Job, Status, latest
 from neoq.redis.connection import Call
 from neoq.redis.find import Finder
 from neoq.redis.keys import MOST, Ids, ids_in

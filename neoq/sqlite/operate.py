@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import orjson
 
-from neoq.errors import DuplicateJobError
-from neoq.job import Job, Status
+from neoq.job import DuplicateJobError, Job, Status
 from neoq.sqlite.add import hash_of, move
 from neoq.sqlite.ledger import Ledger
 from neoq.sqlite.rows import N_CANCELLED, N_READY, NUMBER, kind_of

@@ -7,16 +7,16 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import neoq.sqlite.add as sqlite_add
+import neoq.sqlite.claim as sqlite_claim
+import neoq.sqlite.find as sqlite_look
+import neoq.sqlite.operate as sqlite_operate
+import neoq.sqlite.settle as sqlite_settle
 from neoq.capacity import Room, bounds_of, new_of, no_room, refuse_too_many, wanted_of
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.job import Job, Status, to_datetime
 from neoq.loop import Loop
-from neoq.sqlite import add as sqlite_add
-from neoq.sqlite import claim as sqlite_claim
-from neoq.sqlite import find as sqlite_look
-from neoq.sqlite import operate as sqlite_operate
-from neoq.sqlite import settle as sqlite_settle
 from neoq.sqlite.alive import Seen, Sign, locks_for
 from neoq.sqlite.config import SqliteConfig
 from neoq.sqlite.file import SqliteFile

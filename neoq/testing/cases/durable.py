@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from neoq.backend import Backend
-from neoq.errors import DuplicateJobError, JobCancelled
-from neoq.job import Job, Status
+from neoq.errors import JobCancelled
+from neoq.job import DuplicateJobError, Job, Status
 from neoq.retry import RetryPolicy
 from neoq.store import Demand, Reclaimed, Tick
 from neoq.testing.cases.seam import claim, how_it_ended, lease_of, look, numbers

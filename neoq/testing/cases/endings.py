@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from neoq.backend import Backend
-from neoq.engine.shutdown import ShutdownReport
+from neoq.engine.report import ShutdownReport
 from neoq.errors import BackendClosedError, NeoqError, ShutdownRequested
 from neoq.job import Job, Status
 from neoq.retry import RetryPolicy

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from neoq.backend import Backend
-from neoq.errors import DuplicateJobError, InvalidJobError, NeoqError
-from neoq.job import Job, Status
+from neoq.errors import InvalidJobError, NeoqError
+from neoq.job import DuplicateJobError, Job, Status
 from neoq.retry import RetryPolicy
 from neoq.store import QueueCounts
 from neoq.testing.cases.suite import (

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from neoq.backend import Backend
-from neoq.errors import DuplicateJobError, UnsupportedError
-from neoq.job import Job, Status
+from neoq.errors import UnsupportedError
+from neoq.job import DuplicateJobError, Job, Status
 from neoq.store import Demand, Failure, Lease, Outcome, WorkerInfo
 from neoq.testing.cases.suite import (
     LATER,

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from neoq.backend import Backend
-from neoq.errors import DuplicateJobError, Retry
-from neoq.job import Job, Status
+from neoq.errors import Retry
+from neoq.job import DuplicateJobError, Job, Status
 from neoq.retry import RetryPolicy
 from neoq.testing.cases.suite import (
     LATER,

@@ -1,0 +1,445 @@
+"""Runtime: the parts of one backend, and what can be asked of all of them together."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from neoq.clock import LiveClock, machine
+from neoq.engine.attempt import Listener, Middleware
+from neoq.engine.interrupt import Guarded, Slot, Watchdog
+from neoq.engine.pool import Lane, Runner, current_slot
+from neoq.engine.report import ShutdownReport
+from neoq.engine.scheduler import Cron, Ticker
+from neoq.engine.source import LocalSource, Source
+from neoq.errors import (
+    JobCancelled,
+    StaleLeaseError,
+)
+from neoq.job import FINISHED, Job, Status, sized_result, to_datetime
+from neoq.loop import has_late, revive
+from neoq.store import Outcome, Store, StoreContext, WorkerInfo, lease_of, succeeded
+from neoq.system import host_name
+from neoq.threads import Standby
+
+if TYPE_CHECKING:
+    from neoq.config import Config
+    from neoq.engine.fetcher import Fetcher
+    from neoq.engine.heartbeat import Keeper
+    from neoq.engine.settler import Settler
+
+
+@dataclass
+class Awaited:
+    """A job that `wait` waits for: in how many threads, as last seen, and how it ended if that was here."""
+
+    waiters: int = 0
+    seen: Job | None = None
+    outcome: Outcome | None = None
+
+
+class Ending(Protocol):
+    """What a shutdown is told of jobs that end meanwhile."""
+
+    drained: bool
+
+    def note(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
+        """Outcomes are recorded; the stale ones were dropped."""
+
+    def note_succeeded(self, jobs: Sequence[Job], stale: set[int]) -> None:
+        """Successes are recorded; the stale ones were dropped."""
+
+    def hurry(self) -> None:
+        """Let running jobs end no longer: interrupt them."""
+
+    def run(self) -> ShutdownReport:
+        """Shut down, or wait until that is done; return the report."""
+
+
+class Runtime:
+    """The parts of one backend: its store, the lanes of its queues, and the threads that serve them.
+
+    ``attention`` is True while an enqueue has to ask first: before the store is open, after a fork, and
+    once it is being shut down. ``by_hand`` runs what is ready while a test holds the threads.
+    """
+
+    opens_stores = True  # a frame of it is no reentry: see `neoq.reentry`
+
+    def __init__(self, config: Config, store_class: type[Store]) -> None:
+        self.config = config
+        self.clock = LiveClock()
+        self.store = store = store_class(config, self._context())
+        self.middleware: list[Middleware] = []
+        self.crons: list[Cron] = []
+        self.listeners: dict[str, Listener] = {}
+        self.durable = "durable" in store.features
+        self.local = "local" in store.features
+        self.started = config.autostart
+        self._reset()
+        self.forget: Callable[[], object] = bool  # called when all is closed
+
+    def _context(self) -> StoreContext:
+        return StoreContext(
+            clock=self.clock,
+            worker=self.worker_info,
+            is_running=lambda: self.running,
+            in_runner=self.in_runner,
+            capacity_of=self.capacity_of,
+            handed_over=self.handed_over,
+            may_still_add=self.may_still_add,
+            takes=self.takes,
+        )
+
+    def _reset(self) -> None:
+        """A fresh life: at first, and in the child of a fork."""
+        self.attention = True
+        self._attention_lock = threading.RLock()  # innermost: an interrupter comes with its slot's lock
+        self.by_hand: Callable[[], int] | None = None
+        self.opened = False
+        self._opening = False
+        self.ends_at: float | None = None  # monotonic: since the main thread has ended
+        self.running = False
+        self.lock = threading.RLock()
+        self.lanes: dict[str, Lane] = {}
+        # Taken by its lock: a Condition's own `with` is Python code, which an exception of a signal handler
+        # may leave halfway, with the lock taken.
+        self.changing = threading.RLock()
+        self.changed = threading.Condition(self.changing)
+        self.watchers = 0
+        self.told = 0  # how often they were told to look
+        self.awaited: dict[int, Awaited] = {}
+        self.stopping: Ending | None = None
+        self.worker_id = os.urandom(16).hex()
+        self.began = self.clock.time()
+        self.failures = 0
+        self.duplicates = 0
+        self._told_of_own: set[str] = set()  # queues
+        self.watchdog = Watchdog("neoq-watchdog", self.clock, self._guarded, self.config.log)
+        self.ticker = Ticker(self.store, self.config, self.clock)
+        self.settler: Settler | None = None
+        self.fetcher: Fetcher | None = None
+        self.keeper: Keeper | None = None
+        self.standby = Standby("neoq-shutdown")
+        self.source: Source = self._new_source()
+        for cron in self.crons:
+            cron.seen = cron.first = cron.away = None
+            self.ticker.add(cron)
+        for listener in self.listeners.values():
+            self._new_lane(listener)
+
+    def _settle_later(self, outcomes: list[Outcome], error: Exception) -> None:
+        """Leave to a settler what a store in this process has just raised at, as out of memory."""
+        from neoq.engine.settler import Settler
+
+        with self.changing:
+            if self.settler is None:
+                self.settler = Settler(self.store, self.settled, self.config.log)
+            settler = self.settler
+        settler.put(outcomes)
+        self.config.log.error(
+            "the store did not take %d outcomes: they are settled again", len(outcomes), exc_info=error
+        )
+
+    def _new_source(self) -> Source:
+        if self.local:
+            return LocalSource(self.store, self.settled, self.succeeded, self.parked, self._settle_later)
+        # Imported only here: most programs that keep jobs in memory never need them.
+        from neoq.engine.fetcher import Fetcher
+        from neoq.engine.heartbeat import Keeper
+        from neoq.engine.settler import Settler
+
+        config = self.config
+        self.settler = Settler(self.store, self.settled, config.log)
+        self.fetcher = Fetcher(
+            self.store,
+            self.settler,
+            config,
+            self.clock,
+            lanes=lambda: list(self.lanes.values()),
+            parked=self.parked,
+        )
+        self.keeper = Keeper(
+            self.store,
+            config,
+            held=self.held,
+            unsettled=self.settler.unsettled,
+            info=self.worker_info,
+            cancel=self.cancel_running,
+            lose=self.lose,
+            fence=self.fetcher.fence,
+        )
+        return self.fetcher
+
+    def _new_lane(self, listener: Listener) -> None:
+        lane = self.lanes[listener.queue] = Lane(
+            listener,
+            source=self.source,
+            watchdog=self.watchdog,
+            clock=self.clock,
+            max_abandoned=self.config.max_abandoned,
+            new_slot=self.new_slot,
+        )
+        lane.held = self.by_hand is not None
+
+    def new_slot(self) -> Slot:
+        """A slot for one thread that runs jobs."""
+        complete = self._complete if "transactions" in self.store.features else None
+        slot = Slot(self.clock, complete, self._draw_attention)
+        slot.max_progress = self.config.max_payload
+        return slot
+
+    def _draw_attention(self) -> None:
+        """An interrupt comes, or waits for its handler to leave our code: the next call of ours lands it."""
+        with self._attention_lock:
+            self.attention = True
+
+    def _complete(self, job: Job, connection: Any, result: Any) -> None:
+        """Settle a running job as succeeded inside its handler's own transaction."""
+        outcome = Outcome(
+            lease_of(job),
+            Status.SUCCEEDED,
+            started_at=job._ran_at,
+            finished_at=self.clock.time(),
+            result=sized_result(result, self.config.max_payload),
+        )
+        if self.store.settle([outcome], transaction=connection):
+            raise StaleLeaseError(
+                f"job {job.id} is no longer ours: its lease was lost, and others may have it; roll back",
+                queue=job.queue,
+                job_id=job.id,
+            )
+        job._completed = True
+
+    def notify(self, queue: str, notice: str) -> None:
+        """Something may have changed in the store."""
+        if notice in {"ready", "called"}:
+            lane = self.lanes.get(queue)
+            if self.fetcher is not None:
+                self.fetcher.fetch() if notice == "called" else self.fetcher.call()
+            elif lane is not None:
+                try:
+                    lane.wake()
+                except BaseException:  # of a signal handler, perhaps before anybody was called
+                    lane.wake()
+                    raise
+        elif notice == "cancel" and self.keeper is not None:
+            self.keeper.call()
+        if self.watchers:
+            self.tell()
+
+    def takes(self, queue: str) -> bool:
+        """Whether a job that is ready now in a queue of a store that is a round trip away is taken here."""
+        lane = self.lanes.get(queue)
+        return lane is not None and self.fetcher is not None and self.fetcher.takes(lane)
+
+    def succeeded(self, jobs: Sequence[Job], stale: set[int]) -> None:
+        """Successes are recorded; the stale ones were dropped."""
+        if stale:
+            self._warn_of(stale)
+        if self.stopping is not None:
+            self.stopping.note_succeeded(jobs, stale)
+        if self.awaited:
+            self._note_awaited([succeeded(job) for job in jobs if job.id in self.awaited], stale)
+        if self.watchers:
+            self.tell()
+
+    def settled(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
+        """Outcomes are recorded; the stale ones were dropped."""
+        if stale:
+            self._warn_of(stale)
+        if self.stopping is not None:
+            self.stopping.note(outcomes, stale)
+        if self.awaited:
+            self._note_awaited(outcomes, stale)
+        if self.watchers:
+            self.tell()
+
+    def _note_awaited(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
+        """Keep how a job ended for who waits for it: its store may not (retention=0)."""
+        for outcome in outcomes:
+            job_id = outcome.lease.job_id
+            with self.changing:
+                if job_id in self.awaited and job_id not in stale and outcome.status in FINISHED:
+                    self.awaited[job_id].outcome = outcome
+
+    def _warn_of(self, stale: set[int]) -> None:
+        for job_id in stale:
+            self.config.log.warning("job %s was settled elsewhere meanwhile: its outcome is dropped", job_id)
+
+    def parked(self) -> None:
+        """A runner found nothing to do."""
+        if self.watchers:
+            self.tell()
+
+    def tell(self) -> None:
+        """Let those who wait for a change look again."""
+        with self.changing:
+            self.told += 1
+            self.changed.notify_all()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """While somebody waits for a change."""
+        with self.changing:
+            self.watchers += 1
+        try:
+            yield
+        finally:
+            with self.changing:
+                self.watchers -= 1
+
+    def wait_for_change(self, seconds: float, seen: int) -> None:
+        """Wait until something was settled or parked, or the time is up; not where ``seen`` is out of date.
+
+        That is what `told` was when the caller began to look at what it waits for.
+        """
+        if has_late():
+            revive()
+        try:
+            with self.changing:
+                if seen == self.told:
+                    self.changed.wait(min(seconds, self.config.job_check_interval))
+        except RuntimeError as error:  # what a signal handler raises can come while wait() has not got the
+            if error.__context__ is None:  # lock back: then the end of the block has nothing to release
+                raise
+            raise error.__context__ from None
+
+    def may_still_add(self) -> bool:
+        """Whether this thread runs a job that still counts: it may enqueue while the backend shuts down."""
+        slot = current_slot()
+        return slot is not None and not slot.abandoned and self.in_runner()
+
+    def capacity_of(self, queue: str) -> int | None:
+        """How many ready jobs a queue holds before its producers wait."""
+        listener = self.listeners.get(queue)
+        return self.config.queue_capacity if listener is None else listener.capacity
+
+    def handed_over(self, queue: str) -> int:
+        """Jobs of a queue that runners of this process hold and have not started."""
+        lane = self.lanes.get(queue)
+        return 0 if lane is None else lane.handed_over()
+
+    def in_runner(self) -> bool:
+        """Whether this thread is one of our runners."""
+        slot = current_slot()
+        return slot is not None and any(slot is runner.slot for runner in self.all_runners())
+
+    @property
+    def listens(self) -> bool:
+        """Whether this process runs jobs."""
+        return self.running and bool(self.lanes)
+
+    def _runners(self) -> list[Runner]:
+        return [runner for lane in list(self.lanes.values()) for runner in list(lane.runners)]
+
+    def _guarded(self) -> Iterator[Guarded]:
+        """What the watchdog looks at."""
+        yield from self._runners()
+        if self.keeper is not None:
+            yield self.keeper
+
+    def all_runners(self) -> list[Runner]:
+        """Every runner whose thread lives, those that were left behind included."""
+        return self._runners() + [runner for lane in list(self.lanes.values()) for runner in list(lane.stuck)]
+
+    def held(self) -> list[Job]:
+        """Every job that this process has taken and that has not ended: fetched, handed over, or running."""
+        held = self.fetcher.held() if self.fetcher is not None else []
+        for runner in self._runners():
+            held += list(runner.ahead)
+            if (job := runner.slot.job) is not None:
+                held.append(job)
+        return held
+
+    def cancel_running(self, job_ids: set[int]) -> None:
+        """Interrupt jobs that run here, and keep those that were handed over from starting."""
+        if job_ids:
+            self._stop(lambda job: job.id in job_ids)
+
+    def lose(self, leases: set[tuple[int, int]]) -> None:
+        """Stop what is run here under these leases (job and token): others may run it by now."""
+        if leases:
+            self._stop(lambda job: (job.id, job._token) in leases, lost=True)
+
+    def _stop(self, is_meant: Callable[[Job], bool], *, lost: bool = False) -> None:
+        for job in filter(is_meant, self.held()):
+            job._lost = job._lost or lost
+            job._cancel = True
+        for runner in self._runners():
+            running = runner.slot.job
+            if running is None or not is_meant(running):
+                continue
+            running._lost = running._lost or lost
+            if runner.slot.interrupt(running, JobCancelled):
+                self.watchdog.expect(-math.inf)
+
+    def worker_info(self) -> WorkerInfo:
+        """This process, as others see it."""
+        now = to_datetime(self.clock.time())
+        assert now is not None
+        running = sum(runner.slot.job is not None for runner in self._runners())
+        began: datetime = to_datetime(self.began) or now
+        return WorkerInfo(
+            self.worker_id, host_name(), os.getpid(), began, now, tuple(sorted(self.lanes)), running
+        )
+
+    def count_failure(self) -> None:
+        """Count one failed attempt."""
+        with self.changing:
+            self.failures += 1
+
+    def is_quiet(self) -> bool:
+        """Whether nothing is ready or runs here."""
+        claims = self.fetcher.claims if self.fetcher is not None else 0
+        if self._is_busy():
+            return False
+        for counts in self.store.counts():
+            lane = self.lanes.get(counts.queue)
+            if lane is None or lane.stranded:
+                continue
+            if counts.ready and not counts.paused:
+                return False
+            if counts.running and self.local:
+                return False
+        return self.fetcher is None or (claims == self.fetcher.claims and not self._is_busy())
+
+    def _is_busy(self) -> bool:
+        """Whether a job is on its way from or to a store that is a round trip away."""
+        if self.fetcher is None or self.settler is None:
+            return False
+        return (
+            self.fetcher.busy
+            or bool(self.fetcher.held())
+            or any(len(lane.idle) < len(lane.runners) for lane in list(self.lanes.values()))
+            or bool(self.settler.unsettled())
+        )
+
+    def await_quiet(self, give_up: float, broken_off: Callable[[], bool] = bool) -> bool:
+        """Wait until `is_quiet`, at most until ``give_up`` (monotonic) or until it is broken off."""
+        with self.watching():
+            while True:
+                seen = self.told
+                if self.is_quiet():
+                    return True
+                left = give_up - machine.monotonic()
+                if left <= 0 or broken_off():
+                    return False
+                self.wait_for_change(left, seen)
+
+    def unfinished(self) -> list[Job]:
+        """Every job that has not ended, oldest first."""
+        statuses = (Status.PENDING, Status.RUNNING, Status.RETRYING)
+        jobs = [job for status in statuses for job in self.store.find(status=status, limit=sys.maxsize)]
+        return sorted(jobs, key=lambda job: job.id or 0)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is shut down, or about to be."""
+        return self.stopping is not None
