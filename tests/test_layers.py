@@ -1,7 +1,7 @@
-"""The layers of the package: who may import whom, read from the sources.
+"""The layers of the package: who may import whom, read from the sources; imports for types count as well.
 
-Leaves import only leaves. Backends import leaves, the public face and their one driver, never each other.
-The engine side imports leaves and itself, never a backend or a driver. What is heavy has one importer.
+Leaves stand at the top of the package, and import only leaves. The engine imports leaves and itself.
+The backend imports both. A store imports leaves, `backend`, itself and its one driver.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,54 +18,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "neoq"
 
-LEAVES = {
-    *("errors", "job", "config", "retry", "store", "clock", "mem_queues", "threads", "capacity"),
-    *("frames", "stored", "results", "surroundings", "redact", "remedies", "urls", "reentry"),
-    "at_exit",
-    *("system", "sqlite_filelock"),
-    *("group_commit", "loop"),
-    *("boundary", "bounds"),
-    "session",
-    *("sqlite_schema", "sqlite_file", "sqlite_ledger", "sqlite_locks", "sqlite_place", "sqlite_rows"),
-    *("sqlite_add", "sqlite_claim", "sqlite_settle", "sqlite_operate", "sqlite_look", "sqlite_transactions"),
-    *("redis_keys", "redis_records", "redis_scripts", "redis_connection", "redis_wakes", "redis_queues"),
-    *("redis_finding", "redis_adding", "redis_workers", "redis_pruning", "redis_wire", "redis_leased"),
-    "redis_mending",
-    *("postgres_add", "postgres_arrays", "postgres_connections", "postgres_jobs"),
-    *(
-        "postgres_listen",
-        "postgres_portable",
-        "postgres_schema",
-        "postgres_search",
-        "postgres_settle",
-        "postgres_statements",
-        "postgres_transactions",
-    ),
-}
-ENGINE = {
-    *("engine", "worker", "executor", "source", "fetcher", "settler", "keeper"),
-    *("timeouts", "ticker", "shutdown"),
-}
+STORES = {"mem_backend", "memory", "sqlite", "postgres", "redis"}
+NO_LEAVES = STORES | {"__init__", "backend", "engine", "testing"}
 
-# Whoever is not named here imports the standard library only (and orjson, which serialises for all).
+# A part that is not named here imports the standard library only (and orjson, which serialises for all).
 EVERYBODY = {"orjson"}
 THIRD_PARTIES = {
     "cron": {"apscheduler", "cron_descriptor", "inflection"},
-    "sqlite_backend": {"sqlite3"},
-    "sqlite_file": {"sqlite3"},
-    "sqlite_filelock": {"filelock"},
-    "sqlite_ledger": {"sqlite3"},
-    "sqlite_transactions": {"sqlite3"},
-    "postgres_add": {"psycopg"},
-    "postgres_arrays": {"psycopg"},
-    "postgres_backend": {"psycopg"},
-    "postgres_connections": {"psycopg"},
-    "postgres_listen": {"psycopg"},
-    "postgres_schema": {"psycopg"},
-    "postgres_transactions": {"psycopg"},
-    "redis_connection": {"redis"},
-    "redis_wakes": {"redis"},
-    "redis_wire": {"hiredis", "redis"},
+    "sqlite": {"sqlite3", "filelock"},
+    "postgres": {"psycopg"},
+    "redis": {"redis", "hiredis"},
     "testing": {"pytest"},
     "django": {"django", "django_tasks"},
     "flask": {"flask"},
@@ -93,69 +57,62 @@ def source_files() -> list[Path]:
 
 
 def part_of(path: Path) -> str:
-    """Name the part of the package that a file belongs to: job.py is "job", testing/plugin.py "testing"."""
+    """The part of the package that a file belongs to: job.py is "job", testing/plugin.py "testing"."""
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def files_of(parts: set[str]) -> list[Path]:
-    return [path for path in source_files() if part_of(path) in parts]
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def backend_files() -> list[Path]:
-    return [path for path in source_files() if part_of(path).endswith("_backend")]
+MODULES = {module_of(path): path for path in source_files()}
+LEAVES = {part_of(path) for path in source_files()} - NO_LEAVES
 
 
-class Imports(ast.NodeVisitor):
-    """The absolute names that a module imports, anywhere in it, but not under `if TYPE_CHECKING`."""
-
-    def __init__(self, package: str) -> None:
-        self.package = package
-        self.names: set[str] = set()
-
-    def visit_If(self, node: ast.If) -> None:
-        if ast.unparse(node.test) not in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
-            self.generic_visit(node)
-            return
-        for statement in node.orelse:
-            self.visit(statement)
-
-    def visit_Import(self, node: ast.Import) -> None:
-        self.names.update(alias.name for alias in node.names)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        module = node.module or ""
-        if node.level:
-            parents = self.package.split(".")
-            module = ".".join([*parents[: len(parents) - node.level + 1], *filter(None, [module])])
-        self.names.update(f"{module}.{alias.name}" for alias in node.names)
-
-
+@cache
 def imports_of(path: Path) -> set[str]:
     package = ".".join(path.relative_to(ROOT).parent.parts)
     return imports_in(path.read_text(encoding="utf-8"), package)
 
 
 def imports_in(source: str, package: str = "neoq") -> set[str]:
-    imports = Imports(package)
-    imports.visit(ast.parse(source))
-    return imports.names
+    """The absolute names that a module imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                parents = package.split(".")
+                module = ".".join([*parents[: len(parents) - node.level + 1], *filter(None, [module])])
+            names.update(f"{module}.{alias.name}" for alias in node.names)
+    return names
 
 
-def own_parts(names: set[str]) -> set[str]:
-    """The parts of neoq among the names; "__init__" for a name that only the package itself has."""
-    parts = set()
+def modules_in(names: set[str]) -> Iterator[str]:
+    """The modules of ours that names are, or are in."""
     for name in names:
-        package, _, rest = name.partition(".")
-        if package == "neoq":
-            part = rest.partition(".")[0]
-            is_module = (PACKAGE / f"{part}.py").exists() or (PACKAGE / part).is_dir()
-            parts.add(part if rest and is_module else "__init__")
-    return parts
+        module = name
+        while module not in MODULES and "." in module:
+            module = module.rpartition(".")[0]
+        if module in MODULES:
+            yield module
+
+
+def own_parts(path: Path) -> set[str]:
+    """The parts of neoq that a file imports; "__init__" for a name that only the package itself has."""
+    return {part_of(MODULES[module]) for module in modules_in(imports_of(path))}
 
 
 def third_parties(names: set[str]) -> set[str]:
     tops = {name.partition(".")[0] for name in names} - {"neoq", "__future__"}
     return {top for top in tops if top not in sys.stdlib_module_names or top in SINGLE_USE}
+
+
+def files_of(parts: set[str]) -> list[Path]:
+    return [path for path in source_files() if part_of(path) in parts]
 
 
 def name_of(path: Path) -> str:
@@ -165,25 +122,37 @@ def name_of(path: Path) -> str:
 @pytest.mark.parametrize("path", files_of(LEAVES), ids=name_of)
 def test_leaves_import_only_leaves(path: Path) -> None:
     """A leaf imports no part of neoq but other leaves."""
-    assert own_parts(imports_of(path)) <= LEAVES
+    assert own_parts(path) <= LEAVES
 
 
-@pytest.mark.parametrize("path", backend_files(), ids=name_of)
-def test_backends_import_leaves_and_the_public_face(path: Path) -> None:
-    """A backend imports leaves and `backend`, and no other backend."""
-    assert own_parts(imports_of(path)) <= LEAVES | {"backend", part_of(path)}
+@pytest.mark.parametrize("path", files_of({"engine"}), ids=name_of)
+def test_the_engine_imports_leaves_and_itself(path: Path) -> None:
+    """The engine imports leaves and itself: it works above any store."""
+    assert own_parts(path) <= LEAVES | {"engine"}
 
 
-@pytest.mark.parametrize("path", files_of(ENGINE), ids=name_of)
-def test_the_engine_side_imports_leaves_and_itself(path: Path) -> None:
-    """The engine side imports leaves, cron and itself: it works above any backend."""
-    assert own_parts(imports_of(path)) <= LEAVES | ENGINE | {"cron"}
+@pytest.mark.parametrize("path", files_of({"backend"}), ids=name_of)
+def test_the_public_face_knows_no_store(path: Path) -> None:
+    """`backend` imports leaves and the engine, and knows no particular store."""
+    assert own_parts(path) <= LEAVES | {"engine"}
 
 
-@pytest.mark.parametrize("path", files_of({"backend", "cron"}), ids=name_of)
-def test_the_public_face_names_no_backend(path: Path) -> None:
-    """`backend` and `cron` know no particular backend."""
-    assert not [part for part in own_parts(imports_of(path)) if part.endswith("_backend")]
+@pytest.mark.parametrize("path", files_of(STORES), ids=name_of)
+def test_stores_import_leaves_the_public_face_and_themselves(path: Path) -> None:
+    """A store imports leaves, `backend` and itself: no other store, and nothing of the engine."""
+    own = {"mem_backend", "memory"} if part_of(path) in {"mem_backend", "memory"} else {part_of(path)}
+    assert own_parts(path) <= LEAVES | {"backend"} | own
+
+
+def test_there_is_no_circle() -> None:
+    """No module of neoq imports itself by way of others, for types included."""
+    imports = {
+        module: set(modules_in(imports_of(path))) - {module, "neoq"} for module, path in MODULES.items()
+    }
+    while leaves := [module for module, needs in imports.items() if not needs & imports.keys()]:
+        for module in leaves:
+            del imports[module]
+    assert not imports, f"a circle is among {sorted(imports)}"
 
 
 @pytest.mark.parametrize("path", source_files(), ids=name_of)
@@ -210,26 +179,22 @@ def test_importing_neoq_is_light() -> None:
 
 
 def test_imports_are_read_wherever_they_stand() -> None:
-    """The reader of imports sees those in functions and relative ones, and skips those for types only."""
+    """The reader of imports sees those in functions, those for types only, and relative ones."""
     source = """
 import os.path
 from . import mem_backend
 from .job import Job
 if TYPE_CHECKING:
     import redis
-else:
-    import json
 def connect():
-    from neoq.postgres.backend import PostgresBackend
-    import psycopg
+    from neoq.sqlite import SqliteBackend
 """
     assert imports_in(source) == {
         "os.path",
         "neoq.mem_backend",
         "neoq.job.Job",
-        "json",
-        "neoq.postgres.backend.PostgresBackend",
-        "psycopg",
+        "redis",
+        "neoq.sqlite.SqliteBackend",
     }
     assert imports_in("from ..errors import NeoqError", "neoq.testing") == {"neoq.errors.NeoqError"}
     assert third_parties({"psycopg.sql", "sqlite3", "json", "neoq.job"}) == {"psycopg", "sqlite3"}

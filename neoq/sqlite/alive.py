@@ -21,7 +21,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from neoq.errors import BackendUnavailable, UnsupportedError
+from neoq.errors import BackendUnavailable
 
 fcntl: Any
 try:
@@ -229,17 +229,9 @@ class WorkerLocks:
         return self._directory / f"{worker}.lock"
 
 
-def locks_for(database: str, worker: str) -> WorkerLocks:
-    """The locks of the workers on a file, by what this system has."""
-    if fcntl is not None:
-        return WorkerLocks(database, worker)
-    try:
-        from neoq.sqlite.filelock import FileLocks
-    except ModuleNotFoundError as error:
-        raise UnsupportedError(
-            "jobs in a SQLite file need filelock on this system, which has no flock: pip install filelock"
-        ) from error
-    return FileLocks(database, worker)
+def has_flock() -> bool:
+    """Whether this system has the locks of `WorkerLocks`."""
+    return fcntl is not None
 
 
 def _name_of(descriptor: int) -> bytes:

@@ -17,10 +17,11 @@ from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.job import Job, Status, to_datetime
 from neoq.loop import Loop
-from neoq.sqlite.alive import Seen, Sign, locks_for
+from neoq.sqlite.alive import Seen, Sign
 from neoq.sqlite.config import SqliteConfig
 from neoq.sqlite.file import SqliteFile
 from neoq.sqlite.ledger import Ledger
+from neoq.sqlite.locks import locks_for
 from neoq.sqlite.operate import PRUNED_AT_ONCE
 from neoq.sqlite.settle import HeldLease
 from neoq.sqlite.transactions import write_within
