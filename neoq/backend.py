@@ -337,7 +337,7 @@ class Backend:
         if len(data) > self._max_payload:
             refuse_size(data, self._max_payload, queue)
         job = self.store.add_plain(queue, data, engine.clock.time(), transaction)
-        if job._data is not data and job.duplicate:  # the first is looked up in a tenth of the time
+        if job.body is not data and job.duplicate:  # the first is looked up in a tenth of the time
             engine.note_duplicate(job)
         return job
 
@@ -350,7 +350,7 @@ class Backend:
 
         def store(given: Job | None = None) -> Job:
             last = job if given is None else given
-            last._described()
+            last.described()
             return self._enqueue(last, transaction)
 
         return self._through_middleware(job, store)
@@ -359,7 +359,7 @@ class Backend:
         engine = self.engine
         if engine.attention or job.queue not in engine.lanes:
             engine.admit(job.queue)
-        job._prepare(engine.clock.time(), self._max_payload)
+        job.prepare(engine.clock.time(), self._max_payload)
         added = self.store.add((job,), token=self.store.new_token(), transaction=transaction)[0]
         if added.duplicate:
             engine.note_duplicate(added)
@@ -369,14 +369,14 @@ class Backend:
         """Let a job that does not say how long it is unique have that of its queue."""
         listener = self.engine.listeners.get(job.queue)
         unique = self.config.unique if listener is None else listener.unique
-        if job._says_unique or unique is True:
+        if job.says_unique or unique is True:
             return
         job.unique = unique
-        job._special = True
+        job.special = True
 
     def _through_middleware(self, job: Job, last: Callable[..., Job]) -> Job:
-        if type(job._payload) is dict:
-            job._payload = dict(job._payload)  # middleware may add to it; the caller's own stays as it is
+        if type(job.parsed) is dict:
+            job.parsed = dict(job.parsed)  # middleware may add to it; the caller's own stays as it is
         call = last
         for layer in reversed(self._enqueue_middleware):
             call = _around(layer, job, call)
@@ -417,13 +417,13 @@ class Backend:
                 self.engine.refuse_unheard(queue)
         if payloads and max(map(len, payloads)) <= limit:
             for job, data in zip(batch, payloads, strict=True):
-                job._data = data
-                job._payload = None
-                job._run_after = job._created_at = now
+                job.body = data
+                job.parsed = None
+                job.due = job.created = now
             return
         for place, job in enumerate(batch):
             try:
-                job._prepare(now, limit)
+                job.prepare(now, limit)
             except InvalidJobError as error:
                 error.args = (f"job {place} of the list: {error}",)
                 raise
@@ -434,7 +434,7 @@ class Backend:
         def keep(job: Job) -> Callable[..., Job]:
             def last(given: Job | None = None) -> Job:
                 kept.append(job if given is None else given)
-                kept[-1]._described()
+                kept[-1].described()
                 return kept[-1]
 
             return last
@@ -674,9 +674,9 @@ def _refreshed(jobs: list[Any]) -> list[Job]:
     for job in jobs:
         if not isinstance(job, Job):
             raise InvalidJobError(f"enqueue_many got {job!r:.80}; it takes Job objects: Job(queue, payload)")
-        fresh = job._fresh()
+        fresh = job.fresh()
         if id(fresh) in refreshed:  # it is in the list twice
-            fresh = fresh._copy()
+            fresh = fresh.snapshot()
         refreshed[id(fresh)] = fresh
     return list(refreshed.values())
 
@@ -692,7 +692,7 @@ def _given(job: Any, payload: Any, options: JobOptions) -> Job:
     if payload is not None or options:
         extra = ", ".join([*(["payload"] if payload is not None else []), *options])
         raise InvalidJobError(f"enqueue(job) takes everything from the Job; {extra} was given beside it")
-    return job._fresh()
+    return job.fresh()
 
 
 def _check_handler(queue: str, handler: Any) -> None:

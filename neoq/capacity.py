@@ -17,7 +17,7 @@ def wanted_of(jobs: Sequence[Job], queues: Iterable[str]) -> dict[str, int]:
     """How many jobs of a batch are ready at once, of each of these queues."""
     numbers = dict.fromkeys(queues, 0)
     for job in jobs:
-        if job.queue in numbers and not job._waits:
+        if job.queue in numbers and not job.waits:
             numbers[job.queue] += 1
     return numbers
 
@@ -52,7 +52,7 @@ def new_of(jobs: Sequence[Job], queues: Iterable[str], duplicates: Collection[in
             if place in duplicates or name in seen:
                 continue
             seen.add(name)
-        numbers[job.queue] += not job._waits
+        numbers[job.queue] += not job.waits
     return numbers
 
 

@@ -87,61 +87,51 @@ class Attempt(Protocol):
         """Settle the job as succeeded in a transaction of the handler's."""
 
 
-@entrances()
-class Job:
-    """One piece of work: a queue's name, a JSON payload, and when and how to run it.
+class Record:
+    """What a store keeps of a job, and what its process knows of it: fields, as plain as they come.
 
-    ``run_after`` and ``deadline`` take an aware datetime, a timedelta, or seconds from now.
-    ``max_retries`` None leaves it to the queue's listener. ``unique`` True holds the fingerprint until
-    the job ends, ``"until_started"`` until its first attempt starts, False not at all; None leaves it to
-    the queue or the backend, whose default is True.
-    ``on_duplicate`` says what an enqueue does that meets an unfinished job of equal fingerprint.
-
-    Jobs that a backend returns are snapshots; the one that a handler gets also has `remaining`,
-    `cancelled`, `progress`, `shield` and `complete`. Treat the fields as read-only.
-
-    Raises InvalidJobError for a bad argument, TypeError for an unknown one. The payload is checked when the
-    job is enqueued.
+    Times are seconds since the epoch, ``body`` and ``result_body`` JSON. Stores fill these fields in (see
+    `blank`); users see them by the properties of `Job`.
     """
 
     # What every job has lies in slots: the interpreter reaches them several times faster than an attribute
     # that has a default in its class. What few jobs have is such an attribute.
     __slots__ = (
         "__dict__",
-        "_cancel",
-        "_completed",
-        "_created_at",
-        "_data",
-        "_deadline",
-        "_finished_at",
-        "_payload",
-        "_ran_at",
-        "_result",
-        "_run_after",
-        "_slot",
-        "_special",
-        "_token",
+        "body",
+        "cancel_asked",
+        "completed",
+        "created",
+        "due",
+        "expires",
+        "finished_on",
         "id",
+        "parsed",
         "queue",
+        "result_body",
+        "slot",
+        "special",
+        "started",
         "status",
+        "token",
     )
     id: int  # None until it is accepted; each that a backend returns has one
     queue: str
     status: Status
     # Seconds since the epoch: a float is cheap, and most jobs' datetimes are never looked at.
-    _run_after: float | None
-    _deadline: float | None
-    _created_at: float | None
-    _ran_at: float | None
-    _finished_at: float | None
-    _data: bytes | None  # the payload as stored; None: not enqueued yet
-    _payload: dict[str, Any] | None
-    _result: bytes | None
-    _special: bool  # there is more to it than a queue and a payload
-    _token: int  # of the lease that holds it, 0: nobody's
-    _cancel: bool
-    _completed: bool  # by its handler, in a transaction that is the handler's to commit
-    _slot: Attempt | None
+    due: float | None
+    expires: float | None
+    created: float | None
+    started: float | None
+    finished_on: float | None
+    body: bytes | None  # the payload as stored; None: not enqueued yet
+    parsed: dict[str, Any] | None
+    result_body: bytes | None
+    special: bool  # there is more to it than a queue and a payload
+    token: int  # of the lease that holds it, 0: nobody's
+    cancel_asked: bool
+    completed: bool  # by its handler, in a transaction that is the handler's to commit
+    slot: Attempt | None
 
     priority: int = 0
     retries: int = 0
@@ -158,29 +148,49 @@ class Job:
     worker: str | None = None
     crashes: int = 0
 
-    _asked_run_after: Asked = (None, None)
-    _asked_deadline: Asked = (None, None)
-    _own_fingerprint: str | None = None  # the caller's
-    _fingerprint: str | None = None  # the computed one, once somebody asked for it
-    _says_unique: bool = False  # it was given to the job itself: no setting changes it
-    _waits: bool = False  # for its time, as its store sees it
-    _progress: tuple[float, str] | None = None
-    _store_ahead: float = 0.0  # seconds that its store's clock is ahead of ours; the deadline is by that one
-    _lost: bool = False  # others may have it by now: however it ends here, it is only given back
-    _unreadable: str | None = None  # what of its stored record cannot be read; see stored.py
+    asked_run_after: Asked = (None, None)
+    asked_deadline: Asked = (None, None)
+    own_fingerprint: str | None = None  # the caller's
+    computed_fingerprint: str | None = None  # the computed one, once somebody asked for it
+    says_unique: bool = False  # it was given to the job itself: no setting changes it
+    waits: bool = False  # for its time, as its store sees it
+    progress_report: tuple[float, str] | None = None
+    clock_skew: float = 0.0  # seconds that its store's clock is ahead of ours; the deadline is by that one
+    lease_lost: bool = False  # others may have it by now: however it ends here, it is only given back
+    unreadable: str | None = None  # what of its stored record cannot be read; see stored.py
+
+
+@entrances()
+class Job(Record):
+    """One piece of work: a queue's name, a JSON payload, and when and how to run it.
+
+    ``run_after`` and ``deadline`` take an aware datetime, a timedelta, or seconds from now.
+    ``max_retries`` None leaves it to the queue's listener. ``unique`` True holds the fingerprint until
+    the job ends, ``"until_started"`` until its first attempt starts, False not at all; None leaves it to
+    the queue or the backend, whose default is True.
+    ``on_duplicate`` says what an enqueue does that meets an unfinished job of equal fingerprint.
+
+    Jobs that a backend returns are snapshots; the one that a handler gets also has `remaining`,
+    `cancelled`, `progress`, `shield` and `complete`. Treat the fields as read-only.
+
+    Raises InvalidJobError for a bad argument, TypeError for an unknown one. The payload is checked when the
+    job is enqueued.
+    """
+
+    __slots__ = ()
 
     def __init__(
         self, queue: str, payload: Mapping[str, Any] | None = None, **options: Unpack[JobOptions]
     ) -> None:
         if type(queue) is not str or queue not in _known_queues:
             check_queue(queue)
-        self.id = self._data = self._run_after = self._deadline = self._created_at = None  # type: ignore[assignment]
-        self._ran_at = self._finished_at = self._result = self._slot = None
+        self.id = self.body = self.due = self.expires = self.created = None  # type: ignore[assignment]
+        self.started = self.finished_on = self.result_body = self.slot = None
         self.queue = queue
         self.status = PENDING
-        self._payload = payload  # type: ignore[assignment]  # encode_payload is the judge of it
-        self._token = 0
-        self._cancel = self._completed = self._special = False
+        self.parsed = payload  # type: ignore[assignment]  # encode_payload is the judge of it
+        self.token = 0
+        self.cancel_asked = self.completed = self.special = False
         if options:  # most jobs have none, and creating them is the hot path
             try:
                 self._describe(**options)
@@ -205,8 +215,8 @@ class Job:
         if unique is None:
             unique = True
         else:
-            self._says_unique = True
-        self._special = not (
+            self.says_unique = True
+        self.special = not (
             unique is True
             and run_after is None
             and deadline is None
@@ -218,19 +228,19 @@ class Job:
             and priority.__class__ is int
             and not priority
         )
-        if not self._special:
+        if not self.special:
             return
         if run_after is not None:
-            self._asked_run_after = epoch_or_span("run_after", run_after)
-            self._run_after = self._asked_run_after[0]
+            self.asked_run_after = epoch_or_span("run_after", run_after)
+            self.due = self.asked_run_after[0]
         if deadline is not None:
-            self._asked_deadline = epoch_or_span("deadline", deadline)
-            self._deadline = self._asked_deadline[0]
+            self.asked_deadline = epoch_or_span("deadline", deadline)
+            self.expires = self.asked_deadline[0]
         self.priority = _checked_int("priority", priority, -100, 100)
         if max_retries is not None:
             self.max_retries = _checked_int("max_retries", max_retries, 0, 2**31 - 1)
         if fingerprint is not None:
-            self._own_fingerprint = _checked_text("fingerprint", fingerprint)
+            self.own_fingerprint = _checked_text("fingerprint", fingerprint)
         self.unique = _checked_choice("unique", unique, (True, False, "until_started"))
         self.on_duplicate = _checked_choice("on_duplicate", on_duplicate, ("return", "raise", "replace"))
         if key is not None:
@@ -241,9 +251,9 @@ class Job:
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled and copied: a snapshot, without the attempt that this process makes."""
         state = {name: getattr(self, name) for name in _IN_SLOTS} | self.__dict__
-        state["_slot"] = None
-        if self._data is not None:
-            state["_payload"] = None  # it is read anew
+        state["slot"] = None
+        if self.body is not None:
+            state["parsed"] = None  # it is read anew
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -256,49 +266,49 @@ class Job:
     @property
     def payload(self) -> dict[str, Any]:
         """The payload: a fresh copy for each attempt and each snapshot."""
-        if self._payload is None:
-            self._payload = orjson.loads(self._data) if self._data else {}
-        return self._payload
+        if self.parsed is None:
+            self.parsed = orjson.loads(self.body) if self.body else {}
+        return self.parsed
 
     @property
     def fingerprint(self) -> str:
         """What uniqueness compares: the caller's own, or a hash of queue and canonical payload."""
-        if self._own_fingerprint is not None:
-            return self._own_fingerprint
-        if self._fingerprint is None:
-            data = encode_payload(self._payload, self.queue) if self._data is None else self._data
-            self._fingerprint = fingerprint(self.queue, data)
-        return self._fingerprint
+        if self.own_fingerprint is not None:
+            return self.own_fingerprint
+        if self.computed_fingerprint is None:
+            data = encode_payload(self.parsed, self.queue) if self.body is None else self.body
+            self.computed_fingerprint = fingerprint(self.queue, data)
+        return self.computed_fingerprint
 
     @property
     def result(self) -> Any:
         """What the handler returned, as JSON; None until it has succeeded."""
-        return None if self._result is None else orjson.loads(self._result)
+        return None if self.result_body is None else orjson.loads(self.result_body)
 
     @property
     def run_after(self) -> datetime | None:
         """When it may start; never None once accepted."""
-        return to_datetime(self._run_after)
+        return to_datetime(self.due)
 
     @property
     def deadline(self) -> datetime | None:
         """When it must have finished, or None."""
-        return to_datetime(self._deadline)
+        return to_datetime(self.expires)
 
     @property
     def created_at(self) -> datetime | None:
         """When it was accepted."""
-        return to_datetime(self._created_at)
+        return to_datetime(self.created)
 
     @property
     def ran_at(self) -> datetime | None:
         """When its latest attempt started."""
-        return to_datetime(self._ran_at)
+        return to_datetime(self.started)
 
     @property
     def finished_at(self) -> datetime | None:
         """When it succeeded, died or was cancelled."""
-        return to_datetime(self._finished_at)
+        return to_datetime(self.finished_on)
 
     @property
     def finished(self) -> bool:
@@ -313,7 +323,7 @@ class Job:
     @property
     def cancelled(self) -> bool:
         """Whether this attempt was asked to stop: cancelled, timed out, or the backend shuts down."""
-        return self._cancel or (self._slot is not None and self._slot.asked_to_stop(self))
+        return self.cancel_asked or (self.slot is not None and self.slot.asked_to_stop(self))
 
     def remaining(self) -> float:
         """Seconds until this attempt is interrupted; ``math.inf`` where it has no timeout or deadline."""
@@ -326,10 +336,10 @@ class Job:
         """
         if fraction is not None:
             limit = self._running_slot("progress").max_progress
-            self._progress = (_checked_fraction(fraction), cut(str(message), limit))
-        if self._progress is not None and self.status is Status.SUCCEEDED:
-            return 1.0, self._progress[1]
-        return self._progress
+            self.progress_report = (_checked_fraction(fraction), cut(str(message), limit))
+        if self.progress_report is not None and self.status is Status.SUCCEEDED:
+            return 1.0, self.progress_report[1]
+        return self.progress_report
 
     def shield(self) -> AbstractContextManager[None]:
         """Hold interrupts back inside a ``with`` block; one that came meanwhile is raised at its end.
@@ -349,7 +359,7 @@ class Job:
         self._running_slot("complete").complete(self, connection, result)
 
     def _running_slot(self, method: str) -> Attempt:
-        slot = self._slot
+        slot = self.slot
         if slot is None or slot.job is not self:
             raise NeoqError(
                 f"job.{method}() works only while its handler runs; this is a snapshot of job {self.id}",
@@ -358,94 +368,94 @@ class Job:
             )
         return slot
 
-    def _prepare(self, now: float, max_payload: int) -> None:
+    def prepare(self, now: float, max_payload: int) -> None:
         """Make a job that was built by its user ready for a store: payload as bytes, spans as times."""
-        data = encode_payload(self._payload, self.queue)
+        data = encode_payload(self.parsed, self.queue)
         if len(data) > max_payload:
             refuse_size(data, max_payload, self.queue)
-        if self._special:
+        if self.special:
             self._resolve(now)
             if self.meta:
                 _check_size_of_meta(self.meta, max_payload, self.queue)
         else:
-            self._run_after = now
-        self._data = data
-        self._payload = None
-        self._created_at = now
+            self.due = now
+        self.body = data
+        self.parsed = None
+        self.created = now
 
     def _resolve(self, now: float) -> None:
         """Turn what was asked for into times."""
-        at, span = self._asked_run_after
-        self._run_after = add_span("run_after", now, span or 0.0) if at is None else at
-        self._waits = self._run_after > now
-        at, span = self._asked_deadline
-        self._deadline = at if span is None else add_span("deadline", now, span)
+        at, span = self.asked_run_after
+        self.due = add_span("run_after", now, span or 0.0) if at is None else at
+        self.waits = self.due > now
+        at, span = self.asked_deadline
+        self.expires = at if span is None else add_span("deadline", now, span)
 
-    def _described(self) -> None:
+    def described(self) -> None:
         """Check what enqueue middleware may have assigned."""
         _checked_int("priority", self.priority, -100, 100)
         if self.max_retries is not None:
             _checked_int("max_retries", self.max_retries, 0, 2**31 - 1)
         self.meta = _checked_meta(self.meta)
-        self._special = True
+        self.special = True
 
-    def _fresh(self) -> Job:
+    def fresh(self) -> Job:
         """This job, or where it came from a backend a new one like it: what enqueue stores."""
-        if self._data is None:
+        if self.body is None:
             return self
-        fresh = Job(self.queue, orjson.loads(self._data))
-        fresh._special = self._special
+        fresh = Job(self.queue, orjson.loads(self.body))
+        fresh.special = self.special
         for name in (_DESCRIBED | _ASKED) & self.__dict__.keys():
             setattr(fresh, name, self.__dict__[name])
-        fresh._waits = False
-        fresh._says_unique = True
+        fresh.waits = False
+        fresh.says_unique = True
         return fresh
 
-    def _record(self) -> Job:
+    def as_record(self) -> Job:
         """The store's own record of a job that it accepts."""
         record = blank(self.queue)
         record.id = self.id
-        record._data = self._data
-        record._run_after = self._run_after
-        record._created_at = self._created_at
-        record._deadline = self._deadline
-        record._special = self._special
-        if self._special:
+        record.body = self.body
+        record.due = self.due
+        record.created = self.created
+        record.expires = self.expires
+        record.special = self.special
+        if self.special:
             for name in _DESCRIBED & self.__dict__.keys():
                 setattr(record, name, self.__dict__[name])
         return record
 
-    def _copy(self) -> Job:
+    def snapshot(self) -> Job:
         """A job of the same fields and stored bytes that shares no decoded payload and no attempt."""
         copy = Job.__new__(Job)
         for name in _IN_SLOTS:
             setattr(copy, name, getattr(self, name))
         copy.__dict__.update(self.__dict__)
-        copy._payload = None if self._data is not None else self._payload
-        copy._slot = None
+        copy.parsed = None if self.body is not None else self.parsed
+        copy.slot = None
         return copy
 
 
 queue_of, is_special, data_of = map(
-    attrgetter, ("queue", "_special", "_data")
+    attrgetter, ("queue", "special", "body")
 )  # for loops that are written in C
-_payload_of = attrgetter("_payload")
-_IN_SLOTS = tuple(name for name in Job.__slots__ if name != "__dict__")
+_payload_of = attrgetter("parsed")
+_IN_SLOTS = tuple(name for name in Record.__slots__ if name != "__dict__")
 _DESCRIBED = frozenset(
-    "priority max_retries unique on_duplicate kind key group meta _own_fingerprint _waits".split()
+    "priority max_retries unique on_duplicate kind key group meta own_fingerprint waits".split()
 )  # what a user may say of a job, beyond the plain
-_ASKED = frozenset({"_asked_run_after", "_asked_deadline"})
+_ASKED = frozenset({"asked_run_after", "asked_deadline"})
 
 
 def blank(queue: str = "") -> Job:
     """A job for a store to fill in."""
     job = Job.__new__(Job)
-    job.id = job._data = job._run_after = job._deadline = job._created_at = None  # type: ignore[assignment]
-    job._payload = job._ran_at = job._finished_at = job._result = job._slot = None
+    job.id = job.body = job.due = job.expires = job.created = None  # type: ignore[assignment]
+    job.parsed = job.started = job.finished_on = job.result_body = job.slot = None
     job.queue = queue
     job.status = PENDING
-    job._token = 0
-    job._special = job._cancel = job._completed = False
+    job.token = 0
+    job.special = job.cancel_asked = job.completed = False
     return job
 
 

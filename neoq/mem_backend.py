@@ -155,8 +155,8 @@ class MemStore(Store):
                     return self._meet(holders[data], None, state)
                 if ready.length >= state.plenty and self._is_full(state, 1):
                     job = Job(queue)
-                    job._data = data
-                    job._run_after = job._created_at = now
+                    job.body = data
+                    job.due = job.created = now
                     return self._add_to_full(job, state)
                 self._last_id = job_id = self._last_id + 1
                 plain = job_id, queue, data, now
@@ -181,7 +181,7 @@ class MemStore(Store):
                 if self._refusing:
                     self._refuse_outsiders(job.queue)
                 state = self._queues.get(job.queue) or self._new_queue(job.queue)
-                if not job._waits and self._is_full(state, 1):
+                if not job.waits and self._is_full(state, 1):
                     return self._add_to_full(job, state, quiet)
                 quiet += _uncalled([state])
                 return self._add_one(job, state)
@@ -227,7 +227,7 @@ class MemStore(Store):
             return [_snapshot(self._jobs[job_id]) for job_id in self._added[token] if job_id in self._jobs]
         queues = set(map(queue_of, jobs))
         states = {queue: self._queues.get(queue) or self._new_queue(queue) for queue in queues}
-        special = [job for job in jobs if job._special] if any(map(is_special, jobs)) else []
+        special = [job for job in jobs if job.special] if any(map(is_special, jobs)) else []
         if not follows:  # who settles is who makes room, and must not wait for it
             self._make_room(jobs, states, special)
         if special:
@@ -261,7 +261,7 @@ class MemStore(Store):
         first = self._last_id + 1
         self._last_id += len(jobs)
         ids = list(range(first, first + len(jobs)))
-        due: float = jobs[0]._run_after  # type: ignore[assignment]  # and that of all
+        due: float = jobs[0].due  # type: ignore[assignment]  # and that of all
         plain: list[Plain] = list(zip(ids, repeat(state.queue), payloads, repeat(due), strict=False))
         state.ready.push_many(plain, due)
         self._jobs.update(zip(ids, plain, strict=True))
@@ -273,13 +273,13 @@ class MemStore(Store):
     def _accept(self, job: Job, state: QueueState) -> Job:
         """Store a job that is new to its queue: a record of it, so that the caller's is a snapshot."""
         self._last_id = job.id = self._last_id + 1
-        record = job._record()
+        record = job.as_record()
         if record.unique:
             state.holders[state.key(record)] = job.id
             if record.unique == "until_started":
                 state.frees_early = True
         self._jobs[job.id] = record
-        if record._waits:
+        if record.waits:
             self._schedule(record, state)
         else:
             state.ready.push(record)
@@ -287,11 +287,11 @@ class MemStore(Store):
 
     def _schedule(self, job: Job, state: QueueState) -> None:
         """Let a waiting job become ready when it is due, which may be now."""
-        if job._run_after > self.clock.time():  # type: ignore[operator]  # accepted jobs have one
+        if job.due > self.clock.time():  # type: ignore[operator]  # accepted jobs have one
             state.waits(job, 1)
             self._future.push(job)
         else:
-            job._waits = False
+            job.waits = False
             state.ready.push(job)
 
     def _meet(self, holder_id: int, job: Job | None, state: QueueState) -> Job:
@@ -303,10 +303,10 @@ class MemStore(Store):
             state.record(holder_id)
         holder = self._jobs[holder_id]
         if isinstance(holder, Job) and holder.status is not _RUNNING:
-            due = self.clock.time() if job is None else job._run_after
+            due = self.clock.time() if job is None else job.due
             if replaces:
                 holder = self._move(holder, state, due, job)
-            elif holder.status is _RETRYING and due < holder._run_after:  # type: ignore[operator]
+            elif holder.status is _RETRYING and due < holder.due:  # type: ignore[operator]
                 holder = self._move(holder, state, due)
         met = _snapshot(holder)
         met.duplicate = True
@@ -315,12 +315,12 @@ class MemStore(Store):
     def _move(self, holder: Job, state: QueueState, run_after: float | None, new: Job | None = None) -> Job:
         """Put a waiting job at another time; its entry at the old one counts no more."""
         record = self._stand_in(holder, state)
-        record._run_after = run_after
-        record._special = True
+        record.due = run_after
+        record.special = True
         if new is not None:
-            record._data, record._deadline, record.priority = new._data, new._deadline, new.priority
-            if record._own_fingerprint is None and new._data != holder._data:
-                record._own_fingerprint = holder.fingerprint  # it stays the job's, whatever its payload
+            record.body, record.expires, record.priority = new.body, new.expires, new.priority
+            if record.own_fingerprint is None and new.body != holder.body:
+                record.own_fingerprint = holder.fingerprint  # it stays the job's, whatever its payload
             record.max_retries, record.meta, record.key = new.max_retries, new.meta, new.key
         self._schedule(record, state)
         self._wake_soon(record.queue)
@@ -328,13 +328,13 @@ class MemStore(Store):
 
     def _stand_in(self, record: Job, state: QueueState) -> Job:
         """Replace a waiting record by a copy, so that what points at the old one is void."""
-        copy = record._copy()
+        copy = record.snapshot()
         self._withdraw(record, state, copy)
         return copy
 
     def _withdraw(self, record: Job, state: QueueState, copy: Job | None) -> None:
         """Take a waiting job out of where it waits; the entry itself is swept out later."""
-        if record._waits:
+        if record.waits:
             state.waits(record, -1)
             self._future.void(record.id, copy)
         else:
@@ -358,7 +358,7 @@ class MemStore(Store):
                 if (holder := state.holders.get(key)) is not None:
                     raise taken_by(_snapshot(self._jobs[holder]))
                 if (job.queue, key) in earlier:
-                    raise taken_by(earlier[job.queue, key]._copy())
+                    raise taken_by(earlier[job.queue, key].snapshot())
             earlier[job.queue, key] = job
 
     def _remember(self, token: bytes, added: list[Job]) -> None:
@@ -386,10 +386,10 @@ class MemStore(Store):
         """Wait until every queue of a batch has room for its part of it."""
         wanted = dict.fromkeys(states, 0)
         if len(states) == 1:
-            wanted[jobs[0].queue] = len(jobs) - sum(job._waits for job in special)
+            wanted[jobs[0].queue] = len(jobs) - sum(job.waits for job in special)
         else:
             for job in jobs:
-                wanted[job.queue] += not job._waits
+                wanted[job.queue] += not job.waits
         capacities = {
             queue: math.inf if (most := self._context.capacity_of(queue)) is None else most
             for queue in states
@@ -504,7 +504,7 @@ class MemStore(Store):
             else:
                 job = self._jobs[entry[0]] = job_of(entry)
             job.status = _RUNNING
-            job._token = token
+            job.token = token
             jobs.append(job)
         return jobs
 
@@ -517,7 +517,7 @@ class MemStore(Store):
             for outcome in outcomes:
                 lease = outcome.lease
                 job: Any = self._jobs.get(lease.job_id)
-                if not isinstance(job, Job) or job._token != lease.token or job.status is not _RUNNING:
+                if not isinstance(job, Job) or job.token != lease.token or job.status is not _RUNNING:
                     stale.add(lease.job_id)
                     continue
                 self._settle_one(job, self._queues[lease.queue], outcome)
@@ -539,12 +539,12 @@ class MemStore(Store):
                     if records.get(job.id) is not job or job.status is not _RUNNING:
                         stale.add(job.id)
                         continue
-                    if not (job._special or hashed):
-                        hold(job._data, None)  # type: ignore[arg-type]
+                    if not (job.special or hashed):
+                        hold(job.body, None)  # type: ignore[arg-type]
                     elif job.unique:
                         state.free(job)
                     job.status = _SUCCEEDED
-                    job._slot = job._payload = None
+                    job.slot = job.parsed = None
                     finished.append(job)
                     settled += 1
             finally:  # also of those before one that raises, as out of memory
@@ -577,30 +577,30 @@ class MemStore(Store):
 
     def _settle_one(self, job: Job, state: QueueState, outcome: Outcome) -> None:
         """Settle an attempt: with a fresh record, since the handler may still hold the old one."""
-        record = job._copy()
+        record = job.snapshot()
         record.retries += outcome.charged
-        record._cancel = False
-        record._token = 0
-        record._result = outcome.result
-        record._progress = outcome.lease.progress or job._progress
+        record.cancel_asked = False
+        record.token = 0
+        record.result_body = outcome.result
+        record.progress_report = outcome.lease.progress or job.progress_report
         if outcome.started_at is not None:
-            record._ran_at = outcome.started_at
+            record.started = outcome.started_at
         if outcome.failure is not None:
             record.error = f"{outcome.failure.type}: {outcome.failure.message}"
             record.traceback = outcome.failure.traceback
         self._jobs[job.id] = record  # not sooner: what raises before, as out of memory, has changed nothing
         state.running -= 1
         if outcome.status in FINISHED:
-            record._finished_at = outcome.finished_at
+            record.finished_on = outcome.finished_at
             self._finish(record, state, outcome.status)
-        elif job._cancel:  # cancelled as it ran: it is not tried again
-            record._finished_at = outcome.finished_at
+        elif job.cancel_asked:  # cancelled as it ran: it is not tried again
+            record.finished_on = outcome.finished_at
             self._finish(record, state, _CANCELLED)
         else:
             record.status = outcome.status
-            record._progress = None
+            record.progress_report = None
             if outcome.run_after is not None:
-                record._run_after = outcome.run_after
+                record.due = outcome.run_after
             self._schedule(record, state)
             self._wake_soon(record.queue)
 
@@ -652,12 +652,12 @@ class MemStore(Store):
         with self._lock:
             for lease in leases:
                 job = self._jobs.get(lease.job_id)
-                if not isinstance(job, Job) or job._token != lease.token:
+                if not isinstance(job, Job) or job.token != lease.token:
                     lost.add(lease.job_id)
                     continue
                 if lease.progress is not None:
-                    job._progress = lease.progress
-                if job._cancel:
+                    job.progress_report = lease.progress
+                if job.cancel_asked:
                     cancelled.add(lease.job_id)
         return Extended(lost, cancelled)
 
@@ -674,7 +674,7 @@ class MemStore(Store):
         pruned = 0
         with self._lock:
             while self._finished:
-                if (self._finished[0]._finished_at or 0.0) > oldest:
+                if (self._finished[0].finished_on or 0.0) > oldest:
                     break
                 pruned += self._forget(self._finished.popleft())
         return pruned
@@ -764,7 +764,7 @@ class MemStore(Store):
                 done.add(job_id)
                 queues.add(job.queue)
             elif action == "cancel" and job.status is _RUNNING:
-                job._cancel = True
+                job.cancel_asked = True
                 running.add(job_id)
         return Changed(frozenset(done), frozenset(running), frozenset(queues))
 
@@ -772,14 +772,14 @@ class MemStore(Store):
         if job.status not in _WAITING:
             return False
         record = self._stand_in(job, state)
-        record._finished_at = self.clock.time()
+        record.finished_on = self.clock.time()
         self._finish(record, state, _CANCELLED)
         return True
 
     def _retry(self, job: Job, state: QueueState) -> bool:
         now = self.clock.time()
         if job.status in _WAITING:
-            self._move(job, state, min(now, job._run_after))  # type: ignore[type-var]
+            self._move(job, state, min(now, job.due))  # type: ignore[type-var]
             return True
         if job.status is not _DEAD:
             return False
@@ -790,8 +790,8 @@ class MemStore(Store):
             state.holders[key] = job.id
         state.dead -= 1
         self._dead.pop(job.id, None)
-        job.status, job._run_after, job._finished_at, job.retries, job.crashes = _PENDING, now, None, 0, 0
-        job._deadline = None  # or one that has passed would kill it again
+        job.status, job.due, job.finished_on, job.retries, job.crashes = _PENDING, now, None, 0, 0
+        job.expires = None  # or one that has passed would kill it again
         self._schedule(job, state)
         self._wake_soon(job.queue)
         return True
@@ -846,7 +846,7 @@ def _uncalled(states: Iterable[QueueState]) -> list[QueueState]:
 
 
 def _snapshot(job: Job | Plain) -> Job:
-    return job._copy() if isinstance(job, Job) else job_of(job)
+    return job.snapshot() if isinstance(job, Job) else job_of(job)
 
 
 class MemBackend(Backend):

@@ -88,13 +88,13 @@ class Outcome(NamedTuple):
 
 def lease_of(job: Job) -> Lease:
     """The lease of a job that was claimed here."""
-    return Lease(job.id, job.queue, job._token, job._progress)
+    return Lease(job.id, job.queue, job.token, job.progress_report)
 
 
 def succeeded(job: Job) -> Outcome:
     """The outcome of a job that has run and succeeded here."""
     return Outcome(
-        lease_of(job), Status.SUCCEEDED, None, False, job._ran_at, job._finished_at, None, job._result
+        lease_of(job), Status.SUCCEEDED, None, False, job.started, job.finished_on, None, job.result_body
     )
 
 
@@ -109,7 +109,7 @@ def taken_by(holder: Job) -> DuplicateJobError:
 
 def given_back(job: Job) -> Outcome:
     """The outcome of a job that was claimed here and not started."""
-    return Outcome(lease_of(job), Status.PENDING, job._run_after)
+    return Outcome(lease_of(job), Status.PENDING, job.due)
 
 
 class Extended(NamedTuple):
@@ -267,8 +267,8 @@ class Store(abc.ABC):
     def add_plain(self, queue: str, data: bytes, now: float, transaction: Any = None) -> Job:
         """Store one job that is nothing but a queue and a payload (as JSON), due now: most are."""
         job = Job(queue)
-        job._data = data
-        job._run_after = job._created_at = now
+        job.body = data
+        job.due = job.created = now
         return self.add((job,), token=self.new_token(), transaction=transaction)[0]
 
     def new_token(self) -> bytes:

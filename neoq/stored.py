@@ -52,7 +52,7 @@ def read(fields: Mapping[str, Any], *, problems: Sequence[str] = ()) -> Job:
     reader = _Reader(fields, problems)
     job = blank(reader.get("queue", _name, "") or "")
     job.id = fields["id"]
-    job._special = True
+    job.special = True
     job.status = reader.get("status", _status, Status.DEAD)
     job.unique = reader.get("uniqueness", _unique, True)
     job.priority = reader.get("priority", _priority, 0)
@@ -60,19 +60,20 @@ def read(fields: Mapping[str, Any], *, problems: Sequence[str] = ()) -> Job:
     job.crashes = reader.get("crashes", lambda value: _integer(value, 0, LAST_CRASH), 0)
     job.max_retries = reader.get("max_retries", _or_none(_count), None)
     # A claim that has no time to go by would wait for ever.
-    job._created_at = reader.get("created_at", _time, 0.0)
-    job._run_after = reader.get("run_after", _time, job._created_at)
-    for name in ("deadline", "ran_at", "finished_at"):
-        setattr(job, f"_{name}", reader.get(name, _or_none(_time), None))
-    job._own_fingerprint = reader.get("fingerprint", _or_none(_text), None)
+    job.created = reader.get("created_at", _time, 0.0)
+    job.due = reader.get("run_after", _time, job.created)
+    job.expires = reader.get("deadline", _or_none(_time), None)
+    job.started = reader.get("ran_at", _or_none(_time), None)
+    job.finished_on = reader.get("finished_at", _or_none(_time), None)
+    job.own_fingerprint = reader.get("fingerprint", _or_none(_text), None)
     for name in ("kind", "key", "group"):
         setattr(job, name, reader.get(name, _or_none(_text), None))
     meta = reader.get("meta", _meta, None)
     if meta is not None:
         job.meta = meta
     if "payload" in fields:
-        job._data = reader.get("payload", _payload, b"")
-    job._result = reader.get("result", _result, None)
+        job.body = reader.get("payload", _payload, b"")
+    job.result_body = reader.get("result", _result, None)
     _read_passing(job, fields)
     _mark(job, reader.problems)
     return job
@@ -84,35 +85,35 @@ def _read_passing(job: Job, fields: Mapping[str, Any]) -> None:
     job.traceback = _shown(fields.get("traceback"))
     job.worker = _shown(fields.get("worker"))
     token = fields.get("token")
-    job._token = token if type(token) is int else 0
-    job._cancel = bool(fields.get("cancel"))
-    job._waits = bool(fields.get("waits"))
+    job.token = token if type(token) is int else 0
+    job.cancel_asked = bool(fields.get("cancel"))
+    job.waits = bool(fields.get("waits"))
     fraction, words = fields.get("progress"), fields.get("progress_text")
     if isinstance(fraction, (int, float)) and 0 <= fraction <= 1:
-        job._progress = (float(fraction), _shown(words) or "")
+        job.progress_report = (float(fraction), _shown(words) or "")
 
 
 def _mark(job: Job, problems: Sequence[str]) -> None:
     if problems:
-        job._unreadable = "; ".join(problems)[:SHOWN_IN_ALL]
-        job.error = f"Unreadable: {job._unreadable}"
+        job.unreadable = "; ".join(problems)[:SHOWN_IN_ALL]
+        job.error = f"Unreadable: {job.unreadable}"
 
 
 def mark_unreadable(job: Job, problem: str) -> Job:
     """Say of a job that one more part of it cannot be read."""
-    before = [] if job._unreadable is None else [job._unreadable]
+    before = [] if job.unreadable is None else [job.unreadable]
     _mark(job, [*before, problem])
     return job
 
 
 def unreadable(job: Job) -> str | None:
     """What could not be read of a job; None for one that is whole."""
-    return job._unreadable
+    return job.unreadable
 
 
 def unreadable_end(job: Job, now: float) -> Outcome:
     """How a job ends that was claimed and cannot be read."""
-    failure = Failure("Unreadable", job._unreadable or "", "")
+    failure = Failure("Unreadable", job.unreadable or "", "")
     return Outcome(lease_of(job), Status.DEAD, finished_at=now, failure=failure)
 
 
@@ -134,7 +135,7 @@ class Reported:
             "job %s of %s is dead, for it cannot be read: %s; look at what wrote it, and delete it",
             job.id,
             job.queue,
-            job._unreadable,
+            job.unreadable,
         )
 
 

@@ -179,7 +179,7 @@ def test_a_wrong_password(tmp_path: Any) -> None:
     from tests.servers import started_server
 
     for server in started_server():
-        hba = server._data / "pg_hba.conf"
+        hba = server.body / "pg_hba.conf"
         with psycopg.connect(server.url, autocommit=True) as admin:
             admin.execute("create role clerk login password 'right'")
             hba.write_text("host all clerk all scram-sha-256\nhost all all all trust\n")
@@ -785,7 +785,7 @@ def test_who_leaves_in_good_order_is_not_looked_after(
     backend.enqueue("q")
     [job] = backend.store.claim([Demand("q", 1)]).jobs
     if not owes:
-        backend.store.settle([Outcome(Lease(job.id or 0, "q", job._token, None), Status.SUCCEEDED)])
+        backend.store.settle([Outcome(Lease(job.id or 0, "q", job.token, None), Status.SUCCEEDED)])
     backend.shutdown()
     [(left,)] = admin.execute(f'select count(*) from "{new_schema}".workers').fetchall()
     assert bool(left) is owes

@@ -544,13 +544,13 @@ def test_a_repeated_batch_of_several_queues(backend: RedisBackend, number: int) 
     """A batch for several queues, said again with its token, meets no duplicates in its own jobs."""
     backend.enqueue("p", {"first": True})
     batch = [prepared("pq"[n % 2], {"n": n}, on_duplicate="raise") for n in range(number)]
-    copies = [job._copy() for job in batch]
+    copies = [job.snapshot() for job in batch]
     added = backend.store.add(batch, token=b"said twice")
     again = backend.store.add(copies, token=b"said twice")
     assert [(job.id, job.duplicate) for job in again] == [(job.id, False) for job in added]
     assert len(backend.jobs(limit=1000)) == number + 1
     with pytest.raises(neoq.DuplicateJobError):
-        backend.store.add([job._copy() for job in copies], token=b"said anew!")
+        backend.store.add([job.snapshot() for job in copies], token=b"said anew!")
 
 
 def test_a_repeated_batch_that_fills_its_queues(backend: RedisBackend) -> None:
@@ -558,7 +558,7 @@ def test_a_repeated_batch_that_fills_its_queues(backend: RedisBackend) -> None:
     backend.config = dataclasses.replace(backend.config, enqueue_timeout=0, queue_capacity=1)
     backend.enqueue("r")
     batch = [prepared(queue, {}) for queue in "pq"]
-    copies = [job._copy() for job in batch]
+    copies = [job.snapshot() for job in batch]
     added = backend.store.add(batch, token=b"said twice")
     assert [job.id for job in backend.store.add(copies, token=b"said twice")] == [job.id for job in added]
     with pytest.raises(neoq.QueueFullError):
@@ -1027,7 +1027,7 @@ def test_strange_names(backend: RedisBackend, client: redis.Redis) -> None:
 
 
 def succeeded_now(job: Job) -> Outcome:
-    job._ran_at = job._finished_at = time.time()
+    job.started = job.finished_on = time.time()
     return succeeded(job)
 
 
@@ -1135,7 +1135,7 @@ def test_retries_survive_the_json_of_lua(backend: RedisBackend) -> None:
     backend.store.settle([Outcome(lease_of(claimed), Status.RETRYING, run_after=again, charged=True)])
     found = backend.get(id_of(added))
     assert found is not None
-    assert (found._run_after, found.payload) == (again, {"n": 2**63})
+    assert (found.due, found.payload) == (again, {"n": 2**63})
     assert json.dumps(found.payload) == json.dumps({"n": 2**63})
 
 

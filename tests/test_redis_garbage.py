@@ -257,7 +257,7 @@ def test_a_lease_of_nobody(backend: RedisBackend, client: redis.Redis, until: st
     job = backend.enqueue("q", {"n": 1})
     [claimed] = backend.store.claim([Demand("q", 1)]).jobs
     client.delete(key)
-    client.zadd(key, {f"{job.id}:{claimed._token}:{'f' * 32}": until})  # type: ignore[type-var]
+    client.zadd(key, {f"{job.id}:{claimed.token}:{'f' * 32}": until})  # type: ignore[type-var]
     eventually(
         lambda: sweep(backend) or look(backend, job).status is Status.PENDING, lambda: look(backend, job)
     )

@@ -117,7 +117,7 @@ def test_a_server_that_was_emptied(server: RedisServer) -> None:
                 assert found is not None
                 assert found.queue == job.queue
         tick = Job("tick", {}, fingerprint="tick")
-        tick._prepare(backend.store._queues.time(), 1000)
+        tick.prepare(backend.store._queues.time(), 1000)
         assert backend.store.add_tick("c", datetime.now(UTC), tick) is Tick.NEW
         assert {stats.queue for stats in backend.queues()} == {"first", *queues}
         check_ledger(client, "neoq")

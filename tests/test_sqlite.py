@@ -767,14 +767,14 @@ def test_a_stale_lease_aborts_the_transaction(path: Path) -> None:
     raised: list[BaseException] = []
 
     def handler(job: neoq.Job) -> None:
-        job._token += 1
+        job.token += 1
         connection = sqlite3.connect(path)
         try:
             job.complete(connection)
         except neoq.StaleLeaseError as error:
             raised.append(error)
         finally:
-            job._token -= 1
+            job.token -= 1
             connection.close()
 
     with SqliteBackend(path) as backend:

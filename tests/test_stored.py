@@ -143,7 +143,7 @@ def test_nothing_that_a_record_holds_raises(fields: dict[str, Any]) -> None:
     for look in ("payload", "fingerprint", "result", "run_after", "deadline", "created_at", "ran_at"):
         getattr(job, look)
     assert isinstance(job.status, Status)
-    copy = job._copy()
+    copy = job.snapshot()
     assert isinstance(copy.payload, dict)
     assert (copy.error, copy.result) == (job.error, job.result)
 
@@ -173,5 +173,5 @@ def test_the_names_of_a_row_are_those_that_are_texts(value: object) -> None:
 def test_times_of_a_job_never_raise() -> None:
     """A job whose times lie outside the calendar can be looked at."""
     job = Job("emails")
-    job._run_after, job._deadline, job._created_at = math.inf, 1e300, math.nan
+    job.due, job.expires, job.created = math.inf, 1e300, math.nan
     assert None not in {job.run_after, job.deadline, job.created_at}

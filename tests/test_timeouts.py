@@ -63,8 +63,8 @@ def listener(handler: Callable[[Job], Any], **options: Any) -> Listener:
 def new_job(number: int = 1, deadline: float | None = None) -> Job:
     job = Job("q", {"number": number})
     job.id = number
-    job._prepare(CLOCK.time(), 1000)
-    job._deadline = deadline
+    job.prepare(CLOCK.time(), 1000)
+    job.expires = deadline
     return job
 
 
@@ -640,7 +640,7 @@ def test_a_delay_beyond_all_calendars_spoils_nothing(signal: Callable[[Any], Exc
     outcome = tried(new_job(), listener(handler, max_retries=5), new_slot())
     assert outcome is not None
     job = new_job()
-    job._run_after = outcome.run_after
+    job.due = outcome.run_after
     job.run_after  # noqa: B018  # raises where no datetime holds it
 
 

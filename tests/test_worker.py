@@ -67,7 +67,7 @@ def test_a_job_whose_lease_was_lost_is_given_back(tmp_path: Path) -> None:
 
         @backend.listen("q", concurrency=1)
         def handler(job: neoq.Job) -> None:
-            attempts.append(job._token)
+            attempts.append(job.token)
             if len(attempts) == 1:
                 first.set()
                 for _ in range(1000):

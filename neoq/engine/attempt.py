@@ -152,7 +152,7 @@ def attempt(
     """
     now = listener.clock.time
     started = now()
-    if job._cancel or (job._deadline is not None and started + job._store_ahead >= job._deadline):
+    if job.cancel_asked or (job.expires is not None and started + job.clock_skew >= job.expires):
         return _Ending(job, listener, slot, watchdog).not_started(started)
     until = slot.plan(job, listener.timeout, started)
     if watchdog is not None and until < watchdog.wakes_at:
@@ -176,15 +176,15 @@ def attempt(
         return None
     if result is not None and error is None:
         error = undone(result, job.queue)
-    if error is not None or job._completed:
+    if error is not None or job.completed:
         try:
             return _Ending(job, listener, slot, watchdog).otherwise(started, error, asked)
         finally:
             error = None  # or the traceback and this frame would keep each other alive
-    job._finished_at = now()
+    job.finished_on = now()
     if result is not None:
-        job._result = plain_json(result)
-        if job._result is None or len(job._result) > listener.max_result:
+        job.result_body = plain_json(result)
+        if job.result_body is None or len(job.result_body) > listener.max_result:
             return _Ending(job, listener, slot, watchdog).returned(result)
     return job
 
@@ -218,7 +218,9 @@ class _Ending:
 
     def returned(self, result: Any) -> Job | None:
         """The end of an attempt whose result is more than plain values."""
-        self.job._result, _ = self._guarded(succeeded(self.job), _encoded, result, self.job, self.listener)
+        self.job.result_body, _ = self._guarded(
+            succeeded(self.job), _encoded, result, self.job, self.listener
+        )
         return None if self.slot.abandoned else self.job
 
     def otherwise(
@@ -291,9 +293,9 @@ class _Ending:
 
 
 def _not_started(job: Job, now: float) -> Outcome:
-    if job._lost:
+    if job.lease_lost:
         return given_back(job)
-    if job._cancel:
+    if job.cancel_asked:
         return Outcome(lease_of(job), Status.CANCELLED, finished_at=now)
     message = f"not started by its deadline {job.deadline:%Y-%m-%d %H:%M:%S} UTC"
     failure = Failure("DeadlineExceeded", message, "")
@@ -332,8 +334,8 @@ def _at_least(
     """How an attempt ends that raised, as far as it is known without asking anybody's code."""
     now = listener.clock.time()
     lease = lease_of(job)
-    if asked is ShutdownRequested or (asked is JobCancelled and job._lost):
-        return Outcome(lease, Status.PENDING, job._run_after, False, started, now)
+    if asked is ShutdownRequested or (asked is JobCancelled and job.lease_lost):
+        return Outcome(lease, Status.PENDING, job.due, False, started, now)
     if asked is JobCancelled:
         return Outcome(lease, Status.CANCELLED, None, False, started, now)
     if asked is DeadlineExceeded or job.retries >= _max_retries(job, listener):
@@ -360,10 +362,10 @@ def _judge(
     """The outcome of an attempt that raised, what on_error is to be told of it, and how to log it."""
     now = listener.clock.time()
     info = listener.logger.info
-    if asked is ShutdownRequested or (asked is JobCancelled and job._lost):
+    if asked is ShutdownRequested or (asked is JobCancelled and job.lease_lost):
         why = "by shutdown" if asked is ShutdownRequested else "since others may have it by now"
         text = "job %s of %s was interrupted %s and is given back"
-        outcome = Outcome(lease_of(job), Status.PENDING, job._run_after, False, started, now)
+        outcome = Outcome(lease_of(job), Status.PENDING, job.due, False, started, now)
         return outcome, None, partial(info, text, job.id, job.queue, why)
     if asked is JobCancelled:
         outcome = Outcome(lease_of(job), Status.CANCELLED, None, False, started, now)
@@ -450,7 +452,7 @@ def _log_failure(
 
 
 def _reason(asked: Interrupt, job: Job, listener: Listener) -> str:
-    if asked is DeadlineExceeded and job._deadline is not None:
+    if asked is DeadlineExceeded and job.expires is not None:
         return f"still running at its deadline {job.deadline:%Y-%m-%d %H:%M:%S} UTC"
     if asked is JobTimeout and listener.timeout is not None:
         return f"ran longer than the queue's timeout of {listener.timeout:g} s"
@@ -461,7 +463,7 @@ def abandoned(job: Job, listener: Listener, slot: Slot, asked: Interrupt) -> Jud
     """What becomes of an attempt whose thread was left behind, what on_error is told, and how to log it."""
     if slot.aftermath_of is not None:  # it was over, and what followed did not heed its interrupt
         return slot.aftermath_of, None, _say_nothing
-    started = job._ran_at or listener.clock.time()
+    started = job.started or listener.clock.time()
     error = asked(f"{_reason(asked, job, listener)} and did not stop when interrupted")
     if not callable(listener.retry.delay):
         return _judge(job, listener, started, error, asked)

@@ -204,13 +204,13 @@ class Fetcher:
 
     def _compare_clocks(self, claimed: Claimed, began: float) -> None:
         """Let the store's clock judge deadlines, where it differs from ours by more than the claim took."""
-        limited = [job for job in claimed.jobs if job._deadline is not None]
+        limited = [job for job in claimed.jobs if job.expires is not None]
         if not limited:
             return
         now = claimed.now.timestamp()
         if now < began - SAME_CLOCK or now > self._clock.time() + SAME_CLOCK:
             for job in limited:
-                job._store_ahead = now - began
+                job.clock_skew = now - began
 
     def _distribute(self, demands: list[Demand], claimed: Claimed) -> float:
         got: dict[str, int] = {}

@@ -182,7 +182,7 @@ class Keeper:
                 return now + self._config.lease
             self._fence(True)
             held = self._held()  # and nothing that is claimed once the store answers
-            self._lose({(job.id, job._token) for job in held if job.id is not None})
+            self._lose({(job.id, job.token) for job in held if job.id is not None})
             self._fenced = True  # at the end: what fails before is done again at the next look
         self._logger.critical(
             "no heartbeat for %g s (lease): %d jobs may be run by others now; they are stopped here and "

@@ -89,13 +89,13 @@ class Slot:
         """Get ready for an attempt, which begins as ``job`` is set; return when it will be interrupted."""
         until = math.inf if timeout is None else self.clock.monotonic() + timeout
         self.why = JobTimeout
-        if job._deadline is not None:
-            dies = self.clock.monotonic() + job._deadline - wall - job._store_ahead
+        if job.expires is not None:
+            dies = self.clock.monotonic() + job.expires - wall - job.clock_skew
             if dies <= until:
                 until, self.why = dies, DeadlineExceeded
         self.until = until
-        job._slot = self
-        job._ran_at = wall
+        job.slot = self
+        job.started = wall
         return until
 
     def plan_aftermath(self, timeout: float | None, outcome: Outcome) -> float:

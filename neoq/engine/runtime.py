@@ -205,7 +205,7 @@ class Runtime:
         outcome = Outcome(
             lease_of(job),
             Status.SUCCEEDED,
-            started_at=job._ran_at,
+            started_at=job.started,
             finished_at=self.clock.time(),
             result=sized_result(result, self.config.max_payload),
         )
@@ -215,7 +215,7 @@ class Runtime:
                 queue=job.queue,
                 job_id=job.id,
             )
-        job._completed = True
+        job.completed = True
 
     def notify(self, queue: str, notice: str) -> None:
         """Something may have changed in the store."""
@@ -366,17 +366,17 @@ class Runtime:
     def lose(self, leases: set[tuple[int, int]]) -> None:
         """Stop what is run here under these leases (job and token): others may run it by now."""
         if leases:
-            self._stop(lambda job: (job.id, job._token) in leases, lost=True)
+            self._stop(lambda job: (job.id, job.token) in leases, lost=True)
 
     def _stop(self, is_meant: Callable[[Job], bool], *, lost: bool = False) -> None:
         for job in filter(is_meant, self.held()):
-            job._lost = job._lost or lost
-            job._cancel = True
+            job.lease_lost = job.lease_lost or lost
+            job.cancel_asked = True
         for runner in self._runners():
             running = runner.slot.job
             if running is None or not is_meant(running):
                 continue
-            running._lost = running._lost or lost
+            running.lease_lost = running.lease_lost or lost
             if runner.slot.interrupt(running, JobCancelled):
                 self.watchdog.expect(-math.inf)
 

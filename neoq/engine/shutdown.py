@@ -298,7 +298,7 @@ class Stopping:
 
     def _known(self, job_ids: set[int]) -> list[Job]:
         """What this process had of these jobs, which cannot be looked for."""
-        return [self._held[job_id]._copy() for job_id in sorted(job_ids & self._held.keys())]
+        return [self._held[job_id].snapshot() for job_id in sorted(job_ids & self._held.keys())]
 
 
 def interrupts_us() -> bool:

@@ -115,7 +115,7 @@ class Waiting:
                 "(max_finished, retention)",
                 job_id=job_id,
             )
-        job = awaited.seen._copy()
-        job.status, job._result = outcome.status, outcome.result
-        job._ran_at, job._finished_at = outcome.started_at, outcome.finished_at
+        job = awaited.seen.snapshot()
+        job.status, job.result_body = outcome.status, outcome.result
+        job.started, job.finished_on = outcome.started_at, outcome.finished_at
         return job

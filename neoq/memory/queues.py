@@ -41,12 +41,12 @@ Records = dict[int, Job | Plain]  # every job that can be looked up, in the orde
 def job_of(plain: Plain) -> Job:
     """A plain job as an object; as `blank` makes them, but for the hot path in one go."""
     job = Job.__new__(Job)
-    job.id, job.queue, job._data, due = plain
-    job._run_after = job._created_at = due
-    job._payload = job._deadline = job._ran_at = job._finished_at = job._result = job._slot = None
+    job.id, job.queue, job.body, due = plain
+    job.due = job.created = due
+    job.parsed = job.expires = job.started = job.finished_on = job.result_body = job.slot = None
     job.status = PENDING
-    job._token = 0
-    job._special = job._cancel = job._completed = False
+    job.token = 0
+    job.special = job.cancel_asked = job.completed = False
     return job
 
 
@@ -183,7 +183,7 @@ class ReadyQueue(Queue[Job | Plain]):
 def _place(job: Job | Plain) -> Place:
     if job.__class__ is tuple:
         return 0, job[3], job[0]
-    return -job.priority, job._run_after, job.id  # type: ignore[union-attr, return-value]
+    return -job.priority, job.due, job.id  # type: ignore[union-attr, return-value]
 
 
 def _is_void(job: Job | Plain, records: Records) -> bool:
@@ -219,11 +219,11 @@ class QueueState:
         A custom fingerprint could equal another job's hash only if it looks like one; from the first such
         on, this queue compares the real fingerprints.
         """
-        own = job._own_fingerprint
+        own = job.own_fingerprint
         if self.hashed:
             return job.fingerprint
         if own is None:
-            return job._data  # type: ignore[return-value]
+            return job.body  # type: ignore[return-value]
         if len(own) == 32:
             holders: list[Any] = [self.records[job_id] for job_id in self.holders.values()]
             holders = [job_of(holder) if holder.__class__ is tuple else holder for holder in holders]
@@ -305,8 +305,8 @@ class FutureJobs:
 
     def push(self, job: Job) -> None:
         """Let a job wait for its time."""
-        job._waits = True
-        due: float = job._run_after  # type: ignore[assignment]
+        job.waits = True
+        due: float = job.due  # type: ignore[assignment]
         entry = (due, next(self._serial), job)
         if due - self._clock.time() > self._horizon:
             heappush(self._far, entry)
@@ -328,7 +328,7 @@ class FutureJobs:
             if self._void and _is_void(job, self._records):
                 self._void -= 1
             else:
-                job._waits = False
+                job.waits = False
                 due.append(job)
         self._arm()
         return due

@@ -60,7 +60,7 @@ class Adder:
 
     def add_one(self, job: Job, token: bytes) -> Job:
         """Add a job, in one commit with those of other threads where it is as plain as most are."""
-        added = None if job._special else self._group((job, held(job), token))
+        added = None if job.special else self._group((job, held(job), token))
         if added is None:
             [added] = self._insert([job], [token or None])
             self.remember(token, [added])
@@ -134,13 +134,13 @@ class Adder:
         self.name_queues(queues)
         notify = self._announcer.with_commit(queues)
         if len(jobs) == 1:
-            values = (keys[0], tokens[0] or None, jobs[0].queue.encode(), jobs[0]._data)
+            values = (keys[0], tokens[0] or None, jobs[0].queue.encode(), jobs[0].body)
         else:
             values = (
                 uuids(keys).data,
                 uuids(tokens if all(tokens) else [token or None for token in tokens]).data,
                 texts([job.queue for job in jobs]).data,
-                byteas([job._data for job in jobs]).data,
+                byteas([job.body for job in jobs]).data,
             )
         told = () if notify is None else (notify.encode(),)
         name, statement = self._statements.plain(
@@ -333,14 +333,14 @@ def _accepted(jobs: Sequence[Job], keys: Sequence[bytes | None], result: PGresul
             added.append(None)
             continue
         job.id = int.from_bytes(job_id, "big")
-        job._run_after = job._created_at = now
+        job.due = job.created = now
         added.append(job)
     return added
 
 
 def _in_place_of(job: Job, holder: Job | None, job_id: int) -> Job:
     """What an enqueue returns for a duplicate: a snapshot of the holder, as far as there is one."""
-    duplicate = (holder or job)._copy()
+    duplicate = (holder or job).snapshot()
     if holder is None:  # it has ended and is forgotten
         duplicate.id = job_id
         duplicate.status = Status.SUCCEEDED

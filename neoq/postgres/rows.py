@@ -67,9 +67,9 @@ def held(job: Job) -> bytes | None:
     """What a job keeps others from having, in 16 bytes; None for one that is not unique."""
     if not job.unique:
         return None
-    own = job._own_fingerprint
+    own = job.own_fingerprint
     if own is None:
-        return bytes.fromhex(job.fingerprint) if job._data is None else digest(job.queue, job._data)
+        return bytes.fromhex(job.fingerprint) if job.body is None else digest(job.queue, job.body)
     if len(own) == 32 and not own.strip("0123456789abcdef"):  # one that we computed
         return bytes.fromhex(own)
     return blake2b(own.encode(), digest_size=16).digest()
@@ -85,27 +85,27 @@ def add_values(
     """The values of `Statements.add`."""
     plain = (
         arrays.texts([job.queue for job in jobs]),
-        arrays.byteas([job._data for job in jobs]),
+        arrays.byteas([job.body for job in jobs]),
         arrays.uuids([held(job) for job in jobs]),
         arrays.uuids(tokens) if any(tokens) else None,
     )
     special = (None,) * 13
-    if any(job._special for job in jobs):
+    if any(job.special for job in jobs):
         special = _special(jobs, arrays)
     return (*plain, *special, CODEC, notify)
 
 
 def _special(jobs: Sequence[Job], arrays: Arrays) -> tuple[Any, ...]:
     return (
-        arrays.float8s([job._asked_run_after[0] for job in jobs]),
-        arrays.float8s([job._asked_run_after[1] for job in jobs]),
+        arrays.float8s([job.asked_run_after[0] for job in jobs]),
+        arrays.float8s([job.asked_run_after[1] for job in jobs]),
         arrays.int2s([job.priority for job in jobs]),
         arrays.int2s([_UNIQUENESS[job.unique] for job in jobs]),
         arrays.int2s([_ON_DUPLICATE[job.on_duplicate] for job in jobs]),
         arrays.int4s([job.max_retries for job in jobs]),
-        arrays.float8s([job._deadline if job._asked_deadline[1] is None else None for job in jobs]),
-        arrays.float8s([job._asked_deadline[1] for job in jobs]),
-        arrays.texts([job._own_fingerprint for job in jobs]),
+        arrays.float8s([job.expires if job.asked_deadline[1] is None else None for job in jobs]),
+        arrays.float8s([job.asked_deadline[1] for job in jobs]),
+        arrays.texts([job.own_fingerprint for job in jobs]),
         arrays.texts([job.kind for job in jobs]),
         arrays.texts([job.key for job in jobs]),
         arrays.texts([job.group for job in jobs]),
@@ -120,7 +120,7 @@ def accept(jobs: Sequence[Job], rows: list[tuple[Any, ...]]) -> list[int]:
         now = rows[0][2]
         for job, job_id in zip(jobs, ids, strict=True):
             job.id = job_id
-            job._run_after = job._created_at = now
+            job.due = job.created = now
         return [0] * len(jobs)
     if len(rows) > 1:
         rows.sort(key=_place_or_id)
@@ -131,9 +131,9 @@ def accept(jobs: Sequence[Job], rows: list[tuple[Any, ...]]) -> list[int]:
             continue
         holders.append(0)
         job.id = job_id
-        job._run_after = run_after
-        job._created_at = created_at
-        job._deadline = deadline
+        job.due = run_after
+        job.created = created_at
+        job.expires = deadline
     return holders
 
 
@@ -182,31 +182,31 @@ def _check(job: Job) -> None:
         raise Unreadable
     if job.max_retries is not None and job.max_retries < 0:
         raise Unreadable
-    if job._deadline is not None:
-        job._deadline = within_calendar(job._deadline)
+    if job.expires is not None:
+        job.expires = within_calendar(job.expires)
 
 
 def _claimed(row: Sequence[Any], token: int, worker: str) -> Job:
     """As `claimed`, in a hurry; raises where the row is not as we write it."""
     job = blank()
-    job.id, job.queue, priority, job._run_after, job._created_at, data = row[:6]
+    job.id, job.queue, priority, job.due, job.created, data = row[:6]
     payload = orjson.loads(data)
     if payload.__class__ is not dict:
         raise Unreadable
-    job._data, job._payload = data, payload
+    job.body, job.parsed = data, payload
     job.priority = priority
     job.status = Status.RUNNING
-    job._token = token
+    job.token = token
     job.worker = worker
-    job._special = True
+    job.special = True
     if row[6:] != _PLAIN:
         (
             job.crashes,
             job.retries,
             uniqueness,
             job.max_retries,
-            job._deadline,
-            job._own_fingerprint,
+            job.expires,
+            job.own_fingerprint,
             job.kind,
             job.key,
             job.group,
@@ -232,45 +232,45 @@ def _job_of(row: Sequence[Any]) -> Job:
         job.queue,
         status,
         job.priority,
-        job._run_after,
-        job._created_at,
+        job.due,
+        job.created,
         uniqueness,
         job.crashes,
         job.retries,
         job.max_retries,
-        job._deadline,
-        job._own_fingerprint,
+        job.expires,
+        job.own_fingerprint,
         job.kind,
         job.key,
         job.group,
         meta,
         data,
-        job._ran_at,
+        job.started,
         job.error,
         job.traceback,
         progress,
         progress_text,
         token,
         job.worker,
-        job._cancel,
-        job._waits,
-        job._finished_at,
+        job.cancel_asked,
+        job.waits,
+        job.finished_on,
         result,
     ) = row
     job.status = _STATUS[status]
-    job._data = bytes(data)
-    job._payload = payload_of(job._data)
+    job.body = bytes(data)
+    job.parsed = payload_of(job.body)
     if result is not None:
-        job._result = bytes(result)
-        orjson.loads(job._result)
-    job._token = token or 0
+        job.result_body = bytes(result)
+        orjson.loads(job.result_body)
+    job.token = token or 0
     job.unique = _UNIQUE[uniqueness]
-    job._special = True
+    job.special = True
     if meta is not None:
         job.meta = meta_of(bytes(meta))
     _check(job)
     if progress is not None:
-        job._progress = (progress, progress_text or "")
+        job.progress_report = (progress, progress_text or "")
     return job
 
 

@@ -319,7 +319,7 @@ class PostgresStore(Store):
             )
         else:
             self._unread = self._unread[len(unread) :]
-            self._leased.difference_update((job.id, job._token) for job in unread)
+            self._leased.difference_update((job.id, job.token) for job in unread)
             for job in unread:
                 self._reported.tell(job)
 

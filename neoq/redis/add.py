@@ -61,10 +61,10 @@ class Part:
         """What goes into a script each."""
         ends, size, start = [], 0, 0
         for at, job in enumerate(self.jobs):
-            size += len(job._data or b"")
+            size += len(job.body or b"")
             if at > start and (at - start == AT_ONCE or size > BYTES_AT_ONCE):
                 ends.append(at)
-                start, size = at, len(job._data or b"")
+                start, size = at, len(job.body or b"")
         if not ends:
             return [self]
         return [
@@ -75,7 +75,7 @@ class Part:
 
 def _count_spans(job: Job, now: float) -> None:
     """Count a job's spans from what the clock says that judges them; this machine's may differ."""
-    for asked, name in ((job._asked_run_after, "_run_after"), (job._asked_deadline, "_deadline")):
+    for asked, name in ((job.asked_run_after, "due"), (job.asked_deadline, "expires")):
         if asked[1] is not None:
             setattr(job, name, latest(now + asked[1]))
 
@@ -93,7 +93,7 @@ class Adder:
     def add(self, jobs: Sequence[Job], token: bytes, room: dict[str, int]) -> list[Job]:
         """Add a batch; ``room`` says how many ready jobs each of its bounded queues may hold then."""
         for job in jobs:
-            if job._special:
+            if job.special:
                 _count_spans(job, self._queues.time())
         while True:
             try:
@@ -159,7 +159,7 @@ class Adder:
 
     def _add_alone(self, job: Job, token: bytes, room: int | None) -> Job:
         with self._lock:
-            if token and room is None and job.unique and not job._waits:
+            if token and room is None and job.unique and not job.waits:
                 added = self._add_usual(job, token)
                 if added is not None:
                     return added
@@ -175,7 +175,7 @@ class Adder:
         queue, queues = job.queue, self._queues
         ids = queues.ids.get(queue) or queues.register(queue)
         base = max(ids.at(queues.time()), self._next.get(queue, 0))
-        score = score_of(job.priority, job._run_after)  # type: ignore[arg-type]
+        score = score_of(job.priority, job.due)  # type: ignore[arg-type]
         reply = self._call_add_one(queue, (b"%d" % ids.step, token, b"%d" % base, record, b"%d" % score))
         if reply.__class__ is bytes:
             job.id = int(reply)
@@ -227,7 +227,7 @@ class Adder:
             gate = self._gate_calls(part, token, left.get(part.queue), free, number, opens=False)
             self._pass_gate(part, self._queues.redis.call_many(gate))
             if part.queue in left:
-                left[part.queue] -= sum(not job._waits for job in part.jobs)
+                left[part.queue] -= sum(not job.waits for job in part.jobs)
             number += len(part.pieces())
 
     def _add_part(self, part: Part, token: bytes, room: int | None, number: int = 0) -> int:
@@ -301,10 +301,10 @@ class Adder:
             if print_ is not None:
                 prints.append(print_)
                 uniques += (print_, stored)
-            if job._waits:
-                waits += (repr(job._run_after), b"%03d%d" % (100 - job.priority, stored))
+            if job.waits:
+                waits += (repr(job.due), b"%03d%d" % (100 - job.priority, stored))
             else:
-                ready += (score_of(job.priority, job._run_after), stored)  # type: ignore[arg-type]
+                ready += (score_of(job.priority, job.due), stored)  # type: ignore[arg-type]
             if payload is not None:
                 apart += (stored, payload)
         header = (
@@ -333,7 +333,7 @@ class Adder:
         """Look whether all of a part may be added, or was by this token; ``opens`` the gate for it then."""
         script = self._queues.scripts.gate
         keys = self._keys(part.queue, script.keys, number)
-        wanted = 0 if room is None else sum(not job._waits for job in part.jobs)
+        wanted = 0 if room is None else sum(not job.waits for job in part.jobs)
         steps = [free[start : start + AT_ONCE] for start in range(0, len(free), AT_ONCE)] or [[]]
         holds = [b"", *(b"%b:%d" % (token, step) for step in range(1, len(steps))), token]
         if not opens:
@@ -360,7 +360,7 @@ class Adder:
         for job in part.jobs:
             record, _, payload = record_of(job)
             meets = "s" if cron[0] else ON_DUPLICATE[job.on_duplicate]
-            arguments += (meets, int(job._waits), repr(job._run_after), record, payload or b"")
+            arguments += (meets, int(job.waits), repr(job.due), record, payload or b"")
         script = self._queues.scripts.add
         return script, self._keys(part.queue, script.keys, number), arguments
 
@@ -415,7 +415,7 @@ class Adder:
         """Put the jobs that hold the fingerprints in the places of the duplicates."""
         found = {job.id: job for job in self._finder.look(part.queue, list(set(holders.values())))}
         for place, name in holders.items():
-            job = found.get(name, part.jobs[place])._copy()  # it may have ended and be forgotten by now
+            job = found.get(name, part.jobs[place]).snapshot()  # it may have ended and be forgotten by now
             job.id, job.duplicate = name, True
             part.jobs[place] = job
 
@@ -425,7 +425,7 @@ class Adder:
         stored = [int(mark.rstrip(b"!")) for mark in marks]
         found = {job.id: job for job in self._finder.look(part.queue, stored)}
         for place, (one, mark) in enumerate(zip(stored, marks, strict=True)):
-            job = found.get(one, part.jobs[place])._copy()
+            job = found.get(one, part.jobs[place]).snapshot()
             job.id, job.duplicate = one, mark.endswith(b"!")
             part.jobs[place] = job
 
@@ -433,7 +433,7 @@ class Adder:
         if holder < 0:  # an earlier one of the batch
             return taken_by(part.jobs[-holder - 1])
         found = self._finder.look(part.queue, [holder])
-        job = found[0] if found else part.jobs[place]._copy()
+        job = found[0] if found else part.jobs[place].snapshot()
         job.id = holder
         return taken_by(job)
 
@@ -446,7 +446,7 @@ def _parts(jobs: Sequence[Job]) -> Iterator[Part]:
         if part is None:
             part = by_queue[job.queue] = Part(job.queue, [], [])
         part.places.append(place)
-        part.jobs.append(job._copy() if id(job) in seen else job)  # one Job may be in a batch twice
+        part.jobs.append(job.snapshot() if id(job) in seen else job)  # one Job may be in a batch twice
         seen.add(id(job))
     for part in by_queue.values():
         for start in range(0, len(part.jobs), TOGETHER):

@@ -75,13 +75,13 @@ class Finder:
                 if record is not None:
                     lease = leases.get(chunk[at])
                     job = _snapshot(chunk[at], queue, [part[at] for part in reply[1:]], lease)
-                    job._waits = not job.finished and job._run_after > now  # type: ignore[operator]
+                    job.waits = not job.finished and job.due > now  # type: ignore[operator]
                     jobs.append(job)
-        self.add_payloads([job for job in jobs if job._data is None])
+        self.add_payloads([job for job in jobs if job.body is None])
         check_payloads(jobs)
         for job, result in self._fetch("results", queue, [job for job in jobs if job.finished]):
-            job._result = _checked_result(job, result)
-        return [job for job in jobs if job._data is not None]
+            job.result_body = _checked_result(job, result)
+        return [job for job in jobs if job.body is not None]
 
     def _look_at(self, queue: str, stored: list[int]) -> tuple[Any, dict[int, bytes]]:
         """What there is of jobs, and the leases of those that run; anew where one has ended meanwhile."""
@@ -113,11 +113,11 @@ class Finder:
         """Fetch the payloads that are kept apart; a job that exists without its own cannot be read."""
         for queue in {job.queue for job in jobs}:
             for job, payload in self._fetch("payloads", queue, [job for job in jobs if job.queue == queue]):
-                job._data = payload
-            bare = [job for job in jobs if job._data is None and job.queue == queue]
+                job.body = payload
+            bare = [job for job in jobs if job.body is None and job.queue == queue]
             for job, record in self._fetch("jobs", queue, bare):
                 if record is not None:  # it has not ended and been forgotten meanwhile
-                    job._data = b""
+                    job.body = b""
                     mark_unreadable(job, "its payload is gone")
 
     def _fetch(self, what: str, queue: str, jobs: list[Job]) -> Iterator[tuple[Job, bytes | None]]:
@@ -188,14 +188,14 @@ def check_payloads(jobs: Iterable[Job]) -> list[Job]:
     unread = []
     for job in jobs:
         try:
-            payload = orjson.loads(job._data or b"")
+            payload = orjson.loads(job.body or b"")
         except ValueError:
             payload = None
         if payload.__class__ is dict:
-            job._payload = payload
-        elif job._data is not None and job._unreadable is None:
-            mark_unreadable(job, f"payload holds {shown(job._data)}, which is not a JSON object")
-        if payload is None or job._unreadable is not None:
+            job.parsed = payload
+        elif job.body is not None and job.unreadable is None:
+            mark_unreadable(job, f"payload holds {shown(job.body)}, which is not a JSON object")
+        if payload is None or job.unreadable is not None:
             unread.append(job)
     return unread
 
@@ -224,10 +224,10 @@ def _snapshot(name: int, queue: str, parts: list[Any], lease: bytes | None) -> J
     if progress is not None:
         try:
             told = orjson.loads(progress)
-            job._progress = (float(told["pf"]), str(told["pt"]))
+            job.progress_report = (float(told["pf"]), str(told["pt"]))
         except (ValueError, LookupError, TypeError):
             pass  # it says nothing of the job itself, and the next one overwrites it
-    job._cancel = bool(cancelled)
+    job.cancel_asked = bool(cancelled)
     return job
 
 

@@ -35,21 +35,21 @@ _LEVEL = 2**45  # due times of one priority in the order of ready jobs, in eight
 
 def record_of(job: Job) -> tuple[bytes, bytes | None, bytes | None]:
     """A job's record, the fingerprint that it is to hold, and its payload where that is kept apart."""
-    data = job._data
+    data = job.body
     assert data is not None
     large = len(data) > MAX_INLINE
-    if not job._special and not large and job.kind is None and job.group is None:
+    if not job.special and not large and job.kind is None and job.group is None:
         print_ = fingerprint(job.queue, data).encode()
-        tail = _TAIL.pack(job._created_at, job._run_after, CODEC, 0)
+        tail = _TAIL.pack(job.created, job.due, CODEC, 0)
         return b"%b%b0000%b%b" % (_USUAL, print_, tail, data), print_, None
-    own = job._own_fingerprint is not None
+    own = job.own_fingerprint is not None
     print_ = job.fingerprint.encode() if own or job.unique else b""
     kind = (job.kind or "").encode()
     extra = _extra_of(job)
     record = b"%c%b%03d%04d%b%04d%b%b%b%b" % (
         *(_UNIQUENESS[job.unique] + _APART * large, b"o" if own else b"c", 100 - job.priority),
         *(len(print_), print_, len(kind), kind),
-        *(_TAIL.pack(job._created_at, job._run_after, CODEC, len(extra)), extra, b"" if large else data),
+        *(_TAIL.pack(job.created, job.due, CODEC, len(extra)), extra, b"" if large else data),
     )
     return record, print_ if job.unique else None, data if large else None
 
@@ -62,8 +62,8 @@ def score_of(priority: int, run_after: float) -> int:
 
 def _extra_of(job: Job) -> bytes:
     extra: dict[str, Any] = {}
-    if job._deadline is not None:
-        extra["deadline"] = job._deadline
+    if job.expires is not None:
+        extra["deadline"] = job.expires
     if job.max_retries is not None:
         extra["max_retries"] = job.max_retries
     if job.key is not None:
@@ -91,18 +91,18 @@ def _job_of(id_of_job: int, queue: str, record: bytes, life: bytes | None) -> Jo
     """As `job_of`, in a hurry; raises where something is not as we write it."""
     job = blank(queue)
     job.id = id_of_job
-    job._special = True
+    job.special = True
     large = record[0] > 50
     at = _USUAL_HEAD if _is_usual(record) else _read_head(job, record, large)
     created_at, run_after, _, length = _TAIL.unpack_from(record, at)
     if not (0.0 <= created_at < _FAR and 0.0 <= run_after < _FAR):
         created_at, run_after = within_calendar(created_at), within_calendar(run_after)
-    job._created_at, job._run_after = created_at, run_after
+    job.created, job.due = created_at, run_after
     at += _TAIL.size
     if length:
         _read_extra(job, orjson.loads(record[at : at + length]))
         at += length
-    job._data = None if large else record[at:]
+    job.body = None if large else record[at:]
     if life is not None:
         _read_life(job, orjson.loads(life))
     return job
@@ -112,7 +112,7 @@ def _read_head(job: Job, record: bytes, large: bool) -> int:
     """What stands before the times of a record; returns where they are."""
     at = 9 + int(record[5:9])
     if record[1] == 111:  # o
-        job._own_fingerprint = record[9:at].decode()
+        job.own_fingerprint = record[9:at].decode()
     elif record[1] != 99:
         raise Unreadable
     if record[0] != 49:
@@ -147,8 +147,8 @@ def _in_parts(id_of_job: int, queue: str, record: bytes, life: bytes | None) -> 
     large = fields.pop("apart", False)
     job = read(fields, problems=problems)
     job.status = _status_in(fields.get("status"))
-    if not large and job._data is None:
-        job._data = b""
+    if not large and job.body is None:
+        job.body = b""
     return job
 
 
@@ -218,7 +218,7 @@ def held_by(record: bytes) -> bytes:
 def _read_extra(job: Job, extra: dict[str, Any]) -> None:
     deadline, job.max_retries = extra.get("deadline"), extra.get("max_retries")
     if deadline is not None:
-        job._deadline = within_calendar(deadline)
+        job.expires = within_calendar(deadline)
     if job.max_retries is not None and not (type(job.max_retries) is int and 0 <= job.max_retries < 2**31):
         raise Unreadable
     for name in ("key", "group"):
@@ -240,15 +240,15 @@ def _read_life(job: Job, life: dict[str, Any]) -> None:
     if not isinstance(job.error, (str, type(None))) or not isinstance(job.traceback, (str, type(None))):
         raise Unreadable
     if "at" in life:
-        job._run_after = within_calendar(float(life["at"]))
+        job.due = within_calendar(float(life["at"]))
     if "ran" in life:
-        job._ran_at = within_calendar(float(life["ran"]))
+        job.started = within_calendar(float(life["ran"]))
     if "fin" in life:
-        job._finished_at = within_calendar(float(life["fin"]))
+        job.finished_on = within_calendar(float(life["fin"]))
     if life.get("nodl"):
-        job._deadline = None
+        job.expires = None
     if "pf" in life:
-        job._progress = (float(life["pf"]), str(life["pt"]))
+        job.progress_report = (float(life["pf"]), str(life["pt"]))
 
 
 def _count(value: Any) -> int:
@@ -268,10 +268,10 @@ def read_lease(job: Job, lease: bytes) -> None:
     _, token, worker = lease.decode(errors="replace").split(":")
     if not token.isdecimal() or len(token) > 19:
         return
-    job._token = int(token)
-    job._ran_at = int(token) / 1e6
-    job._finished_at = None
-    job._progress = None
+    job.token = int(token)
+    job.started = int(token) / 1e6
+    job.finished_on = None
+    job.progress_report = None
     job.worker = worker
 
 

@@ -169,8 +169,8 @@ class RedisStore(Store):
         if transaction is not None or self._context.capacity_of(queue) is not None:
             return super().add_plain(queue, data, now, transaction)
         job = Job(queue)
-        job._data = data
-        job._run_after = job._created_at = now
+        job.body = data
+        job.due = job.created = now
         try:
             job = self._adder.add_plain(job, self.new_token())
         except BackendError as error:
@@ -364,7 +364,7 @@ class RedisStore(Store):
             jobs: list[Job] = []
             for one, reply, stir in zip(parts, replies, stirs, strict=True):
                 jobs += self._read_claimed(one, reply, stir, token, dues)
-            self._finder.add_payloads([job for job in jobs if job._data is None])
+            self._finder.add_payloads([job for job in jobs if job.body is None])
             unread = check_payloads(jobs)
         except BaseException:
             self._lost_claims += lost
@@ -386,7 +386,7 @@ class RedisStore(Store):
             return
         self._unread = self._unread[len(unread) :]
         for job in unread:
-            if job._unreadable is not None:
+            if job.unreadable is not None:
                 self._reported.tell(job)
 
     def _leave_alone(self, queue: str, error: BackendError, dues: list[float]) -> None:
@@ -430,8 +430,8 @@ class RedisStore(Store):
             job = job_of(number, queue, record, lives[at])
             job.status = Status.RUNNING
             job.worker = worker
-            job._token = token
-            job._progress = None
+            job.token = token
+            job.progress_report = None
             jobs.append(job)
             known[job.id] = (token, record, lives[at])
         return jobs

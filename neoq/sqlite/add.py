@@ -63,8 +63,8 @@ def _meet(ledger: Ledger, job: Job, holder: Job) -> Job:
     if holder.status is not Status.RUNNING:
         if job.on_duplicate == "replace":
             _replace(ledger, holder, job)
-        elif holder.status is Status.RETRYING and job._run_after < holder._run_after:  # type: ignore[operator]
-            move(ledger, holder, job._run_after)
+        elif holder.status is Status.RETRYING and job.due < holder.due:  # type: ignore[operator]
+            move(ledger, holder, job.due)
         [holder] = ledger.of_ids([holder.id])
     holder.duplicate = True
     return holder
@@ -75,23 +75,23 @@ def _replace(ledger: Ledger, holder: Job, new: Job) -> None:
         "update neoq_jobs set payload = ?, codec = ?, deadline = ?, priority = ?, max_retries = ?,"
         " meta = ?, key = ?, fingerprint = ? where id = ?",
         (
-            new._data,
+            new.body,
             CODEC,
-            new._deadline,
+            new.expires,
             new.priority,
             new.max_retries,
             orjson.dumps(dict(new.meta)) if new.meta else None,
             new.key,
-            holder._own_fingerprint if new._data == holder._data else holder.fingerprint,
+            holder.own_fingerprint if new.body == holder.body else holder.fingerprint,
             holder.id,
         ),
     )
-    move(ledger, holder, new._run_after)
+    move(ledger, holder, new.due)
 
 
 def move(ledger: Ledger, job: Job, run_after: float | None) -> None:
     """Put a waiting job at another time."""
-    before = WAITS if job._waits else READY
+    before = WAITS if job.waits else READY
     after = WAITS if run_after > ledger.now else READY  # type: ignore[operator]
     ledger.do("update neoq_jobs set place = ?, run_after = ? where id = ?", (after, run_after, job.id))
     ledger.count(job.queue, kind_of(before, NUMBER[job.status]), -1)
@@ -142,8 +142,8 @@ def hash_of(job: Job) -> int | None:
     """A hash of queue and fingerprint, 32 bits; None for a job that need not be unique."""
     if job.unique is False:
         return None
-    if job._own_fingerprint is None:
-        digest = blake2b(job.queue.encode() + b"\0" + job._data, digest_size=16).digest()  # type: ignore[operator]
+    if job.own_fingerprint is None:
+        digest = blake2b(job.queue.encode() + b"\0" + job.body, digest_size=16).digest()  # type: ignore[operator]
         return _number(digest[:4], "big", signed=True)
     if _COMPUTED(name := job.fingerprint):  # it is such a digest
         return _number(bytes.fromhex(name[:8]), "big", signed=True)

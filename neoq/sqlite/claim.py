@@ -57,7 +57,7 @@ def claim(
         due = _promote(ledger, demand.queue, buried)
         best = _best(ledger, demand)
         late = ledger.now + PARKED
-        while any(job._unreadable or job._run_after > late for job in best):  # type: ignore[operator]
+        while any(job.unreadable or job.due > late for job in best):  # type: ignore[operator]
             _set_aside(ledger, best, late, buried)
             best = _best(ledger, demand)
         if len(best) > demand.limit:
@@ -72,10 +72,10 @@ def claim(
 
 def _set_aside(ledger: Ledger, jobs: list[Job], late: float, buried: list[Job]) -> None:
     """Take out of the ready ones what cannot be read, and what somebody has put off by hand."""
-    _bury(ledger, [job for job in jobs if job._unreadable], N_READY, buried)
+    _bury(ledger, [job for job in jobs if job.unreadable], N_READY, buried)
     for job in jobs:
-        if not job._unreadable and job._run_after > late:  # type: ignore[operator]
-            move(ledger, job, job._run_after)
+        if not job.unreadable and job.due > late:  # type: ignore[operator]
+            move(ledger, job, job.due)
 
 
 def _bury(ledger: Ledger, jobs: list[Job], kind: int, buried: list[Job]) -> None:
@@ -92,7 +92,7 @@ def bury_never_due(ledger: Ledger, queues: Sequence[str]) -> list[Job]:
     buried: list[Job] = []
     for queue in queues:
         rows = ledger.do(f"{_NEVER_DUE} run_after >= ''", (queue,)).fetchall()
-        _bury(ledger, [job for row in rows if (job := job_of(row))._unreadable], N_SCHEDULED, buried)
+        _bury(ledger, [job for row in rows if (job := job_of(row)).unreadable], N_SCHEDULED, buried)
     if buried:
         ledger.recount(queues)
     return buried
@@ -158,9 +158,9 @@ def _take(ledger: Ledger, jobs: list[Job], worker: str) -> None:
     for job in jobs:
         job.status = Status.RUNNING
         job.worker = worker
-        job._token = token
-        job._waits = False
-        job._progress = None
+        job.token = token
+        job.waits = False
+        job.progress_report = None
     for queue, number in Counter(job.queue for job in jobs).items():
         ledger.count(queue, N_READY, -number)
         ledger.count(queue, N_RUNNING, number)

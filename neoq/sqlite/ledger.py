@@ -181,19 +181,19 @@ class Ledger:
         newest = self.newest
         job_id = newest.last + 1
         if self._in_order:
-            waits = job._run_after > self.now  # type: ignore[operator]  # accepted jobs have one
+            waits = job.due > self.now  # type: ignore[operator]  # accepted jobs have one
             place, holds = WAITS if waits else READY, held is not None
             self.count(job.queue, N_SCHEDULED if waits else N_READY, 1)
         else:
             place, holds = NEW, False
             if held is not None:
                 newest.hashes.add(held)
-        if job._special or job.kind is not None or job.group is not None:
+        if job.special or job.kind is not None or job.group is not None:
             self.do(INSERT, (job_id, held, holds, place, *described(job)))
         else:
             self.do(
                 INSERT_PLAIN,
-                (job_id, held, holds, place, job.queue, job._run_after, job._created_at, job._data),
+                (job_id, held, holds, place, job.queue, job.due, job.created, job.body),
             )
         newest.last = job.id = job_id
 

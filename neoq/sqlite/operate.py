@@ -25,7 +25,7 @@ def change(ledger: Ledger, job_ids: Sequence[int], action: Action) -> Changed:
     uncertain = set()  # what their unreadable jobs were counted as cannot be told
     for job in ledger.of_ids(job_ids):
         assert job.id is not None
-        if job._unreadable is not None:
+        if job.unreadable is not None:
             uncertain.add(job.queue)
         try:
             changed = operate(ledger, job)
@@ -63,13 +63,13 @@ def _count_out(ledger: Ledger, job: Job) -> None:
     elif job.finished:
         place = ENDED
     else:
-        place = WAITS if job._waits else READY
+        place = WAITS if job.waits else READY
     ledger.count(job.queue, kind_of(place, NUMBER[job.status]), -1)
 
 
 def _retry(ledger: Ledger, job: Job) -> bool:
     if job.status in {Status.PENDING, Status.RETRYING}:
-        move(ledger, job, min(ledger.now, job._run_after))  # type: ignore[type-var]
+        move(ledger, job, min(ledger.now, job.due))  # type: ignore[type-var]
         return True
     if job.status is not Status.DEAD:
         return False

@@ -25,14 +25,14 @@ N_READY, N_SCHEDULED, N_RETRYING, N_RUNNING, N_SUCCEEDED, N_DEAD, N_CANCELLED = 
 _IN_SLOTS = {  # columns, and the attributes of a job that they are; job_of names them in this order
     "id": "id",
     "queue": "queue",
-    "run_after": "_run_after",
-    "created_at": "_created_at",
-    "token": "_token",
-    "deadline": "_deadline",
-    "payload": "_data",
-    "ran_at": "_ran_at",
-    "finished_at": "_finished_at",
-    "result": "_result",
+    "run_after": "due",
+    "created_at": "created",
+    "token": "token",
+    "deadline": "expires",
+    "payload": "body",
+    "ran_at": "started",
+    "finished_at": "finished_on",
+    "result": "result_body",
 }
 _IN_DICT = {
     "priority": "priority",
@@ -40,7 +40,7 @@ _IN_DICT = {
     "crashes": "crashes",
     "retries": "retries",
     "max_retries": "max_retries",
-    "fingerprint": "_own_fingerprint",
+    "fingerprint": "own_fingerprint",
     "kind": "kind",
     "key": "key",
     "batch": "group",
@@ -137,37 +137,37 @@ def _job_of(row: Sequence[Any]) -> Job:
     (
         job.id,
         job.queue,
-        job._run_after,
-        job._created_at,
-        job._token,
-        job._deadline,
-        job._data,
-        job._ran_at,
-        job._finished_at,
-        job._result,
+        job.due,
+        job.created,
+        job.token,
+        job.expires,
+        job.body,
+        job.started,
+        job.finished_on,
+        job.result_body,
     ) = row[:_FIRST]
     fields = job.__dict__
     fields.update(zip(_NAMES, row[_FIRST:_REST], strict=True))
     status, uniqueness, cancel, meta, progress, progress_text, place, _ = row[_REST:]
     if row[_FIRST:_NUMBERS_END] != _USUAL:
         _check_numbers(job)
-    job._payload = payload_of(job._data)
+    job.parsed = payload_of(job.body)
     job.status = _STATUS[status]
     if place not in _PLACES:
         raise Unreadable
-    if job._deadline is not None:
-        job._deadline = within_calendar(job._deadline)
-    job._cancel = bool(cancel)
-    job._waits = place == WAITS
-    job._special = True
+    if job.expires is not None:
+        job.expires = within_calendar(job.expires)
+    job.cancel_asked = bool(cancel)
+    job.waits = place == WAITS
+    job.special = True
     if uniqueness != 1:
         job.unique = _UNIQUE[uniqueness]
     if meta is not None:
         job.meta = meta_of(meta)
-    if job._result is not None:
-        orjson.loads(job._result)
+    if job.result_body is not None:
+        orjson.loads(job.result_body)
     if progress is not None:
-        fields["_progress"] = (progress, progress_text or "")
+        fields["progress_report"] = (progress, progress_text or "")
     return job
 
 

@@ -186,7 +186,7 @@ def reclaim(ledger: Ledger, dead_workers: set[str], not_renewed: set[HeldLease])
 def _take_back(ledger: Ledger, job: Job, reclaimed: Reclaimed) -> None:
     job.crashes += 1
     place, ended = READY, True
-    if job._cancel:
+    if job.cancel_asked:
         job.status, place = Status.CANCELLED, ENDED
     elif job.crashes >= ledger.config.max_crashes:
         job.status, place = Status.DEAD, DIED
@@ -195,7 +195,7 @@ def _take_back(ledger: Ledger, job: Job, reclaimed: Reclaimed) -> None:
     else:
         job.status, ended = (Status.RETRYING if job.retries else Status.PENDING), False
         reclaimed.returned.append(job)
-    job.worker, job._token = None, 0
-    job._finished_at = ledger.now if ended else None
-    ledger.do(_TAKE_BACK, (place, NUMBER[job.status], job.crashes, job.error, job._finished_at, job.id))
+    job.worker, job.token = None, 0
+    job.finished_on = ledger.now if ended else None
+    ledger.do(_TAKE_BACK, (place, NUMBER[job.status], job.crashes, job.error, job.finished_on, job.id))
     _leaves(ledger, job.id, job.queue, place, job.status)

@@ -139,8 +139,8 @@ class SqliteStore(Store):
         if transaction is not None or self._context.capacity_of(queue) is not None:
             return super().add_plain(queue, data, now, transaction)
         job = Job(queue)
-        job._data = data
-        job._run_after = job._created_at = now
+        job.body = data
+        job.due = job.created = now
         added = self._file.write(partial(sqlite_add.add_or_meet, job))
         self._notify(queue, "ready")
         return added

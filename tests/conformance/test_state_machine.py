@@ -110,7 +110,7 @@ class Wanted:
             run_after=self.delay or None,
             on_duplicate=self.on_duplicate,
         )
-        job._prepare(now, 2**20)
+        job.prepare(now, 2**20)
         return job
 
 
@@ -158,16 +158,16 @@ class Model:
         return False
 
     def meet(self, holder: Modelled, job: Job) -> None:
-        assert job._run_after is not None
+        assert job.due is not None
         if not holder.waits:
             return
         if job.on_duplicate == "replace":
-            holder.n, holder.priority, holder.run_after = job.payload["n"], job.priority, job._run_after
+            holder.n, holder.priority, holder.run_after = job.payload["n"], job.priority, job.due
         elif holder.status is RETRYING:
-            holder.run_after = min(holder.run_after, job._run_after)
+            holder.run_after = min(holder.run_after, job.due)
 
     def accept(self, job: Job, job_id: int) -> None:
-        assert job._run_after is not None
+        assert job.due is not None
         new = Modelled(
             job_id,
             job.queue,
@@ -175,7 +175,7 @@ class Model:
             job.fingerprint,
             job.unique,
             job.priority,
-            job._run_after,
+            job.due,
             holds=bool(job.unique),
         )
         self.jobs[job_id] = new
@@ -295,7 +295,7 @@ class StoreMachine(RuleBasedStateMachine):
         store, model = self.a_store(where), self.model
         token = os.urandom(16) if twice else b""
         jobs = [each.job(model.now) for each in wanted]
-        copies = [job._copy() for job in jobs]
+        copies = [job.snapshot() for job in jobs]
         if model.refuses(jobs):
             with pytest.raises(DuplicateJobError):
                 store.add(jobs, token=token)
@@ -370,9 +370,9 @@ class StoreMachine(RuleBasedStateMachine):
             assert claimed.next_due.timestamp() <= max(min(waiting), claimed.now.timestamp()) + 0.001
 
     def note_claimed(self, known: Modelled, job: Job, where: int) -> None:
-        assert job._token
-        assert job._token not in {lease.token for lease in self.old if lease.job_id == job.id}
-        known.status, known.token, known.store = RUNNING, job._token, where % len(self.stores)
+        assert job.token
+        assert job.token not in {lease.token for lease in self.old if lease.job_id == job.id}
+        known.status, known.token, known.store = RUNNING, job.token, where % len(self.stores)
         known.holds = known.holds and known.unique != "until_started"
         self.old.append(Lease(known.id, known.queue, known.token))
 

@@ -38,7 +38,7 @@ def how_it_ended(job: Job, status: Status, **fields: Any) -> Outcome:
 
 def lease_of(job: Job) -> Lease:
     """The lease under which a job was claimed."""
-    return Lease(id_of(job), job.queue, job._token)
+    return Lease(id_of(job), job.queue, job.token)
 
 
 def numbers(jobs: list[Job]) -> list[int]:
@@ -91,11 +91,11 @@ class AddCases(StoreSuite):
     def test_a_repeated_add_adds_nothing(self, idle: Backend) -> None:
         """add() repeated with its token returns the same jobs and stores none, even after they have ended."""
         batch = [prepared("q", {"n": n}, unique=False) for n in range(3)]
-        first = idle.store.add([job._copy() for job in batch], token=b"a token of 16 by")
-        again = idle.store.add([job._copy() for job in batch], token=b"a token of 16 by")
+        first = idle.store.add([job.snapshot() for job in batch], token=b"a token of 16 by")
+        again = idle.store.add([job.snapshot() for job in batch], token=b"a token of 16 by")
         assert [job.id for job in again] == [job.id for job in first]
         idle.store.settle([how_it_ended(job, Status.SUCCEEDED) for job in claim(idle)])
-        later = idle.store.add([job._copy() for job in batch], token=b"a token of 16 by")
+        later = idle.store.add([job.snapshot() for job in batch], token=b"a token of 16 by")
         assert [job.id for job in later] == [job.id for job in first]
         assert claim(idle) == []
         assert len(idle.jobs()) == 3
@@ -104,7 +104,7 @@ class AddCases(StoreSuite):
         """add() with another token, or with none, stores the jobs again."""
         batch = [prepared("q", {"n": 1}, unique=False)]
         for token in (b"a token of 16 by", b"another token 16", b"", b""):
-            idle.store.add([job._copy() for job in batch], token=token)
+            idle.store.add([job.snapshot() for job in batch], token=token)
         assert len(claim(idle)) == 4
 
     def test_an_add_that_raises_adds_nothing(self, idle: Backend) -> None:
@@ -112,9 +112,9 @@ class AddCases(StoreSuite):
         idle.store.add([prepared("q", {"n": 2})], token=b"")
         batch = [prepared("q", {"n": 1}), prepared("q", {"n": 2}, on_duplicate="raise")]
         with pytest.raises(DuplicateJobError):
-            idle.store.add([job._copy() for job in batch], token=b"a token of 16 by")
+            idle.store.add([job.snapshot() for job in batch], token=b"a token of 16 by")
         idle.store.settle([how_it_ended(job, Status.SUCCEEDED) for job in claim(idle)])
-        assert len(idle.store.add([job._copy() for job in batch], token=b"a token of 16 by")) == 2
+        assert len(idle.store.add([job.snapshot() for job in batch], token=b"a token of 16 by")) == 2
         assert len(claim(idle)) == 2
 
     @without("transactions")
@@ -160,17 +160,17 @@ class ClaimCases(StoreSuite):
         [job] = claim(idle)
         assert (job.id, job.payload, job.priority, dict(job.meta)) == (added.id, {"a": 1}, 3, {"b": "c"})
         assert (job.status, look(idle, job).status) == (Status.RUNNING, Status.RUNNING)
-        assert job._token
+        assert job.token
         assert claim(idle) == []
 
     def test_each_claim_has_its_own_token(self, idle: Backend) -> None:
         """The same job claimed again has another token."""
         idle.store.add([prepared("q")], token=b"")
         [first] = claim(idle)
-        token = first._token
-        idle.store.settle([how_it_ended(first, Status.PENDING, run_after=first._run_after)])
+        token = first.token
+        idle.store.settle([how_it_ended(first, Status.PENDING, run_after=first.due)])
         [second] = claim(idle)
-        assert (second.id, second._token != token) == (first.id, True)
+        assert (second.id, second.token != token) == (first.id, True)
 
     def test_the_best_are_claimed_first(self, idle: Backend) -> None:
         """claim() goes by priority, then due time, then order of enqueue."""
@@ -286,7 +286,7 @@ class SettleCases(StoreSuite):
     def test_settled_as_given_back(self, idle: Backend, job: Job) -> None:
         """A job given back is uncharged, claimable at once, and keeps its place before later ones."""
         idle.store.add([prepared("q", {"n": n}) for n in (1, 2)], token=b"")
-        back = Outcome(lease_of(job), Status.PENDING, job._run_after)
+        back = Outcome(lease_of(job), Status.PENDING, job.due)
         assert idle.store.settle([back]) == set()
         assert (look(idle, job).status, look(idle, job).retries) == (Status.PENDING, 0)
         assert numbers(claim(idle)) == [0, 1, 2]
@@ -296,7 +296,7 @@ class SettleCases(StoreSuite):
         instant = datetime.now(UTC)
         idle.store.add([prepared("q", {"n": n}, run_after=instant) for n in range(5)], token=b"")
         for job in reversed(claim(idle, 3)):
-            idle.store.settle([Outcome(lease_of(job), Status.PENDING, job._run_after)])
+            idle.store.settle([Outcome(lease_of(job), Status.PENDING, job.due)])
         assert numbers(claim(idle)) == [0, 1, 2, 3, 4]
 
     def test_settled_as_snoozed(self, idle: Backend, job: Job) -> None:
@@ -368,7 +368,7 @@ class SettleCases(StoreSuite):
         idle.store.add([prepared("q", {"n": n}) for n in range(3)], token=b"")
         jobs = claim(idle)
         outcomes = [how_it_ended(job, Status.SUCCEEDED) for job in jobs]
-        wrong = outcomes[1]._replace(lease=outcomes[1].lease._replace(token=jobs[1]._token + 10**6))
+        wrong = outcomes[1]._replace(lease=outcomes[1].lease._replace(token=jobs[1].token + 10**6))
         assert idle.store.settle([outcomes[0], wrong, outcomes[2]]) == {jobs[1].id}
         assert [look(idle, job).status.name for job in jobs] == ["SUCCEEDED", "RUNNING", "SUCCEEDED"]
 
@@ -389,7 +389,7 @@ class SettleCases(StoreSuite):
         """Jobs that follow are added when the outcome is recorded, once, and not with a stale one."""
         follow = tuple(prepared("p", {"n": n}, unique=False) for n in range(2))
         done = how_it_ended(job, Status.SUCCEEDED, follow=follow)
-        wrong = done._replace(lease=done.lease._replace(token=job._token + 10**6))
+        wrong = done._replace(lease=done.lease._replace(token=job.token + 10**6))
         assert idle.store.settle([wrong]) == {job.id}
         assert idle.jobs("p") == []
         assert idle.store.settle([done]) == set()

@@ -279,7 +279,7 @@ def id_of(job: Job) -> int:
 def prepared(queue: str, payload: Mapping[str, Any] | None = None, **keywords: Any) -> Job:
     """Make a job as enqueue hands it to `Store.add`: checked, serialised, with its times."""
     job = Job(queue, payload, **keywords)
-    job._prepare(time.time(), 2**20)
+    job.prepare(time.time(), 2**20)
     return job
 
 
