@@ -107,8 +107,7 @@ class Backend:
             cls.features = cls.store_class.features
 
     def __init__(self, **options: Any) -> None:
-        self.config = self.config_class.load(options)
-        self._set_up()
+        self._set_up(self.config_class.load(options))
 
     @classmethod
     def from_url(cls, url: str, options: Mapping[str, Any]) -> Self:
@@ -122,9 +121,12 @@ class Backend:
         if parts is None:
             raise ConfigError([f"the URL cannot be read: {HOW_TO_WRITE}"])
         query = query_of(parts.query)
+        return cls._of(cls.config_class.load(cls.url_settings(parts) | dict(options), query))
+
+    @classmethod
+    def _of(cls, config: Config) -> Self:
         backend = cls.__new__(cls)
-        backend.config = cls.config_class.load(cls.url_settings(parts) | dict(options), query)
-        backend._set_up()
+        cls._set_up(backend, config)
         return backend
 
     @classmethod
@@ -138,7 +140,8 @@ class Backend:
             )
         return {}
 
-    def _set_up(self) -> None:
+    def _set_up(self, config: Config) -> None:
+        self.config = config
         self.engine = Engine(self.config, self.store_class)
         self.store = self.engine.store
         self._enqueue_middleware: list[EnqueueMiddleware] = []
@@ -331,7 +334,7 @@ class Backend:
         if options or queue.__class__ is not str or not self._plainly:
             return self._enqueue_special(queue, payload, options, transaction)
         engine = self.engine
-        if engine.attention or queue not in engine.lanes:
+        if engine.attention or queue not in engine.pools:
             engine.admit(queue)
         data = encode_payload(payload, queue)
         if len(data) > self._max_payload:
@@ -357,7 +360,7 @@ class Backend:
 
     def _enqueue(self, job: Job, transaction: Any) -> Job:
         engine = self.engine
-        if engine.attention or job.queue not in engine.lanes:
+        if engine.attention or job.queue not in engine.pools:
             engine.admit(job.queue)
         job.prepare(engine.clock.time(), self._max_payload)
         added = self.store.add((job,), token=self.store.new_token(), transaction=transaction)[0]
@@ -413,7 +416,7 @@ class Backend:
     def _prepare_batch(self, batch: list[Job], payloads: list[bytes] | None) -> None:
         now, limit = self.engine.clock.time(), self._max_payload
         for queue in set(map(queue_of, batch)):
-            if queue not in self.engine.lanes:
+            if queue not in self.engine.pools:
                 self.engine.refuse_unheard(queue)
         if payloads and max(map(len, payloads)) <= limit:
             for job, data in zip(batch, payloads, strict=True):
@@ -554,7 +557,7 @@ class Backend:
     def stats(self) -> Stats:
         """This backend in numbers."""
         counts = self.queues()
-        lanes = list(self.engine.lanes.values())
+        pools = list(self.engine.pools.values())
         return Stats(
             ready=sum(queue.ready for queue in counts),
             scheduled=sum(queue.scheduled for queue in counts),
@@ -563,11 +566,11 @@ class Backend:
             succeeded=sum(queue.succeeded for queue in counts),
             dead=sum(queue.dead for queue in counts),
             cancelled=sum(queue.cancelled for queue in counts),
-            processed=sum(lane.attempts() for lane in lanes),
+            processed=sum(pool.attempts() for pool in pools),
             failed=self.engine.failures,
-            runners=sum(len(lane.runners) for lane in lanes),
-            abandoned=sum(len(lane.stuck) for lane in lanes),
-            skipped_ticks=self.engine.ticker.skipped,
+            runners=sum(len(pool.runners) for pool in pools),
+            abandoned=sum(len(pool.abandoned) for pool in pools),
+            skipped_ticks=self.engine.cron_scheduler.skipped,
             duplicates=self.engine.duplicates,
         )
 
@@ -638,7 +641,7 @@ class Backend:
         return changed.done | changed.running
 
     def prune(self) -> int:
-        """Forget finished and dead jobs beyond what the settings keep; return how many. Workers do so, too."""
+        """Forget finished and dead jobs beyond what the settings keep; return how many. Workers do so too."""
         self.engine.look()
         return self.store.prune()
 

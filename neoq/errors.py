@@ -9,7 +9,7 @@
     ├─ CronError(ValueError)          a cron spec is wrong: names the field and what it accepts
     ├─ NoListenerError                memory only: nothing in this process listens on that queue
     ├─ ListenerExistsError            that queue has a handler already
-    ├─ DuplicateJobError              (in neoq.job) only with on_duplicate="raise", or retry() of a taken fingerprint
+    ├─ DuplicateJobError              (neoq.job) on_duplicate="raise", or retry() of a taken fingerprint
     ├─ QueueFullError                 capacity reached and enqueue_timeout ran out
     ├─ BackendClosedError             used after shutdown
     └─ BackendError                   the store failed

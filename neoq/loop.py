@@ -15,7 +15,7 @@ from typing import Any
 from neoq.boundary import entrance
 from neoq.clock import machine
 from neoq.errors import BackendError
-from neoq.threads import Bell, join, start
+from neoq.threads import Wakeup, join, start
 
 FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0  # seconds after a round that failed
 TRY_AGAIN = 0.5  # seconds between attempts to start what could not be started
@@ -51,9 +51,9 @@ class Loop:
         on_demand: bool = False,
     ) -> None:
         self.name = name
-        self.bell = Bell()
+        self.wakeup = Wakeup()
         self.closing = False
-        self.ring: Callable[[], None] = self._ring_unstarted
+        self.wake: Callable[[], None] = self._wake_unstarted
         self.wanted = on_demand  # by somebody who called start()
         self._turn = turn
         self._log = log
@@ -93,7 +93,7 @@ class Loop:
         finally:
             if thread.ident is not None:  # whatever a signal handler raised
                 self._thread, self._missed = thread, None
-                self.ring = self.bell.ring
+                self.wake = self.wakeup.set
         return True
 
     def _say_missing(self, error: BaseException) -> None:
@@ -104,8 +104,8 @@ class Loop:
             self._missed = str(error)
             self._log.error("no thread for %s: %s; it is tried again", self.name, error)
 
-    def _ring_unstarted(self) -> None:
-        self.bell.ring()
+    def _wake_unstarted(self) -> None:
+        self.wakeup.set()
         if self.wanted and not self.closing:
             self.start()
 
@@ -117,7 +117,7 @@ class Loop:
         """Let the thread end, and wait so long for that; whether it has ended."""
         with self._lock:
             self.closing = True
-        self.bell.ring()
+        self.wakeup.set()
         return self.join(seconds)
 
     def join(self, seconds: float) -> bool:
@@ -133,12 +133,12 @@ class Loop:
         _living.add(self)
         while True:
             try:
-                self.bell.hush()
+                self.wakeup.clear()
                 if self._is_over():  # looked at after the hush, which may have taken the call of close()
                     break
                 self._round()
             except BaseException:  # what is done about an exception failed itself: memory has run out
-                self.bell.wait(self._last)
+                self.wakeup.wait(self._last)
         _living.discard(self)
 
     def _round(self) -> None:
@@ -154,7 +154,7 @@ class Loop:
             revive(often=False)
             wait = TRY_AGAIN if wait is None else min(wait, TRY_AGAIN)
         if wait is None or wait > 0:
-            self.bell.wait(wait)
+            self.wakeup.wait(wait)
 
     def _say(self, error: BaseException) -> None:
         """Log an error, once as long as it stays the same and the pause has not passed."""
@@ -184,7 +184,7 @@ class Loop:
         if _late:
             revive(often=False)
         while (passed := machine.monotonic() - began) < pause and not self._is_over():
-            if self.bell.wait(pause - passed) and machine.monotonic() - began >= self._first:
+            if self.wakeup.wait(pause - passed) and machine.monotonic() - began >= self._first:
                 break
 
 
@@ -193,7 +193,7 @@ def try_later(who: object, again: Callable[[], object]) -> None:
     _late[id(who)] = again
     if not _turns.locked():  # or it has just failed again, and is tried again in a while
         for loop in list(_living):
-            loop.bell.ring()
+            loop.wakeup.set()
     for tell in _told:
         tell()
 

@@ -100,8 +100,8 @@ def in_time(work: Callable[[], T], seconds: float) -> T | None:
     return returned[0] if returned else None
 
 
-class Bell:
-    """Calls one thread that waits for it; rung before that waits, it is heard at once. Rings are not counted.
+class Wakeup:
+    """Wakes the one thread that waits for it. If it is set before the wait, the wait returns at once.
 
     A `threading.Event` would do, but for signals: it is Python code around a lock, which an exception of a
     signal handler may leave taken for good. This is one call of C.
@@ -111,25 +111,25 @@ class Bell:
         self._silent = threading.Lock()
         self._silent.acquire()
 
-    def ring(self) -> None:
+    def set(self) -> None:
         """Let the thread that waits go on, or the next wait return at once."""
         if self._silent.locked():
             try:
                 self._silent.release()
-            except RuntimeError:  # somebody else has just rung
+            except RuntimeError:  # somebody else has just set it
                 pass
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait for a ring, for so long or (None) for ever; whether there was one, which is used up now."""
+        """Wait until it is set, for so long or (None) for ever; tell whether it was, and clear it."""
         return self._silent.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
 
-    def hush(self) -> None:
-        """Forget a ring that was not heard."""
+    def clear(self) -> None:
+        """Clear it without a wait."""
         self._silent.acquire(blocking=False)
 
 
-class Standby:
-    """A thread for one piece of work that may be held up for good; whoever asks for it waits only so long.
+class BoundedCall:
+    """Runs a call that may never return in a thread of its own; its caller waits only so long.
 
     It can be started beforehand: while the interpreter goes down, none can be started any more.
     """

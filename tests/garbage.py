@@ -336,7 +336,7 @@ class Siege:
     def check_threads(self) -> None:
         """See that the threads of both workers live."""
         alive = [thread.name for thread in set(threading.enumerate()) - self._before]
-        for part in ("keeper", "fetcher", "watchdog"):
+        for part in ("heartbeat", "fetcher", "watchdog"):
             number = sum(name == f"neoq-{part}" for name in alive)
             assert number == 2, f"{number} of 2 threads named {part} live: {alive}"
 

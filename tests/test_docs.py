@@ -386,7 +386,7 @@ LEVELS = {"warning", "error", "critical", "exception", "log"}  # log: with a lev
 
 def logged_messages() -> Iterator[str]:
     """The format of every message of level WARNING and above in the package."""
-    for file in sorted((ROOT / "neoq").glob("*.py")):
+    for file in sorted((ROOT / "neoq").rglob("*.py")):
         for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
                 continue

@@ -654,9 +654,9 @@ def test_ctrl_c_while_a_runner_is_called_loses_no_call(backend: neoq.MemBackend)
     """Where Ctrl-C comes between taking a runner out and calling it, its job and all later ones run."""
     backend.listen("q", lambda job: None)
     ended(backend, backend.enqueue("q"))
-    lane = backend.engine.lanes["q"]
-    until(lambda: lane.runners[0].parked, "the runner is parked")
-    lane.idle = Interrupted(lane.idle)
+    pool = backend.engine.pools["q"]
+    until(lambda: pool.runners[0].parked, "the runner is parked")
+    pool.idle = Interrupted(pool.idle)
     with pytest.raises(KeyboardInterrupt):
         backend.enqueue("q", {"n": 1})
     assert backend.drain(PATIENCE)
@@ -673,13 +673,13 @@ def test_ctrl_c_while_a_runner_is_made_leaves_its_place_free(
     def interrupted() -> timeouts.Slot:
         raise KeyboardInterrupt
 
-    lane = backend.engine.lanes["q"]
+    pool = backend.engine.pools["q"]
     with monkeypatch.context() as patched:
-        patched.setattr(lane, "_new_slot", interrupted)
+        patched.setattr(pool, "_new_slot", interrupted)
         with pytest.raises(KeyboardInterrupt):
             backend.enqueue("q", {"n": 1})
-    assert (lane.vacant, lane.waking) == (1, False)
-    lane.wake()
+    assert (pool.spare, pool.waking) == (1, False)
+    pool.wake()
     assert backend.drain(PATIENCE)
     assert backend.stats().succeeded == 1
 

@@ -155,6 +155,38 @@ def test_there_is_no_circle() -> None:
     assert not imports, f"a circle is among {sorted(imports)}"
 
 
+# Names that begin with _ and are meant for others, or have no public way.
+ALLOWED = {
+    "_replace": "the public method of a named tuple",
+    "_exit": "os: ends a process at once",
+    "_getframe": "sys: the frame of the caller",
+    "_current_frames": "sys: the frames of other threads",
+    "_rule": "cron: of another Schedule, to compare with",
+    "_pending": "interrupt: of a slot whose class is changed for the time of a landing",
+    "_is_owned": "threading.RLock: whether this thread holds it",
+}
+
+
+def private_accesses(source: str) -> list[str]:
+    """The private attributes of other objects that a module reaches for, with their lines."""
+    return [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute)
+        and node.attr.startswith("_")
+        and not node.attr.endswith("__")
+        and node.attr not in ALLOWED
+        and not (isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"})
+        and not (isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "super")
+    ]
+
+
+@pytest.mark.parametrize("path", source_files(), ids=name_of)
+def test_nothing_private_of_another_object_is_used(path: Path) -> None:
+    """No object reaches into another one's private attributes."""
+    assert private_accesses(path.read_text(encoding="utf-8")) == []
+
+
 @pytest.mark.parametrize("path", source_files(), ids=name_of)
 def test_third_parties_have_one_importer(path: Path) -> None:
     """Drivers, frameworks, APScheduler and its companions are imported only by the part that is theirs."""

@@ -112,7 +112,7 @@ def test_the_pause_after_errors_grows_and_rings_shorten_it(loops: list[Loop]) ->
     give_up = time.monotonic() + 0.2
     before = len(turns)
     while time.monotonic() < give_up:
-        loop.ring()
+        loop.wake()
     eventually(lambda: len(turns) > before, "a ring is heard")
     assert len(turns) - before <= 12
 
@@ -158,7 +158,7 @@ def test_a_thread_that_could_not_be_started_is_started_later(
     if how == "start":
         assert loop.start()
     elif how == "ring":
-        loop.ring()
+        loop.wake()
     eventually(lambda: turns, "it runs")
 
 
@@ -210,7 +210,7 @@ def test_every_thread_of_the_package_is_a_loop() -> None:
 
 
 class Duties:
-    """Which duties of the keeper were done, and which is to fail."""
+    """Which duties of the heartbeat were done, and which is to fail."""
 
     def __init__(self, backend: neoq.Backend, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
         self.done: dict[str, int] = dict.fromkeys(["beat", "extend", "reclaim"], 0)
@@ -243,5 +243,5 @@ def test_a_duty_of_the_keeper_that_fails_stops_no_other(
         backend.enqueue("q")
         others = duties.done.keys() - {failing}
         eventually(lambda: all(duties.done[name] > 3 for name in others), "the others are done")
-        assert "the keeper goes on after an error" in caplog.text or failing == "extend"
+        assert "the heartbeat goes on after an error" in caplog.text or failing == "extend"
         gate.set()

@@ -16,7 +16,7 @@ import pytest
 import neoq
 from neoq.clock import SystemClock
 from neoq.memory.queues import HeadTimer
-from neoq.threads import Bell
+from neoq.threads import Wakeup
 
 PATIENCE = 20.0
 
@@ -267,25 +267,25 @@ def test_an_end_that_comes_as_its_waiter_looks_is_not_missed(monkeypatch: pytest
 # --------------------------------------------------------------------------------------------- a missed end
 
 
-class TakesACallAway(Bell):
-    """A bell whose first hush() comes just after the ring() of whoever closes its thread."""
+class TakesACallAway(Wakeup):
+    """A wakeup whose first hush() comes just after the ring() of whoever closes its thread."""
 
     def __init__(self, is_closing: Callable[[], bool]) -> None:
         super().__init__()
         self.reached, self._gate, self._is_closing = threading.Event(), threading.Event(), is_closing
 
-    def ring(self) -> None:
-        super().ring()
+    def set(self) -> None:
+        super().set()
         if self._is_closing():
             self._gate.set()
 
-    def hush(self) -> None:
+    def clear(self) -> None:
         self.reached.set()
         self._gate.wait(PATIENCE)
-        super().hush()
+        super().clear()
 
 
-@pytest.mark.parametrize("name", ["watchdog", "ticker", "keeper", "fetcher"])
+@pytest.mark.parametrize("name", ["watchdog", "cron_scheduler", "heartbeat", "fetcher"])
 def test_a_thread_never_misses_its_end(tmp_path: Path, name: str) -> None:
     """A thread that begins a turn in the instant of its close ends at once, and not when it is next due."""
     backend = neoq.SqliteBackend(tmp_path / "jobs.db", autostart=False, job_check_interval=3600)
@@ -293,15 +293,15 @@ def test_a_thread_never_misses_its_end(tmp_path: Path, name: str) -> None:
     backend.listen_cron("@yearly", lambda job: None)
     backend.queues()  # now it is open
     part: Any = getattr(backend.engine, name)
-    part._loop.bell = bell = TakesACallAway(lambda: part._loop.closing)
+    part._loop.wakeup = wakeup = TakesACallAway(lambda: part._loop.closing)
     part.start()
-    assert bell.reached.wait(PATIENCE)
+    assert wakeup.reached.wait(PATIENCE)
     if name == "fetcher":
         part.stop(5, 0.1)
     else:
         part.close()
     left = part._loop.is_alive()
-    bell.ring()
+    wakeup.set()
     backend.shutdown()
     assert not left
 
@@ -309,12 +309,12 @@ def test_a_thread_never_misses_its_end(tmp_path: Path, name: str) -> None:
 def test_a_timer_never_misses_its_end() -> None:
     """A timer that begins a turn in the instant of its cancel ends at once."""
     timer = HeadTimer(SystemClock(), lambda: None, logging.getLogger("neoq"))
-    timer.bell = bell = TakesACallAway(lambda: timer.closing)
+    timer.wakeup = wakeup = TakesACallAway(lambda: timer.closing)
     timer.start()
-    assert bell.reached.wait(PATIENCE)
+    assert wakeup.reached.wait(PATIENCE)
     timer.cancel()
     timer.join(5)
     left = timer.is_alive()
-    bell.ring()
+    wakeup.set()
     timer.join(PATIENCE)
     assert not left

@@ -26,7 +26,7 @@ ERRORS: list[Callable[[], Exception]] = [
     lambda: ValueError("a record of another version"),
     lambda: BackendUnavailable("it is away"),
 ]
-THREADS = {"neoq-keeper", "neoq-settler", "neoq-fetcher", "neoq-cron", "neoq-watchdog"}
+THREADS = {"neoq-heartbeat", "neoq-settler", "neoq-fetcher", "neoq-cron", "neoq-watchdog"}
 
 
 class Faults:

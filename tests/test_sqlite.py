@@ -884,7 +884,7 @@ def another_worker(path: Path | str) -> Iterator[Child]:
 
 
 def beats(backend: SqliteBackend, number: int = 5) -> None:
-    """Let the keeper of a backend look at the others so many times."""
+    """Let the heartbeat of a backend look at the others so many times."""
     seen, reclaim = [0], backend.reclaim
 
     def counted() -> Any:

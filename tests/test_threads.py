@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from neoq.errors import NeoqError
-from neoq.threads import Bell, refuse_isolated, start
+from neoq.threads import Wakeup, refuse_isolated, start
 
 ROUNDS = 500
 
@@ -61,19 +61,19 @@ def test_a_thread_runs_once_whatever_a_signal_handler_raises_as_it_is_started(al
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_bell_is_heard_whatever_a_signal_handler_raised_as_it_was_rung(alarms: None) -> None:
-    """An exception that lands while a bell is rung harms neither the ring that comes next nor who waits."""
-    bell, over = Bell(), threading.Event()
+    """An exception that lands while a wakeup is rung harms neither the ring that comes next nor who waits."""
+    wakeup, over = Wakeup(), threading.Event()
     rng = random.Random(7)
 
     def ring_on() -> None:
         signal.setitimer(signal.ITIMER_REAL, 1e-6 + rng.random() * 3e-4)
         give_up = time.monotonic() + 0.1
         while time.monotonic() < give_up:
-            bell.ring()
+            wakeup.set()
 
     def hear() -> None:
         while not over.is_set():
-            bell.wait(None)
+            wakeup.wait(None)
 
     waiting = threading.Thread(target=hear, daemon=True)
     waiting.start()
@@ -85,22 +85,22 @@ def test_a_bell_is_heard_whatever_a_signal_handler_raised_as_it_was_rung(alarms:
             landed += 1
     assert landed
     over.set()
-    bell.ring()
+    wakeup.set()
     waiting.join(5)
     assert not waiting.is_alive()
 
 
 def test_rings_are_heard_once_and_not_before_their_time() -> None:
     """A ring before the wait ends it at once, two are heard as one, and one that was hushed is not heard."""
-    bell = Bell()
-    assert not bell.wait(0.0)
-    bell.ring()
-    bell.ring()
-    assert bell.wait(None)
-    assert not bell.wait(0.001)
-    bell.ring()
-    bell.hush()
-    assert not bell.wait(0.0)
+    wakeup = Wakeup()
+    assert not wakeup.wait(0.0)
+    wakeup.set()
+    wakeup.set()
+    assert wakeup.wait(None)
+    assert not wakeup.wait(0.001)
+    wakeup.set()
+    wakeup.clear()
+    assert not wakeup.wait(0.0)
 
 
 def test_no_thread_to_be_had_is_an_error() -> None:

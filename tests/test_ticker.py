@@ -9,7 +9,7 @@ import pytest
 
 from neoq.config import Config
 from neoq.cron import Schedule
-from neoq.engine.scheduler import Cron, Ticker
+from neoq.engine.scheduler import Cron, CronScheduler
 from neoq.errors import BackendUnavailable
 from neoq.job import Job
 from neoq.store import Store, Tick
@@ -48,21 +48,21 @@ class Ticks:
 
 
 class Scene:
-    """A ticker whose clock and store are set by hand."""
+    """A cron_scheduler whose clock and store are set by hand."""
 
     def __init__(self) -> None:
         self.wall = Wall()
         self.store = Ticks(self.wall)
-        self.ticker = Ticker(cast("Store", self.store), Config(), self.wall)
+        self.cron_scheduler = CronScheduler(cast("Store", self.store), Config(), self.wall)
 
     def add(self, spec: str, queue: str = "q", schedule: Any = None) -> None:
-        self.ticker.add(Cron(queue, schedule or Schedule(spec), catch_up=False))
+        self.cron_scheduler.add(Cron(queue, schedule or Schedule(spec), catch_up=False))
         self.look()
 
     def look(self, *, later: float = 0.0) -> None:
         self.wall.now += timedelta(seconds=later)
         try:
-            self.ticker.fire()
+            self.cron_scheduler.fire()
         except BackendUnavailable:
             assert self.store.away
 
@@ -151,6 +151,6 @@ def test_a_schedule_that_fails_holds_up_no_other(scene: Scene, caplog: pytest.Lo
     zone.works = False
     for _ in range(3):
         scene.look(later=60)
-        assert scene.ticker.next_due() is not None
+        assert scene.cron_scheduler.next_due() is not None
     assert [cron for cron, _ in scene.store.added] == ["good"] * 3
     assert caplog.text.count("cron bad fails") == 1

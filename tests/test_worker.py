@@ -28,11 +28,11 @@ def test_the_last_of_what_a_runner_took_alone_keeps_nobody_waiting(monkeypatch: 
         @backend.listen("q", concurrency=2)
         def handler(job: neoq.Job) -> None:
             mine = next(
-                runner for runner in backend.engine.lanes["q"].runners if runner.slot is current_slot()
+                runner for runner in backend.engine.pools["q"].runners if runner.slot is current_slot()
             )
             if waits and waits[0] is not mine:
                 met.set()
-            elif not waits and backend.engine.lanes["q"].alone is mine and not mine.ahead:
+            elif not waits and backend.engine.pools["q"].alone is mine and not mine.ahead:
                 waits.append(mine)
                 if met.wait(PATIENCE):
                     later.set()
@@ -50,13 +50,13 @@ def test_claims_ahead_go_by_jobs_and_not_by_chunks() -> None:
     """One job that waited for the interpreter says little about how many can be claimed ahead."""
     with neoq.MemBackend(autostart=False) as backend:
         backend.listen("q", lambda _job: None, concurrency=8)
-        lane = backend.engine.lanes["q"]
-        assert lane.fits_ahead() == 0  # nothing is known yet
-        lane.learn(1, 0.005)
-        assert lane.fits_ahead() == 1
+        pool = backend.engine.pools["q"]
+        assert pool.fits_ahead() == 0  # nothing is known yet
+        pool.learn(1, 0.005)
+        assert pool.fits_ahead() == 1
         for _ in range(20):
-            lane.learn(64, 64 * 20e-6)
-        assert 200 <= lane.fits_ahead() <= 250  # of 20 microseconds each, 5 ms hold 250
+            pool.learn(64, 64 * 20e-6)
+        assert 200 <= pool.fits_ahead() <= 250  # of 20 microseconds each, 5 ms hold 250
 
 
 def test_a_job_whose_lease_was_lost_is_given_back(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_runner_that_fails_as_it_parks_is_not_called() -> None:
         take = backend.take
 
         def failing(queue: str, limit: int) -> tuple[list[neoq.Job], bool]:
-            if backend.engine.lanes["q"].idle and not failed.is_set():
+            if backend.engine.pools["q"].idle and not failed.is_set():
                 failed.set()
                 raise MemoryError
             return take(queue, limit)

@@ -1,4 +1,4 @@
-"""The engine: what one backend runs. It wires lanes, watchdog and cron together, starts and stops them."""
+"""The engine: what one backend runs. It wires pools, watchdog and cron together, starts and stops them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from neoq.engine.pool import current_slot
 from neoq.engine.report import ShutdownReport
 from neoq.engine.runtime import Ending, Runtime
 from neoq.engine.scheduler import Cron
-from neoq.engine.shutdown import Stopping, interrupts_us
+from neoq.engine.shutdown import Shutdown, interrupts_us
 from neoq.engine.waiting import Waiting
 from neoq.errors import (
     BackendClosedError,
@@ -55,8 +55,8 @@ class Engine(Runtime):
 
     def forked(self) -> None:
         """Begin again in the child of a fork, where no thread but the forking one exists."""
-        for lane in self.lanes.values():
-            for runner in lane.runners:
+        for pool in self.pools.values():
+            for runner in pool.runners:
                 runner.slot.abandoned = True  # if it is this very thread, its loop ends with its job
         if not self.closed:
             self._reset()
@@ -75,10 +75,10 @@ class Engine(Runtime):
             else:
                 listener.wrap(self.middleware)
                 self.listeners[listener.queue] = listener
-                self._new_lane(listener)
+                self._new_pool(listener)
                 if cron is not None:
                     self.crons.append(cron)
-                    self.ticker.add(cron)
+                    self.cron_scheduler.add(cron)
             if self.started:
                 self.start()
         if not self.local:
@@ -101,7 +101,7 @@ class Engine(Runtime):
         present.replace(listener)
         present.wrap(self.middleware)
         if self.running:
-            self.lanes[queue].begin()
+            self.pools[queue].begin()
         if cron is not None and its_cron is not None:
             its_cron.schedule, its_cron.catch_up = cron.schedule, cron.catch_up
         self.config.log.info("the handler of queue %s was defined again: the new one is used", queue)
@@ -179,7 +179,7 @@ class Engine(Runtime):
         with self.lock:
             self._refuse_closed()
             self.started = True
-            if not self.lanes or self.by_hand is not None:
+            if not self.pools or self.by_hand is not None:
                 return
             if not self.running:
                 refuse_isolated()
@@ -187,20 +187,20 @@ class Engine(Runtime):
             self._open()
             self.running = True
             before_pools_close(_ending)
-            for lane in self.lanes.values():
-                lane.begin()
-            self.ticker.start()
-            if self.fetcher is not None and self.keeper is not None:
-                self.keeper.start()
+            for pool in self.pools.values():
+                pool.begin()
+            self.cron_scheduler.start()
+            if self.fetcher is not None and self.heartbeat is not None:
+                self.heartbeat.start()
                 self.watchdog.start()
-                self.standby.prepare()
-                self.watchdog.expect(-math.inf)  # it looks at the keeper from now on
+                self.bounded_call.prepare()
+                self.watchdog.expect(-math.inf)  # it looks at the heartbeat from now on
                 self.fetcher.start()
                 self.fetcher.call()
             else:
                 for counts in self.store.counts():
-                    if counts.ready and counts.queue in self.lanes:
-                        self.lanes[counts.queue].wake()
+                    if counts.ready and counts.queue in self.pools:
+                        self.pools[counts.queue].wake()
 
     def _warn_of_green_threads(self) -> None:
         if (patched_by := green_threads()) is not None:
@@ -224,11 +224,11 @@ class Engine(Runtime):
 
     def refuse_unheard(self, queue: str) -> None:
         """In memory, refuse a queue that nothing here listens on."""
-        if not self.durable and queue not in self.lanes:
+        if not self.durable and queue not in self.pools:
             raise NoListenerError(
                 f"nothing in this process listens on queue {queue!r}, and jobs in memory run nowhere else; "
                 f"call listen({queue!r}, handler) first, or use a durable backend"
-                + (f" (it listens on {', '.join(map(repr, sorted(self.lanes)))})" if self.lanes else ""),
+                + (f" (it listens on {', '.join(map(repr, sorted(self.pools)))})" if self.pools else ""),
                 queue=queue,
             )
 
@@ -266,19 +266,19 @@ class Engine(Runtime):
 
     # -- drain, wait and shutdown ------------------------------------------------------------------------
 
-    def hold(self, by_hand: Callable[[], int]) -> None:
+    def suspend(self, by_hand: Callable[[], int]) -> None:
         """Let the threads rest, once their jobs have ended: a test runs what is ready by hand."""
         with self.lock:
             if self.by_hand is not None:
                 raise NeoqError("this backend is run by hand already: inline and clock cannot be combined")
             self.by_hand = by_hand
-            self.ticker.held = True
-            for lane in self.lanes.values():
-                lane.held = True
+            self.cron_scheduler.suspended = True
+            for pool in self.pools.values():
+                pool.suspended = True
         try:
             self._await_rest(machine.monotonic() + self.config.shutdown_timeout)
         except BaseException:
-            self.go_on()
+            self.resume()
             raise
 
     def _await_rest(self, give_up: float) -> None:
@@ -298,13 +298,13 @@ class Engine(Runtime):
             self.fetcher.give_back()
         return self.settler is None or not self.settler.unsettled()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Let the threads work again."""
         with self.lock:
             self.by_hand = None
-            self.ticker.held = False
-            for lane in self.lanes.values():
-                lane.held = False
+            self.cron_scheduler.suspended = False
+            for pool in self.pools.values():
+                pool.suspended = False
             if self.started and self.stopping is None:
                 self.start()
 
@@ -331,13 +331,13 @@ class Engine(Runtime):
         with self.lock:
             if self.stopping is None:
                 seconds = self.config.shutdown_timeout if timeout is None else timeout
-                self.stopping = Stopping(self, seconds, drain)
+                self.stopping = Shutdown(self, seconds, drain)
                 self.attention = True
             return self.stopping
 
     def _ask_for_shutdown(self, timeout: float | None, drain: bool) -> ShutdownReport:
         """Leave it to a thread; the report fills when it is done."""
-        stopping = Stopping(self, self.config.shutdown_timeout if timeout is None else timeout, drain)
+        stopping = Shutdown(self, self.config.shutdown_timeout if timeout is None else timeout, drain)
 
         def shut_down() -> None:
             with self.lock:
@@ -359,8 +359,8 @@ class Engine(Runtime):
         if not self.durable:  # what is ready is run, too
             self.await_quiet(give_up)
             return
-        for lane in self.lanes.values():
-            lane.held = True
+        for pool in self.pools.values():
+            pool.suspended = True
         with self.watching():
             while not all(runner.parked for runner in self._runners()) and machine.monotonic() < give_up:
                 self.wait_for_change(0.01, self.told)
@@ -368,8 +368,8 @@ class Engine(Runtime):
     def stop_at_exit(self) -> None:
         """End with the interpreter: in memory what is ready is run first."""
         if self.stopping is None and self.opened:
-            for lane in self.lanes.values():
-                lane.vacant = 0 if lane.runners else lane.vacant  # no thread can be started any more
+            for pool in self.pools.values():
+                pool.spare = 0 if pool.runners else pool.spare  # no thread can be started any more
             timeout = None if self.ends_at is None else max(0.0, self.ends_at - machine.monotonic())
             self.begin_shutdown(timeout, drain=not self.durable).run()
 

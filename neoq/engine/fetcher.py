@@ -24,7 +24,7 @@ from neoq.store import Claimed, Demand, Outcome, Store, given_back, succeeded
 if TYPE_CHECKING:
     from neoq.clock import Clock
     from neoq.config import Config
-    from neoq.engine.pool import Lane
+    from neoq.engine.pool import RunnerPool
 
 SAME_CLOCK = 1.0  # seconds that this machine's clock may differ from the store's and count as equal
 MAX_PREFETCH = 500  # jobs of a queue claimed ahead, at most
@@ -42,13 +42,13 @@ class Fetcher:
         config: Config,
         clock: Clock,
         *,
-        lanes: Callable[[], Iterable[Lane]],
+        pools: Callable[[], Iterable[RunnerPool]],
         parked: Callable[[], None],
     ) -> None:
         self._store = store
         self._settler = settler
         self._clock = clock
-        self._lanes = lanes
+        self._lanes = pools
         self._parked = parked
         self._interval = config.job_check_interval
         self._lease = config.lease
@@ -78,7 +78,7 @@ class Fetcher:
                 pass
         ahead = self._prefetch.get(queue, 0)  # 0: there was no more, so who parks is soon enough to ask again
         if ahead and len(buffer or ()) * 2 < ahead:
-            self._loop.ring()
+            self._loop.wake()
         return jobs, bool(buffer)
 
     def settle(self, outcomes: list[Outcome]) -> None:
@@ -91,16 +91,16 @@ class Fetcher:
 
     def nothing_to_do(self, queue: str) -> None:  # noqa: ARG002
         """A runner of this queue is free."""
-        self._loop.ring()
+        self._loop.wake()
         self._parked()
 
     def call(self) -> None:
         """Look for jobs now; called for each enqueue, so it is cheap where others have called."""
-        self._loop.ring()
+        self._loop.wake()
 
-    def takes(self, lane: Lane) -> bool:
+    def takes(self, pool: RunnerPool) -> bool:
         """Whether jobs of a queue are claimed here at the next look."""
-        return not (self._loop.closing or self._fenced) and self._demand(lane) is not None
+        return not (self._loop.closing or self._fenced) and self._demand(pool) is not None
 
     def fetch(self) -> None:
         """Look for jobs now, in this thread: it is the store's, which hears of work before any other does."""
@@ -119,7 +119,7 @@ class Fetcher:
     def fence(self, fenced: bool) -> None:
         """Claim nothing while this process cannot renew what it has."""
         self._fenced = fenced
-        self._loop.ring()
+        self._loop.wake()
 
     def held(self) -> list[Job]:
         """Jobs that were fetched and not taken."""
@@ -181,10 +181,10 @@ class Fetcher:
 
     def _fetch(self) -> float:
         """Claim once for all queues; return the seconds until it is worth trying again."""
-        self.busy = True  # before the look at the lanes: who holds them meanwhile waits for this claim
+        self.busy = True  # before the look at the pools: who holds them meanwhile waits for this claim
         try:
             demands = (
-                [] if self._fenced else [demand for lane in self._lanes() if (demand := self._demand(lane))]
+                [] if self._fenced else [demand for pool in self._lanes() if (demand := self._demand(pool))]
             )
             return self._claim(demands) if demands else self._interval
         finally:
@@ -222,9 +222,9 @@ class Fetcher:
         if over:
             self._give_back_late(claimed.jobs)
             return 0.0
-        for lane in self._lanes():
-            if lane.queue in got:
-                lane.wake()
+        for pool in self._lanes():
+            if pool.queue in got:
+                pool.wake()
         for demand in demands:
             self._adapt(demand, got.get(demand.queue, 0))
         if any(got.get(demand.queue, 0) >= demand.limit for demand in demands):
@@ -240,12 +240,16 @@ class Fetcher:
         except NeoqError as error:
             self._logger.warning("%d jobs were claimed and could not be given back: %s", len(jobs), error)
 
-    def _demand(self, lane: Lane) -> Demand | None:
-        buffered = len(self._buffers.get(lane.queue, ()))
-        free = len(lane.idle) + lane.vacant
-        ahead = min(self._prefetch.get(lane.queue, 0), lane.fits_ahead())
+    def _demand(self, pool: RunnerPool) -> Demand | None:
+        buffered = len(self._buffers.get(pool.queue, ()))
+        free = len(pool.idle) + pool.spare
+        ahead = min(self._prefetch.get(pool.queue, 0), pool.fits_ahead())
         limit = free + ahead - buffered
-        return Demand(lane.queue, limit) if limit > 0 and not (lane.choked or lane.held) else None
+        return (
+            Demand(pool.queue, limit)
+            if limit > 0 and not (pool.at_abandoned_limit or pool.suspended)
+            else None
+        )
 
     def _adapt(self, demand: Demand, got: int) -> None:
         """Fetch further ahead while claims come back full, and nothing ahead once one does not."""

@@ -1,9 +1,9 @@
-"""The keeper: one thread that keeps this process's claims alive in a store that others share.
+"""The heartbeat: one thread that keeps this process's claims alive in a store that others share.
 
 Every heartbeat it says that the process lives, renews its leases, passes cancellations on to the runners,
 and takes over from workers that died. If it could not renew for as long as a lease lives, others may have
 the jobs by now: then this process claims nothing and stops what it runs. The watchdog judges that, since the
-keeper itself may be held up in a call: a store whose network stands still refuses nothing.
+heartbeat itself may be held up in a call: a store whose network stands still refuses nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOGETHER = 2  # attempts to renew all leases at once, before they are renewed on
 APART_AT_MOST = 3  # renewals that fail one after another: then it is the store, and none of them
 
 
-class Keeper:
+class Heartbeat:
     """Heartbeats for what one process holds."""
 
     def __init__(
@@ -58,7 +58,7 @@ class Keeper:
         self._refused = 0
         self._said: set[str] = set()  # in this round
         self._lock = threading.Lock()
-        self._loop = Loop("neoq-keeper", self._keep, config.log)
+        self._loop = Loop("neoq-heartbeat", self._keep, config.log)
 
     def start(self) -> None:
         """Start the thread, once."""
@@ -69,7 +69,7 @@ class Keeper:
 
     def call(self) -> None:
         """Look for cancellations now."""
-        self._loop.ring()
+        self._loop.wake()
 
     def close(self) -> None:
         """Stop the thread."""
@@ -109,7 +109,7 @@ class Keeper:
                 self._logger.warning("the heartbeat did not reach the store: %s", error)
             return False
         except Exception:
-            self._logger.exception("the keeper goes on after an error in its %s", duty)
+            self._logger.exception("the heartbeat goes on after an error in its %s", duty)
             return False
         return True
 
@@ -164,7 +164,7 @@ class Keeper:
             if not self._fenced:
                 return
             if machine.monotonic() - began >= self._config.lease:
-                self._loop.ring()  # it tells nothing of now: ask again at once
+                self._loop.wake()  # it tells nothing of now: ask again at once
                 return
             self._fenced = False
             self._fence(False)

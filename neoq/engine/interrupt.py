@@ -1,4 +1,4 @@
-"""Stopping what runs too long: the slot that each runner keeps, and the watchdog that scans them.
+"""Shutdown what runs too long: the slot that each runner keeps, and the watchdog that scans them.
 
 An interrupt is raised inside the handler's thread between two bytecodes, but not where that would harm
 others. It can arrive late, and code blocked in C never sees it; so a second later the attempt is settled
@@ -296,7 +296,7 @@ class Watchdog:
     def expect(self, due: float) -> None:
         """Make sure that the watchdog looks at ``due`` (monotonic) or earlier."""
         if due < self.wakes_at:  # callers in a hurry look at it themselves
-            self._loop.ring()
+            self._loop.wake()
 
     def start(self) -> None:
         """Start the thread, once."""

@@ -1,6 +1,6 @@
 """Runner threads: each takes jobs of one queue, runs them, and hands their outcomes on.
 
-A `Lane` is a queue's runners. They are started as work comes, up to its concurrency; those without work
+A `RunnerPool` is a queue's runners. They are started as work comes, up to its concurrency; those without work
 are parked, and are woken one at a time: each that finds more than it takes wakes the next.
 """
 
@@ -62,7 +62,7 @@ def running_in(slot: Slot) -> Iterator[Slot]:
         _current.slot = before
 
 
-class Lane:
+class RunnerPool:
     """One queue's runners; ``lock`` guards who is in which of its lists."""
 
     def __init__(
@@ -83,13 +83,13 @@ class Lane:
         self.lock = threading.RLock()  # a signal handler may enqueue meanwhile
         self.runners: list[Runner] = []
         self.idle: list[Runner] = []  # parked; who takes one out owes it a call
-        self.stuck: list[Runner] = []  # abandoned, and not yet come back
-        self.vacant = 0  # runners that may still be started
+        self.abandoned: list[Runner] = []  # abandoned, and not yet come back
+        self.spare = 0  # runners that may still be started
         self.waking = False  # somebody was called and has not looked yet
         self.alone: Runner | None = None  # its jobs are so short that the others rest, though there are more
         self.stopping = False
-        self.stranded = False  # the interpreter is going down, and no thread can be started any more
-        self.held = False  # a test runs the jobs by hand
+        self.without_threads = False  # the interpreter is going down, and no thread can be started any more
+        self.suspended = False  # a test runs the jobs by hand
         self.processed = 0  # by runners that are gone
         self.asides: list[threading.Thread] = []
         self._busy = 0.0  # seconds that lately went into so many _jobs
@@ -102,11 +102,11 @@ class Lane:
         """Allow runners to be started."""
         with self.lock:
             if not self.stopping:
-                self.vacant = self.listener.concurrency - len(self.runners)
+                self.spare = self.listener.concurrency - len(self.runners)
 
     def wake(self) -> None:
         """Let one more runner look for jobs; called for each enqueue, so it is cheap."""
-        if self.waking or self.held:
+        if self.waking or self.suspended:
             return
         if self.idle:
             self.waking = True
@@ -120,7 +120,7 @@ class Lane:
                 if runner is None:
                     self._call_lost()
                 raise
-        elif self.vacant > 0:
+        elif self.spare > 0:
             self._start_runner()
 
     def _call_lost(self) -> None:
@@ -139,7 +139,7 @@ class Lane:
 
     def _start_runner(self) -> None:
         with self.lock:
-            if self.vacant <= 0 or self.waking:
+            if self.spare <= 0 or self.waking:
                 return
             self.waking = True
             try:
@@ -152,14 +152,14 @@ class Lane:
         self._numbers += 1
         runner = Runner(self, self._new_slot(), ahead, self._numbers)
         try:
-            self.vacant -= 1
+            self.spare -= 1
             self.runners.append(runner)
             self.watchdog.start()
             start(runner.thread)
         except (RuntimeError, OSError) as error:  # no threads left, or the interpreter is going down
             self.runners.remove(runner)
-            self.stranded = not self.runners and not threading.main_thread().is_alive()
-            self.vacant += 1
+            self.without_threads = not self.runners and not threading.main_thread().is_alive()
+            self.spare += 1
             self.waking = False
             self.listener.logger.error("no thread for queue %s: %s", self.queue, error)  # noqa: TRY400
             if threading.main_thread().is_alive():
@@ -169,7 +169,7 @@ class Lane:
         except BaseException:  # of a signal handler; where it came first there is no thread to be called
             if runner.thread.ident is None:
                 self.runners.remove(runner)
-                self.vacant += 1
+                self.spare += 1
                 self.waking = False
             raise
 
@@ -177,7 +177,7 @@ class Lane:
         """Take no more jobs; runners end after the one that they run."""
         with self.lock:
             self.stopping = True
-            self.vacant = 0
+            self.spare = 0
         while self.idle:
             try:
                 self.idle.pop().baton.release()
@@ -211,9 +211,9 @@ class Lane:
     def left(self, runner: Runner) -> None:
         """A runner's thread ends."""
         with self.lock:
-            came_back = runner in self.stuck
+            came_back = runner in self.abandoned
             if came_back:
-                self.stuck.remove(runner)
+                self.abandoned.remove(runner)
                 self._replace_missing()
             elif runner in self.runners:
                 self.runners.remove(runner)
@@ -234,15 +234,15 @@ class Lane:
                 return
             self.runners.remove(runner)
             self.processed += runner.processed + 1
-            self.stuck.append(runner)
+            self.abandoned.append(runner)
             if self.alone is runner:
                 self.alone = None
             if self.stopping:
                 self.source.settle([given_back(job) for job in ahead])
                 return
-            self.vacant += 1
-            if len(self.stuck) >= self._max_abandoned:
-                self.vacant = 0
+            self.spare += 1
+            if len(self.abandoned) >= self._max_abandoned:
+                self.spare = 0
                 self.source.settle([given_back(job) for job in ahead])
             else:
                 self.waking = True
@@ -260,30 +260,30 @@ class Lane:
 
     def _replace_missing(self) -> None:
         """Fill the places that stayed empty while too many threads hung."""
-        if not self.stopping and not self.choked:
-            self.vacant = self.listener.concurrency - len(self.runners)
+        if not self.stopping and not self.at_abandoned_limit:
+            self.spare = self.listener.concurrency - len(self.runners)
 
-    def say_if_choked(self) -> None:
+    def warn_at_abandoned_limit(self) -> None:
         """Log that too many threads hang: not in the watchdog's thread, for a log may hang, too."""
-        if self.choked and not self.stopping:
+        if self.at_abandoned_limit and not self.stopping:
             self.listener.logger.critical(
                 "queue %s has left %d stuck threads behind (max_abandoned) and claims no more; its handlers "
                 "hang where no timeout can stop them: give their sockets and locks timeouts of their own",
                 self.queue,
-                len(self.stuck),
+                len(self.abandoned),
             )
 
     @property
-    def choked(self) -> bool:
+    def at_abandoned_limit(self) -> bool:
         """Whether too many of its threads hang for it to take jobs."""
-        return len(self.stuck) >= self._max_abandoned
+        return len(self.abandoned) >= self._max_abandoned
 
 
 class Runner:
     """One thread that runs jobs, with what was handed to it ahead and what it has done."""
 
-    def __init__(self, lane: Lane, slot: Slot, ahead: deque[Job], number: int) -> None:
-        self.lane = lane
+    def __init__(self, pool: RunnerPool, slot: Slot, ahead: deque[Job], number: int) -> None:
+        self.pool = pool
         self.slot = slot
         self.ahead = ahead
         self.done = slot.done
@@ -297,36 +297,36 @@ class Runner:
         self._chunk_began = 0.0
         self.seconds = 0.0  # that a job takes, on average
         self._pid = os.getpid()
-        name = f"neoq-runner-{lane.queue}-{number}"
+        name = f"neoq-runner-{pool.queue}-{number}"
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def _run(self) -> None:
         self.slot.ident = threading.get_ident()
         _current.slot = self.slot
-        self.lane.waking = False
+        self.pool.waking = False
         while True:
             try:
-                context = self.lane.listener.surroundings.fresh()
+                context = self.pool.listener.surroundings.fresh()
                 if context.run(self._work, context):
                     break
             except JobInterrupted:
                 continue  # it landed after its job's end; the job is not concerned
             except BaseException:  # a thread that ended here would still count as a runner
-                self.lane.listener.logger.exception(
-                    "a runner of queue %s goes on after an error", self.lane.queue
+                self.pool.listener.logger.exception(
+                    "a runner of queue %s goes on after an error", self.pool.queue
                 )
-                if self.lane.stopping:
+                if self.pool.stopping:
                     break
-                self.lane.call_help(self)
+                self.pool.call_help(self)
                 threading.Event().wait(STUMBLE)
         if os.getpid() != self._pid:  # a child forked in a handler that has returned: nothing is left to do
             os._exit(0)
-        self.lane.left(self)
+        self.pool.left(self)
 
     def _work(self, context: Context) -> bool:
         """Run jobs in a context until the thread is to end; False: a job has spoiled the context."""
-        lane, slot, ahead, done = self.lane, self.slot, self.ahead, self.done
-        listener, watchdog = lane.listener, lane.watchdog
+        pool, slot, ahead, done = self.pool, self.slot, self.ahead, self.done
+        listener, watchdog = pool.listener, pool.watchdog
         spoiled = listener.surroundings.spoiled
         while True:
             try:
@@ -335,15 +335,15 @@ class Runner:
                 if self._next_chunk():
                     continue
                 return True
-            if lane.stopping:
-                lane.source.settle([given_back(job)])
+            if pool.stopping:
+                pool.source.settle([given_back(job)])
                 continue
             outcome = attempt(job, listener, slot, watchdog)
             if outcome is job:
                 done.append(job)
             elif outcome is not None:
                 self.processed += 1
-                lane.source.settle([outcome])  # type: ignore[list-item]
+                pool.source.settle([outcome])  # type: ignore[list-item]
             if slot.abandoned:
                 return True  # another thread has this place by now
             if context and spoiled(context):  # mostly it is empty
@@ -351,11 +351,11 @@ class Runner:
 
     def _next_chunk(self) -> bool:
         """Hand on what is done and take up more; False: the thread is to end."""
-        lane = self.lane
+        pool = self.pool
         if self._chunk:
             self._learn()
         self._flush()
-        while not lane.stopping:
+        while not pool.stopping:
             if self._find():
                 return True
             self._park()
@@ -364,36 +364,36 @@ class Runner:
         return False
 
     def _find(self) -> bool:
-        alone = self.lane.alone
+        alone = self.pool.alone
         if alone is not None and alone is not self and 0.0 < self.seconds < BRIEF:
             return False
         return self._take() or self._steal()
 
     def _take(self) -> bool:
-        if self.lane.choked or self.lane.held:
+        if self.pool.at_abandoned_limit or self.pool.suspended:
             return False
-        lane = self.lane
-        jobs, more = lane.source.take(lane.queue, self._size)
+        pool = self.pool
+        jobs, more = pool.source.take(pool.queue, self._size)
         alone = more and 0.0 < self.seconds < BRIEF
         if alone:
-            lane.alone = self
-        elif lane.alone is self:
-            lane.alone = None
+            pool.alone = self
+        elif pool.alone is self:
+            pool.alone = None
         if not jobs:
             return False
         self.ahead.extend(jobs)
         self._chunk = len(jobs)
-        self._chunk_began = now = lane.clock.monotonic()
+        self._chunk_began = now = pool.clock.monotonic()
         if self._chunk > 1 or alone:
-            lane.watchdog.expect(now + STALE)
+            pool.watchdog.expect(now + STALE)
         if more and not alone:
-            lane.wake()
+            pool.wake()
         return True
 
     def _learn(self) -> None:
         """Adapt how much is handed over at once to how long these jobs take."""
-        seconds = self.lane.clock.monotonic() - self._chunk_began
-        self.lane.learn(self._chunk, seconds)
+        seconds = self.pool.clock.monotonic() - self._chunk_began
+        self.pool.learn(self._chunk, seconds)
         seconds /= self._chunk
         self.seconds += SMOOTHING * (seconds - self.seconds)
         fits = int(AHEAD_SECONDS / max(self.seconds, seconds, 1e-6))
@@ -402,7 +402,7 @@ class Runner:
 
     def _steal(self) -> bool:
         """Take a job that waits behind another runner's."""
-        for other in list(self.lane.runners):
+        for other in list(self.pool.runners):
             if other is not self and other.ahead:
                 try:
                     self.ahead.append(other.ahead.popleft())
@@ -413,12 +413,12 @@ class Runner:
 
     def _park(self) -> None:
         """Wait to be called. First it says that it is idle, then it looks once more: no call is missed."""
-        lane = self.lane
-        lane.idle.append(self)
+        pool = self.pool
+        pool.idle.append(self)
         try:
-            found = lane.stopping or self._find()
+            found = pool.stopping or self._find()
             if not found:
-                lane.source.nothing_to_do(lane.queue)
+                pool.source.nothing_to_do(pool.queue)
         except BaseException:  # it does not wait: nobody is to call it
             if not self._is_called_no_more():
                 self._await_call()
@@ -427,12 +427,12 @@ class Runner:
             return
         self._await_call()
         if self.ahead:
-            lane.wake()  # the call may have been for another job than the one taken here
+            pool.wake()  # the call may have been for another job than the one taken here
 
     def _is_called_no_more(self) -> bool:
         """Whether this runner could leave those who wait: else somebody is calling it, and that is taken."""
         try:
-            self.lane.idle.remove(self)
+            self.pool.idle.remove(self)
         except ValueError:
             return False
         return True
@@ -441,7 +441,7 @@ class Runner:
         self.parked = True
         self.baton.acquire()
         self.parked = False
-        self.lane.waking = False
+        self.pool.waking = False
 
     def _flush(self) -> None:
         """Hand on successes; the watchdog does it too, for those that wait behind a long job."""
@@ -455,7 +455,7 @@ class Runner:
         except IndexError:
             pass
         self.processed += len(succeeded)
-        self.lane.source.settle_succeeded(succeeded)
+        self.pool.source.settle_succeeded(succeeded)
 
     def _abandon(self, job: Job) -> None:
         """Settle the attempt over the head of a thread that did not heed its interrupt, and replace it."""
@@ -463,42 +463,42 @@ class Runner:
         if asked is None or not self.slot.abandon(job):
             return
         stack = _stack_of(self)
-        self.lane.replace(self)
-        self.lane.aside(self._settle_abandoned, job, asked, stack)
+        self.pool.replace(self)
+        self.pool.aside(self._settle_abandoned, job, asked, stack)
 
     def _settle_abandoned(self, job: Job, asked: Interrupt, stack: str) -> None:
         _, error, say = self.settle_over_its_head(job, asked)  # first of all: a log may hang, too
-        self.lane.listener.logger.error(
+        self.pool.listener.logger.error(
             "job %s of %s did not stop when interrupted; its thread %s is left behind, and hangs at:\n%s",
             job.id,
-            self.lane.queue,
+            self.pool.queue,
             self.thread.name,
             stack,
         )
         say()
-        self.lane.say_if_choked()
+        self.pool.warn_at_abandoned_limit()
         if error is not None:
-            self.lane.listener.tell(job, error)
+            self.pool.listener.tell(job, error)
 
     def settle_over_its_head(self, job: Job, asked: Interrupt) -> Judged:
         """Settle the attempt of a thread that was left behind.
 
         Return its outcome, what on_error is to be told of it, and how to log it.
         """
-        judged = abandoned(job, self.lane.listener, self.slot, asked)
+        judged = abandoned(job, self.pool.listener, self.slot, asked)
         if judged[1] is not None or self.slot.uncounted:
-            self.lane.listener.failed()  # counted before anybody hears of the end
-        self.lane.source.settle([judged[0]])
+            self.pool.listener.failed()  # counted before anybody hears of the end
+        self.pool.source.settle([judged[0]])
         return judged
 
     def check(self, now: float) -> float:
         """Interrupt, abandon, flush or call for help where it is due: the watchdog's look at this runner."""
-        lane, slot, job = self.lane, self.slot, self.slot.job
+        pool, slot, job = self.pool, self.slot, self.slot.job
         if job is not None and self._seen is job:  # it ran at the last look: nothing may wait behind it
             self._flush()
-            if self.ahead or lane.alone is self:
-                lane.call_help(self)
-        may_wait = self.done or self.ahead or lane.alone is self
+            if self.ahead or pool.alone is self:
+                pool.call_help(self)
+        may_wait = self.done or self.ahead or pool.alone is self
         soon = now + STALE if may_wait else math.inf
         self._seen = job
         if job is None:

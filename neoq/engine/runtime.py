@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from neoq.clock import LiveClock, machine
 from neoq.engine.attempt import Listener, Middleware
 from neoq.engine.interrupt import Guarded, Slot, Watchdog
-from neoq.engine.pool import Lane, Runner, current_slot
+from neoq.engine.pool import Runner, RunnerPool, current_slot
 from neoq.engine.report import ShutdownReport
-from neoq.engine.scheduler import Cron, Ticker
+from neoq.engine.scheduler import Cron, CronScheduler
 from neoq.engine.source import LocalSource, Source
 from neoq.errors import (
     JobCancelled,
@@ -27,12 +27,12 @@ from neoq.job import FINISHED, Job, Status, sized_result, to_datetime
 from neoq.loop import has_late, revive
 from neoq.store import Outcome, Store, StoreContext, WorkerInfo, lease_of, succeeded
 from neoq.system import host_name
-from neoq.threads import Standby
+from neoq.threads import BoundedCall
 
 if TYPE_CHECKING:
     from neoq.config import Config
     from neoq.engine.fetcher import Fetcher
-    from neoq.engine.heartbeat import Keeper
+    from neoq.engine.heartbeat import Heartbeat
     from neoq.engine.settler import Settler
 
 
@@ -64,7 +64,7 @@ class Ending(Protocol):
 
 
 class Runtime:
-    """The parts of one backend: its store, the lanes of its queues, and the threads that serve them.
+    """The parts of one backend: its store, the pools of its queues, and the threads that serve them.
 
     ``attention`` is True while an enqueue has to ask first: before the store is open, after a fork, and
     once it is being shut down. ``by_hand`` runs what is ready while a test holds the threads.
@@ -107,7 +107,7 @@ class Runtime:
         self.ends_at: float | None = None  # monotonic: since the main thread has ended
         self.running = False
         self.lock = threading.RLock()
-        self.lanes: dict[str, Lane] = {}
+        self.pools: dict[str, RunnerPool] = {}
         # Taken by its lock: a Condition's own `with` is Python code, which an exception of a signal handler
         # may leave halfway, with the lock taken.
         self.changing = threading.RLock()
@@ -122,17 +122,17 @@ class Runtime:
         self.duplicates = 0
         self._told_of_own: set[str] = set()  # queues
         self.watchdog = Watchdog("neoq-watchdog", self.clock, self._guarded, self.config.log)
-        self.ticker = Ticker(self.store, self.config, self.clock)
+        self.cron_scheduler = CronScheduler(self.store, self.config, self.clock)
         self.settler: Settler | None = None
         self.fetcher: Fetcher | None = None
-        self.keeper: Keeper | None = None
-        self.standby = Standby("neoq-shutdown")
+        self.heartbeat: Heartbeat | None = None
+        self.bounded_call = BoundedCall("neoq-shutdown")
         self.source: Source = self._new_source()
         for cron in self.crons:
             cron.seen = cron.first = cron.away = None
-            self.ticker.add(cron)
+            self.cron_scheduler.add(cron)
         for listener in self.listeners.values():
-            self._new_lane(listener)
+            self._new_pool(listener)
 
     def _settle_later(self, outcomes: list[Outcome], error: Exception) -> None:
         """Leave to a settler what a store in this process has just raised at, as out of memory."""
@@ -152,7 +152,7 @@ class Runtime:
             return LocalSource(self.store, self.settled, self.succeeded, self.parked, self._settle_later)
         # Imported only here: most programs that keep jobs in memory never need them.
         from neoq.engine.fetcher import Fetcher
-        from neoq.engine.heartbeat import Keeper
+        from neoq.engine.heartbeat import Heartbeat
         from neoq.engine.settler import Settler
 
         config = self.config
@@ -162,10 +162,10 @@ class Runtime:
             self.settler,
             config,
             self.clock,
-            lanes=lambda: list(self.lanes.values()),
+            pools=lambda: list(self.pools.values()),
             parked=self.parked,
         )
-        self.keeper = Keeper(
+        self.heartbeat = Heartbeat(
             self.store,
             config,
             held=self.held,
@@ -177,8 +177,8 @@ class Runtime:
         )
         return self.fetcher
 
-    def _new_lane(self, listener: Listener) -> None:
-        lane = self.lanes[listener.queue] = Lane(
+    def _new_pool(self, listener: Listener) -> None:
+        pool = self.pools[listener.queue] = RunnerPool(
             listener,
             source=self.source,
             watchdog=self.watchdog,
@@ -186,7 +186,7 @@ class Runtime:
             max_abandoned=self.config.max_abandoned,
             new_slot=self.new_slot,
         )
-        lane.held = self.by_hand is not None
+        pool.suspended = self.by_hand is not None
 
     def new_slot(self) -> Slot:
         """A slot for one thread that runs jobs."""
@@ -220,24 +220,24 @@ class Runtime:
     def notify(self, queue: str, notice: str) -> None:
         """Something may have changed in the store."""
         if notice in {"ready", "called"}:
-            lane = self.lanes.get(queue)
+            pool = self.pools.get(queue)
             if self.fetcher is not None:
                 self.fetcher.fetch() if notice == "called" else self.fetcher.call()
-            elif lane is not None:
+            elif pool is not None:
                 try:
-                    lane.wake()
+                    pool.wake()
                 except BaseException:  # of a signal handler, perhaps before anybody was called
-                    lane.wake()
+                    pool.wake()
                     raise
-        elif notice == "cancel" and self.keeper is not None:
-            self.keeper.call()
+        elif notice == "cancel" and self.heartbeat is not None:
+            self.heartbeat.call()
         if self.watchers:
             self.tell()
 
     def takes(self, queue: str) -> bool:
         """Whether a job that is ready now in a queue of a store that is a round trip away is taken here."""
-        lane = self.lanes.get(queue)
-        return lane is not None and self.fetcher is not None and self.fetcher.takes(lane)
+        pool = self.pools.get(queue)
+        return pool is not None and self.fetcher is not None and self.fetcher.takes(pool)
 
     def succeeded(self, jobs: Sequence[Job], stale: set[int]) -> None:
         """Successes are recorded; the stale ones were dropped."""
@@ -323,8 +323,8 @@ class Runtime:
 
     def handed_over(self, queue: str) -> int:
         """Jobs of a queue that runners of this process hold and have not started."""
-        lane = self.lanes.get(queue)
-        return 0 if lane is None else lane.handed_over()
+        pool = self.pools.get(queue)
+        return 0 if pool is None else pool.handed_over()
 
     def in_runner(self) -> bool:
         """Whether this thread is one of our runners."""
@@ -334,20 +334,22 @@ class Runtime:
     @property
     def listens(self) -> bool:
         """Whether this process runs jobs."""
-        return self.running and bool(self.lanes)
+        return self.running and bool(self.pools)
 
     def _runners(self) -> list[Runner]:
-        return [runner for lane in list(self.lanes.values()) for runner in list(lane.runners)]
+        return [runner for pool in list(self.pools.values()) for runner in list(pool.runners)]
 
     def _guarded(self) -> Iterator[Guarded]:
         """What the watchdog looks at."""
         yield from self._runners()
-        if self.keeper is not None:
-            yield self.keeper
+        if self.heartbeat is not None:
+            yield self.heartbeat
 
     def all_runners(self) -> list[Runner]:
         """Every runner whose thread lives, those that were left behind included."""
-        return self._runners() + [runner for lane in list(self.lanes.values()) for runner in list(lane.stuck)]
+        return self._runners() + [
+            runner for pool in list(self.pools.values()) for runner in list(pool.abandoned)
+        ]
 
     def held(self) -> list[Job]:
         """Every job that this process has taken and that has not ended: fetched, handed over, or running."""
@@ -387,7 +389,7 @@ class Runtime:
         running = sum(runner.slot.job is not None for runner in self._runners())
         began: datetime = to_datetime(self.began) or now
         return WorkerInfo(
-            self.worker_id, host_name(), os.getpid(), began, now, tuple(sorted(self.lanes)), running
+            self.worker_id, host_name(), os.getpid(), began, now, tuple(sorted(self.pools)), running
         )
 
     def count_failure(self) -> None:
@@ -401,8 +403,8 @@ class Runtime:
         if self._is_busy():
             return False
         for counts in self.store.counts():
-            lane = self.lanes.get(counts.queue)
-            if lane is None or lane.stranded:
+            pool = self.pools.get(counts.queue)
+            if pool is None or pool.without_threads:
                 continue
             if counts.ready and not counts.paused:
                 return False
@@ -417,7 +419,7 @@ class Runtime:
         return (
             self.fetcher.busy
             or bool(self.fetcher.held())
-            or any(len(lane.idle) < len(lane.runners) for lane in list(self.lanes.values()))
+            or any(len(pool.idle) < len(pool.runners) for pool in list(self.pools.values()))
             or bool(self.settler.unsettled())
         )
 

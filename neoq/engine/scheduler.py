@@ -94,7 +94,7 @@ class Cron:
         return machine.monotonic() < self.rests_until
 
 
-class Ticker:
+class CronScheduler:
     """Enqueues the ticks of all crons of a backend."""
 
     def __init__(self, store: Store, config: Config, clock: Clock) -> None:
@@ -108,14 +108,14 @@ class Ticker:
         self._loop = Loop(
             "neoq-cron", self._tick, config.log, away=self._say_away, pauses=(self._interval, self._interval)
         )
-        self.held = False  # a test fires the ticks by hand
+        self.suspended = False  # a test fires the ticks by hand
         self.skipped = 0  # ticks whose predecessor was unfinished
 
     def add(self, cron: Cron) -> None:
         """Take up a schedule."""
         with self._lock:
             self._crons.append(cron)
-        self._loop.ring()
+        self._loop.wake()
 
     def start(self) -> None:
         """Start the thread, if there is anything to tick."""
@@ -127,7 +127,7 @@ class Ticker:
         self._loop.close(1.0)
 
     def _tick(self) -> float:
-        if self.held:
+        if self.suspended:
             return self._interval
         self.fire()
         return max(SHORTEST, min(self._seconds_to_next(), self._interval))

@@ -70,7 +70,7 @@ class Settler:
             while len(self._waiting) > MAX_WAITING and not self._closing:
                 self._changed.wait(1.0)
             self._waiting += outcomes
-        self._loop.ring()
+        self._loop.wake()
 
     def unsettled(self) -> list[Outcome]:
         """Outcomes that are not recorded yet."""
@@ -90,7 +90,7 @@ class Settler:
             self._drain_here()
         self._loop.close(timeout)
         self._give_up = True
-        self._loop.bell.ring()
+        self._loop.wakeup.set()
         return self.unsettled()
 
     def _drain_here(self) -> None:

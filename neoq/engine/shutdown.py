@@ -31,7 +31,7 @@ NAMED_IN_LOG = 20
 SLICE = 0.1  # seconds
 
 
-class Stopping:
+class Shutdown:
     """One shutdown of one engine; whoever calls second waits for the first, and gets the same report."""
 
     def __init__(self, runtime: Runtime, timeout: float, drain: bool) -> None:
@@ -144,11 +144,11 @@ class Stopping:
         give_up = machine.monotonic() + seconds
         with self._impatient():
             while not done and machine.monotonic() < give_up:
-                done = self._runtime.standby.do(lambda: self._stop(own), min(SLICE, seconds))
+                done = self._runtime.bounded_call.do(lambda: self._stop(own), min(SLICE, seconds))
                 if self._hurried:
                     give_up = min(give_up, self._hurried_at + CLOSING + STANDSTILL)
         if self._broken_off is not None and not done:
-            done = self._runtime.standby.do(lambda: self._stop(own), CLOSING + STANDSTILL)
+            done = self._runtime.bounded_call.do(lambda: self._stop(own), CLOSING + STANDSTILL)
         return done
 
     def _own_runner(self) -> Runner | None:
@@ -161,7 +161,7 @@ class Stopping:
         give_up = self._give_up = machine.monotonic() + self._timeout
         if runtime.durable:
             self._held = {job.id: job for job in runtime.held() if job.id is not None}
-        runtime.ticker.close()
+        runtime.cron_scheduler.close()
         if not runtime.opened:
             return
         runtime.store.stop_waiting()
@@ -174,8 +174,8 @@ class Stopping:
         if runtime.fetcher is not None:
             left = runtime.fetcher.stop(self._patience() - CLOSING_GRACE, CLOSING_GRACE)
             runtime.source.settle([given_back(job) for job in left])
-        for lane in runtime.lanes.values():
-            lane.stop()
+        for pool in runtime.pools.values():
+            pool.stop()
         with self._impatient():
             self._await_runners(own, give_up, lambda: self._hurried)
         self._interrupt(own)
@@ -218,7 +218,7 @@ class Stopping:
             job, asked = runner.slot.job, runner.slot.asked
             if runner is own or job is None or asked is None or not runner.slot.abandon(job):
                 continue
-            runner.lane.replace(runner)
+            runner.pool.replace(runner)
             outcome, error, say = runner.settle_over_its_head(job, asked)
             say()
             self._runtime.config.log.warning(
@@ -229,10 +229,10 @@ class Stopping:
                 self._became(outcome),
             )
             if error is not None:
-                runner.lane.aside(runner.lane.listener.tell, job, error)
-        for lane in self._runtime.lanes.values():
-            with lane.lock:
-                asides = lane.asides
+                runner.pool.aside(runner.pool.listener.tell, job, error)
+        for pool in self._runtime.pools.values():
+            with pool.lock:
+                asides = pool.asides
             for thread in asides:
                 thread.join(CLOSING_GRACE)
 
@@ -253,8 +253,8 @@ class Stopping:
             # As long as shutdown may take: what has run and is not recorded would run again.
             left = runtime.settler.close(self._patience())
             self._unsettled |= {outcome.lease.job_id for outcome in left}
-        if runtime.keeper is not None:
-            runtime.keeper.close()
+        if runtime.heartbeat is not None:
+            runtime.heartbeat.close()
         if report:
             self._write_report(None)
         try:

@@ -1,4 +1,4 @@
-"""Where a lane's jobs come from and its outcomes go: straight from and to a store that is in this process."""
+"""Where a pool's jobs come from and its outcomes go: straight from and to a store that is in this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Succeeded = Callable[[Sequence[Job], set[int]], None]
 
 
 class Source(Protocol):
-    """Where a lane's jobs come from, and where their outcomes go."""
+    """Where a pool's jobs come from, and where their outcomes go."""
 
     def take(self, queue: str, limit: int) -> tuple[Sequence[Job], bool]:
         """Up to ``limit`` jobs to run now, and whether there are more."""

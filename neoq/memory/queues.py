@@ -408,7 +408,7 @@ class HeadTimer(Loop):
     def arm(self, due: float | None) -> None:
         """Fire at ``due`` (seconds since the epoch), or never."""
         self._due = due
-        self.ring()
+        self.wake()
 
     def cancel(self) -> None:
         """Let the thread end."""

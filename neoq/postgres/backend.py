@@ -45,7 +45,4 @@ class PostgresBackend(Backend):
         theirs = "&".join(part for name, part in parts if name in driver)  # as it is written: libpq reads it
         ours = query_of("&".join(part for name, part in parts if name not in driver))
         rest = f"{place}?{theirs}" if theirs else place
-        backend = cls.__new__(cls)
-        backend.config = cls.config_class.load({"url": rest} | dict(options), ours)
-        backend._set_up()
-        return backend
+        return cls._of(cls.config_class.load({"url": rest} | dict(options), ours))

@@ -42,7 +42,7 @@ from neoq.store import (
 )
 from neoq.stored import Reported, texts_in, unreadable_end
 
-OWN_THREADS = 5  # that use the server: fetcher, settler, keeper, listener and announcer
+OWN_THREADS = 5  # that use the server: fetcher, settler, heartbeat, listener and announcer
 DOUBT_ENDS = 60.0  # seconds after which a claim whose reply was lost is not executed any more
 SERVER_EVERY = 0.2  # seconds between looks whether a server that is away is back
 PRUNED_AT_ONCE = 5000  # so that no statement holds others up for long

@@ -151,12 +151,12 @@ class Presence:
         """Hear no more; leave the workers. What a worker still owes, others look for among all the jobs."""
         with self._lock:
             self._loop.close()
-            bell = self._bell
-        if bell is not None:
-            bell[1].send(b"!")
-        if self._loop.join(2.0) and bell is not None:
-            bell[0].close()
-            bell[1].close()
+            wakeup = self._bell
+        if wakeup is not None:
+            wakeup[1].send(b"!")
+        if self._loop.join(2.0) and wakeup is not None:
+            wakeup[0].close()
+            wakeup[1].close()
             self._bell = None
         try:
             if self.number is not None:
@@ -226,7 +226,7 @@ class Presence:
                 self._statements.dead_workers, (self.number, quiet, gone, self.lock_class)
             ).fetchone()
         if dead is not None:
-            self._notify("", "cancel")  # a call of the keeper, which reclaims
+            self._notify("", "cancel")  # a call of the heartbeat, which reclaims
 
 
 class Announcer:
@@ -263,7 +263,7 @@ class Announcer:
             idle = not self._pending
             self._pending.update(queues)
         if idle:
-            self._loop.ring()
+            self._loop.wake()
 
     def notification(self, payload: str) -> tuple[str, tuple[str, str]]:
         """What to execute to tell others; it may be lost in a crash of the server, and waits for no disk."""

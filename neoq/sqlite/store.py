@@ -353,7 +353,7 @@ class SqliteStore(Store):
     def _look_for_dead(self) -> None:
         workers = self._file.read("select distinct worker from neoq_jobs where place = 2")
         if any(self._locks.is_dead(worker) for (worker,) in workers):
-            self._notify("", "cancel")  # a call of the keeper, which reclaims
+            self._notify("", "cancel")  # a call of the heartbeat, which reclaims
 
 
 _NEVER_DUE = (

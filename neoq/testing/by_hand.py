@@ -31,11 +31,11 @@ class ByHand:
         """Let the backend's threads rest inside the block."""
         engine = self.backend.engine
         engine.look()
-        engine.hold(self.run_ready)
+        engine.suspend(self.run_ready)
         try:
             yield
         finally:
-            engine.go_on()
+            engine.resume()
 
     def run_ready(self, on_error: Callable[[BaseException], None] | None = None) -> int:
         """Run jobs until none is ready, those that they enqueue included; return how many."""
@@ -47,8 +47,8 @@ class ByHand:
         return count
 
     def _claim(self) -> Sequence[Job]:
-        lanes = list(self.backend.engine.lanes)
-        return self.backend.store.claim([Demand(queue, 1) for queue in lanes]).jobs if lanes else []
+        pools = list(self.backend.engine.pools)
+        return self.backend.store.claim([Demand(queue, 1) for queue in pools]).jobs if pools else []
 
     def _run(self, job: Job, on_error: Callable[[BaseException], None] | None) -> None:
         backend = self.backend

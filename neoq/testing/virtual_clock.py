@@ -66,11 +66,11 @@ class VirtualClock:
 
     def _step(self) -> int:
         self._backend.store.release_due()
-        self._backend.engine.ticker.fire()
+        self._backend.engine.cron_scheduler.fire()
         return self._by_hand.run_ready()
 
     def _next_due(self) -> float | None:
-        tick = self._backend.engine.ticker.next_due()
+        tick = self._backend.engine.cron_scheduler.next_due()
         dues = [self._backend.store.next_due(), None if tick is None else tick.timestamp()]
         return min((due for due in dues if due is not None), default=None)
 
@@ -98,10 +98,10 @@ def clock(backend: Backend, start: datetime | None = None) -> Iterator[VirtualCl
         virtual = VirtualClock(backend, by_hand, before[0]() if start is None else _timestamp("clock", start))
         backend.store.hold_timers(True)
         live.time, live.monotonic = virtual.time, virtual.monotonic
-        backend.engine.ticker.fire()  # ticks count from here
+        backend.engine.cron_scheduler.fire()  # ticks count from here
         try:
             yield virtual
         finally:
             live.time, live.monotonic = before
-            backend.engine.ticker.forget_time()
+            backend.engine.cron_scheduler.forget_time()
             backend.store.hold_timers(False)

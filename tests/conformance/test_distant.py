@@ -1,4 +1,4 @@
-"""The conformance suite over a store that counts as a round trip away, behind fetcher, settler and keeper."""
+"""The conformance suite over a store that counts as a round trip away, behind fetcher and settler."""
 
 from __future__ import annotations
 

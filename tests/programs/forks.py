@@ -150,8 +150,8 @@ def start_counts_as_use() -> None:
     backend = neoq.MemBackend()
     ticked = multiprocessing.get_context("fork").Event()
     backend.listen("q", lambda job: None)
-    ticker = backend.listen_cron("@every 1s", lambda job: ticked.set(), queue="ticks")
-    check(ticker, "listen_cron returns its handler")
+    cron_scheduler = backend.listen_cron("@every 1s", lambda job: ticked.set(), queue="ticks")
+    check(cron_scheduler, "listen_cron returns its handler")
     ended(backend, backend.enqueue("q"))
 
     def child() -> None:

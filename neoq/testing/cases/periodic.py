@@ -149,7 +149,7 @@ class TickCases(Suite):
         job = prepared("cron", {"n": 1}, fingerprint="cron")
         assert crons.store.add_tick("cron", NOON, job) is Tick.NEW
         assert [stored.payload for stored in crons.jobs("cron")] == [{"n": 1}]
-        self._end_all(crons)
+        self.end_all_of(crons)
         assert (
             crons.store.add_tick("cron", NOON, prepared("cron", {"n": 2}, fingerprint="cron")) is Tick.EXISTS
         )
@@ -173,7 +173,7 @@ class TickCases(Suite):
             crons.store.add_tick(
                 "cron", NOON + timedelta(minutes=n), prepared("cron", {"n": n}, fingerprint="cron")
             )
-        self._end_all(crons)
+        self.end_all_of(crons)
         late = prepared("cron", {"n": 2}, fingerprint="cron")
         assert crons.store.add_tick("cron", NOON + timedelta(minutes=1), late) is Tick.EXISTS
 
@@ -203,11 +203,12 @@ class TickCases(Suite):
                 )
 
             assert sorted(in_threads(6, add)) == [Tick.EXISTS] * 5 + [Tick.NEW]
-            self._end_all(crons)
+            self.end_all_of(crons)
         assert len(crons.jobs("cron")) == 10
 
     @staticmethod
-    def _end_all(backend: Backend) -> None:
+    def end_all_of(backend: Backend) -> None:
+        """End every job that can be claimed."""
         claimed = backend.store.claim([Demand("cron", 100)]).jobs
         outcomes: list[Outcome] = [how_it_ended(job, Status.SUCCEEDED) for job in claimed]
         assert backend.store.settle(outcomes) == set()
@@ -225,7 +226,7 @@ class CatchUpCases(Suite):
         first.queues()
         long_ago = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=50)
         assert first.store.add_tick("cron", long_ago, prepared("cron", fingerprint="cron")) is Tick.NEW
-        TickCases._end_all(first)
+        TickCases.end_all_of(first)
         first.shutdown(timeout=1)
         backend = again(first)
         backend.listen_cron("30 * * * *", lambda job: seen(tick_of(job)), queue="cron", catch_up=catch_up)

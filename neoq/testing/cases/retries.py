@@ -287,7 +287,7 @@ class SignalCases(Suite):
 
     def test_retry_without_a_time(self, backend: Backend) -> None:
         """Retry without a time waits as the policy says."""
-        backend.listen("q", self._retry, retry=RetryPolicy(delay=LATER))
+        backend.listen("q", self.ask_again, retry=RetryPolicy(delay=LATER))
         before = datetime.now(UTC)
         job = reached(backend, backend.enqueue("q"), Status.RETRYING)
         assert job.run_after is not None
@@ -295,7 +295,8 @@ class SignalCases(Suite):
         assert job.error == "Retry: not ready"
 
     @staticmethod
-    def _retry(_job: Job) -> None:
+    def ask_again(_job: Job) -> None:
+        """Run a job whose handler raises Retry."""
         raise Retry("not ready")
 
     def test_retry_ends_with_max_retries(self, backend: Backend, seen: Seen) -> None:
@@ -399,7 +400,7 @@ class LogCases(Suite):
             assert all(part in record.getMessage() for part in (str(job.id), "the queue", str(attempt)))
             assert record.name == "neoq"
 
-    @pytest.mark.parametrize("handler", [ignore, SignalCases._retry], ids=["success", "retry"])
+    @pytest.mark.parametrize("handler", [ignore, SignalCases.ask_again], ids=["success", "retry"])
     def test_nothing_is_printed(
         self, backend: Backend, handler: Callable[[Job], None], capfd: pytest.CaptureFixture[str]
     ) -> None:
