@@ -25,6 +25,8 @@ from neoq.engine.report import ShutdownReport
 from neoq.errors import NeoqError
 from neoq.frames import frames_from
 from neoq.job import Job
+from neoq.mem_backend import MemStore
+from neoq.sqlite.store import SqliteStore
 from neoq.store import QueueCounts
 
 PATIENCE = 10.0
@@ -62,7 +64,7 @@ def getting(backend):
 def shutting(backend, closed_by):
     def shut_down(*_):
         backend.shutdown()
-        closed_by.append(backend.closed_by)
+        closed_by.append(backend.store.closed_by)
 
     return shut_down
 """
@@ -212,7 +214,7 @@ class Result(dict[str, Any]):
         return super().items()
 
 
-class Subclassed(neoq.SqliteBackend):
+class SubclassedStore(SqliteStore):
     """A store of a third party."""
 
     stand: Stand
@@ -220,6 +222,13 @@ class Subclassed(neoq.SqliteBackend):
     def find(self, **what: Any) -> list[Job]:
         self.stand()
         return super().find(**what)
+
+
+class Subclassed(neoq.SqliteBackend):
+    """A backend that has it."""
+
+    store_class = SubclassedStore
+    store: SubclassedStore
 
 
 def through_middleware(backend: Subclassed, job: Job, stand: Stand) -> None:
@@ -265,7 +274,7 @@ def test_an_interrupt_waits_for_the_end_of_a_call(
 ) -> None:
     """An interrupt that comes while the handler is inside a call of neoq is raised when that has returned."""
     backend = Subclassed(tmp_path / "jobs.db", max_retries=0, timeout=0.1, shutdown_timeout=5)
-    backend.stand = stand = Stand(monkeypatch)
+    backend.store.stand = stand = Stand(monkeypatch)
     returned = threading.Event()
 
     def handler(job: Job) -> None:
@@ -328,12 +337,18 @@ def test_the_methods_of_a_users_job_are_interrupted(backend: neoq.MemBackend) ->
 # ------------------------------------------------------------------------------------------------- signals
 
 
-class Signalled(neoq.SqliteBackend):
-    """A signal comes in the middle of a call of its store."""
+class SignalledStore(SqliteStore):
+    """A signal comes in the middle of a call of it."""
 
     def counts(self) -> list[QueueCounts]:
         signal.raise_signal(signal.SIGALRM)
         return super().counts()
+
+
+class Signalled(neoq.SqliteBackend):
+    """A backend that has it."""
+
+    store_class = SignalledStore
 
 
 @pytest.mark.parametrize(
@@ -360,7 +375,7 @@ def test_a_signal_handler_in_the_middle_of_a_call_is_refused(
             signal.signal(signal.SIGALRM, before)
 
 
-class Closed(neoq.MemBackend):
+class ClosedStore(MemStore):
     """It knows by which thread it was closed."""
 
     closed_by = 0
@@ -370,10 +385,17 @@ class Closed(neoq.MemBackend):
         super().close_store()
 
 
+class Closed(neoq.MemBackend):
+    """A backend that has it."""
+
+    store_class = ClosedStore
+    store: ClosedStore
+
+
 def shutting(backend: Closed, closed_by: list[int]) -> Callable[..., None]:
     def shut_down(*_: object) -> None:
         backend.shutdown()
-        closed_by.append(backend.closed_by)  # by now, if at all
+        closed_by.append(backend.store.closed_by)  # by now, if at all
 
     return shut_down
 
@@ -412,7 +434,7 @@ def test_a_users_shutdown_at_the_end_of_a_block_is_complete() -> None:
     with Shut(shutdown_timeout=5) as backend:
         backend.listen("q", lambda job: None)
         backend.enqueue("q")
-    assert backend.closed_by == threading.get_ident()
+    assert backend.store.closed_by == threading.get_ident()
 
 
 # --------------------------------------------------------------------------------------------------- marks

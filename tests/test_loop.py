@@ -27,8 +27,8 @@ NO_LOOPS = {
     ("loop.py", "_run"): "the loop itself",
     ("threads.py", "_run"): "one piece of work",
     ("threads.py", "lambda: returned.append(work())"): "one piece of work, which may hang",
-    ("worker.py", "task"): "one call of on_error",
-    ("worker.py", "_run"): "a runner: it goes on after any error, and is replaced where it hangs",
+    ("pool.py", "task"): "one call of on_error",
+    ("pool.py", "_run"): "a runner: it goes on after any error, and is replaced where it hangs",
     ("shutdown.py", "_close_after"): "the end of one shutdown",
     ("engine.py", "shut_down"): "one shutdown",
 }
@@ -198,7 +198,7 @@ def test_a_thread_is_started_whatever_its_start_raises(monkeypatch: pytest.Monke
 def test_every_thread_of_the_package_is_a_loop() -> None:
     """Each threading.Thread that the package makes runs a Loop, or is in the list of those that do not."""
     found = set()
-    for path in PACKAGE.glob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in {"threading.Thread", "Thread"}:
                 [target] = [word.value for word in node.keywords if word.arg == "target"]

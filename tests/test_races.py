@@ -245,7 +245,7 @@ def test_an_end_that_comes_as_its_waiter_looks_is_not_missed(monkeypatch: pytest
     with neoq.MemBackend(job_check_interval=3600) as backend:
         backend.listen("q", lambda job: gate.wait(PATIENCE))
         job = backend.enqueue("q")
-        find = backend.find
+        find = backend.store.find
 
         def find_just_before(**options: Any) -> list[neoq.Job]:
             found = find(**options)

@@ -246,7 +246,7 @@ def test_a_handler_sees_that_it_was_asked_to_stop() -> None:
     slot, seen = new_slot(), []
 
     def handler(job: Job) -> None:
-        seen.store.extend([job.cancelled, 0 < job.remaining() <= 60])
+        seen.extend([job.cancelled, 0 < job.remaining() <= 60])
         with contextlib.suppress(JobTimeout):
             interrupt_from_elsewhere(slot, job)
             spin()

@@ -13,6 +13,7 @@ import pytest
 
 import neoq
 from neoq.engine.pool import Runner, current_slot
+from neoq.sqlite.store import SqliteStore
 from neoq.store import Outcome
 
 PATIENCE = 10.0
@@ -82,7 +83,7 @@ def test_a_job_whose_lease_was_lost_is_given_back(tmp_path: Path) -> None:
     assert (ended.status, ended.retries, len(attempts)) == (neoq.Status.SUCCEEDED, 0, 2)
 
 
-class Refusing(neoq.SqliteBackend):
+class RefusingStore(SqliteStore):
     """A store that can write no é."""
 
     def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
@@ -90,6 +91,12 @@ class Refusing(neoq.SqliteBackend):
         if any(outcome.failure is not None and "é" in outcome.failure.message for outcome in outcomes):
             raise neoq.BackendError("é cannot be written")
         return super().settle(outcomes, transaction=transaction)
+
+
+class Refusing(neoq.SqliteBackend):
+    """A backend that has it."""
+
+    store_class = RefusingStore
 
 
 def test_an_outcome_that_the_store_refuses_holds_up_no_other(tmp_path: Path) -> None:
@@ -124,7 +131,7 @@ def test_an_outcome_that_memory_does_not_take_at_once_is_settled_again(error: Ex
             return call
 
         for name in left:
-            setattr(backend, name, once(name, getattr(backend, name)))
+            setattr(backend.store, name, once(name, getattr(backend.store, name)))
 
         @backend.listen("q")
         def handler(job: neoq.Job) -> int:
@@ -142,7 +149,7 @@ def test_a_runner_that_fails_as_it_parks_is_not_called() -> None:
     """A store that raises as a runner looks once more before it waits does not break a later enqueue."""
     failed, runs = threading.Event(), threading.Semaphore(0)
     with neoq.MemBackend(autostart=False) as backend:
-        take = backend.take
+        take = backend.store.take
 
         def failing(queue: str, limit: int) -> tuple[list[neoq.Job], bool]:
             if backend.engine.pools["q"].idle and not failed.is_set():
@@ -150,7 +157,7 @@ def test_a_runner_that_fails_as_it_parks_is_not_called() -> None:
                 raise MemoryError
             return take(queue, limit)
 
-        backend.take = failing  # type: ignore[method-assign]
+        backend.store.take = failing  # type: ignore[method-assign]
         backend.listen("q", lambda _job: runs.release())
         backend.start()
         backend.enqueue("q", {"n": 0})

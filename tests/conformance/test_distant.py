@@ -5,13 +5,20 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from neoq import MemBackend
+from neoq.mem_backend import MemStore
 from neoq.testing import BackendConformance
 
 
-class DistantBackend(MemBackend):
+class DistantStore(MemStore):
     """Jobs in memory, which no runner claims or settles itself."""
 
     features: ClassVar[frozenset[str]] = frozenset()
+
+
+class DistantBackend(MemBackend):
+    """A backend whose store counts as a round trip away."""
+
+    store_class = DistantStore
 
 
 class TestDistantBackend(BackendConformance):

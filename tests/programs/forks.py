@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 
 import neoq
+from neoq.mem_backend import MemStore
 from neoq.store import Notify
 
 ROUNDS = 60
@@ -274,11 +275,14 @@ def while_another_thread_opens() -> None:
     """At the first use, whose locks a thread holds that the child does not have."""
     opening, forked = threading.Event(), threading.Event()
 
-    class Slow(neoq.MemBackend):
+    class SlowStore(MemStore):
         def open_store(self, notify: Notify) -> None:
             opening.set()
             forked.wait(PATIENCE)
             super().open_store(notify)
+
+    class Slow(neoq.MemBackend):
+        store_class = SlowStore
 
     backend = Slow(shutdown_timeout=1, autostart=False)
     thread = threading.Thread(target=backend.queues)
