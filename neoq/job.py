@@ -425,6 +425,14 @@ class Job(Record):
                 setattr(record, name, self.__dict__[name])
         return record
 
+    def replace_by(self, new: Job) -> None:
+        """Take what a newer job brings that replaces this one while it waits; the fingerprint stays."""
+        if self.own_fingerprint is None and new.body != self.body:
+            self.own_fingerprint = self.fingerprint  # it stays the job's, whatever its payload
+        self.body, self.due, self.expires, self.priority = new.body, new.due, new.expires, new.priority
+        self.max_retries, self.meta, self.key = new.max_retries, new.meta, new.key
+        self.special = True
+
     def snapshot(self) -> Job:
         """A job of the same fields and stored bytes that shares no decoded payload and no attempt."""
         copy = Job.__new__(Job)

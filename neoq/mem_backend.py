@@ -243,7 +243,7 @@ class MemStore(Store):
 
     def _refuse_outsiders(self, queue: str) -> None:
         """While the backend shuts down only handlers that still count may enqueue."""
-        if not self._context.may_still_add():
+        if not self.context.may_still_add():
             raise BackendClosedError("this backend was shut down; make a new one", queue=queue)
 
     def _add_one(self, job: Job, state: QueueState) -> Job:
@@ -318,10 +318,7 @@ class MemStore(Store):
         record.due = run_after
         record.special = True
         if new is not None:
-            record.body, record.expires, record.priority = new.body, new.expires, new.priority
-            if record.own_fingerprint is None and new.body != holder.body:
-                record.own_fingerprint = holder.fingerprint  # it stays the job's, whatever its payload
-            record.max_retries, record.meta, record.key = new.max_retries, new.meta, new.key
+            record.replace_by(new)
         self._schedule(record, state)
         self._wake_soon(record.queue)
         return record
@@ -373,14 +370,14 @@ class MemStore(Store):
     # -- capacity ---------------------------------------------------------------------------------------
 
     def _is_full(self, state: QueueState, wanted: int) -> bool:
-        capacity = self._context.capacity_of(state.queue)
+        capacity = self.context.capacity_of(state.queue)
         if capacity is None:
             state.plenty = math.inf
             return False
         state.plenty = capacity - _HANDED_OVER_AT_MOST
         if len(state.ready) + wanted <= state.plenty:
             return False
-        return len(state.ready) + wanted + self._context.handed_over(state.queue) > capacity
+        return len(state.ready) + wanted + self.context.handed_over(state.queue) > capacity
 
     def _make_room(self, jobs: Sequence[Job], states: dict[str, QueueState], special: list[Job]) -> None:
         """Wait until every queue of a batch has room for its part of it."""
@@ -391,14 +388,14 @@ class MemStore(Store):
             for job in jobs:
                 wanted[job.queue] += not job.waits
         capacities = {
-            queue: math.inf if (most := self._context.capacity_of(queue)) is None else most
+            queue: math.inf if (most := self.context.capacity_of(queue)) is None else most
             for queue in states
         }
         if all(n <= capacities[queue] and not self._is_full(states[queue], n) for queue, n in wanted.items()):
             return
         wanted = self._new_of(jobs, states)
         refuse_too_many(wanted, capacities)
-        if self._context.in_runner():  # a handler that waited for itself would wait for ever
+        if self.context.in_runner():  # a handler that waited for itself would wait for ever
             return
         while full := [queue for queue, n in wanted.items() if n and self._is_full(states[queue], n)]:
             self._wait_for_room(states[full[0]], partial(self._new_in, full[0], jobs, states))
@@ -414,13 +411,13 @@ class MemStore(Store):
 
     def _may_have_room(self, state: QueueState) -> bool:
         """Whether to wake producers: asked by a runner that has started all that was handed to it before."""
-        capacity = self._context.capacity_of(state.queue)
+        capacity = self.context.capacity_of(state.queue)
         return capacity is None or state.ready.length + min(state.blocked) <= capacity
 
     def _wait_for_room(self, state: QueueState, wanted: Callable[[], int]) -> None:
         """Wait, with the lock released, until a full queue has room again for as many as are ``wanted``."""
         number = wanted()
-        if not number or self._context.in_runner():  # a handler that waited for itself would wait for ever
+        if not number or self.context.in_runner():  # a handler that waited for itself would wait for ever
             return
         timeout = self.config.enqueue_timeout
         give_up = math.inf if timeout is None else machine.monotonic() + timeout
@@ -429,7 +426,7 @@ class MemStore(Store):
             while not self._refusing and (number_now := wanted()) and self._is_full(state, number_now):
                 left = give_up - machine.monotonic()
                 if left <= 0:
-                    raise no_room(state.queue, self._context.capacity_of(state.queue) or 0, timeout)
+                    raise no_room(state.queue, self.context.capacity_of(state.queue) or 0, timeout)
                 state.ready.not_full.wait(min(left, self.config.job_check_interval))
         finally:
             state.blocked.remove(number)
@@ -685,8 +682,8 @@ class MemStore(Store):
 
     def workers(self) -> list[WorkerInfo]:
         """This process, once it listens."""
-        worker = self._context.worker()
-        return [worker] if worker.queues and self._context.is_running() else []
+        worker = self.context.worker()
+        return [worker] if worker.queues and self.context.is_running() else []
 
     # -- looking and operating --------------------------------------------------------------------------
 

@@ -236,7 +236,7 @@ class Store(abc.ABC):
         self.config = config
         self.clock = context.clock
         self.inside: set[int] = set()  # the threads that are in a call: see `guarded`
-        self._context = context
+        self.context = context
 
     @abc.abstractmethod
     def open_store(self, notify: Notify) -> None:

@@ -78,7 +78,7 @@ class PostgresStore(Store):
             self._close_connections()
             raise
         self._notify = notify
-        self._worker = self._context.worker_id
+        self._worker = self.context.worker_id
         self._presence = Presence(
             self._own,
             self._statements,
@@ -86,7 +86,7 @@ class PostgresStore(Store):
             heartbeat=config.heartbeat,
             lease=config.lease,
             notify=notify,
-            info=self._context.worker,
+            info=self.context.worker,
             log=config.log,
         )
         self._lost_claims: list[tuple[int, float]] = []  # token, and when it was lost (monotonic)
@@ -163,7 +163,7 @@ class PostgresStore(Store):
         return added
 
     def _add(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
-        capacities = bounds_of(jobs, self._context)
+        capacities = bounds_of(jobs, self.context)
         if capacities:
             return self._add_bounded(jobs, token, capacities)
         if len(jobs) == 1 and jobs[0].on_duplicate != "raise":
@@ -190,14 +190,14 @@ class PostgresStore(Store):
             return None
         new = new_of(jobs, capacities, self._adder.duplicates(joined, jobs))
         refuse_too_many(new, capacities)
-        return None if self._context.in_runner() else self._short_of_room(joined, new, capacities)
+        return None if self.context.in_runner() else self._short_of_room(joined, new, capacities)
 
     def _short_of_room(
         self, execute: Joined, wanted: Mapping[str, int], capacities: Mapping[str, int]
     ) -> str | None:
         for queue in sorted(capacities):
             if wanted[queue]:
-                free = capacities[queue] - self._context.handed_over(queue) - wanted[queue]
+                free = capacities[queue] - self.context.handed_over(queue) - wanted[queue]
                 [(ready,)] = execute(self._statements.ready_within, (queue, max(0, free)), "n")
                 if ready > free:
                     return queue
@@ -205,7 +205,7 @@ class PostgresStore(Store):
 
     def _add_joined(self, jobs: Sequence[Job], joined: Joined) -> list[Job]:
         """Who waited for room inside a transaction would keep others from making it."""
-        capacities = bounds_of(jobs, self._context)
+        capacities = bounds_of(jobs, self.context)
         if capacities:
             full = self._full_queue(joined, jobs, capacities)
             if full is not None:
@@ -453,9 +453,9 @@ class PostgresStore(Store):
 
     def beat(self, worker: WorkerInfo) -> None:
         """Say that this process is alive, and begin to hear what others do."""
-        if worker.id == self._context.worker_id:
+        if worker.id == self.context.worker_id:
             self._presence.hold()
-            if self._context.is_running():
+            if self.context.is_running():
                 self._presence.listen()
         self._presence.beat(worker)
         self._notice_newer_tables()

@@ -112,8 +112,8 @@ class RedisStore(Store):
         self._finder = Finder(self._queues)
         self._leased = Leased(self._queues)
         self._adder = Adder(self._queues, self._finder)
-        self._worker = self._context.worker_id
-        self._workers = Workers(self._queues, config, self._worker, self._context.worker)
+        self._worker = self.context.worker_id
+        self._workers = Workers(self._queues, config, self._worker, self.context.worker)
         self._quiet: dict[str, Quiet] = {}
         self._stirs: dict[str, int] = {}
         self._last_token = 0
@@ -166,7 +166,7 @@ class RedisStore(Store):
 
     def add_plain(self, queue: str, data: bytes, now: float, transaction: Any = None) -> Job:
         """The hot path of enqueue."""
-        if transaction is not None or self._context.capacity_of(queue) is not None:
+        if transaction is not None or self.context.capacity_of(queue) is not None:
             return super().add_plain(queue, data, now, transaction)
         job = Job(queue)
         job.body = data
@@ -184,7 +184,7 @@ class RedisStore(Store):
 
     def _add(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
         queues = {job.queue for job in jobs} if len(jobs) > 1 else (jobs[0].queue,)
-        capacities = bounds_of(jobs, self._context)
+        capacities = bounds_of(jobs, self.context)
         added = self._add_bounded(jobs, token, capacities) if capacities else self._adder.add(jobs, token, {})
         self._tell_ready(queues)
         return added
@@ -213,7 +213,7 @@ class RedisStore(Store):
     def _add_where_room(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add, or raise NoRoom; QueueFullError where there can never be room."""
         free = {
-            queue: max(0, limit - self._context.handed_over(queue)) for queue, limit in capacities.items()
+            queue: max(0, limit - self.context.handed_over(queue)) for queue, limit in capacities.items()
         }
         wanted = wanted_of(jobs, capacities)
         if all(wanted[queue] <= limit for queue, limit in capacities.items()):
@@ -224,7 +224,7 @@ class RedisStore(Store):
         new = new_of(jobs, capacities, self._adder.duplicates(jobs))
         refuse_too_many(new, capacities)
         room = {queue: left + wanted[queue] - new[queue] for queue, left in free.items()}
-        return self._adder.add(jobs, token, {} if self._context.in_runner() else room)
+        return self._adder.add(jobs, token, {} if self.context.in_runner() else room)
 
     # -- cron -------------------------------------------------------------------------------------------
 
@@ -269,7 +269,7 @@ class RedisStore(Store):
             self._notify("", "cancel")
             return
         self._stir(queue)
-        if self._context.takes(queue):
+        if self.context.takes(queue):
             self._notify(queue, "called")
         else:
             self._notify(queue, "ready")
@@ -614,7 +614,7 @@ class RedisStore(Store):
     @_mending
     def beat(self, worker: WorkerInfo) -> None:
         """Say that this process is alive, and begin to hear the server's calls."""
-        if worker.id == self._worker and self._context.is_running():
+        if worker.id == self._worker and self.context.is_running():
             self._wakes.start()
         self._queues.register_anew()
         self._workers.beat(worker)

@@ -79,7 +79,7 @@ class SqliteStore(Store):
         file.open()
         self._notify = notify
         self._file = file
-        self._locks = locks_for(file.path, self._context.worker_id)
+        self._locks = locks_for(file.path, self.context.worker_id)
         file.fork_hook = self._locks.let_go
         self._reported = Reported(config.log)
         self._room = Room()
@@ -125,7 +125,7 @@ class SqliteStore(Store):
         """Store jobs; see `Store.add`. ``transaction`` is a sqlite3.Connection to the same file."""
         if transaction is not None:
             return write_within(self._file, transaction, lambda ledger: self._add_joined(ledger, jobs, token))
-        capacities = bounds_of(jobs, self._context)
+        capacities = bounds_of(jobs, self.context)
         if capacities:
             added = self._add_bounded(jobs, token, capacities)
         else:
@@ -136,7 +136,7 @@ class SqliteStore(Store):
 
     def add_plain(self, queue: str, data: bytes, now: float, transaction: Any = None) -> Job:
         """The hot path of enqueue: between two waits for the disk every call and lookup is paid twice."""
-        if transaction is not None or self._context.capacity_of(queue) is not None:
+        if transaction is not None or self.context.capacity_of(queue) is not None:
             return super().add_plain(queue, data, now, transaction)
         job = Job(queue)
         job.body = data
@@ -147,7 +147,7 @@ class SqliteStore(Store):
 
     def _add_joined(self, ledger: Ledger, jobs: Sequence[Job], token: bytes) -> list[Job]:
         """Who waited for room inside a transaction would keep others from making it."""
-        capacities = bounds_of(jobs, self._context)
+        capacities = bounds_of(jobs, self.context)
         full = self._full_queue(ledger, jobs, capacities)
         if full is not None:
             raise no_room(full, capacities[full])
@@ -155,12 +155,12 @@ class SqliteStore(Store):
 
     def _full_queue(self, ledger: Ledger, jobs: Sequence[Job], capacities: dict[str, int]) -> str | None:
         """The name of a queue without room for what a batch brings it; QueueFullError if it never has."""
-        free = {queue: limit - self._context.handed_over(queue) for queue, limit in capacities.items()}
+        free = {queue: limit - self.context.handed_over(queue) for queue, limit in capacities.items()}
         if sqlite_add.full_queue(ledger, wanted_of(jobs, free), free) is None:
             return None
         new = new_of(jobs, free, sqlite_add.duplicates(ledger, jobs))
         refuse_too_many(new, capacities)
-        return None if self._context.in_runner() else sqlite_add.full_queue(ledger, new, free)
+        return None if self.context.in_runner() else sqlite_add.full_queue(ledger, new, free)
 
     def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add where there is room, or wait for it."""
@@ -270,7 +270,7 @@ class SqliteStore(Store):
     def beat(self, worker: WorkerInfo) -> None:
         """Say that this process is alive, and begin to watch what others do."""
         self._hold_still()
-        if self._context.is_running():
+        if self.context.is_running():
             self._watcher.start()
         self._write(lambda ledger: sqlite_operate.beat(ledger, worker), lasting=False)
 
