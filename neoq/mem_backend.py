@@ -388,8 +388,7 @@ class MemStore(Store):
             for job in jobs:
                 wanted[job.queue] += not job.waits
         capacities = {
-            queue: math.inf if (most := self.context.capacity_of(queue)) is None else most
-            for queue in states
+            queue: math.inf if (most := self.context.capacity_of(queue)) is None else most for queue in states
         }
         if all(n <= capacities[queue] and not self._is_full(states[queue], n) for queue, n in wanted.items()):
             return

@@ -65,9 +65,14 @@ def _is_reentry(store: Any) -> bool:
 
 
 def _is_of_store(frame: FrameType, store: Any) -> bool:
-    """Whether a frame is a method of the store, or of what opens it."""
+    """Whether a frame runs a store's own code, a method or what is written inside one, or what opens it."""
     first = _self_of(frame)
-    return first is store or getattr(type(first), "opens_stores", False)
+    if first is store or getattr(type(first), "opens_stores", False):
+        return True
+    name, module = frame.f_code.co_qualname, frame.f_globals.get("__name__")
+    return any(
+        module == cls.__module__ and name.startswith(f"{cls.__qualname__}.") for cls in type(store).__mro__
+    )
 
 
 def _self_of(frame: FrameType) -> Any:

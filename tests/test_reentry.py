@@ -4,12 +4,55 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import neoq
+from neoq.store import QueueCounts, Store
 from tests.processes import running
+
+
+class OthersStore(Store):
+    """A store that was written elsewhere, whose `find` calls its `counts` in many ways."""
+
+    def find(self, between: Callable[[], Any] = bool, **_: Any) -> list[Any]:
+        """Call `counts` from what is written inside this method, and then what is given."""
+        between()
+        count = lambda: self.counts()  # noqa: E731, PLW0108  # a frame of its own
+        return [*(self.counts() for _ in "a"), *[self.counts() for _ in "b"], count()]
+
+    def counts(self) -> list[QueueCounts]:
+        """Count nothing."""
+        return []
+
+
+OthersStore.__abstractmethods__ = frozenset()  # what it lacks is not called
+
+
+class OthersBackend(neoq.Backend):
+    """Its backend."""
+
+    store_class = OthersStore
+
+
+def test_a_store_may_call_its_own_methods() -> None:
+    """A store of another package may call its own methods, also inside a comprehension or a lambda."""
+    store: Any = OthersBackend().store
+    assert store.find() == [[], [], []]
+
+
+def test_who_calls_a_store_in_the_middle_of_its_method_is_refused() -> None:
+    """What Python runs in the middle of a method of such a store, as a signal handler, is refused."""
+    store: Any = OthersBackend().store
+
+    def handler() -> None:
+        store.counts()
+
+    with pytest.raises(neoq.NeoqError, match="in the middle of another call"):
+        store.find(handler)
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite", "postgres", "redis"])

@@ -212,9 +212,7 @@ class RedisStore(Store):
 
     def _add_where_room(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add, or raise NoRoom; QueueFullError where there can never be room."""
-        free = {
-            queue: max(0, limit - self.context.handed_over(queue)) for queue, limit in capacities.items()
-        }
+        free = {queue: max(0, limit - self.context.handed_over(queue)) for queue, limit in capacities.items()}
         wanted = wanted_of(jobs, capacities)
         if all(wanted[queue] <= limit for queue, limit in capacities.items()):
             try:
