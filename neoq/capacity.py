@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from neoq.clock import machine
 from neoq.errors import BackendClosedError, QueueFullError
@@ -82,6 +82,30 @@ def no_room(queue: str, capacity: int, seconds: float | None = None) -> QueueFul
     )
 
 
+def full_queue(
+    jobs: Sequence[Job],
+    capacities: Mapping[str, int],
+    duplicates: Collection[int],
+    ready_of: Callable[[str], int],
+    context: StoreContext,
+) -> str | None:
+    """The name of a queue that has no room for what a batch brings it; None where all of them have.
+
+    ``capacities`` are those of `bounds_of`, ``duplicates`` the places of jobs that meet one in the store, and
+    ``ready_of`` counts the ready jobs of a queue there. Raises QueueFullError for a batch that can never fit.
+    """
+    if not capacities:
+        return None
+    wanted = new_of(jobs, capacities, duplicates)
+    refuse_too_many(wanted, capacities)
+    if context.in_runner():  # a handler that waited for room might wait for itself
+        return None
+    for queue, number in wanted.items():
+        if number and ready_of(queue) + context.handed_over(queue) + number > capacities[queue]:
+            return queue
+    return None
+
+
 def closed(queue: str) -> BackendClosedError:
     """The error for a producer whose backend is shut down as it waits."""
     return BackendClosedError(
@@ -130,6 +154,24 @@ class Room:
                 self._waiting -= 1
             if self.refusing:
                 raise closed(queue)
+
+    def add(
+        self,
+        try_to_add: Callable[[], tuple[list[Job], str | None]],
+        capacities: Mapping[str, int],
+        timeout: float | None,
+    ) -> list[Job]:
+        """Add jobs where there is room, or wait for it up to ``timeout`` seconds (None: for ever).
+
+        ``try_to_add`` returns the jobs that it has added, or the name of a queue that is full. Raises as
+        `wait` does.
+        """
+        give_up = None if timeout is None else machine.monotonic() + timeout
+        while True:
+            added, full = try_to_add()
+            if full is None:
+                return added
+            self.wait(full, capacities[full], timeout, give_up)
 
     def pause(self, seconds: float) -> None:
         """Wait for something else than room; not where the backend is shut down."""

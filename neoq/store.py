@@ -15,7 +15,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from neoq.job import DuplicateJobError, Job, Status
+from neoq.job import FINISHED, DuplicateJobError, Job, Status
 from neoq.reentry import GUARDED, guarded
 
 if TYPE_CHECKING:
@@ -96,6 +96,46 @@ def succeeded(job: Job) -> Outcome:
     return Outcome(
         lease_of(job), Status.SUCCEEDED, None, False, job.started, job.finished_on, None, job.result_body
     )
+
+
+def record_outcome(job: Job, outcome: Outcome, now: float) -> None:
+    """Write into the record of a running job how its attempt ended, as `Store.settle` is to.
+
+    A job that was cancelled while it ran, and has not finished, is CANCELLED: it does not run again.
+    """
+    status = outcome.status
+    if job.cancel_asked and status not in FINISHED:
+        status = Status.CANCELLED
+    job.started = outcome.started_at or (job.started if job.retries else None)
+    job.retries += outcome.charged
+    job.result_body = outcome.result
+    job.progress_report = outcome.lease.progress or job.progress_report
+    if outcome.run_after is not None:
+        job.due = outcome.run_after
+    if outcome.failure is not None:
+        job.error = f"{outcome.failure.type}: {outcome.failure.message}"
+        job.traceback = outcome.failure.traceback
+    _end_lease(job, status, outcome.finished_at or now)
+
+
+def record_crash(job: Job, max_crashes: int, now: float) -> None:
+    """Write into the record of a running job that its worker died, as `Store.reclaim` is to."""
+    job.crashes += 1
+    status = Status.RETRYING if job.retries else Status.PENDING
+    if job.cancel_asked:
+        status = Status.CANCELLED
+    elif job.crashes >= max_crashes:
+        status = Status.DEAD
+        job.error = f"WorkerDied: {job.crashes} workers died while they ran it (max_crashes)"
+    _end_lease(job, status, now)
+
+
+def _end_lease(job: Job, status: Status, now: float) -> None:
+    job.status, job.token, job.worker, job.cancel_asked = status, 0, None, False
+    if status in FINISHED:
+        job.finished_on = now
+    else:
+        job.progress_report = None
 
 
 def taken_by(holder: Job) -> DuplicateJobError:

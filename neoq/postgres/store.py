@@ -215,17 +215,18 @@ class PostgresStore(Store):
     def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add where there is room, or wait for it."""
         self._adder.name_queues({job.queue for job in jobs})  # on a connection of its own: before ours
-        timeout = self.config.enqueue_timeout
-        give_up = None if timeout is None else machine.monotonic() + timeout
-        while True:
+
+        def try_to_add() -> tuple[list[Job], str | None]:
             with self._connections.use() as connection, connection.transaction():
                 joined = Joined(self._connections, connection)
                 full = self._full_queue(joined, jobs, capacities)
-                if full is None:
-                    added = self._adder.add_joined(joined, jobs)
-                    self._adder.remember(token, added)
-                    return added
-            self._room.wait(full, capacities[full], timeout, give_up)
+                if full is not None:
+                    return [], full
+                added = self._adder.add_joined(joined, jobs)
+                self._adder.remember(token, added)
+                return added, None
+
+        return self._room.add(try_to_add, capacities, self.config.enqueue_timeout)
 
     # -- cron -------------------------------------------------------------------------------------------
 

@@ -164,18 +164,12 @@ class SqliteStore(Store):
 
     def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add where there is room, or wait for it."""
-        timeout = self.config.enqueue_timeout
-        give_up = None if timeout is None else machine.monotonic() + timeout
 
         def try_to_add(ledger: Ledger) -> tuple[list[Job], str | None]:
             full = self._full_queue(ledger, jobs, capacities)
             return ([], full) if full is not None else (sqlite_add.add(ledger, jobs, token), None)
 
-        while True:
-            added, full = self._write(try_to_add)
-            if full is None:
-                return added
-            self._room.wait(full, capacities[full], timeout, give_up)
+        return self._room.add(lambda: self._write(try_to_add), capacities, self.config.enqueue_timeout)
 
     # -- cron -------------------------------------------------------------------------------------------
 
