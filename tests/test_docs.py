@@ -244,9 +244,9 @@ def test_blocks_are_marked_with_a_language(page: Path) -> None:
 
 # What a job has for those who write stores: docs/writing-a-backend.md says what they need of it.
 FOR_STORES = set(
-    """asked_deadline asked_run_after as_record body cancel_asked clock_skew completed computed_fingerprint created
-    described due expires finished_on fresh lease_lost own_fingerprint parsed prepare progress_report result_body
-    says_unique slot snapshot special started token unreadable waits""".split()
+    """asked_deadline asked_run_after as_record body cancel_asked clock_skew completed computed_fingerprint
+    created described due expires finished_on fresh lease_lost own_fingerprint parsed prepare progress_report
+    result_body says_unique slot snapshot special started token unreadable waits""".split()
 )
 
 

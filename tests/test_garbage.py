@@ -179,8 +179,8 @@ def test_a_worker_that_died_is_found_out_whatever_its_row_says(postgres_url: str
     target = PostgresTarget(postgres_url, fresh_schema())
     gone, alive = (target.connect(autostart=False, **QUICK) for _ in range(2))
     job = gone.enqueue("emails")
-    assert [claimed.id for claimed in gone.claim([Demand("emails", 1)]).jobs] == [job.id]
-    gone._presence.let_go()  # type: ignore[attr-defined]
+    assert [claimed.id for claimed in gone.store.claim([Demand("emails", 1)]).jobs] == [job.id]
+    gone.store._presence.let_go()  # type: ignore[attr-defined]
     target.spoil(Spot("workers", "beat_at"), "infinity", None)
     target.spoil(Spot("jobs", "crashes"), 2**15 - 1, job.id)
     alive.prune()
