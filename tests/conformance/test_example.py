@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from types import ModuleType
 from typing import Any
 
 from neoq import Backend
+from neoq.store import Store, StoreContext
 from neoq.testing import BackendConformance
-from tests.test_docs import DOCS, blocks_of
+from tests.test_docs import DOCS, blocks_of, code_in
 
 PAGE = DOCS / "writing-a-backend.md"
 
@@ -45,3 +47,11 @@ class TestDictBackend(BackendConformance):
 def test_the_example_uses_public_names_alone() -> None:
     """No name with an underscore before it occurs in the example."""
     assert not re.findall(r"(?<![\w_])_[a-z]\w*", the_store())
+
+
+def test_the_page_names_all_of_the_seam() -> None:
+    """The page has every public name of `Store`, and every field of `StoreContext`."""
+    names = {field.name for field in dataclasses.fields(StoreContext)} | {*vars(StoreContext), *vars(Store)}
+    code = code_in(PAGE)
+    missing = {name for name in names if not name.startswith("_") and not re.search(rf"\b{name}\b", code)}
+    assert not missing
