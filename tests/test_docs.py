@@ -242,14 +242,6 @@ def test_blocks_are_marked_with_a_language(page: Path) -> None:
     ]
 
 
-# What a job has for those who write stores: docs/writing-a-backend.md says what they need of it.
-FOR_STORES = set(
-    """asked_deadline asked_run_after as_record body cancel_asked clock_skew completed computed_fingerprint
-    created described due expires finished_on fresh lease_lost own_fingerprint parsed prepare progress_report
-    result_body says_unique slot snapshot special started token unreadable waits""".split()
-)
-
-
 def public_objects() -> dict[str, Any]:
     """Everything that a user may call or read, by the name that the documentation has to use."""
     import neoq.cron
@@ -265,9 +257,10 @@ def public_objects() -> dict[str, Any]:
 
 def public_members(cls: type) -> dict[str, Any]:
     """The methods, properties and fields of a class, without the seam's."""
+    from neoq.job import Record
     from neoq.store import Store
 
-    seam = set(dir(Store)) | FOR_STORES
+    seam = {*dir(Store), *dir(Record)}
     fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
     names = {*dir(cls), *(spec.name for spec in fields)}
     return {
