@@ -179,7 +179,7 @@ def test_a_wrong_password(tmp_path: Any) -> None:
     from tests.servers import started_server
 
     for server in started_server():
-        hba = server.body / "pg_hba.conf"
+        hba = server._data / "pg_hba.conf"
         with psycopg.connect(server.url, autocommit=True) as admin:
             admin.execute("create role clerk login password 'right'")
             hba.write_text("host all clerk all scram-sha-256\nhost all all all trust\n")
@@ -636,7 +636,7 @@ def test_a_worker_that_has_left_killed_nobody(make: Make, backend: PostgresBacke
     """What a worker still held when it left in good order is ready again with no crash charged."""
     leaver = make(autostart=False)
     leaver.enqueue("q")
-    assert len(leaver.claim([Demand("q", 1)]).jobs) == 1
+    assert len(leaver.store.claim([Demand("q", 1)]).jobs) == 1
     leaver.shutdown()
     [job] = eventually(lambda: backend.store.reclaim().returned, "it is reclaimed")
     assert (job.status, job.crashes) == (Status.PENDING, 0)
@@ -662,9 +662,9 @@ def test_who_has_just_come_calls_nobody_dead(
     monkeypatch.setattr("neoq.postgres.wake.machine", SimpleNamespace(monotonic=lambda: now))
     newcomer = make(autostart=False)
     newcomer.queues()
-    assert newcomer.reclaim() == ([], [])
+    assert newcomer.store.reclaim() == ([], [])
     monkeypatch.undo()
-    [job] = eventually(lambda: newcomer.reclaim().returned, "it is reclaimed")
+    [job] = eventually(lambda: newcomer.store.reclaim().returned, "it is reclaimed")
     assert job.crashes == 1
 
 
@@ -1197,7 +1197,7 @@ def test_a_stale_lease_completes_nothing(make: Make, backend: PostgresBackend, p
             job.shield(),
             psycopg.connect(postgres_url) as connection,
         ):  # or a heartbeat might be the first to tell
-            backend._execute(f'update "{backend.config.schema}".jobs set token = token + 1')
+            backend.store._execute(f'update "{backend.config.schema}".jobs set token = token + 1')
             try:
                 job.complete(connection)
             except StaleLeaseError:

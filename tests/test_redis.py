@@ -555,7 +555,9 @@ def test_a_repeated_batch_of_several_queues(backend: RedisBackend, number: int) 
 
 def test_a_repeated_batch_that_fills_its_queues(backend: RedisBackend) -> None:
     """A batch for several queues that took their last room finds it again with its token."""
-    backend.config = dataclasses.replace(backend.config, enqueue_timeout=0, queue_capacity=1)
+    backend.engine.config = backend.store.config = dataclasses.replace(
+        backend.config, enqueue_timeout=0, queue_capacity=1
+    )
     backend.enqueue("r")
     batch = [prepared(queue, {}) for queue in "pq"]
     copies = [job.snapshot() for job in batch]
@@ -611,7 +613,9 @@ def test_a_lost_reply_about_payloads(backend: RedisBackend, deaf: Deaf) -> None:
 
 def test_a_lost_reply_about_dead_jobs(backend: RedisBackend, deaf: Deaf, client: redis.Redis) -> None:
     """No more dead jobs are dropped than are too many, also where it is not heard that they were."""
-    backend.config = dataclasses.replace(backend.config, max_dead=6, retention=None)
+    backend.engine.config = backend.store.config = dataclasses.replace(
+        backend.config, max_dead=6, retention=None
+    )
     backend.enqueue_many([Job("q", {"n": n}) for n in range(9)])
     jobs = backend.store.claim([Demand("q", 10)]).jobs
     backend.store.settle([Outcome(lease_of(job), Status.DEAD, finished_at=1.0) for job in jobs])
@@ -758,7 +762,7 @@ def test_several_scripts_are_all_or_none(backend: RedisBackend, problem: str) ->
         assert caught.value.job.id == holder.id
     else:
         backend.listen("q", lambda _job: None, capacity=500)
-        backend.config = dataclasses.replace(backend.config, enqueue_timeout=0)
+        backend.engine.config = backend.store.config = dataclasses.replace(backend.config, enqueue_timeout=0)
         backend.enqueue("q", {"n": -1})
         with pytest.raises(neoq.QueueFullError):
             backend.enqueue_many(batch)
@@ -958,7 +962,9 @@ def test_a_producer_that_looks_for_room_as_all_is_closed(
     backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A producer that looks for room just as the connections are closed is told of the shutdown."""
-    backend.config = dataclasses.replace(backend.config, enqueue_timeout=None, queue_capacity=1)
+    backend.engine.config = backend.store.config = dataclasses.replace(
+        backend.config, enqueue_timeout=None, queue_capacity=1
+    )
     backend.enqueue("q")
     plain = backend.store._adder.add
 
@@ -1087,7 +1093,7 @@ def test_a_span_counts_by_the_clock_of_the_server(
         producer.clock = Fast()
         monkeypatch.setattr("neoq.redis.queues.machine", SimpleNamespace(time=Fast().time))
         monkeypatch.setattr(
-            "neoq.redis.backend.machine", SimpleNamespace(time=Fast().time, monotonic=time.monotonic)
+            "neoq.redis.store.machine", SimpleNamespace(time=Fast().time, monotonic=time.monotonic)
         )
         soon = producer.enqueue("q", {"n": 0}, run_after=0.1)
         late = producer.enqueue("q", {"n": 1}, run_after=0.2, deadline=0.1)
@@ -1117,7 +1123,7 @@ def test_an_idle_worker_asks_little(redis_url: str, redis_prefix: Callable[[], s
 
 def test_what_scripts_say_of_themselves() -> None:
     """Every script's header tells its keys, arguments, result and complexity."""
-    folder = Path(neoq.__file__).parent / "lua"
+    folder = Path(neoq.__file__).parent / "redis" / "lua"
     scripts = [path for path in folder.glob("*.lua") if path.name != "job.lua"]
     assert len(scripts) > 10
     for path in scripts:
@@ -1144,7 +1150,7 @@ def test_a_shutdown_waits_for_outcomes(
 ) -> None:
     """Outcomes that a slow server takes a while for are recorded in the time that shutdown has."""
     backend = RedisBackend(redis_url, prefix=redis_prefix())
-    ran, plain = threading.Event(), backend.settle
+    ran, plain = threading.Event(), backend.store.settle
 
     def slowly(outcomes: Any, **options: Any) -> set[int]:
         time.sleep(1.2 * CLOSING_GRACE)

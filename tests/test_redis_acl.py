@@ -97,7 +97,7 @@ def test_a_reader_of_a_replica(server: RedisServer) -> None:
 
 def test_users_with_few_rights_in_a_cluster() -> None:
     """With the rights of the page and those that it names for clusters, all three users do their part."""
-    [more] = re.findall(r"A cluster's users need `(.*?)` too", PAGE.read_text("utf-8"))
+    [more] = re.findall(r"The users of a cluster also need `(.*?)`", PAGE.read_text("utf-8"))
     with running_cluster(2, "--appendonly", "yes") as nodes:
         for node in nodes:
             with node.client() as admin:

@@ -44,7 +44,7 @@ def test_a_call_is_answered_where_it_is_heard(redis_url: str, redis_prefix: Call
         neoq.RedisBackend(redis_url, prefix=prefix, **SELDOM) as worker,
     ):
         claimed_in: list[str] = []
-        plain, ran = worker.claim, threading.Event()
+        plain, ran = worker.store.claim, threading.Event()
 
         def claim(demand: Sequence[Demand]) -> Claimed:
             claimed = plain(demand)
@@ -52,7 +52,7 @@ def test_a_call_is_answered_where_it_is_heard(redis_url: str, redis_prefix: Call
                 claimed_in.append(threading.current_thread().name)
             return claimed
 
-        worker.claim = claim  # type: ignore[method-assign]
+        worker.store.claim = claim  # type: ignore[method-assign]
         worker.listen("q", lambda _job: ran.set())
         assert not ran.wait(0.2)
         producer.enqueue("q")
@@ -138,7 +138,7 @@ def test_an_error_that_is_none_of_the_stores(redis_url: str, redis_prefix: Calla
         neoq.RedisBackend(redis_url, prefix=prefix, autostart=False) as producer,
         neoq.RedisBackend(redis_url, prefix=prefix, **SELDOM) as worker,
     ):
-        plain, failed, answered = worker.claim, set[str](), list[str]()
+        plain, failed, answered = worker.store.claim, set[str](), list[str]()
 
         def claim(demand: Sequence[Demand]) -> Claimed:
             name = threading.current_thread().name
@@ -149,7 +149,7 @@ def test_an_error_that_is_none_of_the_stores(redis_url: str, redis_prefix: Calla
             answered.extend(name for _ in claimed.jobs)
             return claimed
 
-        worker.claim = claim  # type: ignore[method-assign]
+        worker.store.claim = claim  # type: ignore[method-assign]
         ran: SimpleQueue[int] = SimpleQueue()
         worker.listen("q", lambda job: ran.put(job.payload["n"]))
         for n in range(3):
@@ -166,7 +166,7 @@ def test_a_shutdown_waits_for_a_claim_in_that_thread(redis_url: str, redis_prefi
     prefix = redis_prefix()
     with neoq.RedisBackend(redis_url, prefix=prefix, autostart=False) as producer:
         worker = neoq.RedisBackend(redis_url, prefix=prefix, **SELDOM)
-        plain, begun, may_end = worker.claim, threading.Event(), threading.Event()
+        plain, begun, may_end = worker.store.claim, threading.Event(), threading.Event()
 
         def claim(demand: Sequence[Demand]) -> Claimed:
             claimed = plain(demand)
@@ -175,7 +175,7 @@ def test_a_shutdown_waits_for_a_claim_in_that_thread(redis_url: str, redis_prefi
                 assert may_end.wait(PATIENCE)
             return claimed
 
-        worker.claim = claim  # type: ignore[method-assign]
+        worker.store.claim = claim  # type: ignore[method-assign]
         ran = threading.Event()
         worker.listen("q", lambda _job: ran.set())
         assert not ran.wait(0.2)
@@ -200,7 +200,7 @@ def test_a_drain_during_a_shutdown(redis_url: str, redis_prefix: Callable[[], st
     backend.enqueue("q")
     looks, closed, drained = threading.Event(), threading.Event(), SimpleQueue[bool]()
     draining = threading.Thread(target=lambda: drained.put(backend.drain()))
-    plain = backend.counts
+    plain = backend.store.counts
 
     def counts() -> list[QueueCounts]:
         if threading.current_thread() is draining:
@@ -208,7 +208,7 @@ def test_a_drain_during_a_shutdown(redis_url: str, redis_prefix: Callable[[], st
             assert closed.wait(PATIENCE)
         return plain()
 
-    backend.counts = counts  # type: ignore[method-assign]
+    backend.store.counts = counts  # type: ignore[method-assign]
     draining.start()
     assert looks.wait(PATIENCE)
     backend.shutdown(drain=True)

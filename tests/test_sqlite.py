@@ -25,10 +25,10 @@ from neoq import (
     ConfigError,
     SqliteBackend,
     UnsupportedError,
-    sqlite_add,
-    sqlite_file,
 )
 from neoq.clock import LiveClock
+from neoq.sqlite import add as sqlite_add
+from neoq.sqlite import file as sqlite_file
 from neoq.sqlite.alive import Sign, WorkerLocks
 from neoq.sqlite.backend import SqliteConfig
 from neoq.sqlite.file import SqliteFile
@@ -885,14 +885,14 @@ def another_worker(path: Path | str) -> Iterator[Child]:
 
 def beats(backend: SqliteBackend, number: int = 5) -> None:
     """Let the heartbeat of a backend look at the others so many times."""
-    seen, reclaim = [0], backend.reclaim
+    seen, reclaim = [0], backend.store.reclaim
 
     def counted() -> Any:
         reclaimed = reclaim()
         seen[0] += 1
         return reclaimed
 
-    backend.reclaim = counted  # type: ignore[method-assign]
+    backend.store.reclaim = counted  # type: ignore[method-assign]
     eventually(lambda: seen[0] >= number, "it looks")
 
 

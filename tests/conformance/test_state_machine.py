@@ -298,9 +298,9 @@ class StoreMachine(RuleBasedStateMachine):
         copies = [job.snapshot() for job in jobs]
         if model.refuses(jobs):
             with pytest.raises(DuplicateJobError):
-                store.add(jobs, token=token)
+                store.store.add(jobs, token=token)
             return
-        added = store.add(jobs, token=token)
+        added = store.store.add(jobs, token=token)
         for job, got in zip(copies, added, strict=True):
             holder = model.holder(job.queue, job.fingerprint) if job.unique else None
             assert got.duplicate == (holder is not None)
@@ -314,11 +314,11 @@ class StoreMachine(RuleBasedStateMachine):
                 assert got.id == holder.id
                 model.meet(holder, job)
                 if not self.own_clock and holder.waits:
-                    [found] = store.find(ids=[holder.id])
+                    [found] = store.store.find(ids=[holder.id])
                     assert found.run_after is not None
                     holder.run_after = found.run_after.timestamp()
         if twice:
-            again = self.a_store(where + self.shares_tokens).add(copies, token=token)
+            again = self.a_store(where + self.shares_tokens).store.add(copies, token=token)
             assert [job.id for job in again] == [job.id for job in added]
 
     def newest(self, queue: str) -> int:
@@ -342,7 +342,7 @@ class StoreMachine(RuleBasedStateMachine):
     def claim(self, limits: dict[str, int], where: int) -> None:
         model = self.model
         ready = {queue: model.ready(queue) for queue in limits}
-        claimed = self.a_store(where).claim([Demand(*limit) for limit in limits.items()])
+        claimed = self.a_store(where).store.claim([Demand(*limit) for limit in limits.items()])
         ids = {queue: [job.id for job in claimed.jobs if job.queue == queue] for queue in limits}
         crashed = any(job.crashes for jobs in ready.values() for job in jobs)
         for queue, limit in limits.items():
@@ -398,7 +398,7 @@ class StoreMachine(RuleBasedStateMachine):
             FAILURE if status in {RETRYING, DEAD} else None,
             b"[1]" if status is SUCCEEDED else None,
         )
-        assert self.a_store(where if self.lends_leases else job.store).settle([outcome]) == set()
+        assert self.a_store(where if self.lends_leases else job.store).store.settle([outcome]) == set()
         job.retries += status is RETRYING
         if job.cancel and not ends:
             job.run_after = now + delay
@@ -416,7 +416,7 @@ class StoreMachine(RuleBasedStateMachine):
         lease = self.an_old_lease(number)
         if lease is not None:
             outcome = Outcome(lease, status, self.model.now, False, self.model.now, self.model.now)
-            assert self.a_store(where).settle([outcome]) == {lease.job_id}
+            assert self.a_store(where).store.settle([outcome]) == {lease.job_id}
 
     @precondition(lambda self: self.old)
     @rule(number=st.integers(0, 99), where=st.integers(0, 1))
@@ -427,7 +427,7 @@ class StoreMachine(RuleBasedStateMachine):
             leases.append(stale)
         else:
             stale = None
-        extended = self.a_store(where if self.lends_leases or job is None else job.store).extend(leases)
+        extended = self.a_store(where if self.lends_leases or job is None else job.store).store.extend(leases)
         assert extended.lost == ({stale.job_id} if stale else set())
         assert extended.cancelled == ({job.id} if job and job.cancel else set())
 
@@ -465,7 +465,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.some(0, RUNNING))
     @rule(where=st.integers(0, 1))
     def nobody_died(self, where: int) -> None:
-        assert self.a_store(where).reclaim() == ([], [])
+        assert self.a_store(where).store.reclaim() == ([], [])
 
     # -- operating ---------------------------------------------------------------------------------------
 
@@ -475,7 +475,7 @@ class StoreMachine(RuleBasedStateMachine):
         job = self.some(number)
         if job is None:
             return
-        changed = self.a_store(where).change([job.id], "cancel")
+        changed = self.a_store(where).store.change([job.id], "cancel")
         assert changed.done == ({job.id} if job.waits else set())
         assert changed.running == ({job.id} if job.status is RUNNING else set())
         if job.waits:
@@ -492,9 +492,9 @@ class StoreMachine(RuleBasedStateMachine):
         taken = job.status is DEAD and job.unique and model.holder(job.queue, job.fingerprint)
         if taken:
             with pytest.raises(DuplicateJobError):
-                self.a_store(where).change([job.id], "retry")
+                self.a_store(where).store.change([job.id], "retry")
             return
-        changed = self.a_store(where).change([job.id], "retry")
+        changed = self.a_store(where).store.change([job.id], "retry")
         assert changed.done == ({job.id} if job.waits or job.status is DEAD else set())
         if job.status is DEAD:
             job.status, job.retries, job.crashes, job.holds = PENDING, 0, 0, bool(job.unique)
@@ -504,7 +504,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def as_stored(self, job: Modelled) -> float:
         """The time that the store has just given a job: now, on a clock which may not be ours."""
-        [found] = self.stores[0].find(ids=[job.id])
+        [found] = self.stores[0].store.find(ids=[job.id])
         assert found.run_after is not None
         at = found.run_after.timestamp()
         assert at == self.model.now if self.own_clock else at <= time.time() + 1
@@ -516,7 +516,7 @@ class StoreMachine(RuleBasedStateMachine):
         job = self.some(number)
         if job is None:
             return
-        changed = self.a_store(where).change([job.id], "delete")
+        changed = self.a_store(where).store.change([job.id], "delete")
         assert changed.done == (set() if job.status is RUNNING else {job.id})
         if job.status is not RUNNING:
             del self.model.jobs[job.id]
@@ -525,7 +525,7 @@ class StoreMachine(RuleBasedStateMachine):
         queue=st.sampled_from(QUEUES), paused=st.sampled_from([False, False, True]), where=st.integers(0, 1)
     )
     def pause(self, queue: str, paused: bool, where: int) -> None:
-        self.a_store(where).set_paused(queue, paused)
+        self.a_store(where).store.set_paused(queue, paused)
         (self.model.paused.add if paused else self.model.paused.discard)(queue)
 
     @precondition(lambda self: self.own_clock and self.model.now < self.began + 20 * HOUR)  # within leases
@@ -534,7 +534,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.model.given = self.model.now + hours * HOUR
         for store in self.stores:
             if isinstance(store, MemBackend):
-                store.release_due()
+                store.store.release_due()
 
     # -- what always holds -------------------------------------------------------------------------------
 
@@ -543,7 +543,7 @@ class StoreMachine(RuleBasedStateMachine):
         if not hasattr(self, "stores"):
             return
         for store in self.stores:
-            jobs = store.find(limit=EVERYTHING)
+            jobs = store.store.find(limit=EVERYTHING)
             known = [job.seen() for job in sorted(self.model.jobs.values(), key=lambda job: -job.id)]
             assert [seen(job) for job in jobs] == known
 
@@ -552,7 +552,7 @@ class StoreMachine(RuleBasedStateMachine):
         if not hasattr(self, "stores"):
             return
         for store in self.stores:
-            counted = {counts.queue: counts for counts in store.counts()}
+            counted = {counts.queue: counts for counts in store.store.counts()}
             assert [counted.get(queue, QueueCounts(queue)) for queue in QUEUES] == self.model.counts()
 
 
@@ -626,7 +626,7 @@ class RedisMachine(StoreMachine):
         store = super().a_store(number)
         assert isinstance(store, RedisBackend)
         for queue in QUEUES:  # the server's call that the other backend has added may still be on its way
-            store._stir(queue)
+            store.store._stir(queue)
         return store
 
 
