@@ -28,7 +28,7 @@ nitpick_ignore_regex = [
         "py:class",
         r"neoq\.(backend\.(AnyHandler|ListenOptions|EnqueueMiddleware)|job\.JobOptions|clock\.Clock)",
     ),
-    ("py:class", r"neoq\.(config\.Settings|\w+_backend\.\w+Settings)"),
+    ("py:class", r"neoq\.(config\.Settings|\w+\.config\.\w+Settings)"),
 ]
 
 

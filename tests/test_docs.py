@@ -38,7 +38,6 @@ ON_SERVERS = {  # pages that read NEOQ_URL
     "redis.md": "redis_url",
     "transactions.md": "postgres_url",
 }
-NEED = {"sentry.md": "sentry_sdk"}  # pages whose programs import what the tests do not install
 SECONDS_A_PAGE = 45
 MARK = re.compile(r"<!-- (?:file: (?P<file>\S+)|(?:(?P<printer>\S+) )?prints) -->")
 PROGRAM = "the program of the page"
@@ -154,7 +153,6 @@ def test_the_programs_run_and_print_what_the_page_says(
     page: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """The Python blocks of a page run without a warning, and print what the page shows."""
-    pytest.importorskip(NEED.get(page.name, "neoq"))
     server = ON_SERVERS.get(page.name)
     variables = {"NEOQ_URL": request.getfixturevalue(server)} if server else {}
     printed = run_page(page, tmp_path, variables)
