@@ -6,6 +6,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from neoq.job import Job, Status
@@ -25,6 +26,7 @@ from neoq.sqlite.rows import (
 from neoq.store import Demand
 from neoq.stored import mark_unreadable, number_in
 
+_unreadable, _due = attrgetter("unreadable"), attrgetter("due")  # a loop in C for every job claimed
 PARKED = (
     86400.0  # seconds: a ready job is not that far ahead, even where a clock was set; somebody put it off
 )
@@ -57,7 +59,7 @@ def claim(
         due = _promote(ledger, demand.queue, buried)
         best = _best(ledger, demand)
         late = ledger.now + PARKED
-        while any(job.unreadable or job.due > late for job in best):  # type: ignore[operator]
+        while best and (any(map(_unreadable, best)) or max(map(_due, best)) > late):
             _set_aside(ledger, best, late, buried)
             best = _best(ledger, demand)
         if len(best) > demand.limit:

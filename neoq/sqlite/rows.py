@@ -58,6 +58,8 @@ TOKEN_AT, WORKER_AT, PLACE_AT, LEASE_AT = (
     _ALL.index(name) for name in ("token", "worker", "place", "lease_until")
 )
 _NUMBERS_END = _FIRST + 5
+_CHANGING = 7  # columns of a plain job that is ready, which differ; the others are these
+_PLAIN_READY = (*(None,) * 3, 0, None, 0, 0, *(None,) * 7, PENDING, 1, 0, *(None,) * 3, READY, None)
 _USUAL = (0, None, 0, 0, None)  # priority, worker, crashes, retries and max_retries of most jobs
 _CALLED = {"batch": "group"}  # where `read` calls a column otherwise
 
@@ -128,8 +130,35 @@ def _check_numbers(job: Job) -> None:
         raise Unreadable
 
 
+def _plain_of(row: Sequence[Any]) -> Job | None:
+    """As `job_of`, for a ready job that is a queue and a payload, as most are; None for another."""
+    if row[_CHANGING:] != _PLAIN_READY:
+        return None
+    job_id, queue, due, created, token, deadline, body = row[:_CHANGING]
+    if (
+        body.__class__ is not bytes
+        or queue.__class__ is not str
+        or not queue
+        or due.__class__ is not float
+        or created.__class__ is not float
+        or token != 0
+        or deadline is not None
+    ):
+        return None
+    parsed = orjson.loads(body)
+    if parsed.__class__ is not dict:
+        return None
+    job = blank(queue)
+    job.id, job.due, job.created, job.body, job.parsed = job_id, due, created, body, parsed
+    job.special = True
+    return job
+
+
 def _job_of(row: Sequence[Any]) -> Job:
     """As `job_of`, in a hurry; raises where the row is not as we write it."""
+    plain = _plain_of(row)
+    if plain is not None:
+        return plain
     shape = tuple(map(type, row))
     if shape not in _shapes:
         _check_shape(shape)
