@@ -40,8 +40,14 @@ class SafeLogger(logging.LoggerAdapter[Any]):
             pass
 
 
+class Lines(str):
+    """A text of ours that is meant to have several lines, as a stack has."""
+
+    __slots__ = ()
+
+
 def _on_one_line(value: object) -> object:
-    if value is None or isinstance(value, (int, float)):
+    if value is None or isinstance(value, (int, float, Lines)):
         return value
     try:
         text = str(value)

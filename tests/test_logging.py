@@ -6,6 +6,7 @@ import io
 import logging
 import logging.config
 import textwrap
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 import neoq
 from neoq.config import SafeLogger
+from neoq.testing.cases.suite import eventually
 
 HOSTILE = "x\n2026-01-01 CRITICAL all is lost\r\x1b[31m\x00\x85\u2028\u202e\ud800"
 
@@ -133,6 +135,23 @@ def test_an_argument_stays_on_its_line(heard: list[str], value: Any, shown: str)
     """What is not printable in an argument is escaped; all else is as it was."""
     SafeLogger(logging.getLogger("neoq")).warning("it says %s", value)
     assert heard == [f"it says {shown}"]
+
+
+def test_the_stack_of_a_handler_that_hangs_has_a_line_for_each_frame(heard: list[str]) -> None:
+    """A stack of ours keeps its lines in the log, so that people can read it."""
+    gate = threading.Event()
+    with neoq.MemBackend(max_retries=0, shutdown_timeout=1) as backend:
+
+        @backend.listen("q", timeout=0.05)
+        def handler(job: neoq.Job) -> None:
+            gate.wait(20)
+
+        backend.wait(backend.enqueue("q").id, 20)
+        eventually(lambda: any("hangs at:" in text for text in heard), "it is logged")
+        gate.set()
+    [text] = [text for text in heard if "hangs at:" in text]
+    assert "in handler" in text
+    assert len(text.splitlines()) > 5
 
 
 def test_a_value_that_cannot_be_shown_loses_no_line(heard: list[str]) -> None:

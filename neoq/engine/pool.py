@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from neoq.config import Lines
 from neoq.engine.attempt import Judged, Listener, abandoned, attempt
 from neoq.engine.interrupt import STALE, Interrupt, Slot, Watchdog
 from neoq.errors import JobInterrupted
@@ -473,7 +474,7 @@ class Runner:
             job.id,
             self.pool.queue,
             self.thread.name,
-            stack,
+            Lines(stack),
         )
         say()
         self.pool.warn_at_abandoned_limit()
