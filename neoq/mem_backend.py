@@ -39,6 +39,7 @@ from neoq.store import (
     Tick,
     WorkerInfo,
     taken_by,
+    warn_of_dropped,
 )
 
 _PENDING, _RUNNING, _RETRYING = Status.PENDING, Status.RUNNING, Status.RETRYING
@@ -620,12 +621,7 @@ class MemStore(Store):
         limit = self.config.max_dead
         if limit is not None and len(self._dead) > limit:
             oldest: Any = self._jobs[next(iter(self._dead))]
-            self.config.log.warning(
-                "dead job %s of %s is dropped: max_dead is %d; look at dead jobs and retry or delete them",
-                oldest.id,
-                oldest.queue,
-                limit,
-            )
+            warn_of_dropped(self.config, oldest.id, oldest.queue)
             self._forget(oldest)
 
     def _forget(self, job: Job) -> bool:

@@ -390,3 +390,13 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def set_paused(self, queue: str, paused: bool) -> None:
         """Let a queue's jobs be claimed, or not."""
+
+
+def warn_of_dropped(config: Config, job_id: Any, queue: str) -> None:
+    """Log that a dead job is forgotten since there are more than ``max_dead``."""
+    config.log.warning(
+        "dead job %s of %s is dropped: max_dead is %d; look at dead jobs, retry or delete them",
+        job_id,
+        queue,
+        config.max_dead,
+    )

@@ -39,6 +39,7 @@ from neoq.store import (
     Store,
     Tick,
     WorkerInfo,
+    warn_of_dropped,
 )
 from neoq.stored import Reported, texts_in, unreadable_end
 
@@ -377,12 +378,7 @@ class PostgresStore(Store):
         if config.max_dead is not None and Status.DEAD in statuses:
             for job_id, queue in self._own.execute(self._statements.trim, (True, config.max_dead)):
                 dropped += 1
-                config.log.warning(
-                    "dead job %s of %s is dropped: max_dead is %d; look at dead jobs, retry or delete them",
-                    job_id,
-                    queue,
-                    config.max_dead,
-                )
+                warn_of_dropped(config, job_id, queue)
         return dropped
 
     def extend(self, leases: Sequence[Lease]) -> Extended:

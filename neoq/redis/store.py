@@ -44,6 +44,7 @@ from neoq.store import (
     Tick,
     WorkerInfo,
     taken_by,
+    warn_of_dropped,
 )
 from neoq.stored import Reported, unreadable_end
 
@@ -702,10 +703,7 @@ class RedisStore(Store):
         if config.max_dead is not None:
             for name, queue in pruner.drop_excess(("dead",), config.max_dead):
                 pruned += 1
-                config.log.warning(
-                    "dead job %s of %s is dropped: max_dead is %d; look at dead jobs, retry or delete them",
-                    *(name, queue, config.max_dead),
-                )
+                warn_of_dropped(config, name, queue)
         pruner.tidy(self._cursors)
         pruner.release(self._cursors)
         return pruned

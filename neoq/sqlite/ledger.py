@@ -26,6 +26,7 @@ from neoq.sqlite.rows import (
     kind_of,
 )
 from neoq.sqlite.schema import DIED, ENDED, NEW, READY, WAITS
+from neoq.store import warn_of_dropped
 from neoq.stored import number_in
 
 if TYPE_CHECKING:
@@ -235,12 +236,7 @@ class Ledger:
         if config.max_dead is not None and N_DEAD in kinds:
             for job_id, queue in self._drop_oldest(DIED, (N_DEAD,), config.max_dead):
                 dropped += 1
-                config.log.warning(
-                    "dead job %s of %s is dropped: max_dead is %d; look at dead jobs, retry or delete them",
-                    job_id,
-                    queue,
-                    config.max_dead,
-                )
+                warn_of_dropped(config, job_id, queue)
         return dropped
 
     def _drop_oldest(self, place: int, kinds: tuple[int, ...], limit: int) -> list[tuple[int, str]]:
