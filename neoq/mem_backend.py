@@ -145,6 +145,7 @@ class MemStore(Store):
         if state is None or state.hashed or transaction is not None:
             return super().add_plain(queue, data, now, transaction)
         ready, holders = state.ready, state.holders
+        quiet = False
         lock = self._lock
         if lock._is_owned():  # type: ignore[attr-defined]
             raise reentered()
@@ -162,11 +163,12 @@ class MemStore(Store):
                 self._last_id = job_id = self._last_id + 1
                 plain = job_id, queue, data, now
                 if not ready.length:
-                    state.uncalled = True
+                    quiet = state.uncalled = True
                 ready.push_new(plain, now)
                 holders[data] = job_id
         finally:  # even where a signal handler raises here
-            if state.uncalled:  # who was called for the job before finds this one as well
+            # Another thread may have ended its own call since, and cleared the mark.
+            if quiet or state.uncalled:  # who was called for the job before finds this one as well
                 try:
                     self._call(state)
                 except BaseException:
