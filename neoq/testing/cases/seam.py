@@ -199,8 +199,13 @@ class ClaimCases(StoreSuite):
         first = idle.store.claim([Demand("q", 1)])
         assert first.next_due is not None
         assert first.next_due <= first.now
-        assert idle.store.claim([Demand("q", 1)]).next_due == near.run_after
-        assert idle.store.claim([Demand("q", 1)]).next_due == near.run_after
+        assert len(claim(idle, 1)) == 1
+
+        def next_due() -> datetime | None:
+            return idle.store.claim([Demand("q", 1)]).next_due
+
+        # Where a search took long, a store may want to be asked again before that.
+        eventually(lambda: next_due() == near.run_after, "it is the time of the first future job")
 
     def test_a_paused_queue_is_not_claimed(self, idle: Backend) -> None:
         """claim() leaves paused queues alone until they are resumed."""
