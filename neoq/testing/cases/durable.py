@@ -175,6 +175,21 @@ def ended_retry(backend: Backend, job: Job) -> tuple[int, str | None]:
     return found.retries, found.error
 
 
+def looks_for_leases(backend: Backend, seconds: float) -> threading.Event:
+    """Set once a backend has looked for leases that ran out, so many seconds from now or later."""
+    looked, reclaim, due = threading.Event(), backend.store.reclaim, time.monotonic() + seconds
+
+    def look() -> Reclaimed:
+        late = time.monotonic() >= due
+        reclaimed = reclaim()
+        if late:
+            looked.set()
+        return reclaimed
+
+    backend.store.reclaim = look  # type: ignore[method-assign]
+    return looked
+
+
 class LeaseCases(Suite):
     """What happens to the jobs of workers that die."""
 
@@ -306,9 +321,10 @@ class LeaseCases(Suite):
         job = first.enqueue("q")
         seen.wait()
         second = join(first, **settings)
+        looked = looks_for_leases(second, 1.25 * settings["lease"])
         second.listen("q", work)
         seen.stays(1)
-        time.sleep(2.5)  # a lease and more: what is waited for is that nothing happens
+        assert looked.wait(PATIENCE)
         gate.set()
         assert ended(second, job).result == "done"
         assert seen.items == [1]
@@ -331,8 +347,9 @@ class LeaseCases(Suite):
         job = first.enqueue("q")
         seen.wait()
         second = join(first, **settings)
+        looked = looks_for_leases(second, 2.25 * settings["lease"])
         second.listen("q", lambda job: seen(job.attempt))
-        time.sleep(4.5)  # two leases and more: what is waited for is that nothing happens
+        assert looked.wait(PATIENCE)
         gate.set()
         assert ended(second, job).status is Status.SUCCEEDED
         assert seen.items == [1]
