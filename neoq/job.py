@@ -455,6 +455,14 @@ _DESCRIBED = frozenset(
 _ASKED = frozenset({"asked_run_after", "asked_deadline"})
 
 
+def plain(queue: str, body: bytes, now: float) -> Job:
+    """A job that is nothing but a queue and a payload, as `encode_payload` writes it, due now."""
+    job = Job(queue)
+    job.body = body
+    job.due = job.created = now
+    return job
+
+
 def blank(queue: str = "") -> Job:
     """A job for a store to fill in."""
     job = Job.__new__(Job)

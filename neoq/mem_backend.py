@@ -22,6 +22,7 @@ from neoq.clock import machine
 from neoq.config import Config, Settings, count, setting, span
 from neoq.errors import BackendClosedError, UnsupportedError
 from neoq.job import FINISHED, DuplicateJobError, Job, Status, data_of, is_special, queue_of, to_datetime
+from neoq.job import plain as plain_job
 from neoq.memory.queues import FutureJobs, Key, Plain, QueueState, Records, job_of
 from neoq.reentry import guarded, reentered
 from neoq.store import (
@@ -156,10 +157,7 @@ class MemStore(Store):
                 if data in holders:
                     return self._meet(holders[data], None, state)
                 if ready.length >= state.plenty and self._is_full(state, 1):
-                    job = Job(queue)
-                    job.body = data
-                    job.due = job.created = now
-                    return self._add_to_full(job, state)
+                    return self._add_to_full(plain_job(queue, data, now), state)
                 self._last_id = job_id = self._last_id + 1
                 plain = job_id, queue, data, now
                 if not ready.length:
@@ -168,7 +166,7 @@ class MemStore(Store):
                 holders[data] = job_id
         finally:  # even where a signal handler raises here
             # Another thread may have ended its own call since, and cleared the mark.
-            if quiet or state.uncalled:  # who was called for the job before finds this one as well
+            if quiet or state.uncalled:  # a runner that was called for an earlier job finds this one too
                 try:
                     self._call(state)
                 except BaseException:

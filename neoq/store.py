@@ -15,7 +15,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from neoq.job import FINISHED, DuplicateJobError, Job, Status
+from neoq.job import FINISHED, DuplicateJobError, Job, Status, plain
 from neoq.reentry import GUARDED, guarded
 
 if TYPE_CHECKING:
@@ -306,9 +306,7 @@ class Store(abc.ABC):
 
     def add_plain(self, queue: str, data: bytes, now: float, transaction: Any = None) -> Job:
         """Store one job that is nothing but a queue and a payload (as JSON), due now: most are."""
-        job = Job(queue)
-        job.body = data
-        job.due = job.created = now
+        job = plain(queue, data, now)
         return self.add((job,), token=self.new_token(), transaction=transaction)[0]
 
     def new_token(self) -> bytes:

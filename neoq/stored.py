@@ -27,7 +27,10 @@ STATUSES = (
     Status.DEAD,
     Status.CANCELLED,
 )
+STATUS_OF = dict(enumerate(STATUSES))
+NUMBER = {status: number for number, status in STATUS_OF.items()}
 UNIQUENESS: dict[int, Unique] = {0: False, 1: True, 2: "until_started"}
+UNIQUENESS_NUMBER = {unique: number for number, unique in UNIQUENESS.items()}
 LAST_RETRY, LAST_CRASH = 2**31 - 2, 2**15 - 2  # that every store can count up once more
 _LAST_INT = 2**31 - 1
 SHOWN = 60  # characters of what a field held

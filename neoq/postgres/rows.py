@@ -8,16 +8,24 @@ from typing import Any
 
 import orjson
 
-from neoq.job import CODEC, FINISHED, Job, OnDuplicate, Status, Unique, blank, digest, within_calendar
+from neoq.job import CODEC, FINISHED, Job, OnDuplicate, Status, blank, digest, within_calendar
 from neoq.postgres.arrays import bools, byteas, float8s, int2s, int4s, int8s, texts, uuids
 from neoq.postgres.statements import Statements
 from neoq.store import Outcome, QueueCounts
-from neoq.stored import LAST_CRASH, LAST_RETRY, STATUSES, Unreadable, meta_of, payload_of, read, unreadable
+from neoq.stored import (
+    LAST_CRASH,
+    LAST_RETRY,
+    NUMBER,
+    STATUS_OF,
+    UNIQUENESS,
+    UNIQUENESS_NUMBER,
+    Unreadable,
+    meta_of,
+    payload_of,
+    read,
+    unreadable,
+)
 
-_STATUS = dict(enumerate(STATUSES))
-NUMBER = {status: number for number, status in enumerate(STATUSES)}
-_UNIQUENESS: dict[Unique, int] = {False: 0, True: 1, "until_started": 2}
-_UNIQUE: dict[int, Unique] = {0: False, 1: True, 2: "until_started"}
 _ON_DUPLICATE: dict[OnDuplicate, int] = {"return": 0, "raise": 1, "replace": 2}
 _FIELDS = ("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled")  # of QueueCounts
 
@@ -100,7 +108,7 @@ def _special(jobs: Sequence[Job], arrays: Arrays) -> tuple[Any, ...]:
         arrays.float8s([job.asked_run_after[0] for job in jobs]),
         arrays.float8s([job.asked_run_after[1] for job in jobs]),
         arrays.int2s([job.priority for job in jobs]),
-        arrays.int2s([_UNIQUENESS[job.unique] for job in jobs]),
+        arrays.int2s([UNIQUENESS_NUMBER[job.unique] for job in jobs]),
         arrays.int2s([_ON_DUPLICATE[job.on_duplicate] for job in jobs]),
         arrays.int4s([job.max_retries for job in jobs]),
         arrays.float8s([job.expires if job.asked_deadline[1] is None else None for job in jobs]),
@@ -215,7 +223,7 @@ def _claimed(row: Sequence[Any], token: int, worker: str) -> Job:
             job.traceback,
             _,
         ) = row[6:]
-        job.unique = _UNIQUE[uniqueness]
+        job.unique = UNIQUENESS[uniqueness]
         if meta is not None:
             job.meta = meta_of(meta)
         _check(job)
@@ -257,14 +265,14 @@ def _job_of(row: Sequence[Any]) -> Job:
         job.finished_on,
         result,
     ) = row
-    job.status = _STATUS[status]
+    job.status = STATUS_OF[status]
     job.body = bytes(data)
     job.parsed = payload_of(job.body)
     if result is not None:
         job.result_body = bytes(result)
         orjson.loads(job.result_body)
     job.token = token or 0
-    job.unique = _UNIQUE[uniqueness]
+    job.unique = UNIQUENESS[uniqueness]
     job.special = True
     if meta is not None:
         job.meta = meta_of(bytes(meta))

@@ -450,7 +450,7 @@ class PostgresStore(Store):
 
     def beat(self, worker: WorkerInfo) -> None:
         """Say that this process is alive, and begin to hear what others do."""
-        if worker.id == self.context.worker_id:
+        if worker.id == self._worker:
             self._presence.hold()
             if self.context.is_running():
                 self._presence.listen()

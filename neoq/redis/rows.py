@@ -14,9 +14,7 @@ import orjson
 
 from neoq.job import CODEC, Job, Status, Unique, blank, fingerprint, within_calendar
 from neoq.store import Outcome
-from neoq.stored import STATUSES, Unreadable, read, shown
-
-NUMBER = {status: number for number, status in enumerate(STATUSES)}
+from neoq.stored import NUMBER, STATUSES, Unreadable, read, shown
 
 MAX_INLINE = 2048  # bytes of a payload that are kept in the record, which scripts read as a whole
 _UNIQUENESS: dict[Unique, int] = {False: 48, True: 49, "until_started": 50}

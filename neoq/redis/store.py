@@ -16,7 +16,7 @@ from neoq.errors import (
     BackendUnavailable,
     UnsupportedError,
 )
-from neoq.job import Job, Status, to_datetime
+from neoq.job import Job, Status, plain, to_datetime
 from neoq.redis.add import Adder, NoRoom
 from neoq.redis.alive import Workers
 from neoq.redis.config import RedisConfig
@@ -169,9 +169,7 @@ class RedisStore(Store):
         """The hot path of enqueue."""
         if transaction is not None or self.context.capacity_of(queue) is not None:
             return super().add_plain(queue, data, now, transaction)
-        job = Job(queue)
-        job.body = data
-        job.due = job.created = now
+        job = plain(queue, data, now)
         try:
             job = self._adder.add_plain(job, self.new_token())
         except BackendError as error:
@@ -197,19 +195,19 @@ class RedisStore(Store):
 
     def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add where there is room, or wait for it."""
-        timeout = self.config.enqueue_timeout
-        give_up = None if timeout is None else machine.monotonic() + timeout
-        while True:
+
+        def try_to_add() -> tuple[list[Job], str | None]:
             try:
-                return self._add_where_room(jobs, token, capacities)
+                return self._add_where_room(jobs, token, capacities), None
             except NoRoom as full:
-                self._room.wait(full.queue, capacities[full.queue], timeout, give_up)
-            except BackendUnavailable as error:
-                if (
-                    self._room.refusing and not error.outcome_unknown
-                ):  # it looked as the connection was closed
-                    raise closed(jobs[0].queue) from error
-                raise
+                return [], full.queue
+
+        try:
+            return self._room.add(try_to_add, capacities, self.config.enqueue_timeout)
+        except BackendUnavailable as error:
+            if self._room.refusing and not error.outcome_unknown:  # it looked as the connection was closed
+                raise closed(jobs[0].queue) from error
+            raise
 
     def _add_where_room(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add, or raise NoRoom; QueueFullError where there can never be room."""

@@ -12,10 +12,10 @@ import orjson
 
 from neoq.job import CODEC, Job, Status
 from neoq.sqlite.ledger import Ledger
-from neoq.sqlite.rows import N_READY, NUMBER, kind_of
+from neoq.sqlite.rows import N_READY, kind_of
 from neoq.sqlite.schema import READY, WAITS
 from neoq.store import Tick, taken_by
-from neoq.stored import number_in
+from neoq.stored import NUMBER, number_in
 
 MANY = 16  # jobs of one call that are sorted in as they are added: they share the pages that they change
 _CLOCK_WAS_WRONG = 3 * 3600.0  # a tick that much older than the last one: the clock was set right

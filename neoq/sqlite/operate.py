@@ -9,9 +9,10 @@ import orjson
 from neoq.job import DuplicateJobError, Job, Status
 from neoq.sqlite.add import hash_of, move
 from neoq.sqlite.ledger import Ledger
-from neoq.sqlite.rows import N_CANCELLED, N_READY, NUMBER, kind_of
+from neoq.sqlite.rows import N_CANCELLED, N_READY, kind_of
 from neoq.sqlite.schema import DIED, ENDED, READY, WAITS
 from neoq.store import Action, Changed, WorkerInfo, taken_by
+from neoq.stored import NUMBER
 
 PRUNED_AT_ONCE = 5000  # so that no commit holds others up for long
 _TOKENS_KEPT = 86400.0  # seconds

@@ -8,16 +8,24 @@ from typing import Any
 
 import orjson
 
-from neoq.job import CODEC, FINISHED, Job, Status, Unique, blank, within_calendar
+from neoq.job import CODEC, FINISHED, Job, Status, blank, within_calendar
 from neoq.sqlite.schema import DIED, ENDED, NEW, READY, RUNS, WAITS
 from neoq.store import QueueCounts
-from neoq.stored import LAST_CRASH, LAST_RETRY, STATUSES, Unreadable, meta_of, payload_of, read, shown
+from neoq.stored import (
+    LAST_CRASH,
+    LAST_RETRY,
+    NUMBER,
+    STATUS_OF,
+    UNIQUENESS,
+    UNIQUENESS_NUMBER,
+    Unreadable,
+    meta_of,
+    payload_of,
+    read,
+    shown,
+)
 
-_STATUS = dict(enumerate(STATUSES))
-NUMBER = {status: number for number, status in enumerate(STATUSES)}
 PENDING, RETRYING, RUNNING, SUCCEEDED, DEAD, CANCELLED = range(6)
-UNIQUENESS: dict[Unique, int] = {False: 0, True: 1, "until_started": 2}
-_UNIQUE: dict[int, Unique] = {0: False, 1: True, 2: "until_started"}
 _FIELDS = (  # of QueueCounts; the place in this tuple is the kind in neoq_counts
     *("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled"),
 )
@@ -99,7 +107,7 @@ INSERT = _insert("uniqueness", "meta", "codec", *_DESCRIBED)
 def described(job: Job) -> tuple[Any, ...]:
     """What `INSERT` says of a job, after its id, hash, holds and place."""
     meta = orjson.dumps(dict(job.meta)) if job.meta else None
-    return UNIQUENESS[job.unique], meta, CODEC, *_attributes_of(job)
+    return UNIQUENESS_NUMBER[job.unique], meta, CODEC, *_attributes_of(job)
 
 
 def job_of(row: Sequence[Any]) -> Job:
@@ -181,7 +189,7 @@ def _job_of(row: Sequence[Any]) -> Job:
     if row[_FIRST:_NUMBERS_END] != _USUAL:
         _check_numbers(job)
     job.parsed = payload_of(job.body)
-    job.status = _STATUS[status]
+    job.status = STATUS_OF[status]
     if place not in _PLACES:
         raise Unreadable
     if job.expires is not None:
@@ -190,7 +198,7 @@ def _job_of(row: Sequence[Any]) -> Job:
     job.waits = place == WAITS
     job.special = True
     if uniqueness != 1:
-        job.unique = _UNIQUE[uniqueness]
+        job.unique = UNIQUENESS[uniqueness]
     if meta is not None:
         job.meta = meta_of(meta)
     if job.result_body is not None:

@@ -14,7 +14,6 @@ from neoq.sqlite.rows import (
     LEASE_AT,
     N_RUNNING,
     N_SUCCEEDED,
-    NUMBER,
     TOKEN_AT,
     WORKER_AT,
     job_of,
@@ -22,7 +21,7 @@ from neoq.sqlite.rows import (
 )
 from neoq.sqlite.schema import DIED, ENDED, READY, RUNS, WAITS
 from neoq.store import ROLLED_BACK, Extended, Lease, Outcome, Reclaimed
-from neoq.stored import number_in
+from neoq.stored import NUMBER, number_in
 
 HeldLease = tuple[int, int, float]  # a job's id, the token of its claim, and until when it is ours
 

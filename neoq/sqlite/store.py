@@ -15,7 +15,7 @@ import neoq.sqlite.settle as sqlite_settle
 from neoq.capacity import Room, bounds_of, new_of, no_room, refuse_too_many, wanted_of
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
-from neoq.job import Job, Status, to_datetime
+from neoq.job import Job, Status, plain, to_datetime
 from neoq.loop import Loop
 from neoq.sqlite.alive import Seen, Sign
 from neoq.sqlite.config import SqliteConfig
@@ -138,9 +138,7 @@ class SqliteStore(Store):
         """The hot path of enqueue: between two waits for the disk every call and lookup is paid twice."""
         if transaction is not None or self.context.capacity_of(queue) is not None:
             return super().add_plain(queue, data, now, transaction)
-        job = Job(queue)
-        job.body = data
-        job.due = job.created = now
+        job = plain(queue, data, now)
         added = self._file.write(partial(sqlite_add.add_or_meet, job))
         self._notify(queue, "ready")
         return added
