@@ -90,7 +90,7 @@ __all__ = [
     "migrate",
 ]
 
-# What only a program that has a backend needs; its module is imported when somebody names it.
+# Names that only a program with a backend needs. Their modules are imported at the first use.
 _ON_DEMAND = {
     "Backend": "neoq.backend",
     "Config": "neoq.config",
@@ -106,7 +106,7 @@ _ON_DEMAND = {
     "current_job": "neoq.engine.pool",
 }
 
-_DRIVERS = {  # and what to install
+_DRIVERS = {  # the driver's module, and the requirement to install
     "PostgresBackend": ("psycopg", "psycopg[binary]>=3.2"),
     "RedisBackend": ("redis", "redis[hiredis]>=5,<9"),
 }
@@ -127,7 +127,7 @@ _SCHEMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is on demand, once."""
+    """Import a name of ``_ON_DEMAND`` at its first use."""
     if name not in _ON_DEMAND:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     driver, requirement = _DRIVERS.get(name, ("", ""))
@@ -148,11 +148,11 @@ def __dir__() -> list[str]:
 
 
 def connect(url: str | None = None, *, environ: Mapping[str, str] | None = None, **options: Any) -> Backend:
-    """The backend that a URL names, with settings as its query (``memory://?concurrency=4``).
+    """Return the backend that a URL names. Settings go into its query (``memory://?concurrency=4``).
 
-    It begins with ``memory://``, ``sqlite:///`` and a file, ``postgresql://`` or ``redis://``.
-    Without a URL it is ``$NEOQ_URL`` (looked up in ``environ``, if that is given), or ``memory://``.
-    Keywords are settings too and come first.
+    A URL begins with ``memory://``, ``sqlite:///`` and a file, ``postgresql://`` or ``redis://``.
+    Without a URL, `connect` reads ``$NEOQ_URL`` (from ``environ``, if given), and else uses ``memory://``.
+    Keywords are settings too, and override the query.
 
     Raises ConfigError for a URL or a setting that is wrong.
     """
@@ -162,7 +162,7 @@ def connect(url: str | None = None, *, environ: Mapping[str, str] | None = None,
             raise ConfigError(["the variable NEOQ_URL is empty; give it a URL, or unset it for memory://"])
     if not isinstance(url, str):
         raise ConfigError([_no_url(url)])
-    url = url.strip()  # a line end or a blank comes with what is pasted, or read from a file
+    url = url.strip()  # a URL that was pasted, or read from a file, often ends with a line end or a blank
     scheme, separator, rest = url.partition("://")
     name = _SCHEMES.get(scheme.lower())
     if name is None or not separator or rest[-1:] in {"'", '"'}:
@@ -174,7 +174,7 @@ def connect(url: str | None = None, *, environ: Mapping[str, str] | None = None,
 
 
 def _made(backend: type[Backend], url: str, options: Mapping[str, Any]) -> Backend:
-    """A backend of a URL; what is wrong with it is said without its secrets."""
+    """Make the backend of a URL. Its errors do not show the URL's secrets."""
     from dataclasses import fields
 
     from neoq.redact import Hider, misread, secrets_of
@@ -187,25 +187,26 @@ def _made(backend: type[Backend], url: str, options: Mapping[str, Any]) -> Backe
         except ConfigError as error:
             problems = error.problems
         except UnicodeError:
-            problems = ["the URL holds characters that its driver does not take; write them as %.."]
+            problems = ["the URL contains characters that its driver cannot encode; percent-encode them"]
     hider = Hider(secrets_of(url, [spec.name for spec in fields(backend.config_class)]))
-    raise ConfigError([hider.text(problem) for problem in problems])  # here, where nothing is chained to it
+    # Raised outside of the except block: a chained exception would show the secrets.
+    raise ConfigError([hider.text(problem) for problem in problems])
 
 
 def _no_url(url: object) -> str:
-    """What is said of a URL that is no text, which is not repeated: it may hold a password."""
-    fix = "it takes a str such as redis://localhost:6379/0"
+    """The problem with a URL that is not a string. It is not repeated, since it may contain a password."""
+    fix = "pass a str such as redis://localhost:6379/0"
     if isinstance(url, os.PathLike):
         fix = "for a file use neoq.SqliteBackend(path), or write sqlite:///jobs.db"
-    return f"the URL is of the type {type(url).__name__}; {fix}"
+    return f"the URL must be a str, got {type(url).__name__}; {fix}"
 
 
 def migrate(url: str | None = None, **options: Any) -> None:
-    """Make or update the tables of the backend that a URL names, and do nothing else.
+    """Create or update the tables of the backend that a URL names, and do nothing else.
 
-    Backends do so by themselves at their first use; a deployment whose processes may not change tables calls
-    this before (and gives them ``migrate=False``). Raises ConfigError as `connect` does, and BackendError
-    where the tables cannot be made; then nothing was changed.
+    Backends do this themselves at their first use. If your processes may not change tables, call `migrate`
+    before they start, and give them ``migrate=False``. Raises ConfigError as `connect` does, and BackendError
+    if the tables cannot be created. In both cases nothing was changed.
     """
     backend = connect(url, **options)
     backend.queues()

@@ -533,7 +533,7 @@ class Backend:
     ) -> list[Job]:
         """Snapshots of jobs, newest first; ``after`` is the id of the last one on the page before."""
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise InvalidJobError(f"limit is {limit!r}; it takes an int from 1 on")
+            raise InvalidJobError(f"limit is {limit!r}; it takes an int >= 1")
         if status is not None and status not in tuple(Status):
             raise InvalidJobError(f"status is {status!r}; it takes a neoq.Status: {', '.join(Status)}")
         if queue is not None:
@@ -737,5 +737,5 @@ def _seconds(timeout: timedelta | float | None) -> float | None:
         return None
     seconds = to_seconds("timeout", timeout)
     if seconds < 0:
-        raise InvalidJobError(f"timeout is {timeout!r}; it takes seconds from 0 on, or None")
+        raise InvalidJobError(f"timeout is {timeout!r}; it takes seconds >= 0, or None")
     return seconds

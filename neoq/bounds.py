@@ -1,4 +1,4 @@
-"""How much text of a handler's making a store is given: an error may hold a whole page, or a statement."""
+"""Limits for the text of errors, in a store and in the log: a message may contain a whole page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MAX_CHAIN = MAX_TRACEBACK // MAX_ERROR  # exceptions
 
 
 def cut(text: str, limit: int) -> str:
-    """A text of at most ``limit`` bytes and a mark: its beginning and its end, where it is longer."""
+    """Cut a longer text to ``limit`` bytes and a mark: its beginning, the mark, its end."""
     if len(text) * 4 <= limit:
         return text
     size = len(text.encode("utf-8", "surrogatepass"))
@@ -28,11 +28,11 @@ def _part(text: str, limit: int, *, last: bool) -> str:
     if len(data) <= limit:
         return text
     data = data[-limit:] if last else data[:limit]
-    return data.decode("utf-8", "ignore")  # without a character that was cut through
+    return data.decode("utf-8", "ignore")  # drops a character that was cut in two
 
 
 def shortened(error: BaseException) -> BaseException:
-    """The exception for a log: itself, or where it or one of its chain says very much, one that says less."""
+    """The exception for a log: itself, or a copy with less text if it or its chain is very long."""
     sizes = [len(_text_of(one)) + len(_notes_of(one)) for one in _chain_of(error)]
     if max(sizes) <= MAX_ERROR and sum(sizes) <= MAX_TRACEBACK:
         return error
@@ -41,7 +41,7 @@ def shortened(error: BaseException) -> BaseException:
 
 def _chain_of(error: BaseException) -> list[BaseException]:
     chain, seen = [error], {id(error)}
-    for one in chain:  # it grows meanwhile
+    for one in chain:  # the loop appends to it
         grouped = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
         for other in (one.__cause__, one.__context__, *grouped):
             if other is not None and id(other) not in seen:
@@ -60,12 +60,12 @@ def _text_of(error: BaseException) -> str:
 def _notes_of(error: BaseException) -> str:
     try:
         return "\n".join(map(str, error.__notes__))
-    except BaseException:  # mostly there are none
+    except BaseException:  # most exceptions have no notes
         return ""
 
 
 def _stand_in(error: BaseException, left: int) -> BaseException:
-    """An exception with the class's name, the traceback and the causes of another, and a part of its text."""
+    """A copy of an exception: its class's name, traceback and causes, and a part of its text."""
     cls = type(error)
     names: dict[str, Any] = {name: _OF_CLASS[name](cls) for name in ("__module__", "__qualname__")}
     other: BaseException = type(_OF_CLASS["__name__"](cls), (Exception,), names)(
@@ -81,6 +81,6 @@ def _stand_in(error: BaseException, left: int) -> BaseException:
     return other
 
 
-_OF_CLASS: dict[str, Any] = {  # as it is, whatever a metaclass makes of it
+_OF_CLASS: dict[str, Any] = {  # these descriptors ignore what a metaclass overrides
     name: type.__dict__[name].__get__ for name in ("__name__", "__module__", "__qualname__")
 }

@@ -1,4 +1,4 @@
-"""Capacity: what a full queue tells its producers, and how they wait for room in a store that is shared."""
+"""Capacity: the errors of a full queue, and how producers wait for room in a shared store."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from neoq.errors import BackendClosedError, QueueFullError
 from neoq.job import Job
 from neoq.store import StoreContext
 
-LOOK_EVERY = 0.05  # seconds between looks whether a full queue has room again
+LOOK_EVERY = 0.05  # seconds between two checks of a full queue
 
 
 def wanted_of(jobs: Sequence[Job], queues: Iterable[str]) -> dict[str, int]:
-    """How many jobs of a batch are ready at once, of each of these queues."""
+    """For each of these queues, how many jobs of a batch are ready at once."""
     numbers = dict.fromkeys(queues, 0)
     for job in jobs:
         if job.queue in numbers and not job.waits:
@@ -25,7 +25,7 @@ def wanted_of(jobs: Sequence[Job], queues: Iterable[str]) -> dict[str, int]:
 def bounds_of(jobs: Sequence[Job], context: StoreContext) -> dict[str, int]:
     """The capacity of each queue that may hold a batch back.
 
-    A runner never waits for room. It is held back only by a queue that can never hold the batch.
+    A runner never waits for room: for it, only queues that can never hold the batch count.
     """
     if len(jobs) == 1 and context.capacity_of(jobs[0].queue) is None:
         return {}
@@ -40,7 +40,7 @@ def bounds_of(jobs: Sequence[Job], context: StoreContext) -> dict[str, int]:
 def new_of(jobs: Sequence[Job], queues: Iterable[str], duplicates: Collection[int]) -> dict[str, int]:
     """As `wanted_of`, without duplicates, which take no room.
 
-    Those are the jobs at these places of the batch, and those that are equal to an earlier one of it.
+    Duplicates are the jobs at these places of the batch, and jobs that equal an earlier one of the batch.
     """
     numbers = dict.fromkeys(queues, 0)
     seen: set[tuple[str, str]] = set()
@@ -66,18 +66,18 @@ def refuse_too_many(wanted: Mapping[str, int], capacities: Mapping[str, float]) 
 def too_many(queue: str, number: int, capacity: int) -> QueueFullError:
     """The error for a batch that can never fit."""
     return QueueFullError(
-        f"{number:,} jobs at once are more than queue {queue!r} holds ({capacity:,}); enqueue them in parts, "
-        "or raise its capacity",
+        f"a batch of {number:,} jobs exceeds the capacity of queue {queue!r} ({capacity:,}); enqueue them in "
+        "parts, or raise the capacity",
         queue=queue,
     )
 
 
 def no_room(queue: str, capacity: int, seconds: float | None = None) -> QueueFullError:
-    """The error for a queue without room; ``seconds`` that were waited for it."""
-    waited = "" if seconds is None else f", and no room came within {seconds:g} s"
+    """The error for a queue without room, after a wait of ``seconds``."""
+    waited = "" if seconds is None else f" and stayed full for {seconds:g} s"
     return QueueFullError(
-        f"queue {queue!r} holds all {capacity:,} jobs that it may{waited}; add runners (concurrency), raise "
-        "its capacity, or enqueue less",
+        f"queue {queue!r} is at its capacity of {capacity:,} ready jobs{waited}; add runners (concurrency), "
+        "raise the capacity, or enqueue less",
         queue=queue,
     )
 
@@ -89,9 +89,9 @@ def full_queue(
     ready_of: Callable[[str], int],
     context: StoreContext,
 ) -> str | None:
-    """The name of a queue that has no room for what a batch brings it; None where all of them have.
+    """The name of a queue that has no room for its jobs of a batch; None if all queues have room.
 
-    ``capacities`` are those of `bounds_of`, ``duplicates`` the places of jobs that meet one in the store, and
+    ``capacities`` come from `bounds_of`. ``duplicates`` are the places of jobs that the store already has.
     ``ready_of`` counts the ready jobs of a queue there. Raises QueueFullError for a batch that can never fit.
     """
     if not capacities:
@@ -107,7 +107,7 @@ def full_queue(
 
 
 def closed(queue: str) -> BackendClosedError:
-    """The error for a producer whose backend is shut down as it waits."""
+    """The error for a producer that waits while its backend shuts down."""
     return BackendClosedError(
         f"the backend was shut down while enqueue waited for room in queue {queue!r}", queue=queue
     )
@@ -116,8 +116,8 @@ def closed(queue: str) -> BackendClosedError:
 class Room:
     """Where the producers of one process wait for room.
 
-    They look again every LOOK_EVERY seconds, since others may have made some, and at once when this process
-    claims.
+    They check again at once when this process claims, and every LOOK_EVERY seconds, since other processes
+    claim as well.
     """
 
     def __init__(self) -> None:
@@ -126,22 +126,22 @@ class Room:
         self.refusing = False
 
     def refuse(self) -> None:
-        """Let nobody wait any more."""
+        """End all waits, and refuse new ones."""
         with self._changed:
             self.refusing = True
             self._changed.notify_all()
 
     def make_known(self) -> None:
-        """Jobs were claimed: there may be room."""
+        """Wake the producers: jobs were claimed, so there may be room."""
         if self._waiting:
             with self._changed:
                 self._changed.notify_all()
 
     def wait(self, queue: str, capacity: int, timeout: float | None, give_up: float | None) -> None:
-        """Wait until it is worth looking again.
+        """Wait until the next check is due.
 
-        Raises QueueFullError where it is ``give_up`` (monotonic; None: never), ``timeout`` seconds after the
-        first look, and BackendClosedError where the backend is shut down.
+        Raises QueueFullError at ``give_up`` (monotonic; None: never), which is ``timeout`` seconds after the
+        first check, and BackendClosedError when the backend is shut down.
         """
         with self._changed:
             left = LOOK_EVERY if give_up is None else give_up - machine.monotonic()
@@ -161,10 +161,9 @@ class Room:
         capacities: Mapping[str, int],
         timeout: float | None,
     ) -> list[Job]:
-        """Add jobs where there is room, or wait for it up to ``timeout`` seconds (None: for ever).
+        """Add jobs as soon as there is room; wait for it up to ``timeout`` seconds (None: for ever).
 
-        ``try_to_add`` returns the jobs that it has added, or the name of a queue that is full. Raises as
-        `wait` does.
+        ``try_to_add`` returns the jobs that it added, or the name of a full queue. Raises as `wait` does.
         """
         give_up = None if timeout is None else machine.monotonic() + timeout
         while True:
@@ -174,6 +173,6 @@ class Room:
             self.wait(full, capacities[full], timeout, give_up)
 
     def pause(self, seconds: float) -> None:
-        """Wait for something else than room; not where the backend is shut down."""
+        """Sleep, for another reason than room; return at once when the backend is shut down."""
         with self._changed:
             self.refusing or self._changed.wait(seconds)

@@ -1,4 +1,4 @@
-"""The clock that everything above and below the seam reads, so that tests can hold it in their hands."""
+"""The clock that the engine and the stores read, so that tests can control the time."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What tells the time in seconds: ``time`` as the wall shows it, ``monotonic`` to measure with."""
+    """Tells the time in seconds: ``time`` is the wall clock, ``monotonic`` is for measuring."""
 
     def time(self) -> float:
-        """Seconds since the epoch, as the wall shows them: they may jump."""
+        """Seconds since the epoch, by the wall clock, which may jump."""
 
     def monotonic(self) -> float:
-        """Seconds since some start: they never jump."""
+        """Seconds since some start, by a clock that never jumps."""
 
 
 class _Machine:
-    """The clocks of this machine, taken once.
+    """The clocks of this machine, looked up once.
 
-    Test suites freeze the time by putting functions of their own in place of these, in the module and in all
-    that imported them: leases would end, and waits would not. The attributes of an object they leave alone.
+    Libraries that freeze the time in tests replace these functions, in the module and wherever they were
+    imported: leases would end, and waits would not. They leave the attributes of an object alone.
     """
 
     def __init__(self) -> None:
@@ -51,9 +51,9 @@ class SystemClock:
 
 
 class LiveClock:
-    """The clock of one backend: one object for life, that can be made to follow another clock.
+    """The clock of one backend: the same object for its whole life, which can follow another clock.
 
-    Its two readings are plain attributes, so that the system's are called without a frame between.
+    ``time`` and ``monotonic`` are plain attributes: a call of the system's clock needs no extra frame.
     """
 
     def __init__(self) -> None:

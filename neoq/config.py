@@ -22,26 +22,27 @@ if TYPE_CHECKING:
 
 
 class SafeLogger(logging.LoggerAdapter[Any]):
-    """A logger whose handlers may raise, which concerns nobody but their owner.
+    """A logger that ignores the exceptions of its handlers, so that logging cannot fail a job.
 
-    What users have given (an error, a queue's name) cannot end a line or begin another: what is not printable
-    in an argument is escaped. Nor can it fill the disk: what is very long is cut, an exception's text too.
+    Unprintable characters in an argument (an error, a queue's name) are escaped, so that a user's text cannot
+    look like another log line. A very long text, also that of an exception, is cut, so that it cannot fill
+    the disk.
     """
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        """Log a line, or not where that fails."""
+        """Log a message; an exception of a handler is dropped."""
         try:
             _switch_on(self.logger)
             if self.logger.isEnabledFor(level):
                 if kwargs.get("exc_info"):
                     kwargs["exc_info"] = _bounded(kwargs["exc_info"])
                 self.logger.log(level, msg, *map(_on_one_line, args), **{"stacklevel": 2, **kwargs})
-        except Exception:  # noqa: S110  # there is nowhere to say so
+        except Exception:  # noqa: S110  # there is nowhere to report it
             pass
 
 
 class Lines(str):
-    """A text of ours that is meant to have several lines, as a stack has."""
+    """A text of neoq's that may have several lines, such as a stack."""
 
     __slots__ = ()
 
@@ -58,7 +59,7 @@ def _on_one_line(value: object) -> object:
 
 
 def _bounded(exc_info: Any) -> Any:
-    """What logging takes for an exception, where the text of that is not too long."""
+    """The ``exc_info`` of a log call, with the exception's text cut if it is too long."""
     if exc_info is True:
         exc_info = sys.exc_info()
     elif isinstance(exc_info, BaseException):
@@ -75,14 +76,14 @@ def _printable(sign: str) -> str:
 
 
 def _switch_on(logger: Any) -> None:
-    """Lift what logging.config does to loggers that it does not name: jobs would fail in silence."""
+    """Enable a logger that logging.config has disabled: jobs would fail in silence."""
     while isinstance(logger, logging.LoggerAdapter):
         logger = logger.logger
     if logger.disabled and logger.name.partition(".")[0] == "neoq":
         logger.disabled = False
         logger.warning(
-            "the logger %s was switched off, as logging.config does to those that it does not name; it is on "
-            "again. Configure logging with disable_existing_loggers=False; to silence neoq, set a level",
+            "the logger %s was disabled, and is enabled again: logging.config disables each logger that it "
+            "does not name. Set disable_existing_loggers=False there; to silence neoq, set a level",
             logger.name,
         )
 
@@ -92,25 +93,25 @@ OnError = Callable[["Job", BaseException], object]
 _YEAR, _MOST = 366 * 86400.0, 2**31 - 1
 _ENV_PREFIX = "NEOQ_"
 _NOT_SETTINGS = ("NEOQ_URL", "NEOQ_TEST_")  # read elsewhere
-_MOST_TOLD = 10  # unknown settings that an error tells one by one: to guess what each meant takes time
-_LONGEST_NAME = 60  # characters of a name that is no setting
+_MOST_TOLD = 10  # unknown settings that an error lists: guessing what each one meant takes time
+_LONGEST_NAME = 60  # characters of an unknown name that an error shows
 UNTIL_STARTED = "until_started"
 _NONE_WORDS = frozenset({"none", "null", ""})
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a setting takes: its type, its range, and whether None (no limit) is allowed."""
+    """The values of a setting: their type, their range, and whether None (no limit) is allowed."""
 
     words: str
     parse: Callable[[Any], Any]
     low: float = -math.inf
     high: float = math.inf
     none: bool = False
-    secret: bool = False  # what is given is never shown
+    secret: bool = False  # an error never shows the value
 
     def read(self, value: Any) -> Any:
-        """The value as the setting holds it; ValueError says what it takes."""
+        """Convert a value to what the setting holds. Raises ValueError for a wrong one."""
         if value is None or (isinstance(value, str) and value.lower() in _NONE_WORDS):
             if self.none:
                 return None
@@ -159,7 +160,7 @@ def _unique(value: Any) -> bool | str:
 
 def _zone(value: Any) -> str:
     if value != "UTC":
-        from zoneinfo import ZoneInfo  # on first use: most programs keep to UTC
+        from zoneinfo import ZoneInfo  # on demand: most programs use UTC
 
         ZoneInfo(value)
     return str(value)
@@ -187,33 +188,33 @@ def _logger(value: Any) -> logging.Logger | logging.LoggerAdapter[Any]:
 
 def span(low: float, high: float = _YEAR, *, none: bool = False) -> Kind:
     """A setting in seconds (or a timedelta) from ``low`` to ``high``."""
-    words = f"seconds (or a timedelta) from {low:g} {_up_to(high, _YEAR)}{', or None' if none else ''}"
+    words = f"seconds (or a timedelta) {_range(low, high, _YEAR)}{', or None' if none else ''}"
     return Kind(words, _span, low, high, none)
 
 
 def count(low: int, high: int = _MOST, *, none: bool = False) -> Kind:
     """A setting that is a whole number from ``low`` to ``high``."""
-    words = f"a whole number from {low} {_up_to(high, _MOST)}{', or None' if none else ''}"
+    words = f"a whole number {_range(low, high, _MOST)}{', or None' if none else ''}"
     return Kind(words, _count, low, high, none)
 
 
-def _up_to(high: float, most: float) -> str:
-    return "on" if high == most else f"to {high:g}"
+def _range(low: float, high: float, most: float) -> str:
+    return f">= {low:g}" if high == most else f"from {low:g} to {high:g}"
 
 
 def url_kind(words: str) -> Kind:
-    """A setting that is a URL, of which no password is shown."""
+    """A setting that is a URL, whose password is never shown."""
     return Kind(words, lambda value: Url(_text(value).strip()), secret=True)
 
 
-TEXT = Kind("a text", _text)
-OPTIONAL_TEXT = Kind("a text, or None", _text, none=True)
-SECRET = Kind("a text, or None", lambda value: Secret(_text(value)), none=True, secret=True)
+TEXT = Kind("a string", _text)
+OPTIONAL_TEXT = Kind("a string, or None", _text, none=True)
+SECRET = Kind("a string, or None", lambda value: Secret(_text(value)), none=True, secret=True)
 FLAG = Kind("True or False (in a URL or the environment 1 or 0)", _flag)
 
 
 def setting(default: Any, kind: Kind, doc: str) -> Any:
-    """A field of a Config: its default, what it takes, and what it means."""
+    """A field of a Config: its default, its values, and its meaning."""
     metadata = {"kind": kind, "doc": doc}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
@@ -225,7 +226,7 @@ def _default_concurrency() -> int:
 
 
 class Settings(TypedDict, total=False):
-    """The settings of every backend as keywords, for who types them; `Config` says what each means."""
+    """The settings of every backend as typed keywords; `Config` says what each one means."""
 
     job_check_interval: timedelta | float
     future_job_window: timedelta | float
@@ -252,13 +253,13 @@ class Settings(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of a backend; immutable, checked as a whole. Spans are held in seconds.
+    """The settings of a backend. They are immutable, and spans are in seconds.
 
-    Give them as keywords to a backend, as query parameters of its URL, or as ``NEOQ_*`` variables; of one
-    that is given twice the earlier of these three counts. Raises ConfigError with every problem found.
+    Give them as keywords to a backend, as query parameters of its URL, or as ``NEOQ_*`` variables. Keywords
+    override the URL, and the URL overrides the variables. Raises ConfigError with every problem found.
     """
 
-    of_others: ClassVar[Mapping[str, str]] = {}  # settings of other tools, and what to write in their place
+    of_others: ClassVar[Mapping[str, str]] = {}  # settings of other tools, and what to write instead
 
     job_check_interval: float = setting(
         1.0, span(0.001, 3600), "How often the scheduler looks for future jobs that enter the window."
@@ -277,14 +278,12 @@ class Config:
         600.0, span(0.001, none=True), "How long an attempt may run; None: for ever."
     )
     max_retries: int = setting(23, count(0), "Retries after the first attempt, before a job is dead.")
-    max_abandoned: int = setting(
-        100, count(1), "Stuck threads that a queue may leave behind before it claims no more."
-    )
+    max_abandoned: int = setting(100, count(1), "Abandoned threads of a queue at which it stops claiming.")
     shutdown_timeout: float = setting(30.0, span(0.0), "How long shutdown waits for running jobs.")
-    lease: float = setting(30.0, span(0.1, 86400), "Durable backends: how long a claim lives unrenewed.")
-    heartbeat: float = setting(5.0, span(0.01, 3600), "Durable backends: how often a claim is renewed.")
+    lease: float = setting(30.0, span(0.1, 86400), "Durable backends: how long a lease lasts unrenewed.")
+    heartbeat: float = setting(5.0, span(0.01, 3600), "Durable backends: how often a lease is renewed.")
     max_crashes: int = setting(
-        3, count(1), "Durable backends: workers that a job may take with it before it is dead."
+        3, count(1), "Durable backends: deaths of its worker after which a job is dead."
     )
     retention: float | None = setting(
         86400.0, span(0.0, none=True), "How long finished jobs can be looked up; None: for ever."
@@ -303,10 +302,10 @@ class Config:
     unique: Unique = setting(
         True,
         Kind('True, False or "until_started" (in a URL or the environment 1, 0 or until_started)', _unique),
-        "How long a job that does not say it is unique: until it ends, not at all, or until it starts.",
+        "How long a job is unique by default: until it has finished, not at all, or until it starts.",
     )
     timezone: str = setting("UTC", Kind("a timezone such as Europe/Paris", _zone), "Timezone of cron specs.")
-    autostart: bool = setting(True, FLAG, "False: listen only registers, start() starts.")
+    autostart: bool = setting(True, FLAG, "False: listen only registers; start() starts the runners.")
     on_error: OnError | None = setting(
         None,
         Kind("a function of job and exception, or None", _function, none=True),
@@ -332,7 +331,7 @@ class Config:
             raise ConfigError([self._hider().text(problem) for problem in problems])
 
     def _hider(self) -> Hider:
-        """What takes the secrets of these settings out of a text."""
+        """A Hider of the secrets in these settings."""
         values = [getattr(self, spec.name) for spec in fields(self) if spec.metadata["kind"].secret]
         texts = [value for value in values if isinstance(value, str)]
         found = [secret for text in texts if not isinstance(text, Secret) for secret in secrets_of(text)]
@@ -341,7 +340,7 @@ class Config:
     def _contradictions(self) -> list[str]:
         if self.heartbeat * 2 > self.lease:
             return [
-                f"heartbeat is {self.heartbeat:g} s, lease {self.lease:g} s; a lease outlives two heartbeats"
+                f"heartbeat is {self.heartbeat:g} s, lease {self.lease:g} s; lease must be >= 2 * heartbeat"
             ]
         return []
 
@@ -352,9 +351,9 @@ class Config:
         url_options: Mapping[str, str] | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> Self:
-        """A Config from keywords, then URL parameters, then ``NEOQ_*`` variables, then the defaults.
+        """Make a Config from keywords, then URL parameters, then ``NEOQ_*`` variables, then the defaults.
 
-        The variables are those of the process, unless ``environ`` is given.
+        The variables come from the environment of the process, unless ``environ`` is given.
 
         Raises ConfigError for a key that this backend does not know, or a value out of range.
         """
@@ -364,7 +363,7 @@ class Config:
         unknown = [name for name in (*options, *url_options) if name not in known]
         problems = [_unknown(name, known, cls) for name in unknown[:_MOST_TOLD]]
         if len(unknown) > _MOST_TOLD:
-            problems.append(f"{len(unknown) - _MOST_TOLD:,} more are no settings of {cls.__name__}")
+            problems.append(f"{len(unknown) - _MOST_TOLD:,} more are not settings of {cls.__name__}")
         problems += _misspelt_variables(environ, known, cls)
         given = {
             **{name: environ[variable] for name in known if environ.get(variable := _variable(name))},
@@ -384,15 +383,15 @@ class Config:
 
     @property
     def log(self) -> SafeLogger:
-        """The logger as neoq uses it: one that fails is no reason for a job to."""
+        """The logger, wrapped so that a failing log handler cannot fail a job."""
         return SafeLogger(self.logger)
 
     def replace(self, settings: Mapping[str, Any], queue: str) -> Self:
-        """The same with the settings of one queue; InvalidJobError for what is wrong with them."""
+        """A copy with the settings of one queue. Raises InvalidJobError if one of them is wrong."""
         if not settings:
             return self
         for name, value in settings.items():
-            if isinstance(value, str) and value != UNTIL_STARTED:  # only URLs and the environment do so
+            if isinstance(value, str) and value != UNTIL_STARTED:  # only a URL or a variable holds strings
                 takes = next((spec.metadata["kind"].words for spec in fields(self) if spec.name == name), "")
                 shown = name.replace("queue_capacity", "capacity")
                 problem = f"{shown} is {value!r}, a str{f'; it takes {takes}' if takes else ''}"
@@ -411,7 +410,7 @@ class Config:
 
 
 def query_of(query: str) -> dict[str, str]:
-    """The settings in the query of a URL, in which a + is a +; ConfigError for one that is given twice."""
+    """The settings in the query of a URL. A + means +. Raises ConfigError if one is given twice."""
     from urllib.parse import parse_qsl
 
     pairs = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)
@@ -420,11 +419,11 @@ def query_of(query: str) -> dict[str, str]:
 
 
 def refuse_twice(names: Iterable[str]) -> None:
-    """Refuse a query that has a setting twice: of two values none is better than the other."""
+    """Refuse a query that gives a setting twice: neither value is better than the other."""
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise ConfigError(
-            [f"{name[:_LONGEST_NAME]} is given twice in the URL" for name in twice[:_MOST_TOLD]]
+            [f"{name[:_LONGEST_NAME]} is given twice in the URL; remove one" for name in twice[:_MOST_TOLD]]
         )
 
 
@@ -433,7 +432,7 @@ def _default(spec: Field[Any]) -> Any:
 
 
 def _with_source(problem: str, variables: Mapping[str, str]) -> str:
-    """A problem, with the variable it came from instead of the setting's name."""
+    """The problem, with the setting's name replaced by the variable that the value came from."""
     for variable, name in variables.items():
         if problem.startswith(f"{name} is "):
             return variable + problem.removeprefix(name)
@@ -446,21 +445,24 @@ def _variable(name: str) -> str:
 
 def _unknown(name: str, known: set[str], cls: type[Config]) -> str:
     if remedy := cls.of_others.get(name.lower() if isinstance(name, str) else name):
-        return f"{name} is no setting of {cls.__name__}; {remedy}"
+        return f"{name} is not a setting of {cls.__name__}; {remedy}"
     name = str(name)[:_LONGEST_NAME]
     shown = name if name.isprintable() and name else repr(name)
-    return f"{shown} is no setting of {cls.__name__}{_did_you_mean(name, known)}"
+    return f"{shown} is not a setting of {cls.__name__}{_did_you_mean(name, known)}"
 
 
 def _did_you_mean(name: str, known: set[str]) -> str:
     import difflib
 
     near = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {near[0]}?" if near else f"; it knows {', '.join(sorted(known))}"
+    return f"; did you mean {near[0]}?" if near else f"; the settings are {', '.join(sorted(known))}"
 
 
 def _misspelt_variables(environ: Mapping[str, str], known: set[str], cls: type[Config]) -> list[str]:
-    """NEOQ_* variables that look like a misspelt setting; others may belong to another backend."""
+    """Problems with NEOQ_* variables that look like a misspelt setting.
+
+    Other unknown variables may belong to another backend.
+    """
     strange = [
         name
         for name in environ
@@ -476,7 +478,7 @@ def _misspelt_variables(environ: Mapping[str, str], known: set[str], cls: type[C
     variables = [_variable(name) for name in known]
     near = {name: difflib.get_close_matches(name, variables, 1, 0.8) for name in strange}
     return [
-        f"the variable {name} is no setting of {cls.__name__}; did you mean {match[0]}?"
+        f"the variable {name} is not a setting of {cls.__name__}; did you mean {match[0]}?"
         for name, match in near.items()
         if match
     ]

@@ -1,7 +1,8 @@
 """Cron schedules: when a spec fires, and what its queue is called.
 
-An *instant* is an aware datetime in UTC; a *reading* is the naive one that a clock on the wall shows.
-APScheduler's CronTrigger counts readings, which have no gaps and no repeats; readings become instants here.
+An *instant* is an aware datetime in UTC. A *reading* is the naive datetime that a clock on the wall shows.
+APScheduler's CronTrigger computes readings, which have no gaps and no repeats. This module turns them into
+instants.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from neoq.remedies import of_cron
 _Set = frozenset[int]
 _MICROSECOND = timedelta(microseconds=1)
 _FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9900, 1, 1, tzinfo=UTC)
-# How far to step on from an instant whose next tick is not later, in a zone that contradicts itself.
+# Steps away from an instant whose next tick is not later: some tzinfos contradict themselves.
 _STEPS = tuple(timedelta(minutes=minutes) for minutes in (1, 30, 60, 180, 1440, 2880))
 _DAY = timedelta(days=1)
-_MOST_READINGS = 5000  # that are looked at for one tick, over a gap of a day at most
+_MOST_READINGS = 5000  # tried for one tick, across a gap of at most a day
 
 _WEEKDAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
 _MONTHS = (
     *("january", "february", "march", "april", "may", "june"),
     *("july", "august", "september", "october", "november", "december"),
 )
-_LONGEST_NAME = 200  # what a Job accepts as its queue
+_LONGEST_NAME = 200  # characters that a Job accepts as its queue
 _DAYS_IN_MONTH = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 _MACROS = {
@@ -50,9 +51,9 @@ _UNITS = {"day": 86400, "hour": 3600, "minute": 60, "second": 1}
 class Schedule:
     """A cron spec in a timezone: ``Schedule("30 9 * * MON-FRI", "Europe/Berlin")``.
 
-    Five fields (minute first), six (second first), ``@daily`` and its like, or ``@every 90s``.
+    Five fields (minute first), six (second first), a short form such as ``@daily``, or ``@every 90s``.
     A spec or timezone that is wrong, or that could never fire, raises CronError here and never later.
-    Schedules are immutable; two that mean the same are equal, however they are spelt.
+    Schedules are immutable. Two schedules that mean the same are equal, however they are spelt.
     """
 
     def __init__(self, spec: str, timezone: str | tzinfo = "UTC") -> None:
@@ -63,16 +64,16 @@ class Schedule:
     def next_after(self, instant: datetime) -> datetime | None:
         """Return the first tick strictly after an aware datetime, in UTC.
 
-        None is returned only at the end of the calendar (from the year 9900 on); ticks begin in 1970.
+        Ticks begin in 1970. None is returned only from the year 9900 on.
         """
         if not isinstance(instant, datetime) or instant.utcoffset() is None:
-            fix = "use datetime.now(timezone.utc), or give it a tzinfo"
+            fix = "pass datetime.now(timezone.utc), or add a tzinfo"
             raise _error(self.spec, f"next_after needs an aware datetime, got {instant!r}; {fix}")
         instant = max(instant.astimezone(UTC), _FIRST - _MICROSECOND)
         return None if instant >= _LAST else self._later(instant)
 
     def _later(self, instant: datetime) -> datetime:
-        """The next tick, whatever the tzinfo makes of the time: later than asked, or a CronError."""
+        """The next tick, which is later than ``instant``. Raises CronError if the tzinfo makes no sense."""
         after = instant
         try:
             for step in _STEPS:
@@ -84,10 +85,10 @@ class Schedule:
             raise
         except Exception as error:
             raise self._senseless(f"{type(error).__name__}: {error}") from error
-        raise self._senseless(f"it leads from {instant:%Y-%m-%d %H:%M:%S} UTC to no later time")
+        raise self._senseless(f"after {instant:%Y-%m-%d %H:%M:%S} UTC it yields no later time")
 
     def _senseless(self, why: str) -> CronError:
-        fix = "give the name of a zone, such as 'Europe/Berlin'"
+        fix = "pass the name of a zone, such as 'Europe/Berlin'"
         return _error(
             self.spec, f"the timezone {self.timezone!r:.80} cannot be used ({why}); {fix}", "timezone"
         )
@@ -127,7 +128,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class _Interval:
-    """``@every``: the multiples of a number of seconds since 1970, so that a fleet agrees on them."""
+    """``@every``: the multiples of a number of seconds since 1970, so that all processes agree on them."""
 
     seconds: int
 
@@ -144,9 +145,9 @@ class _Interval:
 class _Calendar:
     """The readings of a clock that match a spec, and the instants at which they count.
 
-    ``sets`` are the values of the six fields; ``either`` means that one of the two day fields is enough.
-    ``real_hours`` fires at every instant that shows a matching reading; otherwise each reading fires once:
-    at its first instant or, if the clock jumps over it, at the instant of the jump.
+    ``sets`` are the values of the six fields. ``either`` means that a match of one of the two day fields is
+    enough. With ``real_hours`` the schedule fires at every instant that shows a matching reading. Otherwise
+    each reading fires once: at its first instant or, if the clock jumps over it, at the instant of the jump.
     """
 
     sets: tuple[_Set, ...]
@@ -162,7 +163,7 @@ class _Calendar:
 
     def _next_fixed(self, instant: datetime) -> datetime:
         start = self._shown(instant) + _MICROSECOND
-        if self._fold(instant):  # all readings of this hour fired when it came the first time
+        if self._fold(instant):  # the readings of this repeated hour fired when it came the first time
             start = self._shown(self._when_fold_is(0, instant))
         reading = self._first_reading(start)
         first, second = self._instants(reading)
@@ -179,14 +180,14 @@ class _Calendar:
         return found
 
     def _first_shown(self, start: datetime, instant: datetime) -> datetime:
-        """Return the first instant after one given, at which the clock shows a match from ``start`` on."""
+        """Return the first instant after ``instant`` at which the clock shows a match from ``start`` on."""
         for _ in range(_MOST_READINGS):
             reading = self._first_reading(start)
             first, second = self._instants(reading)
             if first <= second:
                 return first if first > instant else second
             start = max(self._shown(self._end_of_gap(reading)), start)
-        raise ValueError("no time of day comes")
+        raise ValueError("no matching time of day was found")
 
     def _first_reading(self, start: datetime) -> datetime:
         start = start.replace(tzinfo=UTC)
@@ -194,9 +195,9 @@ class _Calendar:
         return found.replace(tzinfo=None)
 
     def _instants(self, reading: datetime) -> tuple[datetime, datetime]:
-        """Return both instants of a reading: equal mostly, rising if it repeats, falling if skipped.
+        """Return both instants of a reading: mostly equal, rising if it repeats, falling if it is skipped.
 
-        They are found by what the clock shows a day before and after, since not every tzinfo knows of fold.
+        They come from the offsets a day before and a day after, since not every tzinfo supports fold.
         """
         about = reading.replace(tzinfo=UTC)
         before, after = about - self._offset(about - _DAY), about - self._offset(about + _DAY)
@@ -255,7 +256,7 @@ def _resolve_zone(zone: str | tzinfo, spec: str) -> tzinfo:
     try:
         return ZoneInfo(str(zone))
     except (KeyError, ValueError, OSError) as error:
-        fix = "use a name such as 'Europe/Berlin', or a tzinfo; where no name is known: pip install tzdata"
+        fix = "use a name such as 'Europe/Berlin', or a tzinfo; if no name is known, pip install tzdata"
         raise _error(spec, f"unknown timezone {zone!r}; {fix}", "timezone") from error
 
 
@@ -307,7 +308,8 @@ class _Field(NamedTuple):
     def _step(self, text: str, spec: str) -> int:
         value = _number(text)
         if value is None or not 1 <= value <= self.span:
-            raise self._error("/" + text, spec, f"a step is 1-{self.span}, a longer interval '@every 90m'")
+            longer = "for a longer interval use '@every 90m'"
+            raise self._error("/" + text, spec, f"a step is 1-{self.span}; {longer}")
         return value
 
     def _error(self, value: str, spec: str, advice: str) -> CronError:
@@ -325,7 +327,7 @@ class _Field(NamedTuple):
         return _runs(ordered)
 
     def plain(self, text: str, values: _Set) -> str:
-        """Write a field so that cron_descriptor, which checks nothing, describes what it means."""
+        """Write a field in a form that cron_descriptor, which checks nothing, describes correctly."""
         if values == self.all:
             return "*"
         text = re.sub("[A-Z]+", lambda name: str(self._named(name[0])), text)
@@ -354,10 +356,10 @@ _FIELDS = (
 
 def _parse(spec: str, zone: tzinfo) -> _Interval | _Calendar:
     if not isinstance(spec, str) or not spec.isascii():
-        raise _error(spec, f"not plain ASCII text such as '*/5 * * * *'{of_cron(spec)}")
+        raise _error(spec, f"a spec is an ASCII string such as '*/5 * * * *'{of_cron(spec)}")
     words = spec.upper().replace("?", "*").split()
     if "=" in spec:
-        raise _error(spec, "a spec holds no settings; pass the timezone as timezone=")
+        raise _error(spec, "a spec cannot contain settings; pass the timezone as timezone=")
     if words and words[0] == "@EVERY":
         return _Interval(_parse_duration("".join(words[1:]).lower(), spec))
     if words and words[0].startswith("@"):
@@ -395,7 +397,7 @@ def _advice(text: str) -> str:
     if not text:
         return "remove the stray comma, dash or slash"
     if re.fullmatch(r"L|LW|[0-9]+[LW]|[A-Z]{3}L|.*#.*", text):
-        return "instead of L, W and # list all days it may be, and return early on the others"
+        return "L, W and # are not supported: list all possible days, and return early on the others"
     return "correct or remove it"
 
 
@@ -403,15 +405,15 @@ def _build(texts: tuple[str, ...], sets: list[_Set], zone: tzinfo, spec: str) ->
     either = not texts[3].startswith("*") and not texts[5].startswith("*")
     sets[3], sets[5], either = _settle_days(sets[3], sets[4], sets[5], either)
     if not sets[3]:
-        never = f"never fires: day of month {texts[3]} does not come in month {texts[4]}; take one that does"
+        never = f"never fires: day of month {texts[3]} does not exist in month {texts[4]}; use another day"
         raise _error(spec, never, "day of month")
     starred = texts[1].startswith("*") or texts[2].startswith("*")
-    real_hours = starred and not isinstance(zone, timezone)  # no difference where no clock ever changes
+    real_hours = starred and not isinstance(zone, timezone)  # a fixed offset never changes its clock
     return _Calendar(tuple(sets), either, real_hours, str(zone), zone, texts, _triggers(sets, either))
 
 
 def _settle_days(days: _Set, months: _Set, weekdays: _Set, either: bool) -> tuple[_Set, _Set, bool]:
-    """Drop the days that never come, and bring what means the same to the same form."""
+    """Drop the days that never come, and write equivalent specs in the same form."""
     all_days, all_weekdays = _FIELDS[3].all, _FIELDS[5].all
     longest = max(_DAYS_IN_MONTH[month - 1] for month in months)
     days = frozenset(day for day in days if day <= longest)
@@ -428,7 +430,7 @@ def _triggers(sets: list[_Set], either: bool) -> tuple[Any, ...]:
     from apscheduler.triggers.cron import CronTrigger  # type: ignore[import-untyped, unused-ignore]
 
     second, minute, hour, day, month, weekday = map(_Field.compact, _FIELDS, sets)
-    if weekday != "*":  # CronTrigger numbers the weekdays from Monday: only their names mean the same to both
+    if weekday != "*":  # CronTrigger counts weekdays from Monday, cron from Sunday; the names are the same
         weekday = ",".join(_WEEKDAYS[value][:3] for value in sorted(sets[5]))
     clock = {"second": second, "minute": minute, "hour": hour, "month": month, "timezone": UTC}
     pairs = [(day, "*"), ("*", weekday)] if either else [(day, weekday)]
@@ -436,7 +438,7 @@ def _triggers(sets: list[_Set], either: bool) -> tuple[Any, ...]:
 
 
 def _in_english(text: str) -> str:
-    """Put back the month and weekday names that cron_descriptor takes from the process's locale."""
+    """Translate back the month and weekday names, which cron_descriptor takes from the process's locale."""
     english = _local_names()
     names = "|".join(map(re.escape, english))
     return re.sub(rf"(?<!\w)(?:{names})(?!\w)", lambda match: english[match[0]], text)

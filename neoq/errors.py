@@ -1,4 +1,4 @@
-"""Every error neoq raises, in one tree.
+"""Every error that neoq raises, in one tree.
 
 ::
 
@@ -14,13 +14,13 @@
     ├─ BackendClosedError             used after shutdown
     └─ BackendError                   the store failed
         ├─ BackendUnavailable         it cannot be reached
-        ├─ StaleLeaseError            the job is no longer ours to settle
+        ├─ StaleLeaseError            the lease was lost; another worker may have the job
         └─ UnsupportedError           this backend cannot do that
 
-    Signal(Exception)                 raised by a handler to steer, not errors
+    Signal(Exception)                 raised by a handler to control its job; not an error
     ├─ Retry · Snooze · Discard
 
-    JobInterrupted(BaseException)     raised inside a handler; ``except Exception`` cannot eat them
+    JobInterrupted(BaseException)     raised inside a handler; ``except Exception`` does not catch it
     └─ JobTimeout · DeadlineExceeded · ShutdownRequested · JobCancelled
 """
 
@@ -31,9 +31,9 @@ from typing import Any
 
 
 def _travel(error: BaseException) -> tuple[Any, ...]:
-    """Reduce an exception to what makes it again in another process, whatever its class takes to be made.
+    """Pickle an exception so that another process can rebuild it without calling its ``__init__``.
 
-    Python would call the class with ``args`` alone. Where that fails, a process pool waits for ever.
+    By default Python calls the class with ``args`` alone. If that fails, a process pool waits for ever.
     """
     return _made_again, (type(error), error.args, error.__dict__)
 
@@ -48,7 +48,7 @@ def _made_again(cls: type[BaseException], args: tuple[Any, ...], fields: dict[st
 class NeoqError(Exception):
     """The root of every error of neoq.
 
-    ``queue`` and ``job_id`` say what it is about, where that is known.
+    ``queue`` and ``job_id`` say what it is about, if that is known.
     """
 
     def __init__(self, message: str, *, queue: str | None = None, job_id: int | None = None) -> None:
@@ -80,7 +80,7 @@ class PayloadError(InvalidJobError):
 
 
 class CronError(NeoqError, ValueError):
-    """A cron spec is wrong; ``spec`` is the whole of it, ``field`` the name of the part."""
+    """A cron spec is wrong; ``spec`` is the whole spec, ``field`` the name of the wrong field."""
 
     def __init__(self, message: str, *, spec: str = "", field: str | None = None) -> None:
         super().__init__(message)
@@ -111,7 +111,7 @@ class BackendError(NeoqError):
 class BackendUnavailable(BackendError):
     """The store cannot be reached.
 
-    ``outcome_unknown`` is True where the operation may have happened all the same.
+    ``outcome_unknown`` is True if the operation may have happened all the same.
     Repeating an enqueue is safe: its token makes it idempotent.
     """
 
@@ -121,15 +121,15 @@ class BackendUnavailable(BackendError):
 
 
 class StaleLeaseError(BackendError):
-    """The job's lease was lost: another worker may have it, and this outcome is dropped."""
+    """The job's lease was lost: another worker may have the job, and this outcome is dropped."""
 
 
 class UnsupportedError(BackendError):
-    """This backend cannot do that; the message says which can."""
+    """This backend cannot do that; the message says which one can, or what to do instead."""
 
 
 class Signal(Exception):
-    """What a handler raises to steer its job: control flow, not an error."""
+    """What a handler raises to control its job: control flow, not an error."""
 
     __reduce__ = _travel
 
@@ -151,7 +151,7 @@ class Snooze(Signal):
 
 
 class Discard(Signal):
-    """Give the job up now: it is DEAD and will not be retried."""
+    """Give up the job now: it is DEAD and will not be retried."""
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason or "the handler discarded the job")

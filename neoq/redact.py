@@ -1,4 +1,4 @@
-"""What must never be shown of a URL, and how texts and errors are freed of it."""
+"""The secrets of a URL, and how they are removed from texts and errors."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ HOW_TO_WRITE = (
     "in a user or a password write / as %2F, ? as %3F, # as %23, @ as %40, % as %25, [ as %5B, ] as %5D and "
     "a blank as %20 (urllib.parse.quote(password, safe='') does it); elsewhere write @ as %40"
 )
-_FILES = frozenset({"sqlite", "memory"})  # their URLs hold no password, and the name of a file may hold an @
+_FILES = frozenset({"sqlite", "memory"})  # URLs without a password; the name of a file may contain an @
 _USERINFO = re.compile(r"(?:[^\x00-\x20\x7f/?#@\[\]\\%]|%[0-9A-Fa-f]{2})*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _SECRET_NAME = re.compile(r"passw|secret|token|passfile", re.IGNORECASE)
 _CONNINFO_SECRET = re.compile(r"(?:\w*passw\w*)\s*=\s*('(?:[^'\\]|\\.)*'?|(?:[^\s\\]|\\.)+)", re.IGNORECASE)
 _HOST = re.compile(r"([^:\[\]]*|\[[0-9A-Fa-f:.%]*\])(:\d*)?")
-_SHORT = 4  # characters; a shorter secret is looked for as a word only
+_SHORT = 4  # characters; a shorter secret is masked only as a whole word
 
 
 class Url(str):
-    """A URL that keeps its secrets to itself where it is shown as a value: in a repr, a dict, a dataclass."""
+    """A URL whose repr hides its secrets, also inside a dict or a dataclass."""
 
     __slots__ = ()
 
@@ -30,7 +30,7 @@ class Url(str):
 
 
 class Secret(str):
-    """A text that is not shown as a value."""
+    """A string whose repr is a mask."""
 
     __slots__ = ()
 
@@ -39,7 +39,7 @@ class Secret(str):
 
 
 class Hider:
-    """Takes secrets out of texts and errors."""
+    """Removes secrets from texts and errors."""
 
     def __init__(self, secrets: Iterable[str | None] = ()) -> None:
         forms = {form for secret in secrets if secret for form in _forms(secret)}
@@ -50,11 +50,11 @@ class Hider:
         self._pattern = re.compile("|".join(patterns)) if patterns else None
 
     def text(self, text: str) -> str:
-        """The text with a mask in the place of each secret."""
+        """The text, with each secret replaced by a mask."""
         return text if self._pattern is None else self._pattern.sub(MASK, text)
 
     def error(self, error: BaseException) -> None:
-        """Take the secrets out of an exception, and out of those that it is chained to."""
+        """Remove the secrets from an exception, and from those that it is chained to."""
         seen: set[int] = set()
         todo: list[BaseException | None] = [error]
         while todo:
@@ -72,7 +72,7 @@ class Hider:
             error.args = tuple(self.text(part) if isinstance(part, str) else part for part in error.args)
 
     def _kept(self, error: BaseException | None) -> BaseException | None:
-        """An exception of a chain, or None where its text cannot be changed."""
+        """An exception of a chain, or None if its text shows a secret that cannot be removed."""
         if error is None:
             return None
         self._own_text(error)
@@ -87,14 +87,14 @@ class Hider:
 
 
 def _forms(secret: str) -> set[str]:
-    """A secret as it may be written: as it is, in a URL, in a repr."""
+    """The forms in which a secret may appear: as it is, in a URL, in a repr."""
     plain = unquote(secret)
     forms = {secret, plain, quote(plain, safe="", errors="replace"), repr(plain)[1:-1], repr(secret)[1:-1]}
     return {form for form in forms if form.strip()}
 
 
 def shown(url: str) -> str:
-    """A URL as it may be shown: without what stands before its last @, and without passwords in its query."""
+    """A URL for display: everything before its last @ is masked, and so are passwords in its query."""
     scheme, separator, rest = url.partition("://")
     if not separator or not _NAME.fullmatch(scheme.replace("+", "_")):
         return MASK
@@ -114,10 +114,10 @@ def _shown_part(part: str) -> str:
 
 
 def secrets_of(url: str, known: Iterable[str] = ()) -> list[str]:
-    """What of a URL, or of a connection string of libpq's, must never be shown.
+    """The parts of a URL, or of a libpq connection string, that must never be shown.
 
-    That is its password, and of a query whose last @ may be the end of a password all before it, but for the
-    names that are ``known``.
+    That is its password. If the query contains an @, it may be the end of a password: then everything before
+    the last @ is secret, except for the ``known`` names.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or " " in scheme or "=" in scheme:
@@ -140,26 +140,26 @@ def secrets_of(url: str, known: Iterable[str] = ()) -> list[str]:
 
 
 def _split(rest: str) -> tuple[str, str]:
-    """What follows the scheme, in two: the user and the hosts, and the path and what comes after it."""
+    """Split what follows the scheme into the user and the hosts, and the path with everything after it."""
     end = re.search(r"[/?#]", rest)
     return (rest, "") if end is None else (rest[: end.start()], rest[end.start() :])
 
 
 def misread(url: str) -> str | None:
-    """What is wrong with the characters of a URL: a password written as it is may look like another part."""
+    """What is wrong with the characters of a URL: an unencoded password may look like another part."""
     try:
         url.encode()
     except UnicodeEncodeError:
-        return "the URL holds a character that UTF-8 cannot carry"
+        return "the URL contains a character that UTF-8 cannot encode"
     if re.search(r"[\x00-\x1f\x7f]", url):
-        return "the URL holds a control character, such as a line end or a tab"
+        return "the URL contains a control character, such as a line end or a tab; remove it"
     scheme, _, rest = url.partition("://")
     authority, tail = _split(rest)
     userinfo, at, _ = authority.rpartition("@")
     if at and not _USERINFO.fullmatch(userinfo):
-        return f"the user or the password holds a character that means something else there: {HOW_TO_WRITE}"
+        return f"the user or the password contains a character that must be encoded: {HOW_TO_WRITE}"
     if "@" in tail and not _may_have_an_at(scheme.lower(), authority, tail):
-        return f"the URL has an @ behind what looks like its host: {HOW_TO_WRITE}"
+        return f"the URL has an @ after what looks like its host: {HOW_TO_WRITE}"
     return None
 
 

@@ -1,7 +1,8 @@
-"""Calls of a backend by code that Python runs in the middle of another call of it, in the same thread.
+"""Refuses a call of a store that interrupts another call of it in the same thread.
 
-That is a signal handler, a finalizer, the callback of a weak reference, a trace function. The frame below may
-hold one of our locks, or be the one on whom the others wait: to wait here would be to wait for ever.
+Python runs signal handlers, finalizers, weak reference callbacks and trace functions in the middle of other
+code. The interrupted call may hold a lock of ours, or be the one that others wait for. A call that waited for
+it would wait for ever.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
         me = get_ident()
         inside: set[int] = self.inside
-        if me in inside:  # also where a store calls itself, or an exception of a signal handler left it there
+        if me in inside:  # also if a store calls itself, or if a signal handler's exception left the entry
             if _is_reentry(self):
                 raise reentered()
             return method(self, *arguments, **keywords)
@@ -43,11 +44,11 @@ def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def reentered() -> NeoqError:
-    """The error of a call that came in the middle of another."""
+    """The error for a call in the middle of another one."""
     return NeoqError(
-        "this thread is in the middle of another call of this backend, so nothing was done: a signal "
-        "handler, a finalizer or a trace function came in between; let that set a flag or fill a "
-        "queue.SimpleQueue, and call the backend from a thread"
+        "this thread is in the middle of another call of this backend, so nothing was done; in a signal "
+        "handler, a finalizer or a trace function set a flag or fill a queue.SimpleQueue, and call the "
+        "backend from a thread"
     )
 
 
@@ -55,7 +56,7 @@ _GUARD = guarded(lambda: None).__code__
 
 
 def _is_reentry(store: Any) -> bool:
-    """Whether more than the store's own code stands between the caller and a call of the store below."""
+    """Whether code that is not the store's runs between this call and an outer call of the same store."""
     between = False
     for frame in frames_from(sys._getframe(2)):
         if frame.f_code is _GUARD and _self_of(frame) is store:
@@ -65,7 +66,7 @@ def _is_reentry(store: Any) -> bool:
 
 
 def _is_of_store(frame: FrameType, store: Any) -> bool:
-    """Whether a frame runs a store's own code, a method or what is written inside one, or what opens it."""
+    """Whether a frame runs the store's own code: a method, a function inside one, or what opens the store."""
     first = _self_of(frame)
     if first is store or getattr(type(first), "opens_stores", False):
         return True
@@ -76,6 +77,6 @@ def _is_of_store(frame: FrameType, store: Any) -> bool:
 
 
 def _self_of(frame: FrameType) -> Any:
-    """What a frame has for its first argument."""
+    """The first argument of a frame's function."""
     code = frame.f_code
     return frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None

@@ -1,4 +1,4 @@
-"""What to write in the place of what was given: words of other libraries, and values that are not JSON."""
+"""Advice for error messages: what to write instead of other libraries' words and of values without JSON."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-_SPAN = "write run_after=60, in seconds, or a timedelta"
+_SPAN = "write run_after=60 (seconds), or a timedelta"
 _POINT = "write run_after=..., an aware datetime such as datetime.now(timezone.utc) + timedelta(hours=1)"
-_TIMEOUT = "how long an attempt may run is said where it is run: listen(queue, handler, timeout=60)"
+_TIMEOUT = "the timeout belongs to the queue: listen(queue, handler, timeout=60)"
 _RETRIES = (
     "write max_retries=3; the delays between them are listen(queue, handler, retry=neoq.RetryPolicy(...))"
 )
-_CHAIN = "a job waits for no other: enqueue the next one at the end of the first one's handler"
-_LISTEN = "that is said where jobs are run: listen(queue, handler, {}=...)"
-_ENQUEUE = "that is said of a job: enqueue(queue, payload, {}=...)"
-_CRON = 'what recurs is listen_cron("@every 5m", handler)'
+_CHAIN = "there are no chains: enqueue the next job at the end of the first one's handler"
+_LISTEN = "it is an option of listen: listen(queue, handler, {}=...)"
+_ENQUEUE = "it is an option of enqueue: enqueue(queue, payload, {}=...)"
+_CRON = 'for a periodic job write listen_cron("@every 5m", handler)'
 
 _OF_ENQUEUE: dict[str, str | None] = {
     **dict.fromkeys(
@@ -32,14 +32,14 @@ _OF_ENQUEUE: dict[str, str | None] = {
     ),
     **dict.fromkeys(
         "expires expires_in expires_at expire expiry ttl max_age valid_until".split(),
-        "write deadline=..., seconds, a timedelta or an aware datetime",
+        "write deadline=...: seconds, a timedelta or an aware datetime",
     ),
     **dict.fromkeys(
         "retry retries max_attempts attempts max_tries tries autoretry_for retry_limit".split(), _RETRIES
     ),
     **dict.fromkeys(
         "retry_policy backoff retry_backoff retry_delay retry_jitter min_backoff max_backoff".split(),
-        "the delays of retries are listen(queue, handler, retry=neoq.RetryPolicy(...))",
+        "the retry policy belongs to the queue: listen(queue, handler, retry=neoq.RetryPolicy(...))",
     ),
     **dict.fromkeys(
         """depends_on depends dependencies link link_error chain chord callback on_success parent after_job
@@ -48,11 +48,11 @@ _OF_ENQUEUE: dict[str, str | None] = {
     ),
     **dict.fromkeys(
         "job_id task_id id unique_id unique_key dedupe_key idempotency_key queueing_lock lock".split(),
-        "write fingerprint=..., under which a job is unique; its id the store gives",
+        "write fingerprint=... to say what makes the job unique; the store chooses the id",
     ),
     **dict.fromkeys(
         "result_ttl failure_ttl keep_result result_expires".split(),
-        "how long ended jobs are kept is a setting of the backend: retention=3600",
+        "how long finished jobs are kept is a setting of the backend: retention=3600",
     ),
     **dict.fromkeys(
         "connection conn session using cursor db".split(), "write transaction=..., your connection"
@@ -62,11 +62,11 @@ _OF_ENQUEUE: dict[str, str | None] = {
     **dict.fromkeys("on_error on_failure concurrency capacity".split(), None),
     **dict.fromkeys(
         "args kwargs task_args task_kwargs data body message params".split(),
-        'what the handler is to have is the payload, a dict: enqueue(queue, {"name": ...})',
+        'arguments for the handler go into the payload, a dict: enqueue(queue, {"name": ...})',
     ),
     **dict.fromkeys("queue_name topic routing_key task func".split(), "the queue is the first argument"),
-    "transaction": "a transaction is given where the job is stored: enqueue(job, transaction=connection)",
-    "prio": "write priority=..., -100 to 100, where more is sooner",
+    "transaction": "it is an option of enqueue, not of Job: enqueue(job, transaction=connection)",
+    "prio": "write priority=..., from -100 to 100; the larger goes first",
 }
 _OF_LISTEN: dict[str, str | None] = {
     **dict.fromkeys(
@@ -91,16 +91,16 @@ _OF_LISTEN: dict[str, str | None] = {
 
 
 def of_enqueue(name: str, known: Iterable[str]) -> str:
-    """What to write for a keyword that enqueue does not know."""
+    """What to write instead of a keyword that enqueue does not know."""
     key = name.lower()
     if key in _OF_ENQUEUE:
         return _OF_ENQUEUE[key] or _LISTEN.format(name)
-    payload = f"what the handler is to have goes into the payload: enqueue(queue, {{{name!r}: ...}})"
+    payload = f"arguments for the handler go into the payload: enqueue(queue, {{{name!r}: ...}})"
     return _near(name, known) or payload
 
 
 def of_listen(name: str, known: Iterable[str]) -> str:
-    """What to write for a keyword that listen does not know."""
+    """What to write instead of a keyword that listen does not know."""
     key = name.lower()
     if key in _OF_LISTEN:
         return _OF_LISTEN[key] or _ENQUEUE.format(name)
@@ -137,9 +137,9 @@ _WEEKDAY = re.compile(r"(?:every|on|each)\s+(mon|tue|wed|thu|fri|sat|sun)[a-z]*"
 
 
 def of_cron(spec: object) -> str:
-    """What to write for a schedule in other words, ready to follow a message; or nothing."""
+    """What to write instead of a schedule in other words, to be appended to a message; or nothing."""
     if callable(spec):
-        return '; a decorator needs its schedule: @backend.listen_cron("@every 5m")'
+        return '; give the decorator a schedule: @backend.listen_cron("@every 5m")'
     seconds = getattr(spec, "total_seconds", None)
     if callable(seconds):
         spec = seconds()
@@ -163,7 +163,7 @@ def _phrase(text: str) -> str | None:
 
 # -------------------------------------------------------------------------------------------------- payloads
 
-_BY_NAME = {  # of a class or of one that it inherits from, by its module and its name
+_BY_NAME = {  # by the module and name of the class, or of one that it inherits from
     ("decimal", "Decimal"): "str(x), or float(x) where that is exact enough",
     ("fractions", "Fraction"): "str(x)",
     ("uuid", "UUID"): "str(x)",
@@ -217,7 +217,7 @@ _BY_ATTRIBUTE = {  # of a class
 
 
 def of_value(value: Any) -> str:
-    """What to send in the place of a value that JSON does not have, said of an ``x``."""
+    """What to send instead of a value ``x`` that JSON does not have."""
     cls = type(value)
     for base in cls.__mro__:
         if found := _BY_NAME.get((base.__module__, base.__name__)):

@@ -1,4 +1,4 @@
-"""When a failed job tries again: pure functions of what happened."""
+"""When a failed job is retried: pure functions of what happened."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MAX_DELAY = 365 * 86400.0
 
 
 def backoff(retries: int, rng: Callable[[], float] = random.random) -> float:
-    """Seconds until the next attempt after ``retries`` retries so far: Sidekiq's formula.
+    """Seconds until the next attempt, after ``retries`` retries so far. The formula is Sidekiq's.
 
-    ``retries**4 + 15 + random(0..30) * (retries + 1)``: a quarter of a minute, then longer each time;
-    the random part keeps jobs that failed together from coming back together.
+    ``retries**4 + 15 + random(0..30) * (retries + 1)``: a quarter of a minute, then longer each time.
+    The random part keeps jobs that failed together from being retried together.
     ``rng`` returns a float in [0, 1).
     """
     return retries**4 + 15 + rng() * 30 * (retries + 1)
@@ -24,10 +24,10 @@ def backoff(retries: int, rng: Callable[[], float] = random.random) -> float:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a queue's failed jobs wait, and which exceptions they never try again.
+    """How long a queue's failed jobs wait for a retry, and after which exceptions they are not retried.
 
-    ``delay`` is a number of seconds, a timedelta, or a function of the retries made so far that returns
-    either; None is `backoff`. ``never`` names exception classes that make the job DEAD at once.
+    ``delay`` is a number of seconds, a timedelta, or a function that takes the number of retries so far and
+    returns either; None means `backoff`. ``never`` lists exception classes that make the job DEAD at once.
     """
 
     delay: float | timedelta | Callable[[int], float | timedelta] | None = None
@@ -37,14 +37,14 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         never = self.never if isinstance(self.never, tuple) else (self.never,)
         problems = [
-            f"RetryPolicy.never holds {cls!r}; it takes exception classes"
+            f"RetryPolicy.never contains {cls!r}; it takes exception classes"
             for cls in never
             if not (isinstance(cls, type) and issubclass(cls, BaseException))
         ]
         if not (self.delay is None or callable(self.delay) or _is_span(self.delay)):
             problems.append(
                 f"RetryPolicy.delay is {self.delay!r}; it takes seconds, a timedelta, or a function of the "
-                "retries made so far"
+                "number of retries"
             )
         if problems:
             raise ConfigError(problems)
@@ -55,12 +55,12 @@ class RetryPolicy:
         return not isinstance(error, self.never)
 
     def seconds(self, retries: int) -> float:
-        """Seconds that the next attempt waits, after ``retries`` retries so far."""
+        """Seconds until the next attempt, after ``retries`` retries so far."""
         if self.delay is None:
             return min(backoff(retries, self.rng), MAX_DELAY)
         delay = self.delay(retries) if callable(self.delay) else self.delay
         if not _is_span(delay):
-            raise TypeError(f"RetryPolicy.delay returned {delay!r}; it takes seconds or a timedelta")
+            raise TypeError(f"RetryPolicy.delay returned {delay!r}; return seconds or a timedelta")
         seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
         return min(seconds, MAX_DELAY)
 

@@ -1,4 +1,4 @@
-"""An interactive session, in which the code that registers a handler is run again after it was mended."""
+"""Interactive sessions, in which the same handler is often defined and registered again."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import builtins
 import sys
 from typing import Any
 
-_PLACE = ("url", "path", "db", "schema", "prefix")  # the settings that say where a store is
+_PLACE = ("url", "path", "db", "schema", "prefix")  # the settings that locate a store
 
 
 def is_interactive() -> bool:
-    """Whether somebody types at a prompt or in a notebook: Python's own, IPython's or Jupyter's."""
+    """Whether this process is a prompt or a notebook: Python's own, IPython's or Jupyter's."""
     return bool(sys.flags.interactive) or hasattr(sys, "ps1") or hasattr(builtins, "get_ipython")
 
 
 def named_alike(one: object, other: object) -> bool:
-    """Whether two handlers have the same name in the same module, as a function has that is defined again."""
+    """Whether two handlers have the same name in the same module: then one is a new version of the other."""
     name = getattr(one, "__qualname__", None)
     return (
         name is not None
@@ -25,5 +25,5 @@ def named_alike(one: object, other: object) -> bool:
 
 
 def place_of(config: object) -> tuple[Any, ...]:
-    """Where the store of these settings is, to be compared with another's."""
+    """Where the store of these settings is: equal for two backends on one store."""
     return (type(config), *(getattr(config, name, None) for name in _PLACE))

@@ -1,4 +1,4 @@
-"""What not every system has. Windows has no fork, no uname and no poll."""
+"""Functions of the system that not every system has: Windows has no fork, no uname and no poll."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def at_fork(
     after_in_parent: Callable[[], object] | None = None,
     after_in_child: Callable[[], object] | None = None,
 ) -> None:
-    """Have functions called around every fork, where there are forks."""
+    """Register functions to be called around every fork, if the system has forks."""
     if not hasattr(os, "register_at_fork"):
         return
     hooks = {"before": before, "after_in_parent": after_in_parent, "after_in_child": after_in_child}
@@ -23,7 +23,7 @@ def at_fork(
 
 
 def host_name() -> str:
-    """What this machine calls itself."""
+    """The name of this machine."""
     if hasattr(os, "uname"):
         return os.uname().nodename
     import socket
@@ -32,7 +32,7 @@ def host_name() -> str:
 
 
 def wait_to_read(descriptors: Collection[int], seconds: float) -> bool:
-    """Wait until there is something to read of one of these, or its other end is closed; whether there is."""
+    """Wait until one of these can be read or its other end is closed. Return False after ``seconds``."""
     if not hasattr(select, "poll"):
         return any(select.select(descriptors, [], [], seconds))
     poll = select.poll()

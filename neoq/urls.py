@@ -1,4 +1,4 @@
-"""What to write in the place of a URL that no backend knows: those of other tools, and of slips."""
+"""Advice for URLs that no backend knows: those of other tools, and misspelt ones."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ _WORDS = {
 
 
 def advice(url: str, schemes: Iterable[str]) -> str:
-    """The problem with a URL whose scheme is none of those given; it never repeats a password."""
+    """The problem with a URL that has none of these schemes. It never repeats a password."""
     if not url:
-        return f"the URL is empty; it begins with {BEGINNINGS}. To keep jobs in memory write memory://"
+        return f"the URL is empty; it must begin with {BEGINNINGS}. To keep jobs in memory write memory://"
     if url[0] in "'\"`<" or url[-1] in "'\"`>":
-        return "the URL is in quotes, which do not belong to it; write it without them"
+        return "the URL is in quotes; write it without them"
     scheme, separator, _ = url.partition("://")
     if separator and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]{0,30}", scheme):
         return _of_scheme(scheme.lower(), schemes)
-    return f"the URL has no scheme that a backend knows{_without_scheme(url)}"
+    return f"the URL does not begin with the scheme of a backend{_without_scheme(url)}"
 
 
 def _of_scheme(scheme: str, schemes: Iterable[str]) -> str:
     meant = _MEANT.get(scheme) or _of_driver(scheme)
-    start = f"no backend knows the URL {scheme}://..."
+    start = f"no backend has the URL scheme {scheme}://"
     if meant is not None:
         return f"{start}; did you mean {meant.partition('://')[0]}://...? Write {meant}"
     if scheme.partition("+")[0] in _NO_STORE:
@@ -65,11 +65,11 @@ def _of_scheme(scheme: str, schemes: Iterable[str]) -> str:
     import difflib
 
     near = difflib.get_close_matches(scheme, list(schemes), 1)
-    return f"{start}; {f'did you mean {near[0]}://...? One' if near else 'it'} begins with {BEGINNINGS}"
+    return f"{start}; {f'did you mean {near[0]}://...? A URL' if near else 'a URL'} begins with {BEGINNINGS}"
 
 
 def _of_driver(scheme: str) -> str | None:
-    """What a URL of SQLAlchemy's, which names a driver, is here."""
+    """The equivalent of an SQLAlchemy URL, which names a driver."""
     database = scheme.partition("+")[0]
     if "+" not in scheme or database in {"redis", "rediss"}:
         return None
@@ -81,11 +81,11 @@ def _without_scheme(url: str) -> str:
     begins = word[0].lower() if word else ""
     plain = len(url) <= 200 and "@" not in url and url.isprintable()
     if "dbname=" in url or "host=" in url:
-        return "; a connection string of libpq is for PostgresBackend(...); as a URL it is " + _POSTGRES
+        return "; pass a libpq connection string to PostgresBackend(...), or write a URL: " + _POSTGRES
     if re.fullmatch(r"file:.*|.*(\.db|\.sqlite3?|\.db3)", url, re.IGNORECASE | re.DOTALL):
         path = url.removeprefix("file:")
         file = f"sqlite:///{path}" if plain and "?" not in path else _FILE
-        return f"; for a file write {file} (to keep jobs in memory memory://)"
+        return f"; for a file write {file} (to keep jobs in memory, memory://)"
     if re.fullmatch(r"[\w.-]+:6379(/\d+)?", url):
         return f"; write redis://{url}"
     if re.fullmatch(r"[\w.-]+:26379", url):
@@ -93,4 +93,4 @@ def _without_scheme(url: str) -> str:
     if re.fullmatch(r"[\w.-]+:(5432|6432)(/\w*)?", url):
         return f"; write {_POSTGRES}"
     meant = _WORDS.get(begins)
-    return f"; write {meant} (a URL begins with {BEGINNINGS})" if meant else f"; it begins with {BEGINNINGS}"
+    return f"; write {meant} (a URL begins with {BEGINNINGS})" if meant else f"; write {BEGINNINGS}"

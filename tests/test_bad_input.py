@@ -338,14 +338,14 @@ def test_words_of_other_libraries_are_told_what_to_write(backend: neoq.MemBacken
         ("timeout job_timeout time_limit soft_time_limit", r"listen\(queue, handler, timeout=60\)"),
         ("retry retries max_attempts", r"max_retries=3.*RetryPolicy"),
         ("backoff retry_delay retry_policy", "RetryPolicy"),
-        ("depends_on link chain on_success", "enqueue the next one"),
+        ("depends_on link chain on_success", "enqueue the next job"),
         ("expires ttl", "deadline="),
         ("job_id task_id idempotency_key", "fingerprint="),
         ("session connection", "transaction="),
         ("tags headers", "meta="),
         ("cron every repeat", "listen_cron"),
         ("concurrency on_error", r"listen\(queue, handler, (concurrency|on_error)="),
-        ("args kwargs", "is the payload"),
+        ("args kwargs", "go into the payload"),
         ("result_ttl", "retention="),
     ):
         for word in words.split():
@@ -386,7 +386,7 @@ def test_keywords_of_listen_are_guessed(backend: neoq.MemBackend) -> None:
 
 def test_a_text_for_an_option_says_what_it_takes(backend: neoq.MemBackend) -> None:
     """Only URLs speak in texts: an option that was given one says what it takes."""
-    for name, takes in (("timeout", "seconds .or a timedelta. from"), ("concurrency", "a whole number"),
+    for name, takes in (("timeout", "seconds .or a timedelta. >= 0.001"), ("concurrency", "a whole number"),
                         ("capacity", "a whole number")):  # fmt: skip
         with pytest.raises(neoq.InvalidJobError, match=f"{name} is '10s', a str; it takes {takes}"):
             backend.listen("other", print, **{name: "10s"})
@@ -636,10 +636,10 @@ SPECS: list[tuple[Any, str]] = [
     ("a b c d e", "minute"),
     ("1- * * * *", "minute"),
     ("0 0 L * *", "day of month"),
-    (None, "text"),
-    (5, "text"),
-    (b"* * * * *", "text"),
-    (timedelta(minutes=5), "text"),
+    (None, "ASCII string"),
+    (5, "ASCII string"),
+    (b"* * * * *", "ASCII string"),
+    (timedelta(minutes=5), "ASCII string"),
 ]
 
 

@@ -237,7 +237,7 @@ def test_a_misspelt_setting_is_refused_with_the_one_meant(misspelt: str, meant: 
     """An unknown key is never ignored, and the error says which one it may have been."""
     for options, url_options in (({misspelt: 1}, {}), ({}, {misspelt: "1"})):
         (problem,) = problems_of(options, url_options, {})
-        assert problem == f"{misspelt} is no setting of Config; did you mean {meant}?"
+        assert problem == f"{misspelt} is not a setting of Config; did you mean {meant}?"
 
 
 def test_a_setting_like_no_other_is_refused_with_all_there_are() -> None:
@@ -249,7 +249,9 @@ def test_a_setting_like_no_other_is_refused_with_all_there_are() -> None:
 def test_a_misspelt_variable_is_refused() -> None:
     """A NEOQ_* variable that is nearly a setting is a mistake that somebody wants to hear of."""
     (problem,) = problems_of({}, {}, {"NEOQ_CONCURENCY": "5"})
-    assert problem == "the variable NEOQ_CONCURENCY is no setting of Config; did you mean NEOQ_CONCURRENCY?"
+    assert (
+        problem == "the variable NEOQ_CONCURENCY is not a setting of Config; did you mean NEOQ_CONCURRENCY?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -315,7 +317,7 @@ def test_a_backend_adds_its_own_settings() -> None:
     config = ShopConfig.load({"label": "x"}, {"schema": "mine"}, {"NEOQ_CONCURRENCY": "2"})
     assert (config.schema, config.label, config.timeout, config.concurrency) == ("mine", "x", 5.0, 2)
     (problem,) = problems_of({"schema": "mine"}, {}, {})
-    assert problem.startswith("schema is no setting of Config")
+    assert problem.startswith("schema is not a setting of Config")
 
 
 # ------------------------------------------------------------------------------------- through the backend

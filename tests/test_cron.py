@@ -190,7 +190,7 @@ BAD_SPECS = [
     ("0 0 * MON *", "month", "'MON'"),
     ("0 0 * * mond", "day of week", "'MOND'"),
     ("H * * * *", "minute", "'H'"),
-    ("0 0 30 2 *", "day of month", "day of month 30 does not come"),
+    ("0 0 30 2 *", "day of month", "day of month 30 does not exist"),
     ("0 0 30,31 FEB *", "day of month", "never fires"),
     ("0 0 31 2,4,6,9,11 *", "day of month", "never fires"),
     ("0 0 30 2 */2", "day of month", "never fires"),

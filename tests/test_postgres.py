@@ -135,7 +135,7 @@ def test_a_password_is_never_shown(caplog: pytest.LogCaptureFixture) -> None:
         ("postgresql://host/db?schema=", "schema is ''"),
         ("postgresql://[::1/db", "URL is not one that libpq"),
         ("postgresql://host/db?pool_size=0", "pool_size"),
-        ("postgresql://host/db?synchronous=full", "synchronous is no setting"),
+        ("postgresql://host/db?synchronous=full", "synchronous is not a setting"),
     ],
 )
 def test_a_bad_url(url: str, advice: str) -> None:

@@ -83,7 +83,7 @@ def id_of(job: Job) -> int:
         ("redis+sentinel://localhost:26379", "redis+sentinel://host:26379/mymaster"),
         ("redis+cluster://localhost/1", "none in a cluster"),
         ("redis://localhost?prefix={a}", "printable characters without { } :"),
-        ("redis://localhost?path=x", "path is no setting"),
+        ("redis://localhost?path=x", "path is not a setting"),
     ],
 )
 def test_a_bad_url(url: str, advice: str) -> None:

@@ -78,7 +78,7 @@ def test_a_delay_that_is_no_span_is_refused(delay: Any) -> None:
 @pytest.mark.parametrize("delay", [-1, math.nan, None, "5", True], ids=repr)
 def test_a_function_that_returns_no_span_is_a_type_error(delay: Any) -> None:
     """What a delay function returns is checked too; the attempt then takes the default delay."""
-    with pytest.raises(TypeError, match="takes seconds or a timedelta"):
+    with pytest.raises(TypeError, match="return seconds or a timedelta"):
         RetryPolicy(delay=lambda retries: delay).seconds(0)
 
 

@@ -95,7 +95,7 @@ def test_url_with_an_absolute_path(path: Path) -> None:
         ("sqlite:///a#b.db", "%23"),
         ("sqlite:///jobs.db?synchronous=always", "synchronous"),
         ("sqlite:///jobs.db?busy_timeout=-1", "busy_timeout"),
-        ("sqlite:///jobs.db?schema=x", "schema is no setting"),
+        ("sqlite:///jobs.db?schema=x", "schema is not a setting"),
     ],
 )
 def test_a_bad_url(url: str, advice: str) -> None:
