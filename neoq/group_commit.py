@@ -128,6 +128,12 @@ class GroupCommit(Generic[T, R]):
                     raise
         return call.outcome()
 
+    @property
+    def pending(self) -> int:
+        """How many calls are in a commit or wait for one."""
+        with self._lock:
+            return len(self._waiting) + (self._leader is not None)
+
     def _lead_if_nobody_does(self, call: Call[T, R]) -> None:
         with self._lock:
             if self._leader is None and not call.taken:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import socket
 import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, LiteralString
 
 import psycopg
@@ -124,6 +125,12 @@ class Connections:
         for connection in idle:
             connection.close()
         _all.discard(self)
+
+    def break_all(self) -> None:
+        """Break each connection, those in use as well, as a network does."""
+        for connection in list(self._sessions):
+            with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as end:
+                end.shutdown(socket.SHUT_RDWR)
 
     @contextmanager
     def use(self) -> Iterator[Connection]:

@@ -139,6 +139,17 @@ class PostgresStore(Store):
             finally:
                 self._close_connections()
 
+    # -- faults, for `neoq.testing.Faults` --------------------------------------------------------------
+
+    def break_connections(self) -> None:
+        """Break every connection of this process."""
+        for connections in (self._connections, self._own):
+            connections.break_all()
+
+    def drop_worker_lock(self) -> None:
+        """Free the lock of this worker as its death does."""
+        self._presence.let_go()
+
     def _close_connections(self) -> None:
         self._connections.close()
         self._own.close()

@@ -616,6 +616,13 @@ class RedisConnection:
             if client is not None:
                 client.connection_pool.release(wire.connection)
 
+    def break_connections(self) -> None:
+        """Break the connections that no call is using; that is noticed as they are used again."""
+        if self.cluster:
+            _hang_up(self._client)
+        for wire in list(self._free):
+            wire.close()
+
     def wrapped(self, error: Exception, *, connecting: bool = False) -> BackendError:
         """One of our errors for one of the driver's, which is its cause."""
         self._hider.error(error)

@@ -151,6 +151,10 @@ class RedisStore(Store):
         finally:
             self._redis.close()
 
+    def break_connections(self) -> None:
+        """Break the connections that no call is using, for `neoq.testing.Faults`."""
+        self._redis.break_connections()
+
     # -- enqueue ----------------------------------------------------------------------------------------
 
     def add(self, jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:

@@ -15,7 +15,8 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -119,6 +120,17 @@ class SqliteFile:
             self._closed = True
             self._disconnect()
         _open_files.pop(id(self), None)
+
+    def break_connections(self) -> None:
+        """Close the connections; the next operations open new ones."""
+        with self._gate, self._read_gate:
+            self._disconnect()
+
+    @contextmanager
+    def pause_commits(self) -> Iterator[Callable[[], int]]:
+        """Let no write begin to be committed inside the block; yields a count of those that wait."""
+        with self._gate:
+            yield lambda: self._in_group.pending
 
     def _disconnect(self) -> None:
         reader, self._reader = self._reader, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -104,6 +105,20 @@ class SqliteStore(Store):
         finally:
             self._locks.release()
             self._file.close()
+
+    # -- faults, for `neoq.testing.Faults` --------------------------------------------------------------
+
+    def break_connections(self) -> None:
+        """Close the connections to the file."""
+        self._file.break_connections()
+
+    def drop_worker_lock(self) -> None:
+        """Free the lock of this worker as its death does."""
+        self._locks.let_go()
+
+    def pause_commits(self) -> AbstractContextManager[Callable[[], int]]:
+        """Let writes gather inside the block; yields a count of those that wait."""
+        return self._file.pause_commits()
 
     def _write(self, work: Callable[[Ledger], T], *, lasting: bool = True) -> T:
         """Do something to the jobs in a transaction; it is committed when this returns.

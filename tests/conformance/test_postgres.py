@@ -11,7 +11,7 @@ from psycopg import sql
 from neoq.backend import Backend
 from neoq.job import Job
 from neoq.postgres.backend import PostgresBackend
-from neoq.testing import BackendConformance
+from neoq.testing import BackendConformance, Faults
 from tests.postgres_server import fresh_schema
 
 
@@ -39,8 +39,7 @@ class TestPostgresBackend(BackendConformance):
 
     def die(self, backend: Backend) -> None:
         """Free the lock of the backend's worker, as the server does when a process ends."""
-        assert isinstance(backend, PostgresBackend)
-        backend.store._presence.let_go()
+        Faults(backend).drop_worker_lock()
 
     def spoil(self, backend: Backend, job: Job) -> bool:
         """Write into the table what is no JSON."""

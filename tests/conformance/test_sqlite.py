@@ -12,7 +12,7 @@ import pytest
 from neoq.backend import Backend
 from neoq.job import Job
 from neoq.sqlite.backend import SqliteBackend
-from neoq.testing import BackendConformance
+from neoq.testing import BackendConformance, Faults
 
 
 class TestSqliteBackend(BackendConformance):
@@ -44,8 +44,7 @@ class TestSqliteBackend(BackendConformance):
 
     def die(self, backend: Backend) -> None:
         """Free the lock of the backend's worker, as the kernel does when a process ends."""
-        assert isinstance(backend, SqliteBackend)
-        backend.store._locks.let_go()
+        Faults(backend).drop_worker_lock()
 
     def spoil(self, backend: Backend, job: Job) -> bool:
         """Write into the table what is no JSON."""

@@ -25,6 +25,7 @@ from neoq.job import FINISHED, Job, Status, Unique
 from neoq.postgres.backend import PostgresBackend
 from neoq.redis.backend import RedisBackend
 from neoq.store import Demand, Failure, Lease, Outcome, QueueCounts
+from neoq.testing import Faults
 from tests.postgres_server import fresh_schema
 
 pytestmark = pytest.mark.timeout(300)  # to make a failure small takes a while
@@ -576,8 +577,7 @@ class SqliteMachine(StoreMachine):
         return SqliteBackend(self.directory / "jobs.db", synchronous="off", **options)
 
     def die(self, backend: Backend) -> None:
-        assert isinstance(backend, SqliteBackend)
-        backend.store._locks.let_go()
+        Faults(backend).drop_worker_lock()
 
     def tidy(self) -> None:
         shutil.rmtree(self.directory)
