@@ -1,9 +1,9 @@
-"""neoq and its peers behind one small face, each set up as its own documentation says is best.
+"""neoq and its peers behind one small interface, each set up as its own documentation recommends.
 
-A contender is made with a handler of payloads and a number of runners, and runs from then on.
-``put`` enqueues one job, ``put_all`` many in the fastest way it has, ``put_at`` one for later, and
+A contender is made with a handler of payloads and a number of runners, and starts at once. ``put``
+enqueues one job, ``put_all`` many in the fastest way that the library has, ``put_at`` one for later.
 ``stop`` ends it when all its jobs have run. Packages are imported where they are used, so that each
-process holds only what it measures.
+process loads only what it measures.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Contender:
 
 
 class Neoq(Contender):
-    """All of it switched on: unique jobs, retries, timeouts, checked payloads."""
+    """With all features: unique jobs, retries, timeouts, checked payloads."""
 
     def __init__(self, handler: Handler, runners: int, **settings: Any) -> None:
         import neoq
@@ -139,7 +139,7 @@ class Dramatiq(Contender):
 
 
 class APScheduler(Contender):
-    """Without the grace time of one second, after which it drops jobs that are late."""
+    """Without its grace time of one second, after which it drops late jobs."""
 
     package = "apscheduler"
 

@@ -1,4 +1,4 @@
-"""What a contest is: what it measures, for whom, and what neoq promises in it."""
+"""A contest: what it measures, which contenders take part, and what neoq promises."""
 
 from __future__ import annotations
 
@@ -37,11 +37,13 @@ class Contest:
     contenders: tuple[str, ...]
     measure: Callable[[str, bool], Measures]
     bars: tuple[Bar, ...] = ()
-    ratio: tuple[str, str] | None = None  # the metric to compare in the table, and whom with
-    needs: str | None = None  # a package without which it cannot be measured
+    ratio: tuple[str, str] | None = (
+        None  # the metric to compare in the table, and the contender to compare with
+    )
+    needs: str | None = None  # a package that the measurement needs
     long: bool = False
     server: str | None = None  # "postgres" or "redis": runs during the contest, emptied for each measurement
-    among: Mapping[str, Any] | None = None  # the contenders by name, where they are not those in memory
+    among: Mapping[str, Any] | None = None  # the contenders by name, if not those in memory
 
 
 class Handled:
@@ -58,7 +60,7 @@ class Handled:
             self.all.set()
 
     def wait(self) -> None:
-        """Wait until as many ran as were enqueued."""
+        """Wait until as many jobs ran as were enqueued."""
         if not self.all.wait(PATIENCE):
             raise RuntimeError(
                 f"after {PATIENCE:.0f} s {len(self.numbers):,} of {self.expected:,} jobs have run"
@@ -73,17 +75,17 @@ class Handled:
 
 
 def payloads(count: int, start: int = 0) -> Iterator[dict[str, Any]]:
-    """Small payloads, no two equal."""
+    """Small payloads, all different."""
     return ({"n": n, "to": "someone@example.com"} for n in range(start, start + count))
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The value that this share of all does not exceed."""
+    """The value that this share of all values does not exceed."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
 def resident_bytes() -> int:
-    """The memory of this process that is resident, garbage collected before."""
+    """The resident memory of this process, after a garbage collection."""
     import gc
 
     import psutil

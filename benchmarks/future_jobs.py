@@ -1,4 +1,4 @@
-"""Jobs for later: what adding many of them costs, and how punctual others are beside them."""
+"""Future jobs: what adding many of them costs, and how punctual due jobs are beside them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from contest import Bar, Contest, Handled, Measures, payloads, percentile, resid
 FAR = {"neoq": 300_000, "huey": 20_000, "APScheduler": 20_000, "threading.Timer": 2_000}
 PUNCTUAL = ("neoq", "APScheduler")  # huey looks once a second, and the machine has no room for more Timers
 NEAR = 2_000
-SPREAD = 5.0  # seconds over which the near ones fall due
-LEAD = 0.5  # seconds until the first of them is
+SPREAD = 5.0  # seconds over which the near jobs come due
+LEAD = 0.5  # seconds until the first of them is due
 RUNNERS = 4
 
 
@@ -41,7 +41,7 @@ def measure(name: str, quick: bool) -> Measures:
 
 
 def add_far(contender: Contender, count: int, first: int) -> Measures:
-    """Add so many that are due in an hour."""
+    """Add this many jobs that are due in an hour."""
     work = list(payloads(count, start=first))
     due = datetime.now(UTC) + timedelta(hours=1)
     before = resident_bytes()
@@ -53,7 +53,7 @@ def add_far(contender: Contender, count: int, first: int) -> Measures:
 
 
 def add_near(contender: Contender, count: int, spread: float) -> list[float]:
-    """Add so many that fall due evenly over some seconds, and say when each does."""
+    """Add this many jobs that come due evenly over some seconds; return when each is due."""
     first = datetime.now(UTC) + timedelta(seconds=LEAD)
     due = []
     for payload in payloads(count):

@@ -1,8 +1,8 @@
 """What an import costs, each time in a fresh interpreter whose own start is not counted.
 
-Without the .pth files of the virtual environment (-S): they import modules of their own first, such as
-pathlib for an editable install, and who needs these too would seem cheaper than it is. The checkout is
-compiled first, as pip compiles what it installs: a shell may keep Python from doing so.
+The .pth files of the virtual environment are not read (-S): they import modules such as pathlib, and a
+library that needs these too would seem cheaper than it is. The checkout is compiled first, as pip compiles
+what it installs: a shell may keep Python from doing so.
 """
 
 from __future__ import annotations

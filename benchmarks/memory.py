@@ -1,4 +1,4 @@
-"""The memory that waiting jobs take, and whether a backend that has run millions holds more."""
+"""The memory of waiting jobs, and whether a backend grows while it runs millions of jobs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def measure_waiting(name: str, quick: bool) -> Measures:
 
 
 def make(name: str, handler: contenders.Handler, count: int) -> contenders.Contender:
-    if name == "neoq":  # the others have no bound
+    if name == "neoq":  # the others have no limit
         return contenders.Neoq(handler, 1, queue_capacity=count)
     return CONTENDERS[name](handler, 1)
 

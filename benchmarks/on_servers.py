@@ -1,7 +1,7 @@
 """What is measured on any server: drain, enqueue, idle latency, idle cost, and the cost of a long queue.
 
-Each measurement finds an empty server, whose URL is in the environment. Worker and server share the
-machine; where it matters who is who, producers and idle workers have a process of their own.
+Each measurement begins with an empty server, whose URL is in the environment. Worker and server share the
+machine. Where it matters, producers and idle workers have a process of their own.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def drain(among: Among, counts: Mapping[str, int], name: str, quick: bool) -> Me
 
 
 def enqueue(among: Among, counts: Mapping[str, int], name: str, quick: bool, threads: int = 1) -> Measures:
-    """One job after the other, each accepted before the next is sent, from so many threads."""
+    """Each thread enqueues one job after the other, each accepted before the next is sent."""
     count = counts[name] // (10 if quick else 1) // threads * threads
     contender = prepared(among, name)
     work = list(payloads(count))
@@ -103,7 +103,7 @@ def enqueue(among: Among, counts: Mapping[str, int], name: str, quick: bool, thr
 
 
 def enqueue_many(among: Among, counts: Mapping[str, int], name: str, quick: bool) -> Measures:
-    """In thousands, or in whatever is fastest."""
+    """Enqueue in thousands, or in whatever size is fastest."""
     count = counts[name] // (10 if quick else 1)
     contender = prepared(among, name)
     work = list(payloads(count))
@@ -116,7 +116,7 @@ def enqueue_many(among: Among, counts: Mapping[str, int], name: str, quick: bool
 
 
 def run_all(contender: OnServer, count: int) -> None:
-    """Run what was enqueued, only to see that all of it was."""
+    """Run the enqueued jobs, only to check that all of them exist."""
     handled = Handled(count)
     contender.work(handled.note, RUNNERS)
     handled.wait()
@@ -177,7 +177,7 @@ def beside(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def long_queue(among: Among, waiting: int, name: str, quick: bool) -> Measures:
-    """Drain so many from a long queue and from a short one in turn; the ratio is of neighbours in time."""
+    """Drain a part of a long queue and a short queue in turn; each ratio is of two runs side by side."""
     from servers import another
 
     waiting, part, turns = (waiting // 10, 1_000, 3) if quick else (waiting, 10_000, 7)
@@ -207,7 +207,7 @@ def long_queue(among: Among, waiting: int, name: str, quick: bool) -> Measures:
 
 
 def drain_part(among: Among, name: str, url: str, part: int, seen: set[int]) -> float:
-    """Run some of the jobs that wait, none that was seen before; return how many a second."""
+    """Run some of the waiting jobs, none that ran before; return how many a second."""
     handled = Timed(part)
     contender = among[name](url)
     contender.work(handled.note, RUNNERS)
@@ -224,8 +224,8 @@ def drain_part(among: Among, name: str, url: str, part: int, seen: set[int]) -> 
 def held_transaction(among: Among, name: str, quick: bool) -> Measures:
     """Jobs flow as fast as they can while another session's transaction keeps its snapshot.
 
-    They flow for a while before, until the first vacuum has come (autovacuum_naptime is a minute): a table
-    that is new and small is faster, whoever has a transaction open.
+    They flow for a while before, until the first vacuum has run (autovacuum_naptime is a minute): a new and
+    small table is faster, whether a transaction is open or not.
     """
     import psycopg
 
@@ -282,7 +282,7 @@ class Flow:
         return (len(self.handled.numbers) - count) / (time.perf_counter() - start)
 
     def end(self) -> float:
-        """Add no more, run what waits, and return how long that took."""
+        """Add no more jobs, run the waiting ones, and return how long that took."""
         self.ended.set()
         self.producer.join()
         start = time.perf_counter()

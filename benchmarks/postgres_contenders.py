@@ -1,4 +1,4 @@
-"""neoq and its peers on Postgres, each set up as its own documentation says is best, and the raw floor."""
+"""neoq and its peers on Postgres, each set up as its own documentation recommends, and the raw floor."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class Procrastinate(OnLoop):
 
 
 class PgQueuer(OnLoop):
-    """With a coroutine for a handler, and the batch size that it has by itself."""
+    """With a coroutine as handler, and its default batch size."""
 
     package = "pgqueuer"
     batch_size = 10

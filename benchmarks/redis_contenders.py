@@ -1,6 +1,6 @@
-"""neoq and its peers on Redis, each set up as its own documentation says is best, and the raw floor.
+"""neoq and its peers on Redis, each set up as its own documentation recommends, and the raw floor.
 
-huey pops a job without acknowledging it, so that a crash loses it: at most once, which neoq does not offer.
+huey pops a job without acknowledging it, so a crash loses it: at most once, which neoq does not offer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from server_contenders import BULK, QUEUE, Handler, Neoq, OnLoop, OnServer, Payl
 CLAIMED_AT_ONCE = 100
 LEASE = 30
 
-# The least that a queue with order, leases and a place for each job's state can do.
+# The minimum of a queue with order, leases and a place for each job's state.
 ADD = """
 local ids = {}
 local now = redis.call('TIME')[1]

@@ -1,9 +1,9 @@
-"""Measure neoq beside its peers, and say which of its promises it keeps.
+"""Measure neoq beside its peers, and show which of its promises it keeps.
 
 Each measurement has a process of its own. The contenders take turns (neoq, one peer, the next, neoq
-again ...), so that a machine that drifts drifts for all of them; ratios are taken within a round. The
-tables give the median of the rounds and [the least .. the most]. Every run counts its jobs: one that
-was lost or ran twice ends the whole benchmark with status 1. A promise that is missed does not.
+again ...), so that a drift of the machine affects all of them; ratios are taken within a round. The
+tables show the median of the rounds and [the least .. the most]. Every run counts its jobs: if one was
+lost or ran twice, the whole benchmark ends with status 1. A missed promise does not change the status.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
 
 
 class MeasurementFailed(Exception):
-    """A child ended badly, which includes jobs that did not run exactly once."""
+    """A child failed; that includes jobs that did not run exactly once."""
 
 
 def main() -> int:
@@ -110,9 +110,9 @@ def read_options() -> argparse.Namespace:
 
 
 def measure_one(contest: str, contender: str, *, quick: bool) -> int:
-    """What a child does: one measurement, printed as JSON."""
+    """The work of a child: one measurement, printed as JSON."""
     print(json.dumps(CONTESTS[contest].measure(contender, quick)), flush=True)
-    # What waits in this process was never meant to run: nothing is to be drained or joined.
+    # Jobs that still wait in this process were never meant to run: do not drain or join anything.
     os._exit(0)
 
 
@@ -166,7 +166,7 @@ def measure_in_child(contest: str, contender: str, *, quick: bool, url: str | No
 
 
 def judge(bar: Bar, results: Results) -> list[str] | None:
-    """The promise, what was measured, and the verdict; None where somebody it needs was left out."""
+    """The promise, what was measured, and the verdict; None if a contender that it needs was left out."""
     if bar.contender not in results or (bar.against or bar.contender) not in results:
         return None
     values = series(results, bar.contender, bar.metric, bar.against)

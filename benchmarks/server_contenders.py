@@ -1,8 +1,8 @@
-"""The face of all contenders on a server: neoq, its peers, and the raw floor under them.
+"""The interface of all contenders on a server: neoq, its peers, and the raw floor.
 
 A contender is made with the server's URL. ``put_each`` enqueues one job after the other, each accepted
-before the next, and ``put_all`` thousands in the fastest way it has. ``work`` begins to run them,
-``settled`` waits until what has run is recorded as done, and ``stop`` ends it all.
+before the next, and ``put_all`` thousands in the fastest way that the library has. ``work`` begins to run
+them, ``settled`` waits until all jobs that ran are recorded as done, and ``stop`` ends everything.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class OnServer:
 
 
 class Neoq(OnServer):
-    """All of it switched on: unique jobs, retries, timeouts, checked payloads, leases."""
+    """With all features: unique jobs, retries, timeouts, checked payloads, leases."""
 
     def __init__(self, url: str, **settings: Any) -> None:
         super().__init__(url)
@@ -78,7 +78,7 @@ class Neoq(OnServer):
 
 
 class OnLoop(OnServer):
-    """A peer of asyncio: its loop has a thread of its own."""
+    """A peer that uses asyncio: its loop has a thread of its own."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -91,7 +91,7 @@ class OnLoop(OnServer):
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
     def begin(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run it beside everything else; it ends when the loop does."""
+        """Run it in the background; it ends with the loop."""
         self.tasks.append(asyncio.run_coroutine_threadsafe(work, self.loop))
 
     def stop(self) -> None:

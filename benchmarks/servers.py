@@ -1,7 +1,7 @@
-"""A Postgres and a Redis (Valkey) of our own for a while, from the binaries of their packages.
+"""Starts a Postgres and a Redis (Valkey) server for the benchmarks, from the binaries of their packages.
 
-Both as they come: Postgres with fsync and synchronous_commit on, Redis without persistence. Each
-measurement begins on an empty one.
+Both have their default settings: Postgres with fsync and synchronous_commit on, Redis without persistence.
+Each measurement begins with an empty server.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parent.parent))  # the tests start the same s
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """A Postgres server; what is yielded is the URL of its first database."""
+    """Run a Postgres server; yield the URL of its first database."""
     from tests.servers import started_server
 
     for server in started_server(settings={}):
@@ -25,7 +25,7 @@ def postgres() -> Iterator[str]:
 
 @contextmanager
 def redis() -> Iterator[str]:
-    """A Valkey server, which speaks as Redis does."""
+    """Run a Valkey server, which speaks the protocol of Redis."""
     from tests.servers import running_server
 
     with running_server() as server:
@@ -36,7 +36,7 @@ SERVERS = {"postgres": postgres, "redis": redis}
 
 
 def emptied(server: str, url: str) -> str:
-    """The URL of a server with nothing on it: of a new database, or the same after a flush."""
+    """The URL of an empty server: a new database on Postgres, the same URL after a flush on Redis."""
     if server == "redis":
         import redis as driver
 
@@ -55,7 +55,7 @@ def emptied(server: str, url: str) -> str:
 
 
 def another(url: str) -> str:
-    """The URL of a second place on the server of a measurement, as empty as the first."""
+    """The URL of a second empty database on the server of a measurement."""
     if url.startswith("redis"):
         return url.removesuffix("/0") + "/1"
     import psycopg
@@ -94,7 +94,7 @@ class PostgresSeen:
         return {"WAL bytes/job": (self.position() - self.wal) / count}
 
     def per_second(self, seconds: float) -> dict[str, float]:
-        """Since this was asked last; sessions that idle have told of their transactions a second later."""
+        """The cost since the last call; idle sessions report their transactions after a second."""
         before, self.commits = self.commits, self.transactions()
         return {"transactions/s": (self.commits - before) / seconds}
 
@@ -114,11 +114,11 @@ class RedisSeen:
         self.commands = self.processed()
 
     def processed(self) -> int:
-        """How many so far, those that scripts call included."""
+        """The number of commands so far, including those that scripts call."""
         return int(self.client.info("stats")["total_commands_processed"])
 
     def slowest(self) -> dict[str, float]:
-        """The longest that one command or script held the server."""
+        """The longest time that one command or script blocked the server."""
         entries = self.client.slowlog_get(10_000)
         return {"slowest ms": max((entry["duration"] for entry in entries), default=0) / 1e3}
 
@@ -127,7 +127,7 @@ class RedisSeen:
         return {"commands/job": (self.commands - before) / count, **self.slowest()}
 
     def per_second(self, seconds: float) -> dict[str, float]:
-        """Since this was asked last."""
+        """The cost since the last call."""
         before, self.commands = self.commands, self.processed()
         return {"commands/s": (self.commands - before) / seconds}
 
@@ -136,5 +136,5 @@ class RedisSeen:
 
 
 def look_at(url: str) -> PostgresSeen | RedisSeen:
-    """Begin to watch what a measurement costs the server."""
+    """Begin to measure what a measurement costs the server."""
     return RedisSeen(url) if url.startswith("redis") else PostgresSeen(url)

@@ -1,6 +1,6 @@
-"""Jobs in a SQLite file, each commit on the disk (synchronous=FULL): huey, and SQLite by itself, beside neoq.
+"""Jobs in a SQLite file, each commit on the disk (synchronous=FULL): neoq beside huey and plain SQLite.
 
-The files are in /var/tmp, which is on a disk where /tmp may be memory.
+The files are in /var/tmp, which is on a disk; /tmp may be in memory.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ Put = Callable[[dict[str, Any]], Any]
 
 
 def enqueue(name: str, quick: bool, threads: int, against: str) -> Measures:
-    """Turn by turn with another contender in one process: a disk may be twice as slow a second later."""
+    """Take turns with another contender in one process: a disk may be twice as slow a second later."""
     turns = 1 if quick else 8
     own, other = Putting(name, threads), Putting(against, threads)
     with own, other:

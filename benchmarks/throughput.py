@@ -1,4 +1,4 @@
-"""How many jobs a second go all the way: enqueued one after the other, run, and counted."""
+"""How many jobs a second are enqueued one after the other, run, and counted."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_a_mail_that_the_server_forgot_makes_the_demo_fail() -> None:
     """The exit status is 1 when one accepted mail is neither delivered nor reported."""
     done = run_demo("-c", FORGETFUL.format(directory=str(SIGNUP), demo=str(DEMO)))
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "does not reconcile" in done.stdout
+    assert "does not balance" in done.stdout
 
 
 def test_ctrl_c_ends_the_demo_cleanly() -> None:
@@ -153,7 +153,7 @@ def test_the_demo_survives_kill_9(durable_url: str, tmp_path: Path) -> None:
     assert list(tmp_path.glob("neoq-demo-*.journal"))
     done = run_demo(str(DEMO), "--signups", "60", environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "finishing what an earlier run left" in done.stdout
+    assert "finishing the jobs of an earlier run" in done.stdout
     assert re.search(r"welcome: [1-9]\d* promised, [1-9]\d* delivered, 0 missing", done.stdout), done.stdout
     assert re.search(r"reminder: [1-9]\d* promised, [1-9]\d* delivered, 0 missing", done.stdout), done.stdout
     assert BALANCED in done.stdout

@@ -1,4 +1,4 @@
-"""The application: one route, which answers at once and leaves the work to jobs."""
+"""The application: one route, which answers at once and leaves the work to background jobs."""
 
 from __future__ import annotations
 

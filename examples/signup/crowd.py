@@ -1,4 +1,4 @@
-"""The people who sign up: a few browsers that post over HTTP, each on a connection that it keeps."""
+"""The people who sign up: a few browsers that post over HTTP, each on one connection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Person = dict[str, str]
 
 
 def read_people(limit: int | None = None) -> list[Person]:
-    """The recipients file: all of it, or the first so many."""
+    """The people of the recipients file, at most ``limit``."""
     with RECIPIENTS.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))[:limit]
 

@@ -1,9 +1,9 @@
-"""Sign a crowd up over HTTP while jobs send the mails, shut down in the middle, and account for every mail.
+"""Sign up a crowd over HTTP while jobs send the mails, shut down in the middle, and account for every mail.
 
-NEOQ_URL chooses where the jobs are kept; without it that is memory, where what has not run at the
-shutdown is lost, and listed. Elsewhere a second backend finishes it; and if the demo is killed, the next
-one finishes first what it left, and accounts for it. The exit status is 1 if the mails accepted are not
-the mails delivered plus the mails reported as lost.
+NEOQ_URL chooses where the jobs are kept. The default is memory: there, jobs that have not run at the
+shutdown are lost, and listed. Elsewhere a second backend finishes them. If the demo is killed, the next
+run first finishes its jobs, and accounts for its mails. The exit status is 1 if the accepted mails are
+not the delivered mails plus the mails reported as lost.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> int:
     try:
         return run(console, read_people(options.signups))
     except KeyboardInterrupt:
-        console.print("stopped before the end: nothing is accounted for")
+        console.print("interrupted before the account was made")
         return 130
 
 
@@ -67,14 +67,14 @@ def run(console: Console, people: list[dict[str, str]]) -> int:
         with open_backend(sink) as backend:
             durable = "durable" in backend.features
             if durable:
-                finish(backend, screen, "finishing what an earlier run left")
+                finish(backend, screen, "finishing the jobs of an earlier run")
                 if not account_for_earlier(console, journal, sink):
                     return 1
             with serve(create_app(backend)) as address, Crowd(address, people, journal) as crowd:
                 report = shut_down_in_the_middle(backend, crowd, screen, len(people) * 2 // 3)
         if durable:  # nothing was lost there
             with open_backend(sink) as second:
-                finish(second, screen, "a second backend finishes what was given back")
+                finish(second, screen, "a second backend finishes the jobs that were given back")
                 report = second.shutdown()
         journal.clear()
     accepted = crowd.accepted()
@@ -92,7 +92,7 @@ def open_backend(sink: Sink) -> neoq.Backend:
 
 @contextmanager
 def serve(app: Flask) -> Iterator[tuple[str, int]]:
-    """The application on a real server, on a free port."""
+    """Run the application on a real server, on a free port."""
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
@@ -108,7 +108,7 @@ def serve(app: Flask) -> Iterator[tuple[str, int]]:
 def shut_down_in_the_middle(
     backend: neoq.Backend, crowd: Crowd, screen: Screen, after: int
 ) -> neoq.ShutdownReport:
-    """Watch the crowd; shut the backend down after so many answers, while it goes on posting."""
+    """Shut the backend down after this many answers, while the crowd continues to post."""
     while crowd.busy and len(crowd.answers) < after:
         time.sleep(0.1)
         screen.show(backend, f"{len(crowd.answers)} signups posted")
@@ -119,7 +119,7 @@ def shut_down_in_the_middle(
 
 
 def finish(backend: neoq.Backend, screen: Screen, title: str) -> None:
-    """Wait until no job is left, those for later and those waiting for a retry included."""
+    """Wait until no job is left, future jobs and retries included."""
     give_up = time.monotonic() + PATIENCE
     while time.monotonic() < give_up:
         screen.show(backend, title)
@@ -129,16 +129,16 @@ def finish(backend: neoq.Backend, screen: Screen, title: str) -> None:
 
 
 def account_for_earlier(console: Console, journal: Journal, sink: Sink) -> bool:
-    """Whether all has arrived that a run promised which did not get to its end; print it if there was one."""
+    """Whether all mails of an earlier run that was killed have arrived; print them if there was one."""
     earlier = [
         Earlier(kind, journal.promised[kind], journal.delivered[kind], sink.delivered[kind]) for kind in MAILS
     ]
     if any(journal.promised.values()):
-        console.print("an earlier run did not get to its end; its mails:")
+        console.print("an earlier run was killed; its mails:")
         for ledger in earlier:
             console.print(f"  {ledger}", soft_wrap=True)
     if not all(ledger.balances() for ledger in earlier):
-        console.print("[bold red]that does not reconcile")
+        console.print("[bold red]the account of that run does not balance")
         console.print(f"(if you have deleted its jobs yourself, delete {journal.path} too)", soft_wrap=True)
         return False
     journal.clear()
@@ -155,7 +155,7 @@ def account(
         f"{answers[400]} invalid, {answers[503]} refused after the shutdown (503)",
         soft_wrap=True,
     )
-    console.print(f"{sink.turned_away} mails turned away for now, and tried again")
+    console.print(f"{sink.turned_away} mails rejected temporarily, and retried")
     console.print(f"{sink.delivered['digest'].total()} digests, one a second")
     console.print(table_of(ledgers))
     answered = answers[202] + answers[200] + answers[400] + answers[503] == len(people)
@@ -163,7 +163,7 @@ def account(
     if answered and promised and all(ledger.balances() for ledger in ledgers):
         console.print("[green]every signup is accounted for")
         return 0
-    console.print("[bold red]this does not reconcile")
+    console.print("[bold red]the account does not balance")
     return 1
 
 

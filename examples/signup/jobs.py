@@ -1,4 +1,4 @@
-"""What happens after a signup, outside the request: the handlers, with no word about the backend."""
+"""The handlers: what happens after a signup, outside of the request. They do not depend on the backend."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def listen(backend: neoq.Backend, mail_server: tuple[str, int]) -> None:
         mail["Subject"] = kind.capitalize()
         mail["X-Kind"], mail["X-Job"] = kind, str(job.id)
         mail.set_content(text)
-        # A refusal raises: the attempt has failed, and the job is tried again.
+        # If the server rejects the mail, this raises: the attempt has failed, and the job is retried.
         with smtplib.SMTP(*mail_server, local_hostname="localhost", timeout=5) as smtp:
             smtp.send_message(mail)
 
@@ -39,7 +39,9 @@ def listen(backend: neoq.Backend, mail_server: tuple[str, int]) -> None:
     @backend.listen("avatar", concurrency=1, timeout=0.5, max_retries=0)
     def fetch_avatar(job: neoq.Job) -> None:
         if job.payload["email"].startswith("slow"):
-            time.sleep(3600)  # hangs where nothing can interrupt it; the queue's only runner is replaced
+            time.sleep(
+                3600
+            )  # hangs in C, where nothing can interrupt it; the queue's only runner is replaced
 
     @backend.listen_cron("@every 1s", queue="digest", concurrency=1, timeout=10)
     def send_digest(job: neoq.Job) -> None:

@@ -1,4 +1,4 @@
-"""What was promised and what arrived, in a file: it outlives a demo that is killed in the middle."""
+"""A file of the promised and the delivered mails, which survives if the demo is killed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Self
 
-Mails = defaultdict[str, Counter[str]]  # of each kind, how often each job's
+Mails = defaultdict[str, Counter[str]]  # for each kind, how many mails each job sent
 
 
 class Journal:
-    """One line for each mail that a client was promised, and for each that the mail server took.
+    """One line for each mail that was promised to a client, and for each that the mail server accepted.
 
-    Without a path nothing is kept: jobs in memory do not outlive the demo either.
+    Without a path nothing is stored: jobs in memory do not survive the demo either.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -33,17 +33,17 @@ class Journal:
         return cls(Path(tempfile.gettempdir()) / f"neoq-demo-{name}.journal")
 
     def write(self, what: str, kind: str, job_id: str) -> None:
-        """Note that a mail was ``promised`` or ``delivered``: for good, whatever happens to this process."""
+        """Record that a mail was ``promised`` or ``delivered``; the record survives this process."""
         if self.path is not None:
             os.write(self._file, f"{what} {kind} {job_id}\n".encode())
 
     def clear(self) -> None:
-        """Begin anew: what is in it is accounted for."""
+        """Empty the file: its mails are accounted for."""
         if self.path is not None:
             os.truncate(self._file, 0)
 
     def close(self) -> None:
-        """Leave nothing behind that was accounted for."""
+        """Close the file, and delete it if it is empty."""
         if self.path is not None:
             os.close(self._file)
             if not self.path.stat().st_size:

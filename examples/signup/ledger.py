@@ -1,4 +1,4 @@
-"""The account at the end: every mail that was promised is delivered, or reported as lost."""
+"""The account at the end: every promised mail was delivered, or is reported as lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from neoq import ShutdownReport
 
 @dataclass
 class Ledger:
-    """Job ids of one kind of mail, from three sources that know nothing of each other."""
+    """Job ids of one kind of mail, from three independent sources."""
 
     kind: str
     accepted: Counter[str]  # what the HTTP answers promised
@@ -20,21 +20,21 @@ class Ledger:
     lost: Counter[str]  # what the shutdown reported
 
     def balances(self) -> bool:
-        """Whether each promised mail arrived once or was reported once, and no other did."""
+        """Whether each promised mail arrived once or was reported as lost once, and no other mail did."""
         return self.accepted == self.delivered + self.lost
 
 
 @dataclass
 class Earlier:
-    """One kind of mail of a run that did not get to its end: what it had promised, and what arrived."""
+    """One kind of mail of a run that was killed: which mails it had promised, and which arrived."""
 
     kind: str
     promised: Counter[str]  # to a client that had its answer
     before: Counter[str]  # arrived while it ran
-    now: Counter[str]  # and after that
+    now: Counter[str]  # arrived in this run
 
     def balances(self) -> bool:
-        """Whether each promised mail arrived, and none twice but for one that was in hand at the end."""
+        """Whether each promised mail arrived, and none twice except those being sent when the run ended."""
         return not self.promised - self.before - self.now and max(self.now.values(), default=0) <= 1
 
     def __str__(self) -> str:
@@ -42,7 +42,7 @@ class Earlier:
         return (
             f"{self.kind}: {len(self.promised)} promised, {len(delivered)} delivered, "
             f"{len(self.promised.keys() - delivered)} missing; {len(self.before.keys() & self.now.keys())} "
-            f"came twice, being sent as it ended; {len(delivered - self.promised.keys())} had no answer yet"
+            f"came twice, as the run ended; {len(delivered - self.promised.keys())} without an answer"
         )
 
 

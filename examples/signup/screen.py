@@ -1,4 +1,4 @@
-"""What can be seen of the queues while the demo runs: a live table, or plain lines where nobody watches."""
+"""Shows the queues while the demo runs: a live table, or plain lines if there is no terminal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Screen:
             self._live.stop()
 
     def show(self, backend: neoq.Backend, title: str) -> None:
-        """Draw the table anew; without a terminal print a line each second."""
+        """Redraw the table; without a terminal print a line each second."""
         if self._live:
             self._live.update(_table(backend, title), refresh=True)
         elif time.monotonic() >= self._next_line:
@@ -42,7 +42,7 @@ class Screen:
 
 def _table(backend: neoq.Backend, title: str) -> Table:
     stats = backend.stats()
-    caption = f"{stats.runners} runners, {stats.failed} failed attempts, {stats.abandoned} left behind stuck"
+    caption = f"{stats.runners} runners, {stats.failed} failed attempts, {stats.abandoned} abandoned threads"
     table = Table("queue", title=title, caption=caption, title_justify="left", caption_justify="left")
     for name in COUNTS:
         table.add_column(name, justify="right")
@@ -56,6 +56,6 @@ def _line(backend: neoq.Backend, title: str) -> str:
     for queue in backend.queues():
         counts = ", ".join(f"{count} {name}" for name in COUNTS if (count := getattr(queue, name)))
         parts.append(f"{queue.queue} {counts or 'empty'}")
-    if stuck := backend.stats().abandoned:
-        parts.append(f"{stuck} left behind stuck")
+    if abandoned := backend.stats().abandoned:
+        parts.append(f"{abandoned} abandoned threads")
     return " | ".join(parts)

@@ -1,4 +1,4 @@
-"""A mail server that delivers nothing: it counts, and turns some mails away to be sent again."""
+"""A mail server that delivers nothing: it counts mails, and temporarily rejects some."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Self
 from aiosmtpd.smtp import SMTP
 from journal import Journal
 
-BUSY_EVERY = 6  # each sixth new recipient is told to come back later, once
+BUSY_EVERY = 6  # each sixth new recipient is rejected once, with "try again later"
 DELIVERY_SECONDS = 0.02
 
 
