@@ -447,7 +447,7 @@ def test_claims_that_begin_where_the_last_ended(
 ) -> None:
     """While dead rows are in their way claims begin behind them: nothing is left out, priorities hold."""
     monkeypatch.setattr("neoq.postgres.scan.LONG", -1.0)  # each search counts as a long one
-    monkeypatch.setattr("neoq.postgres.scan.WHOLE_SHARE", 1e9)
+    monkeypatch.setattr("neoq.postgres.scan.FULL_SCAN_SHARE", 1e9)
     backend = make(autostart=False)
     past = time.time() - 100
 
@@ -529,7 +529,7 @@ def test_a_dead_job_that_is_being_deleted(backend: PostgresBackend, postgres_url
     schema = backend.config.schema
     with psycopg.connect(postgres_url) as other:
         other.execute(f"select * from \"{schema}\".change(array[{oldest.id}], array[null::uuid], 'delete')")
-        backend.store._own.execute(backend.store._statements.trim, (True, 5))
+        backend.store._own.execute(backend.store._statements.trim, {"dead": True, "limit": 5})
     assert dead_of(backend) == [1, 2, 3, 4, 5]
 
 
@@ -1129,7 +1129,7 @@ def test_temporary_tables_of_the_callers(backend: PostgresBackend, postgres_url:
     """Temporary tables of a caller's that are named as ours take no job: its session finds ours."""
     schema = sql.Identifier(backend.config.schema)
     with psycopg.connect(postgres_url) as connection:
-        for table in ("jobs", "history", "tally", "queues", "workers"):
+        for table in ("jobs", "history", "counters", "queues", "workers"):
             name = sql.Identifier(table)
             connection.execute(
                 sql.SQL("create temp table {1} (like {0}.{1} including all)").format(schema, name)

@@ -13,7 +13,7 @@ from neoq.errors import BackendError, BackendUnavailable
 from neoq.group_commit import Call, GroupCommit
 from neoq.job import DuplicateJobError, Job, Status
 from neoq.postgres.arrays import byteas, texts, uuids
-from neoq.postgres.connections import Connection, Connections, is_alive
+from neoq.postgres.connections import Connection, Connections, Values, is_alive
 from neoq.postgres.rows import ADDED, BINARY, SNAPSHOT, accept, add_values, find_query, held, job_of
 from neoq.postgres.statements import GROUP_PATIENCE, Statements
 from neoq.postgres.transactions import Execute, Joined, driver_error, sqlstate_of
@@ -177,7 +177,7 @@ class Adder:
             self._execute(self._statements.name_queues, (list(queues),))
             self.queues |= queues
 
-    def _add_rows(self, jobs: Sequence[Job], tokens: Sequence[bytes | None], values: tuple[Any, ...]) -> Rows:
+    def _add_rows(self, jobs: Sequence[Job], tokens: Sequence[bytes | None], values: dict[str, Any]) -> Rows:
         last_id = self.last_id
         try:
             return self._execute(self._statements.add, values)
@@ -226,7 +226,7 @@ class Adder:
         self,
         jobs: Sequence[Job],
         tokens: Sequence[bytes | None],
-        values: tuple[Any, ...],
+        values: dict[str, Any],
         last_id: int,
         lost: BackendUnavailable,
     ) -> Rows:
@@ -257,10 +257,10 @@ class Adder:
 
     def _stored(self, tokens: Iterable[bytes | None], last_id: int, lost: BackendUnavailable) -> Rows:
         """The rows that adds with these tokens have stored."""
-        sought = uuids(list(tokens))
+        values = {"last_id": last_id, "tokens": uuids(list(tokens))}
         try:
             if self._connections.await_end(".jobs (") and self._connections.await_end(".add("):
-                return self._execute(self._statements.added_by, (last_id, sought, last_id, sought))
+                return self._execute(self._statements.added_by, values)
         except BackendUnavailable as error:
             raise lost from error
         raise lost  # it may still be committed
@@ -300,12 +300,15 @@ class Adder:
     def duplicates(self, execute: Joined, jobs: Sequence[Job]) -> set[int]:
         """The places of jobs whose fingerprints unfinished jobs have."""
         arrays = execute.arrays
-        values = arrays.texts([job.queue for job in jobs]), arrays.uuids([held(job) for job in jobs])
+        values = {
+            "queues": arrays.texts([job.queue for job in jobs]),
+            "holds": arrays.uuids([held(job) for job in jobs]),
+        }
         return {place - 1 for (place,) in execute(self._statements.held, values, "n")}
 
     # -- holders ----------------------------------------------------------------------------------------
 
-    def _execute(self, statement: str, values: Sequence[Any] = (), columns: str = "") -> Rows:  # noqa: ARG002
+    def _execute(self, statement: str, values: Values = (), columns: str = "") -> Rows:  # noqa: ARG002
         return self._connections.execute(statement, values)
 
     def _find(self, execute: Execute, ids: Sequence[int]) -> dict[int, Job]:

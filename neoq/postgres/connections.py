@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, LiteralString
 
@@ -29,6 +29,7 @@ from neoq.redact import HOW_TO_WRITE, Hider, Url, secrets_of
 from neoq.system import at_fork, wait_to_read
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+Values = Sequence[Any] | Mapping[str, Any]  # of a statement: by place, or by name
 
 CONNECT_TIMEOUT = 10  # seconds, unless the URL says otherwise
 _AWAY = frozenset(
@@ -164,7 +165,7 @@ class Connections:
             self._lost = [*self._lost[-99:], self._sessions.get(connection, 0)]
         return self.wrapped(error, connection)
 
-    def look(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    def look(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
         """Execute one statement that reads, and wait no longer for a locked table than our sessions do."""
         if self.direct:
             return self.execute(statement, values)
@@ -172,7 +173,7 @@ class Connections:
             connection.execute("select pg_catalog.set_config('lock_timeout', %s, true)", (LOCK_PATIENCE,))
             return connection.cursor(binary=True).execute(statement, values).fetchall()
 
-    def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    def execute(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
         """Execute one statement, which is a transaction of its own; again where it met a deadlock."""
         left = _TRIES
         while True:
@@ -183,7 +184,7 @@ class Connections:
                 if not left or not isinstance(error.__cause__, _MET):
                     raise
 
-    def _execute_once(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    def _execute_once(self, statement: str, values: Values) -> list[tuple[Any, ...]]:
         with self._place():
             connection = self.take()
             try:

@@ -12,13 +12,13 @@ import re
 import struct
 from base64 import b64decode
 from binascii import b2a_base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
-_PLACE = re.compile(r"%s(?:::(\w+)(\[\])?)?")
+_PLACE = re.compile(r"%(?:\((\w+)\))?s(?:::(\w+)(\[\])?)?")
 _READ = {
     "bytea": "pg_catalog.decode({}, 'base64')",
     "text": "pg_catalog.convert_from(pg_catalog.decode({}, 'base64'), 'UTF8')",
@@ -38,11 +38,15 @@ _LOADS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def portable(statement: str, values: Sequence[Any], columns: str) -> tuple[str, list[Any]]:
-    """A statement and its values for a caller's session.
+def portable(
+    statement: str, values: Sequence[Any] | Mapping[str, Any], columns: str
+) -> tuple[str, list[Any]]:
+    """A statement and its values for a caller's session, where all values go by their place.
 
     ``columns`` has a letter for the type of each column that it returns: n, f, t or b.
     """
+    if isinstance(values, Mapping):
+        values = [values[name] for name in _names_in(statement)]
     text, kinds = _translated(statement, tuple(value is None for value in values), columns)
     return text, [
         value if kind is None or value is None else _written(value, *kind)
@@ -62,14 +66,20 @@ _Kind = tuple[str, bool] | None  # type and whether it is an array of it; None f
 
 
 @lru_cache(maxsize=128)
+def _names_in(statement: str) -> list[str]:
+    return [found[1] for found in _PLACE.finditer(statement)]
+
+
+@lru_cache(maxsize=128)
 def _translated(statement: str, nulls: tuple[bool, ...], columns: str) -> tuple[str, list[_Kind]]:
     kinds: list[_Kind] = []
 
     def place(found: re.Match[str]) -> str:
-        kind, is_array = found[1], bool(found[2])
+        _, kind, array = found.groups()
+        is_array = array is not None
         if nulls[len(kinds)] or not (is_array or kind in _READ):
             kinds.append(None)
-            return found[0]
+            return "%s" if kind is None else f"%s::{kind}{array or ''}"
         kinds.append((kind, is_array))
         if not is_array:
             return _READ[kind].format("%s::text")

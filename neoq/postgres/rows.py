@@ -29,21 +29,7 @@ from neoq.stored import (
 _ON_DUPLICATE: dict[OnDuplicate, int] = {"return": 0, "raise": 1, "replace": 2}
 _FIELDS = ("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled")  # of QueueCounts
 
-_PLAIN = (
-    0,
-    0,
-    1,
-    None,
-    None,
-    None,
-    None,
-    None,
-    None,
-    None,
-    None,
-    None,
-    None,
-)  # from crashes on, as most jobs are
+_PLAIN = (0, 0, 1, *(None,) * 10)  # what most jobs have from crashes on
 
 
 class Arrays:
@@ -89,36 +75,41 @@ def add_values(
     arrays: Arrays,
     *,
     notify: str | None = None,
-) -> tuple[Any, ...]:
+) -> dict[str, Any]:
     """The values of `Statements.add`."""
-    plain = (
-        arrays.texts([job.queue for job in jobs]),
-        arrays.byteas([job.body for job in jobs]),
-        arrays.uuids([held(job) for job in jobs]),
-        arrays.uuids(tokens) if any(tokens) else None,
-    )
-    special = (None,) * 13
+    special = _NOT_SPECIAL
     if any(job.special for job in jobs):
         special = _special(jobs, arrays)
-    return (*plain, *special, CODEC, notify)
+    return {
+        "queues": arrays.texts([job.queue for job in jobs]),
+        "payloads": arrays.byteas([job.body for job in jobs]),
+        "holds": arrays.uuids([held(job) for job in jobs]),
+        "added_by": arrays.uuids(tokens) if any(tokens) else None,
+        **special,
+        "codec": CODEC,
+        "notify": notify,
+    }
 
 
-def _special(jobs: Sequence[Job], arrays: Arrays) -> tuple[Any, ...]:
-    return (
-        arrays.float8s([job.asked_run_after[0] for job in jobs]),
-        arrays.float8s([job.asked_run_after[1] for job in jobs]),
-        arrays.int2s([job.priority for job in jobs]),
-        arrays.int2s([UNIQUENESS_NUMBER[job.unique] for job in jobs]),
-        arrays.int2s([_ON_DUPLICATE[job.on_duplicate] for job in jobs]),
-        arrays.int4s([job.max_retries for job in jobs]),
-        arrays.float8s([job.expires if job.asked_deadline[1] is None else None for job in jobs]),
-        arrays.float8s([job.asked_deadline[1] for job in jobs]),
-        arrays.texts([job.own_fingerprint for job in jobs]),
-        arrays.texts([job.kind for job in jobs]),
-        arrays.texts([job.key for job in jobs]),
-        arrays.texts([job.group for job in jobs]),
-        arrays.byteas([orjson.dumps(dict(job.meta)) if job.meta else None for job in jobs]),
-    )
+def _special(jobs: Sequence[Job], arrays: Arrays) -> dict[str, Any]:
+    return {
+        "at": arrays.float8s([job.asked_run_after[0] for job in jobs]),
+        "span": arrays.float8s([job.asked_run_after[1] for job in jobs]),
+        "priorities": arrays.int2s([job.priority for job in jobs]),
+        "uniqueness": arrays.int2s([UNIQUENESS_NUMBER[job.unique] for job in jobs]),
+        "on_duplicate": arrays.int2s([_ON_DUPLICATE[job.on_duplicate] for job in jobs]),
+        "max_retries": arrays.int4s([job.max_retries for job in jobs]),
+        "deadline": arrays.float8s([job.expires if job.asked_deadline[1] is None else None for job in jobs]),
+        "deadline_span": arrays.float8s([job.asked_deadline[1] for job in jobs]),
+        "fingerprints": arrays.texts([job.own_fingerprint for job in jobs]),
+        "kinds": arrays.texts([job.kind for job in jobs]),
+        "keys": arrays.texts([job.key for job in jobs]),
+        "batches": arrays.texts([job.group for job in jobs]),
+        "metas": arrays.byteas([orjson.dumps(dict(job.meta)) if job.meta else None for job in jobs]),
+    }
+
+
+_NOT_SPECIAL = dict.fromkeys(_special([], LISTS))
 
 
 def accept(jobs: Sequence[Job], rows: list[tuple[Any, ...]]) -> list[int]:
@@ -208,21 +199,8 @@ def _claimed(row: Sequence[Any], token: int, worker: str) -> Job:
     job.worker = worker
     job.special = True
     if row[6:] != _PLAIN:
-        (
-            job.crashes,
-            job.retries,
-            uniqueness,
-            job.max_retries,
-            job.expires,
-            job.own_fingerprint,
-            job.kind,
-            job.key,
-            job.group,
-            meta,
-            job.error,
-            job.traceback,
-            _,
-        ) = row[6:]
+        job.crashes, job.retries, uniqueness, job.max_retries, job.expires, job.own_fingerprint = row[6:12]
+        job.kind, job.key, job.group, meta, job.error, job.traceback, _ = row[12:]
         job.unique = UNIQUENESS[uniqueness]
         if meta is not None:
             job.meta = meta_of(meta)
@@ -233,38 +211,13 @@ def _claimed(row: Sequence[Any], token: int, worker: str) -> Job:
 
 
 def _job_of(row: Sequence[Any]) -> Job:
-    """As `job_of`, in a hurry; a caller's driver may give memoryviews."""
+    """As `job_of`, quickly; raises where the row is not as we write it. A driver may give memoryviews."""
     job = blank()
-    (
-        job.id,
-        job.queue,
-        status,
-        job.priority,
-        job.due,
-        job.created,
-        uniqueness,
-        job.crashes,
-        job.retries,
-        job.max_retries,
-        job.expires,
-        job.own_fingerprint,
-        job.kind,
-        job.key,
-        job.group,
-        meta,
-        data,
-        job.started,
-        job.error,
-        job.traceback,
-        progress,
-        progress_text,
-        token,
-        job.worker,
-        job.cancel_asked,
-        job.waits,
-        job.finished_on,
-        result,
-    ) = row
+    job.id, job.queue, status, job.priority, job.due, job.created, uniqueness = row[:7]
+    job.crashes, job.retries, job.max_retries, job.expires, job.own_fingerprint = row[7:12]
+    job.kind, job.key, job.group, meta, data, job.started, job.error, job.traceback = row[12:20]
+    progress, progress_text, token, job.worker, job.cancel_asked, job.waits = row[20:26]
+    job.finished_on, result = row[26:]
     job.status = STATUS_OF[status]
     job.body = bytes(data)
     job.parsed = payload_of(job.body)
@@ -315,22 +268,18 @@ def find_query(
     return f"{' union all '.join(parts)} order by 1 desc limit %s", [*given, limit]
 
 
-def succeed_values(outcomes: Sequence[Outcome], skew: float, *, keep: bool) -> tuple[Any, ...]:
+def succeed_values(outcomes: Sequence[Outcome], skew: float, *, keep: bool) -> dict[str, Any]:
     """The values of `Statements.succeed`."""
-    ids = int8s([outcome.lease.job_id for outcome in outcomes])
-    tokens = int8s([outcome.lease.token for outcome in outcomes])
-    if not keep:
-        return ids, tokens, None, None, None, skew, False
-    results = [outcome.result for outcome in outcomes]
-    return (
-        ids,
-        tokens,
-        float8s([outcome.started_at for outcome in outcomes]),
-        float8s([outcome.finished_at for outcome in outcomes]),
-        byteas(results) if any(results) else None,
-        skew,
-        True,
-    )
+    results = [outcome.result for outcome in outcomes] if keep else []
+    return {
+        "ids": int8s([outcome.lease.job_id for outcome in outcomes]),
+        "tokens": int8s([outcome.lease.token for outcome in outcomes]),
+        "started": float8s([outcome.started_at for outcome in outcomes]) if keep else None,
+        "finished": float8s([outcome.finished_at for outcome in outcomes]) if keep else None,
+        "results": byteas(results) if any(results) else None,
+        "skew": skew,
+        "keep": keep,
+    }
 
 
 def settle_values(
@@ -341,28 +290,30 @@ def settle_values(
     keep: bool,
     completed: bool = False,
     skip: bool = False,
-) -> tuple[Any, ...]:
+) -> dict[str, Any]:
     """The values of `Statements.settle`."""
     failures = [outcome.failure for outcome in outcomes]
     progress = [outcome.lease.progress or (None, None) for outcome in outcomes]
-    return (
-        arrays.int8s([outcome.lease.job_id for outcome in outcomes]),
-        arrays.int8s([outcome.lease.token for outcome in outcomes]),
-        arrays.int2s([NUMBER[outcome.status] for outcome in outcomes]),
-        arrays.float8s([outcome.run_after for outcome in outcomes]),
-        arrays.bools([outcome.charged for outcome in outcomes]),
-        arrays.float8s([outcome.started_at for outcome in outcomes]),
-        arrays.float8s([outcome.finished_at for outcome in outcomes]),
-        arrays.texts([failure and text(f"{failure.type}: {failure.message}") for failure in failures]),
-        arrays.texts([failure and text(failure.traceback) for failure in failures]),
-        arrays.byteas([outcome.result for outcome in outcomes]),
-        arrays.float8s([fraction for fraction, _ in progress]),
-        arrays.texts([text(words) for _, words in progress]),
-        skew,
-        keep,
-        completed,
-        skip,
-    )
+    return {
+        "ids": arrays.int8s([outcome.lease.job_id for outcome in outcomes]),
+        "tokens": arrays.int8s([outcome.lease.token for outcome in outcomes]),
+        "statuses": arrays.int2s([NUMBER[outcome.status] for outcome in outcomes]),
+        "run_after": arrays.float8s([outcome.run_after for outcome in outcomes]),
+        "charged": arrays.bools([outcome.charged for outcome in outcomes]),
+        "started": arrays.float8s([outcome.started_at for outcome in outcomes]),
+        "finished": arrays.float8s([outcome.finished_at for outcome in outcomes]),
+        "errors": arrays.texts(
+            [failure and text(f"{failure.type}: {failure.message}") for failure in failures]
+        ),
+        "tracebacks": arrays.texts([failure and text(failure.traceback) for failure in failures]),
+        "results": arrays.byteas([outcome.result for outcome in outcomes]),
+        "fractions": arrays.float8s([fraction for fraction, _ in progress]),
+        "texts": arrays.texts([text(words) for _, words in progress]),
+        "skew": skew,
+        "keep": keep,
+        "completed": completed,
+        "skip": skip,
+    }
 
 
 def text(value: str | None) -> str | None:

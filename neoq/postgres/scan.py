@@ -1,9 +1,9 @@
-"""From where claims search: past what was taken, where that lies dead in their way.
+"""Where claims begin their scan: behind dead rows that lie in their way.
 
-Rows that were claimed and settled are cleared away within moments, unless a transaction somewhere in the
-database is open that might still look at them: then each claim steps over all of them. A claim that searched
-for long is followed by some that begin where it ended, and now and then by one that begins at the beginning:
-jobs may have been put before that point since, by a retry, a late commit or a wish for an earlier time.
+Rows that were claimed and settled are cleared away within moments, unless an open transaction somewhere in
+the database might still look at them: then each claim steps over all of them. After a claim that scanned for
+long, the next ones begin where it ended. Now and then a claim scans from the beginning, because a retry, a
+late commit or a wish for an earlier time may have put jobs before that point.
 """
 
 from __future__ import annotations
@@ -14,77 +14,78 @@ from typing import Any, NamedTuple
 from neoq.clock import machine
 from neoq.postgres.arrays import float8s, int2s, texts
 
-LONG = 0.008  # seconds of searching, above which it is worth remembering where it ended
-WHOLE_EVERY = 1.0  # seconds between searches from the beginning
-WHOLE_SHARE = 0.05  # of the time, at most, that these may take
+LONG = 0.008  # seconds of scanning, above which it is worth remembering where the scan ended
+FULL_SCAN_EVERY = 1.0  # seconds between scans from the beginning
+FULL_SCAN_SHARE = 0.05  # of the time, at most, that these may take
 
 
-class Told(NamedTuple):
-    """What a claim said of one priority of a queue."""
+class ScanReport(NamedTuple):
+    """What a claim returned about one priority of a queue."""
 
     queue: str
     level: int
-    start: float
+    floor: float  # the time from which the next claim may look
     seconds: float
 
 
-class _Search:
-    """What is known of one queue."""
+class ScanHint:
+    """From where to scan one queue."""
+
+    def __init__(self, full_scan_at: float) -> None:
+        self.floors: dict[int, float] = {}  # by priority
+        self.full_scan_at = full_scan_at  # monotonic
+
+
+class ScanHints:
+    """From where to scan, for each queue whose scans are slow."""
 
     def __init__(self) -> None:
-        self.starts: dict[int, float] = {}
-        self.whole_again = 0.0  # when to search from the beginning (monotonic); always, where that is quick
+        self._queues: dict[str, ScanHint] = {}
 
-
-class Searches:
-    """From where to search, queue by queue."""
-
-    def __init__(self) -> None:
-        self._queues: dict[str, _Search] = {}
-
-    def known(self, queues: Sequence[str]) -> dict[str, _Search]:
-        """The queues whose beginning is better left out now."""
+    def of(self, queues: Sequence[str]) -> dict[str, ScanHint]:
+        """The hints for the next claim; a queue that is due for a full scan has none."""
         if not self._queues:
             return {}
         now = machine.monotonic()
         return {
-            queue: search
+            queue: hint
             for queue in queues
-            if (search := self._queues.get(queue)) is not None and now < search.whole_again
+            if (hint := self._queues.get(queue)) is not None and now < hint.full_scan_at
         }
 
     @staticmethod
-    def values(known: dict[str, _Search]) -> tuple[Any, Any, Any]:
-        """What a claim takes for them."""
-        if not known:
+    def values(hints: dict[str, ScanHint]) -> tuple[Any, Any, Any]:
+        """The queues, priorities and floors that a claim takes."""
+        if not hints:
             return None, None, None
-        starts = [(queue, *item) for queue, search in known.items() for item in search.starts.items()]
+        floors = [(queue, *item) for queue, hint in hints.items() for item in hint.floors.items()]
         return (
-            texts([queue for queue, _, _ in starts]),
-            int2s([level for _, level, _ in starts]),
-            float8s([start for _, _, start in starts]),
+            texts([queue for queue, _, _ in floors]),
+            int2s([level for _, level, _ in floors]),
+            float8s([floor for _, _, floor in floors]),
         )
 
-    def learn(self, known: dict[str, _Search], told: Sequence[Told]) -> None:
-        """Take over what a claim said."""
+    def learn(self, hints: dict[str, ScanHint], reports: Sequence[ScanReport]) -> None:
+        """Take over what a claim with these hints reported."""
         seconds: dict[str, float] = {}
-        for one in told:
-            seconds[one.queue] = seconds.get(one.queue, 0.0) + one.seconds
+        for report in reports:
+            seconds[report.queue] = seconds.get(report.queue, 0.0) + report.seconds
         for queue, spent in seconds.items():
-            if queue in known:
+            if queue in hints:
                 continue
             if spent < LONG:
                 self._queues.pop(queue, None)
-                continue
-            search = self._queues[queue] = _Search()
-            search.whole_again = machine.monotonic() + max(WHOLE_EVERY, spent / WHOLE_SHARE)
-        for one in told:
-            search_of = self._queues.get(one.queue)
-            if search_of is not None:
-                search_of.starts[one.level] = one.start
+            else:
+                pause = max(FULL_SCAN_EVERY, spent / FULL_SCAN_SHARE)
+                self._queues[queue] = ScanHint(machine.monotonic() + pause)
+        for report in reports:
+            hint = self._queues.get(report.queue)
+            if hint is not None:
+                hint.floors[report.level] = report.floor
 
-    def next_whole(self, known: dict[str, _Search]) -> float | None:
-        """In how many seconds the first of these is searched from the beginning again."""
-        if not known:
+    @staticmethod
+    def next_full_scan(hints: dict[str, ScanHint]) -> float | None:
+        """In how many seconds the first of these queues is scanned from the beginning again."""
+        if not hints:
             return None
-        return max(0.0, min(search.whole_again for search in known.values()) - machine.monotonic())
+        return max(0.0, min(hint.full_scan_at for hint in hints.values()) - machine.monotonic())

@@ -15,9 +15,14 @@ from psycopg import sql
 
 from neoq.errors import BackendError
 
-VERSION = 3
-SIGNS = ("jobs", "claim", "readable_json")  # what each of the migrations has made, table or function
-TABLES = frozenset({"jobs", "history", "tally", "queues", "ticks", "workers"})
+VERSION = 4
+SIGNS = (
+    "jobs",
+    "claim",
+    "change",
+    "readable_json",
+)  # what each of the migrations has made, table or function
+TABLES = frozenset({"jobs", "history", "counters", "queues", "ticks", "workers"})
 _LOCK = 5_462_193_407_311  # neoq's own, over all schemas
 
 

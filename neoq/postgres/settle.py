@@ -120,11 +120,11 @@ class Settlement:
         locked: set[int] = set()
         done: set[int] = set()
         if left:
-            ids = int8s([outcome.lease.job_id for outcome in left])
-            tokens = int8s([outcome.lease.token for outcome in left])
-            for job_id, ended in self._connections.execute(
-                self._statements.completed, (ids, tokens, ids, tokens)
-            ):
+            values = {
+                "ids": int8s([outcome.lease.job_id for outcome in left]),
+                "tokens": int8s([outcome.lease.token for outcome in left]),
+            }
+            for job_id, ended in self._connections.execute(self._statements.completed, values):
                 (done if ended else locked).add(job_id)
         with self._lock:
             self._locked += [outcome for outcome in left if outcome.lease.job_id in locked - done]

@@ -22,91 +22,138 @@ def channel_of(schema: str) -> str:
 
 
 class Statements:
-    """Each statement; ``%s`` stand for values, and ``$1`` in what is prepared by hand."""
+    """Each statement; ``%(name)s`` stand for values, and ``$1`` in what is prepared by hand."""
 
     def __init__(self, schema: str) -> None:
-        self._schema = s = '"' + schema.replace('"', '""') + '"'
+        self._schema = '"' + schema.replace('"', '""') + '"'
         self._channel = channel_of(schema).replace("'", "''")
         self._add()
+        self._add_plain()
+        self._attempts()
+        self._workers()
+        self._operate()
         self._look()
-        self.claim = f"""
-            select {_CLAIMED}, progress from {s}.claim(
-                %s::int, %s::bigint, %s::text[], %s::int[], %s::text[], %s::text[], %s::smallint[],
-                %s::float8[]
-            )
-        """
-        self.unclaim = f"""
+
+    def _call(self, function: str, parameters: str) -> str:
+        """A call of a function by the names of its parameters, which are listed as in its declaration."""
+        named = [parameter.split() for parameter in parameters.split(",")]
+        arguments = ", ".join(f"p_{name} => %({name})s::{kind}" for name, kind in named)
+        return f"{self._schema}.{function}({arguments})"
+
+    def _attempts(self) -> None:
+        s = self._schema
+        claim = self._call(
+            "claim",
+            "worker int, token bigint, queues text[], limits int[], kinds text[], known_queues text[], "
+            "known_levels smallint[], known_from float8[]",
+        )
+        self.claim = f"select {_CLAIMED}, progress from {claim}"
+        self.undo_claim = f"""
             update {s}.jobs
             set status = case when retries > 0 then 1 else 0 end, token = null, worker = null
-            where status = 2 and worker = %s and token = %s
+            where status = 2 and worker = %(worker)s and token = %(token)s
         """
-        self.succeed = f"""
-            select * from {s}.succeed(
-                %s::bigint[], %s::bigint[], %s::float8[], %s::float8[], %s::bytea[], %s::float8, %s::boolean
-            )
-        """
-        self.settle = f"""
-            select * from {s}.settle(
-                %s::bigint[], %s::bigint[], %s::smallint[], %s::float8[], %s::boolean[], %s::float8[],
-                %s::float8[], %s::text[], %s::text[], %s::bytea[], %s::float8[], %s::text[], %s::float8,
-                %s::boolean, %s::boolean, %s::boolean
-            )
-        """
+        succeed = self._call(
+            "succeed",
+            "ids bigint[], tokens bigint[], started float8[], finished float8[], results bytea[], "
+            "skew float8, keep boolean",
+        )
+        self.succeed = f"select * from {succeed}"
+        settle = self._call(
+            "settle",
+            "ids bigint[], tokens bigint[], statuses smallint[], run_after float8[], charged boolean[], "
+            "started float8[], finished float8[], errors text[], tracebacks text[], results bytea[], "
+            "fractions float8[], texts text[], skew float8, keep boolean, completed boolean, skip boolean",
+        )
+        self.settle = f"select * from {settle}"
+        given = "unnest(%(ids)s::bigint[], %(tokens)s::bigint[]) i (id, token)"
         self.completed = f"""
-            select h.id, true from {s}.history h, unnest(%s::bigint[], %s::bigint[]) i (id, token)
-            where h.id = i.id and h.completed = i.token
+            select h.id, true from {s}.history h, {given} where h.id = i.id and h.completed = i.token
             union all
-            select j.id, false from {s}.jobs j, unnest(%s::bigint[], %s::bigint[]) i (id, token)
+            select j.id, false from {s}.jobs j, {given}
             where j.id = i.id and j.token = i.token and j.status = 2
         """
-        self.extend = f"""
-            select id, lost
-            from {s}.extend(%s::int, %s::bigint[], %s::bigint[], %s::float8[], %s::text[])
-        """
-        self.beat = f"""
-            select {s}.beat(
-                %s::int, %s::text, %s::text, %s::int, %s::float8, %s::text[], %s::int, %s::boolean
-            )
-        """
-        self.version = f"select max(version) from {s}.migrations"
-        self.vanish = f"delete from {s}.workers where number = %s"
+        extend = self._call(
+            "extend", "worker int, ids bigint[], tokens bigint[], fractions float8[], texts text[]"
+        )
+        self.extend = f"select id, lost from {extend}"
+
+    def _workers(self) -> None:
+        s = self._schema
+        beat = self._call(
+            "beat",
+            "number int, id text, host text, pid int, started float8, queues text[], running int, "
+            "locked boolean",
+        )
+        self.beat = f"select {beat}"
+        self.forget_worker = f"delete from {s}.workers where number = %s"
         self.leave = f"update {s}.workers set beat_at = 0, locked = true where number = %s"
-        self.dead_workers = f"""
-            select 1 from {s}.dead_workers(%s::int, %s::float8, %s::float8, %s::int) limit 1
-        """
-        self.reclaim = f"""
-            select {self._unfinished}
-            from {s}.reclaim(%s::int, %s::float8, %s::float8, %s::int, %s::float8, %s::int)
-        """
-        self.change = f"select id, queue, done from {s}.change(%s::bigint[], %s::uuid[], %s::text)"
-        self.tick = f"select {s}.tick(%s::text, %s::float8)"
-        self.prune = f"select {s}.prune(%s::float8, %s::int)"
-        self.trim = f"select id, queue from {s}.trim_history(%s::boolean, %s::bigint)"
+        dead = self._call("dead_workers", "me int, quiet float8, gone float8, class int")
+        self.dead_workers = f"select 1 from {dead} limit 1"
+        reclaim = self._call(
+            "reclaim", "me int, quiet float8, gone float8, class int, uptime float8, max_crashes int"
+        )
+        self.reclaim = f"select {self._unfinished()} from {reclaim}"
         self.bound_crashes = (
             f"update {s}.jobs set crashes = {LAST_CRASH} where status = 2 and crashes > {LAST_CRASH}"
         )
-        # A beat that lies ahead would keep a worker alive for ever; and no number is more than all others.
+        # A heartbeat in the future would keep a worker alive for ever. NaN counts as greater than any number.
         self.bound_beats = f"update {s}.workers set beat_at = {s}.clock() where beat_at > {s}.clock() + 3600"
+        self.workers = f"""
+            select id, host, pid, started_at, beat_at, queues, running from {s}.workers
+            where beat_at >= {s}.clock() - %s order by started_at, id
+        """
+
+    def _operate(self) -> None:
+        s = self._schema
+        change = self._call("change", "ids bigint[], holds uuid[], action text")
+        self.change = f"select id, queue, done from {change}"
+        self.tick = f"select {self._call('tick', 'cron text, tick float8')}"
+        self.last_tick = f"select tick from {s}.ticks where cron = %s"
+        self.prune = f"select {self._call('prune', 'seconds float8, limit int')}"
+        self.trim = f"select id, queue from {self._call('trim_history', 'dead boolean, limit bigint')}"
         self.sum_up = f"select {s}.sum_up()"
         self.pause = f"""
-            insert into {s}.queues (queue, paused) values (%s, %s)
+            insert into {s}.queues (queue, paused) values (%(queue)s, %(paused)s)
             on conflict (queue) do update set paused = excluded.paused
         """
+        self.queues = f"select queue, paused from {s}.queues"
+        self.version = f"select max(version) from {s}.migrations"
 
     def _add(self) -> None:
         s = self._schema
-        self.add = f"""
-            select place, id, run_after, created_at, deadline, duplicate, ids from {s}.add(
-                %s::text[], %s::bytea[], %s::uuid[], %s::uuid[], %s::float8[], %s::float8[], %s::smallint[],
-                %s::smallint[], %s::smallint[], %s::int[], %s::float8[], %s::float8[], %s::text[], %s::text[],
-                %s::text[], %s::text[], %s::bytea[], %s::smallint, %s::text
-            )
+        add = self._call(
+            "add",
+            "queues text[], payloads bytea[], holds uuid[], added_by uuid[], at float8[], span float8[], "
+            "priorities smallint[], uniqueness smallint[], on_duplicate smallint[], max_retries int[], "
+            "deadline float8[], deadline_span float8[], fingerprints text[], kinds text[], keys text[], "
+            "batches text[], metas bytea[], codec smallint, notify text",
+        )
+        self.add = f"select place, id, run_after, created_at, deadline, duplicate, ids from {add}"
+        self.added_by = " union all ".join(
+            f"""
+            select added_by, id, run_after, created_at, deadline, false, null::bigint[] from {s}.{table}
+            where id > %(last_id)s and added_by = any (%(tokens)s::uuid[])
+            """
+            for table in ("jobs", "history")
+        )
+        self.held = f"""
+            select i.place from unnest(%(queues)s::text[], %(holds)s::uuid[])
+                with ordinality i (queue, holds, place)
+            where exists (select 1 from {s}.jobs j where j.holds = i.holds and j.queue = i.queue)
         """
-        # As add() does for plain jobs, without a function's costs; what meets a holder is left to that.
+        self.last_id = f"select last_value from {s}.job_ids"
+        self.ready_within = f"select {self._call('ready_within', 'queue text, limit int')}"
+        self.name_queues = f"""
+            insert into {s}.queues (queue) select unnest(%s::text[]) order by 1 on conflict do nothing
+        """
+
+    def _add_plain(self) -> None:
+        # As add() for plain jobs, without the cost of a function. A job that meets a holder is left to add().
         tell = f", pg_notify('{self._channel}', $5::text)"
         self._plain_ones: dict[tuple[bool, bool, bool], tuple[bytes, bytes]] = {}
         for direct in (True, False):
-            # Behind a PgBouncer there is no session to say it to, and it holds for the statement alone.
+            # Behind a PgBouncer no session keeps the setting, so it is made for this statement alone.
             patience = "" if direct else f", set_config('lock_timeout', '{GROUP_PATIENCE}', true)"
             one = self._plain("$1::uuid, $2::uuid, $3::text, $4::bytea", patience)
             several = self._plain(
@@ -120,19 +167,6 @@ class Statements:
                 (True, False, direct): (b"neoq_add_several", several.encode()),
                 (True, True, direct): (b"neoq_add_several_and_tell", f"{several}{tell}".encode()),
             }
-        self.added_by = " union all ".join(
-            f"""
-            select added_by, id, run_after, created_at, deadline, false, null::bigint[] from {s}.{table}
-            where id > %s and added_by = any (%s::uuid[])
-            """
-            for table in ("jobs", "history")
-        )
-        self.held = f"""
-            select i.place from unnest(%s::text[], %s::uuid[]) with ordinality i (queue, holds, place)
-            where exists (select 1 from {s}.jobs j where j.holds = i.holds and j.queue = i.queue)
-        """
-        self.last_id = f"select last_value from {s}.job_ids"
-        self.ready_within = f"select {s}.ready_within(%s::text, %s::int)"
 
     def _plain(self, values: str, source: str) -> str:
         s = self._schema
@@ -154,13 +188,9 @@ class Statements:
 
     def _look(self) -> None:
         s = self._schema
-        self._unfinished = f"""
-            {_SNAPSHOT}, token, (select w.id from {s}.workers w where w.number = worker) as worker_id, cancel,
-            run_after > {s}.clock(), null::float8, null::bytea
-        """
         finished = f"{_SNAPSHOT}, 0::bigint, null::text, false, false, finished_at, result"
         self.find_unfinished = (
-            f"(select {self._unfinished} from {s}.jobs where {{}} order by id desc limit %s)"
+            f"(select {self._unfinished()} from {s}.jobs where {{}} order by id desc limit %s)"
         )
         self.find_finished = f"(select {finished} from {s}.history where {{}} order by id desc limit %s)"
         # One row for each queue, and one look at the clock: for each job they would cost most of it.
@@ -176,15 +206,13 @@ class Statements:
             cross join lateral (values (0, ready), (1, scheduled), (2, retrying), (3, running), (5, bad))
                 kinds (kind, n)
             where n > 0
-            union all select queue, 1 + status, least(sum(n), {2**62})::bigint from {s}.tally
+            union all select queue, 1 + status, least(sum(n), {2**62})::bigint from {s}.counters
             where status between 3 and 5 group by 1, 2
         """
-        self.queues = f"select queue, paused from {s}.queues"
-        self.name_queues = f"""
-            insert into {s}.queues (queue) select unnest(%s::text[]) order by 1 on conflict do nothing
-        """
-        self.last_tick = f"select tick from {s}.ticks where cron = %s"
-        self.workers = f"""
-            select id, host, pid, started_at, beat_at, queues, running from {s}.workers
-            where beat_at >= {s}.clock() - %s order by started_at, id
+
+    def _unfinished(self) -> str:
+        s = self._schema
+        return f"""
+            {_SNAPSHOT}, token, (select w.id from {s}.workers w where w.number = worker) as worker_id, cancel,
+            run_after > {s}.clock(), null::float8, null::bytea
         """

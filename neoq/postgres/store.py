@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
@@ -16,11 +14,11 @@ from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.job import DuplicateJobError, Job, Status, to_datetime
 from neoq.postgres.add import Adder, duplicate_of, holder_in, is_duplicate
-from neoq.postgres.arrays import float8s, int4s, int8s, texts, uuids
+from neoq.postgres.arrays import float8s, int8s, texts, uuids
+from neoq.postgres.claim import Claimer
 from neoq.postgres.config import PostgresConfig
-from neoq.postgres.connections import Connections
-from neoq.postgres.rows import claimed, counts_of, find_query, held, job_of, text
-from neoq.postgres.scan import Searches, Told
+from neoq.postgres.connections import Connections, Values
+from neoq.postgres.rows import counts_of, find_query, held, job_of, text
 from neoq.postgres.settle import Settlement
 from neoq.postgres.statements import Statements
 from neoq.postgres.transactions import Home, Joined
@@ -41,13 +39,11 @@ from neoq.store import (
     WorkerInfo,
     warn_of_dropped,
 )
-from neoq.stored import Reported, texts_in, unreadable_end
+from neoq.stored import texts_in
 
 OWN_THREADS = 5  # that use the server: fetcher, settler, heartbeat, listener and announcer
-DOUBT_ENDS = 60.0  # seconds after which a claim whose reply was lost is not executed any more
 SERVER_EVERY = 0.2  # seconds between looks whether a server that is away is back
 PRUNED_AT_ONCE = 5000  # so that no statement holds others up for long
-SAME_CLOCK = 1.0  # seconds that this machine's clock may differ from the server's and count as equal
 _LEAVES_NOTHING = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED})
 _ENDS = frozenset({Status.SUCCEEDED, Status.CANCELLED})
 
@@ -90,11 +86,14 @@ class PostgresStore(Store):
             info=self.context.worker,
             log=config.log,
         )
-        self._lost_claims: list[tuple[int, float]] = []  # token, and when it was lost (monotonic)
-        self._leased: set[tuple[int, int]] = set()  # job id and token; 0 for whatever a claim may have taken
-        self._unread: list[Job] = []  # claimed, and not dead yet
-        self._reported = Reported(config.log)
-        self._searches = Searches()
+        self._claimer = Claimer(
+            self._own,
+            self._statements,
+            presence=self._presence,
+            settlement=self._settlement,
+            context=self.context,
+            log=config.log,
+        )
         self._tables_version = 0  # that was warned of
         self._room = Room()
 
@@ -135,7 +134,7 @@ class PostgresStore(Store):
         finally:
             try:
                 self._adder.close()
-                self._presence.close(owes_nothing=not self._leased and not self._settlement.left)
+                self._presence.close(owes_nothing=not self._claimer.leased and not self._settlement.left)
             finally:
                 self._close_connections()
 
@@ -154,7 +153,7 @@ class PostgresStore(Store):
         self._connections.close()
         self._own.close()
 
-    def _execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    def _execute(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
         return self._connections.execute(statement, values)
 
     # -- enqueue ----------------------------------------------------------------------------------------
@@ -210,7 +209,9 @@ class PostgresStore(Store):
         for queue in sorted(capacities):
             if wanted[queue]:
                 free = capacities[queue] - self.context.handed_over(queue) - wanted[queue]
-                [(ready,)] = execute(self._statements.ready_within, (queue, max(0, free)), "n")
+                [(ready,)] = execute(
+                    self._statements.ready_within, {"queue": queue, "limit": max(0, free)}, "n"
+                )
                 if ready > free:
                     return queue
         return None
@@ -247,7 +248,7 @@ class PostgresStore(Store):
         self._adder.name_queues({job.queue})  # on a connection of its own: before ours
         with self._connections.use() as connection, connection.transaction():
             joined = Joined(self._connections, connection)
-            [(new,)] = joined(self._statements.tick, (cron, tick.timestamp()))
+            [(new,)] = joined(self._statements.tick, {"cron": cron, "tick": tick.timestamp()})
             if not new:
                 return Tick.EXISTS
             [added] = self._adder.add_joined(joined, [job])
@@ -263,103 +264,17 @@ class PostgresStore(Store):
 
     def claim(self, demand: Sequence[Demand]) -> Claimed:
         """Take ready jobs, best first, under this worker's lock."""
-        wanted = [(one.queue, one.limit) for one in demand if one.limit > 0 and one.kinds is None]
-        random.shuffle(wanted)  # a job that must come alone gets its turn, whichever queues are busy
-        jobs, due, now = self._claim(wanted, None)
-        for one in demand:
-            if one.kinds is not None and one.limit > 0:
-                more, later, now = self._claim([(one.queue, one.limit)], sorted(one.kinds))
-                jobs += more
-                due = later if due is None else due if later is None else min(due, later)
-        if jobs:
+        claimed = self._claimer.claim(demand)
+        if claimed.jobs:
             self._room.make_known()
-        return Claimed(jobs, to_datetime(due), to_datetime(now))  # type: ignore[arg-type]
-
-    def _claim(
-        self, wanted: list[tuple[str, int]], kinds: list[str] | None
-    ) -> tuple[list[Job], float | None, float]:
-        number = self._presence.hold()
-        self._undo_lost_claims()
-        token = int.from_bytes(os.urandom(7), "big") + 1  # an older claim's cannot equal it
-        queues = [queue for queue, _ in wanted]
-        known = self._searches.known(queues) if kinds is None else {}
-        values = (
-            number,
-            token,
-            texts(queues),
-            int4s([min(limit, 2**31 - 1) for _, limit in wanted]),
-            None if kinds is None else texts(kinds),
-            *self._searches.values(known),
-        )
-        began = self.clock.time()
-        self._leased.add((0, token))
-        try:
-            rows = self._own.execute(self._statements.claim, values)
-        except BackendUnavailable as error:
-            if error.outcome_unknown:
-                self._lost_claims.append((token, machine.monotonic()))
-            else:
-                self._leased.discard((0, token))
-            raise
-        last = rows.pop()
-        due, now = last[3], last[4]
-        self._compare_clocks(now, began)
-        self._searches.learn(known, [Told(row[1], row[2], row[3], row[-1]) for row in rows if row[0] is None])
-        rows = [row for row in rows if row[0] is not None]
-        self._leased.update((row[0], token) for row in rows)
-        self._leased.discard((0, token))
-        whole = self._searches.next_whole(known)
-        if whole is not None and len(rows) < sum(limit for _, limit in wanted):
-            due = now + whole if due is None else min(due, now + whole)
-        if len(rows) > 1:
-            rows.sort(key=_best_first)
-        jobs, unread = claimed(rows, token, self._worker)
-        if unread or self._unread:
-            due = now
-            self._end_unreadable(unread)
-        return jobs, due, now
-
-    def _end_unreadable(self, jobs: list[Job]) -> None:
-        """Let claimed jobs be dead that cannot be read; where that fails, the next claim tries again."""
-        self._unread += jobs
-        unread = list(self._unread)
-        now = self.clock.time()
-        try:
-            self._settlement.settle([unreadable_end(job, now) for job in unread])
-        except BackendError as error:
-            self.config.log.warning(
-                "%d jobs that cannot be read are not dead yet, again soon: %s", len(unread), error
-            )
-        else:
-            self._unread = self._unread[len(unread) :]
-            self._leased.difference_update((job.id, job.token) for job in unread)
-            for job in unread:
-                self._reported.tell(job)
-
-    def _compare_clocks(self, now: float, began: float) -> None:
-        if began <= now + SAME_CLOCK and now <= self.clock.time() + SAME_CLOCK:
-            self._settlement.skew = 0.0
-        else:
-            self._settlement.skew = now - began
-
-    def _undo_lost_claims(self) -> None:
-        """Give back what claims took whose replies were lost: nobody here runs that."""
-        if not self._lost_claims:
-            return
-        ended = self._own.await_end("claim(")
-        now = machine.monotonic()
-        for token, since in list(self._lost_claims):
-            self._own.execute(self._statements.unclaim, (self._presence.number, token))
-            if ended or now - since > DOUBT_ENDS:  # else it may be executed yet
-                self._lost_claims.remove((token, since))
-                self._leased.discard((0, token))
+        return claimed
 
     def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
         """Record how attempts ended, each under its lease; in a transaction of our own, or the caller's."""
         if transaction is not None:
             return self._settlement.complete(self._home.join(transaction), outcomes)
         stale = self._settlement.settle(outcomes)
-        self._leased.difference_update((lease.job_id, lease.token) for lease, *_ in outcomes)
+        self._claimer.leased.difference_update((lease.job_id, lease.token) for lease, *_ in outcomes)
         self._settle_left()
         self._trim_after({outcome.status for outcome in outcomes})
         for queue in {
@@ -385,9 +300,12 @@ class PostgresStore(Store):
         """Drop what is more than may be kept; returns how many."""
         config, dropped = self.config, 0
         if config.max_finished is not None and statuses & _ENDS:
-            dropped += len(self._own.execute(self._statements.trim, (False, config.max_finished)))
+            values = {"dead": False, "limit": config.max_finished}
+            dropped += len(self._own.execute(self._statements.trim, values))
         if config.max_dead is not None and Status.DEAD in statuses:
-            for job_id, queue in self._own.execute(self._statements.trim, (True, config.max_dead)):
+            for job_id, queue in self._own.execute(
+                self._statements.trim, {"dead": True, "limit": config.max_dead}
+            ):
                 dropped += 1
                 warn_of_dropped(config, job_id, queue)
         return dropped
@@ -403,31 +321,26 @@ class PostgresStore(Store):
         reports = any(lease.progress is not None for lease in leases)
         rows = self._own.execute(
             self._statements.extend,
-            (
-                self._presence.number,
-                int8s([lease.job_id for lease in leases]),
-                int8s([lease.token for lease in leases]),
-                float8s([fraction for fraction, _ in progress]) if reports else None,
-                texts([text(words) for _, words in progress]) if reports else None,
-            ),
+            {
+                "worker": self._presence.number,
+                "ids": int8s([lease.job_id for lease in leases]),
+                "tokens": int8s([lease.token for lease in leases]),
+                "fractions": float8s([fraction for fraction, _ in progress]) if reports else None,
+                "texts": texts([text(words) for _, words in progress]) if reports else None,
+            },
         )
         lost = {job_id for job_id, is_lost in rows if is_lost}
         return Extended(lost, {job_id for job_id, is_lost in rows if not is_lost})
 
     def reclaim(self) -> Reclaimed:
         """Take the jobs of workers that are quiet and have lost their lock, or that were quiet for long."""
-        presence = self._presence
-        if not presence.may_judge():
+        if not self._presence.may_judge():
             return Reclaimed([], [])
-        quiet, gone = presence.patience
-        values = (
-            presence.number,
-            quiet,
-            gone,
-            presence.lock_class,
-            3 * self.config.heartbeat,
-            self.config.max_crashes,
-        )
+        values = {
+            **self._presence.judged_by(),
+            "uptime": 3 * self.config.heartbeat,
+            "max_crashes": self.config.max_crashes,
+        }
         try:
             rows = self._own.execute(self._statements.reclaim, values)
         except BackendError as error:
@@ -454,7 +367,9 @@ class PostgresStore(Store):
             return pruned
         while True:  # in parts that hold nobody up for long
             number: int
-            [(number,)] = self._own.execute(self._statements.prune, (self.config.retention, PRUNED_AT_ONCE))
+            [(number,)] = self._own.execute(
+                self._statements.prune, {"seconds": self.config.retention, "limit": PRUNED_AT_ONCE}
+            )
             pruned += number
             if number < PRUNED_AT_ONCE:
                 return pruned
@@ -523,7 +438,9 @@ class PostgresStore(Store):
             dead = {job.id: job for job in self.find(ids=ids, limit=len(ids)) if job.status is Status.DEAD}
             holds = [held(dead[job_id]) if job_id in dead else None for job_id in ids]
         try:
-            rows = self._execute(self._statements.change, (int8s(ids), uuids(holds), action))
+            rows = self._execute(
+                self._statements.change, {"ids": int8s(ids), "holds": uuids(holds), "action": action}
+            )
         except BackendError as error:
             if (
                 is_duplicate(error) and len(ids) > 1
@@ -557,7 +474,7 @@ class PostgresStore(Store):
 
     def set_paused(self, queue: str, paused: bool) -> None:
         """Hold a queue's jobs back, or let them go."""
-        self._execute(self._statements.pause, (queue, paused))
+        self._execute(self._statements.pause, {"queue": queue, "paused": paused})
         self._notify(queue, "pause" if paused else "ready")
         self._tell("p" if paused else "r", [queue])
 
@@ -567,10 +484,6 @@ class PostgresStore(Store):
             self._execute(*self._announcer.notification(news(kind, queues)))
         except BackendError as error:
             self.config.log.warning("other processes were not told and find out later: %s", error)
-
-
-def _best_first(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    return -row[2], row[3], row[0]
 
 
 def _time_of(epoch: float) -> datetime:

@@ -14,7 +14,7 @@ from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 from neoq.errors import BackendError, UnsupportedError
-from neoq.postgres.connections import Connection, Connections
+from neoq.postgres.connections import Connection, Connections, Values
 from neoq.postgres.portable import portable, row_of
 from neoq.postgres.rows import BINARY, LISTS, Arrays
 
@@ -34,7 +34,7 @@ _WHICH = """
 class Execute(Protocol):
     """Executes a statement and returns its rows; ``columns`` as in `portable`."""
 
-    def __call__(self, statement: str, values: Sequence[Any] = (), columns: str = "") -> list[Any]:
+    def __call__(self, statement: str, values: Values = (), columns: str = "") -> list[Any]:
         """Execute it."""
 
 
@@ -47,7 +47,7 @@ class Joined:
         self._connections = connections
         self._connection = connection
 
-    def __call__(self, statement: str, values: Sequence[Any] = (), columns: str = "") -> list[Any]:  # noqa: ARG002
+    def __call__(self, statement: str, values: Values = (), columns: str = "") -> list[Any]:  # noqa: ARG002
         """Execute a statement; returns its rows."""
         try:
             cursor = self._connection.cursor(binary=True)
@@ -66,7 +66,7 @@ class Callers(Joined):
         self._connections = connections
         self.driver, self._execute = _executor(connection)
 
-    def __call__(self, statement: str, values: Sequence[Any] = (), columns: str = "") -> list[Any]:
+    def __call__(self, statement: str, values: Values = (), columns: str = "") -> list[Any]:
         """Execute a statement; returns its rows."""
         try:
             rows = self._execute(*portable(statement, values, columns))
@@ -119,7 +119,7 @@ class Home:
         except TypeError:
             return None
 
-    def _execute(self, statement: str, values: Sequence[Any] = (), columns: str = "") -> list[Any]:  # noqa: ARG002
+    def _execute(self, statement: str, values: Values = (), columns: str = "") -> list[Any]:  # noqa: ARG002
         return self._connections.execute(statement, values)
 
     @staticmethod

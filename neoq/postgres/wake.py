@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import psycopg
 
@@ -86,22 +87,22 @@ class Presence:
     def beat(self, worker: WorkerInfo) -> int:
         """Say that a worker is alive; returns its number."""
         own = worker.id == self._info().id
-        values = (
-            self.number if own else None,
-            worker.id,
-            worker.host,
-            worker.pid,
-            worker.started_at.timestamp(),
-            list(worker.queues),
-            worker.running,
-            own and self._is_connected(),
-        )
+        values = {
+            "number": self.number if own else None,
+            "id": worker.id,
+            "host": worker.host,
+            "pid": worker.pid,
+            "started": worker.started_at.timestamp(),
+            "queues": list(worker.queues),
+            "running": worker.running,
+            "locked": own and self._is_connected(),
+        }
         with self._connections.use() as connection:
             try:
                 [(number,)] = connection.execute(self._statements.beat, values).fetchall()
             except psycopg.errors.UniqueViolation:  # somebody has given our number another name
                 if own and self.number is not None:
-                    connection.execute(self._statements.vanish, (self.number,))
+                    connection.execute(self._statements.forget_worker, (self.number,))
                 [(number,)] = connection.execute(self._statements.beat, values).fetchall()
         if own:
             self.number = number
@@ -110,6 +111,11 @@ class Presence:
                 self._away_until = now + 3 * self._heartbeat
             self._beaten = now
         return int(number)
+
+    def judged_by(self) -> dict[str, Any]:
+        """The values by which `Statements.dead_workers` judges others."""
+        quiet, gone = self.patience
+        return {"me": self.number, "quiet": quiet, "gone": gone, "class": self.lock_class}
 
     def may_judge(self) -> bool:
         """Whether this process may call others dead: not when it was quiet itself, or has just come."""
@@ -163,7 +169,7 @@ class Presence:
                 with self._connections.use() as connection:
                     statements = self._statements
                     connection.execute(
-                        statements.vanish if owes_nothing else statements.leave, (self.number,)
+                        statements.forget_worker if owes_nothing else statements.leave, (self.number,)
                     )
         finally:
             self.let_go()
@@ -220,11 +226,8 @@ class Presence:
             self._notify(queue, _KINDS.get(kind, "ready"))  # type: ignore[arg-type]
 
     def _look_for_dead(self) -> None:
-        quiet, gone = self.patience
         with self._connections.use() as connection:
-            dead = connection.execute(
-                self._statements.dead_workers, (self.number, quiet, gone, self.lock_class)
-            ).fetchone()
+            dead = connection.execute(self._statements.dead_workers, self.judged_by()).fetchone()
         if dead is not None:
             self._notify("", "cancel")  # a call of the heartbeat, which reclaims
 

@@ -84,7 +84,7 @@ create index history_ended on history (finished_at) where status <> 4;
 create index history_died on history (finished_at) where status = 4;
 
 -- How many jobs of a queue have ended how: one row for each change, summed up now and then.
-create table tally (
+create table counters (
     queue text collate "C" not null,
     status smallint not null,
     n bigint not null

@@ -1,46 +1,243 @@
--- The jobs for people: one row for each, unfinished or not, in plain types. neoq itself reads none of this.
---
--- A row that was written by something else may hold anything: what cannot be shown is null, or 'unknown', and no
--- other row is concerned. jsonb holds less than JSON does (no \u0000, no number without bounds): such a document
--- is null too, and its bytes are in the table.
+-- What workers, operators and time do to jobs. The plans are switched off as in 0002.sql.
 
-create function readable_json(p_bytes bytea) returns jsonb language plpgsql stable strict
+-- Drop the oldest of those that have ended, or of the dead, beyond a number; returns what was dropped. One process
+-- at a time: of two that count the same excess the second would drop as many again. And none but the oldest: in
+-- the place of one that somebody deletes, who has not committed yet, no other may go.
+create function trim_history(p_dead boolean, p_limit bigint) returns table (id bigint, queue text)
+language plpgsql set search_path from current
 as $$
+#variable_conflict use_column
+declare
+    v_excess bigint;
 begin
-    return pg_catalog.convert_from(p_bytes, 'UTF8')::pg_catalog.jsonb;
-exception when others then
-    return null;
+    perform pg_advisory_xact_lock(hashtext(current_schema()), 2);
+    select coalesce(sum(n), 0) - p_limit into v_excess from counters where (status = 4) = p_dead;
+    if v_excess <= 0 then
+        return;
+    end if;
+    return query
+    with gone as (
+        delete from history where id in (
+            select id from history where id in (
+                select id from history where (p_dead and status = 4) or (not p_dead and status <> 4)
+                order by finished_at, id limit v_excess
+            ) for update skip locked
+        ) returning id, queue, status
+    ), counted as (
+        insert into counters (queue, status, n) select queue, status, -count(*) from gone group by 1, 2
+    )
+    select id, queue from gone;
 end $$;
 
-create function readable_time(p_seconds float8) returns timestamptz language sql immutable strict
+
+-- Forget what ended before a time, some of it at once; returns how many. The time is a value, for the index is of
+-- no use to a comparison with a clock that goes on.
+create function prune(p_seconds float8, p_limit int) returns bigint language plpgsql
+set search_path from current set enable_seqscan = off
 as $$
-    select case
-        when p_seconds = 'NaN'::pg_catalog.float8 then null
-        when p_seconds > 9000000000000 then 'infinity'::pg_catalog.timestamptz
-        when p_seconds < -200000000000 then '-infinity'::pg_catalog.timestamptz
-        else pg_catalog.to_timestamp(p_seconds)
-    end
+declare
+    v_before float8 := clock() - p_seconds;
+    v_gone bigint;
+begin
+    with gone as (
+        delete from history where id in (
+            select id from history where status <> 4 and finished_at <= v_before
+            order by finished_at limit p_limit for update skip locked
+        ) returning queue, status
+    ), counted as (
+        insert into counters (queue, status, n) select queue, status, -count(*) from gone group by 1, 2
+    )
+    select count(*) into v_gone from gone;
+    return v_gone;
+end $$;
+
+
+-- Sum the counters up; by one process at a time, and not while it is short.
+create function sum_up() returns void language plpgsql set search_path from current
+as $$
+begin
+    if pg_try_advisory_xact_lock(hashtext(current_schema()), 1) and (select count(*) > 200 from counters) then
+        with gone as (delete from counters returning queue, status, n)
+        insert into counters (queue, status, n) select queue, status, sum(n) from gone group by 1, 2 having sum(n) <> 0;
+    end if;
+end $$;
+
+
+-- Renew a worker's leases: its beat, and the progress of its jobs. Tells which leases are lost, and which jobs
+-- were cancelled as they ran.
+create function extend(
+    p_worker int, p_ids bigint[], p_tokens bigint[], p_fractions float8[], p_texts text[]
+) returns table (id bigint, lost boolean) language plpgsql
+set search_path from current
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+begin
+    update workers set beat_at = clock() where number = p_worker and beat_at < clock() - 0.02;
+    if p_fractions is not null then
+        update jobs set progress = i.fraction, progress_text = i.words
+        from unnest(p_ids, p_tokens, p_fractions, p_texts) as i (id, token, fraction, words)
+        where jobs.id = i.id and jobs.token = i.token and status = 2 and i.fraction is not null
+            and (progress, progress_text) is distinct from (i.fraction, i.words);
+    end if;
+    return query
+    select i.id, jobs.id is null from unnest(p_ids, p_tokens) as i (id, token)
+    left join jobs on jobs.id = i.id and jobs.token = i.token and status = 2
+    where jobs.id is null or cancel;
+end $$;
+
+
+-- Say that a worker is alive; returns its number.
+create function beat(
+    p_number int, p_id text, p_host text, p_pid int, p_started float8, p_queues text[], p_running int,
+    p_locked boolean
+) returns int language plpgsql set search_path from current
+as $$
+declare
+    v_number int;
+begin
+    update workers set beat_at = clock(), queues = p_queues, running = p_running, locked = p_locked
+    where id = p_id returning number into v_number;
+    if not found then
+        insert into workers (number, id, host, pid, started_at, beat_at, queues, running, locked)
+        values (
+            coalesce(p_number, nextval(pg_get_serial_sequence(current_schema() || '.workers', 'number'))),
+            p_id, p_host, p_pid, p_started, clock(), p_queues, p_running, p_locked
+        ) returning number into v_number;
+    end if;
+    return v_number;
+end $$;
+
+
+-- Whether a worker looks dead: quiet, and without the lock that a live one holds; or quiet for very long.
+create function dead_workers(p_me int, p_quiet float8, p_gone float8, p_class int)
+returns setof int language sql stable set search_path from current
+as $$
+    select number from workers
+    where number is distinct from p_me and beat_at < clock() - p_quiet and (
+        beat_at < clock() - p_gone or locked and not exists (
+            select from pg_locks
+            where locktype = 'advisory' and objsubid = 2 and classid = p_class::oid and objid = number::oid
+                and database = (select oid from pg_database where datname = current_database())
+        )
+    )
 $$;
 
-create view all_jobs as
-select
-    j.id, j.queue, j.key, j.fingerprint,
-    coalesce((array['pending', 'retrying', 'running', 'succeeded', 'dead', 'cancelled'])[j.status + 1], 'unknown')
-        as status,
-    j.priority, readable_json(j.payload) as payload, readable_json(j.meta) as meta,
-    readable_json(j.result) as result, j.error, j.traceback, j.progress, j.progress_text,
-    j.retries, j.max_retries, j.crashes, j.cancel as cancel_requested, w.id as worker,
-    readable_time(j.created_at) as created_at, readable_time(j.run_after) as run_after,
-    readable_time(j.deadline) as deadline, readable_time(j.ran_at) as started_at,
-    readable_time(j.finished_at) as finished_at
-from (
-    select id, queue, key, fingerprint, status, priority, payload, meta, null::bytea as result, error, traceback,
-        progress, progress_text, retries, max_retries, crashes, cancel, worker, created_at, run_after, deadline,
-        ran_at, null::float8 as finished_at
-    from jobs
-    union all
-    select id, queue, key, fingerprint, status, priority, payload, meta, result, error, traceback,
-        progress, progress_text, retries, max_retries, crashes, false, null, created_at, run_after, deadline,
-        ran_at, finished_at
-    from history
-) j left join workers w on w.number = j.worker;
+
+-- Take the jobs of dead workers from them: each is ready again with one crash charged, or dead of too many. Those
+-- of a worker that left (its beat is 0), or that was gone before its claim was through, have killed nobody.
+-- A server that has just started knows nothing of who lives: all locks are free and all beats are old.
+create function reclaim(
+    p_me int, p_quiet float8, p_gone float8, p_class int, p_uptime float8, p_max_crashes int
+) returns setof jobs language plpgsql set search_path from current
+as $$
+declare
+    v_dead int[];
+    v_crashed int[];
+    v_job jobs;
+begin
+    if clock_timestamp() - pg_postmaster_start_time() < make_interval(secs => p_uptime) then
+        return;
+    end if;
+    select array_agg(number), array_agg(number) filter (where beat_at > 0) into v_dead, v_crashed from (
+        select number, beat_at from workers
+        where number in (select dead_workers(p_me, p_quiet, p_gone, p_class)) for update skip locked
+    ) dead;
+    if v_dead is null then
+        return;
+    end if;
+    for v_job in
+        select * from jobs
+        where status = 2 and (worker = any (v_dead) or not exists (select from workers where number = worker))
+        for update skip locked
+    loop
+        v_job.crashes := v_job.crashes + case when v_job.worker = any (v_crashed) then 1 else 0 end;
+        if v_job.cancel or v_job.crashes >= p_max_crashes then
+            delete from jobs where id = v_job.id;
+            if not v_job.cancel then
+                v_job.error := format('WorkerDied: %s workers died while they ran it (max_crashes)', v_job.crashes);
+            end if;
+            perform archive(v_job, case when v_job.cancel then 5 else 4 end, clock(), null, null);
+            v_job.status := case when v_job.cancel then 5 else 4 end;
+        else
+            v_job.status := case when v_job.retries > 0 then 1 else 0 end;
+            update jobs set status = v_job.status, crashes = v_job.crashes, token = null, worker = null
+            where id = v_job.id;
+        end if;
+        v_job.worker := null;
+        return next v_job;
+    end loop;
+    delete from workers where number = any (v_dead)
+        and not exists (select from jobs where status = 2 and worker = number);
+end $$;
+
+
+-- Cancel, retry now or delete jobs. Returns what was done, and what runs.
+create function change(p_ids bigint[], p_holds uuid[], p_action text)
+returns table (id bigint, queue text, done boolean) language plpgsql
+set search_path from current set lock_timeout = '10s'
+as $$
+#variable_conflict use_column
+declare
+    v_id bigint;
+    v_job jobs;
+    v_past history;
+    v_there bigint;
+begin
+    for i in 1 .. cardinality(p_ids) loop
+        v_id := p_ids[i];
+        select * into v_job from jobs where jobs.id = v_id for update;
+        if found then
+            if v_job.status = 2 then
+                if p_action = 'cancel' then
+                    update jobs set cancel = true where jobs.id = v_id;
+                    return query select v_id, v_job.queue, false;
+                end if;
+                continue;
+            elsif p_action = 'cancel' then
+                delete from jobs where jobs.id = v_id;
+                perform archive(v_job, 5, clock(), null, null);
+            elsif p_action = 'delete' then
+                delete from jobs where jobs.id = v_id;
+            else
+                update jobs set run_after = least(run_after, clock()) where jobs.id = v_id;
+            end if;
+            return query select v_id, v_job.queue, true;
+            continue;
+        end if;
+        select * into v_past from history where history.id = v_id for update;
+        continue when not found or p_action = 'cancel' or p_action = 'retry' and v_past.status <> 4;
+        if p_action = 'retry' then
+            -- without its deadline, or one that has passed would kill it again
+            insert into jobs (
+                id, run_after, created_at, ran_at, holds, added_by, max_retries, priority, status, uniqueness,
+                codec, queue, payload, fingerprint, kind, key, batch, meta, error, traceback
+            ) values (
+                v_id, clock(), v_past.created_at, v_past.ran_at, p_holds[i], v_past.added_by, v_past.max_retries,
+                v_past.priority, 0, v_past.uniqueness, v_past.codec, v_past.queue, v_past.payload,
+                v_past.fingerprint, v_past.kind, v_past.key, v_past.batch, v_past.meta, v_past.error,
+                v_past.traceback
+            ) on conflict (holds, queue) where holds is not null do nothing;
+            if not found then
+                select jobs.id into v_there from jobs where holds = p_holds[i] and queue = v_past.queue;
+                raise exception 'job % has that fingerprint', v_there using errcode = 'NQ001', detail = v_there;
+            end if;
+        end if;
+        delete from history where history.id = v_id;
+        insert into counters (queue, status, n) values (v_past.queue, v_past.status, -1);
+        return query select v_id, v_past.queue, true;
+    end loop;
+end $$;
+
+
+-- Record that a cron fired. A tick that is much older than the last one: the clock was set right.
+create function tick(p_cron text, p_tick float8) returns boolean language sql set search_path from current
+as $$
+    with recorded as (
+        insert into ticks (cron, tick) values (p_cron, p_tick)
+        on conflict (cron) do update set tick = excluded.tick
+            where excluded.tick > ticks.tick or excluded.tick <= ticks.tick - 10800
+        returning 1
+    )
+    select exists (select from recorded)
+$$;
