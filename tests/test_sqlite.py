@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,13 @@ from neoq import (
 )
 from neoq.clock import LiveClock
 from neoq.sqlite import add as sqlite_add
-from neoq.sqlite import file as sqlite_file
 from neoq.sqlite.alive import Sign, WorkerLocks
 from neoq.sqlite.backend import SqliteConfig
 from neoq.sqlite.file import SqliteFile
 from neoq.sqlite.ledger import NEW_AT_MOST, Ledger
 from neoq.sqlite.schema import VERSION
 from neoq.store import Demand
+from neoq.testing import Faults
 from neoq.testing.cases.suite import PATIENCE, eventually, in_threads, prepared
 from tests.processes import Child, running
 
@@ -47,17 +48,43 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def backend(path: Path) -> Iterator[SqliteBackend]:
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[sqlite3.Connection]:
+    """The connections that are opened in this test."""
+    opened: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+
+    def noted(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        opened.append(connect(*arguments, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", noted)
+    return opened
+
+
+def are_open(connections: list[sqlite3.Connection]) -> list[sqlite3.Connection]:
+    """Those of some connections that are not closed."""
+
+    def is_open(connection: sqlite3.Connection) -> bool:
+        try:
+            return connection.total_changes >= 0
+        except sqlite3.ProgrammingError:
+            return False
+
+    return list(filter(is_open, connections))
+
+
+@pytest.fixture
+def backend(path: Path, connections: list[sqlite3.Connection]) -> Iterator[SqliteBackend]:  # notes
     with SqliteBackend(path, autostart=False) as backend:
         backend.queues()
         yield backend
 
 
-def statements(backend: SqliteBackend) -> list[str]:
-    """Everything that the backend's writing connection executes from here on."""
+def statements(connections: list[sqlite3.Connection]) -> list[str]:
+    """Everything that is executed on some connections from here on."""
     seen: list[str] = []
-    assert backend.store._file._writer is not None
-    backend.store._file._writer.set_trace_callback(seen.append)
+    for connection in are_open(connections):
+        connection.set_trace_callback(seen.append)
     return seen
 
 
@@ -301,11 +328,11 @@ def begin(connection: sqlite3.Connection) -> bool:
     return False
 
 
-def test_who_only_enqueued_leaves_nothing(path: Path) -> None:
+def test_a_producer_leaves_nothing_to_clean_up(path: Path, connections: list[sqlite3.Connection]) -> None:
     """The shutdown of a process that ran no job writes nothing, and so cannot fail for the file."""
     backend = SqliteBackend(path, autostart=False)
     backend.enqueue("q")
-    seen = statements(backend)
+    seen = statements(connections)
     backend.shutdown()
     assert seen == []
 
@@ -318,29 +345,30 @@ def test_ids_are_not_given_again(backend: SqliteBackend) -> None:
         assert backend.delete(number)
 
 
-def test_a_full_disk(backend: SqliteBackend) -> None:
+def limit_pages(connections: list[sqlite3.Connection], more: int) -> None:
+    """Let the file grow by so many pages at most."""
+    for connection in are_open(connections):
+        [(pages,)] = connection.execute("pragma page_count")
+        connection.execute(f"pragma max_page_count = {pages + more}")
+
+
+def test_a_full_disk(backend: SqliteBackend, connections: list[sqlite3.Connection]) -> None:
     """Without room an enqueue is an error that keeps nothing, and with room again the next is accepted."""
-    writer = backend.store._file._writer
-    assert writer is not None
-    [(pages,)] = writer.execute("pragma page_count")
-    writer.execute(f"pragma max_page_count = {pages + 20}")
+    limit_pages(connections, 20)
     accepted = 0
     with pytest.raises(BackendUnavailable, match="no room"):  # noqa: PT012
         while accepted < 1000:
             backend.enqueue("q", {"n": accepted, "filler": "x" * 3000})
             accepted += 1
     assert 0 < accepted == backend.stats().ready == len(backend.jobs(limit=1000))
-    writer.execute("pragma max_page_count = 1000000")
+    limit_pages(connections, 1_000_000)
     backend.enqueue("q", {"n": accepted})
     assert backend.stats().ready == accepted + 1
 
 
-def test_a_full_disk_for_one_of_many(backend: SqliteBackend) -> None:
+def test_a_full_disk_for_one_of_many(backend: SqliteBackend, connections: list[sqlite3.Connection]) -> None:
     """Of operations that share a commit the one without room fails, and the others are kept."""
-    file, writer = backend.store._file, backend.store._file._writer
-    assert writer is not None
-    [(pages,)] = writer.execute("pragma page_count")
-    writer.execute(f"pragma max_page_count = {pages + 20}")
+    limit_pages(connections, 20)
 
     def add(n: int) -> Any:
         try:
@@ -348,14 +376,7 @@ def test_a_full_disk_for_one_of_many(backend: SqliteBackend) -> None:
         except BackendUnavailable:
             return None
 
-    with file._gate:  # everybody else gathers behind the first
-        threads = [threading.Thread(target=lambda n=n: results.__setitem__(n, add(n))) for n in range(5)]
-        results: dict[int, Any] = {}
-        for thread in threads:
-            thread.start()
-        eventually(lambda: len(file._in_group._waiting) == 4, "they wait")
-    for thread in threads:
-        thread.join(PATIENCE)
+    results = gathered(backend, [lambda n=n: add(n) for n in range(5)])  # type: ignore[misc]
     assert [n for n in range(5) if results[n] is None] == [2]
     assert sorted(job.payload["n"] for job in backend.jobs()) == [0, 1, 3, 4]
 
@@ -373,20 +394,21 @@ def gathered(backend: SqliteBackend, works: list[Callable[[], Any]]) -> list[Any
         except Exception as error:
             results[number] = error
 
-    group = backend.store._file._in_group
     threads = [threading.Thread(target=call, args=(number,)) for number in range(len(works))]
-    with backend.store._file._gate:
-        for number, thread in enumerate(threads):
+    with Faults(backend).paused_commits() as gather:
+        for number, thread in enumerate(threads, start=1):
             thread.start()
-            eventually(lambda number=number: group._leader and len(group._waiting) == number, "it waits")  # type: ignore[misc]
+            gather(number)
     for thread in threads:
         thread.join(PATIENCE)
     return results
 
 
-def test_those_who_wait_share_a_commit(backend: SqliteBackend) -> None:
+def test_enqueues_that_wait_share_a_commit(
+    backend: SqliteBackend, connections: list[sqlite3.Connection]
+) -> None:
     """Enqueues that wait while another commits are committed together."""
-    seen = statements(backend)
+    seen = statements(connections)
     jobs = gathered(backend, [lambda n=n: backend.enqueue("q", {"n": n}) for n in range(10)])  # type: ignore[misc]
     assert seen.count("commit") == 2
     assert sorted(job.id for job in jobs) == list(range(1, 11))
@@ -411,35 +433,29 @@ def test_one_that_fails_fails_alone(backend: SqliteBackend) -> None:
 def test_who_is_interrupted_while_it_waits(path: Path) -> None:
     """An interrupt of the main thread while it waits for a commit leaves nobody waiting for ever."""
     program = """
-import signal, sys, threading, time, neoq
+import signal, sys, threading, time, neoq, neoq.testing
 backend = neoq.SqliteBackend(sys.argv[1], autostart=False)
 backend.queues()
-group = backend.store._file._in_group
 def others():
     for n in range(20):
         backend.enqueue("q", {"n": n})
         time.sleep(0.01)
-def interrupt():
-    while not group._waiting:
-        time.sleep(0.001)
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-    while group._waiting:
-        time.sleep(0.001)
-    backend.store._file._gate.release()
 def hold():
-    backend.store._file._gate.acquire()
-    held.set()
-    first.start()
-    interrupt()
-held = threading.Event()
+    with neoq.testing.Faults(backend).paused_commits() as gathered:
+        first.start()
+        gathered(1)
+        held.set()
+        gathered(2)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        left.wait()
+held, left = threading.Event(), threading.Event()
 first = threading.Thread(target=others)
 threading.Thread(target=hold).start()
 held.wait()
-while not group._leader:
-    time.sleep(0.001)
 try:
     backend.enqueue("q", {"main": 1})
 except KeyboardInterrupt:
+    left.set()
     print("interrupted")
 first.join()
 print(backend.stats().ready)
@@ -450,10 +466,12 @@ backend.shutdown()
         assert child.ends_well()[0] in {"20", "21"}
 
 
-def test_only_what_must_last_waits_for_the_disk(backend: SqliteBackend) -> None:
+def test_only_what_must_last_waits_for_the_disk(
+    backend: SqliteBackend, connections: list[sqlite3.Connection]
+) -> None:
     """Commits of new jobs and outcomes wait for the disk; a claim, which dies with its worker, does not."""
     backend.store.add([prepared("q")], token=b"")
-    seen = statements(backend)
+    seen = statements(connections)
     backend.store.claim([Demand("q", 1)])
     backend.store.add([prepared("q", {"n": 1})], token=b"")
     modes = [statement.split()[-1] for statement in seen if "synchronous" in statement]
@@ -514,20 +532,37 @@ def test_new_jobs_of_another_process(path: Path, backend: SqliteBackend) -> None
         assert other.stats().ready == 3 * NEW_AT_MOST
 
 
-def test_what_was_undone_is_not_known(path: Path, backend: SqliteBackend) -> None:
+def a_file(path: Path) -> SqliteFile:
+    """A file without a backend, opened."""
+    file = SqliteFile(
+        str(path),
+        synchronous="full",
+        busy_timeout=1,
+        ledger_on=lambda cursor: Ledger(cursor, SqliteConfig(path=str(path)), LiveClock()),
+    )
+    file.open()
+    return file
+
+
+def test_what_was_undone_is_not_known(path: Path) -> None:
     """New jobs that were rolled back are forgotten, though another process gives their id to another job."""
 
     def fail(ledger: Ledger) -> None:
         assert sqlite_add.add(ledger, [prepared("q", {"n": 1})])[0].id == 2
         raise ValueError
 
-    backend.enqueue("q", {"n": 0})
+    def add(n: int) -> Any:
+        return file.write(lambda ledger: sqlite_add.add(ledger, [prepared("q", {"n": n})]))[0]
+
+    file = a_file(path)
+    add(0)
     with pytest.raises(ValueError):  # noqa: PT011
-        backend.store._file.write(fail)
+        file.write(fail)
     with SqliteBackend(path, autostart=False) as other:
         assert other.enqueue("q", {"n": 2}).id == 2
-        assert backend.enqueue("q", {"n": 2}).duplicate
-        assert not backend.enqueue("q", {"n": 1}).duplicate
+        assert add(2).duplicate
+        assert not add(1).duplicate
+    file.close()
 
 
 @pytest.mark.parametrize(
@@ -605,17 +640,18 @@ def test_worker_files_go_with_the_worker(path: Path) -> None:
     assert not directory.exists()
 
 
-def test_no_connection_is_open_across_a_fork(backend: SqliteBackend) -> None:
+def test_no_connection_is_open_across_a_fork(
+    backend: SqliteBackend, connections: list[sqlite3.Connection]
+) -> None:
     """As a process forks its connections are closed; both sides open new ones, and lose nothing."""
     backend.enqueue("q", {"n": 0})
     backend.stats()
-    file = backend.store._file
     open_in_child = -1
     read, write = os.pipe()
     pid = os.fork()
     if not pid:
         try:
-            open_in_child = (file._writer is not None) + (file._reader is not None)
+            open_in_child = len(are_open(connections))
             backend.enqueue("q", {"n": 1})
             backend.shutdown()
             os.write(write, f"{open_in_child}".encode())
@@ -660,19 +696,28 @@ def test_two_threads_fork_at_once(path: Path) -> None:
 
 def test_a_fork_inside_a_fork(backend: SqliteBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fork that begins while its own thread prepares another one leaves the file usable."""
-    hook = sqlite_file._before_fork
+    forks: list[int] = []
 
-    def once() -> None:
-        monkeypatch.undo()
+    def fork() -> None:
         pid = os.fork()
         if not pid:
             os._exit(0)
+        forks.append(pid)
         os.waitpid(pid, 0)
 
+    class ForksAtItsEnd(sqlite3.Connection):
+        def close(self) -> None:
+            super().close()
+            if not forks:
+                forks.append(0)
+                fork()
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", partial(connect, factory=ForksAtItsEnd))
+    Faults(backend).break_connections()
     backend.enqueue("q", {"n": 0})
-    monkeypatch.setattr(backend.store._file, "_disconnect", once)
-    hook()
-    sqlite_file._forked_in_parent()
+    fork()
+    assert len(forks) == 3
     assert in_threads(1, lambda n: backend.enqueue("q", {"n": n + 1}).duplicate) == [False]
 
 
@@ -825,25 +870,19 @@ def test_many_jobs_of_one_fingerprint(backend: SqliteBackend) -> None:
     assert backend.stats().ready == 1
 
 
-def test_reading_after_the_shutdown(path: Path) -> None:
+def test_reading_after_the_shutdown(path: Path, connections: list[sqlite3.Connection]) -> None:
     """After its shutdown a backend can still be asked, and leaves no connection open."""
     backend = SqliteBackend(path, autostart=False)
     job = backend.enqueue("q")
     backend.shutdown()
     assert job.id is not None
     assert backend.get(job.id) is not None
-    assert backend.store._file._reader is None
+    assert are_open(connections) == []
 
 
 def test_an_unclean_read(path: Path) -> None:
     """A query that SQLite refuses is a BackendError with SQLite's own as its cause."""
-    file = SqliteFile(
-        str(path),
-        synchronous="full",
-        busy_timeout=1,
-        ledger_on=lambda cursor: Ledger(cursor, SqliteConfig(path=str(path)), LiveClock()),
-    )
-    file.open()
+    file = a_file(path)
     with pytest.raises(BackendError, match="no such table"):
         file.read("select 1 from missing")
     with pytest.raises(BackendError, match="no such table"):
@@ -885,15 +924,8 @@ def another_worker(path: Path | str) -> Iterator[Child]:
 
 def beats(backend: SqliteBackend, number: int = 5) -> None:
     """Let the heartbeat of a backend look at the others so many times."""
-    seen, reclaim = [0], backend.store.reclaim
-
-    def counted() -> Any:
-        reclaimed = reclaim()
-        seen[0] += 1
-        return reclaimed
-
-    backend.store.reclaim = counted  # type: ignore[method-assign]
-    eventually(lambda: seen[0] >= number, "it looks")
+    with Faults(backend).watched("reclaim") as looks:
+        looks.wait(number)
 
 
 @pytest.mark.parametrize("linked", ["file", "directory", "relative"])
@@ -1072,7 +1104,7 @@ def test_a_strange_name_that_can_be_used(tmp_path: Path, monkeypatch: pytest.Mon
     Path("~").mkdir() if "/" in name else None
     with SqliteBackend(name, autostart=False) as backend:
         backend.enqueue("q", {"n": 0})
-        backend.store._file._disconnect()
+        Faults(backend).break_connections()
         backend.enqueue("q", {"n": 1})
         assert len(backend.jobs()) == 2
     assert Path(name).is_file()

@@ -89,6 +89,17 @@ class Faults:
 
         return self._around(calls, fault, lose)
 
+    def watched(self, *calls: str) -> AbstractContextManager[Fault]:
+        """Let calls do as ever, and count those that have returned: a test can wait for them."""
+        fault = Fault()
+
+        def watch(_store: Store, real: Real, *arguments: Any, **options: Any) -> Any:
+            value = real(*arguments, **options)
+            fault.meet()
+            return value
+
+        return self._around(calls, fault, watch)
+
     @contextmanager
     def paused(self, *calls: str) -> Iterator[Fault]:
         """Let calls wait until the end of the block, and go on then."""
