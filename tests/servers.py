@@ -59,7 +59,7 @@ class PostgresServer:
         self, directory: Path, *, version: str = "18", settings: dict[str, str] | None = None
     ) -> None:
         self._directory = directory
-        self._data = directory / "data"
+        self.data = directory / "data"
         self._settings = HERE | (SETTINGS if settings is None else settings)
         self._identity = other_user()
         self._install = _readable(_find_binaries(version), directory, self._identity)
@@ -67,7 +67,7 @@ class PostgresServer:
         self.port = free_port()
         if self._identity:
             os.chown(directory, self._identity["user"], self._identity["group"])
-        self._run("initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync",
+        self._run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync",
                   "--no-instructions", "--locale=C")  # fmt: skip
 
     @property
@@ -80,7 +80,7 @@ class PostgresServer:
         options = [item for name, value in self._settings.items() for item in ("-c", f"{name}={value}")]
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._install / "bin" / "postgres", "-D", self._data, "-p", str(self.port), *options],
+                [self._install / "bin" / "postgres", "-D", self.data, "-p", str(self.port), *options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._directory, **self._identity,
             )  # fmt: skip
         give_up = time.monotonic() + PATIENCE

@@ -184,14 +184,14 @@ class Stand:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.looks = 0
         self.left = False  # and not by an interrupt
-        look = timeouts._must_not_break_off
+        look = timeouts.must_not_interrupt
 
         def count(ident: int) -> bool:
             found = look(ident)
             self.looks += 1
             return found
 
-        monkeypatch.setattr(timeouts, "_must_not_break_off", count)
+        monkeypatch.setattr(timeouts, "must_not_interrupt", count)
 
     def __call__(self) -> None:
         if self.left or neoq.current_job() is None:

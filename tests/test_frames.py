@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from neoq.engine.interrupt import _must_not_break_off
+from neoq.engine.interrupt import must_not_interrupt
 from neoq.frames import frames_of, no_collection
 
 PATIENCE = 10.0
@@ -63,7 +63,7 @@ def collections(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="allocating collects nothing from 3.12 on")
 def test_no_garbage_is_collected_while_frames_are_looked_at(deep: int, collections: list[str]) -> None:
     """A collection runs anybody's finalizers, and while they wait the frames that are looked at go away."""
-    assert not _must_not_break_off(deep)
+    assert not must_not_interrupt(deep)
     assert gc.isenabled()
     assert collections
     assert "frames_of" not in collections
@@ -137,7 +137,7 @@ def test_what_must_not_be_broken_off(go_there: Callable[[Stand], None], fragile:
     thread = threading.Thread(target=go_there, args=(stand,))
     thread.start()
     assert stand.here.wait(PATIENCE)
-    found = _must_not_break_off(thread.ident or 0)
+    found = must_not_interrupt(thread.ident or 0)
     stand.go.set()
     thread.join()
     assert found is fragile
@@ -155,7 +155,7 @@ def test_who_has_the_collector_off_keeps_it_off(deep: int) -> None:
     """Looking at a stack does not switch on a garbage collector that its user has switched off."""
     gc.disable()
     try:
-        _must_not_break_off(deep)
+        must_not_interrupt(deep)
         assert not gc.isenabled()
     finally:
         gc.enable()

@@ -15,6 +15,7 @@ import neoq
 from neoq import Backend, Status
 from neoq.postgres.schema import SIGNS, TABLES, VERSION
 from neoq.store import Demand
+from neoq.testing import Faults
 from tests.garbage import (
     PATIENCE,
     STORES,
@@ -180,7 +181,7 @@ def test_a_worker_that_died_is_found_out_whatever_its_row_says(postgres_url: str
     gone, alive = (target.connect(autostart=False, **QUICK) for _ in range(2))
     job = gone.enqueue("emails")
     assert [claimed.id for claimed in gone.store.claim([Demand("emails", 1)]).jobs] == [job.id]
-    gone.store._presence.let_go()  # type: ignore[attr-defined]
+    Faults(gone).drop_worker_lock()
     target.spoil(Spot("workers", "beat_at"), "infinity", None)
     target.spoil(Spot("jobs", "crashes"), 2**15 - 1, job.id)
     alive.prune()

@@ -64,7 +64,7 @@ class Commits:
         assert not any(thread.is_alive() for thread in threads)
 
     def waiting(self) -> int:
-        return len(self.group._waiting) + (self.group._leader is not None)
+        return self.group.pending
 
 
 def wait_for_others(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:

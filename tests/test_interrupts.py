@@ -591,7 +591,7 @@ def test_who_enqueues_just_before_the_raise_waits_for_it(
 ) -> None:
     """A handler that was outside at the look, and enqueues before the raise, stops at the door."""
     looked, at_the_door = threading.Event(), threading.Event()
-    is_inside = timeouts._must_not_break_off
+    is_inside = timeouts.must_not_interrupt
 
     def look_and_be_slow(ident: int) -> bool:
         inside = is_inside(ident)
@@ -602,7 +602,7 @@ def test_who_enqueues_just_before_the_raise_waits_for_it(
                 at_the_door.set()
         return inside
 
-    monkeypatch.setattr(timeouts, "_must_not_break_off", look_and_be_slow)
+    monkeypatch.setattr(timeouts, "must_not_interrupt", look_and_be_slow)
 
     def handler(job: neoq.Job) -> None:
         looked.wait(PATIENCE)

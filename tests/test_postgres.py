@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
@@ -12,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,12 +33,16 @@ from neoq import (
     Status,
     UnsupportedError,
 )
+from neoq.postgres.add import Adder
 from neoq.postgres.arrays import Array, byteas, texts, uuids
 from neoq.postgres.connections import Connections
-from neoq.postgres.rows import held
+from neoq.postgres.rows import find_query, held
 from neoq.postgres.schema import VERSION
+from neoq.postgres.statements import Statements
+from neoq.postgres.wake import Announcer, class_of
 from neoq.store import Demand, Lease, Outcome
-from neoq.testing.cases.suite import PATIENCE, Seen, ended, eventually, in_threads, prepared
+from neoq.testing import Faults
+from neoq.testing.cases.suite import PATIENCE, Background, Seen, ended, eventually, in_threads, prepared
 from tests.pgbouncer import needs_pgbouncer
 from tests.processes import running
 from tests.servers import PostgresServer
@@ -59,6 +63,25 @@ def make(postgres_url: str, new_schema: str) -> Iterator[Make]:
     yield make
     for backend in reversed(made):
         backend.shutdown(timeout=1)
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[Any]]]:
+    """The connections of neoq that are open, of those that are made in this test."""
+    made: list[Any] = []
+    connect = psycopg.connect
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        made.append(connect(*arguments, **options))
+        return made[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("neoq.postgres.connections.psycopg.connect", noted)
+        yield lambda: [
+            connection
+            for connection in made
+            if not connection.closed and connection.info.get_parameters().get("application_name") == "neoq"
+        ]
 
 
 @pytest.fixture
@@ -179,7 +202,7 @@ def test_a_wrong_password(tmp_path: Any) -> None:
     from tests.servers import started_server
 
     for server in started_server():
-        hba = server._data / "pg_hba.conf"
+        hba = server.data / "pg_hba.conf"
         with psycopg.connect(server.url, autocommit=True) as admin:
             admin.execute("create role clerk login password 'right'")
             hba.write_text("host all clerk all scram-sha-256\nhost all all all trust\n")
@@ -340,7 +363,9 @@ def test_claims_go_by_the_index(backend: PostgresBackend, admin: psycopg.Connect
     assert "rows=100" in plan.replace("rows=100.00", "rows=100")
 
 
-def test_no_statement_reads_the_whole_table(backend: PostgresBackend, admin: psycopg.Connection[Any]) -> None:
+def test_no_statement_reads_the_whole_table(
+    connections: Callable[[], list[Any]], backend: PostgresBackend, admin: psycopg.Connection[Any]
+) -> None:
     """Adding, claiming, settling and extending touch only their rows, whatever the statistics say."""
     if admin.info.server_version < 150_000:
         pytest.skip("an older server tells of its reads in its own time")
@@ -348,9 +373,7 @@ def test_no_statement_reads_the_whole_table(backend: PostgresBackend, admin: psy
     fill(admin, schema, 30_000)
 
     def whole_reads() -> int:
-        for connection in (
-            backend.store._connections._idle + backend.store._own._idle
-        ):  # or they would tell of it in their own time
+        for connection in connections():  # or they would tell of it in their own time
             connection.execute("select pg_stat_force_next_flush()")
             connection.execute("select 1")
         with psycopg.connect(backend.config.url, autocommit=True) as connection:
@@ -523,13 +546,15 @@ def test_several_drop_dead_jobs_at_once(
     assert dead_of(backend) == [3, 4, 5, 6, 7]
 
 
-def test_a_dead_job_that_is_being_deleted(backend: PostgresBackend, postgres_url: str) -> None:
+def test_a_dead_job_that_is_being_deleted(
+    backend: PostgresBackend, admin: psycopg.Connection[Any], postgres_url: str
+) -> None:
     """While somebody deletes one of the oldest dead jobs no younger one is dropped in its place."""
     oldest = buried(backend, 6)[0]
     schema = backend.config.schema
     with psycopg.connect(postgres_url) as other:
         other.execute(f"select * from \"{schema}\".change(array[{oldest.id}], array[null::uuid], 'delete')")
-        backend.store._own.execute(backend.store._statements.trim, {"dead": True, "limit": 5})
+        admin.execute(Statements(schema).trim, {"dead": True, "limit": 5})
     assert dead_of(backend) == [1, 2, 3, 4, 5]
 
 
@@ -588,13 +613,13 @@ def test_a_killed_worker(make: Make) -> None:
         assert ended(backend, job).status is Status.SUCCEEDED
 
 
-def test_a_fork_leaves_the_parents_sessions_alone(make: Make) -> None:
+def test_a_fork_leaves_the_parents_sessions_alone(connections: Callable[[], list[Any]], make: Make) -> None:
     """A child of a fork has connections of its own, and its end closes none of the parent's."""
     backend = make()
     seen = Seen()
     backend.listen("q", lambda job: seen(job.payload["n"]) or os.getpid())
     ended(backend, backend.enqueue("q", {"n": 0}))
-    sessions = {*backend.store._connections._idle, *backend.store._own._idle}
+    sessions = connections()
     pid = os.fork()
     if not pid:
         code = 1
@@ -649,14 +674,14 @@ def test_who_has_just_come_calls_nobody_dead(
     worker = make(autostart=False)
     worker.enqueue("q")
     assert len(worker.store.claim([Demand("q", 1)]).jobs) == 1
-    worker.store._presence.let_go()
+    Faults(worker).drop_worker_lock()
     workers = sql.Identifier(worker.config.schema, "workers")
     admin.execute(sql.SQL("update {} set locked = true, beat_at = beat_at - 10").format(workers))
     may_judge = (
         "select clock_timestamp() - pg_postmaster_start_time() > '1 s' and not exists"
         " (select from pg_locks where locktype = 'advisory' and classid = %s::oid)"
     )
-    lock = (worker.store._presence.lock_class,)
+    lock = (class_of(worker.config.schema),)
     eventually(lambda: admin.execute(may_judge, lock).fetchall() == [(True,)], "the lock is free")
     now = time.monotonic()
     monkeypatch.setattr("neoq.postgres.wake.machine", SimpleNamespace(monotonic=lambda: now))
@@ -711,7 +736,9 @@ def test_sessions_that_are_terminated(make: Make, postgres_url: str) -> None:
     assert backend.stats().running == 0
 
 
-def test_a_server_that_restarts_under_load(postgres_server: PostgresServer, new_schema: str) -> None:
+def test_a_server_that_restarts_under_load(
+    postgres_server: PostgresServer, new_schema: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """While the server is away handlers go on; their outcomes are kept, and every accepted job ends."""
     seen = Seen()
     with PostgresBackend(postgres_server.url, schema=new_schema, **QUICK) as backend:
@@ -736,8 +763,7 @@ def test_a_server_that_restarts_under_load(postgres_server: PostgresServer, new_
                 backend.enqueue("q", {"n": 10**6})
             if how is signal.SIGQUIT:
                 gate.set()  # it ends while there is no server
-                assert backend.engine.settler is not None
-                eventually(backend.engine.settler.unsettled, "its outcome is kept")
+                eventually(lambda: "outcomes wait for the store" in caplog.text, "its outcome is kept")
             postgres_server.start()
         assert ended(backend, slow).result == 0
         eventually(lambda: set(seen.items) >= {0, *accepted}, "all have run")
@@ -791,21 +817,21 @@ def test_who_leaves_in_good_order_is_not_looked_after(
     assert bool(left) is owes
 
 
-def test_a_lost_claim_is_given_back(backend: PostgresBackend) -> None:
+def test_a_lost_claim_is_given_back(backend: PostgresBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs of a claim whose reply was lost run nowhere: the next claim takes them again."""
     backend.enqueue_many([Job("q", {"n": n}) for n in range(3)])
-    real = backend.store._own.execute
+    real, claim = Connections.execute, Statements(backend.config.schema).claim
 
-    def lose(statement: str, values: Any = ()) -> Any:
-        rows = real(statement, values)
-        if statement == backend.store._statements.claim:
+    def lose(connections: Connections, statement: str, values: Any = ()) -> Any:
+        rows = real(connections, statement, values)
+        if statement == claim:
             raise BackendUnavailable("the reply was lost", outcome_unknown=True)
         return rows
 
-    backend.store._own.execute = lose  # type: ignore[method-assign]
-    with pytest.raises(BackendUnavailable):
-        backend.store.claim([Demand("q", 10)])
-    backend.store._own.execute = real  # type: ignore[method-assign]
+    with monkeypatch.context() as patch:
+        patch.setattr(Connections, "execute", lose)
+        with pytest.raises(BackendUnavailable):
+            backend.store.claim([Demand("q", 10)])
     assert [job.payload["n"] for job in backend.store.claim([Demand("q", 10)]).jobs] == [0, 1, 2]
 
 
@@ -816,20 +842,18 @@ def test_a_lost_reply_of_an_enqueue(
     """An enqueue that was committed, and whose reply was lost, is not repeated: its token tells."""
     backend.enqueue("q", {"first": 1})
 
-    def lose(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(connection: Any, *arguments: Any, **options: Any) -> Any:
-            result = real(connection, *arguments, **options)
-            wrote = arguments and isinstance(arguments[0], bytes | str) and "add" in str(arguments[0])
-            if wrote and not lost:
-                lost.append(1)
-                connection.close()
-                raise psycopg.OperationalError("the connection was lost")
-            return result
-
-        return call
-
     lost: list[int] = []
-    monkeypatch.setattr(backend.store._connections, "prepared", lose(backend.store._connections.prepared))
+    add = Connections.prepared
+
+    def prepared_add(connections: Connections, connection: Any, name: bytes, *arguments: Any) -> Any:
+        result = add(connections, connection, name, *arguments)
+        if b"add" in name and not lost:
+            lost.append(1)
+            connection.close()
+            raise psycopg.OperationalError("the connection was lost")
+        return result
+
+    monkeypatch.setattr(Connections, "prepared", prepared_add)
     execute = psycopg.Cursor.execute
 
     def cursor_execute(cursor: Any, statement: Any, *arguments: Any, **options: Any) -> Any:
@@ -852,28 +876,46 @@ def test_a_lost_reply_of_an_enqueue(
     ]
 
 
-def test_callers_hold_up_no_worker(make: Make) -> None:
+def waiting_for_a_lock(admin: psycopg.Connection[Any], number: int) -> None:
+    """Wait until so many sessions of neoq wait for a lock."""
+    query = (
+        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and application_name = 'neoq'"
+    )
+    eventually(lambda: admin.execute(query).fetchall() == [(number,)], f"{number} sessions wait")
+
+
+def test_callers_hold_up_no_worker(make: Make, postgres_url: str, admin: psycopg.Connection[Any]) -> None:
     """While callers hold every connection that they may have, jobs are claimed, renewed and settled."""
     worker, other = make(pool_size=2), make(autostart=False)
     worker.listen("q", lambda job: job.payload["n"])
     ended(worker, worker.enqueue("q", {"n": 0}))
-    with contextlib.ExitStack() as held:
-        for _ in range(2):
-            held.enter_context(worker.store._connections.use())
+    with psycopg.connect(postgres_url) as connection:
+        other.enqueue("held", transaction=connection)
+        calls = [Background(lambda: worker.enqueue_many([Job("held"), Job("q", {"n": 2})])) for _ in range(2)]
+        waiting_for_a_lock(admin, 2)
         assert ended(other, other.enqueue("q", {"n": 1})).result == 1
         [seen] = other.workers()
         eventually(lambda: other.workers()[0].beat_at > seen.beat_at, "its heart beats")
+    for call in calls:
+        call.result()
 
 
-def test_a_wait_for_a_connection_ends(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits in vain for a connection of the process is told what to do, and that nothing was sent."""
+def test_a_wait_for_a_connection_ends(
+    make: Make, monkeypatch: pytest.MonkeyPatch, postgres_url: str, admin: psycopg.Connection[Any]
+) -> None:
+    """A call that waits in vain for a connection says what to do, and that nothing was sent."""
     monkeypatch.setattr("neoq.postgres.connections.PLACE_COMES", 0.05)
     backend = make(autostart=False, pool_size=2)
     backend.queues()
-    with backend.store._connections.use(), backend.store._connections.use():
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute(f'lock table "{backend.config.schema}".jobs')
+        calls = [Background(backend.jobs) for _ in range(2)]
+        waiting_for_a_lock(admin, 2)
         with pytest.raises(BackendUnavailable, match=r"all 2 connections .*raise pool_size") as caught:
             backend.enqueue_many([Job("q", {"n": n}) for n in range(2)])
         assert not caught.value.outcome_unknown
+    for call in calls:
+        call.result()
     backend.enqueue_many([Job("q", {"n": n}) for n in range(2)])
     assert backend.stats().ready == 2
 
@@ -948,13 +990,12 @@ def test_a_holder_that_is_forgotten(
     """A job whose holder ends and is forgotten before it could be read is added after it."""
     backend = make(autostart=False, retention=0)
     first = backend.enqueue("q", {"n": 1})
-    find = backend.store._adder._find
 
-    def late(*arguments: Any) -> Any:
+    def late(*arguments: Any, **options: Any) -> Any:
         admin.execute(f'delete from "{new_schema}".jobs where id = {first.id}')
-        return find(*arguments)
+        return find_query(*arguments, **options)
 
-    monkeypatch.setattr(backend.store._adder, "_find", late)
+    monkeypatch.setattr("neoq.postgres.add.find_query", late)
     with psycopg.connect(admin.info.dsn) as other:
         second = backend.enqueue("q", {"n": 1}, transaction=other if joins else None)
     assert not second.duplicate
@@ -965,15 +1006,15 @@ def test_a_new_connection_that_breaks(
     backend: PostgresBackend, admin: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An enqueue whose new connection breaks at once takes another."""
-    connect = backend.store._connections.connect
+    connect = Connections.connect
 
-    def broken() -> Any:
-        connection = connect()
+    def broken(connections: Connections) -> Any:
+        connection = connect(connections)
         monkeypatch.undo()
         admin.execute("select pg_terminate_backend(%s)", (connection.info.backend_pid,))
         return connection
 
-    monkeypatch.setattr(backend.store._connections, "connect", broken)
+    monkeypatch.setattr(Connections, "connect", broken)
     assert [backend.enqueue("q", {"n": n}).duplicate for n in range(2)] == [False, False]
 
 
@@ -1186,7 +1227,9 @@ def test_two_transactions_of_one_fingerprint(backend: PostgresBackend, postgres_
     assert (second[0].id, second[0].duplicate) == (first.id, True)
 
 
-def test_a_stale_lease_completes_nothing(make: Make, backend: PostgresBackend, postgres_url: str) -> None:
+def test_a_stale_lease_completes_nothing(
+    make: Make, backend: PostgresBackend, admin: psycopg.Connection[Any], postgres_url: str
+) -> None:
     """job.complete() under a lease that was lost raises, so that the handler's transaction is undone."""
     backend.enqueue("q", {"n": 1})
     worker = make()
@@ -1197,7 +1240,7 @@ def test_a_stale_lease_completes_nothing(make: Make, backend: PostgresBackend, p
             job.shield(),
             psycopg.connect(postgres_url) as connection,
         ):  # or a heartbeat might be the first to tell
-            backend.store._execute(f'update "{backend.config.schema}".jobs set token = token + 1')
+            admin.execute(f'update "{backend.config.schema}".jobs set token = token + 1')
             try:
                 job.complete(connection)
             except StaleLeaseError:
@@ -1208,7 +1251,7 @@ def test_a_stale_lease_completes_nothing(make: Make, backend: PostgresBackend, p
     assert seen.wait() == ["stale"]
 
 
-def test_an_end_before_the_commit(make: Make, postgres_url: str) -> None:
+def test_an_end_before_the_commit(make: Make, postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
     """A handler may return before its transaction commits: other jobs' outcomes do not wait for it."""
     backend = make()
     connection = psycopg.connect(postgres_url)
@@ -1225,7 +1268,8 @@ def test_an_end_before_the_commit(make: Make, postgres_url: str) -> None:
     connection.commit()
     connection.close()
     assert ended(backend, slow).result == "by hand"
-    eventually(lambda: not backend.store._settlement.left, "its outcome is dropped")
+    backend.shutdown()
+    assert "still open" not in caplog.text
 
 
 # -- transactions of other databases ------------------------------------------------------------------------
@@ -1742,20 +1786,28 @@ def test_a_clock_that_is_wrong(make: Make, shift: float) -> None:
         (uuids, [None, bytes(16)]),
     ],
 )
-def test_arrays(backend: PostgresBackend, array: Callable[[Any], Array], values: list[Any]) -> None:
+def test_arrays(postgres_url: str, array: Callable[[Any], Array], values: list[Any]) -> None:
     """The server reads what was written: nothing, one value over and over, many, and nulls."""
-    with backend.store._connections.use() as connection:
+    with closing(Connections(postgres_url, size=1)) as connections, connections.use() as connection:
         [(read,)] = connection.execute("select %s", (array(values),)).fetchall()
     assert [value.bytes if isinstance(value, uuid.UUID) else value for value in read] == values
+
+
+def add_together(backend: PostgresBackend, jobs: list[Job]) -> list[Job | None]:
+    """Add jobs of several callers in one commit."""
+    schema = backend.config.schema
+    with closing(Connections(backend.config.url, size=2)) as connections:
+        announcer = Announcer(connections, schema, backend.config.log)
+        adder = Adder(connections, Statements(schema), announcer, forgets=False)
+        with closing(announcer), closing(adder):
+            return adder.add_together([(job, held(job), b"") for job in jobs])
 
 
 def test_one_commit_of_several(backend: PostgresBackend) -> None:
     """Of jobs that are added in one commit each is its own, and a duplicate is the job that was there."""
     there = backend.enqueue("a", {"n": 0})
     jobs = [prepared(queue, {"n": n}) for n in range(3) for queue in "ab"]
-    added = backend.store._adder._add_together(
-        [(job, held(job), b"") for job in [*jobs, prepared("b", {"n": 0})]]
-    )
+    added = add_together(backend, [*jobs, prepared("b", {"n": 0})])
     assert added[0] is None  # it met the one that was there
     assert [job is None for job in (added[1], added[6])].count(True) == 1  # and one of these the other
     stored = {
@@ -1778,8 +1830,7 @@ def test_one_commit_with_what_cannot_be_stored(latin: str, new_schema: str) -> N
     with PostgresBackend(latin, schema=new_schema, autostart=False) as backend:
         assert backend.stats().ready == 0
         jobs = [prepared("q\N{SNOWMAN}", {"n": 1}), prepared("q", {"n": 2})]
-        added = backend.store._adder._add_together([(job, held(job), b"") for job in jobs])
-        assert added == [None, None]  # each is to be added by itself
+        assert add_together(backend, jobs) == [None, None]  # each is to be added by itself
         calls: dict[int, Any] = {}
 
         def enqueue(number: int) -> None:
@@ -1811,16 +1862,19 @@ def test_an_error_that_cannot_be_stored(latin: str, new_schema: str) -> None:
 
 
 def test_a_server_that_ends_idle_sessions(
-    make: Make, admin: psycopg.Connection[Any], postgres_url: str
+    connections: Callable[[], list[Any]], make: Make, admin: psycopg.Connection[Any], postgres_url: str
 ) -> None:
     """The session that says a worker is alive lasts where the server ends those that idle."""
     if admin.info.server_version < 140_000:
         pytest.skip("PostgreSQL 14 began to end idle sessions")
     worker = make(with_settings(postgres_url, options="-cidle_session_timeout%3D1h"), autostart=False)
     worker.queues()
-    worker.store._presence.hold()
-    connection = worker.store._presence._connection
-    assert connection is not None
+    assert worker.store.claim([Demand("q", 1)]).jobs == []
+    [(holder,)] = admin.execute(
+        "select pid from pg_locks where locktype = 'advisory' and classid = %s::oid",
+        (class_of(worker.config.schema),),
+    ).fetchall()
+    [connection] = [one for one in connections() if one.info.backend_pid == holder]
     assert connection.execute("show idle_session_timeout").fetchall() == [("0",)]
 
 

@@ -14,6 +14,8 @@ import pytest
 
 from neoq import BackendUnavailable, SqliteBackend, system
 from neoq.sqlite.alive import Sign
+from neoq.sqlite.locks import locks_for
+from neoq.store import Demand
 from neoq.testing.cases.suite import PATIENCE, eventually
 from tests.processes import Child, running
 
@@ -108,7 +110,7 @@ def test_a_worker_that_lives_is_left_alone(path: Path) -> None:
         backend.listen("q", lambda _job: "elsewhere")
         eventually(lambda: len(backend.workers()) == 2, "both are listed")
         [job] = backend.jobs()
-        assert backend.store._locks.look(job.worker or "") is Sign.LIVES
+        assert locks_for(backend.config.path, "0" * 32).look(job.worker or "") is Sign.LIVES
         assert job.crashes == 0
         child.signal(signal.SIGKILL)
         found = backend.wait(job.id or 0, backend.config.lease / 2)
@@ -120,12 +122,12 @@ def test_a_worker_that_lives_is_left_alone(path: Path) -> None:
 @pytest.mark.usefixtures("portable")
 def test_nothing_is_known_of_a_worker_without_a_file(path: Path) -> None:
     """A lock that is not there proves nothing, nor does a name that is none of a worker."""
-    with SqliteBackend(path, autostart=False) as backend:
-        backend.queues()
-        assert backend.store._locks.look("0" * 32) is Sign.UNKNOWN
-        assert backend.store._locks.look("../elsewhere") is Sign.UNKNOWN
-        backend.store._locks.release()
-        assert not backend.store._locks.held
+    path.touch()
+    locks = locks_for(str(path), "1" * 32)
+    assert locks.look("0" * 32) is Sign.UNKNOWN
+    assert locks.look("../elsewhere") is Sign.UNKNOWN
+    locks.release()
+    assert not locks.held
 
 
 @pytest.mark.usefixtures("portable")
@@ -135,7 +137,7 @@ def test_a_lock_that_cannot_be_made(path: Path) -> None:
     with SqliteBackend(path, autostart=False) as backend:
         backend.queues()
         with pytest.raises(BackendUnavailable, match="cannot lock a file"):
-            backend.store._locks.hold()
+            backend.store.claim([Demand("q", 1)])
 
 
 def test_no_library_to_lock_with(path: Path) -> None:

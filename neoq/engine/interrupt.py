@@ -154,7 +154,7 @@ class Slot:
         self.deferred = True
         if self._on_defer is not None:
             self._on_defer()
-        if not _must_not_break_off(self.ident):
+        if not must_not_interrupt(self.ident):
             self.deferred = False
             self._pending = True
             _raise_in_thread(self.ident, self._landing(why))
@@ -251,7 +251,7 @@ class Slot:
         return self.asked is not None and self.clock.monotonic() >= self._abandon_at
 
 
-def _must_not_break_off(ident: int) -> bool:
+def must_not_interrupt(ident: int) -> bool:
     """Whether a thread's handler is in a call that an exception must not end halfway.
 
     That is one of neoq; an import or a line of log, whose locks would stay taken and hang every other thread

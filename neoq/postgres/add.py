@@ -78,13 +78,13 @@ class Adder:
             self._tokens.put(token, [job.id for job in added])
 
     def _commit(self, calls: Sequence[Call[Item, Job | None]]) -> None:
-        added = self._add_together([call.item for call in calls])
+        added = self.add_together([call.item for call in calls])
         for call, job in zip(calls, added, strict=True):
             if job is not None:
                 self._tokens.put(call.item[2], (job.id,))
             call.value, call.ended = job, True
 
-    def _add_together(self, items: Sequence[Item]) -> Sequence[Job | None]:
+    def add_together(self, items: Sequence[Item]) -> Sequence[Job | None]:
         """Add plain jobs of several threads; None for each that must be added by itself.
 
         That is, which meets a holder, or a lock: nobody is to wait for what is another's.
