@@ -11,7 +11,7 @@ _MAX_CHAIN = MAX_TRACEBACK // MAX_ERROR  # exceptions
 
 
 def cut(text: str, limit: int) -> str:
-    """Cut a longer text to ``limit`` bytes and a mark: its beginning, the mark, its end."""
+    """Shorten a text of more than ``limit`` bytes to its beginning, a mark and its end."""
     if len(text) * 4 <= limit:
         return text
     size = len(text.encode("utf-8", "surrogatepass"))

@@ -242,7 +242,7 @@ class _Calendar:
 
 
 def _first_second(start: datetime, span: timedelta, holds: Callable[[datetime], bool]) -> datetime:
-    """Return the first whole second in ``start .. start + span`` from which on ``holds``."""
+    """Return the first whole second in ``start .. start + span`` at which ``holds`` becomes true."""
     seconds = range(int(span.total_seconds()) + 1)
     index = bisect_left(seconds, True, key=lambda second: holds(start + timedelta(seconds=second)))
     return start + timedelta(seconds=index)

@@ -355,6 +355,15 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not dead, f"{name_of(page)} links to {', '.join(dead)}"
 
 
+RETIRED = r"(?i)\b(keeper|ticker|lanes?|baton|bury|choked|stranded|whom|such a one|is told|judges nobody)\b"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_page_uses_the_words_of_the_glossary(page: Path) -> None:
+    """No page has a word that the glossary of CONTRIBUTING.md has replaced, nor a turn that nobody says."""
+    assert not re.findall(RETIRED, page.read_text(encoding="utf-8"))
+
+
 def test_the_index_lists_every_page() -> None:
     """Each page stands in the table of contents of docs/index.md, or of its folder's index."""
     for index in (DOCS / "index.md", DOCS / "recipes" / "index.md"):
@@ -375,9 +384,9 @@ def test_the_commands_of_make_exist() -> None:
 def test_the_internals_name_every_thread() -> None:
     """docs/internals.md has each name that a thread of the package gets, and no other."""
     source = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "neoq").rglob("*.py"))
-    named = set(re.findall(r'"(neoq-[a-z]+)(?:-\{[^"]*)?"', source))
+    named = set(re.findall(r'"(neoq-[a-z]+(?:-[a-z]+)*)(?:-\{[^"]*)?"', source))
     page = (DOCS / "internals.md").read_text(encoding="utf-8")
-    assert named == set(re.findall(r"`(neoq-[a-z]+)(?:-<[^`]*)?`", page))
+    assert named == set(re.findall(r"`(neoq-[a-z]+(?:-[a-z]+)*)(?:-<[^`]*)?`", page))
 
 
 LEVELS = {"warning", "error", "critical", "exception", "log"}  # log: with a level worked out before
