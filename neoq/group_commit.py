@@ -36,13 +36,13 @@ _BROKEN_OFF = BackendUnavailable("the commit was broken off by an interrupt", ou
 class Call(Generic[T, R]):
     """What one caller wants written, and what became of it."""
 
-    __slots__ = ("asleep", "ended", "error", "item", "lasting", "next", "taken", "value", "woken")
+    __slots__ = ("asleep", "durable", "ended", "error", "item", "next", "taken", "value", "woken")
 
     value: R
 
-    def __init__(self, item: T, lasting: bool) -> None:
+    def __init__(self, item: T, durable: bool) -> None:
         self.item = item
-        self.lasting = lasting
+        self.durable = durable
         self.error: BaseException | None = None
         self.taken = self.ended = False  # into a commit; by one
         self.next: Call[T, R] | None = None  # of the same commit, to be woken after this one
@@ -88,21 +88,21 @@ class GroupCommit(Generic[T, R]):
         self._lock = threading.Lock()
         self._leader: Call[T, R] | None = None
         self._waiting: deque[Call[T, R]] = deque()  # beside the leader
-        self._expected = 1  # so many lasting ones are worth waiting for: as many as there were just now
+        self._expected = 1  # so many durable ones are worth waiting for: as many as there were just now
         self._patience = 0.0  # seconds that the first of those who wait gives them
         self._crowded = False  # other threads keep the interpreter busy
 
-    def __call__(self, item: T, *, lasting: bool = True) -> R:
+    def __call__(self, item: T, *, durable: bool = True) -> R:
         """Commit one item; returns or raises what became of it.
 
-        What is not ``lasting`` need not wait for a disk: it waits for nobody, and nobody for it.
+        What is not ``durable`` need not wait for a disk: it waits for nobody, and nobody for it.
         """
-        call: Call[T, R] = Call(item, lasting)
+        call: Call[T, R] = Call(item, durable)
         try:
             patience = LOOKS_EVERY
             with self._lock:
                 nobody, waiting = self._leader is None, self._waiting
-                if nobody and (len(waiting) + 1 >= self._expected or not lasting):
+                if nobody and (len(waiting) + 1 >= self._expected or not durable):
                     self._leader = call
                 else:
                     if nobody and not waiting:
@@ -159,7 +159,7 @@ class GroupCommit(Generic[T, R]):
                     call.fail(error if call is own else _copy_of(error))
             if not ours:
                 raise
-        if own.lasting:
+        if own.durable:
             self._patience = min(PATIENCE_AT_MOST, PATIENCE * (machine.monotonic() - began))
 
     def _take_along(self) -> list[Call[T, R]]:
@@ -185,10 +185,10 @@ class GroupCommit(Generic[T, R]):
 
     def _hand_over(self, call: Call[T, R]) -> tuple[list[Call[T, R]], Call[T, R] | None]:
         if not self._waiting:  # most often
-            self._expected = 1 if call.lasting else self._expected
+            self._expected = 1 if call.durable else self._expected
             self._leader = None
             return [], None
-        if here := call.lasting + sum(other.lasting for other in self._waiting):
+        if here := call.durable + sum(other.durable for other in self._waiting):
             self._expected = 1 if here < self._few else min(here, MAX_BATCH)
         served = [other for other in self._waiting if other.taken]
         for other in served:
@@ -197,7 +197,7 @@ class GroupCommit(Generic[T, R]):
         if served:
             self._waiting = deque([other for other in self._waiting if not other.taken])
         longest = self._waiting[0] if self._waiting else None
-        if longest is not None and (len(self._waiting) >= self._expected or not longest.lasting):
+        if longest is not None and (len(self._waiting) >= self._expected or not longest.durable):
             self._waiting.popleft()
             self._leader = longest
         else:

@@ -41,19 +41,19 @@ class Commits:
     def sizes(self) -> list[int]:
         return [len(batch) for batch in self.batches]
 
-    def begin(self, number: int, *, lasting: bool = True) -> list[threading.Thread]:
+    def begin(self, number: int, *, durable: bool = True) -> list[threading.Thread]:
         """So many calls, each in a thread of its own, in this order; all of them wait when this returns."""
         threads = []
         for _ in range(number):
             there = self.waiting()
-            threads.append(threading.Thread(target=self.call, args=(there, lasting), daemon=True))
+            threads.append(threading.Thread(target=self.call, args=(there, durable), daemon=True))
             threads[-1].start()
             eventually(lambda there=there: self.waiting() == there + 1, "it waits")  # type: ignore[misc]
         return threads
 
-    def call(self, number: int, lasting: bool) -> None:
+    def call(self, number: int, durable: bool) -> None:
         try:
-            self.outcomes[number] = self.group(number, lasting=lasting)
+            self.outcomes[number] = self.group(number, durable=durable)
         except BaseException as error:
             self.outcomes[number] = error
 
@@ -95,7 +95,7 @@ def test_who_is_alone_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody shared the last commit, or only what need not last did, nobody is waited for."""
     wait_for_others(monkeypatch, 1e6)
     commits = Commits()
-    commits.end(commits.begin(1) + commits.begin(3, lasting=False))
+    commits.end(commits.begin(1) + commits.begin(3, durable=False))
     for number in range(2):
         commits.group(number)
     assert commits.sizes == [1, 3, 1, 1]

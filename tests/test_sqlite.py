@@ -514,7 +514,7 @@ def test_new_jobs_are_sorted_in_by_the_dozen(path: Path, backend: SqliteBackend)
     new = []
     for n in range(number):
         backend.enqueue("q", {"n": n}, run_after=None if n % 2 else 3600)
-        new += connection.execute("select count(*) from neoq_jobs where place = 5").fetchone()
+        new += connection.execute("select count(*) from neoq_jobs where state = 5").fetchone()
         assert (backend.stats().ready, backend.stats().scheduled) == ((n + 1) // 2, n // 2 + 1)
     connection.close()
     assert new == [(n + 1) % NEW_AT_MOST for n in range(number)]
@@ -569,21 +569,21 @@ def test_what_was_undone_is_not_known(path: Path) -> None:
     ("query", "index"),
     [
         (
-            "select id from neoq_jobs where place = 0 and queue = 'q' order by priority desc, run_after",
+            "select id from neoq_jobs where state = 0 and queue = 'q' order by priority desc, run_after",
             "ready",
         ),
-        ("select min(run_after) from neoq_jobs where place = 1 and queue = 'q'", "due"),
+        ("select min(run_after) from neoq_jobs where state = 1 and queue = 'q'", "due"),
         (
-            "update neoq_jobs set place = 0 where place = 1 and queue = 'q' and run_after <= 9",
+            "update neoq_jobs set state = 0 where state = 1 and queue = 'q' and run_after <= 9",
             "due",
         ),
-        ("select worker, min(lease_until) from neoq_jobs where place = 2 group by worker", "running"),
+        ("select worker, min(lease_until) from neoq_jobs where state = 2 group by worker", "running"),
         ("select token from neoq_jobs where cancel = 1 and worker = 'w'", "cancelling"),
         (
-            "select id from neoq_jobs where place = 3 and finished_at <= 9 order by finished_at limit 9",
-            "ended",
+            "select id from neoq_jobs where state = 3 and finished_at <= 9 order by finished_at limit 9",
+            "finished",
         ),
-        ("select id from neoq_jobs where place = 4 order by finished_at, id limit 9", "died"),
+        ("select id from neoq_jobs where state = 4 order by finished_at, id limit 9", "dead"),
         ("select 1 from neoq_jobs where hash = 7 and holds = 1", "held"),
     ],
 )

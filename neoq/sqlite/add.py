@@ -13,7 +13,7 @@ import orjson
 from neoq.job import CODEC, Job, Status
 from neoq.sqlite.ledger import Ledger
 from neoq.sqlite.rows import N_READY, kind_of
-from neoq.sqlite.schema import READY, WAITS
+from neoq.sqlite.schema import READY, SCHEDULED
 from neoq.store import Tick, taken_by
 from neoq.stored import NUMBER, number_in
 
@@ -91,9 +91,9 @@ def _replace(ledger: Ledger, holder: Job, new: Job) -> None:
 
 def move(ledger: Ledger, job: Job, run_after: float | None) -> None:
     """Put a waiting job at another time."""
-    before = WAITS if job.waits else READY
-    after = WAITS if run_after > ledger.now else READY  # type: ignore[operator]
-    ledger.do("update neoq_jobs set place = ?, run_after = ? where id = ?", (after, run_after, job.id))
+    before = SCHEDULED if job.waits else READY
+    after = SCHEDULED if run_after > ledger.now else READY  # type: ignore[operator]
+    ledger.do("update neoq_jobs set state = ?, run_after = ? where id = ?", (after, run_after, job.id))
     ledger.count(job.queue, kind_of(before, NUMBER[job.status]), -1)
     ledger.count(job.queue, kind_of(after, NUMBER[job.status]), 1)
 
@@ -104,8 +104,8 @@ def full_queue(ledger: Ledger, wanted: dict[str, int], capacities: dict[str, int
     for queue, capacity in capacities.items():
         ready = ledger.do(
             "select coalesce((select n from neoq_counts where queue = ? and kind = ?), 0)"
-            " + (select count(*) from neoq_jobs where place = 1 and queue = ? and run_after <= ?)"
-            " + (select count(*) from neoq_jobs where id > ? and place = 5 and queue = ? and run_after <= ?)",
+            " + (select count(*) from neoq_jobs where state = 1 and queue = ? and run_after <= ?)"
+            " + (select count(*) from neoq_jobs where id > ? and state = 5 and queue = ? and run_after <= ?)",
             (queue, N_READY, queue, ledger.now, ledger.newest.sorted_to, queue, ledger.now),
         ).fetchone()[0]
         if wanted[queue] and ready + wanted[queue] > capacity:

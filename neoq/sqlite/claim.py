@@ -31,15 +31,15 @@ PARKED = (
     86400.0  # seconds: a ready job is not that far ahead, even where a clock was set; somebody put it off
 )
 _CLAIM = (
-    "update neoq_jobs set place = 2, status = 2, token = ?, worker = ?, lease_until = ?, ran_at = ?,"
+    "update neoq_jobs set state = 2, status = 2, token = ?, worker = ?, lease_until = ?, ran_at = ?,"
     " progress = null, progress_text = null where id = ?"
 )
 _LET_GO = "update neoq_jobs set holds = 0 where id = ?"
 _BURY = (
-    "update neoq_jobs set place = 4, status = 4, holds = 0, token = 0, worker = null, lease_until = null,"
+    "update neoq_jobs set state = 4, status = 4, holds = 0, token = 0, worker = null, lease_until = null,"
     " cancel = 0, finished_at = ?, error = ? where id = ?"
 )
-_NEVER_DUE = f"select {COLUMNS} from neoq_jobs where place = 1 and queue = ? and"  # noqa: S608
+_NEVER_DUE = f"select {COLUMNS} from neoq_jobs where state = 1 and queue = ? and"  # noqa: S608
 
 
 def claim(
@@ -102,7 +102,7 @@ def bury_never_due(ledger: Ledger, queues: Sequence[str]) -> list[Job]:
 
 def _promote(ledger: Ledger, queue: str, buried: list[Job]) -> float | None:
     """Make ready what is due; return when the next will be."""
-    head = "select min(run_after) from neoq_jobs where place = 1 and queue = ?"
+    head = "select min(run_after) from neoq_jobs where state = 1 and queue = ?"
     due: Any = ledger.do(head, (queue,)).fetchone()[0]
     if due.__class__ in {str, bytes}:  # numbers come before these
         return None
@@ -110,7 +110,7 @@ def _promote(ledger: Ledger, queue: str, buried: list[Job]) -> float | None:
         return due  # type: ignore[no-any-return]
     for status, kind in ((PENDING, N_SCHEDULED), (RETRYING, N_RETRYING)):
         moved = ledger.do(
-            "update neoq_jobs set place = 0 where place = 1 and queue = ? and run_after <= ? and status = ?",
+            "update neoq_jobs set state = 0 where state = 1 and queue = ? and run_after <= ? and status = ?",
             (queue, ledger.now, status),
         ).rowcount
         ledger.count(queue, kind, -moved)
@@ -131,7 +131,7 @@ def _best(ledger: Ledger, demand: Demand) -> list[Job]:
     kinds = tuple(demand.kinds or ())
     only = f" and kind in ({','.join('?' * len(kinds))})" if demand.kinds is not None else ""
     rows = ledger.do(
-        f"select {COLUMNS} from neoq_jobs where place = 0 and queue = ?{only}"  # noqa: S608
+        f"select {COLUMNS} from neoq_jobs where state = 0 and queue = ?{only}"  # noqa: S608
         " order by priority desc, run_after, id limit ?",
         (demand.queue, *kinds, demand.limit + 1),
     ).fetchall()

@@ -1,11 +1,7 @@
 """One SQLite file as one process uses it: its connections, its errors, its one writer at a time.
 
-Whoever wants to write while another commits waits, and the next commit takes all who wait along: one fsync
-for many, see group_commit.py. There is no thread for it.
-
-No connection is open across a fork. SQLite keeps its locks per process and would believe in the child that
-it has those of the parent, so `_before_fork` closes them all, and both sides open new ones when they need
-them.
+A thread that wants to write while another one commits waits. The next commit takes along all that wait: one
+fsync for many, see group_commit.py. There is no thread for it.
 """
 
 from __future__ import annotations
@@ -14,20 +10,18 @@ import ctypes
 import os
 import sqlite3
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from neoq.boundary import entrance
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.group_commit import Call, GroupCommit
+from neoq.sqlite.fork import note_closed, note_open
 from neoq.sqlite.place import Identity, Place
 from neoq.sqlite.schema import VERSION, is_whole, statements_for
-from neoq.system import at_fork
 
 if TYPE_CHECKING:
     from neoq.sqlite.ledger import Ledger
@@ -103,7 +97,7 @@ class SqliteFile:
         """
         self._place.check(make_with=self._file_mode)
         with self._gate:
-            _note_open(self)  # before there is anything to close
+            note_open(self)  # before there is anything to close
             try:
                 self._open_writer(patience=0.0)
             except sqlite3.Error as error:
@@ -119,7 +113,7 @@ class SqliteFile:
         with self._gate, self._read_gate:
             self._closed = True
             self._disconnect()
-        _open_files.pop(id(self), None)
+        note_closed(self)
 
     def break_connections(self) -> None:
         """Close the connections; the next operations open new ones."""
@@ -327,20 +321,20 @@ class SqliteFile:
 
     # -- writing ----------------------------------------------------------------------------------------
 
-    def write(self, work: Work[T], *, lasting: bool = True) -> T:
+    def write(self, work: Work[T], *, durable: bool = True) -> T:
         """Call ``work`` with the ledger inside a transaction and commit it, with those of others who wait.
 
         If it raises, it alone is undone. It may be called again where a commit failed. What need not
-        be ``lasting`` outlives this process, and perhaps not a power cut: its commit waits for no disk.
+        be ``durable`` outlives this process, and perhaps not a power cut: its commit waits for no disk.
         """
         written: T
         try:
-            written = self._in_group(work, lasting=lasting)
+            written = self._in_group(work, durable=durable)
         except BackendError as error:
             if not _tables_are_gone(error):
                 raise
             self._make_anew()
-            written = self._in_group(work, lasting=lasting)
+            written = self._in_group(work, durable=durable)
         return written
 
     def _commit(self, batch: Sequence[Operation]) -> None:
@@ -425,8 +419,8 @@ class SqliteFile:
         return True
 
     def _choose_mode(self, batch: Sequence[Operation]) -> None:
-        lasting = batch[0].lasting or any(operation.lasting for operation in batch)
-        mode = self._synchronous if lasting or self._synchronous == "off" else "normal"
+        durable = batch[0].durable or any(operation.durable for operation in batch)
+        mode = self._synchronous if durable or self._synchronous == "off" else "normal"
         if mode != self._mode:
             assert self._writer is not None
             self._writer.execute(f"pragma synchronous = {mode}")
@@ -470,48 +464,3 @@ def _tables_are_gone(error: BackendError) -> bool:
 def _roll_back(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
         connection.execute("rollback")
-
-
-class _Forks(threading.local):
-    """The gates that this thread has closed, for each fork that it is in; several threads may fork."""
-
-    def __init__(self) -> None:
-        self.held: list[list[threading.RLock]] = []  # a signal handler may fork while its thread does
-
-
-_open_files: dict[int, weakref.ref[SqliteFile]] = {}  # in one order for all threads, which wait for the gates
-_forks = _Forks()
-
-
-def _note_open(file: SqliteFile) -> None:
-    key = id(file)
-    _open_files[key] = weakref.ref(file, entrance(lambda _: _open_files.pop(key, None)))
-
-
-def _all_open() -> list[SqliteFile]:
-    files = [reference() for reference in list(_open_files.values())]
-    return [file for file in files if file is not None]
-
-
-def _before_fork() -> None:
-    held: list[threading.RLock] = []
-    _forks.held.append(held)
-    for file in _all_open():
-        file.before_fork(held)
-
-
-def _forked_in_parent() -> None:
-    for gate in reversed(_forks.held.pop()):
-        gate.release()
-
-
-def _forked_in_child() -> None:
-    """Every file is the parent's, also one that another thread has opened since this one began to fork."""
-    _forks.held.clear()
-    files = _all_open()
-    _open_files.clear()
-    for file in files:
-        file.forked_in_child()
-
-
-at_fork(before=_before_fork, after_in_parent=_forked_in_parent, after_in_child=_forked_in_child)

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from neoq.job import Job, Status, to_datetime
 from neoq.sqlite.file import SqliteFile
-from neoq.sqlite.rows import COLUMNS, counts_of, job_of, place_and_status
+from neoq.sqlite.rows import COLUMNS, counts_of, job_of, states_and_status
 from neoq.store import QueueCounts, WorkerInfo
 from neoq.stored import number_in, texts_in
 
@@ -33,8 +33,8 @@ def find(
         where.append("id in (select value from json_each(?))")
         values.append(f"[{','.join(map(str, ids))}]")
     if status is not None:
-        places, number = place_and_status(status)
-        where.append(f"place in ({','.join(map(str, places))}) and status = {number}")
+        states, number = states_and_status(status)
+        where.append(f"state in ({','.join(map(str, states))}) and status = {number}")
     for condition, value in (("queue = ?", queue), ("id < ?", after)):
         if value is not None:
             where.append(condition)
@@ -55,7 +55,7 @@ def counts(file: SqliteFile, now: float) -> list[QueueCounts]:
     }
     for queue in {queue for queue, kind, number in rows if type(queue) is str and kind in {1, 2} and number}:
         for status, number in file.read(
-            "select status, count(*) from neoq_jobs where place = 1 and queue = ? and run_after <= ?"
+            "select status, count(*) from neoq_jobs where state = 1 and queue = ? and run_after <= ?"
             " and status in (0, 1) group by status",
             (queue, now),
         ):

@@ -25,7 +25,7 @@ from neoq.sqlite.rows import (
     job_of,
     kind_of,
 )
-from neoq.sqlite.schema import DIED, ENDED, NEW, READY, WAITS
+from neoq.sqlite.schema import DEAD, FINISHED, NEW, READY, SCHEDULED
 from neoq.store import warn_of_dropped
 from neoq.stored import number_in
 
@@ -41,20 +41,20 @@ _VERSION = "pragma data_version"  # it changes where another connection has writ
 _SORTED_TO = "select n from neoq_counts where queue = '' and kind = 0"
 _LAST_ID = 2**53 - 1  # that we give; somebody may have written a higher one
 _ENDS = (  # and where the newest job is; no row where there is no job
-    f"select ({_SORTED_TO}), id, place from neoq_jobs where id <= {_LAST_ID} order by id desc limit 1"  # noqa: S608
+    f"select ({_SORTED_TO}), id, state from neoq_jobs where id <= {_LAST_ID} order by id desc limit 1"  # noqa: S608
 )
-_NEW_HASHES = "select hash from neoq_jobs where id > ? and hash is not null and place = 5"
-_NEW = " where id > ? and place = 5"
-_SORT_IN = f"update neoq_jobs set place = run_after > ?, holds = hash is not null{_NEW}"  # noqa: S608
+_NEW_HASHES = "select hash from neoq_jobs where id > ? and hash is not null and state = 5"
+_NEW = " where id > ? and state = 5"
+_SORT_IN = f"update neoq_jobs set state = run_after > ?, holds = hash is not null{_NEW}"  # noqa: S608
 _ADD_UP = " on conflict (queue, kind) do update set n = n + excluded.n"
-_COUNT_IN = (  # the kinds of those that are ready and of those that wait are their places
+_COUNT_IN = (  # the kinds of those that are ready and of those that wait are their states
     f"insert into neoq_counts select queue, run_after > ?, count(*) from neoq_jobs{_NEW}"  # noqa: S608
     " and queue <> '' group by 1, 2" + _ADD_UP
 )
 _COUNT_ALL = (  # the kinds of kind_of
-    "insert into neoq_counts select queue, case place when 0 then 0 when 1 then 1 + (status = 1)"  # noqa: S608
+    "insert into neoq_counts select queue, case state when 0 then 0 when 1 then 1 + (status = 1)"  # noqa: S608
     " when 2 then 3 when 3 then case status when 3 then 4 else 6 end else 5 end, count(*) from neoq_jobs"
-    " where place between 0 and 4 and queue <> '' and {} group by 1, 2" + _ADD_UP
+    " where state between 0 and 4 and queue <> '' and {} group by 1, 2" + _ADD_UP
 )
 _COUNT = "insert into neoq_counts values (?,?,?)" + _ADD_UP  # noqa: S608
 _HELD = "select 1 from neoq_jobs where hash = ? and holds = 1"
@@ -111,10 +111,10 @@ class Ledger:
     def _look(self, known: Newest | None) -> Newest:
         """What is new, where others may have written."""
         ends = self.do(_ENDS).fetchone()
-        sorted_to, last, place = ends or ((self.do(_SORTED_TO).fetchone() or [None])[0], 0, None)
+        sorted_to, last, state = ends or ((self.do(_SORTED_TO).fetchone() or [None])[0], 0, None)
         if last.__class__ is not int:
             last = 0
-        if sorted_to.__class__ is not int or not 0 <= sorted_to < (last if place == NEW else _LAST_ID):
+        if sorted_to.__class__ is not int or not 0 <= sorted_to < (last if state == NEW else _LAST_ID):
             sorted_to = self._reckon_anew(last)
         if last < sorted_to:  # noqa: PLR1730  # for each add, where a call of max() would cost more
             last = sorted_to
@@ -126,7 +126,7 @@ class Ledger:
         """Make the counts from the jobs, where somebody has emptied or changed them; return `sorted_to`."""
         self.config.log.warning("the counts of the jobs were gone or wrong and are made anew")
         self.do(
-            "update neoq_jobs set place = run_after > ?, holds = hash is not null where place = 5",
+            "update neoq_jobs set state = run_after > ?, holds = hash is not null where state = 5",
             (self.now,),
         )
         self.do("delete from neoq_counts")
@@ -162,7 +162,7 @@ class Ledger:
     # -- what is new ------------------------------------------------------------------------------------
 
     def sort_in(self) -> None:
-        """Put what is new into its place: before anything else is done to jobs, and where it is many."""
+        """Put what is new into the indexes: before anything else is done to jobs, and where it is many."""
         if self._in_order:
             return
         newest = self.newest
@@ -183,18 +183,18 @@ class Ledger:
         job_id = newest.last + 1
         if self._in_order:
             waits = job.due > self.now  # type: ignore[operator]  # accepted jobs have one
-            place, holds = WAITS if waits else READY, held is not None
+            state, holds = SCHEDULED if waits else READY, held is not None
             self.count(job.queue, N_SCHEDULED if waits else N_READY, 1)
         else:
-            place, holds = NEW, False
+            state, holds = NEW, False
             if held is not None:
                 newest.hashes.add(held)
         if job.special or job.kind is not None or job.group is not None:
-            self.do(INSERT, (job_id, held, holds, place, *described(job)))
+            self.do(INSERT, (job_id, held, holds, state, *described(job)))
         else:
             self.do(
                 INSERT_PLAIN,
-                (job_id, held, holds, place, job.queue, job.due, job.created, job.body),
+                (job_id, held, holds, state, job.queue, job.due, job.created, job.body),
             )
         newest.last = job.id = job_id
 
@@ -232,25 +232,25 @@ class Ledger:
         config, dropped = self.config, 0
         self.write_counts()
         if config.max_finished is not None and (N_SUCCEEDED in kinds or N_CANCELLED in kinds):
-            dropped += len(self._drop_oldest(ENDED, (N_SUCCEEDED, N_CANCELLED), config.max_finished))
+            dropped += len(self._drop_oldest(FINISHED, (N_SUCCEEDED, N_CANCELLED), config.max_finished))
         if config.max_dead is not None and N_DEAD in kinds:
-            for job_id, queue in self._drop_oldest(DIED, (N_DEAD,), config.max_dead):
+            for job_id, queue in self._drop_oldest(DEAD, (N_DEAD,), config.max_dead):
                 dropped += 1
                 warn_of_dropped(config, job_id, queue)
         return dropped
 
-    def _drop_oldest(self, place: int, kinds: tuple[int, ...], limit: int) -> list[tuple[int, str]]:
+    def _drop_oldest(self, state: int, kinds: tuple[int, ...], limit: int) -> list[tuple[int, str]]:
         marks = ",".join("?" * len(kinds))
         [(there,)] = self.do(f"select sum(n) from neoq_counts where kind in ({marks})", kinds)  # noqa: S608
         excess = int(number_in(there, 0, _LAST_ID) or 0) - limit
-        return self.drop(f"place = {place} order by finished_at, id limit ?", (excess,)) if excess > 0 else []
+        return self.drop(f"state = {state} order by finished_at, id limit ?", (excess,)) if excess > 0 else []
 
     def drop(self, where: str, values: tuple[Any, ...]) -> list[tuple[int, str]]:
         """Delete jobs that have ended; return their ids and queues."""
-        rows = self.do(f"select id, queue, place, status from neoq_jobs where {where}", values).fetchall()  # noqa: S608
+        rows = self.do(f"select id, queue, state, status from neoq_jobs where {where}", values).fetchall()  # noqa: S608
         self.many("delete from neoq_jobs where id = ?", [row[:1] for row in rows])
-        for _, queue, place, status in rows:
-            self.count(queue, kind_of(place, status), -1)
+        for _, queue, state, status in rows:
+            self.count(queue, kind_of(state, status), -1)
         return [row[:2] for row in rows]
 
     # -- jobs by id -------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from neoq.job import DuplicateJobError, Job, Status
 from neoq.sqlite.add import hash_of, move
 from neoq.sqlite.ledger import Ledger
 from neoq.sqlite.rows import N_CANCELLED, N_READY, kind_of
-from neoq.sqlite.schema import DIED, ENDED, READY, WAITS
+from neoq.sqlite.schema import DEAD, FINISHED, READY, SCHEDULED
 from neoq.store import Action, Changed, WorkerInfo, taken_by
 from neoq.stored import NUMBER
 
@@ -49,7 +49,7 @@ def _cancel(ledger: Ledger, job: Job) -> bool:
     if job.status is Status.RUNNING or job.finished:
         return False
     ledger.do(
-        "update neoq_jobs set place = 3, status = 5, holds = 0, finished_at = ? where id = ?",
+        "update neoq_jobs set state = 3, status = 5, holds = 0, finished_at = ? where id = ?",
         (ledger.now, job.id),
     )
     _count_out(ledger, job)
@@ -58,14 +58,14 @@ def _cancel(ledger: Ledger, job: Job) -> bool:
 
 
 def _count_out(ledger: Ledger, job: Job) -> None:
-    """A job leaves the place that it had when it was read."""
+    """A job leaves the state that it had when it was read."""
     if job.status is Status.DEAD:
-        place = DIED
+        state = DEAD
     elif job.finished:
-        place = ENDED
+        state = FINISHED
     else:
-        place = WAITS if job.waits else READY
-    ledger.count(job.queue, kind_of(place, NUMBER[job.status]), -1)
+        state = SCHEDULED if job.waits else READY
+    ledger.count(job.queue, kind_of(state, NUMBER[job.status]), -1)
 
 
 def _retry(ledger: Ledger, job: Job) -> bool:
@@ -79,7 +79,7 @@ def _retry(ledger: Ledger, job: Job) -> bool:
     if holder is not None:
         raise taken_by(holder)
     ledger.do(  # without its deadline, or one that has passed would kill it again
-        "update neoq_jobs set place = 0, status = 0, holds = hash is not null, run_after = ?,"
+        "update neoq_jobs set state = 0, status = 0, holds = hash is not null, run_after = ?,"
         " finished_at = null, retries = 0, crashes = 0, deadline = null where id = ?",
         (ledger.now, job.id),
     )
@@ -107,7 +107,7 @@ def prune(ledger: Ledger) -> int:
     if ledger.config.retention is None:
         return 0
     oldest = ledger.now - ledger.config.retention
-    where = "place = 3 and finished_at <= ? order by finished_at limit ?"
+    where = "state = 3 and finished_at <= ? order by finished_at limit ?"
     return len(ledger.drop(where, (oldest, PRUNED_AT_ONCE)))
 
 

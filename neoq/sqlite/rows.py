@@ -8,8 +8,9 @@ from typing import Any
 
 import orjson
 
-from neoq.job import CODEC, FINISHED, Job, Status, blank, within_calendar
-from neoq.sqlite.schema import DIED, ENDED, NEW, READY, RUNS, WAITS
+from neoq.job import CODEC, Job, Status, blank, within_calendar
+from neoq.job import FINISHED as FINISHED_STATUSES
+from neoq.sqlite.schema import DEAD, FINISHED, NEW, READY, RUNNING, SCHEDULED
 from neoq.store import QueueCounts
 from neoq.stored import (
     LAST_CRASH,
@@ -25,8 +26,8 @@ from neoq.stored import (
     shown,
 )
 
-PENDING, RETRYING, RUNNING, SUCCEEDED, DEAD, CANCELLED = range(6)
-_FIELDS = (  # of QueueCounts; the place in this tuple is the kind in neoq_counts
+PENDING, RETRYING, SUCCEEDED = NUMBER[Status.PENDING], NUMBER[Status.RETRYING], NUMBER[Status.SUCCEEDED]
+_FIELDS = (  # of QueueCounts; the position in this tuple is the kind in neoq_counts
     *("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled"),
 )
 N_READY, N_SCHEDULED, N_RETRYING, N_RUNNING, N_SUCCEEDED, N_DEAD, N_CANCELLED = range(7)
@@ -56,15 +57,13 @@ _IN_DICT = {
     "traceback": "traceback",
 }
 _NAMES = tuple(_IN_DICT.values())
-_PLACES = range(6)
+_STATES = range(6)
 _SHAPES_KEPT = 500
-_OTHERS = "status, uniqueness, cancel, meta, progress, progress_text, place, lease_until"
+_OTHERS = "status, uniqueness, cancel, meta, progress, progress_text, state, lease_until"
 COLUMNS = f"{', '.join(_IN_SLOTS)}, {', '.join(_IN_DICT)}, {_OTHERS}"
 _FIRST, _REST = len(_IN_SLOTS), len(_IN_SLOTS) + len(_IN_DICT)
 _ALL = (*_IN_SLOTS, *_IN_DICT, *_OTHERS.split(", "))
-TOKEN_AT, WORKER_AT, PLACE_AT, LEASE_AT = (
-    _ALL.index(name) for name in ("token", "worker", "place", "lease_until")
-)
+TOKEN_AT, WORKER_AT, LEASE_AT = (_ALL.index(name) for name in ("token", "worker", "lease_until"))
 _NUMBERS_END = _FIRST + 5
 _CHANGING = 7  # columns of a plain job that is ready, which differ; the others are these
 _PLAIN_READY = (*(None,) * 3, 0, None, 0, 0, *(None,) * 7, PENDING, 1, 0, *(None,) * 3, READY, None)
@@ -74,7 +73,7 @@ _CALLED = {"batch": "group"}  # where `read` calls a column otherwise
 # A column takes any type, whatever it was made for. Rows come in a few shapes; each is looked at once.
 _NULL = type(None)
 _TYPES: dict[tuple[type, ...], str] = {
-    (int,): "id token priority crashes retries status uniqueness cancel place",
+    (int,): "id token priority crashes retries status uniqueness cancel state",
     (int, _NULL): "max_retries",
     (float, int): "run_after created_at",
     (float, int, _NULL): "deadline ran_at finished_at progress lease_until",
@@ -95,7 +94,7 @@ _attributes_of = attrgetter(*((_IN_SLOTS | _IN_DICT)[column] for column in _DESC
 
 
 def _insert(*columns: str) -> str:
-    columns = ("id", "hash", "holds", "place", *columns)
+    columns = ("id", "hash", "holds", "state", *columns)
     marks = ", ".join("?" * len(columns))
     return f"insert into neoq_jobs ({', '.join(columns)}) values ({marks})"  # noqa: S608
 
@@ -105,7 +104,7 @@ INSERT = _insert("uniqueness", "meta", "codec", *_DESCRIBED)
 
 
 def described(job: Job) -> tuple[Any, ...]:
-    """What `INSERT` says of a job, after its id, hash, holds and place."""
+    """What `INSERT` says of a job, after its id, hash, holds and state."""
     meta = orjson.dumps(dict(job.meta)) if job.meta else None
     return UNIQUENESS_NUMBER[job.unique], meta, CODEC, *_attributes_of(job)
 
@@ -116,10 +115,10 @@ def job_of(row: Sequence[Any]) -> Job:
         return _job_of(row)
     except (ValueError, LookupError, TypeError):
         fields = {_CALLED.get(name, name): value for name, value in zip(_ALL, row, strict=True)}
-        place = fields["place"]
-        fields["waits"] = place == WAITS
-        there = place in _PLACES and type(place) is int
-        problems = [] if there else [f"place holds {shown(place)}, which is not 0 to {len(_PLACES) - 1}"]
+        state = fields["state"]
+        fields["waits"] = state == SCHEDULED
+        there = state in _STATES and type(state) is int
+        problems = [] if there else [f"state holds {shown(state)}, which is not 0 to {len(_STATES) - 1}"]
         return read(fields, problems=problems)
 
 
@@ -185,17 +184,17 @@ def _job_of(row: Sequence[Any]) -> Job:
     ) = row[:_FIRST]
     fields = job.__dict__
     fields.update(zip(_NAMES, row[_FIRST:_REST], strict=True))
-    status, uniqueness, cancel, meta, progress, progress_text, place, _ = row[_REST:]
+    status, uniqueness, cancel, meta, progress, progress_text, state, _ = row[_REST:]
     if row[_FIRST:_NUMBERS_END] != _USUAL:
         _check_numbers(job)
     job.parsed = payload_of(job.body)
     job.status = STATUS_OF[status]
-    if place not in _PLACES:
+    if state not in _STATES:
         raise Unreadable
     if job.expires is not None:
         job.expires = within_calendar(job.expires)
     job.cancel_asked = bool(cancel)
-    job.waits = place == WAITS
+    job.waits = state == SCHEDULED
     job.special = True
     if uniqueness != 1:
         job.unique = UNIQUENESS[uniqueness]
@@ -224,17 +223,17 @@ def counts_of(rows: Iterable[tuple[str, int, int]], paused: set[str]) -> list[Qu
     return [QueueCounts(queue, paused=queue in paused, **numbers[queue]) for queue in sorted(numbers)]
 
 
-def place_and_status(status: Status) -> tuple[tuple[int, ...], int]:
+def states_and_status(status: Status) -> tuple[tuple[int, ...], int]:
     """Where jobs of a status are, and its number."""
-    places = {Status.RUNNING: (RUNS,), Status.DEAD: (DIED,)}
-    default = (ENDED,) if status in FINISHED else (READY, WAITS, NEW)
-    return places.get(status, default), NUMBER[status]
+    states = {Status.RUNNING: (RUNNING,), Status.DEAD: (DEAD,)}
+    default = (FINISHED,) if status in FINISHED_STATUSES else (READY, SCHEDULED, NEW)
+    return states.get(status, default), NUMBER[status]
 
 
-def kind_of(place: int, status: int) -> int:
-    """The kind of neoq_counts that a job at this place is counted as."""
-    if place == WAITS:
+def kind_of(state: int, status: int) -> int:
+    """The kind of neoq_counts that a job in this state is counted as."""
+    if state == SCHEDULED:
         return N_RETRYING if status == RETRYING else N_SCHEDULED
-    if place == ENDED:
+    if state == FINISHED:
         return N_SUCCEEDED if status == SUCCEEDED else N_CANCELLED
-    return {READY: N_READY, RUNS: N_RUNNING, DIED: N_DEAD}[place]
+    return {READY: N_READY, RUNNING: N_RUNNING, DEAD: N_DEAD}[state]

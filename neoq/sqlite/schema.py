@@ -1,8 +1,8 @@
 """The tables that SqliteBackend keeps in its file: numbered migrations, applied in order.
 
 Their names begin with ``neoq_``, so that they can live beside an application's own. A job is where its
-``place`` says: 0 ready, 1 waiting for its time, 2 running, 3 finished, 4 dead, 5 new. Every index is partial,
-so that a job is only in the one of its place, and a new one is in none: an add changes nothing but the end of
+``state`` says: 0 ready, 1 waiting for its time, 2 running, 3 finished, 4 dead, 5 new. Every index is partial,
+so that a job is only in the one of its state, and a new one is in none: an add changes nothing but the end of
 the table, and what was added is sorted in by the dozen, see sqlite_ledger.py.
 
 ``hash`` is one of queue and fingerprint, and while ``holds`` is 1 the job keeps others from having that
@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-READY, WAITS, RUNS, ENDED, DIED, NEW = range(6)
+READY, SCHEDULED, RUNNING, FINISHED, DEAD, NEW = range(6)
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -28,7 +28,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             id integer primary key,
             hash integer,
             holds integer not null default 0,
-            place integer not null,
+            state integer not null,
             status integer not null default 0,
             queue text not null,
             priority integer not null default 0,
@@ -59,11 +59,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             progress_text text
         )
         """,
-        "create index neoq_ready on neoq_jobs (queue, priority desc, run_after) where place = 0",
-        "create index neoq_due on neoq_jobs (queue, run_after) where place = 1",
-        "create index neoq_running on neoq_jobs (worker) where place = 2",
-        "create index neoq_ended on neoq_jobs (finished_at) where place = 3",
-        "create index neoq_died on neoq_jobs (finished_at) where place = 4",
+        "create index neoq_ready on neoq_jobs (queue, priority desc, run_after) where state = 0",
+        "create index neoq_due on neoq_jobs (queue, run_after) where state = 1",
+        "create index neoq_running on neoq_jobs (worker) where state = 2",
+        "create index neoq_finished on neoq_jobs (finished_at) where state = 3",
+        "create index neoq_dead on neoq_jobs (finished_at) where state = 4",
         "create index neoq_cancelling on neoq_jobs (worker) where cancel = 1",
         "create index neoq_held on neoq_jobs (hash) where holds = 1",
         """

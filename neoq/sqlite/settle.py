@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from neoq.job import FINISHED, Job, Status
+from neoq.job import FINISHED as FINISHED_STATUSES
+from neoq.job import Job, Status
 from neoq.sqlite.add import add_or_meet
 from neoq.sqlite.ledger import Ledger
 from neoq.sqlite.rows import (
@@ -19,29 +20,29 @@ from neoq.sqlite.rows import (
     job_of,
     kind_of,
 )
-from neoq.sqlite.schema import DIED, ENDED, READY, RUNS, WAITS
+from neoq.sqlite.schema import DEAD, FINISHED, READY, RUNNING, SCHEDULED
 from neoq.store import ROLLED_BACK, Extended, Lease, Outcome, Reclaimed
 from neoq.stored import NUMBER, number_in
 
 HeldLease = tuple[int, int, float]  # a job's id, the token of its claim, and until when it is ours
 
 _RUNNING_JOBS = (
-    "select id, token, cancel, run_after, progress, progress_text from neoq_jobs where place = 2 and"
+    "select id, token, cancel, run_after, progress, progress_text from neoq_jobs where state = 2 and"
 )
 _SUCCEED = (
-    "update neoq_jobs set place = 3, status = 3, holds = 0, token = ?, worker = null, lease_until = null,"
+    "update neoq_jobs set state = 3, status = 3, holds = 0, token = ?, worker = null, lease_until = null,"
     " cancel = 0, ran_at = coalesce(?, ran_at), finished_at = ?, result = ?,"
     " progress = coalesce(?, progress), progress_text = coalesce(?, progress_text) where id = ?"
 )
 _SETTLE = (
-    "update neoq_jobs set place = ?, status = ?, token = 0, worker = null, lease_until = null, cancel = 0,"
+    "update neoq_jobs set state = ?, status = ?, token = 0, worker = null, lease_until = null, cancel = 0,"
     " retries = retries + ?, run_after = coalesce(?, run_after),"
     " ran_at = coalesce(?, case when retries = 0 then null else ran_at end),"
     " finished_at = ?, error = coalesce(?, error), traceback = coalesce(?, traceback), result = ?,"
     " progress = ?, progress_text = ? where id = ?"
 )
 _TAKE_BACK = (
-    "update neoq_jobs set place = ?, status = ?, crashes = ?, token = 0, worker = null, lease_until = null,"
+    "update neoq_jobs set state = ?, status = ?, crashes = ?, token = 0, worker = null, lease_until = null,"
     " cancel = 0, error = ?, finished_at = ? where id = ?"
 )
 _LET_GO = "update neoq_jobs set holds = 0 where id = ?"
@@ -109,17 +110,23 @@ def _settle_otherwise(
     ledger: Ledger, outcome: Outcome, cancelled: int, run_after: float, *progress: Any
 ) -> None:
     lease, status = outcome.lease, outcome.status
-    if status not in FINISHED and cancelled:  # cancelled as it ran: it is not tried again
+    if status not in FINISHED_STATUSES and cancelled:  # cancelled as it ran: it is not tried again
         status = Status.CANCELLED
-    ends = status in FINISHED
+    ends = status in FINISHED_STATUSES
     run_after = (number_in(run_after) or 0.0) if outcome.run_after is None else outcome.run_after
-    place = (DIED if status is Status.DEAD else ENDED) if ends else WAITS if run_after > ledger.now else READY
+    state = (
+        (DEAD if status is Status.DEAD else FINISHED)
+        if ends
+        else SCHEDULED
+        if run_after > ledger.now
+        else READY
+    )
     failure = outcome.failure
     fraction, message = (lease.progress or progress) if ends else (None, None)
     ledger.do(
         _SETTLE,
         (
-            place,
+            state,
             NUMBER[status],
             outcome.charged,
             outcome.run_after,
@@ -133,15 +140,15 @@ def _settle_otherwise(
             lease.job_id,
         ),
     )
-    _leaves(ledger, lease.job_id, lease.queue, place, status)
+    _leaves(ledger, lease.job_id, lease.queue, state, status)
 
 
-def _leaves(ledger: Ledger, job_id: int, queue: str, place: int, status: Status) -> None:
-    """A job that ran is at another place now."""
-    if place in {ENDED, DIED}:
+def _leaves(ledger: Ledger, job_id: int, queue: str, state: int, status: Status) -> None:
+    """A job that ran is in another state now."""
+    if state in {FINISHED, DEAD}:
         ledger.do(_LET_GO, (job_id,))
     ledger.count(queue, N_RUNNING, -1)
-    ledger.count(queue, kind_of(place, NUMBER[status]), 1)
+    ledger.count(queue, kind_of(state, NUMBER[status]), 1)
 
 
 def _text(value: str | None) -> str | None:
@@ -154,8 +161,8 @@ def extend(ledger: Ledger, leases: Sequence[Lease]) -> Extended:
     lost, cancelled = set(), set()
     until = ledger.now + ledger.config.lease
     for lease in leases:
-        row = ledger.do("select token, cancel, place from neoq_jobs where id = ?", (lease.job_id,)).fetchone()
-        if row is None or row[2] != RUNS or row[0] != lease.token:
+        row = ledger.do("select token, cancel, state from neoq_jobs where id = ?", (lease.job_id,)).fetchone()
+        if row is None or row[2] != RUNNING or row[0] != lease.token:
             if not _was_completed(ledger, lease):
                 lost.add(lease.job_id)
             continue
@@ -173,7 +180,7 @@ def extend(ledger: Ledger, leases: Sequence[Lease]) -> Extended:
 def reclaim(ledger: Ledger, dead_workers: set[str], not_renewed: set[HeldLease]) -> Reclaimed:
     """Take the jobs of workers that died, and those whose leases are still as they were seen."""
     reclaimed = Reclaimed([], [])
-    for row in ledger.do(f"select {COLUMNS} from neoq_jobs where place = 2").fetchall():  # noqa: S608
+    for row in ledger.do(f"select {COLUMNS} from neoq_jobs where state = 2").fetchall():  # noqa: S608
         worker, lease = row[WORKER_AT], (row[0], row[TOKEN_AT], row[LEASE_AT])
         if worker in dead_workers or lease in not_renewed:
             _take_back(ledger, job_of(row), reclaimed)
@@ -184,11 +191,11 @@ def reclaim(ledger: Ledger, dead_workers: set[str], not_renewed: set[HeldLease])
 
 def _take_back(ledger: Ledger, job: Job, reclaimed: Reclaimed) -> None:
     job.crashes += 1
-    place, ended = READY, True
+    state, ended = READY, True
     if job.cancel_asked:
-        job.status, place = Status.CANCELLED, ENDED
+        job.status, state = Status.CANCELLED, FINISHED
     elif job.crashes >= ledger.config.max_crashes:
-        job.status, place = Status.DEAD, DIED
+        job.status, state = Status.DEAD, DEAD
         job.error = f"WorkerDied: {job.crashes} workers died while they ran it (max_crashes)"
         reclaimed.dead.append(job)
     else:
@@ -196,5 +203,5 @@ def _take_back(ledger: Ledger, job: Job, reclaimed: Reclaimed) -> None:
         reclaimed.returned.append(job)
     job.worker, job.token = None, 0
     job.finished_on = ledger.now if ended else None
-    ledger.do(_TAKE_BACK, (place, NUMBER[job.status], job.crashes, job.error, job.finished_on, job.id))
-    _leaves(ledger, job.id, job.queue, place, job.status)
+    ledger.do(_TAKE_BACK, (state, NUMBER[job.status], job.crashes, job.error, job.finished_on, job.id))
+    _leaves(ledger, job.id, job.queue, state, job.status)

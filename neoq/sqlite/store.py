@@ -101,7 +101,7 @@ class SqliteStore(Store):
         self._watcher.close(1.0)
         try:
             if self._locks.held and self._file.is_there():  # a producer is in no list of workers
-                self._write(lambda ledger: sqlite_operate.leave(ledger, [self._locks.worker]), lasting=False)
+                self._write(lambda ledger: sqlite_operate.leave(ledger, [self._locks.worker]), durable=False)
         finally:
             self._locks.release()
             self._file.close()
@@ -120,13 +120,13 @@ class SqliteStore(Store):
         """Let writes gather inside the block; yields a count of those that wait."""
         return self._file.pause_commits()
 
-    def _write(self, work: Callable[[Ledger], T], *, lasting: bool = True) -> T:
+    def _write(self, work: Callable[[Ledger], T], *, durable: bool = True) -> T:
         """Do something to the jobs in a transaction; it is committed when this returns.
 
-        What is not ``lasting`` may be undone by a power cut. That goes for claims and heartbeats: whoever
+        What is not ``durable`` may be undone by a power cut. That goes for claims and heartbeats: whoever
         made them is gone with it.
         """
-        return self._file.write(work, lasting=lasting)
+        return self._file.write(work, durable=durable)
 
     def _ledger_on(self, cursor: sqlite3.Cursor) -> Ledger:
         return Ledger(cursor, self.config, self.clock)
@@ -209,7 +209,7 @@ class SqliteStore(Store):
             buried.clear()  # it may be called again
             return sqlite_claim.claim(ledger, demand, worker, buried)
 
-        jobs, due = self._write(take, lasting=False)
+        jobs, due = self._write(take, durable=False)
         for job in buried:
             self._reported.tell(job)
         if jobs:
@@ -235,11 +235,11 @@ class SqliteStore(Store):
         """Renew leases; tell which are lost, and whose job was cancelled."""
         if not leases:
             return Extended(set(), set())
-        return self._write(lambda ledger: sqlite_settle.extend(ledger, leases), lasting=False)
+        return self._write(lambda ledger: sqlite_settle.extend(ledger, leases), durable=False)
 
     def reclaim(self) -> Reclaimed:
         """Take the jobs of workers whose lock is free, or that did not renew their leases."""
-        rows = self._file.read("select worker, id, token, lease_until from neoq_jobs where place = 2")
+        rows = self._file.read("select worker, id, token, lease_until from neoq_jobs where state = 2")
         self._bury_never_due()
         beats = self._file.read("select id, beat_at from neoq_workers")
         now, lease = self.clock.monotonic(), self.config.lease
@@ -253,7 +253,7 @@ class SqliteStore(Store):
         if dead or left:
             reclaimed = self._write(lambda ledger: sqlite_settle.reclaim(ledger, dead, left))
         if gone:
-            self._write(lambda ledger: sqlite_operate.leave(ledger, gone), lasting=False)
+            self._write(lambda ledger: sqlite_operate.leave(ledger, gone), durable=False)
         self._locks.sweep(known - dead - gone)
         for queue in {job.queue for job in reclaimed.returned}:
             self._notify(queue, "ready")
@@ -268,9 +268,9 @@ class SqliteStore(Store):
 
     def prune(self) -> int:
         """Forget finished jobs older than ``retention``, and the oldest beyond max_finished and max_dead."""
-        pruned = self._write(lambda ledger: ledger.drop_surplus(), lasting=False)
+        pruned = self._write(lambda ledger: ledger.drop_surplus(), durable=False)
         # In parts, which hold nobody up for long.
-        while (number := self._write(sqlite_operate.prune, lasting=False)) == PRUNED_AT_ONCE:
+        while (number := self._write(sqlite_operate.prune, durable=False)) == PRUNED_AT_ONCE:
             pruned += number
         return pruned + number
 
@@ -279,7 +279,7 @@ class SqliteStore(Store):
         self._hold_still()
         if self.context.is_running():
             self._watcher.start()
-        self._write(lambda ledger: sqlite_operate.beat(ledger, worker), lasting=False)
+        self._write(lambda ledger: sqlite_operate.beat(ledger, worker), durable=False)
 
     def _hold_still(self) -> None:
         """See to our lock; without it this worker lives by its beats and leases."""
@@ -358,13 +358,13 @@ class SqliteStore(Store):
         return {token for token, _ in rows}
 
     def _look_for_dead(self) -> None:
-        workers = self._file.read("select distinct worker from neoq_jobs where place = 2")
+        workers = self._file.read("select distinct worker from neoq_jobs where state = 2")
         if any(self._locks.is_dead(worker) for (worker,) in workers):
             self._notify("", "cancel")  # a call of the heartbeat, which reclaims
 
 
 _NEVER_DUE = (
     "select queue from (select distinct queue from neoq_counts where kind in (1, 2)) as waiting"
-    " where exists (select 1 from neoq_jobs where place = 1 and queue = waiting.queue and run_after >= '')"
+    " where exists (select 1 from neoq_jobs where state = 1 and queue = waiting.queue and run_after >= '')"
 )
 _LEAVES_NOTHING = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED})

@@ -67,7 +67,7 @@ def check_counts(path: Path) -> None:
         kept = set(connection.execute("select queue, kind, n from neoq_counts where n <> 0 and queue <> ''"))
         counted = set(
             connection.execute(
-                "select queue, case place when 0 then 0 when 1 then 1 + status when 2 then 3"
+                "select queue, case state when 0 then 0 when 1 then 1 + status when 2 then 3"
                 " when 3 then case status when 3 then 4 else 6 end when 4 then 5 end as kind, count(*)"
                 " from neoq_jobs where id <= (select n from neoq_counts where queue = '') group by 1, 2"
             )
