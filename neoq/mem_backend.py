@@ -146,79 +146,53 @@ class MemStore(Store):
         if state is None or state.hashed or transaction is not None:
             return super().add_plain(queue, data, now, transaction)
         ready, holders = state.ready, state.holders
-        quiet = False
         lock = self._lock
         if lock._is_owned():  # type: ignore[attr-defined]
             raise reentered()
-        try:
-            with lock:
-                if self._refusing:
-                    self._refuse_outsiders(queue)
-                if data in holders:
-                    return self._meet(holders[data], None, state)
-                if ready.length >= state.plenty and self._is_full(state, 1):
-                    return self._add_to_full(plain_job(queue, data, now), state)
-                self._last_id = job_id = self._last_id + 1
-                plain = job_id, queue, data, now
-                if not ready.length:
-                    quiet = state.uncalled = True
-                ready.push_new(plain, now)
-                holders[data] = job_id
-        finally:  # even where a signal handler raises here
-            # Another thread may have ended its own call since, and cleared the mark.
-            if quiet or state.uncalled:  # a runner that was called for an earlier job finds this one too
-                try:
-                    self._call(state)
-                except BaseException:
-                    self._call(state)
-                    raise
+        with lock:
+            if self._refusing:
+                self._refuse_outsiders(queue)
+            if data in holders:
+                return self._meet(holders[data], None, state)
+            if ready.length >= state.plenty and self._is_full(state, 1):
+                return self._add_alone(plain_job(queue, data, now))
+            self._last_id = job_id = self._last_id + 1
+            plain = job_id, queue, data, now
+            was_empty = not ready.length
+            ready.push_new(plain, now)
+            holders[data] = job_id
+        if was_empty:  # a runner that was woken for an earlier job finds this one too
+            self._notify(queue, "ready")
         return job_of(plain)
 
     def _add_alone(self, job: Job) -> Job:
         """One job; mostly it is more than a queue and a payload."""
-        quiet: list[QueueState] = []
-        try:
-            with self._lock:
-                if self._refusing:
-                    self._refuse_outsiders(job.queue)
-                state = self._queues.get(job.queue) or self._new_queue(job.queue)
-                if not job.waits and self._is_full(state, 1):
-                    return self._add_to_full(job, state, quiet)
-                quiet += _uncalled([state])
-                return self._add_one(job, state)
-        finally:
-            self._call_all(quiet)
-
-    def _add_to_full(self, job: Job, state: QueueState, quiet: list[QueueState] | None = None) -> Job:
-        """Add a job when there is room; at once where it is a duplicate, which takes none."""
-        self._wait_for_room(state, lambda: int(not self._is_held(job, state)))
-        quiet = [] if quiet is None else quiet
-        quiet += _uncalled([state])
-        return self._add_one(job, state)
+        with self._lock:
+            if self._refusing:
+                self._refuse_outsiders(job.queue)
+            state = self._queues.get(job.queue) or self._new_queue(job.queue)
+            if not job.waits and self._is_full(state, 1):  # a duplicate takes no room
+                self._wait_for_room(state, lambda: int(not self._is_held(job, state)))
+            was_empty = not state.ready.length
+            added = self._add_one(job, state)
+        if was_empty:
+            self._notify(job.queue, "ready")
+        return added
 
     def _is_held(self, job: Job, state: QueueState) -> bool:
         """Whether an unfinished job has this one's fingerprint."""
         return bool(job.unique) and state.key(job) in state.holders
 
     def _add_batch(self, jobs: Sequence[Job], token: bytes, *, follows: bool = False) -> list[Job]:
-        quiet: list[QueueState] = []
-        try:
-            with self._lock:
-                return self._add_locked(jobs, token, quiet, follows)
-        finally:
-            self._call_all(quiet)
-
-    def _call_all(self, states: list[QueueState]) -> None:
-        for state in states:
-            self._call(state)
-
-    def _call(self, state: QueueState) -> None:
-        """Let a runner look; until that is done, whatever a signal handler raises, each enqueue tries."""
-        self._notify(state.queue, "ready")
-        state.uncalled = False
+        empty: list[QueueState] = []
+        with self._lock:
+            added = self._add_locked(jobs, token, empty, follows)
+        for state in empty:
+            self._notify(state.queue, "ready")
+        return added
 
     def _add_locked(
-        self, jobs: Sequence[Job], token: bytes, quiet: list[QueueState], follows: bool
+        self, jobs: Sequence[Job], token: bytes, empty: list[QueueState], follows: bool
     ) -> list[Job]:
         # Not in the body of the `with`: an exception from a signal handler that lands on the backward jump
         # of a comprehension there would leave the lock taken (CPython 3.13).
@@ -233,7 +207,7 @@ class MemStore(Store):
             self._make_room(jobs, states, special)
         if special:
             self._refuse_duplicates(jobs, states)
-        quiet += _uncalled(states.values())
+        empty += [state for state in states.values() if not state.ready.length]
         if special or len(states) > 1 or states[jobs[0].queue].hashed:
             added = [self._add_one(job, states[job.queue]) for job in jobs]
         else:
@@ -275,15 +249,15 @@ class MemStore(Store):
         """Store a job that is new to its queue: a record of it, so that the caller's is a snapshot."""
         self._last_id = job.id = self._last_id + 1
         record = job.as_record()
-        if record.unique:
-            state.holders[state.key(record)] = job.id
-            if record.unique == "until_started":
-                state.frees_early = True
-        self._jobs[job.id] = record
+        key = state.key(record) if record.unique else None
+        if record.unique == "until_started":
+            state.frees_early = True
         if record.waits:
             self._schedule(record, state)
         else:
             state.ready.push(record)
+        if key is not None:
+            state.holders[key] = job.id
         return job
 
     def _schedule(self, job: Job, state: QueueState) -> None:
@@ -827,14 +801,6 @@ class MemStore(Store):
                 state.ready.push(job)
         for queue in {job.queue for job in due}:
             self._notify(queue, "ready")
-
-
-def _uncalled(states: Iterable[QueueState]) -> list[QueueState]:
-    """Those queues that are about to get a job, and for which a runner must be called then."""
-    uncalled = [state for state in states if state.uncalled or not state.ready.length]
-    for state in uncalled:
-        state.uncalled = True
-    return uncalled
 
 
 def _snapshot(job: Job | Plain) -> Job:

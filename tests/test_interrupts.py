@@ -667,7 +667,7 @@ def test_ctrl_c_while_a_runner_is_called_loses_no_call(backend: neoq.MemBackend)
 def test_ctrl_c_while_a_runner_is_made_leaves_its_place_free(
     backend: neoq.MemBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where Ctrl-C comes before a runner is there, the next job gets one."""
+    """Where Ctrl-C comes before a runner is there, one is made for the job within job_check_interval."""
     backend.listen("q", lambda job: None)
 
     def interrupted() -> timeouts.Slot:
@@ -679,9 +679,37 @@ def test_ctrl_c_while_a_runner_is_made_leaves_its_place_free(
         with pytest.raises(KeyboardInterrupt):
             backend.enqueue("q", {"n": 1})
     assert (pool.spare, pool.waking) == (1, False)
-    pool.wake()
     assert backend.drain(PATIENCE)
     assert backend.stats().succeeded == 1
+
+
+def test_a_call_that_nobody_heard_is_made_up_for(backend: neoq.MemBackend) -> None:
+    """Where a signal handler raises in the middle of a call, the watchdog calls a runner for the job."""
+    backend.listen("q", lambda job: None)
+    ended(backend, backend.enqueue("q"))
+    pool = backend.engine.pools["q"]
+    until(lambda: pool.runners[0].parked, "the runner is parked")
+    pool.waking = True  # as an exception leaves it that comes before anybody is called
+    assert ended(backend, backend.enqueue("q", {"n": 1})).status is neoq.Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("run_after", [None, 3600.0])
+def test_ctrl_c_while_a_job_is_queued_leaves_no_ghost(
+    backend: neoq.MemBackend, monkeypatch: pytest.MonkeyPatch, run_after: float | None
+) -> None:
+    """A job whose enqueue is broken off before it is queued is not stored, and holds no fingerprint."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    backend.listen("q", lambda job: None)
+    with monkeypatch.context() as patched:
+        patched.setattr("neoq.memory.queues.ReadyQueue.push", interrupted)
+        patched.setattr("neoq.memory.queues.FutureJobs.push", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            backend.enqueue("q", {"n": 1}, priority=1, run_after=run_after)
+    assert backend.jobs() == []
+    assert not backend.enqueue("q", {"n": 1}).duplicate
 
 
 def test_an_interrupt_that_comes_as_a_job_begins_spoils_nothing() -> None:

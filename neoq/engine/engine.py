@@ -190,17 +190,15 @@ class Engine(Runtime):
             for pool in self.pools.values():
                 pool.begin()
             self.cron_scheduler.start()
+            self.watchdog.start()
             if self.fetcher is not None and self.heartbeat is not None:
                 self.heartbeat.start()
-                self.watchdog.start()
                 self.bounded_call.prepare()
                 self.watchdog.expect(-math.inf)  # it looks at the heartbeat from now on
                 self.fetcher.start()
                 self.fetcher.call()
             else:
-                for counts in self.store.counts():
-                    if counts.ready and counts.queue in self.pools:
-                        self.pools[counts.queue].wake()
+                self.wake_ready()
 
     def _warn_of_green_threads(self) -> None:
         if (patched_by := green_threads()) is not None:

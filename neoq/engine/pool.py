@@ -23,7 +23,7 @@ from neoq.frames import frames_of, no_collection
 from neoq.job import Job
 from neoq.loop import try_later
 from neoq.store import given_back
-from neoq.threads import start
+from neoq.threads import Wakeup, start
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -111,26 +111,25 @@ class RunnerPool:
             return
         if self.idle:
             self.waking = True
-            runner = None
             try:
                 runner = self.idle.pop()
-                runner.baton.release()
-            except IndexError:  # another was faster
+            except IndexError:  # another thread took the last one
                 self.waking = False
-            except BaseException:  # of a signal handler
-                if runner is None:
-                    self._call_lost()
-                raise
+            else:
+                runner.wakeup.set()
         elif self.spare > 0:
             self._start_runner()
 
-    def _call_lost(self) -> None:
-        """Call who was taken out of `idle`, and lost on the way by what a signal handler raised."""
+    def wake_again(self) -> None:
+        """Wake a runner for jobs that lie ready, whatever became of the calls before.
+
+        An exception of a signal handler may end `wake` halfway, so the watchdog does this once in a while.
+        """
         for runner in list(self.runners):
-            if runner.parked and runner.baton.locked() and runner not in self.idle:
-                runner.baton.release()
-                return
+            if runner.parked and runner not in self.idle:  # taken out, and perhaps never woken
+                runner.wakeup.set()
         self.waking = False
+        self.wake()
 
     def call_help(self, runner: Runner) -> None:
         """A runner is held up: others take what waits behind it."""
@@ -140,39 +139,41 @@ class RunnerPool:
 
     def _start_runner(self) -> None:
         with self.lock:
-            if self.spare <= 0 or self.waking:
-                return
-            self.waking = True
-            try:
+            if self.spare > 0 and not self.waking:
                 self._start(deque())
-            except BaseException:  # of a signal handler: perhaps nobody was called
-                self.waking = False
-                raise
 
-    def _start(self, ahead: deque[Job]) -> None:
+    def _start(self, ahead: deque[Job]) -> bool:
+        """Start a runner; whether there was a thread for it."""
+        self.waking = True
         self._numbers += 1
-        runner = Runner(self, self._new_slot(), ahead, self._numbers)
+        runner = None
         try:
+            runner = Runner(self, self._new_slot(), ahead, self._numbers)
             self.spare -= 1
             self.runners.append(runner)
             self.watchdog.start()
             start(runner.thread)
-        except (RuntimeError, OSError) as error:  # no threads left, or the interpreter is going down
+        except BaseException as error:  # a signal handler may raise, too
+            if runner is None or runner.thread.ident is None:
+                self._take_back(runner)
+            if not isinstance(error, (RuntimeError, OSError)):
+                raise
+            self._say_no_thread(error)  # none are left, or the interpreter is going down
+            return False
+        return True
+
+    def _take_back(self, runner: Runner | None) -> None:
+        """Leave the place of a runner free whose thread did not start."""
+        self.waking = False
+        if runner in self.runners:
             self.runners.remove(runner)
-            self.without_threads = not self.runners and not threading.main_thread().is_alive()
             self.spare += 1
-            self.waking = False
-            self.listener.logger.error("no thread for queue %s: %s", self.queue, error)  # noqa: TRY400
-            if threading.main_thread().is_alive():
-                try_later(self, self.wake)
-            if ahead:
-                self.source.settle([given_back(job) for job in ahead])
-        except BaseException:  # of a signal handler; where it came first there is no thread to be called
-            if runner.thread.ident is None:
-                self.runners.remove(runner)
-                self.spare += 1
-                self.waking = False
-            raise
+
+    def _say_no_thread(self, error: Exception) -> None:
+        self.without_threads = not self.runners and not threading.main_thread().is_alive()
+        self.listener.logger.error("no thread for queue %s: %s", self.queue, error)
+        if threading.main_thread().is_alive():
+            try_later(self, self.wake)
 
     def stop(self) -> None:
         """Take no more jobs; runners end after the one that they run."""
@@ -181,7 +182,7 @@ class RunnerPool:
             self.spare = 0
         while self.idle:
             try:
-                self.idle.pop().baton.release()
+                self.idle.pop().wakeup.set()
             except IndexError:
                 return
 
@@ -238,16 +239,12 @@ class RunnerPool:
             self.abandoned.append(runner)
             if self.alone is runner:
                 self.alone = None
-            if self.stopping:
-                self.source.settle([given_back(job) for job in ahead])
-                return
-            self.spare += 1
-            if len(self.abandoned) >= self._max_abandoned:
-                self.spare = 0
-                self.source.settle([given_back(job) for job in ahead])
-            else:
-                self.waking = True
-                self._start(ahead)
+            if not self.stopping:
+                self.spare = 0 if self.at_abandoned_limit else self.spare + 1
+                if self.spare and self._start(ahead):
+                    return
+        if ahead:  # without the lock: a store that adds a job has its own first, and takes this one then
+            self.source.settle([given_back(job) for job in ahead])
 
     def aside(self, task: Callable[..., None], *args: Any) -> None:
         """Do something that may call the user's code, such as on_error, and must not hold up the watchdog."""
@@ -288,8 +285,7 @@ class Runner:
         self.slot = slot
         self.ahead = ahead
         self.done = slot.done
-        self.baton = threading.Lock()
-        self.baton.acquire()
+        self.wakeup = Wakeup()
         self.parked = False  # it waits to be called, and holds nothing
         self.processed = 0
         self._seen: Job | None = None
@@ -413,36 +409,29 @@ class Runner:
         return False
 
     def _park(self) -> None:
-        """Wait to be called. First it says that it is idle, then it looks once more: no call is missed."""
+        """Wait to be woken. First it says that it is idle, then it looks once more: no call is missed."""
         pool = self.pool
         pool.idle.append(self)
         try:
-            found = pool.stopping or self._find()
-            if not found:
+            if not (pool.stopping or self._find()):
                 pool.source.nothing_to_do(pool.queue)
-        except BaseException:  # it does not wait: nobody is to call it
-            if not self._is_called_no_more():
-                self._await_call()
-            raise
-        if found and self._is_called_no_more():
-            return
-        self._await_call()
-        if self.ahead:
+                self.parked = True
+                self.wakeup.wait(None)
+        finally:
+            self.parked = False
+            called = self._was_called()
+            if called:
+                pool.waking = False
+        if called and self.ahead:
             pool.wake()  # the call may have been for another job than the one taken here
 
-    def _is_called_no_more(self) -> bool:
-        """Whether this runner could leave those who wait: else somebody is calling it, and that is taken."""
+    def _was_called(self) -> bool:
+        """Whether somebody has taken this runner out of `idle` to wake it; it is in there no longer."""
         try:
             self.pool.idle.remove(self)
         except ValueError:
-            return False
-        return True
-
-    def _await_call(self) -> None:
-        self.parked = True
-        self.baton.acquire()
-        self.parked = False
-        self.pool.waking = False
+            return True
+        return False
 
     def _flush(self) -> None:
         """Hand on successes; the watchdog does it too, for those that wait behind a long job."""

@@ -63,6 +63,25 @@ class Ending(Protocol):
         """Shut down, or wait until that is done; return the report."""
 
 
+class _SecondLook:
+    """Makes up for what was left undone where a signal handler raised, once in each ``interval``.
+
+    Remote stores need none: there the fetcher looks for jobs as often.
+    """
+
+    def __init__(self, look: Callable[[], None], interval: float) -> None:
+        self._look = look
+        self._interval = interval
+        self._due = -math.inf
+
+    def check(self, now: float) -> float:
+        """Look if it is time: the watchdog's call."""
+        if now >= self._due:
+            self._due = now + self._interval
+            self._look()
+        return self._due
+
+
 class Runtime:
     """The parts of one backend: its store, the pools of its queues, and the threads that serve them.
 
@@ -121,6 +140,7 @@ class Runtime:
         self.failures = 0
         self.duplicates = 0
         self._told_of_own: set[str] = set()  # queues
+        self._second_look = _SecondLook(self.wake_ready, self.config.job_check_interval)
         self.watchdog = Watchdog("neoq-watchdog", self.clock, self._guarded, self.config.log)
         self.cron_scheduler = CronScheduler(self.store, self.config, self.clock)
         self.settler: Settler | None = None
@@ -224,11 +244,7 @@ class Runtime:
             if self.fetcher is not None:
                 self.fetcher.fetch() if notice == "called" else self.fetcher.call()
             elif pool is not None:
-                try:
-                    pool.wake()
-                except BaseException:  # of a signal handler, perhaps before anybody was called
-                    pool.wake()
-                    raise
+                pool.wake()
         elif notice == "cancel" and self.heartbeat is not None:
             self.heartbeat.call()
         if self.watchers:
@@ -342,8 +358,13 @@ class Runtime:
     def _guarded(self) -> Iterator[Guarded]:
         """What the watchdog looks at."""
         yield from self._runners()
-        if self.heartbeat is not None:
-            yield self.heartbeat
+        yield self._second_look if self.heartbeat is None else self.heartbeat
+
+    def wake_ready(self) -> None:
+        """Wake a runner in each pool of a store in this process that has ready jobs."""
+        for counts in self.store.counts():
+            if counts.ready and not counts.paused and counts.queue in self.pools:
+                self.pools[counts.queue].wake_again()
 
     def all_runners(self) -> list[Runner]:
         """Every runner whose thread lives, those that were left behind included."""

@@ -79,21 +79,23 @@ class ReadyQueue(Queue[Job | Plain]):
     __len__ = _qsize
 
     def push(self, job: Job | Plain) -> None:
-        """Add a job that is due; there is always room for what was accepted."""
+        """Record and add a job that is due; there is always room for what was accepted."""
         place = _place(job)
         if place > (self._last_rank, self._last_due, self._last_id) or not self._in_order:
             self._last_rank, self._last_due, self._last_id = place
+            self._records[place[2]] = job
             self.length += 1
             self._in_order.append(job)
         else:
             entry = (*place, next(self._serial), job)
+            self._records[place[2]] = job
             self.length += 1
             heappush(self._others, entry)
 
     def push_new(self, job: Plain, due: float) -> None:
         """Record and add a job whose id is the highest so far; most are such."""
-        self._records[job[0]] = job
         if due >= self._last_due and not self._last_rank:
+            self._records[job[0]] = job
             self._last_due = due
             self._last_id = job[0]
             self.length += 1
@@ -209,7 +211,6 @@ class QueueState:
         self.dead = 0
         self.cancelled = 0
         self.hashed = False  # the keys of `holders` are fingerprints
-        self.uncalled = False  # a runner is still to be called for what is ready
         self.frees_early = False  # there are jobs that are unique until started
         self.plenty: float = 0  # up to so many ready jobs there is room, whatever the runners hold
 
@@ -304,16 +305,15 @@ class FutureJobs:
         self._held = False
 
     def push(self, job: Job) -> None:
-        """Let a job wait for its time."""
+        """Record a job, and let it wait for its time."""
         job.waits = True
         due: float = job.due  # type: ignore[assignment]
         entry = (due, next(self._serial), job)
-        if due - self._clock.time() > self._horizon:
-            heappush(self._far, entry)
-        else:
-            heappush(self._near, entry)
-            if self._near[0] is entry:
-                self._arm()
+        heap = self._far if due - self._clock.time() > self._horizon else self._near
+        self._records[job.id] = job
+        heappush(heap, entry)
+        if heap is self._near and self._near[0] is entry:
+            self._arm()
         if not self._scheduler.wanted:
             self._start()
 
