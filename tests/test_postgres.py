@@ -39,7 +39,7 @@ from neoq.postgres.connections import Connections
 from neoq.postgres.rows import find_query, held
 from neoq.postgres.schema import VERSION
 from neoq.postgres.statements import Statements
-from neoq.postgres.wake import Announcer, class_of
+from neoq.postgres.wake import Notifier, class_of
 from neoq.store import Demand, Lease, Outcome
 from neoq.testing import Faults
 from neoq.testing.cases.suite import PATIENCE, Background, Seen, ended, eventually, in_threads, prepared
@@ -1797,9 +1797,9 @@ def add_together(backend: PostgresBackend, jobs: list[Job]) -> list[Job | None]:
     """Add jobs of several callers in one commit."""
     schema = backend.config.schema
     with closing(Connections(backend.config.url, size=2)) as connections:
-        announcer = Announcer(connections, schema, backend.config.log)
-        adder = Adder(connections, Statements(schema), announcer, forgets=False)
-        with closing(announcer), closing(adder):
+        notifier = Notifier(connections, schema, backend.config.log)
+        adder = Adder(connections, Statements(schema), notifier, forgets=False)
+        with closing(notifier), closing(adder):
             return adder.add_together([(job, held(job), b"") for job in jobs])
 
 

@@ -16,13 +16,13 @@ from neoq.postgres.arrays import byteas, texts, uuids
 from neoq.postgres.connections import Connection, Connections, Values, is_alive
 from neoq.postgres.rows import ADDED, BINARY, SNAPSHOT, accept, add_values, find_query, held, job_of
 from neoq.postgres.statements import GROUP_PATIENCE, Statements
-from neoq.postgres.transactions import Execute, Joined, driver_error, sqlstate_of
-from neoq.postgres.wake import Announcer, news
+from neoq.postgres.transactions import Execute, Transaction, driver_error, sqlstate_of
+from neoq.postgres.wake import Notifier, payload_for
 from neoq.store import taken_by
 
 FEW = 4  # callers: not worth waiting for
 DUPLICATE = "NQ001"
-TRIES = 3  # to add a job whose holder has ended meanwhile
+TRIES = 3  # to add a job whose holder has finished meanwhile
 _REMEMBERED = 5000
 _TIME = struct.Struct("!d").unpack
 
@@ -37,19 +37,19 @@ class Adder:
         self,
         connections: Connections,
         statements: Statements,
-        announcer: Announcer,
+        notifier: Notifier,
         *,
         forgets: bool,
     ) -> None:
         self._connections = connections
         self._statements = statements
-        self._announcer = announcer
-        self._forgets = forgets  # what has ended leaves no trace: a lost reply cannot be found out then
+        self._notifier = notifier
+        self._forgets = forgets  # finished jobs leave no trace, by which a lost reply could be made up for
         self._group: GroupCommit[Item, Job | None] = GroupCommit(self._commit, few=FEW)
         self._group_connection: Connection | None = None  # of whoever leads
         self._tokens = _Tokens()
         self.queues: set[str] = set()  # that the server knows
-        self.last_id = 0  # of a job that was there before whatever is added next
+        self.last_id = 0  # the next job that is added has a higher id
 
     # -- in a transaction of our own --------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ class Adder:
     def add_together(self, items: Sequence[Item]) -> Sequence[Job | None]:
         """Add plain jobs of several threads; None for each that must be added by itself.
 
-        That is, which meets a holder, or a lock: nobody is to wait for what is another's.
+        That is a job that meets a holder or a lock. It is added alone, so that the others need not wait.
         """
         last_id = self.last_id
         try:
@@ -96,7 +96,7 @@ class Adder:
             if not error.outcome_unknown:
                 return [None] * len(items)
             return self._find_out_each(items, last_id, error)
-        except BackendError:  # of one of them, perhaps: nothing was stored, and each is to have its own
+        except BackendError:  # perhaps one job caused it: nothing was stored, and each is added by itself
             if len(items) == 1:
                 raise
             return [None] * len(items)
@@ -109,7 +109,7 @@ class Adder:
             return self._insert_plain(connection, items)
         except psycopg.Error as error:
             raise self._connections.lost_or_wrapped(error, connection) from error
-        except BaseException:  # an interrupt: whatever it was doing is broken off
+        except BaseException:  # an interrupt: the state of the connection is unknown
             self._group_connection = None
             connection.close()
             raise
@@ -132,7 +132,7 @@ class Adder:
         jobs, keys, tokens = zip(*items, strict=True)
         queues = {job.queue for job in jobs}
         self.name_queues(queues)
-        notify = self._announcer.with_commit(queues)
+        notify = self._notifier.notify_in_commit(queues)
         if len(jobs) == 1:
             values = (keys[0], tokens[0] or None, jobs[0].queue.encode(), jobs[0].body)
         else:
@@ -148,7 +148,7 @@ class Adder:
         )
         added = _accepted(jobs, keys, self._connections.prepared(connection, name, statement, values + told))
         if notify is None:
-            self._announcer.afterwards(queues)
+            self._notifier.notify_later(queues)
         self.last_id = max([self.last_id, *(job.id or 0 for job in added if job is not None)])
         return added
 
@@ -164,15 +164,15 @@ class Adder:
         """Add jobs; returns the id of the holder of each that was a duplicate, 0 for the others."""
         queues = {job.queue for job in jobs}
         self.name_queues(queues)
-        notify = self._announcer.with_commit(queues)
+        notify = self._notifier.notify_in_commit(queues)
         values = add_values(jobs, tokens, BINARY, notify=notify)
         rows = self._add_rows(jobs, tokens, values)
         if notify is None:
-            self._announcer.afterwards(queues)
+            self._notifier.notify_later(queues)
         return accept(jobs, rows)
 
     def name_queues(self, queues: set[str]) -> None:
-        """Let the server know of queues, once; never with the jobs, whose transaction may be a long one."""
+        """Record queues on the server, once; not with the jobs, whose transaction may be a long one."""
         if not queues <= self.queues:
             self._execute(self._statements.name_queues, (list(queues),))
             self.queues |= queues
@@ -199,7 +199,7 @@ class Adder:
     ) -> list[Job]:
         """The jobs, and in place of duplicates snapshots of those that were there.
 
-        Where such a one has ended meanwhile and is forgotten, its duplicate is added ``again``.
+        If the holder has since finished and been pruned, the job is added ``again``.
         """
         ids = [job_id for job_id in holders if job_id]
         if not ids:
@@ -212,7 +212,7 @@ class Adder:
         added = []
         for job, met in zip(jobs, holders, strict=True):
             holder, tries = met, TRIES
-            # Not what replaced a holder: that may have run with what the job brought, and would run twice.
+            # Not a job that replaced its holder: the holder may have run with its payload already.
             while holder and holder not in found and tries and job.on_duplicate != "replace":
                 [holder] = again(job)
                 tries -= 1
@@ -230,14 +230,14 @@ class Adder:
         last_id: int,
         lost: BackendUnavailable,
     ) -> Rows:
-        """What became of an add whose reply was lost; done again where nothing did.
+        """The rows of an add whose reply was lost; it is repeated if it stored nothing.
 
-        Raises the first error where it cannot be told.
+        Raises the first error if that is unknown.
         """
         rows = self._stored(set(tokens), last_id, lost)
         if len(rows) == len(jobs):
             return [(None, *row[1:]) for row in rows]
-        if rows or self._forgets:  # some met holders, or have run and are forgotten
+        if rows or self._forgets:  # the missing ones were duplicates, or have finished and left no trace
             raise lost
         return self._execute(self._statements.add, values)
 
@@ -271,18 +271,18 @@ class Adder:
         if connection is not None:
             connection.close()
 
-    # -- in a transaction of the caller's ---------------------------------------------------------------
+    # -- in the caller's transaction --------------------------------------------------------------------
 
-    def add_joined(self, joined: Joined, jobs: Sequence[Job]) -> list[Job]:
-        """Add jobs inside a caller's transaction; its commit tells other processes, and this one."""
+    def add_joined(self, joined: Transaction, jobs: Sequence[Job]) -> list[Job]:
+        """Add jobs inside a caller's transaction; its commit notifies all processes."""
         holders = self._join(joined, jobs)
         return self._with_holders(joined, jobs, holders, lambda job: self._join(joined, [job]))
 
-    def _join(self, joined: Joined, jobs: Sequence[Job]) -> list[int]:
+    def _join(self, joined: Transaction, jobs: Sequence[Job]) -> list[int]:
         """As `_insert_or_meet`."""
         queues = {job.queue for job in jobs}
         self.name_queues(queues)
-        values = add_values(jobs, [], joined.arrays, notify=news("r", queues))
+        values = add_values(jobs, [], joined.arrays, notify=payload_for("r", queues))
         refuses = any(job.on_duplicate == "raise" for job in jobs)
         if refuses:
             joined("savepoint neoq")
@@ -297,7 +297,7 @@ class Adder:
             joined("release savepoint neoq")
         return accept(jobs, rows)
 
-    def duplicates(self, execute: Joined, jobs: Sequence[Job]) -> set[int]:
+    def duplicates(self, execute: Transaction, jobs: Sequence[Job]) -> set[int]:
         """The places of jobs whose fingerprints unfinished jobs have."""
         arrays = execute.arrays
         values = {
@@ -342,9 +342,9 @@ def _accepted(jobs: Sequence[Job], keys: Sequence[bytes | None], result: PGresul
 
 
 def _in_place_of(job: Job, holder: Job | None, job_id: int) -> Job:
-    """What an enqueue returns for a duplicate: a snapshot of the holder, as far as there is one."""
+    """What an enqueue returns for a duplicate: a snapshot of the holder, if it still exists."""
     duplicate = (holder or job).snapshot()
-    if holder is None:  # it has ended and is forgotten
+    if holder is None:  # it has finished and was pruned
         duplicate.id = job_id
         duplicate.status = Status.SUCCEEDED
     duplicate.duplicate = True
@@ -353,7 +353,7 @@ def _in_place_of(job: Job, holder: Job | None, job_id: int) -> Job:
 
 def duplicate_of(holder: Job | None, job_id: int) -> DuplicateJobError:
     """The error for a fingerprint that is taken."""
-    if holder is None:  # it has ended just now, and is forgotten
+    if holder is None:  # it has just finished, and was pruned
         holder = Job("unknown")
         holder.id = job_id
     return taken_by(holder)
@@ -380,7 +380,7 @@ def _in_order(ids: Sequence[int], found: dict[int, Job]) -> list[Job]:
 
 
 class _Tokens:
-    """The adds of late, so that one which is repeated adds nothing."""
+    """Recently used tokens, so that a repeated add stores nothing."""
 
     def __init__(self) -> None:
         self._new: dict[bytes, list[Any]] = {}

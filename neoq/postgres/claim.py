@@ -17,7 +17,7 @@ from neoq.postgres.rows import claimed
 from neoq.postgres.scan import ScanHints, ScanReport
 from neoq.postgres.settle import Settlement
 from neoq.postgres.statements import Statements
-from neoq.postgres.wake import Presence
+from neoq.postgres.wake import WorkerPresence
 from neoq.store import Claimed, Demand, StoreContext
 from neoq.stored import Reported, unreadable_end
 
@@ -33,7 +33,7 @@ class Claimer:
         connections: Connections,
         statements: Statements,
         *,
-        presence: Presence,
+        presence: WorkerPresence,
         settlement: Settlement,
         context: StoreContext,
         log: SafeLogger,

@@ -95,7 +95,7 @@ def migrate(connection: psycopg.Connection[Any], schema: str) -> None:
             _apply(connection, schema)
     except psycopg.errors.InsufficientPrivilege as error:
         if version == VERSION:
-            return  # all is there; that it is recorded nowhere is for somebody else to mend
+            return  # all is there; a role with more rights may record the version
         raise BackendError(
             f"this user may not make neoq's tables in the schema {schema!r} ({_first_line(error)}); let one "
             "who may call neoq.migrate(url), or: grant create on database ... to ...; nothing was changed"

@@ -13,8 +13,8 @@ from neoq.postgres.arrays import int8s
 from neoq.postgres.connections import Connections
 from neoq.postgres.rows import BINARY, add_values, settle_values, succeed_values
 from neoq.postgres.statements import Statements
-from neoq.postgres.transactions import Joined
-from neoq.postgres.wake import news
+from neoq.postgres.transactions import Transaction
+from neoq.postgres.wake import payload_for
 from neoq.store import ROLLED_BACK, Outcome
 
 Attempt = tuple[int, int]  # job id and token
@@ -30,11 +30,11 @@ class Settlement:
         self._statements = statements
         self._keep = keep
         self._log = log
-        self.skew = 0.0  # seconds that the server's clock is ahead of ours, where that is not next to nothing
+        self.skew = 0.0  # seconds that the server's clock is ahead of ours; 0 for a small difference
         self._unsure: set[Attempt] = set()  # sent, and the reply was lost
         self._lock = threading.Lock()
-        self._completed: set[Attempt] = set()  # by handlers, in transactions of theirs
-        self._locked: list[Outcome] = []  # whose transactions were not over when we came
+        self._completed: set[Attempt] = set()  # by handlers, in their own transactions
+        self._locked: list[Outcome] = []  # their handlers' transactions are still open
 
     def settle(self, outcomes: Sequence[Outcome]) -> set[int]:
         """Settle outcomes in a transaction of our own; returns the ids of the stale ones."""
@@ -59,7 +59,7 @@ class Settlement:
         return plain, special, joined
 
     def _surely(self, outcomes: list[Outcome], work: Any) -> set[int]:
-        """Settle; one that was sent before, and whose reply was lost, is not stale if it is done already."""
+        """Settle; an outcome whose earlier reply was lost is not stale if it is settled already."""
         attempts = {outcome.lease.job_id: (outcome.lease.job_id, outcome.lease.token) for outcome in outcomes}
         try:
             stale: set[int] = work(outcomes)
@@ -88,13 +88,13 @@ class Settlement:
             ]
             if follow:
                 queues = {job.queue for job in follow}
-                more = add_values(follow, [], BINARY, notify=news("r", queues))
+                more = add_values(follow, [], BINARY, notify=payload_for("r", queues))
                 connection.execute(self._statements.add, more)
             return stale
 
     # -- completed by the handler -----------------------------------------------------------------------
 
-    def complete(self, joined: Joined, outcomes: Sequence[Outcome]) -> set[int]:
+    def complete(self, joined: Transaction, outcomes: Sequence[Outcome]) -> set[int]:
         """Settle inside a handler's own transaction."""
         with self._lock:
             self._completed.update((outcome.lease.job_id, outcome.lease.token) for outcome in outcomes)
@@ -106,10 +106,10 @@ class Settlement:
         return (job_id, token) in self._completed
 
     def _settle_completed(self, outcomes: list[Outcome]) -> set[int]:
-        """Settle what handlers have completed: done with their commit, ours to settle after a rollback.
+        """Settle jobs that handlers have completed: their commit has done it, after a rollback we do.
 
-        Rows that such a transaction still holds are left, and looked at again: waiting for them here would
-        hold up everybody's outcomes.
+        Rows that an open transaction of a handler still locks are left for later: to wait for them would
+        delay the outcomes of all other jobs.
         """
         values = settle_values(outcomes, BINARY, self.skew, keep=self._keep, skip=True)
         missing = _missing(outcomes, self._connections.execute(self._statements.settle, values))
@@ -134,7 +134,7 @@ class Settlement:
         return missing - locked - done
 
     def settle_left(self) -> set[int]:
-        """Look again at what was locked; returns the ids of stale ones."""
+        """Try again to settle what was locked; returns the ids of stale ones."""
         with self._lock:
             left, self._locked = self._locked, []
         if not left:
@@ -148,7 +148,7 @@ class Settlement:
 
     @property
     def left(self) -> int:
-        """How many outcomes wait for a transaction of their handler's."""
+        """How many outcomes wait for the end of their handler's transaction."""
         return len(self._locked)
 
 

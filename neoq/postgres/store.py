@@ -21,8 +21,8 @@ from neoq.postgres.connections import Connections, Values
 from neoq.postgres.rows import counts_of, find_query, held, job_of, text
 from neoq.postgres.settle import Settlement
 from neoq.postgres.statements import Statements
-from neoq.postgres.transactions import Home, Joined
-from neoq.postgres.wake import Announcer, Presence, news
+from neoq.postgres.transactions import Home, Transaction
+from neoq.postgres.wake import Notifier, WorkerPresence, payload_for
 from neoq.store import (
     Action,
     Changed,
@@ -41,9 +41,9 @@ from neoq.store import (
 )
 from neoq.stored import texts_in
 
-OWN_THREADS = 5  # that use the server: fetcher, settler, heartbeat, listener and announcer
+OWN_THREADS = 5  # that use the server: fetcher, settler, heartbeat, listener and notifier
 SERVER_EVERY = 0.2  # seconds between looks whether a server that is away is back
-PRUNED_AT_ONCE = 5000  # so that no statement holds others up for long
+PRUNED_AT_ONCE = 5000  # so that no statement blocks others for long
 _LEAVES_NOTHING = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED})
 _ENDS = frozenset({Status.SUCCEEDED, Status.CANCELLED})
 
@@ -61,11 +61,11 @@ class PostgresStore(Store):
         config = self.config
         self._statements = Statements(config.schema)
         self._connections = Connections(config.url, size=config.pool_size, schema=config.schema)
-        # Whatever holds up the callers: leases are renewed, and jobs claimed and settled, on others.
+        # Workers have their own connections, so blocked callers never delay leases, claims or settles.
         self._own = Connections(config.url, size=OWN_THREADS, schema=config.schema)
-        self._announcer = Announcer(self._own, config.schema, config.log)
+        self._notifier = Notifier(self._own, config.schema, config.log)
         self._adder = Adder(
-            self._connections, self._statements, self._announcer, forgets=config.retention == 0
+            self._connections, self._statements, self._notifier, forgets=config.retention == 0
         )
         self._home = Home(self._connections)
         self._settlement = Settlement(self._own, self._statements, keep=config.retention != 0, log=config.log)
@@ -76,7 +76,7 @@ class PostgresStore(Store):
             raise
         self._notify = notify
         self._worker = self.context.worker_id
-        self._presence = Presence(
+        self._presence = WorkerPresence(
             self._own,
             self._statements,
             schema=config.schema,
@@ -124,11 +124,11 @@ class PostgresStore(Store):
         """Leave the workers, and close the connections."""
         self.stop_waiting()
         try:
-            self._announcer.close()
+            self._notifier.close()
             self._settle_left()
             if self._settlement.left:
                 self.config.log.warning(
-                    "%d jobs were completed in transactions that are still open: their end is theirs",
+                    "%d jobs were completed in transactions that are still open; they settle when those end",
                     self._settlement.left,
                 )
         finally:
@@ -182,7 +182,7 @@ class PostgresStore(Store):
         return self._adder.add_many(jobs, token)
 
     def _add_patiently(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
-        """Add, and wait for a server that is away; not where it is unknown what it has done."""
+        """Add, and wait for a server that is away, unless it may have stored the jobs."""
         give_up = machine.monotonic() + self.config.wait_for_server
         while True:
             try:
@@ -192,10 +192,13 @@ class PostgresStore(Store):
                     raise
             self._room.pause(SERVER_EVERY)
 
-    def _full_queue(self, joined: Joined, jobs: Sequence[Job], capacities: Mapping[str, int]) -> str | None:
-        """The name of a queue without room for what a batch brings it; it stays so in this transaction.
+    def _full_queue(
+        self, joined: Transaction, jobs: Sequence[Job], capacities: Mapping[str, int]
+    ) -> str | None:
+        """The name of a queue that has no room for its part of a batch; None if all have room.
 
-        Raises QueueFullError where it never has so much.
+        No other process adds to these queues before this transaction ends. Raises QueueFullError if a queue
+        can never have so much room.
         """
         if self._short_of_room(joined, wanted_of(jobs, capacities), capacities) is None:
             return None
@@ -204,7 +207,7 @@ class PostgresStore(Store):
         return None if self.context.in_runner() else self._short_of_room(joined, new, capacities)
 
     def _short_of_room(
-        self, execute: Joined, wanted: Mapping[str, int], capacities: Mapping[str, int]
+        self, execute: Transaction, wanted: Mapping[str, int], capacities: Mapping[str, int]
     ) -> str | None:
         for queue in sorted(capacities):
             if wanted[queue]:
@@ -216,8 +219,8 @@ class PostgresStore(Store):
                     return queue
         return None
 
-    def _add_joined(self, jobs: Sequence[Job], joined: Joined) -> list[Job]:
-        """Who waited for room inside a transaction would keep others from making it."""
+    def _add_joined(self, jobs: Sequence[Job], joined: Transaction) -> list[Job]:
+        """Do not wait for room here: the caller's open transaction may be what blocks it."""
         capacities = bounds_of(jobs, self.context)
         if capacities:
             full = self._full_queue(joined, jobs, capacities)
@@ -231,7 +234,7 @@ class PostgresStore(Store):
 
         def try_to_add() -> tuple[list[Job], str | None]:
             with self._connections.use() as connection, connection.transaction():
-                joined = Joined(self._connections, connection)
+                joined = Transaction(self._connections, connection)
                 full = self._full_queue(joined, jobs, capacities)
                 if full is not None:
                     return [], full
@@ -247,7 +250,7 @@ class PostgresStore(Store):
         """Record a tick and add its job in one transaction; capacity does not hold it back."""
         self._adder.name_queues({job.queue})  # on a connection of its own: before ours
         with self._connections.use() as connection, connection.transaction():
-            joined = Joined(self._connections, connection)
+            joined = Transaction(self._connections, connection)
             [(new,)] = joined(self._statements.tick, {"cron": cron, "tick": tick.timestamp()})
             if not new:
                 return Tick.EXISTS
@@ -290,14 +293,14 @@ class PostgresStore(Store):
             self.config.log.warning("job %s was settled elsewhere meanwhile: its outcome is dropped", job_id)
 
     def _trim_after(self, statuses: set[Status]) -> None:
-        """Drop what is more than may be kept; a failure to do so does not undo what was settled."""
+        """Drop finished jobs beyond the limits; a failure does not undo what was settled."""
         try:
             self._trim(statuses)
         except BackendError as error:
-            self.config.log.debug("what is more than may be kept is dropped later: %s", error)
+            self.config.log.debug("finished jobs beyond the limits are dropped later: %s", error)
 
     def _trim(self, statuses: set[Status]) -> int:
-        """Drop what is more than may be kept; returns how many."""
+        """Drop finished jobs beyond the limits; returns how many."""
         config, dropped = self.config, 0
         if config.max_finished is not None and statuses & _ENDS:
             values = {"dead": False, "limit": config.max_finished}
@@ -333,7 +336,7 @@ class PostgresStore(Store):
         return Extended(lost, {job_id for job_id, is_lost in rows if not is_lost})
 
     def reclaim(self) -> Reclaimed:
-        """Take the jobs of workers that are quiet and have lost their lock, or that were quiet for long."""
+        """Take the jobs of workers whose heartbeat is late and whose lock is free, or is very late."""
         if not self._presence.may_judge():
             return Reclaimed([], [])
         values = {
@@ -348,14 +351,14 @@ class PostgresStore(Store):
                 raise
             self._own.execute(
                 self._statements.bound_crashes
-            )  # somebody has written what cannot be counted up
+            )  # a script has written a number that cannot be counted up
             rows = self._own.execute(self._statements.reclaim, values)
         jobs = [job_of(row) for row in rows]
         returned = [job for job in jobs if not job.finished]
         for queue in {job.queue for job in returned}:
             self._notify(queue, "ready")
         if returned:
-            self._announcer.afterwards({job.queue for job in returned})
+            self._notifier.notify_later({job.queue for job in returned})
         return Reclaimed(returned, [job for job in jobs if job.status is Status.DEAD])
 
     def prune(self) -> int:
@@ -365,7 +368,7 @@ class PostgresStore(Store):
         pruned = self._trim(set(_LEAVES_NOTHING))
         if self.config.retention is None:
             return pruned
-        while True:  # in parts that hold nobody up for long
+        while True:  # in parts, so that no statement blocks others for long
             number: int
             [(number,)] = self._own.execute(
                 self._statements.prune, {"seconds": self.config.retention, "limit": PRUNED_AT_ONCE}
@@ -375,7 +378,7 @@ class PostgresStore(Store):
                 return pruned
 
     def beat(self, worker: WorkerInfo) -> None:
-        """Say that this process is alive, and begin to hear what others do."""
+        """Record the heartbeat of this process, and begin to listen for notifications."""
         if worker.id == self._worker:
             self._presence.hold()
             if self.context.is_running():
@@ -385,10 +388,10 @@ class PostgresStore(Store):
         self._settle_left()
 
     def _notice_newer_tables(self) -> None:
-        """Warn, once, where a newer neoq has brought the tables up to its date."""
+        """Warn once if a newer neoq has migrated the tables."""
         try:
             [(version,)] = self._own.execute(self._statements.version)
-        except BackendError:  # that concerns no job
+        except BackendError:  # no job depends on it
             return
         if version is not None and version > max(self._tables_version, postgres_schema.VERSION):
             self._tables_version = version
@@ -473,17 +476,17 @@ class PostgresStore(Store):
         return changed
 
     def set_paused(self, queue: str, paused: bool) -> None:
-        """Hold a queue's jobs back, or let them go."""
+        """Pause or resume a queue."""
         self._execute(self._statements.pause, {"queue": queue, "paused": paused})
         self._notify(queue, "pause" if paused else "ready")
         self._tell("p" if paused else "r", [queue])
 
     def _tell(self, kind: str, queues: Iterable[str]) -> None:
-        """Tell other processes; that it was done is not undone by a failure to say so."""
+        """Notify other processes; a failure does not undo what was done."""
         try:
-            self._execute(*self._announcer.notification(news(kind, queues)))
+            self._execute(*self._notifier.notification(payload_for(kind, queues)))
         except BackendError as error:
-            self.config.log.warning("other processes were not told and find out later: %s", error)
+            self.config.log.warning("other processes were not notified and find out later: %s", error)
 
 
 def _time_of(epoch: float) -> datetime:

@@ -38,7 +38,7 @@ class Execute(Protocol):
         """Execute it."""
 
 
-class Joined:
+class Transaction:
     """Executes statements inside a transaction on a connection of our own."""
 
     arrays: Arrays = BINARY
@@ -57,7 +57,7 @@ class Joined:
             raise self._connections.wrapped(error) from error
 
 
-class Callers(Joined):
+class CallerTransaction(Transaction):
     """Executes statements inside a caller's transaction, whatever its session is set to."""
 
     arrays = LISTS
@@ -96,12 +96,12 @@ class Home:
         self._ours: _Database | None = None
         self._known: weakref.WeakKeyDictionary[Any, _Database] = weakref.WeakKeyDictionary()
 
-    def join(self, transaction: Any) -> Callers:
+    def join(self, transaction: Any) -> CallerTransaction:
         """A way to execute statements inside a caller's transaction; UnsupportedError for one elsewhere."""
-        joined = Callers(self._connections, transaction)
+        joined = CallerTransaction(self._connections, transaction)
         if self._ours is not None and self._known_of(joined.driver) == self._ours:
             return joined
-        # What was known may be of before a failover: of ours, or of theirs behind a PgBouncer.
+        # What was known may date from before a failover of our server, or of theirs behind a PgBouncer.
         theirs, where = self._ask(joined)
         if theirs != self._ours:
             self._ours, here = self._ask(self._execute)

@@ -1,7 +1,7 @@
-"""How processes on one PostgreSQL database hear of each other: news by NOTIFY, and signs of life.
+"""How processes on one PostgreSQL database notify each other, and know which workers are alive.
 
 One connection of a process listens, and holds a session lock whose key is the worker's number. The server
-frees that lock the moment the process is gone, however it ended; so others need not wait for its leases.
+frees that lock the moment the process is gone, however it ended, so others need not wait for its leases.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from neoq.system import wait_to_read
 
 APART = 0.01  # seconds between two notifications of one process, at least
 FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0  # seconds between attempts to connect again
-MAX_NEWS = 7000  # bytes; PostgreSQL takes just under 8,000
+MAX_PAYLOAD = 7000  # bytes; PostgreSQL takes just under 8,000
 _KINDS = {"r": "ready", "c": "cancel", "p": "pause"}
 
 
@@ -35,8 +35,8 @@ def class_of(schema: str) -> int:
     return zlib.crc32(f"neoq {schema}".encode()) & 0x7FFFFFFF
 
 
-class Presence:
-    """This process as a worker: its number, its lock, and the thread that hears news."""
+class WorkerPresence:
+    """This process as a worker: its number, its lock, and the thread that receives notifications."""
 
     def __init__(
         self,
@@ -57,9 +57,9 @@ class Presence:
         self.patience = (
             2 * heartbeat,
             3 * lease,
-        )  # seconds until a quiet worker is dead: unlocked, and locked
+        )  # seconds without a heartbeat until a worker is dead: without its lock, and with it
         self._beaten = machine.monotonic()
-        # Perhaps the server was away just now, or another took its place: the living have time to be heard.
+        # The server may have been away, or be a new one: give live workers time for a heartbeat.
         self._away_until = self._beaten + self.patience[0]
         self._notify = notify
         self._info = info
@@ -69,14 +69,14 @@ class Presence:
         self._connection: Connection | None = None
         self._lock = threading.RLock()
         self._bell: tuple[socket.socket, socket.socket] | None = None
-        self._fresh = True  # nothing was heard yet since the connection was made
+        self._fresh = True  # nothing was received on this connection yet
         self._looked = 0.0  # monotonic: for workers that died
         self._loop = Loop(
-            "neoq-listener", self._turn, log, away=self._say_deaf, pauses=(FIRST_PAUSE, LAST_PAUSE)
+            "neoq-listener", self._turn, log, away=self._say_lost, pauses=(FIRST_PAUSE, LAST_PAUSE)
         )
 
     def hold(self) -> int:
-        """Be known as a worker, and hold the lock, before anything is claimed; returns the number."""
+        """Register this worker and take its lock, before anything is claimed; returns the number."""
         if self.number is None:
             with self._lock:
                 if self.number is None:
@@ -85,7 +85,7 @@ class Presence:
         return self.number
 
     def beat(self, worker: WorkerInfo) -> int:
-        """Say that a worker is alive; returns its number."""
+        """Record the heartbeat of a worker; returns its number."""
         own = worker.id == self._info().id
         values = {
             "number": self.number if own else None,
@@ -100,14 +100,16 @@ class Presence:
         with self._connections.use() as connection:
             try:
                 [(number,)] = connection.execute(self._statements.beat, values).fetchall()
-            except psycopg.errors.UniqueViolation:  # somebody has given our number another name
+            except psycopg.errors.UniqueViolation:  # a script has given our number to another worker
                 if own and self.number is not None:
                     connection.execute(self._statements.forget_worker, (self.number,))
                 [(number,)] = connection.execute(self._statements.beat, values).fetchall()
         if own:
             self.number = number
             now = machine.monotonic()
-            if now - self._beaten > self.patience[0]:  # perhaps the server was away, and everybody is quiet
+            if (
+                now - self._beaten > self.patience[0]
+            ):  # the server may have been away, and every heartbeat is late
                 self._away_until = now + 3 * self._heartbeat
             self._beaten = now
         return int(number)
@@ -118,7 +120,7 @@ class Presence:
         return {"me": self.number, "quiet": quiet, "gone": gone, "class": self.lock_class}
 
     def may_judge(self) -> bool:
-        """Whether this process may call others dead: not when it was quiet itself, or has just come."""
+        """Whether this process may declare others dead: not just after a start or a late heartbeat."""
         return machine.monotonic() >= self._away_until
 
     def _is_connected(self) -> bool:
@@ -131,8 +133,8 @@ class Presence:
         try:
             connection.execute(
                 "set lock_timeout = '5s'"
-            )  # of a session of ours that the server still believes in
-            if connection.info.server_version >= 140_000:  # whatever it is for others: this one waits
+            )  # the server may not have noticed yet that our last session died
+            if connection.info.server_version >= 140_000:  # this session is idle on purpose
                 connection.execute("set idle_session_timeout = 0")
             connection.execute("select pg_advisory_lock(%s::int, %s::int)", (self.lock_class, number))
             connection.execute(f'listen "{channel_of(self._schema)}"')
@@ -142,7 +144,7 @@ class Presence:
         self._connection = connection
 
     def listen(self) -> None:
-        """Begin to hear what others do, once."""
+        """Begin to receive notifications, once."""
         with self._lock:
             if self._bell is None and not self._loop.closing:
                 self._bell = socket.socketpair()
@@ -154,7 +156,7 @@ class Presence:
             self._connection.close()
 
     def close(self, *, owes_nothing: bool) -> None:
-        """Hear no more; leave the workers. What a worker still owes, others look for among all the jobs."""
+        """Stop listening, and leave the workers. A worker that still has leases is only marked as gone."""
         with self._lock:
             self._loop.close()
             wakeup = self._bell
@@ -174,12 +176,12 @@ class Presence:
         finally:
             self.let_go()
 
-    # -- hearing ----------------------------------------------------------------------------------------
+    # -- listening --------------------------------------------------------------------------------------
 
     def _turn(self) -> float:
-        """Hear what there is, for a while."""
+        """Receive notifications for a while."""
         try:
-            self._hear()
+            self._receive()
         except (psycopg.Error, OSError) as error:
             self.let_go()
             self._fresh = True
@@ -190,17 +192,17 @@ class Presence:
             raise
         return 0.0
 
-    def _say_deaf(self, error: BackendError, pause: float) -> None:
-        self._log.warning("nothing can be heard from the server, again in %.1f s: %s", pause, error)
+    def _say_lost(self, error: BackendError, pause: float) -> None:
+        self._log.warning("lost the LISTEN connection; reconnecting in %.1f s: %s", pause, error)
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         if not self._is_connected() and self._connections.direct:
             with self._lock:
                 self._take_lock(self.hold())
             self._fresh = True
         if self._fresh:
             self._fresh, self._looked = False, machine.monotonic()
-            if self._connections.direct:  # what was told meanwhile was told to nobody
+            if self._connections.direct:  # what was sent meanwhile is lost
                 self._notify("", "ready")
                 self._notify("", "cancel")
         every = max(0.05, self._heartbeat / 2)
@@ -215,10 +217,10 @@ class Presence:
 
     def _wait(self, seconds: float) -> None:
         assert self._bell is not None
-        heard = [self._bell[0].fileno()]
+        sockets = [self._bell[0].fileno()]
         if self._connection is not None:
-            heard.append(self._connection.fileno())
-        wait_to_read(heard, seconds)
+            sockets.append(self._connection.fileno())
+        wait_to_read(sockets, seconds)
 
     def _pass_on(self, payload: str) -> None:
         for line in payload.split("\n"):
@@ -232,11 +234,11 @@ class Presence:
             self._notify("", "cancel")  # a call of the heartbeat, which reclaims
 
 
-class Announcer:
-    """Tells other processes that there are jobs: at once where nothing was told just before, else soon after.
+class Notifier:
+    """Notifies other processes of new jobs: at once, or together if the last notification was just now.
 
-    A notification holds a lock over the whole server while its transaction commits, so they are few: the
-    first goes with the jobs' own commit, and those that follow closely are sent as one by a thread.
+    A notification holds a lock over the whole server while its transaction commits. So the first one goes
+    with the commit of its jobs, and a thread sends one for all that follow closely.
     """
 
     def __init__(self, connections: Connections, schema: str, log: SafeLogger) -> None:
@@ -244,22 +246,22 @@ class Announcer:
         self._channel = channel_of(schema)
         self._log = log
         self._lock = threading.RLock()  # a finalizer in its own thread may enqueue
-        self._told = -1.0
+        self._sent_at = -1.0
         self._pending: set[str] = set()
-        self._loop = Loop("neoq-announcer", self._turn, log, owes=lambda: bool(self._pending), on_demand=True)
+        self._loop = Loop("neoq-notifier", self._turn, log, owes=lambda: bool(self._pending), on_demand=True)
 
-    def with_commit(self, queues: Iterable[str]) -> str | None:
-        """What to notify with the commit that adds to these queues; None where it will be told afterwards."""
+    def notify_in_commit(self, queues: Iterable[str]) -> str | None:
+        """The payload for the commit that adds to these queues; None: call `notify_later` after it."""
         now = machine.monotonic()
-        if now - self._told < APART:
+        if now - self._sent_at < APART:
             return None
         with self._lock:
-            self._told = now
-            told, self._pending = self._pending.union(queues), set()
-        return news("r", told)
+            self._sent_at = now
+            pending, self._pending = self._pending.union(queues), set()
+        return payload_for("r", pending)
 
-    def afterwards(self, queues: Iterable[str]) -> None:
-        """Tell of queues whose jobs were committed without a notification."""
+    def notify_later(self, queues: Iterable[str]) -> None:
+        """Notify of queues whose jobs were committed without a notification."""
         if self._pending.issuperset(queues):
             return
         with self._lock:
@@ -269,7 +271,7 @@ class Announcer:
             self._loop.wake()
 
     def notification(self, payload: str) -> tuple[str, tuple[str, str]]:
-        """What to execute to tell others; it may be lost in a crash of the server, and waits for no disk."""
+        """The statement that notifies others; it waits for no disk, and a crash of the server may lose it."""
         statement = "select set_config('synchronous_commit', 'off', true), pg_notify(%s::text, %s::text)"
         return statement, (self._channel, payload)
 
@@ -281,10 +283,10 @@ class Announcer:
         with self._lock:
             queues = self._pending
             now = machine.monotonic()
-            left = max(0.0, self._told + APART - now)
+            left = max(0.0, self._sent_at + APART - now)
             due = bool(queues) and (self._loop.closing or not left)
             if due:
-                self._pending, self._told = set(), now
+                self._pending, self._sent_at = set(), now
         if due:
             self._tell(queues)
             return 0.0
@@ -292,12 +294,12 @@ class Announcer:
 
     def _tell(self, queues: set[str]) -> None:
         try:
-            self._connections.execute(*self.notification(news("r", queues)))
+            self._connections.execute(*self.notification(payload_for("r", queues)))
         except BackendError as error:
-            self._log.debug("other processes were not told of new jobs and find them later: %s", error)
+            self._log.debug("other processes were not notified of new jobs and find them later: %s", error)
 
 
-def news(kind: str, queues: Iterable[str]) -> str:
-    """The payload that tells of queues; of all where they are too many for one."""
+def payload_for(kind: str, queues: Iterable[str]) -> str:
+    """The payload for these queues; it stands for all queues if they are too many for one payload."""
     text = "\n".join(f"{kind} {queue}" for queue in queues)
-    return text if len(text.encode()) <= MAX_NEWS else kind
+    return text if len(text.encode()) <= MAX_PAYLOAD else kind

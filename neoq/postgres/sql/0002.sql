@@ -35,7 +35,7 @@ begin
     end if;
     select array_agg(nextval('job_ids')) into v_ids from generate_series(1, v_number);
     -- All at once where none has a holder, as in most batches: to look for one before each costs half as much
-    -- again. Sorted, so that two callers who share fingerprints wait for each other in one order.
+    -- again. Sorted, so that two callers with the same fingerprints lock them in the same order.
     if v_number > 1 then
         begin
             insert into jobs (
@@ -95,8 +95,8 @@ begin
                 v_there.id := null;
                 exit;
             end if;
-            -- Without a lock where nothing is to be changed: a caller's transaction may be a long one, and who
-            -- settles or claims the holder is not to wait for its end. What is changed is looked at again.
+            -- Without a lock unless something changes: the caller's transaction may be a long one, and a claim or
+            -- a settle of the holder must not wait for its end. An update checks the row again.
             select * into v_there from jobs where holds = v_job.holds and queue = v_job.queue;
             continue when not found;
             if v_job.on_duplicate = 1 then
@@ -126,8 +126,8 @@ begin
 end $$;
 
 
--- Count the ready jobs of a queue, no further than asked for, while nobody else adds to it. The lock is of this
--- transaction: who adds after looking is alone with what was counted.
+-- Count the ready jobs of a queue, up to a limit. The lock lasts until the end of the transaction: no other
+-- caller adds to the queue between this count and the add that follows it.
 create function ready_within(p_queue text, p_limit int) returns int language plpgsql
 set search_path from current set lock_timeout = '10s' set enable_seqscan = off set enable_bitmapscan = off
 as $$
@@ -316,8 +316,8 @@ begin
 end $$;
 
 
--- Settle any other way an attempt can end. A job cancelled as it ran does not come back. p_completed keeps the
--- token of a job completed inside its handler's own transaction: the end of that attempt is no stale one.
+-- Settle all other outcomes. A job that was cancelled while it ran is not retried. p_completed keeps the token of
+-- a job that its handler completed in its own transaction, so that the outcome of that attempt is not stale.
 create function settle(
     p_ids bigint[], p_tokens bigint[], p_statuses smallint[], p_run_after float8[], p_charged boolean[],
     p_started float8[], p_finished float8[], p_errors text[], p_tracebacks text[], p_results bytea[],
@@ -375,7 +375,7 @@ begin
 end $$;
 
 
--- Keep a job that has ended; whoever calls this has deleted it from jobs.
+-- Move a finished job to history; the caller has deleted it from jobs.
 create function archive(p_job jobs, p_status int, p_finished float8, p_result bytea, p_completed bigint)
 returns void language sql set search_path from current
 as $$

@@ -1,8 +1,8 @@
 -- What workers, operators and time do to jobs. The plans are switched off as in 0002.sql.
 
--- Drop the oldest of those that have ended, or of the dead, beyond a number; returns what was dropped. One process
--- at a time: of two that count the same excess the second would drop as many again. And none but the oldest: in
--- the place of one that somebody deletes, who has not committed yet, no other may go.
+-- Drop the oldest finished jobs, or the oldest dead ones, beyond a limit; returns what was dropped. One process at
+-- a time: a second one that counted the same excess would drop as many again. A row that another transaction is
+-- about to delete is skipped, and no younger one is dropped in its place.
 create function trim_history(p_dead boolean, p_limit bigint) returns table (id bigint, queue text)
 language plpgsql set search_path from current
 as $$
@@ -30,8 +30,8 @@ begin
 end $$;
 
 
--- Forget what ended before a time, some of it at once; returns how many. The time is a value, for the index is of
--- no use to a comparison with a clock that goes on.
+-- Forget jobs that finished before a time, up to a limit; returns how many. The time is computed once: a comparison
+-- with a volatile clock could not use the index.
 create function prune(p_seconds float8, p_limit int) returns bigint language plpgsql
 set search_path from current set enable_seqscan = off
 as $$
@@ -52,7 +52,7 @@ begin
 end $$;
 
 
--- Sum the counters up; by one process at a time, and not while it is short.
+-- Sum the counters up, by one process at a time, and only when there are many rows.
 create function sum_up() returns void language plpgsql set search_path from current
 as $$
 begin
@@ -63,8 +63,8 @@ begin
 end $$;
 
 
--- Renew a worker's leases: its beat, and the progress of its jobs. Tells which leases are lost, and which jobs
--- were cancelled as they ran.
+-- Renew a worker's leases: its heartbeat, and the progress of its jobs. Returns the leases that are lost, and the
+-- jobs that were cancelled while they run.
 create function extend(
     p_worker int, p_ids bigint[], p_tokens bigint[], p_fractions float8[], p_texts text[]
 ) returns table (id bigint, lost boolean) language plpgsql
@@ -87,7 +87,7 @@ begin
 end $$;
 
 
--- Say that a worker is alive; returns its number.
+-- Record the heartbeat of a worker; returns its number.
 create function beat(
     p_number int, p_id text, p_host text, p_pid int, p_started float8, p_queues text[], p_running int,
     p_locked boolean
@@ -109,7 +109,7 @@ begin
 end $$;
 
 
--- Whether a worker looks dead: quiet, and without the lock that a live one holds; or quiet for very long.
+-- The workers that look dead: their heartbeat is late and the lock of a live worker is free, or it is very late.
 create function dead_workers(p_me int, p_quiet float8, p_gone float8, p_class int)
 returns setof int language sql stable set search_path from current
 as $$
@@ -124,9 +124,9 @@ as $$
 $$;
 
 
--- Take the jobs of dead workers from them: each is ready again with one crash charged, or dead of too many. Those
--- of a worker that left (its beat is 0), or that was gone before its claim was through, have killed nobody.
--- A server that has just started knows nothing of who lives: all locks are free and all beats are old.
+-- Reclaim the jobs of dead workers: each is ready again with one crash charged, or dead of too many. No crash is
+-- charged if the worker left (its heartbeat is 0), or was gone before its claim was committed. Just after a start
+-- of the server nobody is declared dead: all locks are free and all heartbeats are old.
 create function reclaim(
     p_me int, p_quiet float8, p_gone float8, p_class int, p_uptime float8, p_max_crashes int
 ) returns setof jobs language plpgsql set search_path from current
