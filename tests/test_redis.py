@@ -23,8 +23,8 @@ import neoq
 from neoq.clock import SystemClock
 from neoq.engine.shutdown import CLOSING_GRACE
 from neoq.job import Job, Status
+from neoq.redis import exchange as redis_exchange
 from neoq.redis.backend import RedisBackend
-from neoq.redis.wire import DirectWire
 from neoq.store import Demand, Outcome, lease_of, succeeded
 from neoq.testing.cases.seam import prepared
 from tests.redis_ledger import check_ledger
@@ -416,12 +416,12 @@ def test_an_interrupt_in_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_very_many_threads(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than a hundred threads may ask at once."""
     assert backend.queues() == []
-    plain, together = DirectWire.send, threading.Barrier(150)
+    plain, together = redis_exchange.exchange, threading.Barrier(150)
     failed: list[Exception] = []
 
-    def send(self: DirectWire, commands: Any) -> None:
+    def meet(connection: Any, commands: Any) -> list[Any]:
         together.wait(PATIENCE)
-        plain(self, commands)
+        return plain(connection, commands)
 
     def ask() -> None:
         try:
@@ -430,7 +430,7 @@ def test_very_many_threads(backend: RedisBackend, monkeypatch: pytest.MonkeyPatc
             failed.append(error)
             together.abort()
 
-    monkeypatch.setattr(DirectWire, "send", send)
+    monkeypatch.setattr("neoq.redis.connection.exchange", meet)
     threads = [threading.Thread(target=ask) for _ in range(150)]
     for thread in threads:
         thread.start()

@@ -130,7 +130,7 @@ def test_what_the_driver_is_told(kind: str, verify: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(redis, "Redis", keep)
     monkeypatch.setattr(redis.sentinel, "Redis", lambda *_, **__: None)
     monkeypatch.setattr(redis.sentinel, "Sentinel", Master)
-    monkeypatch.setattr(redis.cluster, "RedisCluster", keep)
+    monkeypatch.setattr("neoq.redis.client.Cluster", keep)
     with pytest.raises(neoq.BackendError):
         neoq.connect(f"{kind}?tls_verify={verify}", autostart=False).enqueue("q")
     assert told

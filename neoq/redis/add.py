@@ -15,7 +15,6 @@ from neoq.redis.find import Finder
 from neoq.redis.keys import MOST, Ids, ids_in
 from neoq.redis.queues import RedisQueues
 from neoq.redis.rows import ON_DUPLICATE, record_of, score_of
-from neoq.redis.wire import Beginning
 from neoq.store import taken_by
 
 TOGETHER = MOST  # jobs of one queue that are added all or none
@@ -87,7 +86,6 @@ class Adder:
         self._queues = queues
         self._finder = finder
         self._lock = threading.Lock()
-        self._beginnings: dict[str, Beginning | None] = {}
         self._next: dict[str, int] = {}  # the first id of a queue that is free, as far as this process knows
 
     def add(self, jobs: Sequence[Job], token: bytes, room: dict[str, int]) -> list[Job]:
@@ -190,14 +188,6 @@ class Adder:
 
     def _call_add_one(self, queue: str, arguments: tuple[bytes, ...]) -> Any:
         queues, script = self._queues, self._queues.scripts.add_one
-        try:
-            beginning = self._beginnings[queue]
-        except KeyError:
-            first = queues.keys(queue).keys(script.keys), queues.wake_arguments(queue)
-            beginning = queues.redis.beginning(script, *first, len(arguments))
-            self._beginnings[queue] = beginning
-        if beginning is not None:
-            return queues.redis.call_packed(script, beginning.with_last(arguments))
         keys = queues.keys(queue).keys(script.keys)
         return queues.redis.call_and_wait(script, keys, [*queues.wake_arguments(queue), *arguments])
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from neoq.config import OPTIONAL_TEXT, SECRET, Config, Kind, Settings, count, setting, span, url_kind
 from neoq.redact import misread, shown
-from neoq.redis.connection import Address
+from neoq.redis.address import Address
 
 
 def _prefix(value: Any) -> str:

@@ -20,7 +20,8 @@ from neoq.job import Job, Status, plain, to_datetime
 from neoq.redis.add import Adder, NoRoom
 from neoq.redis.alive import Workers
 from neoq.redis.config import RedisConfig
-from neoq.redis.connection import Call, RedisConnection, has_broken, is_full
+from neoq.redis.connection import Call, RedisConnection
+from neoq.redis.errors import has_broken, is_full
 from neoq.redis.find import Finder, check_payloads, stored_in
 from neoq.redis.keys import global_key, id_in
 from neoq.redis.leases import NOT_OURS, Leased

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from neoq.loop import Loop
-from neoq.redis.connection import DRIVER_ERRORS, RedisConnection
+from neoq.redis.connection import RedisConnection
+from neoq.redis.errors import DRIVER_ERRORS
+from neoq.redis.exchange import read, send
 
 if TYPE_CHECKING:
     from neoq.config import SafeLogger
@@ -57,7 +59,7 @@ class Wakes:
             ear = self._ear
         if ear is not None:
             try:
-                ear.send([("UNSUBSCRIBE",)])  # its answer ends the thread's wait
+                send(ear, [("UNSUBSCRIBE",)])  # its answer ends the thread's wait
             except (redis.RedisError, OSError, AttributeError):
                 pass
         self._loop.join(2.0)
@@ -86,10 +88,10 @@ class Wakes:
         return pause
 
     def _hear(self) -> None:
-        client = self._connection.new_client(socket_timeout=PING_EVERY)
-        ear = self._connection.wire_of(client)
+        client = self._connection.clients.new(socket_timeout=PING_EVERY)
+        ear = self._connection.connection_of(client)
         try:
-            ear.send([("SUBSCRIBE", self._channel)])
+            send(ear, [("SUBSCRIBE", self._channel)])
             with self._lock:
                 if self._loop.closing:
                     return
@@ -99,7 +101,7 @@ class Wakes:
             with self._lock:
                 self._ear = None
             self.hears = False
-            ear.close()
+            ear.disconnect()
             client.close()
 
     def _listen(self, ear: Any) -> None:
@@ -107,12 +109,12 @@ class Wakes:
         asked = False
         while True:
             try:
-                reply = ear.read()
+                reply = read(ear)
             except redis.TimeoutError:
                 if asked:
                     raise
                 asked = True
-                ear.send([("PING",)])
+                send(ear, [("PING",)])
                 continue
             asked = False
             if isinstance(reply, Exception):
