@@ -24,9 +24,16 @@ from neoq.clock import SystemClock
 from neoq.engine.shutdown import CLOSING_GRACE
 from neoq.job import Job, Status
 from neoq.redis import exchange as redis_exchange
+from neoq.redis.add import Adder
 from neoq.redis.backend import RedisBackend
+from neoq.redis.connection import RedisConnection
+from neoq.redis.find import Finder
+from neoq.redis.leases import Leased
+from neoq.redis.mending import Mender
 from neoq.store import Demand, Outcome, lease_of, succeeded
+from neoq.testing import Faults
 from neoq.testing.cases.seam import prepared
+from neoq.testing.cases.suite import Background
 from tests.redis_ledger import check_ledger
 from tests.servers import (
     RedisServer,
@@ -376,16 +383,15 @@ def test_an_interrupt_between_the_first_words(monkeypatch: pytest.MonkeyPatch) -
         neoq.connect(f"redis://127.0.0.1:{server.port}/3", autostart=False) as backend,
     ):
         assert isinstance(backend, RedisBackend)
-        job = backend.enqueue("q", {"n": 1})
-        backend.store._redis._drop_free()
+        jobs = [backend.enqueue("q", {"n": n}) for n in range(4)]
+        Faults(backend).break_connections()
         server.signal(signal.SIGSTOP)
         go_on = threading.Timer(0.3, server.signal, [signal.SIGCONT])
         go_on.start()
         monkeypatch.setattr(redis.Connection, "send_packed_command", late)
         with pytest.raises(Interrupt):
-            backend.get(id_of(job))
-        for n in range(3):
-            assert backend.store._redis.command("ECHO", n) == b"%d" % n
+            backend.get(id_of(jobs[0]))
+        assert [look(backend, job).id for job in jobs[1:]] == [job.id for job in jobs[1:]]
         go_on.join()
 
 
@@ -397,7 +403,7 @@ def test_an_interrupt_in_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with running_cluster(1, *AOF) as nodes, neoq.connect(cluster_url(nodes), autostart=False) as backend:
         assert isinstance(backend, RedisBackend)
-        job = backend.enqueue("q")
+        jobs = [backend.enqueue("q", {"n": n}) for n in range(4)]
         plain = redis.Connection.send_packed_command
 
         def late(self: Any, *arguments: Any, **options: Any) -> None:
@@ -406,11 +412,9 @@ def test_an_interrupt_in_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
             raise Interrupt
 
         monkeypatch.setattr(redis.Connection, "send_packed_command", late)
-        [node] = backend.store._redis._client.get_nodes()
         with pytest.raises(Interrupt):
-            backend.get(id_of(job))
-        assert [one._sock for one in node.redis_connection.connection_pool._available_connections] == [None]
-        assert backend.get(id_of(job)) is not None
+            backend.get(id_of(jobs[0]))
+        assert [look(backend, job).id for job in jobs[1:]] == [job.id for job in jobs[1:]]
 
 
 def test_very_many_threads(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,7 +429,7 @@ def test_very_many_threads(backend: RedisBackend, monkeypatch: pytest.MonkeyPatc
 
     def ask() -> None:
         try:
-            backend.store._redis.command("PING")
+            backend.jobs("q")
         except Exception as error:
             failed.append(error)
             together.abort()
@@ -437,6 +441,13 @@ def test_very_many_threads(backend: RedisBackend, monkeypatch: pytest.MonkeyPatc
     for thread in threads:
         thread.join()
     assert failed == []
+
+
+def look(backend: neoq.Backend, job: Job) -> Job:
+    """A job as it is now."""
+    found = backend.get(id_of(job))
+    assert found is not None
+    return found
 
 
 def fill(backend: neoq.Backend, queue: str) -> int:
@@ -483,34 +494,40 @@ def test_a_full_server_and_results() -> None:
 # -------------------------------------------------------------------------------------- replies that are lost
 
 
-class Deaf:
-    """Loses the next reply of a backend's connection, after the server has done what was asked."""
+def name_of(connection: RedisConnection, command: Any) -> str:
+    """The name of a command, or of the script that it runs."""
+    if isinstance(command, bytes):
+        return "add_one"
+    scripts = vars(connection.scripts).items()
+    names = {way: name for name, script in scripts for way in (script.digest, script.text)}
+    return names[command[1]] if command[0].startswith("EVAL") else str(command[0])
 
-    def __init__(self, backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._connection = backend.store._redis
-        self._plain = backend.store._redis._exchange_once
-        self._names = {script.digest: name for name, script in vars(backend.store._scripts).items()}
+
+class Deaf:
+    """Loses the next reply of each connection, after the server has done what was asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = 0
         self.to = ""  # what it loses the replies to: a command, or a script; "" for anything
-        monkeypatch.setattr(backend.store._redis, "_exchange_once", self._exchange)
+        self.before: Callable[[str, Any], None] = lambda _name, _command: None
+        plain = RedisConnection.exchange_once
 
-    def _exchange(self, commands: Any, near: Any) -> Any:
-        replies = self._plain(commands, near)
-        if self.left and self._name_of(commands[0]).startswith(self.to):
-            self.left -= 1
-            raise redis.ConnectionError("the reply was lost")
-        return replies
+        def exchange(connection: RedisConnection, commands: Any, near: Any) -> Any:
+            name = name_of(connection, commands[0])
+            self.before(name, commands[0])
+            replies = plain(connection, commands, near)
+            if self.left and name.startswith(self.to):
+                self.left -= 1
+                raise redis.ConnectionError("the reply was lost")
+            return replies
 
-    def _name_of(self, command: Any) -> str:
-        if isinstance(command, bytes):
-            return "add_one"
-        return self._names[command[1]] if command[0] in {"EVALSHA", "EVALSHA_RO"} else str(command[0])
+        monkeypatch.setattr(RedisConnection, "exchange_once", exchange)
 
 
 @pytest.fixture
 def deaf(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> Deaf:
     backend.enqueue("q", {"first": True})
-    return Deaf(backend, monkeypatch)
+    return Deaf(monkeypatch)
 
 
 @pytest.mark.parametrize("unique", [True, False])
@@ -596,13 +613,11 @@ def test_a_settle_that_is_said_again(backend: RedisBackend, deaf: Deaf) -> None:
     assert backend.store.settle([done(job) for job in jobs[:1]]) == {jobs[0].id}  # by another thread
     assert backend.store.settle(outcomes) == set()
     assert len(backend.jobs("p")) == 2
-    assert backend.store._unsure == set()
 
 
 def test_a_lost_reply_about_payloads(backend: RedisBackend, deaf: Deaf) -> None:
     """Jobs whose large payloads could not be fetched are given back, uncharged, before the next claim."""
     backend.enqueue("q", {"x": "x" * 5000})
-    backend.store._workers.enlist(["q"])
     deaf.left, deaf.to = 2, "HGET"
     with pytest.raises(neoq.BackendUnavailable):
         backend.store.claim([Demand("q", 10)])
@@ -631,11 +646,12 @@ def test_a_queue_that_cannot_be_claimed_from(
     client: redis.Redis,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
+    redis_url: str,
 ) -> None:
     """A queue whose keys somebody has spoiled, and that cannot be mended, holds up no other."""
     backend.enqueue("bad")
     demand = [Demand("bad", 1), Demand("good", 1)]
-    monkeypatch.setattr(backend.store._mender, "mend", lambda: None)
+    monkeypatch.setattr(Mender, "mend", lambda _mender: None)
     client.set(f"{{{backend.config.prefix}:bad}}:wait", "spoiled")
     for n in range(3):
         job = backend.enqueue("good", {"n": n})
@@ -643,25 +659,22 @@ def test_a_queue_that_cannot_be_claimed_from(
         assert [found.id for found in claimed.jobs] == [job.id]
         assert claimed.next_due is not None
     assert caplog.text.count("no jobs of bad can be claimed") == 1
-    backend.store._quiet.clear()
-    with pytest.raises(neoq.BackendError):
-        backend.store.claim(demand[:1])
+    with RedisBackend(redis_url, prefix=backend.config.prefix, autostart=False) as other:
+        assert other.workers()
+        with pytest.raises(neoq.BackendError):
+            other.store.claim(demand[:1])
 
 
-def test_a_lost_reply_to_a_claim_by_text(
-    backend: RedisBackend, deaf: Deaf, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_reply_to_a_claim_by_text(backend: RedisBackend, deaf: Deaf, client: redis.Redis) -> None:
     """A claim is not said twice either where the server has forgotten its script: who knows what it took."""
-    backend.store._workers.enlist(["q"])
     client.script_flush()
-    plain, losses = deaf._plain, iter([1])
+    losses = iter([1])
 
-    def by_text(commands: Any, near: Any) -> Any:
-        if commands[0][0] == "EVAL":
+    def by_text(name: str, command: Any) -> None:
+        if name == "claim" and command[0] == "EVAL":
             deaf.left = next(losses, 0)
-        return plain(commands, near)
 
-    monkeypatch.setattr(deaf, "_plain", by_text)
+    deaf.before = by_text
     with pytest.raises(neoq.BackendUnavailable):
         backend.store.claim([Demand("q", 10)])
     assert [job.payload for job in backend.store.claim([Demand("q", 10)]).jobs] == [{"first": True}]
@@ -670,8 +683,7 @@ def test_a_lost_reply_to_a_claim_by_text(
 def test_a_lost_reply_to_a_claim(backend: RedisBackend, deaf: Deaf) -> None:
     """Jobs that were claimed without our hearing of it are given back, uncharged, before the next claim."""
     assert backend.store.claim([Demand("q", 0)]).jobs == []
-    backend.store._workers.enlist(["q"])
-    deaf.left = 1
+    deaf.left, deaf.to = 1, "claim"
     with pytest.raises(neoq.BackendUnavailable):
         backend.store.claim([Demand("q", 10)])
     [job] = backend.store.claim([Demand("q", 10)]).jobs
@@ -685,18 +697,17 @@ def test_a_lost_reply_to_a_claim(backend: RedisBackend, deaf: Deaf) -> None:
 class Sent:
     """Notes what scripts are sent: the name of each, and its arguments."""
 
-    def __init__(self, backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[str, list[Any]]] = []
-        names = {script.digest: name for name, script in vars(backend.store._scripts).items()}
-        plain = backend.store._redis._exchange_once
+        plain = RedisConnection.exchange_once
 
-        def exchange(commands: Any, near: Any) -> Any:
+        def exchange(connection: RedisConnection, commands: Any, near: Any) -> Any:
             for command in commands:
                 if command[0] in {"EVALSHA", "EVALSHA_RO"}:
-                    self.calls.append((names[command[1]], list(command[3 + command[2] :])))
-            return plain(commands, near)
+                    self.calls.append((name_of(connection, command), list(command[3 + command[2] :])))
+            return plain(connection, commands, near)
 
-        monkeypatch.setattr(backend.store._redis, "_exchange_once", exchange)
+        monkeypatch.setattr(RedisConnection, "exchange_once", exchange)
 
     def of(self, *names: str) -> list[list[Any]]:
         found = [arguments for name, arguments in self.calls if name in names]
@@ -707,7 +718,7 @@ class Sent:
 @pytest.fixture
 def sent(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> Sent:
     assert backend.queues() == []
-    return Sent(backend, monkeypatch)
+    return Sent(monkeypatch)
 
 
 def test_no_script_takes_many_jobs(backend: RedisBackend, sent: Sent) -> None:
@@ -727,7 +738,7 @@ def test_no_script_takes_many_jobs(backend: RedisBackend, sent: Sent) -> None:
     assert max((len(call) - 4) // 4 for call in sent.of("settle")) == 50
     backend.store.settle([done(job) for job in claimed[500:]])
     assert max(call[2] for call in sent.of("finish")) == 50
-    assert len(list(backend.store._finder.of_ids(map(id_of, jobs)))) == 1200
+    assert len(backend.store.find(ids=map(id_of, jobs), limit=1200)) == 1200
     assert max(map(len, sent.of("look"))) == 50
     backend.store.change(map(id_of, jobs), "delete")
     assert max(len(call) - 4 for call in sent.of("change")) == 50
@@ -774,16 +785,16 @@ def test_nobody_comes_between_several_scripts(
 ) -> None:
     """A batch whose fingerprints another producer takes, just before it is added, doubles no job."""
     backend.enqueue("q", {"n": -1})
-    exchange = backend.store._redis._exchange_once
+    exchange = RedisConnection.exchange_once
     with RedisBackend(redis_url, prefix=backend.config.prefix, autostart=False) as other:
 
-        def late(commands: Any, near: Any) -> Any:
+        def late(connection: RedisConnection, commands: Any, near: Any) -> Any:
             if len(commands) > 2:
-                monkeypatch.setattr(backend.store._redis, "_exchange_once", exchange)
+                monkeypatch.setattr(RedisConnection, "exchange_once", exchange)
                 other.enqueue_many([Job("q", {"n": n}) for n in range(100, 200)])
-            return exchange(commands, near)
+            return exchange(connection, commands, near)
 
-        monkeypatch.setattr(backend.store._redis, "_exchange_once", late)
+        monkeypatch.setattr(RedisConnection, "exchange_once", late)
         jobs = backend.enqueue_many([Job("q", {"n": n}) for n in range(300)])
     assert [job.payload["n"] for job in jobs if job.duplicate] == list(range(100, 200))
     assert [job.payload["n"] for job in jobs] == list(range(300))
@@ -902,24 +913,22 @@ def test_many_jobs_of_one_fingerprint(backend: RedisBackend) -> None:
     assert sum(not job.duplicate for job in jobs) == 1
 
 
-def test_very_many_running_jobs(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_very_many_running_jobs(backend: RedisBackend, client: redis.Redis) -> None:
     """However many jobs run, each is found with who runs it, and its worker is told when it is cancelled."""
     backend.enqueue_many([Job("q", {"n": n}) for n in range(6000)])
     jobs = [job for _ in range(6) for job in backend.store.claim([Demand("q", 1000)]).jobs]
-    told: list[tuple[Any, ...]] = []
-    plain = backend.store._redis.commands
-    monkeypatch.setattr(
-        backend.store._redis,
-        "commands",
-        lambda some, **near: told.extend(map(tuple, some)) or plain(some, **near),
-    )
+    told = client.pubsub()
+    told.psubscribe(f"{backend.config.prefix}:wake:*")
+    assert told.get_message(timeout=PATIENCE)["type"] == "psubscribe"  # type: ignore[index]
     for job in (jobs[0], jobs[-1]):
         found = backend.get(id_of(job))
         assert found is not None
-        assert (found.status, found.worker) == (Status.RUNNING, backend.store._worker)
+        assert (found.status, found.worker) == (Status.RUNNING, backend.store.context.worker_id)
         backend.cancel(id_of(job))
-        assert ("PUBLISH", f"{backend.store._queues.channel}{backend.store._worker}".encode(), "") in told
-        told.clear()
+        message: Any = told.get_message(timeout=PATIENCE)
+        assert message["channel"].decode().endswith(f":wake:{found.worker}")
+        assert message["data"] == b""
+    told.close()
     assert backend.store.extend([lease_of(job) for job in jobs[-50:]]).cancelled == {jobs[-1].id}
 
 
@@ -927,7 +936,7 @@ def test_a_job_that_ends_as_it_is_looked_at(backend: RedisBackend, monkeypatch: 
     """A job whose lease is gone by the time it is looked for is looked at again: it has succeeded."""
     backend.enqueue("q")
     [job] = backend.store.claim([Demand("q", 1)]).jobs
-    plain = backend.store._finder.leases_of
+    plain = Finder.leases_of
 
     def late(*arguments: Any) -> Any:
         settling = threading.Thread(target=lambda: backend.store.settle([done(job)]))
@@ -935,26 +944,33 @@ def test_a_job_that_ends_as_it_is_looked_at(backend: RedisBackend, monkeypatch: 
         settling.join()
         return plain(*arguments)
 
-    monkeypatch.setattr(backend.store._finder, "leases_of", late)
+    monkeypatch.setattr(Finder, "leases_of", late)
     found = backend.get(id_of(job))
     assert found is not None
     assert found.status is Status.SUCCEEDED
 
 
-def test_a_claim_that_is_not_remembered(backend: RedisBackend, client: redis.Redis) -> None:
+def test_a_claim_that_is_not_remembered(
+    backend: RedisBackend, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The end of a job frees its fingerprint and keeps its past, also where its claim is not remembered."""
     backend.enqueue("q", max_retries=9)
     [job] = backend.store.claim([Demand("q", 1)]).jobs
     again = Outcome(lease_of(job), Status.RETRYING, run_after=time.time() - 1, charged=True)
     assert backend.store.settle([again]) == set()
     [job] = backend.store.claim([Demand("q", 1)]).jobs
-    backend.store._leased.of_queue("q").clear()
+    known = Leased.known
+
+    def forgetful(leased: Leased, queue: str, outcomes: Any) -> Any:
+        leased.of_queue(queue).clear()
+        return known(leased, queue, outcomes)
+
+    monkeypatch.setattr(Leased, "known", forgetful)
     assert backend.store.settle([done(job)]) == set()
     found = backend.get(id_of(job))
     assert found is not None
     assert (found.status, found.retries) == (Status.SUCCEEDED, 1)
     assert not backend.enqueue("q", max_retries=9).duplicate
-    assert backend.store._leased.of_queue("q") == {}
     check_ledger(client, backend.config.prefix)
 
 
@@ -966,14 +982,13 @@ def test_a_producer_that_looks_for_room_as_all_is_closed(
         backend.config, enqueue_timeout=None, queue_capacity=1
     )
     backend.enqueue("q")
-    plain = backend.store._adder.add
+    plain = Adder.add
 
     def late(*arguments: Any) -> Any:
-        backend.store.stop_waiting()
-        backend.store._redis.close()
+        Background(backend.store.close_store).result()
         return plain(*arguments)
 
-    monkeypatch.setattr(backend.store._adder, "add", late)
+    monkeypatch.setattr(Adder, "add", late)
     with pytest.raises(neoq.BackendClosedError):
         backend.enqueue("q", {"n": 1})
 
@@ -1051,27 +1066,35 @@ def test_batches_leave_nothing_behind(backend: RedisBackend, client: redis.Redis
 
 
 def test_a_job_that_is_nowhere(
-    backend: RedisBackend, client: redis.Redis, caplog: pytest.LogCaptureFixture
+    backend: RedisBackend,
+    client: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A job that somebody's hand took out of the lists is found by the sweep, and told of."""
     job = backend.enqueue("q")
     client.delete(f"{{{backend.config.prefix}:q}}:ready")
     assert backend.store.claim([Demand("q", 1)]).jobs == []
-    backend.store._swept = -1e9
+    monkeypatch.setattr("neoq.redis.store.SWEEP_EVERY", 0.0)
     backend.store.reclaim()
     assert [found.id for found in backend.store.claim([Demand("q", 1)]).jobs] == [job.id]
     assert str(job.id) in caplog.text
 
 
-def test_a_producer_whose_clock_is_behind(backend: RedisBackend, client: redis.Redis) -> None:
+def test_a_producer_whose_clock_is_behind(
+    backend: RedisBackend, client: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Jobs of a producer whose clock lags are numbered after those that were there, large ones too."""
     first = backend.enqueue("q", {"n": 0})
-    backend.store._queues.clock_ahead = -3600.0
-    backend.store._adder._next.clear()
     large = {"x": "x" * 5000}
-    later = backend.enqueue_many(
-        [Job("q", {"n": 1}), Job("q", large), Job("q", {"n": 2}, run_after=7200, priority=5)]
-    )
+    with RedisBackend(redis_url, prefix=backend.config.prefix, autostart=False) as producer:
+        producer.queues()
+        slow = SimpleNamespace(time=lambda: time.time() - 3600)
+        with monkeypatch.context() as patch:
+            patch.setattr("neoq.redis.queues.machine", slow)
+            later = producer.enqueue_many(
+                [Job("q", {"n": 1}), Job("q", large), Job("q", {"n": 2}, run_after=7200, priority=5)]
+            )
     ids = [id_of(job) for job in (first, *later)]
     assert ids == sorted(set(ids))
     assert [job.payload for job in backend.jobs()][::-1] == [{"n": 0}, {"n": 1}, large, {"n": 2}]
@@ -1145,20 +1168,14 @@ def test_retries_survive_the_json_of_lua(backend: RedisBackend) -> None:
     assert json.dumps(found.payload) == json.dumps({"n": 2**63})
 
 
-def test_a_shutdown_waits_for_outcomes(
-    redis_url: str, redis_prefix: Callable[[], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shutdown_waits_for_outcomes(redis_url: str, redis_prefix: Callable[[], str]) -> None:
     """Outcomes that a slow server takes a while for are recorded in the time that shutdown has."""
     backend = RedisBackend(redis_url, prefix=redis_prefix())
-    ran, plain = threading.Event(), backend.store.settle
-
-    def slowly(outcomes: Any, **options: Any) -> set[int]:
-        time.sleep(1.2 * CLOSING_GRACE)
-        return plain(outcomes, **options)
-
-    monkeypatch.setattr(backend.store, "settle", slowly)
-    backend.listen("q", lambda _job: ran.set())
-    job = backend.enqueue("q")
-    assert ran.wait(PATIENCE)
-    report = backend.shutdown(timeout=PATIENCE)
+    with Faults(backend).paused("settle") as settling:
+        backend.listen("q", lambda _job: None)
+        job = backend.enqueue("q")
+        settling.wait()
+        shutdown = Background(lambda: backend.shutdown(timeout=PATIENCE))
+        time.sleep(1.2 * CLOSING_GRACE)  # longer than a shutdown waits where nothing is to be recorded
+    report = shutdown.result()
     assert ([done.id for done in report.finished], report.lost) == ([job.id], [])

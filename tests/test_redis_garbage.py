@@ -174,17 +174,21 @@ def test_times_beyond_the_calendar(backend: RedisBackend, client: redis.Redis) -
     "value", [b"", b"spoiled", b'1.0 {"host":"h","pid":1,"version":3}', b"nan {}", b"\xff \xff"]
 )
 def test_a_worker_that_cannot_be_read(
-    backend: RedisBackend, client: redis.Redis, caplog: pytest.LogCaptureFixture, value: bytes
+    backend: RedisBackend,
+    client: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    value: bytes,
 ) -> None:
     """What a worker of another version says is left alone, with one warning; all others go on."""
     backend.listen("q", lambda job: job.payload["n"])
     backend.start()
     client.hset(f"{{{backend.config.prefix}}}:workers", "f" * 32, value)
     client.hset(f"{{{backend.config.prefix}}}:workers", b"\xff", value)
-    backend.store._workers._opened_at = -1e9
+    monkeypatch.setattr("neoq.redis.alive.STEADY_AFTER", 0.0)
     for _ in range(3):
         backend.store.reclaim()
-        assert [worker.id for worker in backend.workers()] == [backend.engine.worker_id]
+        assert [worker.id for worker in backend.workers()] == [backend.store.context.worker_id]
     assert backend.wait(id_of(backend.enqueue("q", {"n": 5})), PATIENCE).result == 5
     assert caplog.text.count("what worker ffff") == 1
 
@@ -299,5 +303,6 @@ def test_the_lease_of_a_living_worker_is_kept(backend: RedisBackend, client: red
 
 def sweep(backend: RedisBackend) -> None:
     """Look for leases that ran out, as is done now and then."""
-    backend.store._swept = -1e9
-    backend.store.reclaim()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("neoq.redis.store.SWEEP_EVERY", 0.0)
+        backend.store.reclaim()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -117,7 +118,7 @@ def test_a_server_that_was_emptied(server: RedisServer) -> None:
                 assert found is not None
                 assert found.queue == job.queue
         tick = Job("tick", {}, fingerprint="tick")
-        tick.prepare(backend.store._queues.time(), 1000)
+        tick.prepare(time.time(), 1000)
         assert backend.store.add_tick("c", datetime.now(UTC), tick) is Tick.NEW
         assert {stats.queue for stats in backend.queues()} == {"first", *queues}
         check_ledger(client, "neoq")
@@ -131,7 +132,7 @@ def test_a_registration_that_was_lost(server: RedisServer) -> None:
             backend.enqueue(queue, {"n": 0})
         [old] = backend.jobs(queue="q")
         client.delete("{neoq}:queues")
-        backend.store.beat(backend.engine.worker_info())
+        backend.store.beat(backend.store.context.worker())
         with another(backend) as other:
             assert other.get(id_of(old)) is not None
         assert backend.cancel(id_of(old))
@@ -161,7 +162,7 @@ def test_a_registration_that_a_cluster_lost() -> None:
         backend.enqueue("q")
         for key in ("{neoq}:queues", "{neoq}:numbers"):
             client.delete(key)
-        backend.store.beat(backend.engine.worker_info())
+        backend.store.beat(backend.store.context.worker())
         with another(backend) as other:
             assert [stats.queue for stats in other.queues()] == ["q"]
         for node in nodes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import redis
 
 import neoq
+from neoq.engine.engine import Engine
 from neoq.store import Claimed, Demand, QueueCounts
 from tests.servers import running_server
 
@@ -34,6 +36,18 @@ def test_a_worker_that_has_just_begun_is_called(redis_url: str, redis_prefix: Ca
 
 
 SELDOM = {"job_check_interval": 60.0}  # nobody finds a job by looking
+
+
+def await_closing(backend: neoq.Backend) -> None:
+    """Wait until a backend is being shut down: it takes no jobs of others any more."""
+    give_up = time.monotonic() + PATIENCE
+    while time.monotonic() < give_up:
+        try:
+            backend.enqueue_many([])
+        except neoq.BackendClosedError:
+            return
+        time.sleep(0.01)
+    raise AssertionError("it is not shut down")
 
 
 def test_a_call_is_answered_where_it_is_heard(redis_url: str, redis_prefix: Callable[[], str]) -> None:
@@ -99,15 +113,14 @@ def test_a_call_that_comes_to_the_wrong_one(
         shutdown = threading.Thread(target=busy.shutdown)
         if why == "it shuts down":
             shutdown.start()
-            while busy.engine.fetcher is None or not busy.engine.fetcher._loop.closing:
-                threading.Event().wait(0.01)
+            await_closing(busy)
         free.listen("q", lambda _job: ran.set(), concurrency=1)
-        while not client.sismember(idle, free.engine.worker_id):
+        while not client.sismember(idle, free.store.context.worker_id):
             threading.Event().wait(0.01)
         client.delete(idle)  # so that nobody is called
         producer.enqueue("q")
-        client.sadd(idle, free.engine.worker_id)
-        client.publish(f"{prefix}:wake:{busy.engine.worker_id}", "q")
+        client.sadd(idle, free.store.context.worker_id)
+        client.publish(f"{prefix}:wake:{busy.store.context.worker_id}", "q")
         try:
             assert ran.wait(PATIENCE)
         finally:
@@ -135,6 +148,7 @@ def test_an_error_that_is_none_of_the_stores(redis_url: str, redis_prefix: Calla
     """A claim that fails as no store should leaves neither the fetcher dead nor the worker deaf."""
     prefix = redis_prefix()
     with (
+        redis.Redis.from_url(redis_url, protocol=2) as client,
         neoq.RedisBackend(redis_url, prefix=prefix, autostart=False) as producer,
         neoq.RedisBackend(redis_url, prefix=prefix, **SELDOM) as worker,
     ):
@@ -153,7 +167,7 @@ def test_an_error_that_is_none_of_the_stores(redis_url: str, redis_prefix: Calla
         ran: SimpleQueue[int] = SimpleQueue()
         worker.listen("q", lambda job: ran.put(job.payload["n"]))
         for n in range(3):
-            while not worker.store._wakes.hears or not worker.store._quiet:
+            while not client.sismember(f"{{{prefix}:q}}:idle", worker.store.context.worker_id):
                 threading.Event().wait(0.01)
             producer.enqueue("q", {"n": n})
             assert ran.get(timeout=PATIENCE) == n
@@ -183,8 +197,7 @@ def test_a_shutdown_waits_for_a_claim_in_that_thread(redis_url: str, redis_prefi
         assert begun.wait(PATIENCE)
         shutdown = threading.Thread(target=worker.shutdown)
         shutdown.start()
-        while worker.engine.fetcher is None or not worker.engine.fetcher._loop.closing:
-            threading.Event().wait(0.01)
+        await_closing(worker)
         may_end.set()
         shutdown.join(PATIENCE)
         found = producer.get(job.id)
@@ -217,41 +230,33 @@ def test_a_drain_during_a_shutdown(redis_url: str, redis_prefix: Callable[[], st
     draining.join(PATIENCE)
 
 
-@pytest.mark.parametrize("late", ["_is_busy", "settled"])
-def test_a_drain_misses_no_change(redis_url: str, redis_prefix: Callable[[], str], late: str) -> None:
-    """Who drains looks again at once where the last job is settled just as it looks, or as that is told."""
+@pytest.mark.parametrize("late", ["is_quiet", "settled"])
+def test_a_drain_misses_no_change(
+    redis_url: str, redis_prefix: Callable[[], str], monkeypatch: pytest.MonkeyPatch, late: str
+) -> None:
+    """A drain looks again at once if the last job is settled just as it looks, or as that is announced."""
+    plain, may_end, looked = getattr(Engine, late), threading.Event(), threading.Event()
+
+    def settled(engine: Engine, *arguments: Any) -> None:
+        plain(engine, *arguments)
+        looked.wait(0.2)
+
+    def is_quiet(engine: Engine) -> bool:
+        quiet: bool = plain(engine)
+        if not may_end.is_set():
+            may_end.set()
+            while not plain(engine):
+                threading.Event().wait(0.01)
+        return quiet
+
+    monkeypatch.setattr(Engine, late, {"settled": settled, "is_quiet": is_quiet}[late])
     with neoq.RedisBackend(redis_url, prefix=redis_prefix(), **SELDOM) as backend:
-        may_end, looked = threading.Event(), threading.Event()
         backend.listen("q", lambda _job: may_end.wait(PATIENCE))
-        job = backend.enqueue("q")
-        engine = backend.engine
-        assert engine.settler is not None
+        backend.enqueue("q")
         if late == "settled":
-            told = engine.settler._settled
-
-            def tell(*arguments: Any) -> None:
-                told(*arguments)
-                looked.wait(0.2)
-
-            engine.settler._settled = tell
             threading.Timer(0.1, may_end.set).start()
-        else:
-            is_busy = engine._is_busy
-
-            def look() -> bool:
-                busy = is_busy()
-                if not may_end.is_set():
-                    may_end.set()
-                    while (found := backend.get(job.id)) is None or not found.finished or is_busy():
-                        threading.Event().wait(0.01)
-                return busy
-
-            engine._is_busy = look  # type: ignore[method-assign]
         drained = threading.Event()
         waiting = threading.Thread(target=lambda: backend.drain() and drained.set())
         waiting.start()
-        try:
-            assert drained.wait(PATIENCE)
-        finally:
-            engine.tell()
-            waiting.join(PATIENCE)
+        assert drained.wait(PATIENCE)
+        waiting.join(PATIENCE)

@@ -255,7 +255,7 @@ class RedisConnection:
         while True:
             attempts -= 1
             try:
-                return self._exchange_once(commands, near)
+                return self.exchange_once(commands, near)
             except (*DRIVER_ERRORS, OSError) as error:
                 self._broke()
                 if not attempts or not connection_broke(error):
@@ -265,7 +265,8 @@ class RedisConnection:
                     raise problem from error
                 perhaps_done = True
 
-    def _exchange_once(self, commands: Sequence[Sequence[Any]], near: bytes | None) -> list[Any]:
+    def exchange_once(self, commands: Sequence[Sequence[Any]], near: bytes | None) -> list[Any]:
+        """The replies to some commands that are sent once, whatever becomes of them."""
         client = self._client
         if client is None:
             raise BackendUnavailable("the connection to Redis is closed")
