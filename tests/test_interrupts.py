@@ -670,12 +670,12 @@ def test_ctrl_c_while_a_runner_is_made_leaves_its_place_free(
     """Where Ctrl-C comes before a runner is there, one is made for the job within job_check_interval."""
     backend.listen("q", lambda job: None)
 
-    def interrupted() -> timeouts.Slot:
+    def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
 
     pool = backend.engine.pools["q"]
     with monkeypatch.context() as patched:
-        patched.setattr(pool, "_new_slot", interrupted)
+        patched.setattr("neoq.engine.pool.Runner", interrupted)
         with pytest.raises(KeyboardInterrupt):
             backend.enqueue("q", {"n": 1})
     assert (pool.spare, pool.waking) == (1, False)

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 
 import pytest
 import redis
 
 from neoq.errors import BackendUnavailable
-from neoq.redis.backend import RedisBackend
+from neoq.redis.address import Address
 from neoq.redis.client import connection_of_pool
+from neoq.redis.connection import RedisConnection
 from neoq.redis.exchange import exchange
 
 
 @pytest.fixture
-def backend(redis_url: str, redis_prefix: Callable[[], str]) -> Iterator[RedisBackend]:
-    with RedisBackend(redis_url, prefix=redis_prefix(), autostart=False) as backend:
-        yield backend
+def connection(redis_url: str) -> Iterator[RedisConnection]:
+    connection = RedisConnection(
+        Address.of(redis_url),
+        socket_timeout=10.0,
+        wait_replicas=0,
+        tls={},
+        sentinel={"password": None},
+        log=logging.getLogger("neoq"),  # type: ignore[arg-type]
+    )
+    connection.open()
+    yield connection
+    connection.close()
 
 
 def test_errors_are_replies(redis_url: str) -> None:
@@ -29,17 +40,13 @@ def test_errors_are_replies(redis_url: str) -> None:
     assert isinstance(replies[1], redis.exceptions.NoScriptError)
 
 
-def test_a_connection_is_kept(backend: RedisBackend) -> None:
+def test_a_connection_is_kept(connection: RedisConnection) -> None:
     """Commands of one thread go over one connection."""
-    backend.queues()
-    connection = backend.store._redis
     assert len({connection.command("CLIENT", "ID") for _ in range(3)}) == 1
 
 
-def test_a_connection_that_the_server_closed(backend: RedisBackend, redis_url: str) -> None:
+def test_a_connection_that_the_server_closed(connection: RedisConnection, redis_url: str) -> None:
     """A command goes over a new connection, unless it must not be repeated: then its outcome is unknown."""
-    backend.queues()
-    connection = backend.store._redis
     first = connection.command("CLIENT", "ID")
     with redis.Redis.from_url(redis_url) as client:
         client.execute_command("CLIENT", "KILL", "ID", first)
@@ -47,5 +54,5 @@ def test_a_connection_that_the_server_closed(backend: RedisBackend, redis_url: s
         assert second != first
         client.execute_command("CLIENT", "KILL", "ID", second)
     with pytest.raises(BackendUnavailable) as raised:
-        connection._exchange([("PING",)], again=False)
+        connection.call(connection.scripts.beat, [b"workers"], ["w", b""], again=False)
     assert raised.value.outcome_unknown

@@ -1,4 +1,4 @@
-"""The fault harness itself: the proxy has the faults that it says, and the reckoning finds what is wrong."""
+"""The fault harness itself: the proxy has the faults that it says, and the accounting finds what is wrong."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import neoq
+from tests.faults.accounting import Load
 from tests.faults.proxy import Proxy
-from tests.faults.reckoning import Load
 
 SHORT = 0.2
 LONG = 10.0
@@ -102,7 +102,7 @@ def test_a_lost_reply_was_asked_for(proxy: Proxy, client: socket.socket, heard: 
         client.recv(100)
 
 
-def test_the_reckoning_finds_what_is_wrong(tmp_path: Path) -> None:
+def test_the_accounting_finds_what_is_wrong(tmp_path: Path) -> None:
     """A job that never ran, one the store does not know, and one that ran again without a kill are told."""
     url = f"sqlite:///{tmp_path}/jobs.db"
     with ExitStack() as stack, neoq.connect(url) as backend:
@@ -118,10 +118,10 @@ def test_the_reckoning_finds_what_is_wrong(tmp_path: Path) -> None:
             + "start 0 1 9"  # a line that is being written
         )
         load.killed.add(1)
-        found = load.reckon()
+        found = load.account()
         assert (found.accepted, found.finished, found.lost, found.doubled) == (6, 5, 2, 2)
         assert found.unexcused == 0
         load.killed.clear()
-        assert load.reckon().unexcused == 2
+        assert load.account().unexcused == 2
         with pytest.raises(AssertionError):
             found.check()

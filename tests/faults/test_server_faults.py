@@ -1,6 +1,6 @@
 """Postgres and Redis under load, while workers die, servers go away, sessions are cut and networks fail.
 
-Each test ends with the reckoning of every job: none that was accepted is lost, and none runs twice but
+Each test ends with the accounting of every job: none that was accepted is lost, and none runs twice but
 those that a killed worker had in its hands. Short here; `make faults` has the long forms.
 """
 
@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 import neoq
+from tests.faults.accounting import Accounting, eventually, load
 from tests.faults.proxy import Proxy
-from tests.faults.reckoning import Reckoning, eventually, load
 from tests.faults.servers import SERVERS, FaultyServer, Redis
 from tests.processes import running
 
@@ -43,7 +43,7 @@ def test_workers_killed_under_load(server: FaultyServer, tmp_path: Path, seconds
     """With a kill -9 each second no accepted job is lost, and only what the killed held runs twice."""
     with load(tmp_path, server.url(**HASTY)) as jobs:
         jobs.kill_each_second(seconds)
-        jobs.reckon().check()
+        jobs.account().check()
 
 
 @pytest.mark.faults
@@ -121,7 +121,7 @@ def test_the_server_is_killed_and_started_under_load(
             time.sleep(0.5)
             server.start()
             time.sleep(1.0)
-        jobs.reckon().check()
+        jobs.account().check()
 
 
 @pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=MINUTES)])
@@ -138,7 +138,7 @@ def test_sessions_are_cut_at_random(server: FaultyServer, tmp_path: Path, second
             time.sleep(chance.uniform(0.05, 0.4))
             cut += server.cut_session(chance)
         assert cut > 0
-        jobs.reckon().check()
+        jobs.account().check()
 
 
 # ------------------------------------------------------------------------------------- networks that do not
@@ -158,7 +158,7 @@ def through(
     seconds: float,
     times: int,
     **settings: str,
-) -> Reckoning:
+) -> Accounting:
     """Load over a network that has a fault now and then."""
     with load(directory, server.url(**settings)) as jobs:
         through_it = server.url(proxy.port, **settings)
@@ -172,7 +172,7 @@ def through(
             proxy.heal()
         if settings:  # a lease may run out meanwhile, and then another runs the job rightly
             jobs.killed.add(cut.pid)
-        return jobs.reckon()
+        return jobs.account()
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(20, marks=MINUTES)])
@@ -297,8 +297,8 @@ def test_the_network_stalls_past_the_lease(server: FaultyServer, proxy: Proxy, t
 @pytest.mark.parametrize("times", [2, pytest.param(20, marks=MINUTES)])
 def test_replies_are_lost(server: FaultyServer, proxy: Proxy, tmp_path: Path, times: int) -> None:
     """What the server has done unheard is found out: no claimed job is forgotten, none is added twice."""
-    reckoning = through(server, proxy, tmp_path, "drop_replies", 0.4, times, **HASTY)
-    reckoning.check()
+    accounting = through(server, proxy, tmp_path, "drop_replies", 0.4, times, **HASTY)
+    accounting.check()
     assert proxy.lost > 0
 
 
@@ -344,9 +344,9 @@ def test_one_of_two_workers_has_a_wrong_clock(server: FaultyServer, tmp_path: Pa
             due[n] = job.run_after.timestamp()
             lines.append(f"accepted {n} {job.id}\n")
         jobs.accepted.write_text("".join(lines))
-        reckoning = jobs.reckon()
-        reckoning.check()
-        assert reckoning.doubled == 0
+        accounting = jobs.account()
+        accounting.check()
+        assert accounting.doubled == 0
         early = {
             n: due[n] - tries[0].began for n, tries in jobs.attempts().items() if tries[0].began < due[n]
         }
@@ -379,4 +379,4 @@ def test_a_transaction_held_open(tmp_path: Path) -> None:
                 lines.write(f"accepted {10**9} {held.id}\n")
             other.commit()
             eventually(lambda: 10**9 in jobs.attempts(), jobs.complaints)
-        jobs.reckon().check()
+        jobs.account().check()

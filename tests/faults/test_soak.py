@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import neoq
-from tests.faults.reckoning import load
+from tests.faults.accounting import load
 from tests.faults.servers import SERVERS
 from tests.processes import Child
 
@@ -53,9 +53,9 @@ def test_a_soak_with_kills(tmp_path: Path, store: str) -> None:
             jobs.kill(jobs.workers[1])
             jobs.worker()
         late = memory(steady)
-        reckoning = jobs.reckon()
+        accounting = jobs.account()
         print(f"{store}: {len(jobs.killed)} kills, {early >> 10} KiB, then {late >> 10} KiB in memory")
-        reckoning.check()
+        accounting.check()
         assert late - early < GROWTH
         with neoq.connect(url, autostart=False) as backend:
             assert [queue.unfinished for queue in backend.queues()] == [0]

@@ -1,6 +1,6 @@
 """One SQLite file under load, while workers die or stop, the disk fills, others lock it, and clocks go wrong.
 
-Each ends with the reckoning of every job: none that was accepted is lost, and none runs twice but those
+Each ends with the accounting of every job: none that was accepted is lost, and none runs twice but those
 that a killed worker had in its hands. Short here; `make faults` has the long forms.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import neoq
-from tests.faults.reckoning import eventually, load
+from tests.faults.accounting import eventually, load
 from tests.processes import running
 
 MINUTES = [pytest.mark.faults, pytest.mark.timeout(600)]
@@ -36,7 +36,7 @@ def test_workers_killed_under_load(tmp_path: Path, url: str, seconds: int) -> No
     """With a kill -9 each second no accepted job is lost, and only what the killed held runs twice."""
     with load(tmp_path, f"{url}?max_crashes=1000") as jobs:
         jobs.kill_each_second(seconds)
-        jobs.reckon().check()
+        jobs.account().check()
 
 
 def test_a_killed_workers_job_comes_back(tmp_path: Path, url: str) -> None:
@@ -112,9 +112,9 @@ def test_a_clock_is_an_hour_wrong(tmp_path: Path, url: str, wrong_by: float, sec
         jobs.worker(seconds=0.1, wrong_by=wrong_by)
         jobs.producer(pause=0.03)
         time.sleep(seconds)
-        reckoning = jobs.reckon()
-        reckoning.check()
-        assert reckoning.doubled == 0
+        accounting = jobs.account()
+        accounting.check()
+        assert accounting.doubled == 0
         assert len({tries[0].pid for tries in jobs.attempts().values()}) == 2
 
 
@@ -132,7 +132,7 @@ def test_another_program_locks_the_file(tmp_path: Path, url: str, seconds: float
             time.sleep(0.7)
             connection.execute("rollback")
         connection.close()
-        jobs.reckon().check()
+        jobs.account().check()
 
 
 @contextmanager
@@ -164,7 +164,7 @@ def test_the_disk_is_full(tmp_path: Path, times: int) -> None:
                 fill(ballast.fileno())
             eventually(lambda: "refused" in jobs.accepted.read_text(), lambda: "nothing was refused")
             (disk / "ballast").unlink()
-        jobs.reckon().check()
+        jobs.account().check()
 
 
 def fill(descriptor: int) -> None:

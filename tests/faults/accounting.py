@@ -24,7 +24,7 @@ PATIENCE = 45.0
 
 
 @dataclass
-class Reckoning:
+class Accounting:
     """The jobs of one run, counted."""
 
     accepted: int
@@ -134,7 +134,7 @@ class Load:
             attempts.sort(key=lambda attempt: attempt.began)
         return found
 
-    def reckon(self, patience: float = PATIENCE) -> Reckoning:
+    def account(self, patience: float = PATIENCE) -> Accounting:
         """Add no more, wait until nothing is left to do, stop the workers, and count."""
         self.stop_producers()
         began = time.monotonic()
@@ -148,7 +148,7 @@ class Load:
             self.stop()
             return self._count(backend, recovery)
 
-    def _count(self, backend: neoq.Backend, recovery: float) -> Reckoning:
+    def _count(self, backend: neoq.Backend, recovery: float) -> Accounting:
         accepted = {int(n): int(job_id) for word, n, job_id in _lines(self.accepted, 3) if word == "accepted"}
         unknown = {int(n) for word, n, _ in _lines(self.accepted, 3) if word == "unknown"}
         refused = {int(n) for word, n, _ in _lines(self.accepted, 3) if word == "refused"}
@@ -160,7 +160,7 @@ class Load:
         unexcused = sum(
             attempt.pid not in self.killed for tries in attempts.values() for attempt in tries[:-1]
         )
-        return Reckoning(
+        return Accounting(
             accepted=len(accepted),
             unknown=len(unknown),
             finished=how[neoq.Status.SUCCEEDED],
