@@ -21,7 +21,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide the NEOQ_* variables of whoever runs the tests; NEOQ_TEST_* steer the tests themselves."""
+    """Hide the NEOQ_* variables of the shell that runs the tests; NEOQ_TEST_* steer the tests themselves."""
     for name in list(os.environ):
         if name.startswith("NEOQ_") and not name.startswith("NEOQ_TEST_"):
             monkeypatch.delenv(name)

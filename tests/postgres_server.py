@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for the tests, and a schema or a database of its own for whoever asks.
+"""A real PostgreSQL server for the tests, and a schema or a database of its own for each test that asks.
 
 It is the one that $NEOQ_TEST_POSTGRES_URL names, or one started here. A test without a server fails; it is
 never skipped.

@@ -250,7 +250,7 @@ def test_one_bad_payload_in_a_batch_refuses_all(backend: neoq.MemBackend) -> Non
 
 
 def test_a_payload_error_is_an_invalid_job_and_a_value_error(backend: neoq.MemBackend) -> None:
-    """Who catches InvalidJobError, ValueError or NeoqError catches a bad payload too."""
+    """An except clause for InvalidJobError, ValueError or NeoqError catches a bad payload too."""
     for cls in (neoq.InvalidJobError, ValueError, neoq.NeoqError):
         with pytest.raises(cls):
             backend.enqueue("q", {"a": object()})
@@ -426,7 +426,7 @@ def test_a_schedule_in_words_is_told_its_spec(backend: neoq.MemBackend, spec: An
 
 
 def test_a_payload_in_keywords_is_refused(backend: neoq.MemBackend) -> None:
-    """Who gives what the handler is to have as keywords is told where it goes."""
+    """Keywords that belong in the payload are refused, and the error says where they go."""
     with pytest.raises(TypeError, match=r"the payload: enqueue\(queue, \{'name': \.\.\.\}\)"):
         backend.enqueue("q", name="Ada")  # type: ignore[call-arg]
 

@@ -76,7 +76,7 @@ def test_an_unknown_contest_is_refused() -> None:
 
 
 def test_the_help_names_the_contests() -> None:
-    """Who asks for help learns what can be measured."""
+    """--help says what can be measured."""
     done = bench("--help")
     assert done.returncode == 0
     assert "latency" in done.stdout

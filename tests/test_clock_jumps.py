@@ -39,7 +39,7 @@ class Wall:
         self._rate = FAST
 
     def noticed(self) -> None:
-        """Wait until whoever looks at the clock every job_check_interval has looked, several times over."""
+        """Wait until the threads that look at the clock every job_check_interval looked several times."""
         with self._read:
             enough = self._reads + LOOKS
             assert self._read.wait_for(lambda: self._reads >= enough, PATIENCE)

@@ -159,7 +159,7 @@ def test_a_bad_value_is_refused_with_what_the_setting_takes(name: str, value: An
 
 
 def test_a_config_error_is_a_value_error() -> None:
-    """Who knows nothing of neoq's errors catches ValueError."""
+    """Code that knows nothing of neoq's errors catches ValueError."""
     with pytest.raises(ValueError, match="concurrency"):
         Config(concurrency=0)
 

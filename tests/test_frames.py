@@ -151,7 +151,7 @@ def test_the_frames_of_a_thread_come_from_the_innermost_on(deep: int) -> None:
     assert names.index("wait") < names.index("dive") < names.index("run")
 
 
-def test_who_has_the_collector_off_keeps_it_off(deep: int) -> None:
+def test_a_collector_that_is_off_stays_off(deep: int) -> None:
     """Looking at a stack does not switch on a garbage collector that its user has switched off."""
     gc.disable()
     try:

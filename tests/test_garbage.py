@@ -140,7 +140,7 @@ def test_a_job_that_is_parked_for_ever_waits(
 
 
 def test_a_store_that_is_emptied_goes_on(siege: Siege) -> None:
-    """Workers whose store was emptied by a reset script run new jobs, and so does who comes after."""
+    """Workers whose store was emptied by a reset script run new jobs, and so does one that comes later."""
     siege.reset(siege.target.reset)
     siege.reset(siege.target.reset)
     backend = siege.target.connect()
@@ -151,7 +151,7 @@ def test_a_store_that_is_emptied_goes_on(siege: Siege) -> None:
 
 
 def test_a_sqlite_file_whose_tables_are_dropped_goes_on(tmp_path: Path) -> None:
-    """Workers on a file whose tables were dropped make them anew, and so does who comes after."""
+    """Workers on a file whose tables were dropped make them anew, and so does a worker that comes later."""
     target = SqliteTarget(tmp_path / "jobs.db")
     siege = Siege(target)
     siege.reset(target.drop)

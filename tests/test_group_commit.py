@@ -1,4 +1,4 @@
-"""Writes of many threads in one commit: who leads, who waits for whom, and what each is told."""
+"""Writes of many threads in one commit: which call leads, which waits, and what each returns."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def wait_for_others(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(("patience", "sizes"), [(PATIENCE, [1, 3]), (0.0, [1, 2, 1])])
-def test_who_completes_the_number_leads(
+def test_the_call_that_completes_the_number_leads(
     monkeypatch: pytest.MonkeyPatch, patience: float, sizes: list[int]
 ) -> None:
     """After three wrote at once the next commit begins with the third, or a moment after the first."""
@@ -91,7 +91,7 @@ def test_who_completes_the_number_leads(
     assert commits.sizes == sizes
 
 
-def test_who_is_alone_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lone_call_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody shared the last commit, or only what need not last did, nobody is waited for."""
     wait_for_others(monkeypatch, 1e6)
     commits = Commits()
@@ -112,7 +112,7 @@ def test_few_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("late", [1e6, -1.0])
 def test_each_gets_what_is_its_own(monkeypatch: pytest.MonkeyPatch, late: float) -> None:
-    """Those who wait are committed in the order of their arrival, woken in a row or at once."""
+    """Calls that wait are committed in the order of their arrival, and woken in a row or at once."""
     monkeypatch.setattr(group_commit, "LATE", late)
     monkeypatch.setattr(group_commit, "LOOKS_EVERY", 1e6)  # all are woken
     commits = Commits()

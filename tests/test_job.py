@@ -178,7 +178,7 @@ def test_a_bad_argument_is_refused_with_its_name_and_the_fix(name: str, value: A
 
 
 def test_a_bad_argument_is_a_value_error() -> None:
-    """Who knows nothing of neoq's errors catches ValueError."""
+    """Code that knows nothing of neoq's errors catches ValueError."""
     with pytest.raises(ValueError, match="priority"):
         Job("emails", priority=1000)
 

@@ -1,4 +1,4 @@
-"""The layers of the package: who may import whom, read from the sources; imports for types count as well.
+"""The layers of the package: which part may import which, as the sources say; imports for types count.
 
 Leaves stand at the top of the package, and import only leaves. The engine imports leaves and itself.
 The backend imports both. A store imports leaves, `backend`, itself and its one driver.

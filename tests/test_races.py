@@ -1,4 +1,4 @@
-"""Threads that meet: one fingerprint, one capacity, one end, whoever comes first."""
+"""Threads that meet: one fingerprint, one capacity, one end, in whatever order they come."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_listening_at_the_same_time_gives_one_listener() -> None:
 
 
 def test_an_end_that_comes_as_its_waiter_looks_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who finds a job unfinished, and then waits for a change that has come by already, does not wait."""
+    """A wait that finds a job unfinished ends at once if the job has ended before the wait begins."""
     gate = threading.Event()
     with neoq.MemBackend(job_check_interval=3600) as backend:
         backend.listen("q", lambda job: gate.wait(PATIENCE))
@@ -264,7 +264,7 @@ def test_an_end_that_comes_as_its_waiter_looks_is_not_missed(monkeypatch: pytest
 
 
 class TakesACallAway(Wakeup):
-    """A wakeup whose first hush() comes just after the ring() of whoever closes its thread."""
+    """A wakeup whose first clear() comes just after the set() of the call that closes its thread."""
 
     def __init__(self, is_closing: Callable[[], bool]) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ ERRORS: list[Callable[[], Exception]] = [
 THREADS = {"neoq-heartbeat", "neoq-settler", "neoq-fetcher", "neoq-cron", "neoq-watchdog"}
 
 
-class Faults:
+class RandomErrors:
     """Makes calls of one store raise at random, as long as it is asked to."""
 
     def __init__(self, backend: neoq.Backend, seed: int, often: float) -> None:
@@ -63,7 +63,7 @@ def check(url: str, seed: int, jobs: int, **options: Any) -> None:
         return int(job.payload["n"])
 
     with neoq.connect(url, job_check_interval=0.05, heartbeat=0.05, **options) as backend:
-        faults = Faults(backend, seed, 0.3)
+        faults = RandomErrors(backend, seed, 0.3)
         backend.listen("q", handler, concurrency=4, retry=neoq.RetryPolicy(delay=0.01))
         backend.listen_cron("@every 1s", lambda job: None, queue="ticks")
         backend.start()

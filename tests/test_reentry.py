@@ -44,7 +44,7 @@ def test_a_store_may_call_its_own_methods() -> None:
     assert store.find() == [[], [], []]
 
 
-def test_who_calls_a_store_in_the_middle_of_its_method_is_refused() -> None:
+def test_a_call_in_the_middle_of_a_method_of_the_store_is_refused() -> None:
     """What Python runs in the middle of a method of such a store, as a signal handler, is refused."""
     store: Any = OthersBackend().store
 

@@ -104,7 +104,7 @@ def test_a_password_as_it_is(place: str, sign: str, caplog: pytest.LogCaptureFix
 @pytest.mark.parametrize("sign", ["/", "?", "#", "@", "[", "]", " ", "%"])
 @pytest.mark.parametrize("place", PLACES[:7])
 def test_what_is_refused_says_how_to_write_it(place: str, sign: str) -> None:
-    """Who pasted a password with characters of URLs in it is told their codes."""
+    """The error for a password with characters of URLs in it tells their codes."""
     with pytest.raises(neoq.ConfigError, match="%2F") as caught:
         neoq.connect(place.format(f"SEC{sign}RET"), autostart=False)
     assert caught.value.__cause__ is None

@@ -19,7 +19,7 @@ LOG = logging.getLogger("neoq.test")
 
 
 class Picky:
-    """A store that takes outcomes, but for some: whoever gives it one of these loses the connection."""
+    """A store that takes outcomes, but for some: a settle of one of these loses the connection."""
 
     def __init__(self, error: BaseException, *, takes_plain: bool = True, takes_dead: bool = True) -> None:
         self.error = error

@@ -458,7 +458,7 @@ def test_a_second_signal_does_not_tear_the_shutdown(number: signal.Signals) -> N
 
 @pytest.mark.parametrize("url", ["memory://", "sqlite:///{}/jobs.db"], ids=["memory", "sqlite"])
 def test_a_second_signal_interrupts_what_runs(url: str, tmp_path: Path) -> None:
-    """Whoever is tired of waiting for the jobs that run sends the signal again: they are interrupted."""
+    """A second signal interrupts the jobs that still run."""
     with running("worker", "endless", env={"NEOQ_URL": url.format(tmp_path)}) as child:
         child.until("started")
         child.signal(signal.SIGTERM)
@@ -524,7 +524,7 @@ def test_ctrl_c_ends_a_plain_script() -> None:
 
 
 def test_a_second_ctrl_c_ends_an_exit_that_takes_too_long() -> None:
-    """Whoever presses Ctrl-C again while the program ends with long jobs is not kept waiting for them."""
+    """A second Ctrl-C while the program ends does not wait for long jobs."""
     with running("ends", "long_job_and_ctrl_c") as child:
         child.until("waiting")
         child.signal(signal.SIGINT)

@@ -48,7 +48,7 @@ def test_jobs_go_through_pgbouncer(pgbouncer_url: str) -> None:
 
 @needs_pgbouncer
 def test_an_open_transaction_behind_pgbouncer(pgbouncer_url: str) -> None:
-    """Who meets a fingerprint of a transaction that is open waits by itself: others go on."""
+    """A call that meets a fingerprint of an open transaction waits by itself: others go on."""
     import psycopg
 
     with neoq.PostgresBackend(pgbouncer_url, schema=fresh_schema(), autostart=False) as backend:

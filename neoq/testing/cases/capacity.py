@@ -33,7 +33,7 @@ SOON = 0.02  # an enqueue_timeout for cases that run into it
 
 
 class CapacityCases(Suite):
-    """Capacity counts the ready, unstarted jobs of one queue, and holds back whoever adds to them."""
+    """Capacity counts the ready, unstarted jobs of one queue, and holds back the callers that add to them."""
 
     def test_a_full_queue_is_an_error_in_the_end(self, make: Make) -> None:
         """A full queue makes enqueue wait for enqueue_timeout, and raise QueueFullError then."""
@@ -142,7 +142,7 @@ class CapacityCases(Suite):
         assert unfinished_jobs(backend) == []
 
     def test_a_batch_larger_than_the_capacity_fails_in_a_handler_too(self, make: Make, seen: Seen) -> None:
-        """A handler, whom capacity does not hold back, is told of a batch that can never fit all the same."""
+        """A batch that can never fit is an error in a handler too, which capacity does not hold back."""
         backend = make(queue_capacity=3, enqueue_timeout=None)
         backend.listen("p", ignore)
 

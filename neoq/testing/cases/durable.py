@@ -35,6 +35,7 @@ from neoq.testing.cases.suite import (
     reached,
     unfinished_jobs,
 )
+from neoq.testing.faults import Faults
 
 SHORT_LEASE = {"lease": 0.6, "heartbeat": 0.1}
 
@@ -236,8 +237,8 @@ class LeaseCases(Suite):
         assert second.store.add([prepared("q", {"n": 0})], token=b"")[0].duplicate
 
     @needs("shared")
-    def test_who_lost_its_lease(self, make: Make, join: Make) -> None:
-        """Who comes back from the dead is told that its lease is lost, and its outcome is dropped."""
+    def test_a_worker_that_lost_its_lease(self, make: Make, join: Make) -> None:
+        """A worker that was taken for dead learns that its lease is lost, and its outcome is dropped."""
         first = self._open(make(autostart=False, **SHORT_LEASE))
         first.store.add([prepared("q", {"n": 0})], token=b"")
         [old] = claim(first)
@@ -330,27 +331,18 @@ class LeaseCases(Suite):
         assert seen.items == [1]
 
     @needs("shared")
-    def test_a_job_that_has_ended_keeps_its_lease(
-        self, make: Make, join: Make, seen: Seen, gate: threading.Event
-    ) -> None:
+    def test_a_job_that_has_ended_keeps_its_lease(self, make: Make, join: Make, seen: Seen) -> None:
         """A job whose end is not recorded yet, since its worker is behind with that, is run by no other."""
         settings = {"lease": 2.0, "heartbeat": 0.1}
         first = make(**settings)
-        settle = first.store.settle
-
-        def late(*arguments: Any, **options: Any) -> set[int]:
-            gate.wait(PATIENCE)
-            return settle(*arguments, **options)
-
-        first.store.settle = late  # type: ignore[method-assign]
-        first.listen("q", lambda job: seen(job.attempt))
-        job = first.enqueue("q")
-        seen.wait()
-        second = join(first, **settings)
-        looked = looks_for_leases(second, 2.25 * settings["lease"])
-        second.listen("q", lambda job: seen(job.attempt))
-        assert looked.wait(PATIENCE)
-        gate.set()
+        with Faults(first).paused("settle"):
+            first.listen("q", lambda job: seen(job.attempt))
+            job = first.enqueue("q")
+            seen.wait()
+            second = join(first, **settings)
+            looked = looks_for_leases(second, 2.25 * settings["lease"])
+            second.listen("q", lambda job: seen(job.attempt))
+            assert looked.wait(PATIENCE)
         assert ended(second, job).status is Status.SUCCEEDED
         assert seen.items == [1]
 

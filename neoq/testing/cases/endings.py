@@ -327,7 +327,7 @@ class ShutdownCases(Suite):
         assert drain.result() is True
         assert [stop.result().lost for stop in stopping] == [[], []]
 
-    def test_who_waits_hears_of_an_end_that_comes_with_the_shutdown(
+    def test_a_wait_ends_with_a_job_that_ends_at_the_shutdown(
         self, backend: Backend, seen: Seen, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A wait for a job that ends as its backend shuts down returns it, though the store is closed."""

@@ -698,7 +698,7 @@ class LookingCases(Suite):
 
     @needs("shared")
     def test_prune_keeps_what_its_own_settings_say(self, make: Make, join: Make) -> None:
-        """prune() forgets what is beyond max_finished and max_dead here, whoever ran the jobs."""
+        """prune() forgets what is beyond max_finished and max_dead here, whichever worker ran the jobs."""
         worker = make()
         worker.listen("q", ignore, concurrency=1)
         worker.listen("failing", fail, max_retries=0, concurrency=1)
@@ -721,7 +721,7 @@ class LookingCases(Suite):
         assert {job.id for job in backend.jobs()} == {waiting.id, dead.id}
 
     def test_a_job_of_which_nothing_is_kept(self, make: Make) -> None:
-        """Who waits for a job sees its end and its result, also where finished jobs are forgotten at once."""
+        """wait() returns the finished job with its result, also if finished jobs are forgotten at once."""
         backend = make(retention=0, max_finished=0)
         go_on = threading.Event()
         backend.listen("q", lambda _job: go_on.wait(PATIENCE) and [1])

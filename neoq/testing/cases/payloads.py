@@ -40,7 +40,7 @@ NOT_JSON = {
 
 
 class PayloadCases(Suite):
-    """What a payload and a result may be, and who sees which copy of it."""
+    """What a payload and a result may be, and which copy of it each caller sees."""
 
     def test_no_payload_is_an_empty_object(self, backend: Backend, seen: Seen) -> None:
         """A job enqueued without a payload has {}."""

@@ -1,4 +1,4 @@
-"""The seam: what a store promises to whoever claims and settles, whatever runs above it."""
+"""What a store promises to the engine that claims and settles, whatever engine that is."""
 
 from __future__ import annotations
 
@@ -334,7 +334,7 @@ class SettleCases(StoreSuite):
         assert [counts.succeeded for counts in idle.queues() if counts.queue == "q"] == [1]
 
     def test_a_stale_lease_settles_nothing(self, idle: Backend, job: Job) -> None:
-        """Who settles under an older token is told so, and the job goes on under its newer one."""
+        """A settle under an older token is reported as stale, and the job goes on under its newer one."""
         old = how_it_ended(job, Status.SUCCEEDED, result=b'"old"')
         idle.store.settle([how_it_ended(job, Status.PENDING, run_after=0.0)])
         assert idle.store.settle([old]) == {job.id}
@@ -402,7 +402,7 @@ class SettleCases(StoreSuite):
         assert numbers(claim(idle, queue="p")) == [0, 1]
 
     def test_follow_up_jobs_need_no_room(self, make: Make) -> None:
-        """Who records an outcome does not wait for room: jobs that follow are added to a full queue."""
+        """A settle does not wait for room: jobs that follow are added to a full queue."""
         idle = make(autostart=False, queue_capacity=1, enqueue_timeout=0)
         idle.queues()
         idle.store.add([prepared("q", {"n": 0})], token=b"")
@@ -439,7 +439,7 @@ class SettleCases(StoreSuite):
         assert idle.store.extend([lease_of(again)]).lost == {job.id}
 
     def test_a_cancelled_job_is_reported(self, idle: Backend, job: Job) -> None:
-        """Cancelling a running job marks it; extend() reports that to whoever runs it."""
+        """Cancelling a running job marks it; extend() reports that to the worker that runs it."""
         changed = idle.store.change([id_of(job)], "cancel")
         assert (set(changed.done), set(changed.running)) == (set(), {job.id})
         assert look(idle, job).status is Status.RUNNING

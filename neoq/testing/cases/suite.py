@@ -198,7 +198,7 @@ class Seen:
         self._more = threading.Condition()
 
     def __call__(self, item: Any = None) -> None:
-        """Append an item, and wake who waits for it."""
+        """Append an item, and wake the threads that wait for it."""
         with self._more:
             self.items.append(item)
             self._more.notify_all()
