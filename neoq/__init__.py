@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from neoq.backend import Backend, Stats
     from neoq.config import Config
-    from neoq.engine.pool import current_job
+    from neoq.engine.interrupt import current_job
     from neoq.engine.report import ShutdownReport
     from neoq.mem_backend import MemBackend
     from neoq.postgres.backend import PostgresBackend
@@ -103,7 +103,7 @@ _ON_DEMAND = {
     "SqliteBackend": "neoq.sqlite",
     "Stats": "neoq.backend",
     "WorkerInfo": "neoq.store",
-    "current_job": "neoq.engine.pool",
+    "current_job": "neoq.engine.interrupt",
 }
 
 _DRIVERS = {  # the driver's module, and the requirement to install

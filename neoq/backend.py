@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypedDict, Type
 from neoq.boundary import entrances
 from neoq.clock import Clock, machine
 from neoq.config import Config, OnError, query_of
-from neoq.engine.attempt import Handler, Listener, Middleware
 from neoq.engine.engine import Engine
+from neoq.engine.listener import Handler, Listener, Middleware
 from neoq.engine.report import ShutdownReport
 from neoq.engine.scheduler import Cron
 from neoq.errors import ConfigError, InvalidJobError, NeoqError
@@ -334,7 +334,7 @@ class Backend:
         if options or queue.__class__ is not str or not self._plainly:
             return self._enqueue_special(queue, payload, options, transaction)
         engine = self.engine
-        if engine.attention or queue not in engine.pools:
+        if engine.needs_check or queue not in engine.pools:
             engine.admit(queue)
         data = encode_payload(payload, queue)
         if len(data) > self._max_payload:
@@ -360,7 +360,7 @@ class Backend:
 
     def _enqueue(self, job: Job, transaction: Any) -> Job:
         engine = self.engine
-        if engine.attention or job.queue not in engine.pools:
+        if engine.needs_check or job.queue not in engine.pools:
             engine.admit(job.queue)
         job.prepare(engine.clock.time(), self._max_payload)
         added = self.store.add((job,), token=self.store.new_token(), transaction=transaction)[0]
@@ -392,7 +392,7 @@ class Backend:
         is named by its place in the list.
         """
         engine = self.engine
-        if engine.attention:
+        if engine.needs_check:
             engine.use_or_pass()
         batch = list(jobs)
         payloads = plain_payloads(batch) if self._plainly else None
@@ -417,7 +417,7 @@ class Backend:
         now, limit = self.engine.clock.time(), self._max_payload
         for queue in set(map(queue_of, batch)):
             if queue not in self.engine.pools:
-                self.engine.refuse_unheard(queue)
+                self.engine.require_listener(queue)
         if payloads and max(map(len, payloads)) <= limit:
             for job, data in zip(batch, payloads, strict=True):
                 job.body = data
@@ -637,7 +637,7 @@ class Backend:
         if action == "cancel":
             self.engine.cancel_running(set(changed.running))
         if action != "retry":
-            self.engine.tell()
+            self.engine.note_change()
         return changed.done | changed.running
 
     def prune(self) -> int:
@@ -650,7 +650,7 @@ class Backend:
         check_queue(queue)
         self.engine.look()
         self.store.set_paused(queue, True)
-        self.engine.tell()
+        self.engine.note_change()
 
     def resume(self, queue: str) -> None:
         """Let a paused queue go on."""

@@ -5,7 +5,7 @@ that Python runs in the middle must not wait for it. The wall is the function th
 calls is a handler's code, which holds no lock of neoq and may call every entrance. Middleware and wrappers
 are such code, too, in whatever file they are.
 
-A mark costs nothing when the function is called: only who looks at a stack reads it.
+A mark costs nothing when the function is called: only code that looks at a stack reads it.
 """
 
 from __future__ import annotations

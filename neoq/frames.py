@@ -1,7 +1,7 @@
 """The stack of another thread, looked at while that thread runs.
 
 In CPython 3.11 each step to a caller allocates, an allocation may collect garbage, and a collection may run
-anybody's finalizers. While these wait, the other thread goes on; then the step ends at a frame that is no
+finalizers of the user. While these wait, the other thread goes on; then the step ends at a frame that is no
 more, in memory that belongs to something else by now. From 3.12 on an allocation collects nothing.
 """
 
@@ -17,11 +17,11 @@ from types import FrameType
 from neoq.system import at_fork
 
 _ALLOCATING_COLLECTS = sys.version_info < (3, 12)
-_looking = threading.RLock()  # or who looks at the same time would find the collector off, and leave it so
+_looking = threading.RLock()  # else a second thread would find the collector off, and leave it off
 
 
-def frames_of(ident: int) -> Iterator[FrameType]:
-    """The frames of a thread, the innermost first; to be used up within `no_collection`."""
+def stack_frames(ident: int) -> Iterator[FrameType]:
+    """The frames of a thread, the innermost first; to be used up within `gc_paused`."""
     return frames_from(sys._current_frames().get(ident))
 
 
@@ -33,7 +33,7 @@ def frames_from(frame: FrameType | None) -> Iterator[FrameType]:
 
 
 @contextmanager
-def no_collection() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """No garbage is collected inside the block, where that matters."""
     if not _ALLOCATING_COLLECTS:
         yield

@@ -1,7 +1,7 @@
 """The loop of every thread of ours: a round, a wait, and the next round, whatever the round raised.
 
 A thread that ended by an exception would leave a process that looks alive: fenced, deaf, without schedules.
-So none ends before it is closed. One that cannot be started is started later, by whoever comes by.
+So none ends before it is closed. One that cannot be started is started later, by a loop or the next call.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Loop:
         self.wakeup = Wakeup()
         self.closing = False
         self.wake: Callable[[], None] = self._wake_unstarted
-        self.wanted = on_demand  # by somebody who called start()
+        self.wanted = on_demand  # start() was called
         self._turn = turn
         self._log = log
         self._away = away
@@ -188,9 +188,9 @@ class Loop:
                 break
 
 
-def try_later(who: object, again: Callable[[], object]) -> None:
-    """Have something done again that failed for want of a thread: by a loop that lives, or who comes by."""
-    _late[id(who)] = again
+def try_later(owner: object, again: Callable[[], object]) -> None:
+    """Have something done again that failed for want of a thread: by a loop that lives, or the next call."""
+    _late[id(owner)] = again
     if not _turns.locked():  # or it has just failed again, and is tried again in a while
         for loop in list(_living):
             loop.wakeup.set()
@@ -199,7 +199,7 @@ def try_later(who: object, again: Callable[[], object]) -> None:
 
 
 def tell_of_late(tell: Callable[[], None]) -> None:
-    """Have ``tell`` called whenever something is late: so that whoever comes by calls `revive`."""
+    """Have ``tell`` called whenever something is late: so that the next call calls `revive`."""
     _told.append(tell)
 
 

@@ -116,11 +116,11 @@ class Wakeup:
         if self._silent.locked():
             try:
                 self._silent.release()
-            except RuntimeError:  # somebody else has just set it
+            except RuntimeError:  # another thread has just set it
                 pass
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait until it is set, for so long or (None) for ever; tell whether it was, and clear it."""
+        """Wait until it is set, for so long or (None) for ever; return whether it was set, and clear it."""
         return self._silent.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
 
     def clear(self) -> None:
@@ -149,13 +149,13 @@ class BoundedCall:
                 start(self._thread)
 
     def prepare(self) -> None:
-        """Start the thread, once, if there is one to be had; else whoever asks for it does the work."""
+        """Start the thread, once, if there is one to be had; else `run` does the work in the caller's."""
         try:
             self.start()
         except RuntimeError:
             pass
 
-    def do(self, work: Callable[[], None], seconds: float) -> bool:
+    def run(self, work: Callable[[], None], seconds: float) -> bool:
         """Do the work, and raise what it raised; False where it is not done in time, and goes on."""
         try:
             self.start()

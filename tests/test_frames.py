@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from neoq.engine.interrupt import must_not_interrupt
-from neoq.frames import frames_of, no_collection
+from neoq.frames import gc_paused, stack_frames
 
 PATIENCE = 10.0
 DEPTH = 50
@@ -66,7 +66,7 @@ def test_no_garbage_is_collected_while_frames_are_looked_at(deep: int, collectio
     assert not must_not_interrupt(deep)
     assert gc.isenabled()
     assert collections
-    assert "frames_of" not in collections
+    assert "stack_frames" not in collections
 
 
 class Stand:
@@ -145,8 +145,8 @@ def test_what_must_not_be_broken_off(go_there: Callable[[Stand], None], fragile:
 
 def test_the_frames_of_a_thread_come_from_the_innermost_on(deep: int) -> None:
     """The stack of a thread is complete."""
-    with no_collection():
-        names = [frame.f_code.co_name for frame in frames_of(deep)]
+    with gc_paused():
+        names = [frame.f_code.co_name for frame in stack_frames(deep)]
     assert names.count("dive") == DEPTH + 1
     assert names.index("wait") < names.index("dive") < names.index("run")
 
@@ -166,7 +166,7 @@ def test_a_child_that_is_forked_during_a_look_collects_garbage() -> None:
     looking, forked = threading.Event(), threading.Event()
 
     def look() -> None:
-        with no_collection():
+        with gc_paused():
             looking.set()
             forked.wait(0.2)
 

@@ -106,8 +106,8 @@ def test_a_handler_that_sleeps_in_c_is_given_up_and_replaced(
     assert asleep.is_set(), "the next job should not have waited for the sleeper"
     assert backend.stats().abandoned == 1
     # The job is settled before anything is logged, since a log may hang.
-    until(lambda: "left behind" in caplog.text, "it is logged")
-    (record,) = [record for record in caplog.records if "left behind" in record.getMessage()]
+    until(lambda: "was abandoned" in caplog.text, "it is logged")
+    (record,) = [record for record in caplog.records if "was abandoned" in record.getMessage()]
     assert "time.sleep(2.5)" in record.getMessage(), "the stack should say where it hangs"
     until(lambda: backend.stats().abandoned == 0, "the sleeper's thread has ended")
     assert backend.stats().processed == 2
@@ -598,7 +598,7 @@ def test_who_enqueues_just_before_the_raise_waits_for_it(
         looked.set()
         give_up = time.monotonic() + PATIENCE
         while time.monotonic() < give_up and not at_the_door.is_set():
-            if sys._current_frames()[ident].f_code is timeouts.Slot.land.__code__:
+            if sys._current_frames()[ident].f_code is timeouts.Slot.deliver.__code__:
                 at_the_door.set()
         return inside
 

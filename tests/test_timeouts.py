@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from neoq.clock import SystemClock
-from neoq.engine.attempt import Listener, abandoned, attempt
+from neoq.engine.attempt import abandoned, attempt
 from neoq.engine.interrupt import GRACE, Slot, Watchdog
+from neoq.engine.listener import Listener
 from neoq.errors import (
     DeadlineExceeded,
     JobCancelled,

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import neoq
-from neoq.engine.pool import Runner, current_slot
+from neoq.engine.interrupt import current_slot
+from neoq.engine.pool import Runner
 from neoq.sqlite.store import SqliteStore
 from neoq.store import Outcome
 
@@ -21,7 +22,7 @@ PATIENCE = 10.0
 
 def test_the_last_of_what_a_runner_took_alone_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Among very short jobs a runner calls nobody to help; when one of them is long, others are called."""
-    monkeypatch.setattr("neoq.engine.pool.BRIEF", PATIENCE)  # whatever else this machine does
+    monkeypatch.setattr("neoq.engine.pool.TINY_JOB", PATIENCE)  # whatever else this machine does
     met, later = threading.Event(), threading.Event()
     waits: list[Runner] = []
     with neoq.MemBackend(queue_capacity=None, autostart=False) as backend:
@@ -33,7 +34,7 @@ def test_the_last_of_what_a_runner_took_alone_keeps_nobody_waiting(monkeypatch: 
             )
             if waits and waits[0] is not mine:
                 met.set()
-            elif not waits and backend.engine.pools["q"].alone is mine and not mine.ahead:
+            elif not waits and backend.engine.pools["q"].sole_runner is mine and not mine.ahead:
                 waits.append(mine)
                 if met.wait(PATIENCE):
                     later.set()
@@ -77,8 +78,8 @@ def test_a_job_whose_lease_was_lost_is_given_back(tmp_path: Path) -> None:
         job = backend.enqueue("q")
         assert first.wait(PATIENCE)
         assert job.id is not None
-        backend.engine.lose({(job.id, attempts[0] + 1)})  # another attempt's
-        backend.engine.lose({(job.id, attempts[0])})
+        backend.engine.abandon_leases({(job.id, attempts[0] + 1)})  # another attempt's
+        backend.engine.abandon_leases({(job.id, attempts[0])})
         ended = backend.wait(job.id, PATIENCE)
     assert (ended.status, ended.retries, len(attempts)) == (neoq.Status.SUCCEEDED, 0, 2)
 

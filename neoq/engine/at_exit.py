@@ -18,7 +18,7 @@ def before_pools_close(call: Callable[[], None]) -> None:
     register: Any = getattr(threading, "_register_atexit", None)
     if register is None or call in _registered:
         return
-    import concurrent.futures.thread  # noqa: F401  # who registers later is called earlier
+    import concurrent.futures.thread  # noqa: F401  # functions are called in reverse order of registration
 
     try:
         register(call)

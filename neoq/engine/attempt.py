@@ -7,16 +7,15 @@ that ran it lives on.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from neoq.boundary import wall
 from neoq.bounds import MAX_ERROR, MAX_TRACEBACK, MAX_TYPE, cut
-from neoq.config import SafeLogger
-from neoq.engine.results import not_begun, plain_json, undone
-from neoq.engine.surroundings import Surroundings
+from neoq.engine.listener import Listener
+from neoq.engine.results import plain_json, undone
 from neoq.errors import (
     DeadlineExceeded,
     Discard,
@@ -29,116 +28,16 @@ from neoq.errors import (
     ShutdownRequested,
     Snooze,
 )
-from neoq.job import Job, Status, Unique, latest, sized_result, to_seconds
+from neoq.job import Job, Status, latest, sized_result, to_seconds
 from neoq.retry import RetryPolicy
 from neoq.store import ROLLED_BACK, Failure, Outcome, given_back, lease_of, succeeded
 from neoq.threads import in_time
 
 if TYPE_CHECKING:
-    import logging
-
-    from neoq.clock import Clock
-    from neoq.config import OnError
     from neoq.engine.interrupt import Interrupt, Slot, Watchdog
 
-LONGEST_DELAY = 1.0  # seconds that a retry policy may think about an attempt that was left behind
-Handler = Callable[[Job], Any]
-Middleware = Callable[[Job, Handler], Any]
+LONGEST_DELAY = 1.0  # seconds that a retry policy may take for an attempt whose thread was abandoned
 T = TypeVar("T")
-
-
-class Listener:
-    """How a queue's jobs are run: the handler and everything that `listen` was told."""
-
-    def __init__(
-        self,
-        queue: str,
-        handler: Handler,
-        *,
-        concurrency: int,
-        timeout: float | None,
-        capacity: int | None,
-        max_retries: int,
-        retry: RetryPolicy,
-        on_error: OnError | None,
-        clock: Clock,
-        logger: logging.Logger | logging.LoggerAdapter[Any],
-        failed: Callable[[], None],
-        unique: Unique = True,
-        max_result: int = 2**20,
-    ) -> None:
-        self.queue = queue
-        self.handler = handler
-        self.concurrency = concurrency
-        self.timeout = timeout
-        self.capacity = capacity
-        self.max_retries = max_retries
-        self.retry = retry
-        self.on_error = on_error
-        self.clock = clock
-        self.logger = SafeLogger(logger)
-        self.failed = failed
-        self.unique = unique
-        self.max_result = max_result
-        self.call = handler
-        self.surroundings = Surroundings()
-
-    def run_as(self, other: Listener) -> None:
-        """Run jobs from now on as another one would; `wrap` is to follow. Runners hold on to this object."""
-        self.handler = other.handler
-        self.timeout = other.timeout
-        self.max_retries = other.max_retries
-        self.retry = other.retry
-        self.on_error = other.on_error
-        self.surroundings = other.surroundings
-
-    def replace(self, other: Listener) -> None:
-        """Be as another one of the same backend; `wrap` is to follow."""
-        self.run_as(other)
-        self.concurrency = other.concurrency
-        self.capacity = other.capacity
-        self.unique = other.unique
-
-    def wrap(self, middleware: Sequence[Middleware]) -> None:
-        """Put middleware around the handler, the first outermost."""
-        call = self.handler
-        for layer in reversed(middleware):
-            call = _around(layer, call)
-        self.call = call
-
-    def tell(self, job: Job, error: BaseException) -> None:
-        """Call on_error, if there is one; what it raises is logged, and concerns nobody."""
-        if self.on_error is None:
-            return
-        try:
-            self.surroundings.fresh().run(self.on_error, job, error)
-        except BaseException as raised:
-            self.log_failed_on_error(job, raised)
-
-    def log_failed_on_error(self, job: Job, raised: BaseException) -> None:
-        """Say that on_error has failed itself."""
-        self.logger.error("on_error of queue %s failed for job %s", self.queue, job.id, exc_info=raised)
-
-
-def _around(middleware: Middleware, inner: Handler) -> Handler:
-    def call(job: Job) -> Any:
-        left: Any = None  # that the handler has not done, and middleware may drop
-
-        def call_next(given: Job | None = None) -> Any:
-            nonlocal left
-            result = inner(job if given is None else given)
-            if result is not None and not_begun(result):
-                left = result
-            return result
-
-        result = middleware(job, call_next)
-        if left is not None and result is not left and not_begun(left):
-            error = undone(left, job.queue)
-            if error is not None:
-                raise error
-        return result
-
-    return call
 
 
 @wall
@@ -193,7 +92,7 @@ class _Ending:
     """What an attempt's end may ask of the handler's objects and the queue's functions.
 
     Text and traceback of an exception, a retry policy, a result, a line of log, on_error: each may run
-    anybody's code, so it is guarded as the handler was. If it hangs, the attempt ends without it.
+    code of the user, so it is guarded as the handler was. If it hangs, the attempt ends without it.
     """
 
     def __init__(
@@ -240,7 +139,7 @@ class _Ending:
         outcome = _at_least(job, listener, started, _unread(error), asked)
         told: BaseException | None = None if outcome.failure is None else error
         say: Callable[[], None] = partial(_log_unread, job, listener)
-        self.slot.uncounted = told is not None  # by whoever ends it, where this thread is left behind
+        self.slot.uncounted = told is not None  # whoever settles it counts it, if this thread is abandoned
         try:
             judged, broken = self._guarded(outcome, _judge, job, listener, started, error, asked)
             if judged is not None:
@@ -269,7 +168,7 @@ class _Ending:
         if slot.abandoned:
             return None, None
         done: T | None = None
-        until = slot.plan_aftermath(self.listener.timeout, outcome)
+        until = slot.begin_on_error(self.listener.timeout, outcome)
         if watchdog is not None and until < watchdog.wakes_at:
             watchdog.expect(until)
         try:
@@ -285,7 +184,7 @@ class _Ending:
             except JobInterrupted:
                 continue
         if not slot.abandoned:
-            slot.aftermath_of = None
+            slot.outcome = None
         try:
             return done, failed
         finally:
@@ -320,7 +219,7 @@ def _unless_committed(job: Job, listener: Listener, started: float) -> Outcome:
 
 
 def _encoded(result: Any, job: Job, listener: Listener) -> bytes | None:
-    """The result as JSON; the work is done, so one that cannot be kept is no reason to do it again."""
+    """The result as JSON; None if it cannot be stored: the work is done, and is not done again for that."""
     try:
         return sized_result(result, listener.max_result)
     except BaseException as error:
@@ -331,7 +230,7 @@ def _encoded(result: Any, job: Job, listener: Listener) -> bytes | None:
 def _at_least(
     job: Job, listener: Listener, started: float, failure: Failure, asked: Interrupt | None = None
 ) -> Outcome:
-    """How an attempt ends that raised, as far as it is known without asking anybody's code."""
+    """The outcome of an attempt that raised, found without calling any code of the user."""
     now = listener.clock.time()
     lease = lease_of(job)
     if asked is ShutdownRequested or (asked is JobCancelled and job.lease_lost):
@@ -359,11 +258,11 @@ Judged = tuple[Outcome, BaseException | None, Callable[[], None]]
 def _judge(
     job: Job, listener: Listener, started: float, error: BaseException, asked: Interrupt | None
 ) -> Judged:
-    """The outcome of an attempt that raised, what on_error is to be told of it, and how to log it."""
+    """The outcome of an attempt that raised, the error for on_error, and the function that logs it."""
     now = listener.clock.time()
     info = listener.logger.info
     if asked is ShutdownRequested or (asked is JobCancelled and job.lease_lost):
-        why = "by shutdown" if asked is ShutdownRequested else "since others may have it by now"
+        why = "by shutdown" if asked is ShutdownRequested else "since another worker may have it by now"
         text = "job %s of %s was interrupted %s and is given back"
         outcome = Outcome(lease_of(job), Status.PENDING, job.due, False, started, now)
         return outcome, None, partial(info, text, job.id, job.queue, why)
@@ -460,9 +359,9 @@ def _reason(asked: Interrupt, job: Job, listener: Listener) -> str:
 
 
 def abandoned(job: Job, listener: Listener, slot: Slot, asked: Interrupt) -> Judged:
-    """What becomes of an attempt whose thread was left behind, what on_error is told, and how to log it."""
-    if slot.aftermath_of is not None:  # it was over, and what followed did not heed its interrupt
-        return slot.aftermath_of, None, _say_nothing
+    """The outcome of an attempt whose thread was abandoned, the error for on_error, and how to log it."""
+    if slot.outcome is not None:  # it was over, and what followed did not heed its interrupt
+        return slot.outcome, None, _say_nothing
     started = job.started or listener.clock.time()
     error = asked(f"{_reason(asked, job, listener)} and did not stop when interrupted")
     if not callable(listener.retry.delay):

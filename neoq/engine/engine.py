@@ -14,8 +14,8 @@ from weakref import WeakValueDictionary
 from neoq.boundary import entrance
 from neoq.clock import machine
 from neoq.engine.at_exit import before_pools_close
-from neoq.engine.attempt import Listener, Middleware
-from neoq.engine.pool import current_slot
+from neoq.engine.interrupt import current_slot
+from neoq.engine.listener import Listener, Middleware
 from neoq.engine.report import ShutdownReport
 from neoq.engine.runtime import Ending, Runtime
 from neoq.engine.scheduler import Cron
@@ -40,11 +40,10 @@ if TYPE_CHECKING:
 
 
 class Engine(Runtime):
-    """The threads of one backend, and who may do what when.
+    """The threads of one backend, and which calls are allowed when.
 
-    ``attention`` is True while an enqueue has to ask first: before the store is open, after a fork, and
-    once it is being shut down. ``by_hand`` runs what is ready while a test
-    holds the threads.
+    ``needs_check`` is True while an enqueue has to ask first: before the store is open, after a fork, and
+    once it is being shut down. ``by_hand`` runs what is ready while a test holds the threads.
     """
 
     def __init__(self, config: Config, store_class: type[Store]) -> None:
@@ -130,16 +129,16 @@ class Engine(Runtime):
                     queue,
                 )
 
-    def _land(self) -> None:
+    def _deliver_pending(self) -> None:
         if has_late():
             revive()
         slot = current_slot()
         if slot is not None:
-            slot.land()
-        with self.lock, self._attention_lock:
+            slot.deliver()
+        with self.lock, self._check_lock:
             deferred = any(runner.slot.deferred for runner in self._runners())
             if self.opened and self.stopping is None and not deferred and not has_late():
-                self.attention = False
+                self.needs_check = False
 
     def use_middleware(self, middleware: Middleware) -> None:
         """Put middleware around every handler, those that listen already included."""
@@ -152,9 +151,9 @@ class Engine(Runtime):
 
     def use(self) -> None:
         """Be ready for a call: open the store at the first one, and start what was to start by itself."""
-        if not self.attention:
+        if not self.needs_check:
             return
-        self._land()
+        self._deliver_pending()
         with self.lock:
             self._refuse_closed()
             self._open()
@@ -169,7 +168,7 @@ class Engine(Runtime):
             if not self.opened:
                 self.store.open_store(self.notify)
                 self.opened = True
-                self.attention = self.stopping is not None
+                self.needs_check = self.stopping is not None
                 _alive[id(self)] = self
         finally:
             self._opening = False
@@ -208,19 +207,17 @@ class Engine(Runtime):
                 patched_by,
             )
 
-    # -- what stores and runners tell --------------------------------------------------------------------
-
     # -- enqueue -----------------------------------------------------------------------------------------
 
     def admit(self, queue: str) -> None:
-        """Let an enqueue pass, or raise: closed, or nobody here ever runs that job."""
+        """Raise where an enqueue is not allowed: the backend is closed, or nothing here runs that queue."""
         check_queue(queue)
-        if self.attention:
+        if self.needs_check:
             self.use_or_pass()
         if not self.durable:
-            self.refuse_unheard(queue)
+            self.require_listener(queue)
 
-    def refuse_unheard(self, queue: str) -> None:
+    def require_listener(self, queue: str) -> None:
         """In memory, refuse a queue that nothing here listens on."""
         if not self.durable and queue not in self.pools:
             raise NoListenerError(
@@ -233,14 +230,14 @@ class Engine(Runtime):
     def use_or_pass(self) -> None:
         """As `use`, but handlers may still enqueue while the backend is being shut down."""
         if self.stopping is not None and self.opened and self.in_runner():
-            self._land()
+            self._deliver_pending()
         else:
             self.use()
 
     def look(self) -> None:
         """Be ready to be asked about jobs, also after the end."""
-        if self.attention:
-            self._land()
+        if self.needs_check:
+            self._deliver_pending()
         if not self.opened:
             self.use()
 
@@ -281,11 +278,11 @@ class Engine(Runtime):
 
     def _await_rest(self, give_up: float) -> None:
         """Wait until the threads have ended what they held as they were told to rest."""
-        with self.watching():
+        with self.waiting():
             while not self._rests():
                 if machine.monotonic() > give_up:
                     raise NeoqError("jobs of this backend still run in threads; drain it before")
-                self.wait_for_change(0.01, self.told)
+                self.wait_for_change(0.01, self.changes)
 
     def _rests(self) -> bool:
         if not all(runner.parked for runner in self._runners()):
@@ -330,7 +327,7 @@ class Engine(Runtime):
             if self.stopping is None:
                 seconds = self.config.shutdown_timeout if timeout is None else timeout
                 self.stopping = Shutdown(self, seconds, drain)
-                self.attention = True
+                self.needs_check = True
             return self.stopping
 
     def _ask_for_shutdown(self, timeout: float | None, drain: bool) -> ShutdownReport:
@@ -341,7 +338,7 @@ class Engine(Runtime):
             with self.lock:
                 if self.stopping is None:
                     self.stopping = stopping
-                    self.attention = True
+                    self.needs_check = True
             self.stopping.run()
 
         thread = threading.Thread(target=shut_down, name="neoq-shutdown")
@@ -350,7 +347,7 @@ class Engine(Runtime):
         return stopping.report
 
     def finish_at_exit(self) -> None:
-        """Let jobs end as the main thread does; nothing is closed, for others may still enqueue."""
+        """Let jobs end as the main thread does; nothing is closed, since other threads may still enqueue."""
         if self.stopping is not None or not self.running or self.by_hand is not None:
             return
         give_up = self.ends_at = machine.monotonic() + self.config.shutdown_timeout
@@ -359,9 +356,9 @@ class Engine(Runtime):
             return
         for pool in self.pools.values():
             pool.suspended = True
-        with self.watching():
+        with self.waiting():
             while not all(runner.parked for runner in self._runners()) and machine.monotonic() < give_up:
-                self.wait_for_change(0.01, self.told)
+                self.wait_for_change(0.01, self.changes)
 
     def stop_at_exit(self) -> None:
         """End with the interpreter: in memory what is ready is run first."""
@@ -383,7 +380,7 @@ _engines: WeakValueDictionary[int, Engine] = WeakValueDictionary()
 def _attend() -> None:
     """The next call at each backend is to ask again for the threads that are missing."""
     for engine in list(_alive.values()):
-        engine.attention = True
+        engine.needs_check = True
 
 
 def _forked() -> None:

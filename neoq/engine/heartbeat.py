@@ -1,9 +1,9 @@
-"""The heartbeat: one thread that keeps this process's claims alive in a store that others share.
+"""The heartbeat: one thread that keeps this process's claims alive in a store that other workers share.
 
 Every heartbeat it says that the process lives, renews its leases, passes cancellations on to the runners,
-and takes over from workers that died. If it could not renew for as long as a lease lives, others may have
-the jobs by now: then this process claims nothing and stops what it runs. The watchdog judges that, since the
-heartbeat itself may be held up in a call: a store whose network stands still refuses nothing.
+and takes over from workers that died. If it could not renew for as long as a lease lives, other workers may
+have the jobs by now: then this process claims nothing and stops what it runs. The watchdog judges that, since
+the heartbeat itself may be held up in a call: a store whose network stands still refuses nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Heartbeat:
         unsettled: Callable[[], list[Outcome]],
         info: Callable[[], WorkerInfo],
         cancel: Callable[[set[int]], None],
-        lose: Callable[[set[tuple[int, int]]], None],
+        abandon_leases: Callable[[set[tuple[int, int]]], None],
         fence: Callable[[bool], None],
     ) -> None:
         self._store = store
@@ -50,7 +50,7 @@ class Heartbeat:
         self._unsettled = unsettled
         self._info = info
         self._cancel = cancel
-        self._lose = lose
+        self._abandon_leases = abandon_leases
         self._fence = fence
         self._renewed = machine.monotonic()
         self._pruned = machine.monotonic()
@@ -58,7 +58,7 @@ class Heartbeat:
         self._refused = 0
         self._said: set[str] = set()  # in this round
         self._lock = threading.Lock()
-        self._loop = Loop("neoq-heartbeat", self._keep, config.log)
+        self._loop = Loop("neoq-heartbeat", self._beat_once, config.log)
 
     def start(self) -> None:
         """Start the thread, once."""
@@ -75,8 +75,8 @@ class Heartbeat:
         """Stop the thread."""
         self._loop.close(1.0)
 
-    def _keep(self) -> float:
-        """Do every duty, whatever becomes of the others."""
+    def _beat_once(self) -> float:
+        """Do every duty; one that fails does not stop the next."""
         asked = began = machine.monotonic()
         self._said.clear()
         alive = self._does("beat", lambda: self._store.beat(self._info()))
@@ -93,7 +93,7 @@ class Heartbeat:
         return self._config.heartbeat
 
     def _leases(self) -> list[Lease]:
-        """Those of jobs, and of outcomes that are not recorded yet: nobody else is to run these again."""
+        """The leases of jobs, and of outcomes that are not recorded yet: no other worker may run these."""
         unsettled = [outcome.lease._replace(progress=None) for outcome in self._unsettled()]
         return [*map(lease_of, self._held()), *unsettled]
 
@@ -116,7 +116,7 @@ class Heartbeat:
     def _extend(self, leases: list[Lease]) -> None:
         lost, cancelled = self._renew(leases)
         # By lease and not by job: it may have been settled meanwhile, and claimed again by this process.
-        self._lose({(lease.job_id, lease.token) for lease in leases if lease.job_id in lost})
+        self._abandon_leases({(lease.job_id, lease.token) for lease in leases if lease.job_id in lost})
         self._cancel(cancelled)
 
     def _renew(self, leases: list[Lease]) -> Extended:
@@ -164,7 +164,7 @@ class Heartbeat:
             if not self._fenced:
                 return
             if machine.monotonic() - began >= self._config.lease:
-                self._loop.wake()  # it tells nothing of now: ask again at once
+                self._loop.wake()  # too old to count: renew again at once
                 return
             self._fenced = False
             self._fence(False)
@@ -182,11 +182,11 @@ class Heartbeat:
                 return now + self._config.lease
             self._fence(True)
             held = self._held()  # and nothing that is claimed once the store answers
-            self._lose({(job.id, job.token) for job in held if job.id is not None})
+            self._abandon_leases({(job.id, job.token) for job in held if job.id is not None})
             self._fenced = True  # at the end: what fails before is done again at the next look
         self._logger.critical(
-            "no heartbeat for %g s (lease): %d jobs may be run by others now; they are stopped here and "
-            "nothing is claimed until the store answers",
+            "no heartbeat for %g s (lease): %d jobs may be running elsewhere by now; they are "
+            "interrupted here, and nothing is claimed until the store answers",
             self._config.lease,
             len(held),
         )

@@ -1,8 +1,8 @@
-"""Shutdown what runs too long: the slot that each runner keeps, and the watchdog that scans them.
+"""Stop what runs too long: the slot of each runner, and the watchdog that scans the slots.
 
 An interrupt is raised inside the handler's thread between two bytecodes, but not where that would harm
-others. It can arrive late, and code blocked in C never sees it; so a second later the attempt is settled
-over its head, and its thread is left behind and replaced.
+others. It can arrive late, and code blocked in C never sees it. So a second later the watchdog settles the
+attempt itself, abandons the thread and replaces it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from neoq.boundary import entrance, is_entrance, is_wall
 from neoq.clock import Clock
 from neoq.config import SafeLogger
 from neoq.errors import DeadlineExceeded, JobInterrupted, JobTimeout, UnsupportedError
-from neoq.frames import frames_of, no_collection
+from neoq.frames import gc_paused, stack_frames
 from neoq.loop import Loop
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from neoq.store import Outcome
 
 GRACE = 1.0  # seconds between an interrupt and the abandonment of the thread that ignored it
-PRESS = 0.002  # seconds between looks whether a thread has left what must not be broken off
-STALE = 0.02  # seconds that an outcome may wait behind a job that turned out long
+REDELIVER_EVERY = 0.002  # seconds between looks whether a thread has left what must not be broken off
+FLUSH_AFTER = 0.02  # seconds that an outcome may wait behind a job that turned out long
 
 Interrupt = type[JobInterrupted]
 
@@ -53,7 +53,7 @@ _clear_in_thread = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void
 class Slot:
     """What one runner thread runs, and until when.
 
-    The runner writes ``job`` without a lock, for that is the hot path. Whoever interrupts sets ``asked``
+    The runner writes ``job`` without a lock, for that is the hot path. An interrupter sets ``asked``
     first and reads ``job`` again under the lock; the runner clears ``job`` first and reads ``asked``
     after. One of the two sees the other, so no interrupt outlives its attempt.
     """
@@ -71,7 +71,7 @@ class Slot:
         self.why: Interrupt = JobTimeout  # what happens at `until`
         self.asked: Interrupt | None = None
         self.abandoned = False
-        self.aftermath_of: Outcome | None = None  # the attempt is over, and what follows it runs
+        self.outcome: Outcome | None = None  # the attempt is over, and what follows it runs
         self.uncounted = False  # the attempt has failed, and is not counted so yet
         # Asked, while the thread was where nothing may break off: it is raised when it has left.
         self.deferred = False
@@ -98,13 +98,13 @@ class Slot:
         job.started = wall
         return until
 
-    def plan_aftermath(self, timeout: float | None, outcome: Outcome) -> float:
+    def begin_on_error(self, timeout: float | None, outcome: Outcome) -> float:
         """Get ready for what follows an attempt, which has the timeout for itself, and a second at least.
 
         Return when it will be interrupted; if it hangs, the attempt ends with ``outcome``.
         """
         self.why = JobTimeout
-        self.aftermath_of = outcome
+        self.outcome = outcome
         # A timeout of milliseconds would break off the reading of source files for the traceback.
         self.until = math.inf if timeout is None else self.clock.monotonic() + max(timeout, GRACE)
         return self.until
@@ -159,7 +159,7 @@ class Slot:
             self._pending = True
             _raise_in_thread(self.ident, self._landing(why))
 
-    def land(self) -> None:
+    def deliver(self) -> None:
         """In the handler's thread, at a point where nothing is left halfway: raise what was deferred."""
         with self._lock:
             asked = self.asked if self.deferred and self.job is not None and not self._shields else None
@@ -168,14 +168,14 @@ class Slot:
         if asked is not None:
             raise asked
 
-    def press(self) -> None:
+    def retry_delivery(self) -> None:
         """Raise an interrupt that was deferred, if it may land now."""
         with self._lock:
             if self.deferred and self.asked is not None and self.job is not None and not self._shields:
                 self._raise(self.asked)
 
     def _landing(self, why: Interrupt) -> Interrupt:
-        """The interrupt as a class that tells when it lands: then it must not be taken back any more."""
+        """The interrupt as a class that notes when it is raised: from then on it must not be taken back."""
         slot = self
 
         class Landing(why):  # type: ignore[misc, valid-type]
@@ -243,12 +243,43 @@ class Slot:
             return self.until if self.until > self.clock.monotonic() else math.inf
         if self.asked is None:
             return self.until
-        return self.clock.monotonic() + PRESS if self.deferred else self._abandon_at
+        return self.clock.monotonic() + REDELIVER_EVERY if self.deferred else self._abandon_at
 
     @property
     def overdue(self) -> bool:
         """Whether it was asked to stop, and has had its grace."""
         return self.asked is not None and self.clock.monotonic() >= self._abandon_at
+
+
+_current = threading.local()
+
+
+def current_slot() -> Slot | None:
+    """The slot of this thread, if it is a runner's."""
+    return getattr(_current, "slot", None)
+
+
+def current_job() -> Job | None:
+    """The job that this thread runs, or None outside a handler."""
+    slot = current_slot()
+    return None if slot is None else slot.job
+
+
+def enter(slot: Slot) -> None:
+    """Let this thread be the runner of a slot."""
+    slot.ident = threading.get_ident()
+    _current.slot = slot
+
+
+@contextmanager
+def running_in(slot: Slot) -> Iterator[Slot]:
+    """Let this thread be the runner of a slot inside the block; blocks may be nested."""
+    before = current_slot()
+    enter(slot)
+    try:
+        yield slot
+    finally:
+        _current.slot = before
 
 
 def must_not_interrupt(ident: int) -> bool:
@@ -257,8 +288,8 @@ def must_not_interrupt(ident: int) -> bool:
     That is one of neoq; an import or a line of log, whose locks would stay taken and hang every other thread
     that comes by; or a finalizer or the callback of a weak reference, which would swallow the exception.
     """
-    with no_collection():
-        for frame in frames_of(ident):
+    with gc_paused():
+        for frame in stack_frames(ident):
             if is_wall(frame):
                 return False
             code = frame.f_code
@@ -267,7 +298,7 @@ def must_not_interrupt(ident: int) -> bool:
     return False
 
 
-class Guarded(Protocol):
+class Supervised(Protocol):
     """What the watchdog looks at."""
 
     def check(self, now: float) -> float:
@@ -277,18 +308,18 @@ class Guarded(Protocol):
 class Watchdog:
     """One thread that interrupts what is over its time, and abandons what does not heed it.
 
-    ``guarded`` yields everything whose ``check(now)`` does that, and returns when to look again.
+    ``supervised`` yields everything whose ``check(now)`` does that, and returns when to look again.
     """
 
     def __init__(
         self,
         name: str,
         clock: Clock,
-        guarded: Callable[[], Iterable[Guarded]],
+        supervised: Callable[[], Iterable[Supervised]],
         log: SafeLogger | None = None,
     ) -> None:
         self._clock = clock
-        self._guarded = guarded
+        self._supervised = supervised
         self._log = log or SafeLogger(logging.getLogger("neoq"))
         self.wakes_at = -math.inf
         self._loop = Loop(name, self._look, self._log)
@@ -301,7 +332,7 @@ class Watchdog:
     def start(self) -> None:
         """Start the thread, once."""
         if not self._loop.wanted:
-            self.wakes_at = math.inf  # whoever expects it from now on rings
+            self.wakes_at = math.inf  # from now on `expect` wakes the loop
         self._loop.start()
 
     def close(self) -> None:
@@ -309,16 +340,16 @@ class Watchdog:
         self._loop.close(GRACE)
 
     def _look(self) -> float:
-        # Infinity while scanning: a slot that begins behind our back then rings.
+        # Infinity while scanning, so that a slot which begins meanwhile wakes the loop.
         self.wakes_at = math.inf
         self.wakes_at = due = self.scan()
         return due - self._clock.monotonic()
 
     def scan(self) -> float:
         """Look at every slot once; return when the next one is due."""
-        return min((self._check(one) for one in self._guarded()), default=math.inf)
+        return min((self._check(one) for one in self._supervised()), default=math.inf)
 
-    def _check(self, one: Guarded) -> float:
+    def _check(self, one: Supervised) -> float:
         now = self._clock.monotonic()
         try:
             return one.check(now)

@@ -1,7 +1,7 @@
 """Runner threads: each takes jobs of one queue, runs them, and hands their outcomes on.
 
 A `RunnerPool` is a queue's runners. They are started as work comes, up to its concurrency; those without work
-are parked, and are woken one at a time: each that finds more than it takes wakes the next.
+are parked. They are woken one at a time: a runner that finds more jobs than it takes wakes the next.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import os
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from neoq.config import Lines
-from neoq.engine.attempt import Judged, Listener, abandoned, attempt
-from neoq.engine.interrupt import STALE, Interrupt, Slot, Watchdog
+from neoq.engine.attempt import Judged, abandoned, attempt
+from neoq.engine.interrupt import FLUSH_AFTER, Interrupt, Slot, Watchdog, enter
 from neoq.errors import JobInterrupted
-from neoq.frames import frames_of, no_collection
+from neoq.frames import gc_paused, stack_frames
 from neoq.job import Job
 from neoq.loop import try_later
 from neoq.store import given_back
@@ -29,42 +28,20 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from neoq.clock import Clock
+    from neoq.engine.listener import Listener
     from neoq.engine.source import Source
 
 MAX_AHEAD = 64  # jobs handed to a runner at once, at most
 AHEAD_SECONDS = 0.005  # and never beyond what takes longer than this
 SMOOTHING = 0.2  # weight of the newest chunk in the average duration of a job
-BRIEF = 20e-6  # seconds: shorter jobs gain nothing from more threads, which only contend for the interpreter
-STUMBLE = 1.0  # seconds that a runner waits after an error that was not its job's
-
-_current = threading.local()
-
-
-def current_slot() -> Slot | None:
-    """The slot of this thread, if it is a runner's."""
-    return getattr(_current, "slot", None)
-
-
-def current_job() -> Job | None:
-    """The job that this thread runs, or None outside a handler."""
-    slot = current_slot()
-    return None if slot is None else slot.job
-
-
-@contextmanager
-def running_in(slot: Slot) -> Iterator[Slot]:
-    """Let this thread be the runner of a slot inside the block; blocks may be nested."""
-    before = current_slot()
-    slot.ident = threading.get_ident()
-    _current.slot = slot
-    try:
-        yield slot
-    finally:
-        _current.slot = before
+TINY_JOB = (
+    20e-6  # seconds: shorter jobs gain nothing from more threads, which only contend for the interpreter
+)
+RUNNER_ERROR_PAUSE = 1.0  # seconds that a runner waits after an error outside of its job
 
 
 class RunnerPool:
-    """One queue's runners; ``lock`` guards who is in which of its lists."""
+    """One queue's runners; ``lock`` guards its lists of them."""
 
     def __init__(
         self,
@@ -83,17 +60,19 @@ class RunnerPool:
         self.clock = clock
         self.lock = threading.RLock()  # a signal handler may enqueue meanwhile
         self.runners: list[Runner] = []
-        self.idle: list[Runner] = []  # parked; who takes one out owes it a call
+        self.idle: list[Runner] = []  # parked; a thread that takes one out has to wake it
         self.abandoned: list[Runner] = []  # abandoned, and not yet come back
         self.spare = 0  # runners that may still be started
-        self.waking = False  # somebody was called and has not looked yet
-        self.alone: Runner | None = None  # its jobs are so short that the others rest, though there are more
+        self.waking = False  # a runner was woken and has not looked yet
+        self.sole_runner: Runner | None = (
+            None  # its jobs are so short that the other runners rest, though more are ready
+        )
         self.stopping = False
         self.without_threads = False  # the interpreter is going down, and no thread can be started any more
         self.suspended = False  # a test runs the jobs by hand
         self.processed = 0  # by runners that are gone
-        self.asides: list[threading.Thread] = []
-        self._busy = 0.0  # seconds that lately went into so many _jobs
+        self.callback_threads: list[threading.Thread] = []
+        self._busy = 0.0  # seconds that the last chunks took, and their jobs: decaying sums
         self._jobs = 0.0
         self._max_abandoned = max_abandoned
         self._new_slot = new_slot
@@ -132,9 +111,9 @@ class RunnerPool:
         self.wake()
 
     def call_help(self, runner: Runner) -> None:
-        """A runner is held up: others take what waits behind it."""
-        if self.alone is runner:
-            self.alone = None
+        """Wake another runner for the jobs that wait behind a slow one."""
+        if self.sole_runner is runner:
+            self.sole_runner = None
         self.wake()
 
     def _start_runner(self) -> None:
@@ -193,8 +172,8 @@ class RunnerPool:
     def fits_ahead(self) -> int:
         """How many jobs the runners at work finish in the few milliseconds that may be claimed ahead.
 
-        It weighs jobs, not chunks: a chunk of one that waited for the interpreter says little. Those who rest
-        count for nothing, as what they knew is old.
+        It weighs jobs, not chunks: a chunk of one that waited for the interpreter says little. Parked runners
+        do not count, since their figures are old.
         """
         if not self._busy:
             return 0
@@ -237,8 +216,8 @@ class RunnerPool:
             self.runners.remove(runner)
             self.processed += runner.processed + 1
             self.abandoned.append(runner)
-            if self.alone is runner:
-                self.alone = None
+            if self.sole_runner is runner:
+                self.sole_runner = None
             if not self.stopping:
                 self.spare = 0 if self.at_abandoned_limit else self.spare + 1
                 if self.spare and self._start(ahead):
@@ -246,13 +225,15 @@ class RunnerPool:
         if ahead:  # without the lock: a store that adds a job has its own first, and takes this one then
             self.source.settle([given_back(job) for job in ahead])
 
-    def aside(self, task: Callable[..., None], *args: Any) -> None:
+    def run_callback(self, task: Callable[..., None], *args: Any) -> None:
         """Do something that may call the user's code, such as on_error, and must not hold up the watchdog."""
-        thread = threading.Thread(target=task, args=args, name=f"neoq-aside-{self.queue}", daemon=True)
+        thread = threading.Thread(target=task, args=args, name=f"neoq-callback-{self.queue}", daemon=True)
         try:
             with self.lock:  # a shutdown waits for those that it finds here, which must have begun
                 start(thread)
-                self.asides = [other for other in self.asides if other.is_alive()] + [thread]
+                self.callback_threads = [other for other in self.callback_threads if other.is_alive()] + [
+                    thread
+                ]
         except RuntimeError:  # the interpreter is going down
             task(*args)
 
@@ -265,7 +246,7 @@ class RunnerPool:
         """Log that too many threads hang: not in the watchdog's thread, for a log may hang, too."""
         if self.at_abandoned_limit and not self.stopping:
             self.listener.logger.critical(
-                "queue %s has left %d stuck threads behind (max_abandoned) and claims no more; its handlers "
+                "queue %s has %d abandoned threads (max_abandoned) and claims no more; its handlers "
                 "hang where no timeout can stop them: give their sockets and locks timeouts of their own",
                 self.queue,
                 len(self.abandoned),
@@ -298,8 +279,7 @@ class Runner:
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def _run(self) -> None:
-        self.slot.ident = threading.get_ident()
-        _current.slot = self.slot
+        enter(self.slot)
         self.pool.waking = False
         while True:
             try:
@@ -315,7 +295,7 @@ class Runner:
                 if self.pool.stopping:
                     break
                 self.pool.call_help(self)
-                threading.Event().wait(STUMBLE)
+                threading.Event().wait(RUNNER_ERROR_PAUSE)
         if os.getpid() != self._pid:  # a child forked in a handler that has returned: nothing is left to do
             os._exit(0)
         self.pool.left(self)
@@ -361,8 +341,8 @@ class Runner:
         return False
 
     def _find(self) -> bool:
-        alone = self.pool.alone
-        if alone is not None and alone is not self and 0.0 < self.seconds < BRIEF:
+        alone = self.pool.sole_runner
+        if alone is not None and alone is not self and 0.0 < self.seconds < TINY_JOB:
             return False
         return self._take() or self._steal()
 
@@ -371,18 +351,18 @@ class Runner:
             return False
         pool = self.pool
         jobs, more = pool.source.take(pool.queue, self._size)
-        alone = more and 0.0 < self.seconds < BRIEF
+        alone = more and 0.0 < self.seconds < TINY_JOB
         if alone:
-            pool.alone = self
-        elif pool.alone is self:
-            pool.alone = None
+            pool.sole_runner = self
+        elif pool.sole_runner is self:
+            pool.sole_runner = None
         if not jobs:
             return False
         self.ahead.extend(jobs)
         self._chunk = len(jobs)
         self._chunk_began = now = pool.clock.monotonic()
         if self._chunk > 1 or alone:
-            pool.watchdog.expect(now + STALE)
+            pool.watchdog.expect(now + FLUSH_AFTER)
         if more and not alone:
             pool.wake()
         return True
@@ -409,7 +389,7 @@ class Runner:
         return False
 
     def _park(self) -> None:
-        """Wait to be woken. First it says that it is idle, then it looks once more: no call is missed."""
+        """Wait to be woken. It joins `idle` first and looks for jobs after: so it misses no wakeup."""
         pool = self.pool
         pool.idle.append(self)
         try:
@@ -426,7 +406,7 @@ class Runner:
             pool.wake()  # the call may have been for another job than the one taken here
 
     def _was_called(self) -> bool:
-        """Whether somebody has taken this runner out of `idle` to wake it; it is in there no longer."""
+        """Take this runner out of `idle`; whether another thread had done so, to wake it."""
         try:
             self.pool.idle.remove(self)
         except ValueError:
@@ -448,18 +428,18 @@ class Runner:
         self.pool.source.settle_succeeded(succeeded)
 
     def _abandon(self, job: Job) -> None:
-        """Settle the attempt over the head of a thread that did not heed its interrupt, and replace it."""
+        """Settle the attempt of a thread that ignored its interrupt, and replace that thread."""
         asked = self.slot.asked
         if asked is None or not self.slot.abandon(job):
             return
         stack = _stack_of(self)
         self.pool.replace(self)
-        self.pool.aside(self._settle_abandoned, job, asked, stack)
+        self.pool.run_callback(self._report_abandoned, job, asked, stack)
 
-    def _settle_abandoned(self, job: Job, asked: Interrupt, stack: str) -> None:
-        _, error, say = self.settle_over_its_head(job, asked)  # first of all: a log may hang, too
+    def _report_abandoned(self, job: Job, asked: Interrupt, stack: str) -> None:
+        _, error, say = self.settle_abandoned(job, asked)  # first of all: a log may hang, too
         self.pool.listener.logger.error(
-            "job %s of %s did not stop when interrupted; its thread %s is left behind, and hangs at:\n%s",
+            "job %s of %s did not stop when interrupted; its thread %s was abandoned, and hangs at:\n%s",
             job.id,
             self.pool.queue,
             self.thread.name,
@@ -468,41 +448,43 @@ class Runner:
         say()
         self.pool.warn_at_abandoned_limit()
         if error is not None:
-            self.pool.listener.tell(job, error)
+            self.pool.listener.call_on_error(job, error)
 
-    def settle_over_its_head(self, job: Job, asked: Interrupt) -> Judged:
-        """Settle the attempt of a thread that was left behind.
+    def settle_abandoned(self, job: Job, asked: Interrupt) -> Judged:
+        """Settle the attempt of an abandoned thread.
 
-        Return its outcome, what on_error is to be told of it, and how to log it.
+        Return its outcome, the error for on_error, and the function that logs it.
         """
         judged = abandoned(job, self.pool.listener, self.slot, asked)
         if judged[1] is not None or self.slot.uncounted:
-            self.pool.listener.failed()  # counted before anybody hears of the end
+            self.pool.listener.failed()  # counted before the outcome is seen
         self.pool.source.settle([judged[0]])
         return judged
 
     def check(self, now: float) -> float:
-        """Interrupt, abandon, flush or call for help where it is due: the watchdog's look at this runner."""
+        """Interrupt, abandon, flush or wake another runner where it is due: the watchdog calls this."""
         pool, slot, job = self.pool, self.slot, self.slot.job
-        if job is not None and self._seen is job:  # it ran at the last look: nothing may wait behind it
+        if (
+            job is not None and self._seen is job
+        ):  # it ran at the last look, so it is slow: nothing may wait behind it
             self._flush()
-            if self.ahead or pool.alone is self:
+            if self.ahead or pool.sole_runner is self:
                 pool.call_help(self)
-        may_wait = self.done or self.ahead or pool.alone is self
-        soon = now + STALE if may_wait else math.inf
+        may_wait = self.done or self.ahead or pool.sole_runner is self
+        soon = now + FLUSH_AFTER if may_wait else math.inf
         self._seen = job
         if job is None:
             return min(slot.due(), soon)
         if slot.overdue:
             self._abandon(job)
         elif slot.asked is not None:
-            slot.press()
+            slot.retry_delivery()
         elif now >= slot.until:
             slot.interrupt(job, slot.why)
         return min(slot.due(), soon)
 
 
 def _stack_of(runner: Runner) -> str:
-    with no_collection():
-        frames = [(frame, frame.f_lineno) for frame in frames_of(runner.slot.ident)]
+    with gc_paused():
+        frames = [(frame, frame.f_lineno) for frame in stack_frames(runner.slot.ident)]
     return "".join(traceback.StackSummary.extract(reversed(frames)).format()) or "(no stack)"

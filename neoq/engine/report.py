@@ -13,7 +13,7 @@ class ShutdownReport:
 
     ``finished`` ended while the backend was being shut down. ``interrupted`` still ran when the time was up,
     and were stopped, uncharged. ``given_back`` were handed to this process and not started (durable
-    backends). ``lost`` will not be run by anybody: in memory every unfinished job, the interrupted,
+    backends). ``lost`` will run nowhere: in memory every unfinished job, the interrupted,
     future and retrying ones included; on durable backends those whose outcome could not be recorded, as far
     as is known: they are run again. Where the store did not answer, the snapshots are those of this process.
     """

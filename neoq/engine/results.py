@@ -1,7 +1,7 @@
 """What a handler returns: whether the work is done, and the result as JSON.
 
 Only the class of a result is looked at, and never through an attribute that it may compute: nothing here runs
-anybody's code.
+code of the user.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def _problem(kind: type) -> tuple[str, str] | None:
     if issubclass(kind, GeneratorType) or kind is AsyncGeneratorType:
         return "its body has not run", "take out the yield, or go through it in the handler"
     if kind in _LAZY:
-        return "it does nothing until somebody goes through it", "go through it in the handler: list(...)"
+        return "it does nothing until it is iterated", "go through it in the handler: list(...)"
     members = {name for base in kind.__mro__ for name in type.__dict__["__dict__"].__get__(base)}
     if members.issuperset(_FUTURE):
         return (
-            "its work may not be done yet, and how it ends nobody would hear",
+            "its work may not be done yet, and its error would be lost",
             "wait for it in the handler: return future.result(), or asyncio.run(...)",
         )
     if "__await__" in members:

@@ -13,9 +13,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from neoq.clock import LiveClock, machine
-from neoq.engine.attempt import Listener, Middleware
-from neoq.engine.interrupt import Guarded, Slot, Watchdog
-from neoq.engine.pool import Runner, RunnerPool, current_slot
+from neoq.engine.interrupt import Slot, Supervised, Watchdog, current_slot
+from neoq.engine.listener import Listener, Middleware
+from neoq.engine.pool import Runner, RunnerPool
 from neoq.engine.report import ShutdownReport
 from neoq.engine.scheduler import Cron, CronScheduler
 from neoq.engine.source import LocalSource, Source
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Awaited:
+class AwaitedJob:
     """A job that `wait` waits for: in how many threads, as last seen, and how it ended if that was here."""
 
     waiters: int = 0
@@ -46,7 +46,7 @@ class Awaited:
 
 
 class Ending(Protocol):
-    """What a shutdown is told of jobs that end meanwhile."""
+    """A shutdown, and what it notes of jobs that end meanwhile."""
 
     drained: bool
 
@@ -85,7 +85,7 @@ class _SecondLook:
 class Runtime:
     """The parts of one backend: its store, the pools of its queues, and the threads that serve them.
 
-    ``attention`` is True while an enqueue has to ask first: before the store is open, after a fork, and
+    ``needs_check`` is True while an enqueue has to ask first: before the store is open, after a fork, and
     once it is being shut down. ``by_hand`` runs what is ready while a test holds the threads.
     """
 
@@ -118,8 +118,8 @@ class Runtime:
 
     def _reset(self) -> None:
         """A fresh life: at first, and in the child of a fork."""
-        self.attention = True
-        self._attention_lock = threading.RLock()  # innermost: an interrupter comes with its slot's lock
+        self.needs_check = True
+        self._check_lock = threading.RLock()  # innermost: an interrupter comes with its slot's lock
         self.by_hand: Callable[[], int] | None = None
         self.opened = False
         self._opening = False
@@ -131,9 +131,9 @@ class Runtime:
         # may leave halfway, with the lock taken.
         self.changing = threading.RLock()
         self.changed = threading.Condition(self.changing)
-        self.watchers = 0
-        self.told = 0  # how often they were told to look
-        self.awaited: dict[int, Awaited] = {}
+        self.waiters = 0
+        self.changes = 0  # counted, so that a waiter sees that it missed one
+        self.awaited: dict[int, AwaitedJob] = {}
         self.stopping: Ending | None = None
         self.worker_id = os.urandom(16).hex()
         self.began = self.clock.time()
@@ -141,7 +141,7 @@ class Runtime:
         self.duplicates = 0
         self._told_of_own: set[str] = set()  # queues
         self._second_look = _SecondLook(self.wake_ready, self.config.job_check_interval)
-        self.watchdog = Watchdog("neoq-watchdog", self.clock, self._guarded, self.config.log)
+        self.watchdog = Watchdog("neoq-watchdog", self.clock, self._supervised, self.config.log)
         self.cron_scheduler = CronScheduler(self.store, self.config, self.clock)
         self.settler: Settler | None = None
         self.fetcher: Fetcher | None = None
@@ -192,7 +192,7 @@ class Runtime:
             unsettled=self.settler.unsettled,
             info=self.worker_info,
             cancel=self.cancel_running,
-            lose=self.lose,
+            abandon_leases=self.abandon_leases,
             fence=self.fetcher.fence,
         )
         return self.fetcher
@@ -211,14 +211,14 @@ class Runtime:
     def new_slot(self) -> Slot:
         """A slot for one thread that runs jobs."""
         complete = self._complete if "transactions" in self.store.features else None
-        slot = Slot(self.clock, complete, self._draw_attention)
+        slot = Slot(self.clock, complete, self._require_check)
         slot.max_progress = self.config.max_payload
         return slot
 
-    def _draw_attention(self) -> None:
-        """An interrupt comes, or waits for its handler to leave our code: the next call of ours lands it."""
-        with self._attention_lock:
-            self.attention = True
+    def _require_check(self) -> None:
+        """An interrupt is pending until its handler leaves our code: let the next call of ours deliver it."""
+        with self._check_lock:
+            self.needs_check = True
 
     def _complete(self, job: Job, connection: Any, result: Any) -> None:
         """Settle a running job as succeeded inside its handler's own transaction."""
@@ -231,7 +231,7 @@ class Runtime:
         )
         if self.store.settle([outcome], transaction=connection):
             raise StaleLeaseError(
-                f"job {job.id} is no longer ours: its lease was lost, and others may have it; roll back",
+                f"job {job.id} is no longer ours: its lease was lost, and others may run it; roll back",
                 queue=job.queue,
                 job_id=job.id,
             )
@@ -247,8 +247,8 @@ class Runtime:
                 pool.wake()
         elif notice == "cancel" and self.heartbeat is not None:
             self.heartbeat.call()
-        if self.watchers:
-            self.tell()
+        if self.waiters:
+            self.note_change()
 
     def takes(self, queue: str) -> bool:
         """Whether a job that is ready now in a queue of a store that is a round trip away is taken here."""
@@ -263,8 +263,8 @@ class Runtime:
             self.stopping.note_succeeded(jobs, stale)
         if self.awaited:
             self._note_awaited([succeeded(job) for job in jobs if job.id in self.awaited], stale)
-        if self.watchers:
-            self.tell()
+        if self.waiters:
+            self.note_change()
 
     def settled(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
         """Outcomes are recorded; the stale ones were dropped."""
@@ -274,11 +274,11 @@ class Runtime:
             self.stopping.note(outcomes, stale)
         if self.awaited:
             self._note_awaited(outcomes, stale)
-        if self.watchers:
-            self.tell()
+        if self.waiters:
+            self.note_change()
 
     def _note_awaited(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
-        """Keep how a job ended for who waits for it: its store may not (retention=0)."""
+        """Remember the outcome of a job that `wait` waits for; with retention=0 its store does not."""
         for outcome in outcomes:
             job_id = outcome.lease.job_id
             with self.changing:
@@ -291,36 +291,36 @@ class Runtime:
 
     def parked(self) -> None:
         """A runner found nothing to do."""
-        if self.watchers:
-            self.tell()
+        if self.waiters:
+            self.note_change()
 
-    def tell(self) -> None:
-        """Let those who wait for a change look again."""
+    def note_change(self) -> None:
+        """Wake every thread that waits for a change."""
         with self.changing:
-            self.told += 1
+            self.changes += 1
             self.changed.notify_all()
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """While somebody waits for a change."""
+    def waiting(self) -> Iterator[None]:
+        """Around a wait: inside, changes are notified."""
         with self.changing:
-            self.watchers += 1
+            self.waiters += 1
         try:
             yield
         finally:
             with self.changing:
-                self.watchers -= 1
+                self.waiters -= 1
 
     def wait_for_change(self, seconds: float, seen: int) -> None:
         """Wait until something was settled or parked, or the time is up; not where ``seen`` is out of date.
 
-        That is what `told` was when the caller began to look at what it waits for.
+        That is what `changes` was when the caller began to look at what it waits for.
         """
         if has_late():
             revive()
         try:
             with self.changing:
-                if seen == self.told:
+                if seen == self.changes:
                     self.changed.wait(min(seconds, self.config.job_check_interval))
         except RuntimeError as error:  # what a signal handler raises can come while wait() has not got the
             if error.__context__ is None:  # lock back: then the end of the block has nothing to release
@@ -355,7 +355,7 @@ class Runtime:
     def _runners(self) -> list[Runner]:
         return [runner for pool in list(self.pools.values()) for runner in list(pool.runners)]
 
-    def _guarded(self) -> Iterator[Guarded]:
+    def _supervised(self) -> Iterator[Supervised]:
         """What the watchdog looks at."""
         yield from self._runners()
         yield self._second_look if self.heartbeat is None else self.heartbeat
@@ -367,7 +367,7 @@ class Runtime:
                 self.pools[counts.queue].wake_again()
 
     def all_runners(self) -> list[Runner]:
-        """Every runner whose thread lives, those that were left behind included."""
+        """Every runner whose thread lives, the abandoned ones included."""
         return self._runners() + [
             runner for pool in list(self.pools.values()) for runner in list(pool.abandoned)
         ]
@@ -386,8 +386,8 @@ class Runtime:
         if job_ids:
             self._stop(lambda job: job.id in job_ids)
 
-    def lose(self, leases: set[tuple[int, int]]) -> None:
-        """Stop what is run here under these leases (job and token): others may run it by now."""
+    def abandon_leases(self, leases: set[tuple[int, int]]) -> None:
+        """Stop what runs here under these leases (job and token): other workers may run it by now."""
         if leases:
             self._stop(lambda job: (job.id, job.token) in leases, lost=True)
 
@@ -404,7 +404,7 @@ class Runtime:
                 self.watchdog.expect(-math.inf)
 
     def worker_info(self) -> WorkerInfo:
-        """This process, as others see it."""
+        """This process, as other workers see it."""
         now = to_datetime(self.clock.time())
         assert now is not None
         running = sum(runner.slot.job is not None for runner in self._runners())
@@ -446,9 +446,9 @@ class Runtime:
 
     def await_quiet(self, give_up: float, broken_off: Callable[[], bool] = bool) -> bool:
         """Wait until `is_quiet`, at most until ``give_up`` (monotonic) or until it is broken off."""
-        with self.watching():
+        with self.waiting():
             while True:
-                seen = self.told
+                seen = self.changes
                 if self.is_quiet():
                     return True
                 left = give_up - machine.monotonic()

@@ -55,7 +55,7 @@ class Cron:
         """The latest tick that has come since the last look, if any, and whether it is on time."""
         assert self.seen is not None
         if self.away is not None and not self.away[0] <= now <= self.away[1] + ON_TIME:
-            self.away = None  # nobody has looked since: the process was suspended, or its clock was set
+            self.away = None  # no look since: the process was suspended, or its clock was set
         if now < self.seen:
             if self.seen - now > (ON_TIME if self.schedule.is_rhythm else CLOCK_WAS_WRONG):
                 self.seen = now

@@ -26,13 +26,13 @@ INTERRUPT_GRACE = 0.6  # seconds that interrupted handlers get to clean up
 CLOSING_GRACE = 0.3  # and the last settles after them: with it the whole call keeps to its bound
 LONGEST = threading.TIMEOUT_MAX / 2  # seconds, a century and more: no thread may wait much longer at once
 CLOSING = 1.0  # seconds that the call takes beyond its timeout, at most, where the store answers
-STANDSTILL = 5.0  # and as many more where it neither answers nor refuses: then it is left behind
+STANDSTILL = 5.0  # and as many more where the store does not answer: then the shutdown gives up
 NAMED_IN_LOG = 20
 SLICE = 0.1  # seconds
 
 
 class Shutdown:
-    """One shutdown of one engine; whoever calls second waits for the first, and gets the same report."""
+    """One shutdown of one engine; a second caller waits for the first, and gets the same report."""
 
     def __init__(self, runtime: Runtime, timeout: float, drain: bool) -> None:
         self.report = ShutdownReport()
@@ -79,7 +79,7 @@ class Shutdown:
             self._hurried = True
 
     def run(self) -> ShutdownReport:
-        """Shut down, or wait for the one who does.
+        """Shut down, or wait for the thread that does.
 
         An exception that breaks off the waiting, such as Ctrl-C, hurries the rest and is raised at its end.
         """
@@ -112,10 +112,10 @@ class Shutdown:
         except BaseException as error:
             self._broken_off = error
             self.hurry()
-            self._runtime.tell()
+            self._runtime.note_change()
 
     def _stop_in_time(self, own: Runner | None) -> None:
-        """Stop; in another thread where the store may hold up whoever asks it, without an end."""
+        """Stop; for a remote store in its own thread, since a call to it may never return."""
         runtime = self._runtime
         if runtime.local:
             self._stop(own)
@@ -130,8 +130,8 @@ class Shutdown:
         if runtime.settler is not None:
             self._unsettled |= {outcome.lease.job_id for outcome in runtime.settler.unsettled()}
         runtime.config.log.error(
-            "the store does not answer: the shutdown was not over after %.1f s and is left behind; it is not "
-            "known whether what became of %d jobs was recorded, and where not they are run again: %s",
+            "the store does not answer, and the shutdown gave up after %.1f s; the outcomes of %d jobs may "
+            "be unrecorded, and those jobs will run again: %s",
             seconds,
             len(self._unsettled),
             sorted(self._unsettled)[:NAMED_IN_LOG],
@@ -144,15 +144,15 @@ class Shutdown:
         give_up = machine.monotonic() + seconds
         with self._impatient():
             while not done and machine.monotonic() < give_up:
-                done = self._runtime.bounded_call.do(lambda: self._stop(own), min(SLICE, seconds))
+                done = self._runtime.bounded_call.run(lambda: self._stop(own), min(SLICE, seconds))
                 if self._hurried:
                     give_up = min(give_up, self._hurried_at + CLOSING + STANDSTILL)
         if self._broken_off is not None and not done:
-            done = self._runtime.bounded_call.do(lambda: self._stop(own), CLOSING + STANDSTILL)
+            done = self._runtime.bounded_call.run(lambda: self._stop(own), CLOSING + STANDSTILL)
         return done
 
     def _own_runner(self) -> Runner | None:
-        """The runner of ours that this thread is, when a handler shuts its own backend down."""
+        """The runner of this thread, if a handler shuts its own backend down."""
         me = threading.current_thread()
         return next((runner for runner in self._runtime.all_runners() if runner.thread is me), None)
 
@@ -181,7 +181,7 @@ class Shutdown:
         self._interrupt(own)
         with self._impatient():
             self._await_runners(own, machine.monotonic() + INTERRUPT_GRACE, lambda: False)
-        self._leave_behind(own)
+        self._abandon_rest(own)
         if own is None:
             self._close()
         else:
@@ -212,28 +212,28 @@ class Shutdown:
                 self._asked.add(job.id or 0)
         self._runtime.watchdog.expect(-math.inf)
 
-    def _leave_behind(self, own: Runner | None) -> None:
-        """Settle over the heads of handlers that did not heed their interrupt."""
+    def _abandon_rest(self, own: Runner | None) -> None:
+        """Settle the attempts of handlers that ignored their interrupt, and abandon their threads."""
         for runner in self._runtime.all_runners():
             job, asked = runner.slot.job, runner.slot.asked
             if runner is own or job is None or asked is None or not runner.slot.abandon(job):
                 continue
             runner.pool.replace(runner)
-            outcome, error, say = runner.settle_over_its_head(job, asked)
+            outcome, error, say = runner.settle_abandoned(job, asked)
             say()
             self._runtime.config.log.warning(
-                "job %s of %s did not stop for the shutdown; its thread %s is left behind, and the job is %s",
+                "job %s of %s did not stop for the shutdown; its thread %s was abandoned, and the job is %s",
                 job.id,
                 job.queue,
                 runner.thread.name,
                 self._became(outcome),
             )
             if error is not None:
-                runner.pool.aside(runner.pool.listener.tell, job, error)
+                runner.pool.run_callback(runner.pool.listener.call_on_error, job, error)
         for pool in self._runtime.pools.values():
             with pool.lock:
-                asides = pool.asides
-            for thread in asides:
+                callback_threads = pool.callback_threads
+            for thread in callback_threads:
                 thread.join(CLOSING_GRACE)
 
     def _became(self, outcome: Outcome) -> str:

@@ -55,6 +55,6 @@ class Surroundings:
 
 
 def _is_default(precision: Any, default: Any) -> bool:
-    """Whether decimal reckons alike in two of its contexts."""
+    """Whether decimal computes alike in two of its contexts."""
     names = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp", "traps")
     return all(getattr(precision, name) == getattr(default, name) for name in names)

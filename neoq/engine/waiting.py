@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from neoq.clock import machine
-from neoq.engine.interrupt import Slot
-from neoq.engine.pool import current_slot
-from neoq.engine.runtime import Awaited, Runtime
+from neoq.engine.interrupt import Slot, current_slot
+from neoq.engine.runtime import AwaitedJob, Runtime
 from neoq.errors import (
     BackendClosedError,
     BackendError,
@@ -17,7 +16,7 @@ from neoq.errors import (
 )
 from neoq.job import Job
 
-WORD_COMES = 1.0  # seconds in which we are told of the end of a job that ran here
+OUTCOME_ARRIVES_WITHIN = 1.0  # seconds until the outcome of a job that ran here is known here
 
 
 class Waiting:
@@ -32,7 +31,7 @@ class Waiting:
             self._runtime.by_hand()
             return True
         if not self._runtime.running and not self._runtime.is_quiet():
-            raise NeoqError("drain() waits for jobs that nobody runs: call start() first")
+            raise NeoqError("drain() waits for jobs that nothing runs: call start() first")
         try:
             return self._runtime.await_quiet(math.inf if timeout is None else machine.monotonic() + timeout)
         except BackendError:
@@ -47,12 +46,12 @@ class Waiting:
             timeout = 0  # nothing else happens while this thread waits
         slot = current_slot()
         give_up = math.inf if timeout is None else machine.monotonic() + timeout
-        with self._runtime.watching(), self._awaiting(job_id) as awaited:
+        with self._runtime.waiting(), self._awaiting(job_id) as awaited:
             while True:
-                seen = self._runtime.told
+                seen = self._runtime.changes
                 job = self._look_for(job_id, awaited)
                 if job is None:
-                    return self._forgotten(job_id, awaited)
+                    return self._from_memory(job_id, awaited)
                 if job.finished:
                     return job
                 self._refuse_own(job, slot)
@@ -81,7 +80,7 @@ class Waiting:
             job_id=job.id,
         )
 
-    def _look_for(self, job_id: int, awaited: Awaited) -> Job | None:
+    def _look_for(self, job_id: int, awaited: AwaitedJob) -> Job | None:
         """A job as its store has it; None where that does not know it, or was closed since the job ended."""
         try:
             return next(iter(self._runtime.store.find(ids=[job_id], limit=1)), None)
@@ -91,9 +90,9 @@ class Waiting:
             return None
 
     @contextmanager
-    def _awaiting(self, job_id: int) -> Iterator[Awaited]:
+    def _awaiting(self, job_id: int) -> Iterator[AwaitedJob]:
         with self._runtime.changing:
-            awaited = self._runtime.awaited.setdefault(job_id, Awaited())
+            awaited = self._runtime.awaited.setdefault(job_id, AwaitedJob())
             awaited.waiters += 1
         try:
             yield awaited
@@ -103,15 +102,15 @@ class Waiting:
                 if not awaited.waiters:
                     del self._runtime.awaited[job_id]
 
-    def _forgotten(self, job_id: int, awaited: Awaited) -> Job:
+    def _from_memory(self, job_id: int, awaited: AwaitedJob) -> Job:
         """A job that its store no longer has: as it ended here while we waited, or an error."""
         if awaited.seen is not None:
-            with self._runtime.changing:  # its store forgets it a moment before we are told how it ended
-                self._runtime.changed.wait_for(lambda: awaited.outcome, WORD_COMES)
+            with self._runtime.changing:  # the store prunes it a moment before its outcome arrives
+                self._runtime.changed.wait_for(lambda: awaited.outcome, OUTCOME_ARRIVES_WITHIN)
         outcome = awaited.outcome
         if outcome is None or awaited.seen is None:
             raise NeoqError(
-                f"nothing is known of job {job_id}: it never was, or it finished and was forgotten "
+                f"job {job_id} not found: it never existed, or it finished and was pruned "
                 "(max_finished, retention)",
                 job_id=job_id,
             )

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from neoq.backend import Backend
 from neoq.boundary import entrance
 from neoq.engine.attempt import attempt
-from neoq.engine.pool import running_in
+from neoq.engine.interrupt import running_in
 from neoq.errors import Signal
 from neoq.job import Job
 from neoq.store import Demand, Store
 
 if TYPE_CHECKING:
-    from neoq.engine.attempt import Listener
+    from neoq.engine.listener import Listener
 
 
 class ByHand:

@@ -102,7 +102,7 @@ def tell_of_the_wait(word: str) -> None:
 
     def tell() -> None:
         engine = backend.engine
-        while (engine.stopping is None and engine.ends_at is None) or not engine.watchers:
+        while (engine.stopping is None and engine.ends_at is None) or not engine.waiters:
             time.sleep(0.001)
         print(word)
 

@@ -409,7 +409,7 @@ class LookingCases(Suite):
 
     def test_waiting_is_the_first_call(self, waiting: Backend) -> None:
         """wait() as the first call opens the store, and says that nothing is known of the job."""
-        with pytest.raises(NeoqError, match="nothing is known of job"):
+        with pytest.raises(NeoqError, match="not found"):
             waiting.wait(UNKNOWN)
 
     def test_a_handler_that_waits_for_its_own_queue(self, backend: Backend) -> None:

@@ -1,0 +1,115 @@
+"""Listener: how the jobs of one queue are run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from neoq.config import SafeLogger
+from neoq.engine.results import not_begun, undone
+from neoq.engine.surroundings import Surroundings
+from neoq.job import Job, Unique
+from neoq.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    import logging
+
+    from neoq.clock import Clock
+    from neoq.config import OnError
+
+Handler = Callable[[Job], Any]
+Middleware = Callable[[Job, Handler], Any]
+
+
+class Listener:
+    """How a queue's jobs are run: the handler, and the options of `listen`."""
+
+    def __init__(
+        self,
+        queue: str,
+        handler: Handler,
+        *,
+        concurrency: int,
+        timeout: float | None,
+        capacity: int | None,
+        max_retries: int,
+        retry: RetryPolicy,
+        on_error: OnError | None,
+        clock: Clock,
+        logger: logging.Logger | logging.LoggerAdapter[Any],
+        failed: Callable[[], None],
+        unique: Unique = True,
+        max_result: int = 2**20,
+    ) -> None:
+        self.queue = queue
+        self.handler = handler
+        self.concurrency = concurrency
+        self.timeout = timeout
+        self.capacity = capacity
+        self.max_retries = max_retries
+        self.retry = retry
+        self.on_error = on_error
+        self.clock = clock
+        self.logger = SafeLogger(logger)
+        self.failed = failed
+        self.unique = unique
+        self.max_result = max_result
+        self.call = handler
+        self.surroundings = Surroundings()
+
+    def run_as(self, other: Listener) -> None:
+        """Run jobs from now on as another listener would; `wrap` is to follow. Runners keep this object."""
+        self.handler = other.handler
+        self.timeout = other.timeout
+        self.max_retries = other.max_retries
+        self.retry = other.retry
+        self.on_error = other.on_error
+        self.surroundings = other.surroundings
+
+    def replace(self, other: Listener) -> None:
+        """Take over everything of another listener of the same backend; `wrap` is to follow."""
+        self.run_as(other)
+        self.concurrency = other.concurrency
+        self.capacity = other.capacity
+        self.unique = other.unique
+
+    def wrap(self, middleware: Sequence[Middleware]) -> None:
+        """Put middleware around the handler, the first outermost."""
+        call = self.handler
+        for layer in reversed(middleware):
+            call = _around(layer, call)
+        self.call = call
+
+    def call_on_error(self, job: Job, error: BaseException) -> None:
+        """Call on_error, if there is one; what it raises is logged and changes nothing."""
+        if self.on_error is None:
+            return
+        try:
+            self.surroundings.fresh().run(self.on_error, job, error)
+        except BaseException as raised:
+            self.log_failed_on_error(job, raised)
+
+    def log_failed_on_error(self, job: Job, raised: BaseException) -> None:
+        """Say that on_error has failed itself."""
+        self.logger.error("on_error of queue %s failed for job %s", self.queue, job.id, exc_info=raised)
+
+
+def _around(middleware: Middleware, inner: Handler) -> Handler:
+    def call(job: Job) -> Any:
+        left: Any = None  # that the handler has not done, and middleware may drop
+
+        def call_next(given: Job | None = None) -> Any:
+            nonlocal left
+            result = inner(job if given is None else given)
+            if result is not None and not_begun(result):
+                left = result
+            return result
+
+        result = middleware(job, call_next)
+        if left is not None and result is not left and not_begun(left):
+            error = undone(left, job.queue)
+            if error is not None:
+                raise error
+        return result
+
+    return call
