@@ -50,12 +50,14 @@ def main(in_batches: bool) -> None:
             else:
                 backend.enqueue("q", {"n": n})
 
-    while time.monotonic() < end:
+    over = False
+    while not over:
         try:
             enqueue()
+            silence()
+            over = True
         except Alarm:
             landed += 1
-    silence()
     drained = backend.drain(20)
     left = backend.jobs(status=neoq.Status.PENDING, limit=1000)
     print("drained" if drained and not left and landed else f"{landed} landed, {backend.stats()}, {left[:3]}")
