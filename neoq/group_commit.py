@@ -1,13 +1,13 @@
-"""Writes of many threads in one commit: one of those who wait leads, and takes all who wait along.
+"""Writes of many threads in one commit: one of the waiting threads leads, and takes all others along.
 
-A commit costs a wait for the disk, whatever is in it. Who finds nobody committing begins at once, unless
-several were here just now: then it is whoever completes their number, or the first of them after a moment.
-The first whom a commit has sent on would otherwise lead the next one alone, and the others wait for it:
-commits of many and commits of one would take turns.
+A commit costs a wait for the disk, whatever is in it. A thread that finds no commit under way begins one at
+once, unless several threads took part in the last one. Then it waits until as many are here again, or for a
+moment. Otherwise the first thread to return from a commit would lead the next one alone while the others wait
+for it, and commits of many and commits of one would take turns.
 
-Threads that wake together fight for the interpreter, which costs more than the work that they have to do. So
-each that was served wakes the next one of its commit as it goes. Where something else keeps the interpreter
-busy they are woken all at once after all: in a row each would wait for its turn as the one before it did.
+Threads that wake together compete for the interpreter, which costs more than their work. So each thread of a
+commit wakes the next one when it is done. If other threads keep the interpreter busy, all are woken at once:
+in a chain the delay of each would add to that of the ones before it.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MAX_BATCH = 200  # calls that share a commit, at most
-# Of the last commit's time, and seconds. Who waits for less goes without some, and two commits cost more.
+# Of the last commit's time, and seconds. A shorter wait would miss some calls: two commits cost more.
 PATIENCE, PATIENCE_AT_MOST = 1.0, 0.002
 LATE = 0.002  # seconds from being woken to being awake
-LOOKS_EVERY = 1.0  # seconds; a wake-up is lost only where an interrupt hit the one who passed it on
+LOOKS_EVERY = 1.0  # seconds; a wakeup is lost only if an interrupt hit the thread that passes it on
 _BROKEN_OFF = BackendUnavailable("the commit was broken off by an interrupt", outcome_unknown=True)
 
 
 class Call(Generic[T, R]):
-    """What one caller wants written, and what became of it."""
+    """What one caller wants to write, and how that ended."""
 
     __slots__ = ("asleep", "durable", "ended", "error", "item", "next", "taken", "value", "woken")
 
@@ -51,15 +51,15 @@ class Call(Generic[T, R]):
         self.woken = math.inf  # when (monotonic)
 
     def fail(self, error: BaseException) -> None:
-        """End it with an error that is no other call's."""
+        """End it with an error of its own."""
         self.error, self.ended = error, True
 
     def wake(self) -> None:
-        """Let its thread look what has become of it."""
+        """Wake its thread, which then looks how the call ended."""
         self.woken = machine.monotonic()
         try:
             self.asleep.release()
-        except RuntimeError:  # it is awake, and looks what has become of it before it sleeps again
+        except RuntimeError:  # it is awake already, and looks before it sleeps again
             pass
 
     def outcome(self) -> R:
@@ -75,11 +75,11 @@ class Call(Generic[T, R]):
 class GroupCommit(Generic[T, R]):
     """Calls ``commit`` with the calls of one or many threads.
 
-    That gives each its ``value`` or ``error`` and then says that it has ``ended``; what it raises is the
-    error of all that have not. Fewer callers than ``few`` are not worth waiting for.
+    ``commit`` gives each call its ``value`` or ``error`` and then sets ``ended``. If it raises, that is the
+    error of all calls that have not ended. Fewer callers than ``few`` are not worth waiting for.
 
-    A signal handler may raise in the main thread between any two steps: the order of those that change the
-    state is such that whoever waits finds out, if only after ``LOOKS_EVERY``.
+    A signal handler may raise in the main thread between any two steps. They are in such an order that a
+    waiting thread finds out, if only after ``LOOKS_EVERY``.
     """
 
     def __init__(self, commit: Callable[[Sequence[Call[T, R]]], None], *, few: int = 2) -> None:
@@ -88,14 +88,14 @@ class GroupCommit(Generic[T, R]):
         self._lock = threading.Lock()
         self._leader: Call[T, R] | None = None
         self._waiting: deque[Call[T, R]] = deque()  # beside the leader
-        self._expected = 1  # so many durable ones are worth waiting for: as many as there were just now
-        self._patience = 0.0  # seconds that the first of those who wait gives them
+        self._expected = 1  # so many durable calls are worth waiting for: as many as there were just now
+        self._patience = 0.0  # seconds that the first waiting thread waits for the others
         self._crowded = False  # other threads keep the interpreter busy
 
     def __call__(self, item: T, *, durable: bool = True) -> R:
-        """Commit one item; returns or raises what became of it.
+        """Commit one item; returns its value or raises its error.
 
-        What is not ``durable`` need not wait for a disk: it waits for nobody, and nobody for it.
+        A call that is not ``durable`` need not wait for the disk: it waits for no other, and no other for it.
         """
         call: Call[T, R] = Call(item, durable)
         try:
@@ -171,7 +171,7 @@ class GroupCommit(Generic[T, R]):
         return others
 
     def _leave(self, call: Call[T, R]) -> None:
-        """Wait, or lead, no longer: who was served may go, and who waited longest leads or waits for more."""
+        """End a call: wake those that its commit has served, and let the longest waiting one lead."""
         with self._lock:
             if self._leader is not call:
                 if call in self._waiting:
@@ -192,7 +192,7 @@ class GroupCommit(Generic[T, R]):
             self._expected = 1 if here < self._few else min(here, MAX_BATCH)
         served = [other for other in self._waiting if other.taken]
         for other in served:
-            if not other.ended:  # an interrupt came before the commit, or before it was told
+            if not other.ended:  # an interrupt came before the commit, or before its end was recorded
                 other.fail(_copy_of(_BROKEN_OFF))
         if served:
             self._waiting = deque([other for other in self._waiting if not other.taken])
@@ -205,7 +205,7 @@ class GroupCommit(Generic[T, R]):
         return served, longest
 
     def _wake(self, call: Call[T, R]) -> None:
-        """Wake one that was served, or all from there on."""
+        """Wake one call that was served, or all from there on."""
         call.wake()
         while self._crowded and call.next is not None:
             call = call.next
@@ -213,7 +213,7 @@ class GroupCommit(Generic[T, R]):
 
 
 def _copy_of(error: BaseException) -> BaseException:
-    """An error for each of those who share a failure: one object cannot be raised in several threads."""
+    """A copy of an error for each call that shares it: one object cannot be raised in several threads."""
     copy: BackendError
     if isinstance(error, BackendUnavailable):
         copy = BackendUnavailable(str(error), outcome_unknown=error.outcome_unknown)

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from neoq.config import SafeLogger
 from neoq.job import Job, Status, Unique, blank, within_calendar
-from neoq.store import Failure, Outcome, lease_of
+from neoq.store import Failure, Outcome, QueueCounts, lease_of
 
 STATUSES = (
     Status.PENDING,
@@ -33,6 +33,7 @@ UNIQUENESS: dict[int, Unique] = {0: False, 1: True, 2: "until_started"}
 UNIQUENESS_NUMBER = {unique: number for number, unique in UNIQUENESS.items()}
 LAST_RETRY, LAST_CRASH = 2**31 - 2, 2**15 - 2  # that every store can count up once more
 _LAST_INT = 2**31 - 1
+COUNTED = ("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled")  # of QueueCounts
 SHOWN = 60  # characters of what a field held
 SHOWN_IN_ALL = 500
 _ONLY_TEXTS = frozenset({str})
@@ -156,6 +157,35 @@ def meta_of(data: Any) -> dict[str, str]:
     if meta.__class__ is not dict or not _ONLY_TEXTS.issuperset(map(type, meta.values())):
         raise Unreadable("a JSON object of texts")
     return meta
+
+
+def check_numbers(job: Job) -> None:
+    """Raise Unreadable where a number of a job is none that we write."""
+    counts = 0 <= job.retries <= LAST_RETRY and 0 <= job.crashes <= LAST_CRASH
+    if not counts or not -100 <= job.priority <= 100:
+        raise Unreadable
+    if job.max_retries is not None and not 0 <= job.max_retries <= _LAST_INT:
+        raise Unreadable
+
+
+def counts_of(rows: Iterable[tuple[str, int, int]], paused: Mapping[str, bool]) -> list[QueueCounts]:
+    """Counts of each queue from (queue, place in `COUNTED`, number); a place may come more than once.
+
+    ``paused`` has queues that are there without jobs, too. A row that no store has written is left out.
+    """
+    numbers: dict[str, dict[str, int]] = {queue: {} for queue in paused}
+    for queue, place, number in rows:
+        if type(queue) is str and type(place) is type(number) is int and 0 <= place < len(COUNTED):
+            of_queue = numbers.setdefault(queue, {})
+            of_queue[COUNTED[place]] = of_queue.get(COUNTED[place], 0) + number
+    return [
+        QueueCounts(
+            queue,
+            paused=paused.get(queue, False),
+            **{field: max(0, number) for field, number in numbers[queue].items()},
+        )
+        for queue in sorted(numbers)
+    ]
 
 
 def number_in(value: Any, low: float = -math.inf, high: float = math.inf) -> float | None:

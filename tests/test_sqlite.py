@@ -32,8 +32,8 @@ from neoq.sqlite import add as sqlite_add
 from neoq.sqlite.alive import Sign, WorkerLocks
 from neoq.sqlite.backend import SqliteConfig
 from neoq.sqlite.file import SqliteFile
-from neoq.sqlite.ledger import NEW_AT_MOST, Ledger
 from neoq.sqlite.schema import VERSION
+from neoq.sqlite.session import NEW_AT_MOST, Session
 from neoq.store import Demand
 from neoq.testing import Faults
 from neoq.testing.cases.suite import PATIENCE, eventually, in_threads, prepared
@@ -538,7 +538,7 @@ def a_file(path: Path) -> SqliteFile:
         str(path),
         synchronous="full",
         busy_timeout=1,
-        ledger_on=lambda cursor: Ledger(cursor, SqliteConfig(path=str(path)), LiveClock()),
+        session_on=lambda cursor: Session(cursor, SqliteConfig(path=str(path)), LiveClock()),
     )
     file.open()
     return file
@@ -547,12 +547,12 @@ def a_file(path: Path) -> SqliteFile:
 def test_what_was_undone_is_not_known(path: Path) -> None:
     """New jobs that were rolled back are forgotten, though another process gives their id to another job."""
 
-    def fail(ledger: Ledger) -> None:
-        assert sqlite_add.add(ledger, [prepared("q", {"n": 1})])[0].id == 2
+    def fail(session: Session) -> None:
+        assert sqlite_add.add(session, [prepared("q", {"n": 1})])[0].id == 2
         raise ValueError
 
     def add(n: int) -> Any:
-        return file.write(lambda ledger: sqlite_add.add(ledger, [prepared("q", {"n": n})]))[0]
+        return file.write(lambda session: sqlite_add.add(session, [prepared("q", {"n": n})]))[0]
 
     file = a_file(path)
     add(0)
@@ -886,8 +886,8 @@ def test_an_unclean_read(path: Path) -> None:
     with pytest.raises(BackendError, match="no such table"):
         file.read("select 1 from missing")
     with pytest.raises(BackendError, match="no such table"):
-        file.write(lambda ledger: ledger.do("select 1 from missing"))
-    assert file.write(lambda ledger: ledger.do("select 1").fetchone()) == (1,)
+        file.write(lambda session: session.do("select 1 from missing"))
+    assert file.write(lambda session: session.do("select 1").fetchone()) == (1,)
     file.close()
 
 

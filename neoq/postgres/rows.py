@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -11,15 +11,14 @@ import orjson
 from neoq.job import CODEC, FINISHED, Job, OnDuplicate, Status, blank, digest, within_calendar
 from neoq.postgres.arrays import bools, byteas, float8s, int2s, int4s, int8s, texts, uuids
 from neoq.postgres.statements import Statements
-from neoq.store import Outcome, QueueCounts
+from neoq.store import Outcome
 from neoq.stored import (
-    LAST_CRASH,
-    LAST_RETRY,
     NUMBER,
     STATUS_OF,
     UNIQUENESS,
     UNIQUENESS_NUMBER,
     Unreadable,
+    check_numbers,
     meta_of,
     payload_of,
     read,
@@ -27,7 +26,6 @@ from neoq.stored import (
 )
 
 _ON_DUPLICATE: dict[OnDuplicate, int] = {"return": 0, "raise": 1, "replace": 2}
-_FIELDS = ("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled")  # of QueueCounts
 
 _PLAIN = (0, 0, 1, *(None,) * 10)  # what most jobs have from crashes on
 
@@ -175,12 +173,7 @@ def job_of(row: Sequence[Any]) -> Job:
 
 def _check(job: Job) -> None:
     """Raise where a job has what none of ours has; its times are brought into the calendar."""
-    if not (
-        -100 <= job.priority <= 100 and 0 <= job.retries <= LAST_RETRY and 0 <= job.crashes <= LAST_CRASH
-    ):
-        raise Unreadable
-    if job.max_retries is not None and job.max_retries < 0:
-        raise Unreadable
+    check_numbers(job)
     if job.expires is not None:
         job.expires = within_calendar(job.expires)
 
@@ -323,20 +316,3 @@ def text(value: str | None) -> str | None:
         if value is None
         else value.encode("utf-8", "replace").decode().replace("\0", "\N{SYMBOL FOR NULL}")
     )
-
-
-def counts_of(rows: Iterable[tuple[str, int, int]], queues: Mapping[str, bool]) -> list[QueueCounts]:
-    """Counts of each queue from (queue, kind, number), which may name a kind more than once."""
-    numbers: dict[str, dict[str, int]] = {queue: {} for queue in queues}
-    for queue, kind, number in rows:
-        if 0 <= kind < len(_FIELDS):  # else it is of no status that there is
-            of_queue = numbers.setdefault(queue, {})
-            of_queue[_FIELDS[kind]] = of_queue.get(_FIELDS[kind], 0) + number
-    return [
-        QueueCounts(
-            queue,
-            paused=queues.get(queue, False),
-            **{field: max(0, number) for field, number in numbers[queue].items()},
-        )
-        for queue in sorted(numbers)
-    ]

@@ -18,7 +18,7 @@ from neoq.postgres.arrays import float8s, int8s, texts, uuids
 from neoq.postgres.claim import Claimer
 from neoq.postgres.config import PostgresConfig
 from neoq.postgres.connections import Connections, Values
-from neoq.postgres.rows import counts_of, find_query, held, job_of, text
+from neoq.postgres.rows import find_query, held, job_of, text
 from neoq.postgres.settle import Settlement
 from neoq.postgres.statements import Statements
 from neoq.postgres.transactions import Home, Transaction
@@ -39,7 +39,7 @@ from neoq.store import (
     WorkerInfo,
     warn_of_dropped,
 )
-from neoq.stored import texts_in
+from neoq.stored import counts_of, texts_in
 
 OWN_THREADS = 5  # that use the server: fetcher, settler, heartbeat, listener and notifier
 SERVER_EVERY = 0.2  # seconds between looks whether a server that is away is back

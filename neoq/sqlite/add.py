@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 
 from neoq.job import CODEC, Job, Status
-from neoq.sqlite.ledger import Ledger
 from neoq.sqlite.rows import N_READY, kind_of
 from neoq.sqlite.schema import READY, SCHEDULED
+from neoq.sqlite.session import Session
 from neoq.store import Tick, taken_by
 from neoq.stored import NUMBER, number_in
 
@@ -21,19 +21,19 @@ MANY = 16  # jobs of one call that are sorted in as they are added: they share t
 _CLOCK_WAS_WRONG = 3 * 3600.0  # a tick that much older than the last one: the clock was set right
 
 
-def add(ledger: Ledger, jobs: Sequence[Job], token: bytes = b"") -> list[Job]:
+def add(session: Session, jobs: Sequence[Job], token: bytes = b"") -> list[Job]:
     """Store jobs; see `Store.add`."""
     if token:
-        known = _ids_of(ledger.do("select ids from neoq_tokens where token = ?", (token,)).fetchone())
+        known = _ids_of(session.do("select ids from neoq_tokens where token = ?", (token,)).fetchone())
         if known is not None:
-            found = {job.id: job for job in ledger.of_ids(known)}
+            found = {job.id: job for job in session.of_ids(known)}
             return [found[job_id] for job_id in known if job_id in found]
     if len(jobs) >= MANY:
-        ledger.sort_in()
-    added = [add_or_meet(job, ledger) for job in jobs]
+        session.index_new()
+    added = [add_or_meet(job, session) for job in jobs]
     if token:
         ids = orjson.dumps([job.id for job in added]).decode()
-        ledger.do("insert or replace into neoq_tokens values (?,?,?)", (token, ids, ledger.now))
+        session.do("insert or replace into neoq_tokens values (?,?,?)", (token, ids, session.now))
     return added
 
 
@@ -46,92 +46,96 @@ def _ids_of(row: Sequence[Any] | None) -> list[int] | None:
     return ids if isinstance(ids, list) and all(type(job_id) is int for job_id in ids) else None
 
 
-def add_or_meet(job: Job, ledger: Ledger) -> Job:
+def add_or_meet(job: Job, session: Session) -> Job:
     """Store a job, or return the unfinished one that has its fingerprint."""
-    held = hash_of(job)
-    if held is not None and ledger.may_be_held(held):
-        holder = ledger.holder(job, held)
+    fingerprint_hash = hash_of(job)
+    if fingerprint_hash is not None and session.may_be_held(fingerprint_hash):
+        holder = session.holder(job, fingerprint_hash)
         if holder is not None:
-            return _meet(ledger, job, holder)
-    ledger.insert(job, held)
+            return _meet(session, job, holder)
+    session.insert(job, fingerprint_hash)
     return job
 
 
-def _meet(ledger: Ledger, job: Job, holder: Job) -> Job:
+def _meet(session: Session, job: Job, holder: Job) -> Job:
     if job.on_duplicate == "raise":
         raise taken_by(holder)
     if holder.status is not Status.RUNNING:
         if job.on_duplicate == "replace":
-            _replace(ledger, holder, job)
+            _replace(session, holder, job)
         elif holder.status is Status.RETRYING and job.due < holder.due:  # type: ignore[operator]
-            move(ledger, holder, job.due)
-        [holder] = ledger.of_ids([holder.id])
+            move(session, holder, job.due)
+        [holder] = session.of_ids([holder.id])
     holder.duplicate = True
     return holder
 
 
-def _replace(ledger: Ledger, holder: Job, new: Job) -> None:
-    ledger.do(
-        "update neoq_jobs set payload = ?, codec = ?, deadline = ?, priority = ?, max_retries = ?,"
-        " meta = ?, key = ?, fingerprint = ? where id = ?",
-        (
-            new.body,
-            CODEC,
-            new.expires,
-            new.priority,
-            new.max_retries,
-            orjson.dumps(dict(new.meta)) if new.meta else None,
-            new.key,
-            holder.own_fingerprint if new.body == holder.body else holder.fingerprint,
-            holder.id,
-        ),
+def _replace(session: Session, holder: Job, new: Job) -> None:
+    session.do(
+        "update neoq_jobs set payload = :payload, codec = :codec, deadline = :deadline, priority = :priority,"
+        " max_retries = :max_retries, meta = :meta, key = :key, fingerprint = :fingerprint where id = :id",
+        {
+            "id": holder.id,
+            "payload": new.body,
+            "codec": CODEC,
+            "deadline": new.expires,
+            "priority": new.priority,
+            "max_retries": new.max_retries,
+            "meta": orjson.dumps(dict(new.meta)) if new.meta else None,
+            "key": new.key,
+            "fingerprint": holder.own_fingerprint if new.body == holder.body else holder.fingerprint,
+        },
     )
-    move(ledger, holder, new.due)
+    move(session, holder, new.due)
 
 
-def move(ledger: Ledger, job: Job, run_after: float | None) -> None:
+def move(session: Session, job: Job, run_after: float | None) -> None:
     """Put a waiting job at another time."""
     before = SCHEDULED if job.waits else READY
-    after = SCHEDULED if run_after > ledger.now else READY  # type: ignore[operator]
-    ledger.do("update neoq_jobs set state = ?, run_after = ? where id = ?", (after, run_after, job.id))
-    ledger.count(job.queue, kind_of(before, NUMBER[job.status]), -1)
-    ledger.count(job.queue, kind_of(after, NUMBER[job.status]), 1)
+    after = SCHEDULED if run_after > session.now else READY  # type: ignore[operator]
+    session.do("update neoq_jobs set state = ?, run_after = ? where id = ?", (after, run_after, job.id))
+    session.count(job.queue, kind_of(before, NUMBER[job.status]), -1)
+    session.count(job.queue, kind_of(after, NUMBER[job.status]), 1)
 
 
-def full_queue(ledger: Ledger, wanted: dict[str, int], capacities: dict[str, int]) -> str | None:
+def full_queue(session: Session, wanted: dict[str, int], capacities: dict[str, int]) -> str | None:
     """The name of a queue that has no room for its part of a batch."""
-    ledger.write_counts()
+    session.write_counts()
     for queue, capacity in capacities.items():
-        ready = ledger.do(
+        ready = session.do(
             "select coalesce((select n from neoq_counts where queue = ? and kind = ?), 0)"
             " + (select count(*) from neoq_jobs where state = 1 and queue = ? and run_after <= ?)"
             " + (select count(*) from neoq_jobs where id > ? and state = 5 and queue = ? and run_after <= ?)",
-            (queue, N_READY, queue, ledger.now, ledger.newest.sorted_to, queue, ledger.now),
+            (queue, N_READY, queue, session.now, session.tail.sorted_to, queue, session.now),
         ).fetchone()[0]
         if wanted[queue] and ready + wanted[queue] > capacity:
             return queue
     return None
 
 
-def duplicates(ledger: Ledger, jobs: Sequence[Job]) -> set[int]:
+def duplicates(session: Session, jobs: Sequence[Job]) -> set[int]:
     """The places of jobs whose fingerprints unfinished jobs have."""
     places = set()
     for place, job in enumerate(jobs):
-        held = hash_of(job)
-        if held is not None and ledger.may_be_held(held) and ledger.holder(job, held) is not None:
+        fingerprint_hash = hash_of(job)
+        if (
+            fingerprint_hash is not None
+            and session.may_be_held(fingerprint_hash)
+            and session.holder(job, fingerprint_hash) is not None
+        ):
             places.add(place)
     return places
 
 
-def add_tick(ledger: Ledger, cron: str, tick: datetime, job: Job) -> Tick:
+def add_tick(session: Session, cron: str, tick: datetime, job: Job) -> Tick:
     """Record a tick and add its job."""
     at = tick.timestamp()
-    row = ledger.do("select tick from neoq_ticks where cron = ?", (cron,)).fetchone()
+    row = session.do("select tick from neoq_ticks where cron = ?", (cron,)).fetchone()
     last = None if row is None else number_in(row[0])
     if last is not None and 0 <= last - at < _CLOCK_WAS_WRONG:
         return Tick.EXISTS
-    ledger.do("insert or replace into neoq_ticks values (?,?)", (cron, at))
-    return Tick.NEW if add_or_meet(job, ledger) is job else Tick.SKIPPED
+    session.do("insert or replace into neoq_ticks values (?,?)", (cron, at))
+    return Tick.NEW if add_or_meet(job, session) is job else Tick.SKIPPED
 
 
 _number = int.from_bytes

@@ -3,9 +3,9 @@
 The kernel frees the lock with the process, however that ended, so others need not wait for its leases. The
 files are in a directory beside the database, ``jobs.db-workers``, and have its rights.
 
-A lock that is free proves a death only on the very file that the worker has locked, so each file says which
-one it is. Whatever else is found proves nothing: no file, since a cleaner may have removed it; a copy of it,
-which a restore has brought; one that may not be opened. There the leases and the beats decide.
+A free lock proves a death only if the file is the very one that the worker has locked, so each file holds
+its own inode. A missing file (a cleaner may have removed it), a copy from a restore, or a file that we may
+not open proves nothing: then the leases and the heartbeats decide.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Sign(Enum):
 
 
 class Seen(Generic[T]):
-    """What stays as it is while we look on, by the monotonic clock: others may have set the other one."""
+    """What does not change while we watch, by the monotonic clock: the wall clock may have been set."""
 
     def __init__(self) -> None:
         self._since: dict[T, float] = {}
 
     def unchanged(self, there: Iterable[T], now: float, seconds: float) -> set[T]:
-        """What of that which is there now was there all the time, for longer than so many seconds."""
+        """Those of the items that have been there for longer than so many seconds."""
         self._since = {one: self._since.get(one, now) for one in there}
         return {one for one, since in self._since.items() if now - since > seconds}
 
@@ -68,7 +68,7 @@ class WorkerLocks:
 
     @property
     def held(self) -> bool:
-        """Whether this worker has ever said that it lives."""
+        """Whether this worker has taken its lock."""
         return self._descriptor is not None
 
     # -- our own ----------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ class WorkerLocks:
         return self.worker
 
     def hold_still(self) -> None:
-        """Take the lock anew where somebody has removed or replaced its file."""
+        """Take the lock again if its file was removed or replaced."""
         if self._descriptor is None:
             self.hold()
         elif not self._is_at_its_place(self._descriptor):
@@ -101,7 +101,7 @@ class WorkerLocks:
             os.close(before)
 
     def _make_directory(self) -> None:
-        """Make it for all who may use the database, and follow no link that somebody has put there."""
+        """Make it for all users of the database, and follow no link that an attacker may have put there."""
         with suppress(FileExistsError):
             self._directory.mkdir(0o700)
             directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -118,13 +118,13 @@ class WorkerLocks:
         return stat.S_IMODE(self._database.stat().st_mode) & 0o666
 
     def _give_to_all(self, descriptor: int) -> None:
-        """Give a file the group of the database, and what root makes to whom the database belongs."""
+        """Give a file the group of the database; what root makes gets the owner of the database, too."""
         with suppress(OSError):
             owner = self._database.stat()
             os.chown(descriptor, -1 if os.geteuid() else owner.st_uid, owner.st_gid)
 
     def _locked(self) -> int:
-        """Make and lock our file. What is at its place is none of ours: it is not locked."""
+        """Make and lock our file. One of its name that is there already is not ours: it is not locked."""
         path, rights = self._path(self.worker), self._rights()
         for _ in range(TRIES):
             path.unlink(missing_ok=True)
@@ -141,7 +141,7 @@ class WorkerLocks:
                 os.write(descriptor, _name_of(descriptor))
                 os.fchmod(descriptor, rights)
                 self._give_to_all(descriptor)
-            except BlockingIOError:  # somebody who looks at all files has it for a moment
+            except BlockingIOError:  # another worker looks at all files, and has it for a moment
                 os.close(descriptor)
                 continue
             except BaseException:
@@ -159,7 +159,7 @@ class WorkerLocks:
             return False
 
     def let_go(self) -> None:
-        """Close the file without a word, as the end of the process does: also in the child of a fork.
+        """Close the file as the end of the process does: also in the child of a fork.
 
         The lock belongs to parent and child together, so it is closed there and not unlocked.
         """
@@ -205,12 +205,12 @@ class WorkerLocks:
         return self.look(worker) is Sign.DIED
 
     def forget(self, worker: str) -> None:
-        """Remove the file of a worker that died, where we may."""
+        """Remove the file of a worker that died, if we may."""
         with suppress(OSError):
             self._path(worker).unlink(missing_ok=True)
 
     def sweep(self, known: Collection[str]) -> None:
-        """Remove the files that nobody holds and that belong to no worker that is known."""
+        """Remove the unlocked files that belong to no known worker."""
         with suppress(OSError):
             for path in self._directory.iterdir():
                 if is_worker(path.name) and path.stem not in known and path.stem != self.worker:
@@ -235,5 +235,5 @@ def has_flock() -> bool:
 
 
 def _name_of(descriptor: int) -> bytes:
-    """Which file this is; of a copy it is not true."""
+    """The inode of the file; a copy has another one."""
     return b"%d" % os.fstat(descriptor).st_ino

@@ -11,7 +11,6 @@ from typing import Any
 
 from neoq.job import Job, Status
 from neoq.sqlite.add import move
-from neoq.sqlite.ledger import Ledger
 from neoq.sqlite.rows import (
     COLUMNS,
     N_DEAD,
@@ -23,19 +22,20 @@ from neoq.sqlite.rows import (
     RETRYING,
     job_of,
 )
+from neoq.sqlite.session import Session
 from neoq.store import Demand
 from neoq.stored import mark_unreadable, number_in
 
 _unreadable, _due = attrgetter("unreadable"), attrgetter("due")  # a loop in C for every job claimed
 PARKED = (
-    86400.0  # seconds: a ready job is not that far ahead, even where a clock was set; somebody put it off
+    86400.0  # seconds: a ready job that is due so much later was put off by a script, not by a changed clock
 )
 _CLAIM = (
     "update neoq_jobs set state = 2, status = 2, token = ?, worker = ?, lease_until = ?, ran_at = ?,"
     " progress = null, progress_text = null where id = ?"
 )
 _LET_GO = "update neoq_jobs set holds = 0 where id = ?"
-_BURY = (
+_END_UNREADABLE = (
     "update neoq_jobs set state = 4, status = 4, holds = 0, token = 0, worker = null, lease_until = null,"
     " cancel = 0, finished_at = ?, error = ? where id = ?"
 )
@@ -43,94 +43,94 @@ _NEVER_DUE = f"select {COLUMNS} from neoq_jobs where state = 1 and queue = ? and
 
 
 def claim(
-    ledger: Ledger, demands: Sequence[Demand], worker: str, buried: list[Job]
+    session: Session, demands: Sequence[Demand], worker: str, ended: list[Job]
 ) -> tuple[list[Job], float | None]:
     """Take the best ready jobs; return them and when the next is due.
 
-    Those that cannot be read are dead, and put among the ``buried``.
+    Jobs that cannot be read are dead now, and added to ``ended``.
     """
-    ledger.sort_in()
-    paused = {queue for (queue,) in ledger.do("select queue from neoq_queues where paused = 1")}
+    session.index_new()
+    paused = {queue for (queue,) in session.do("select queue from neoq_queues where paused = 1")}
     found: list[list[Job]] = []
     next_due: float | None = None
     for demand in demands:
         if demand.queue in paused or demand.limit < 1:
             continue
-        due = _promote(ledger, demand.queue, buried)
-        best = _best(ledger, demand)
-        late = ledger.now + PARKED
+        due = _promote(session, demand.queue, ended)
+        best = _best(session, demand)
+        late = session.now + PARKED
         while best and (any(map(_unreadable, best)) or max(map(_due, best)) > late):
-            _set_aside(ledger, best, late, buried)
-            best = _best(ledger, demand)
+            _set_aside(session, best, late, ended)
+            best = _best(session, demand)
         if len(best) > demand.limit:
-            due, best = ledger.now, best[: demand.limit]
+            due, best = session.now, best[: demand.limit]
         if due is not None:
             next_due = due if next_due is None else min(due, next_due)
         found.append(best)
     taken, left = _apart(found)
-    _take(ledger, taken, worker)
-    return taken, ledger.now if left else next_due
+    _take(session, taken, worker)
+    return taken, session.now if left else next_due
 
 
-def _set_aside(ledger: Ledger, jobs: list[Job], late: float, buried: list[Job]) -> None:
-    """Take out of the ready ones what cannot be read, and what somebody has put off by hand."""
-    _bury(ledger, [job for job in jobs if job.unreadable], N_READY, buried)
+def _set_aside(session: Session, jobs: list[Job], late: float, ended: list[Job]) -> None:
+    """Take jobs out of the ready ones that cannot be read, or that a script has put off."""
+    _end_unreadable(session, [job for job in jobs if job.unreadable], N_READY, ended)
     for job in jobs:
         if not job.unreadable and job.due > late:  # type: ignore[operator]
-            move(ledger, job, job.due)
+            move(session, job, job.due)
 
 
-def _bury(ledger: Ledger, jobs: list[Job], kind: int, buried: list[Job]) -> None:
-    """Let jobs be dead that cannot be read, and are counted as of a kind."""
-    ledger.many(_BURY, [(ledger.now, job.error, job.id) for job in jobs])
+def _end_unreadable(session: Session, jobs: list[Job], kind: int, ended: list[Job]) -> None:
+    """Let jobs of a kind be dead that cannot be read."""
+    session.many(_END_UNREADABLE, [(session.now, job.error, job.id) for job in jobs])
     for job in jobs:
-        ledger.count(job.queue, kind, -1)
-        ledger.count(job.queue, N_DEAD, 1)
-    buried += jobs
+        session.count(job.queue, kind, -1)
+        session.count(job.queue, N_DEAD, 1)
+    ended += jobs
 
 
-def bury_never_due(ledger: Ledger, queues: Sequence[str]) -> list[Job]:
-    """Let the jobs of queues be dead whose time is no number, for they would wait for ever; return them."""
-    buried: list[Job] = []
+def end_never_due(session: Session, queues: Sequence[str]) -> list[Job]:
+    """Let jobs of queues be dead whose time is no number: they would wait for ever; return them."""
+    ended: list[Job] = []
     for queue in queues:
-        rows = ledger.do(f"{_NEVER_DUE} run_after >= ''", (queue,)).fetchall()
-        _bury(ledger, [job for row in rows if (job := job_of(row)).unreadable], N_SCHEDULED, buried)
-    if buried:
-        ledger.recount(queues)
-    return buried
+        rows = session.do(f"{_NEVER_DUE} run_after >= ''", (queue,)).fetchall()
+        _end_unreadable(session, [job for row in rows if (job := job_of(row)).unreadable], N_SCHEDULED, ended)
+    if ended:
+        session.recount(queues)
+    return ended
 
 
-def _promote(ledger: Ledger, queue: str, buried: list[Job]) -> float | None:
+def _promote(session: Session, queue: str, ended: list[Job]) -> float | None:
     """Make ready what is due; return when the next will be."""
     head = "select min(run_after) from neoq_jobs where state = 1 and queue = ?"
-    due: Any = ledger.do(head, (queue,)).fetchone()[0]
+    due: Any = session.do(head, (queue,)).fetchone()[0]
     if due.__class__ in {str, bytes}:  # numbers come before these
         return None
-    if due is None or due > ledger.now:
+    if due is None or due > session.now:
         return due  # type: ignore[no-any-return]
     for status, kind in ((PENDING, N_SCHEDULED), (RETRYING, N_RETRYING)):
-        moved = ledger.do(
+        moved = session.do(
             "update neoq_jobs set state = 0 where state = 1 and queue = ? and run_after <= ? and status = ?",
-            (queue, ledger.now, status),
+            (queue, session.now, status),
         ).rowcount
-        ledger.count(queue, kind, -moved)
-        ledger.count(queue, N_READY, moved)
-    later: Any = ledger.do(head, (queue,)).fetchone()[0]
+        session.count(queue, kind, -moved)
+        session.count(queue, N_READY, moved)
+    later: Any = session.do(head, (queue,)).fetchone()[0]
     if later.__class__ in {str, bytes}:
         return None
-    if later is not None and later <= ledger.now:  # it is of no status that a waiting job has
-        rows = ledger.do(f"{_NEVER_DUE} run_after <= ?", (queue, ledger.now)).fetchall()
+    if later is not None and later <= session.now:  # it is of no status that a waiting job has
+        rows = session.do(f"{_NEVER_DUE} run_after <= ?", (queue, session.now)).fetchall()
         jobs = [mark_unreadable(job_of(row), "it waits, and its status is none of those") for row in rows]
-        _bury(ledger, jobs, N_SCHEDULED, buried)
-        ledger.recount([queue])
-        later = ledger.do(head, (queue,)).fetchone()[0]
+        _end_unreadable(session, jobs, N_SCHEDULED, ended)
+        session.recount([queue])
+        later = session.do(head, (queue,)).fetchone()[0]
     return number_in(later)
 
 
-def _best(ledger: Ledger, demand: Demand) -> list[Job]:
+def _best(session: Session, demand: Demand) -> list[Job]:
     kinds = tuple(demand.kinds or ())
     only = f" and kind in ({','.join('?' * len(kinds))})" if demand.kinds is not None else ""
-    rows = ledger.do(
+    rows = session.do(
         f"select {COLUMNS} from neoq_jobs where state = 0 and queue = ?{only}"  # noqa: S608
         " order by priority desc, run_after, id limit ?",
         (demand.queue, *kinds, demand.limit + 1),
@@ -139,9 +139,9 @@ def _best(ledger: Ledger, demand: Demand) -> list[Job]:
 
 
 def _apart(found: list[list[Job]]) -> tuple[list[Job], bool]:
-    """What of the best jobs of each queue may be claimed together, and whether some is left.
+    """Those of the best jobs that may be claimed together, and whether some are left.
 
-    A job with a crash behind it is claimed alone, at its turn.
+    A job that has crashed a worker is claimed alone, at its turn.
     """
     for jobs in found:
         if jobs and jobs[0].crashes:
@@ -152,11 +152,11 @@ def _apart(found: list[list[Job]]) -> tuple[list[Job], bool]:
     )
 
 
-def _take(ledger: Ledger, jobs: list[Job], worker: str) -> None:
+def _take(session: Session, jobs: list[Job], worker: str) -> None:
     token = int.from_bytes(os.urandom(7), "big") + 1  # an older claim's cannot equal it
-    until = ledger.now + ledger.config.lease
-    ledger.many(_CLAIM, [(token, worker, until, ledger.now, job.id) for job in jobs])
-    ledger.many(_LET_GO, [(job.id,) for job in jobs if job.unique == "until_started"])
+    until = session.now + session.config.lease
+    session.many(_CLAIM, [(token, worker, until, session.now, job.id) for job in jobs])
+    session.many(_LET_GO, [(job.id,) for job in jobs if job.unique == "until_started"])
     for job in jobs:
         job.status = Status.RUNNING
         job.worker = worker
@@ -164,5 +164,5 @@ def _take(ledger: Ledger, jobs: list[Job], worker: str) -> None:
         job.waits = False
         job.progress_report = None
     for queue, number in Counter(job.queue for job in jobs).items():
-        ledger.count(queue, N_READY, -number)
-        ledger.count(queue, N_RUNNING, number)
+        session.count(queue, N_READY, -number)
+        session.count(queue, N_RUNNING, number)

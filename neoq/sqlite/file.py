@@ -24,11 +24,11 @@ from neoq.sqlite.place import Identity, Place
 from neoq.sqlite.schema import VERSION, is_whole, statements_for
 
 if TYPE_CHECKING:
-    from neoq.sqlite.ledger import Ledger
+    from neoq.sqlite.session import Session
 
 
 T = TypeVar("T")
-Work = Callable[["Ledger"], T]
+Work = Callable[["Session"], T]
 Operation = Call[Work[Any], Any]
 
 LOG_AT_LEAST, LOG_AT_MOST, LOG_SHARE = 2 << 20, 32 << 20, 4  # bytes of the write-ahead log, and of the file
@@ -62,11 +62,11 @@ class SqliteFile:
         *,
         synchronous: str,
         busy_timeout: float,
-        ledger_on: Callable[[sqlite3.Cursor], Ledger],
+        session_on: Callable[[sqlite3.Cursor], Session],
         file_mode: int | None = None,
         on_replaced: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.ledger_on = ledger_on
+        self.session_on = session_on
         self._place = Place(path)
         self.path = self._place.path
         self._file_mode = file_mode
@@ -77,7 +77,7 @@ class SqliteFile:
         self._gate = threading.RLock()  # over the writing connection
         self._writer: sqlite3.Connection | None = None
         self._mode = ""  # the writer's, as it was last set
-        self._ledger: Ledger | None = None  # on the writer
+        self._session: Session | None = None  # on the writer
         self._commits = 0
         self._read_gate = threading.RLock()  # over the reading one
         self._reader: sqlite3.Connection | None = None
@@ -92,8 +92,8 @@ class SqliteFile:
     def open(self) -> None:
         """Connect, and bring the tables up to date; BackendError where that cannot be.
 
-        The holder of the write lock is not waited for. It may be the caller's own connection, in a
-        transaction that is to get a job; and whoever needs the lock waits for it then.
+        It does not wait for the write lock. The caller's own connection may hold it, in a transaction that
+        is to get a job. An operation that needs the lock waits for it then.
         """
         self._place.check(make_with=self._file_mode)
         with self._gate:
@@ -106,10 +106,10 @@ class SqliteFile:
 
     def _open_writer(self, patience: float | None = None) -> None:
         self._writer, self._writer_to = self._connect(patience)
-        self._ledger = self.ledger_on(self._writer.cursor())
+        self._session = self.session_on(self._writer.cursor())
 
     def close(self) -> None:
-        """Close the connections. What is asked for later opens its own and closes it again."""
+        """Close the connections. A later operation opens its own and closes it again."""
         with self._gate, self._read_gate:
             self._closed = True
             self._disconnect()
@@ -133,7 +133,7 @@ class SqliteFile:
         self._close_writer()
 
     def _close_writer(self) -> None:
-        writer, self._writer, self._ledger, self._mode = self._writer, None, None, ""
+        writer, self._writer, self._session, self._mode = self._writer, None, None, ""
         if writer is not None:
             writer.close()
 
@@ -149,7 +149,7 @@ class SqliteFile:
             cached_statements=256,
             uri=again,
         )
-        connection.text_factory = _TEXT  # what is not UTF-8 is to stop nobody
+        connection.text_factory = _TEXT  # text that is not UTF-8 must not raise
         try:
             self._prepare(connection, patience)
         except BaseException:
@@ -240,7 +240,7 @@ class SqliteFile:
         return version
 
     def _make_anew(self) -> None:
-        """Make the tables that somebody has dropped since the file was opened."""
+        """Make the tables that were dropped since the file was opened."""
         with self._gate:
             self._close_writer()
             try:
@@ -252,7 +252,7 @@ class SqliteFile:
                     self._disconnect()
 
     def _patiently(self, act: Callable[[], T], patience: float | None = None) -> T:
-        """Do what may meet the lock of another process, until busy_timeout (or less) is over.
+        """Repeat what meets the lock of another process, until busy_timeout (or less) is over.
 
         SQLite's own waiting sleeps for up to 100 ms at a time, which is long for a lock held for one.
         """
@@ -322,10 +322,10 @@ class SqliteFile:
     # -- writing ----------------------------------------------------------------------------------------
 
     def write(self, work: Work[T], *, durable: bool = True) -> T:
-        """Call ``work`` with the ledger inside a transaction and commit it, with those of others who wait.
+        """Call ``work`` with the session inside a transaction and commit it, together with waiting ones.
 
-        If it raises, it alone is undone. It may be called again where a commit failed. What need not
-        be ``durable`` outlives this process, and perhaps not a power cut: its commit waits for no disk.
+        If it raises, it alone is undone. It may be called again if a commit failed. A commit that is not
+        ``durable`` does not wait for the disk: it survives the end of this process, but not a power cut.
         """
         written: T
         try:
@@ -341,7 +341,7 @@ class SqliteFile:
         with self._gate:
             try:
                 if not self._try(batch) and not self._try(batch, apart=True):  # most often none fails
-                    for operation in batch:  # the transaction broke: who broke it fails, the others do not
+                    for operation in batch:  # the transaction broke: only the operation that broke it fails
                         self._try([operation])
             except BaseException as error:
                 if self._writer is not None:
@@ -354,23 +354,23 @@ class SqliteFile:
                     self._disconnect()
 
     def _try(self, batch: Sequence[Operation], *, apart: bool = False) -> bool:
-        """Commit a batch in one transaction; False where all of it was undone and is to be tried again."""
+        """Commit a batch in one transaction; False if it was rolled back and must be tried again."""
         if self._writer is not None and not self._place.must_be(self._writer_to):
             self._close_writer()
-        if self._writer is None or self._ledger is None:
+        if self._writer is None or self._session is None:
             self._open_writer()
-        writer, ledger = self._writer, self._ledger
+        writer, session = self._writer, self._session
         assert writer is not None
-        assert ledger is not None
+        assert session is not None
         self._choose_mode(batch)
-        self._patiently(ledger.begin)
+        self._patiently(session.begin)
         alone, committing = len(batch) == 1, False
         try:
-            if self._work_apart(batch, writer.cursor()) if apart else self._work_together(batch, ledger):
+            if self._work_apart(batch, writer.cursor()) if apart else self._work_together(batch, session):
                 committing = True
-                ledger.commit()
+                session.commit()
             else:
-                ledger.do("rollback")
+                session.do("rollback")
                 if not alone:
                     return False
         except sqlite3.Error as error:
@@ -386,30 +386,30 @@ class SqliteFile:
             self._size_log(writer)
         return True
 
-    def _work_together(self, batch: Sequence[Operation], ledger: Ledger) -> bool:
-        """Do what all of a batch want; False where one raised, and all is to be undone."""
+    def _work_together(self, batch: Sequence[Operation], session: Session) -> bool:
+        """Do all operations of a batch; False if one raised, and all must be undone."""
         for operation in batch:
             operation.error = None
             try:
-                operation.value = operation.item(ledger)
+                operation.value = operation.item(session)
             except sqlite3.Error:
                 raise
             except Exception as error:
                 operation.error = error
                 return False
-        ledger.close()
+        session.close()
         return True
 
     def _work_apart(self, batch: Sequence[Operation], cursor: sqlite3.Cursor) -> bool:
-        """Do what all of a batch want, and undo what raises by itself."""
+        """Do all operations of a batch, each in a savepoint: one that raises is undone alone."""
         for operation in batch:
             operation.error = None
             cursor.execute("savepoint neoq")
             try:
-                ledger = self.ledger_on(cursor)
-                ledger.open()
-                operation.value = operation.item(ledger)
-                ledger.close()
+                session = self.session_on(cursor)
+                session.open()
+                operation.value = operation.item(session)
+                session.close()
             except sqlite3.Error:
                 raise
             except Exception as error:
@@ -436,7 +436,7 @@ class SqliteFile:
             self._disconnect()
 
     def forked_in_child(self) -> None:
-        """Never close what could not be closed before: it is the parent's."""
+        """Never close a connection that is still open: it is the parent's."""
         for connection in (self._writer, self._reader):
             if connection is not None:
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))

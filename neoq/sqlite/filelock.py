@@ -20,7 +20,7 @@ class FileLocks(WorkerLocks):
 
     @property
     def held(self) -> bool:
-        """Whether this worker has ever said that it lives."""
+        """Whether this worker has taken its lock."""
         return self._own is not None
 
     def hold_still(self) -> None:
@@ -39,7 +39,7 @@ class FileLocks(WorkerLocks):
         self._own = own
 
     def let_go(self) -> None:
-        """Free the lock without a word."""
+        """Free the lock, and leave its file."""
         own, self._own = self._own, None
         if own is not None:
             own.release()

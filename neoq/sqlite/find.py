@@ -7,11 +7,11 @@ from datetime import datetime
 
 from neoq.job import Job, Status, to_datetime
 from neoq.sqlite.file import SqliteFile
-from neoq.sqlite.rows import COLUMNS, counts_of, job_of, states_and_status
+from neoq.sqlite.rows import COLUMNS, job_of, states_and_status
 from neoq.store import QueueCounts, WorkerInfo
-from neoq.stored import number_in, texts_in
+from neoq.stored import counts_of, number_in, texts_in
 
-_COUNTS = (  # in one statement, for those who sort in change both
+_COUNTS = (  # in one statement, because `index_new` changes both
     "select queue, kind, n from neoq_counts where queue <> ''"
     " union all select queue, run_after > ?, count(*) from neoq_jobs"
     " where id > (select n from neoq_counts where queue = '' and kind = 0) group by 1, 2"
@@ -60,7 +60,7 @@ def counts(file: SqliteFile, now: float) -> list[QueueCounts]:
             (queue, now),
         ):
             rows += [(queue, 0, number), (queue, 1 + status, -number)]  # due, and nobody has looked yet
-    return counts_of(rows, paused)
+    return counts_of(rows, dict.fromkeys(paused, True))
 
 
 def workers(file: SqliteFile, heard_since: float, is_dead: Callable[[str], bool]) -> list[WorkerInfo]:

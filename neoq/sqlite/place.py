@@ -41,7 +41,7 @@ class Place:
             raise ConfigError([f"path is {path!r}, {problem} ({error.strerror})"]) from error
 
     def check(self, *, make_with: int | None = None) -> None:
-        """Raise where no database can be, and make the file where it is to have certain rights."""
+        """Raise if no database can be there; make the file if it must have certain permissions."""
         try:
             self._check_directory()
             try:
@@ -105,7 +105,7 @@ class Place:
         return (there.st_dev, there.st_ino) == identity
 
     def removed(self) -> BackendUnavailable:
-        """The error of who would write into a file that nobody can find."""
+        """The error for a file that was removed while it was open: nobody could find what is written."""
         return BackendUnavailable(
             f"cannot use {self.path}: it was removed or renamed while this process had it open, so nothing "
             "is written any more; put it back, or restart this process to begin with a new file"

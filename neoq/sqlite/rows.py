@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -11,15 +11,13 @@ import orjson
 from neoq.job import CODEC, Job, Status, blank, within_calendar
 from neoq.job import FINISHED as FINISHED_STATUSES
 from neoq.sqlite.schema import DEAD, FINISHED, NEW, READY, RUNNING, SCHEDULED
-from neoq.store import QueueCounts
 from neoq.stored import (
-    LAST_CRASH,
-    LAST_RETRY,
     NUMBER,
     STATUS_OF,
     UNIQUENESS,
     UNIQUENESS_NUMBER,
     Unreadable,
+    check_numbers,
     meta_of,
     payload_of,
     read,
@@ -27,10 +25,7 @@ from neoq.stored import (
 )
 
 PENDING, RETRYING, SUCCEEDED = NUMBER[Status.PENDING], NUMBER[Status.RETRYING], NUMBER[Status.SUCCEEDED]
-_FIELDS = (  # of QueueCounts; the position in this tuple is the kind in neoq_counts
-    *("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled"),
-)
-N_READY, N_SCHEDULED, N_RETRYING, N_RUNNING, N_SUCCEEDED, N_DEAD, N_CANCELLED = range(7)
+N_READY, N_SCHEDULED, N_RETRYING, N_RUNNING, N_SUCCEEDED, N_DEAD, N_CANCELLED = range(7)  # as in COUNTED
 _IN_SLOTS = {  # columns, and the attributes of a job that they are; job_of names them in this order
     "id": "id",
     "queue": "queue",
@@ -129,14 +124,6 @@ def _check_shape(shape: tuple[type, ...]) -> None:
         _shapes.add(shape)
 
 
-def _check_numbers(job: Job) -> None:
-    counts = 0 <= job.retries <= LAST_RETRY and 0 <= job.crashes <= LAST_CRASH
-    if not counts or not -100 <= job.priority <= 100:
-        raise Unreadable
-    if job.max_retries is not None and not 0 <= job.max_retries < 2**31:
-        raise Unreadable
-
-
 def _plain_of(row: Sequence[Any]) -> Job | None:
     """As `job_of`, for a ready job that is a queue and a payload, as most are; None for another."""
     if row[_CHANGING:] != _PLAIN_READY:
@@ -186,7 +173,7 @@ def _job_of(row: Sequence[Any]) -> Job:
     fields.update(zip(_NAMES, row[_FIRST:_REST], strict=True))
     status, uniqueness, cancel, meta, progress, progress_text, state, _ = row[_REST:]
     if row[_FIRST:_NUMBERS_END] != _USUAL:
-        _check_numbers(job)
+        check_numbers(job)
     job.parsed = payload_of(job.body)
     job.status = STATUS_OF[status]
     if state not in _STATES:
@@ -205,22 +192,6 @@ def _job_of(row: Sequence[Any]) -> Job:
     if progress is not None:
         fields["progress_report"] = (progress, progress_text or "")
     return job
-
-
-def counts_of(rows: Iterable[tuple[str, int, int]], paused: set[str]) -> list[QueueCounts]:
-    """Counts of each queue from (queue, kind, number), which may name a kind more than once."""
-    numbers: dict[str, dict[str, int]] = {queue: {} for queue in paused}
-    for queue, kind, number in rows:
-        if type(queue) is not str or type(kind) is not int or type(number) is not int:
-            continue  # it was not written by us
-        if 0 <= kind < len(_FIELDS):
-            of_queue = numbers.setdefault(queue, {})
-            of_queue[_FIELDS[kind]] = of_queue.get(_FIELDS[kind], 0) + number
-    numbers = {
-        queue: {field: max(0, number) for field, number in of_queue.items()}
-        for queue, of_queue in numbers.items()
-    }
-    return [QueueCounts(queue, paused=queue in paused, **numbers[queue]) for queue in sorted(numbers)]
 
 
 def states_and_status(status: Status) -> tuple[tuple[int, ...], int]:

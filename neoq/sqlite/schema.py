@@ -1,17 +1,17 @@
 """The tables that SqliteBackend keeps in its file: numbered migrations, applied in order.
 
-Their names begin with ``neoq_``, so that they can live beside an application's own. A job is where its
-``state`` says: 0 ready, 1 waiting for its time, 2 running, 3 finished, 4 dead, 5 new. Every index is partial,
-so that a job is only in the one of its state, and a new one is in none: an add changes nothing but the end of
-the table, and what was added is sorted in by the dozen, see sqlite_ledger.py.
+Their names begin with ``neoq_``, so that they can live beside an application's own. The ``state`` of a job
+is 0 ready, 1 scheduled, 2 running, 3 finished, 4 dead, 5 new. Every index is partial: a job is only in the
+one of its state, and a new job is in none. So an add changes nothing but the end of the table, and new jobs
+are put into the indexes by the dozen, see session.py.
 
 ``hash`` is one of queue and fingerprint, and while ``holds`` is 1 the job keeps others from having that
 fingerprint. Two jobs may have it by chance, so the fingerprints themselves are compared before a job counts
-as a duplicate. It is that short because every job puts an entry into its index at random and takes it out
+as a duplicate. It is short because every job puts an entry at a random place of its index and removes it
 again: that is most of what a long backlog costs.
 
-``neoq_counts`` has the number of jobs of each queue by kind. Under the queue '' stands the id up to which
-jobs are sorted in and counted; what has a higher one is new. No job gets that id or a lower one again.
+``neoq_counts`` has the number of jobs of each queue by kind. The row of the queue '' has the id up to which
+jobs are in the indexes and counted; a job with a higher id is new. No job gets that id or a lower one again.
 """
 
 from __future__ import annotations

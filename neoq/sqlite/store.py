@@ -21,9 +21,9 @@ from neoq.loop import Loop
 from neoq.sqlite.alive import Seen, Sign
 from neoq.sqlite.config import SqliteConfig
 from neoq.sqlite.file import SqliteFile
-from neoq.sqlite.ledger import Ledger
 from neoq.sqlite.locks import locks_for
 from neoq.sqlite.operate import PRUNED_AT_ONCE
+from neoq.sqlite.session import Session
 from neoq.sqlite.settle import HeldLease
 from neoq.sqlite.transactions import write_within
 from neoq.store import (
@@ -51,7 +51,7 @@ T = TypeVar("T")
 LOOK_EVERY = 0.02  # seconds between looks whether another process has written
 LOOK_AT_REST = 0.04  # where none has for a second
 SIGNS_OF_LIFE_EVERY = 1.0  # seconds between looks whether a worker has died
-BLIND = (1.0, 5.0)  # seconds between attempts where the file cannot be read
+WATCH_AGAIN = (1.0, 5.0)  # seconds between attempts where the file cannot be read
 
 
 class SqliteStore(Store):
@@ -74,7 +74,7 @@ class SqliteStore(Store):
             synchronous=config.synchronous,
             busy_timeout=config.busy_timeout,
             file_mode=config.file_mode,
-            ledger_on=self._ledger_on,
+            session_on=self._session_on,
             on_replaced=self._say_replaced,
         )
         file.open()
@@ -88,7 +88,7 @@ class SqliteStore(Store):
         self._seen_version, self._looked, self._look_every, self._wrote = -1, 0.0, LOOK_EVERY, False
         self._told: set[int] = set()
         self._watcher = Loop(
-            "neoq-watcher", self._look_around, config.log, away=self._say_blind, pauses=BLIND
+            "neoq-watcher", self._look_around, config.log, away=self._say_unwatched, pauses=WATCH_AGAIN
         )
 
     def stop_waiting(self) -> None:
@@ -100,8 +100,10 @@ class SqliteStore(Store):
         self.stop_waiting()
         self._watcher.close(1.0)
         try:
-            if self._locks.held and self._file.is_there():  # a producer is in no list of workers
-                self._write(lambda ledger: sqlite_operate.leave(ledger, [self._locks.worker]), durable=False)
+            if self._locks.held and self._file.is_there():  # a producer is not registered as a worker
+                self._write(
+                    lambda session: sqlite_operate.leave(session, [self._locks.worker]), durable=False
+                )
         finally:
             self._locks.release()
             self._file.close()
@@ -120,16 +122,16 @@ class SqliteStore(Store):
         """Let writes gather inside the block; yields a count of those that wait."""
         return self._file.pause_commits()
 
-    def _write(self, work: Callable[[Ledger], T], *, durable: bool = True) -> T:
+    def _write(self, work: Callable[[Session], T], *, durable: bool = True) -> T:
         """Do something to the jobs in a transaction; it is committed when this returns.
 
-        What is not ``durable`` may be undone by a power cut. That goes for claims and heartbeats: whoever
-        made them is gone with it.
+        What is not ``durable`` may be undone by a power cut. That is enough for claims and heartbeats: the
+        power cut ends their worker, too.
         """
         return self._file.write(work, durable=durable)
 
-    def _ledger_on(self, cursor: sqlite3.Cursor) -> Ledger:
-        return Ledger(cursor, self.config, self.clock)
+    def _session_on(self, cursor: sqlite3.Cursor) -> Session:
+        return Session(cursor, self.config, self.clock)
 
     def _say_replaced(self, path: str) -> None:
         self.config.log.warning("%s was replaced while it was open: the new file is used from here on", path)
@@ -139,12 +141,14 @@ class SqliteStore(Store):
     def add(self, jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:
         """Store jobs; see `Store.add`. ``transaction`` is a sqlite3.Connection to the same file."""
         if transaction is not None:
-            return write_within(self._file, transaction, lambda ledger: self._add_joined(ledger, jobs, token))
+            return write_within(
+                self._file, transaction, lambda session: self._add_joined(session, jobs, token)
+            )
         capacities = bounds_of(jobs, self.context)
         if capacities:
             added = self._add_bounded(jobs, token, capacities)
         else:
-            added = self._write(lambda ledger: sqlite_add.add(ledger, jobs, token))
+            added = self._write(lambda session: sqlite_add.add(session, jobs, token))
         for queue in {job.queue for job in jobs}:
             self._notify(queue, "ready")
         return added
@@ -158,29 +162,29 @@ class SqliteStore(Store):
         self._notify(queue, "ready")
         return added
 
-    def _add_joined(self, ledger: Ledger, jobs: Sequence[Job], token: bytes) -> list[Job]:
-        """Who waited for room inside a transaction would keep others from making it."""
+    def _add_joined(self, session: Session, jobs: Sequence[Job], token: bytes) -> list[Job]:
+        """Do not wait for room here: the caller's open transaction may be what blocks it."""
         capacities = bounds_of(jobs, self.context)
-        full = self._full_queue(ledger, jobs, capacities)
+        full = self._full_queue(session, jobs, capacities)
         if full is not None:
             raise no_room(full, capacities[full])
-        return sqlite_add.add(ledger, jobs, token)
+        return sqlite_add.add(session, jobs, token)
 
-    def _full_queue(self, ledger: Ledger, jobs: Sequence[Job], capacities: dict[str, int]) -> str | None:
+    def _full_queue(self, session: Session, jobs: Sequence[Job], capacities: dict[str, int]) -> str | None:
         """The name of a queue without room for what a batch brings it; QueueFullError if it never has."""
         free = {queue: limit - self.context.handed_over(queue) for queue, limit in capacities.items()}
-        if sqlite_add.full_queue(ledger, wanted_of(jobs, free), free) is None:
+        if sqlite_add.full_queue(session, wanted_of(jobs, free), free) is None:
             return None
-        new = new_of(jobs, free, sqlite_add.duplicates(ledger, jobs))
+        new = new_of(jobs, free, sqlite_add.duplicates(session, jobs))
         refuse_too_many(new, capacities)
-        return None if self.context.in_runner() else sqlite_add.full_queue(ledger, new, free)
+        return None if self.context.in_runner() else sqlite_add.full_queue(session, new, free)
 
     def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add where there is room, or wait for it."""
 
-        def try_to_add(ledger: Ledger) -> tuple[list[Job], str | None]:
-            full = self._full_queue(ledger, jobs, capacities)
-            return ([], full) if full is not None else (sqlite_add.add(ledger, jobs, token), None)
+        def try_to_add(session: Session) -> tuple[list[Job], str | None]:
+            full = self._full_queue(session, jobs, capacities)
+            return ([], full) if full is not None else (sqlite_add.add(session, jobs, token), None)
 
         return self._room.add(lambda: self._write(try_to_add), capacities, self.config.enqueue_timeout)
 
@@ -188,7 +192,7 @@ class SqliteStore(Store):
 
     def add_tick(self, cron: str, tick: datetime, job: Job) -> Tick:
         """Record a tick and add its job in one transaction; capacity does not hold it back."""
-        what = self._write(lambda ledger: sqlite_add.add_tick(ledger, cron, tick, job))
+        what = self._write(lambda session: sqlite_add.add_tick(session, cron, tick, job))
         if what is Tick.NEW:
             self._notify(job.queue, "ready")
         return what
@@ -203,14 +207,14 @@ class SqliteStore(Store):
     def claim(self, demand: Sequence[Demand]) -> Claimed:
         """Take ready jobs, best first, under this worker's lock."""
         worker = self._locks.hold()
-        buried: list[Job] = []
+        ended: list[Job] = []
 
-        def take(ledger: Ledger) -> tuple[list[Job], float | None]:
-            buried.clear()  # it may be called again
-            return sqlite_claim.claim(ledger, demand, worker, buried)
+        def take(session: Session) -> tuple[list[Job], float | None]:
+            ended.clear()  # it may be called again
+            return sqlite_claim.claim(session, demand, worker, ended)
 
         jobs, due = self._write(take, durable=False)
-        for job in buried:
+        for job in ended:
             self._reported.tell(job)
         if jobs:
             self._room.make_known()
@@ -221,9 +225,11 @@ class SqliteStore(Store):
         """Record how attempts ended, in one transaction: our own, or the caller's."""
         if transaction is not None:
             return write_within(
-                self._file, transaction, lambda ledger: sqlite_settle.settle(ledger, outcomes, completed=True)
+                self._file,
+                transaction,
+                lambda session: sqlite_settle.settle(session, outcomes, completed=True),
             )
-        stale = self._write(lambda ledger: sqlite_settle.settle(ledger, outcomes))
+        stale = self._write(lambda session: sqlite_settle.settle(session, outcomes))
         for queue in {
             *(outcome.lease.queue for outcome in outcomes if outcome.status not in _LEAVES_NOTHING),
             *(job.queue for outcome in outcomes for job in outcome.follow),
@@ -235,12 +241,12 @@ class SqliteStore(Store):
         """Renew leases; tell which are lost, and whose job was cancelled."""
         if not leases:
             return Extended(set(), set())
-        return self._write(lambda ledger: sqlite_settle.extend(ledger, leases), durable=False)
+        return self._write(lambda session: sqlite_settle.extend(session, leases), durable=False)
 
     def reclaim(self) -> Reclaimed:
         """Take the jobs of workers whose lock is free, or that did not renew their leases."""
         rows = self._file.read("select worker, id, token, lease_until from neoq_jobs where state = 2")
-        self._bury_never_due()
+        self._end_never_due()
         beats = self._file.read("select id, beat_at from neoq_workers")
         now, lease = self.clock.monotonic(), self.config.lease
         left = self._leases_seen.unchanged({row[1:] for row in rows}, now, lease)
@@ -251,44 +257,46 @@ class SqliteStore(Store):
         gone = {worker for worker in silent if signs[worker] is Sign.UNKNOWN}
         reclaimed = Reclaimed([], [])
         if dead or left:
-            reclaimed = self._write(lambda ledger: sqlite_settle.reclaim(ledger, dead, left))
+            reclaimed = self._write(lambda session: sqlite_settle.reclaim(session, dead, left))
         if gone:
-            self._write(lambda ledger: sqlite_operate.leave(ledger, gone), durable=False)
+            self._write(lambda session: sqlite_operate.leave(session, gone), durable=False)
         self._locks.sweep(known - dead - gone)
         for queue in {job.queue for job in reclaimed.returned}:
             self._notify(queue, "ready")
         return reclaimed
 
-    def _bury_never_due(self) -> None:
-        """Let jobs be dead whose time is no number: claims go by it, and do not come to them."""
+    def _end_never_due(self) -> None:
+        """Let jobs be dead whose time is no number: no claim would ever reach them."""
         queues = [queue for (queue,) in self._file.read(_NEVER_DUE)]
         if queues:
-            for job in self._write(lambda ledger: sqlite_claim.bury_never_due(ledger, queues)):
+            for job in self._write(lambda session: sqlite_claim.end_never_due(session, queues)):
                 self._reported.tell(job)
 
     def prune(self) -> int:
         """Forget finished jobs older than ``retention``, and the oldest beyond max_finished and max_dead."""
-        pruned = self._write(lambda ledger: ledger.drop_surplus(), durable=False)
-        # In parts, which hold nobody up for long.
+        pruned = self._write(lambda session: session.drop_surplus(), durable=False)
+        # In parts, so that no commit blocks others for long.
         while (number := self._write(sqlite_operate.prune, durable=False)) == PRUNED_AT_ONCE:
             pruned += number
         return pruned + number
 
     def beat(self, worker: WorkerInfo) -> None:
-        """Say that this process is alive, and begin to watch what others do."""
+        """Record the heartbeat of this process, and begin to watch what others do."""
         self._hold_still()
         if self.context.is_running():
             self._watcher.start()
-        self._write(lambda ledger: sqlite_operate.beat(ledger, worker), durable=False)
+        self._write(lambda session: sqlite_operate.beat(session, worker), durable=False)
 
     def _hold_still(self) -> None:
-        """See to our lock; without it this worker lives by its beats and leases."""
+        """Take our lock again if it was lost; others can judge this worker by its heartbeats, too."""
         try:
             self._locks.hold_still()
         except BackendUnavailable as error:
             if not self._locks.held:
                 raise
-            self.config.log.warning("the file that tells others that this worker lives is gone: %s", error)
+            self.config.log.warning(
+                "the lock file that shows others that this worker is alive is gone: %s", error
+            )
 
     def workers(self) -> list[WorkerInfo]:
         """The processes that listen on this file and are alive."""
@@ -318,15 +326,15 @@ class SqliteStore(Store):
         ids = list(job_ids)
         if not ids:
             return Changed()
-        changed = self._write(lambda ledger: sqlite_operate.change(ledger, ids, action))
+        changed = self._write(lambda session: sqlite_operate.change(session, ids, action))
         self._room.make_known()
         for queue in changed.queues:
             self._notify(queue, "ready")
         return changed
 
     def set_paused(self, queue: str, paused: bool) -> None:
-        """Hold a queue's jobs back, or let them go."""
-        self._write(lambda ledger: sqlite_operate.set_paused(ledger, queue, paused))
+        """Pause or resume a queue."""
+        self._write(lambda session: sqlite_operate.set_paused(session, queue, paused))
         self._notify(queue, "pause" if paused else "ready")
 
     # -- watching other processes -----------------------------------------------------------------------
@@ -345,8 +353,8 @@ class SqliteStore(Store):
             self._look_for_dead()
         return self._look_every
 
-    def _say_blind(self, error: BackendError, pause: float) -> None:  # noqa: ARG002
-        self.config.log.warning("the file cannot be watched: %s", error)
+    def _say_unwatched(self, error: BackendError, pause: float) -> None:  # noqa: ARG002
+        self.config.log.warning("cannot watch the file for changes: %s", error)
 
     def _tell_of_cancelled(self, told: set[int]) -> set[int]:
         rows = self._file.read(

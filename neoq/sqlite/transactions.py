@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 from neoq.errors import UnsupportedError
 from neoq.sqlite.file import SqliteFile
-from neoq.sqlite.ledger import Ledger
+from neoq.sqlite.session import Session
 
 T = TypeVar("T")
 
 
-def write_within(file: SqliteFile, connection: Any, work: Callable[[Ledger], T]) -> T:
+def write_within(file: SqliteFile, connection: Any, work: Callable[[Session], T]) -> T:
     """Do something to the jobs inside the transaction of a sqlite3.Connection to the same file."""
     _check_joinable(file, connection)
     cursor = connection.cursor()
@@ -25,10 +25,10 @@ def write_within(file: SqliteFile, connection: Any, work: Callable[[Ledger], T])
         cursor.execute("savepoint neoq")
         try:
             file.make_tables_within(cursor)
-            ledger = file.ledger_on(cursor)
-            ledger.open()
-            value = work(ledger)
-            ledger.close()
+            session = file.session_on(cursor)
+            session.open()
+            value = work(session)
+            session.close()
         except BaseException:
             if connection.in_transaction:
                 cursor.execute("rollback to neoq")

@@ -1,9 +1,9 @@
 """The jobs of a SQLite file inside one transaction: where they are kept, and how they are counted.
 
-An add is mostly the wait for the disk, and beside that the pages count that it changes. So a job is added to
-the end of the table and to no index: it is new. Whatever else is done to jobs sorts in first what is new, and
-so does an add once there are ``NEW_AT_MOST``: then many share the pages that they change. The hashes of the
-new ones are kept in memory for as long as no other process writes.
+What an add costs is mostly the wait for the disk, and then the pages that it changes. So a job is appended to
+the table and to no index: it is new, and stands in the unsorted tail. Every other operation on jobs first
+puts the tail into the indexes, and so does an add when the tail has ``NEW_AT_MOST`` jobs: then many jobs
+share the pages that change. The hashes of the tail are kept in memory while no other process writes.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ CHUNK = 500  # values of one "in (...)"
 _VERSION = "pragma data_version"  # it changes where another connection has written
 _SORTED_TO = "select n from neoq_counts where queue = '' and kind = 0"
 _LAST_ID = 2**53 - 1  # that we give; somebody may have written a higher one
-_ENDS = (  # and where the newest job is; no row where there is no job
+_ENDS = (  # and the state of the newest job; no row if there is no job
     f"select ({_SORTED_TO}), id, state from neoq_jobs where id <= {_LAST_ID} order by id desc limit 1"  # noqa: S608
 )
 _NEW_HASHES = "select hash from neoq_jobs where id > ? and hash is not null and state = 5"
 _NEW = " where id > ? and state = 5"
-_SORT_IN = f"update neoq_jobs set state = run_after > ?, holds = hash is not null{_NEW}"  # noqa: S608
+_INDEX_NEW = f"update neoq_jobs set state = run_after > ?, holds = hash is not null{_NEW}"  # noqa: S608
 _ADD_UP = " on conflict (queue, kind) do update set n = n + excluded.n"
-_COUNT_IN = (  # the kinds of those that are ready and of those that wait are their states
+_COUNT_IN = (  # the kinds of ready and of scheduled jobs are the numbers of their states
     f"insert into neoq_counts select queue, run_after > ?, count(*) from neoq_jobs{_NEW}"  # noqa: S608
     " and queue <> '' group by 1, 2" + _ADD_UP
 )
@@ -61,8 +61,8 @@ _HELD = "select 1 from neoq_jobs where hash = ? and holds = 1"
 _HOLDERS = f"select {COLUMNS} from neoq_jobs where hash = ? and holds = 1"  # noqa: S608
 
 
-class Newest:
-    """The jobs that are not sorted in: those with ids above ``sorted_to``."""
+class UnsortedTail:
+    """The jobs that are in no index yet: those with ids above ``sorted_to``."""
 
     __slots__ = ("hashes", "last", "sorted_to")
 
@@ -72,24 +72,24 @@ class Newest:
         self.hashes = hashes
 
 
-class Ledger:
+class Session:
     """The jobs, inside one transaction after another of one connection.
 
-    It keeps the counts of neoq_counts along with what it changes. Between transactions it remembers what was
-    new after the last one that was committed; other processes may have written since.
+    It keeps neoq_counts in step with the jobs. Between transactions it remembers the unsorted tail as of its
+    last commit; other processes may have written since.
     """
 
     now: float
-    newest: Newest  # in this transaction
+    tail: UnsortedTail  # in this transaction
 
     def __init__(self, cursor: sqlite3.Cursor, config: Config, clock: Clock) -> None:
         self.do = cursor.execute
         self.many = cursor.executemany
         self.config = config
         self._clock = clock
-        self._known: Newest | None = None
+        self._known: UnsortedTail | None = None
         self._version = -1  # of what `_known` was read from, and what we wrote since
-        self._in_order = False  # nothing is new, and nothing will be: it is sorted in as it is added
+        self._in_order = False  # the tail is empty and stays so: an add puts its job into the indexes
         self._changes: dict[tuple[str, int], int] = {}
 
     def begin(self) -> None:
@@ -98,32 +98,36 @@ class Ledger:
         self.open()
 
     def open(self) -> None:
-        """Look what there is; a transaction has begun."""
+        """Read the tail; a transaction has begun."""
         self.now = self._clock.time()
         self._in_order = False
         self._changes = {}
-        known, self._known = self._known, None  # until this is committed, and for good where it is undone
+        known, self._known = self._known, None  # forgotten if this transaction is rolled back
         [version] = self.do(_VERSION).fetchone()
         if known is None or version != self._version:
             self._version, known = version, self._look(known)
-        self.newest = known
+        self.tail = known
 
-    def _look(self, known: Newest | None) -> Newest:
-        """What is new, where others may have written."""
+    def _look(self, known: UnsortedTail | None) -> UnsortedTail:
+        """The tail, after another process may have written."""
         ends = self.do(_ENDS).fetchone()
         sorted_to, last, state = ends or ((self.do(_SORTED_TO).fetchone() or [None])[0], 0, None)
         if last.__class__ is not int:
             last = 0
         if sorted_to.__class__ is not int or not 0 <= sorted_to < (last if state == NEW else _LAST_ID):
-            sorted_to = self._reckon_anew(last)
-        if last < sorted_to:  # noqa: PLR1730  # for each add, where a call of max() would cost more
+            sorted_to = self._recount_all(last)
+        if last < sorted_to:  # for each add, where a call of max() would cost more  # noqa: PLR1730
             last = sorted_to
         if known is None or known.last != last or known.sorted_to != sorted_to:
-            known = Newest(sorted_to, last, {held for (held,) in self.do(_NEW_HASHES, (sorted_to,))})
+            known = UnsortedTail(
+                sorted_to,
+                last,
+                {fingerprint_hash for (fingerprint_hash,) in self.do(_NEW_HASHES, (sorted_to,))},
+            )
         return known
 
-    def _reckon_anew(self, last: int) -> int:
-        """Make the counts from the jobs, where somebody has emptied or changed them; return `sorted_to`."""
+    def _recount_all(self, last: int) -> int:
+        """Count all jobs anew, because a script has emptied or changed the counts; return `sorted_to`."""
         self.config.log.warning("the counts of the jobs were gone or wrong and are made anew")
         self.do(
             "update neoq_jobs set state = run_after > ?, holds = hash is not null where state = 5",
@@ -135,20 +139,20 @@ class Ledger:
         return last
 
     def recount(self, queues: Iterable[str]) -> None:
-        """Count the jobs of queues anew: where records are not as we write them, counts are wrong."""
-        self.sort_in()
+        """Count the jobs of queues anew: a record that we did not write may make the counts wrong."""
+        self.index_new()
         self.write_counts()
         for queue in queues:
             self.do("delete from neoq_counts where queue = ? and queue <> ''", (queue,))
             self.do(_COUNT_ALL.format("queue = ?"), (queue,))
 
     def close(self) -> None:
-        """Write the counts, and drop what is more than may be kept."""
-        newest, config = self.newest, self.config
-        if newest.last - newest.sorted_to >= NEW_AT_MOST:
-            self.sort_in()
-        if self._in_order and newest.last > newest.sorted_to:
-            self._note_sorted(newest)
+        """Write the counts, and drop finished jobs beyond the limits."""
+        tail, config = self.tail, self.config
+        if tail.last - tail.sorted_to >= NEW_AT_MOST:
+            self.index_new()
+        if self._in_order and tail.last > tail.sorted_to:
+            self._note_sorted(tail)
         if self._changes:
             if config.max_finished is not None or config.max_dead is not None:
                 self.drop_surplus({kind for _, kind in self._changes})
@@ -157,55 +161,57 @@ class Ledger:
     def commit(self) -> None:
         """Commit the transaction."""
         self.do("commit")
-        self._known = self.newest
+        self._known = self.tail
 
-    # -- what is new ------------------------------------------------------------------------------------
+    # -- the unsorted tail ------------------------------------------------------------------------------
 
-    def sort_in(self) -> None:
-        """Put what is new into the indexes: before anything else is done to jobs, and where it is many."""
+    def index_new(self) -> None:
+        """Put the tail into the indexes."""
         if self._in_order:
             return
-        newest = self.newest
+        tail = self.tail
         self._in_order = True
-        if newest.last > newest.sorted_to:
-            self.do(_COUNT_IN, (self.now, newest.sorted_to))
-            self.do(_SORT_IN, (self.now, newest.sorted_to))
-            self._note_sorted(newest)
+        if tail.last > tail.sorted_to:
+            self.do(_COUNT_IN, (self.now, tail.sorted_to))
+            self.do(_INDEX_NEW, (self.now, tail.sorted_to))
+            self._note_sorted(tail)
 
-    def _note_sorted(self, newest: Newest) -> None:
-        self.do("update neoq_counts set n = ? where queue = '' and kind = 0", (newest.last,))
-        newest.sorted_to = newest.last
-        newest.hashes.clear()
+    def _note_sorted(self, tail: UnsortedTail) -> None:
+        self.do("update neoq_counts set n = ? where queue = '' and kind = 0", (tail.last,))
+        tail.sorted_to = tail.last
+        tail.hashes.clear()
 
-    def insert(self, job: Job, held: int | None) -> None:
-        """Store a job; ``held`` is the hash of the fingerprint that it keeps others from having."""
-        newest = self.newest
-        job_id = newest.last + 1
+    def insert(self, job: Job, fingerprint_hash: int | None) -> None:
+        """Store a job; without a ``fingerprint_hash`` it is not unique."""
+        tail = self.tail
+        job_id = tail.last + 1
         if self._in_order:
             waits = job.due > self.now  # type: ignore[operator]  # accepted jobs have one
-            state, holds = SCHEDULED if waits else READY, held is not None
+            state, holds = SCHEDULED if waits else READY, fingerprint_hash is not None
             self.count(job.queue, N_SCHEDULED if waits else N_READY, 1)
         else:
             state, holds = NEW, False
-            if held is not None:
-                newest.hashes.add(held)
+            if fingerprint_hash is not None:
+                tail.hashes.add(fingerprint_hash)
         if job.special or job.kind is not None or job.group is not None:
-            self.do(INSERT, (job_id, held, holds, state, *described(job)))
+            self.do(INSERT, (job_id, fingerprint_hash, holds, state, *described(job)))
         else:
             self.do(
                 INSERT_PLAIN,
-                (job_id, held, holds, state, job.queue, job.due, job.created, job.body),
+                (job_id, fingerprint_hash, holds, state, job.queue, job.due, job.created, job.body),
             )
-        newest.last = job.id = job_id
+        tail.last = job.id = job_id
 
-    def may_be_held(self, held: int) -> bool:
+    def may_be_held(self, fingerprint_hash: int) -> bool:
         """Whether an unfinished job has a fingerprint of that hash."""
-        return held in self.newest.hashes or self.do(_HELD, (held,)).fetchone() is not None
+        return (
+            fingerprint_hash in self.tail.hashes or self.do(_HELD, (fingerprint_hash,)).fetchone() is not None
+        )
 
-    def holder(self, job: Job, held: int) -> Job | None:
+    def holder(self, job: Job, fingerprint_hash: int) -> Job | None:
         """The unfinished job that has the fingerprint of this one, and its hash."""
-        self.sort_in()
-        for row in self.do(_HOLDERS, (held,)).fetchall():
+        self.index_new()
+        for row in self.do(_HOLDERS, (fingerprint_hash,)).fetchall():
             holder = job_of(row)
             if holder.queue == job.queue and holder.fingerprint == job.fingerprint:
                 return holder
@@ -214,12 +220,12 @@ class Ledger:
     # -- counts -----------------------------------------------------------------------------------------
 
     def count(self, queue: str, kind: int, number: int) -> None:
-        """So many more jobs of a queue are of a kind."""
+        """Note that a queue has so many more jobs of a kind."""
         key = queue, kind
         self._changes[key] = self._changes.get(key, 0) + number
 
     def write_counts(self) -> None:
-        """Write what `count` was told."""
+        """Write the changes that `count` has gathered."""
         if not self._changes:
             return
         changes = [(queue, kind, n) for (queue, kind), n in self._changes.items() if n and queue]
@@ -228,7 +234,7 @@ class Ledger:
             self.many(_COUNT, changes)
 
     def drop_surplus(self, kinds: Collection[int] = (N_SUCCEEDED, N_CANCELLED, N_DEAD)) -> int:
-        """Drop what is more of these kinds than may be kept; returns how many."""
+        """Drop finished jobs of these kinds beyond the limits; returns how many."""
         config, dropped = self.config, 0
         self.write_counts()
         if config.max_finished is not None and (N_SUCCEEDED in kinds or N_CANCELLED in kinds):
@@ -246,7 +252,7 @@ class Ledger:
         return self.drop(f"state = {state} order by finished_at, id limit ?", (excess,)) if excess > 0 else []
 
     def drop(self, where: str, values: tuple[Any, ...]) -> list[tuple[int, str]]:
-        """Delete jobs that have ended; return their ids and queues."""
+        """Delete finished jobs; return their ids and queues."""
         rows = self.do(f"select id, queue, state, status from neoq_jobs where {where}", values).fetchall()  # noqa: S608
         self.many("delete from neoq_jobs where id = ?", [row[:1] for row in rows])
         for _, queue, state, status in rows:
