@@ -27,6 +27,7 @@ from neoq.job import (
     check_queue,
     checked_id,
     encode_payload,
+    plain,
     plain_payloads,
     queue_of,
     refuse_size,
@@ -35,7 +36,7 @@ from neoq.job import (
 )
 from neoq.redact import HOW_TO_WRITE
 from neoq.retry import RetryPolicy
-from neoq.store import Action, QueueCounts, Store, WorkerInfo
+from neoq.store import Action, DirectStore, QueueCounts, Store, WorkerInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -144,6 +145,7 @@ class Backend:
         self.config = config
         self.engine = Engine(self.config, self.store_class)
         self.store = self.engine.store
+        self._direct = self.store if isinstance(self.store, DirectStore) else None
         self._enqueue_middleware: list[EnqueueMiddleware] = []
         self._max_payload = self.config.max_payload
         self._look_at_enqueue()
@@ -339,7 +341,10 @@ class Backend:
         data = encode_payload(payload, queue)
         if len(data) > self._max_payload:
             refuse_size(data, self._max_payload, queue)
-        job = self.store.add_plain(queue, data, engine.clock.time(), transaction)
+        now = engine.clock.time()
+        if self._direct is None or transaction is not None:
+            return self._add(plain(queue, data, now), transaction)
+        job = self._direct.add_plain(queue, data, now)
         if job.body is not data and job.duplicate:  # the first is looked up in a tenth of the time
             engine.note_duplicate(job)
         return job
@@ -363,9 +368,12 @@ class Backend:
         if engine.needs_check or job.queue not in engine.pools:
             engine.admit(job.queue)
         job.prepare(engine.clock.time(), self._max_payload)
+        return self._add(job, transaction)
+
+    def _add(self, job: Job, transaction: Any) -> Job:
         added = self.store.add((job,), token=self.store.new_token(), transaction=transaction)[0]
         if added.duplicate:
-            engine.note_duplicate(added)
+            self.engine.note_duplicate(added)
         return added
 
     def _say_unique(self, job: Job) -> None:

@@ -30,13 +30,14 @@ from neoq.store import (
     Changed,
     Claimed,
     Demand,
+    DirectStore,
     Extended,
     Lease,
     Notify,
     Outcome,
     QueueCounts,
     Reclaimed,
-    Store,
+    Successes,
     Tick,
     WorkerInfo,
     taken_by,
@@ -69,7 +70,7 @@ class MemConfig(Config):
     )
 
 
-class MemStore(Store):
+class MemStore(DirectStore):
     """The jobs of one process."""
 
     features: ClassVar[frozenset[str]] = frozenset({"local"})
@@ -140,11 +141,11 @@ class MemStore(Store):
             )
         return self._add_batch(jobs, token) if token or len(jobs) > 1 else [self._add_alone(jobs[0])]
 
-    def add_plain(self, queue: str, data: bytes, now: float, transaction: Any = None) -> Job:
+    def add_plain(self, queue: str, data: bytes, now: float) -> Job:
         """The hot path of enqueue: each call and lookup here is paid by every job."""
         state = self._queues.get(queue)
-        if state is None or state.hashed or transaction is not None:
-            return super().add_plain(queue, data, now, transaction)
+        if state is None or state.hashed:
+            return self.add((plain_job(queue, data, now),), token=b"")[0]
         ready, holders = state.ready, state.holders
         lock = self._lock
         if lock._is_owned():  # type: ignore[attr-defined]
@@ -441,14 +442,9 @@ class MemStore(Store):
                 jobs, left = self._take(queue, limit, kinds)
                 claimed += jobs
                 more = more or left
-            due = self._future.next_due()
-        now = self.clock.time()
-        return Claimed(claimed, to_datetime(now if more else due), to_datetime(now))  # type: ignore[arg-type]
-
-    def take(self, queue: str, limit: int) -> tuple[list[Job], bool]:
-        """The hot path of claim: one queue, and no times."""
-        with self._lock:
-            return self._take(queue, limit, None)
+            due = None if more else self._future.next_due()
+        now: Any = to_datetime(self.clock.time())
+        return Claimed(claimed, now if more else to_datetime(due), now)
 
     def _take(self, queue: str, limit: int, kinds: frozenset[str] | None) -> tuple[list[Job], bool]:
         state = self._queues.get(queue)
@@ -483,6 +479,8 @@ class MemStore(Store):
         """Record how attempts ended; memory has no transactions to join."""
         if transaction is not None:
             raise UnsupportedError("jobs in memory cannot be completed inside a transaction")
+        if isinstance(outcomes, Successes):
+            return self._settle_succeeded(outcomes.jobs)
         stale: set[int] = set()
         with self._lock:
             for outcome in outcomes:
@@ -497,7 +495,7 @@ class MemStore(Store):
                 self._add_batch(outcome.follow, b"", follows=True)
         return stale
 
-    def settle_succeeded(self, jobs: Sequence[Job]) -> set[int]:
+    def _settle_succeeded(self, jobs: Sequence[Job]) -> set[int]:
         """The hot path of settle: a job's own record, as `claim` handed it out."""
         stale: set[int] = set()
         records, finished = self._jobs, self._finished

@@ -19,7 +19,7 @@ from neoq.errors import NeoqError
 from neoq.frames import frames_from
 
 GUARDED = (
-    *("open_store", "close_store", "add", "add_plain", "add_tick", "last_tick", "claim", "extend", "settle"),
+    *("open_store", "close_store", "add", "add_tick", "last_tick", "claim", "extend", "settle"),
     *("reclaim", "prune", "beat", "workers", "find", "counts", "change", "set_paused"),
 )
 

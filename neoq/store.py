@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import abc
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from neoq.job import FINISHED, DuplicateJobError, Job, Status, plain
+from neoq.job import FINISHED, DuplicateJobError, Job, Status
 from neoq.reentry import GUARDED, guarded
 
 if TYPE_CHECKING:
@@ -96,6 +96,30 @@ def succeeded(job: Job) -> Outcome:
     return Outcome(
         lease_of(job), Status.SUCCEEDED, None, False, job.started, job.finished_on, None, job.result_body
     )
+
+
+class Successes(Sequence[Outcome]):
+    """The outcomes of jobs of one queue that have run and succeeded here, each made where it is looked at.
+
+    `MemStore.settle` looks at the jobs instead. With an Outcome for each, a job there would cost half as much
+    again: 24,000 instructions in place of 15,000 from claim to settle.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.jobs = jobs
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def __getitem__(self, place: Any) -> Any:
+        return (
+            list(map(succeeded, self.jobs))[place]
+            if isinstance(place, slice)
+            else succeeded(self.jobs[place])
+        )
+
+    def __iter__(self) -> Iterator[Outcome]:
+        return map(succeeded, self.jobs)
 
 
 def record_outcome(job: Job, outcome: Outcome, now: float) -> None:
@@ -304,11 +328,6 @@ class Store(abc.ABC):
         non-empty token adds nothing and returns the same jobs.
         """
 
-    def add_plain(self, queue: str, data: bytes, now: float, transaction: Any = None) -> Job:
-        """Store one job that is nothing but a queue and a payload (as JSON), due now: most are."""
-        job = plain(queue, data, now)
-        return self.add((job,), token=self.new_token(), transaction=transaction)[0]
-
     def new_token(self) -> bytes:
         """A token for `add`; empty where no reply can be lost, and so no call is repeated."""
         return b"" if "local" in self.features else os.urandom(16)
@@ -325,11 +344,6 @@ class Store(abc.ABC):
     def claim(self, demand: Sequence[Demand]) -> Claimed:
         """Take due jobs of unpaused queues, best first, never more than asked for, each with a new token."""
 
-    def take(self, queue: str, limit: int) -> tuple[Sequence[Job], bool]:
-        """As `claim`, for one queue; tells whether more are ready. A ``local`` store may make it cheaper."""
-        jobs, due, now = self.claim([Demand(queue, limit)])
-        return jobs, due is not None and due <= now
-
     @abc.abstractmethod
     def extend(self, leases: Sequence[Lease]) -> Extended:
         """Renew leases and record progress; report those lost, and the jobs that were cancelled."""
@@ -337,13 +351,6 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
         """Record outcomes, each only under its current lease; return the ids of the stale ones."""
-
-    def settle_succeeded(self, jobs: Sequence[Job]) -> set[int]:
-        """As `settle`, for jobs of one queue that succeeded; ``_ran_at`` to ``_result`` are set.
-
-        A store that is ``local`` may do it without building an Outcome for each.
-        """
-        return self.settle([succeeded(job) for job in jobs])
 
     @abc.abstractmethod
     def reclaim(self) -> Reclaimed:
@@ -388,6 +395,17 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def set_paused(self, queue: str, paused: bool) -> None:
         """Let a queue's jobs be claimed, or not."""
+
+
+class DirectStore(Store):
+    """A store in the memory of this process, where a call costs more than what it does.
+
+    Measured for `MemStore`: an enqueue takes 2.9 us by `add_plain`, and 3.2 us (10% more) by `add`.
+    """
+
+    @abc.abstractmethod
+    def add_plain(self, queue: str, data: bytes, now: float) -> Job:
+        """As `add`, for one job that is nothing but a queue and a payload (as JSON), due now: most are."""
 
 
 def warn_of_dropped(config: Config, job_id: Any, queue: str) -> None:

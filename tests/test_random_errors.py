@@ -17,7 +17,7 @@ from neoq.testing.cases.suite import eventually
 from tests.postgres_server import fresh_schema
 
 CALLS = ["claim", "settle", "extend", "beat", "reclaim", "prune", "add_tick", "last_tick", "counts", "find"]
-IN_MEMORY = ["take", "settle", "settle_succeeded", "add_tick", "last_tick", "release_due"]
+IN_MEMORY = ["claim", "settle", "add_tick", "last_tick", "release_due"]
 LONG = [pytest.mark.faults, pytest.mark.timeout(600)]
 ERRORS: list[Callable[[], Exception]] = [
     MemoryError,

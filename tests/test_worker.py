@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import neoq
 from neoq.engine.interrupt import current_slot
 from neoq.engine.pool import Runner
 from neoq.sqlite.store import SqliteStore
-from neoq.store import Outcome
+from neoq.store import Claimed, Demand, Outcome
 
 PATIENCE = 10.0
 
@@ -120,19 +120,15 @@ def test_an_outcome_that_the_store_refuses_holds_up_no_other(tmp_path: Path) -> 
 def test_an_outcome_that_memory_does_not_take_at_once_is_settled_again(error: Exception) -> None:
     """What the store in memory raises, as out of memory, loses neither a success nor a failure."""
     with neoq.MemBackend(max_retries=0, autostart=False) as backend:
-        left = {"settle": 2, "settle_succeeded": 1}  # calls that raise
+        settle, failed = backend.store.settle, []
 
-        def once(name: str, real: Callable[..., set[int]]) -> Callable[..., set[int]]:
-            def call(*arguments: Any, **options: Any) -> set[int]:
-                if left[name]:
-                    left[name] -= 1
-                    raise error
-                return real(*arguments, **options)
+        def failing(outcomes: Sequence[Outcome], **options: Any) -> set[int]:
+            if len(failed) < 3:  # those of the runners, and one of the settler's
+                failed.append(len(outcomes))
+                raise error
+            return settle(outcomes, **options)
 
-            return call
-
-        for name in left:
-            setattr(backend.store, name, once(name, getattr(backend.store, name)))
+        backend.store.settle = failing  # type: ignore[method-assign]
 
         @backend.listen("q")
         def handler(job: neoq.Job) -> int:
@@ -143,22 +139,22 @@ def test_an_outcome_that_memory_does_not_take_at_once_is_settled_again(error: Ex
         assert [backend.wait(job.id, PATIENCE).status.name for job in jobs] == ["SUCCEEDED", "DEAD"]
         assert backend.drain(PATIENCE)
         assert backend.stats().running == 0
-    assert left == {"settle": 0, "settle_succeeded": 0}
+    assert len(failed) == 3
 
 
 def test_a_runner_that_fails_as_it_parks_is_not_called() -> None:
     """A store that raises as a runner looks once more before it waits does not break a later enqueue."""
     failed, runs = threading.Event(), threading.Semaphore(0)
     with neoq.MemBackend(autostart=False) as backend:
-        take = backend.store.take
+        claim = backend.store.claim
 
-        def failing(queue: str, limit: int) -> tuple[list[neoq.Job], bool]:
+        def failing(demand: Sequence[Demand]) -> Claimed:
             if backend.engine.pools["q"].idle and not failed.is_set():
                 failed.set()
                 raise MemoryError
-            return take(queue, limit)
+            return claim(demand)
 
-        backend.store.take = failing  # type: ignore[method-assign]
+        backend.store.claim = failing  # type: ignore[method-assign]
         backend.listen("q", lambda _job: runs.release())
         backend.start()
         backend.enqueue("q", {"n": 0})

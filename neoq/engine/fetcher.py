@@ -19,7 +19,7 @@ from neoq.engine.settler import Settler
 from neoq.errors import BackendError, NeoqError
 from neoq.job import Job
 from neoq.loop import Loop
-from neoq.store import Claimed, Demand, Outcome, Store, given_back, succeeded
+from neoq.store import Claimed, Demand, Outcome, Store, Successes, given_back
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -87,7 +87,7 @@ class Fetcher:
 
     def settle_succeeded(self, jobs: list[Job]) -> None:
         """Leave successes to the settler."""
-        self._settler.put([succeeded(job) for job in jobs])
+        self._settler.put(Successes(jobs))
 
     def nothing_to_do(self, queue: str) -> None:  # noqa: ARG002
         """A runner of this queue is free."""

@@ -64,7 +64,7 @@ class Settler:
             on_demand=True,
         )
 
-    def put(self, outcomes: list[Outcome]) -> None:
+    def put(self, outcomes: Sequence[Outcome]) -> None:
         """Take over outcomes; waits while very many are unsettled."""
         with self._changed:
             while len(self._waiting) > MAX_WAITING and not self._closing:

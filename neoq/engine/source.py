@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from neoq.job import Job
-from neoq.store import Outcome, Store, succeeded
+from neoq.store import Demand, Outcome, Store, Successes, succeeded
 
 Settled = Callable[[Sequence[Outcome], set[int]], None]
 Succeeded = Callable[[Sequence[Job], set[int]], None]
@@ -50,7 +50,8 @@ class LocalSource:
 
     def take(self, queue: str, limit: int) -> tuple[Sequence[Job], bool]:
         """Claim from the store."""
-        return self._store.take(queue, limit)
+        jobs, due, now = self._store.claim([Demand(queue, limit)])
+        return jobs, due is not None and due <= now
 
     def settle(self, outcomes: list[Outcome]) -> None:
         """Record outcomes in the store."""
@@ -64,7 +65,7 @@ class LocalSource:
     def settle_succeeded(self, jobs: list[Job]) -> None:
         """Record successes in the store."""
         try:
-            stale = self._store.settle_succeeded(jobs)
+            stale = self._store.settle(Successes(jobs))
         except Exception as error:
             self._later([succeeded(job) for job in jobs], error)
         else:

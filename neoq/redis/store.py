@@ -16,7 +16,7 @@ from neoq.errors import (
     BackendUnavailable,
     UnsupportedError,
 )
-from neoq.job import Job, Status, plain, to_datetime
+from neoq.job import Job, Status, to_datetime
 from neoq.redis.add import Adder, NoRoom
 from neoq.redis.alive import Workers
 from neoq.redis.config import RedisConfig
@@ -163,6 +163,9 @@ class RedisStore(Store):
         if transaction is not None:
             raise _no_transactions("enqueue")
         try:
+            job = jobs[0]
+            if token and len(jobs) == 1 and not (job.special or self.context.capacity_of(job.queue)):
+                return [self._add_plain(job, token)]
             return self._add(jobs, token)
         except BackendError as error:
             if not is_wrong_type(error):
@@ -170,20 +173,11 @@ class RedisStore(Store):
             self._mend()
         return self._add(jobs, os.urandom(len(token)))  # the script that failed may have remembered the token
 
-    def add_plain(self, queue: str, data: bytes, now: float, transaction: Any = None) -> Job:
+    def _add_plain(self, job: Job, token: bytes) -> Job:
         """The hot path of enqueue."""
-        if transaction is not None or self.context.capacity_of(queue) is not None:
-            return super().add_plain(queue, data, now, transaction)
-        job = plain(queue, data, now)
-        try:
-            job = self._adder.add_plain(job, self.new_token())
-        except BackendError as error:
-            if not is_wrong_type(error):
-                raise
-            self._mend()
-            return super().add_plain(queue, data, now)
-        self._stir(queue)
-        self._notify(queue, "ready")
+        job = self._adder.add_plain(job, token)
+        self._stir(job.queue)
+        self._notify(job.queue, "ready")
         return job
 
     def _add(self, jobs: Sequence[Job], token: bytes) -> list[Job]:

@@ -16,7 +16,7 @@ import neoq.sqlite.settle as sqlite_settle
 from neoq.capacity import Room, bounds_of, new_of, no_room, refuse_too_many, wanted_of
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
-from neoq.job import Job, Status, plain, to_datetime
+from neoq.job import Job, Status, to_datetime
 from neoq.loop import Loop
 from neoq.sqlite.alive import Seen, Sign
 from neoq.sqlite.config import SqliteConfig
@@ -145,21 +145,17 @@ class SqliteStore(Store):
                 self._file, transaction, lambda session: self._add_joined(session, jobs, token)
             )
         capacities = bounds_of(jobs, self.context)
+        if len(jobs) == 1 and not (jobs[0].special or capacities or token):
+            # The hot path of enqueue: between two waits for the disk every call and lookup is paid twice.
+            added = [self._file.write(partial(sqlite_add.add_or_meet, jobs[0]))]
+            self._notify(jobs[0].queue, "ready")
+            return added
         if capacities:
             added = self._add_bounded(jobs, token, capacities)
         else:
             added = self._write(lambda session: sqlite_add.add(session, jobs, token))
         for queue in {job.queue for job in jobs}:
             self._notify(queue, "ready")
-        return added
-
-    def add_plain(self, queue: str, data: bytes, now: float, transaction: Any = None) -> Job:
-        """The hot path of enqueue: between two waits for the disk every call and lookup is paid twice."""
-        if transaction is not None or self.context.capacity_of(queue) is not None:
-            return super().add_plain(queue, data, now, transaction)
-        job = plain(queue, data, now)
-        added = self._file.write(partial(sqlite_add.add_or_meet, job))
-        self._notify(queue, "ready")
         return added
 
     def _add_joined(self, session: Session, jobs: Sequence[Job], token: bytes) -> list[Job]:

@@ -12,8 +12,8 @@ from neoq.boundary import entrance
 from neoq.engine.attempt import attempt
 from neoq.engine.interrupt import running_in
 from neoq.errors import Signal
-from neoq.job import Job
-from neoq.store import Demand, Store
+from neoq.job import Job, plain
+from neoq.store import Demand, Successes
 
 if TYPE_CHECKING:
     from neoq.engine.listener import Listener
@@ -58,7 +58,7 @@ class ByHand:
         with running_in(backend.engine.new_slot()) as slot:
             outcome = listener.surroundings.fresh().run(attempt, job, listener, slot)
         if outcome is job:
-            backend.store.settle_succeeded([job])
+            backend.store.settle(Successes([job]))
         elif outcome is not None:
             backend.store.settle([outcome])  # type: ignore[list-item]
 
@@ -117,12 +117,12 @@ def after_add(backend: Backend, after: Callable[[list[Job]], list[Job]]) -> Iter
     def passed(jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:
         return after(add(jobs, token=token, transaction=transaction))
 
-    def plain(queue: str, data: bytes, now: float, transaction: Any = None) -> Job:
-        return Store.add_plain(backend.store, queue, data, now, transaction)  # it comes back to `passed`
+    def passed_plain(queue: str, data: bytes, now: float) -> Job:
+        return passed((plain(queue, data, now),), token=b"")[0]
 
     own: dict[str, Any] = backend.store.__dict__  # what is set here comes before the methods of the class
     before: dict[str, Any] = {name: own.pop(name) for name in ("add", "add_plain") if name in own}
-    own["add"], own["add_plain"] = passed, plain
+    own["add"], own["add_plain"] = passed, passed_plain
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from neoq.errors import BackendUnavailable, UnsupportedError
-from neoq.store import Store
+from neoq.store import DirectStore, Store
 
 if TYPE_CHECKING:
     from neoq.backend import Backend
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 Real = Callable[..., Any]
 Error = BaseException | type[BaseException] | Callable[[], BaseException]
 
-_TWINS = {"add": "add_plain", "claim": "take", "settle": "settle_succeeded"}  # other ways to the same
 _OUTAGE = (
     *("add", "add_tick", "last_tick", "claim", "extend", "settle", "reclaim", "prune", "beat"),
     *("workers", "find", "counts", "change", "set_paused"),
@@ -161,7 +160,9 @@ class Faults:
         for name in calls:
             if name.startswith("_") or not callable(getattr(Store, name, None)):
                 raise ValueError(f"a store has no call {name!r}; it is one of {', '.join(_OUTAGE)}")
-        names = {*calls, *(_TWINS[name] for name in calls if hasattr(Store, _TWINS.get(name, "")))}
+        names = set(calls)
+        if "add" in calls and isinstance(self._store, DirectStore):
+            names.add("add_plain")
         own: dict[str, Any] = self._store.__dict__  # what is set here comes before the methods of the class
         before = {name: own[name] for name in names if name in own}
         own |= {name: partial(way, self._store, getattr(self._store, name)) for name in names}
