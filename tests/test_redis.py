@@ -1075,7 +1075,7 @@ def test_a_job_that_is_nowhere(
     job = backend.enqueue("q")
     client.delete(f"{{{backend.config.prefix}:q}}:ready")
     assert backend.store.claim([Demand("q", 1)]).jobs == []
-    monkeypatch.setattr("neoq.redis.store.SWEEP_EVERY", 0.0)
+    monkeypatch.setattr("neoq.redis.reclaim.SWEEP_EVERY", 0.0)
     backend.store.reclaim()
     assert [found.id for found in backend.store.claim([Demand("q", 1)]).jobs] == [job.id]
     assert str(job.id) in caplog.text
@@ -1115,9 +1115,9 @@ def test_a_span_counts_by_the_clock_of_the_server(
     with neoq.connect(url) as worker, neoq.connect(url, autostart=False) as producer:
         producer.clock = Fast()
         monkeypatch.setattr("neoq.redis.queues.machine", SimpleNamespace(time=Fast().time))
-        monkeypatch.setattr(
-            "neoq.redis.store.machine", SimpleNamespace(time=Fast().time, monotonic=time.monotonic)
-        )
+        for module in ("store", "claim"):
+            ahead = SimpleNamespace(time=Fast().time, monotonic=time.monotonic)
+            monkeypatch.setattr(f"neoq.redis.{module}.machine", ahead)
         soon = producer.enqueue("q", {"n": 0}, run_after=0.1)
         late = producer.enqueue("q", {"n": 1}, run_after=0.2, deadline=0.1)
         monkeypatch.undo()

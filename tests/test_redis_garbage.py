@@ -304,5 +304,5 @@ def test_the_lease_of_a_living_worker_is_kept(backend: RedisBackend, client: red
 def sweep(backend: RedisBackend) -> None:
     """Look for leases that ran out, as is done now and then."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("neoq.redis.store.SWEEP_EVERY", 0.0)
+        patch.setattr("neoq.redis.reclaim.SWEEP_EVERY", 0.0)
         backend.store.reclaim()

@@ -138,7 +138,7 @@ def test_a_worker_that_may_not_be_called(caplog: pytest.LogCaptureFixture) -> No
         with neoq.connect(url, job_check_interval=0.1) as worker:
             ran = threading.Event()
             worker.listen("q", lambda _job: ran.set())
-            while "let its user hear the channels neoq:wake:*" not in caplog.text:
+            while "grant this user the channels neoq:wake:*" not in caplog.text:
                 threading.Event().wait(0.01)
             worker.enqueue("q")
             assert ran.wait(PATIENCE)

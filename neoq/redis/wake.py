@@ -1,7 +1,7 @@
-"""The wake of one process: a connection on which the server calls it.
+"""The subscriber of one process: a connection on which the server wakes it.
 
-Whoever adds a job to a queue calls one worker that has nothing to do there, by name. A call that is lost
-costs time, never a job: workers look all the same every few seconds, and at once when the connection is back.
+A script that adds jobs to a queue publishes to one worker that is idle there. A lost wake costs time and
+never a job: workers poll as well every few seconds, and at once after a reconnect.
 """
 
 from __future__ import annotations
@@ -22,109 +22,108 @@ if TYPE_CHECKING:
 
 PING_EVERY = 15.0  # seconds; a connection that is silent for twice as long is dead
 FIRST_PAUSE, LAST_PAUSE = 0.1, 2.0  # seconds between attempts to connect
-REFUSED_PAUSE = 60.0  # and where the server does not let us hear it
+REFUSED_PAUSE = 60.0  # after a denied SUBSCRIBE
 
 
-class Wakes:
-    """One thread that hears calls, and passes them on."""
+class Subscriber:
+    """One thread that receives wakes, and passes them on."""
 
     def __init__(
         self,
         connection: RedisConnection,
         channel: str,
         *,
-        called: Callable[[str], None],
-        back: Callable[[], None],
+        on_wake: Callable[[str], None],
+        on_reconnect: Callable[[], None],
         log: SafeLogger,
     ) -> None:
         self._connection = connection
         self._channel = channel
-        self._called = called
-        self._back = back
+        self._on_wake = on_wake
+        self._on_reconnect = on_reconnect
         self._log = log
         self._lock = threading.Lock()
         self._loop = Loop("neoq-wakes", self._turn, log)
-        self._ear: Any = None
+        self._current: Any = None
         self._pause = FIRST_PAUSE
-        self.hears = False
+        self.subscribed = False
 
     def start(self) -> None:
         """Start the thread, once."""
         self._loop.start()
 
     def close(self) -> None:
-        """Hear no more."""
+        """Unsubscribe, and end the thread."""
         with self._lock:
             self._loop.close()
-            ear = self._ear
-        if ear is not None:
-            try:
-                send(ear, [("UNSUBSCRIBE",)])  # its answer ends the thread's wait
-            except (redis.RedisError, OSError, AttributeError):
-                pass
+            if self._current is not None:  # the thread disconnects only after this: a send would reconnect
+                try:
+                    send(self._current, [("UNSUBSCRIBE",)])  # the reply ends the thread's wait
+                except (redis.RedisError, OSError):
+                    pass
         self._loop.join(2.0)
 
     def _turn(self) -> float:
-        """Hear until that ends; return how long to wait before the next attempt."""
+        """Listen until the connection ends; return how long to wait before the next attempt."""
         try:
-            self._hear()
+            self._listen()
         except Exception as error:
             return 0.0 if self._loop.closing else self._pause_after(error)
         return 0.0
 
     def _pause_after(self, error: Exception) -> float:
-        """Say what the matter is, and how many seconds until it is worth trying again."""
+        """Log the error; return how many seconds to wait before the next attempt."""
         if isinstance(error, redis.ResponseError):
             self._log.warning(
-                "the server refuses to call us, so jobs are looked for every job_check_interval instead; "
-                "let its user hear the channels %s*: %s",
+                "Redis denied SUBSCRIBE, so jobs are found by polling every job_check_interval; "
+                "grant this user the channels %s*: %s",
                 self._channel.rpartition(":")[0] + ":",
                 error,
             )
             return REFUSED_PAUSE
         trace = not isinstance(error, (*DRIVER_ERRORS, OSError, ValueError, AttributeError))
-        self._log.warning("the server's calls are not heard until it is back: %r", error, exc_info=trace)
+        self._log.warning("lost the pub/sub connection; reconnecting: %r", error, exc_info=trace)
         pause, self._pause = self._pause, min(2 * self._pause, LAST_PAUSE)
         return pause
 
-    def _hear(self) -> None:
+    def _listen(self) -> None:
         client = self._connection.clients.new(socket_timeout=PING_EVERY)
-        ear = self._connection.connection_of(client)
+        connection = self._connection.connection_of(client)
         try:
-            send(ear, [("SUBSCRIBE", self._channel)])
+            send(connection, [("SUBSCRIBE", self._channel)])
             with self._lock:
                 if self._loop.closing:
                     return
-                self._ear = ear  # from now on its end is to be told of
-            self._listen(ear)
+                self._current = connection  # from now on `close` unsubscribes
+            self._receive(connection)
         finally:
             with self._lock:
-                self._ear = None
-            self.hears = False
-            ear.disconnect()
+                self._current = None
+            self.subscribed = False
+            connection.disconnect()
             client.close()
 
-    def _listen(self, ear: Any) -> None:
-        """Hear calls until we have unsubscribed; none that came before is lost."""
+    def _receive(self, connection: Any) -> None:
+        """Receive wakes until we have unsubscribed; no earlier wake is lost."""
         asked = False
         while True:
             try:
-                reply = read(ear)
+                reply = read(connection)
             except redis.TimeoutError:
                 if asked:
                     raise
                 asked = True
-                send(ear, [("PING",)])
+                send(connection, [("PING",)])
                 continue
             asked = False
             if isinstance(reply, Exception):
                 raise reply
             kind, *rest = reply
             if kind == b"message":
-                self._called(rest[1].decode())
+                self._on_wake(rest[1].decode())
             elif kind == b"subscribe":
-                self.hears = True
+                self.subscribed = True
                 self._pause = FIRST_PAUSE
-                self._back()
+                self._on_reconnect()
             elif kind == b"unsubscribe":
                 return

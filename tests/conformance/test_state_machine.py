@@ -626,7 +626,7 @@ class RedisMachine(StoreMachine):
         store = super().a_store(number)
         assert isinstance(store, RedisBackend)
         for queue in QUEUES:  # the server's call that the other backend has added may still be on its way
-            store.store._stir(queue)
+            store.store._idle.mark_changed(queue)
         return store
 
 

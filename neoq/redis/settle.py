@@ -1,0 +1,186 @@
+"""How attempts end and leases last: outcomes are recorded, and leases renewed, in batches of one queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from neoq.errors import BackendError, BackendUnavailable
+from neoq.job import Status
+from neoq.redis.add import Adder
+from neoq.redis.config import RedisConfig
+from neoq.redis.connection import Call
+from neoq.redis.errors import has_broken, is_full
+from neoq.redis.leases import NOT_OURS, Leased
+from neoq.redis.queues import RedisQueues
+from neoq.redis.rows import change_of, held_by, lease_name, progress_of, success_of
+from neoq.store import Extended, Lease, Outcome
+
+AT_ONCE = 50  # jobs of one script, so that none holds the server for long
+BYTES_AT_ONCE = 256 * 1024  # of results in one script, or a single one
+Batch = tuple[str, bool, list[Outcome]]  # of one queue, whether they succeeded
+
+
+class Outcomes:
+    """Records outcomes under this worker's leases."""
+
+    def __init__(
+        self,
+        queues: RedisQueues,
+        config: RedisConfig,
+        worker: str,
+        *,
+        leased: Leased,
+        adder: Adder,
+        tell_ready: Callable[[Iterable[str]], None],
+    ) -> None:
+        self._queues = queues
+        self._redis = queues.redis
+        self._scripts = queues.scripts
+        self._config = config
+        self._worker = worker
+        self._leased = leased
+        self._adder = adder
+        self._tell_ready = tell_ready
+        self._unsure: set[tuple[int, int]] = set()  # leases that may be settled already: the reply was lost
+
+    def record(self, outcomes: Sequence[Outcome]) -> set[int]:
+        """Record outcomes in one round trip, and add the jobs that follow; return the stale ones."""
+        stale: set[int] = set()
+        batches: dict[tuple[str, bool], list[Outcome]] = {}
+        for outcome in outcomes:
+            lease = outcome.lease
+            if lease.token <= 0:
+                stale.add(lease.job_id)
+                continue
+            batches.setdefault((lease.queue, outcome.status is Status.SUCCEEDED), []).append(outcome)
+        parts = [(*kind, part) for kind, batch in batches.items() for part in _batches_of(batch)]
+        for (queue, _, batch), reply in zip(parts, self._send_all(parts), strict=True):
+            stale |= set(map(int, reply))
+            self._leased.forget(queue, batch)
+        try:
+            self._follow(outcomes, stale)
+        except BaseException:
+            self._doubt(parts)
+            raise
+        if self._unsure:
+            self._unsure.difference_update(_leases_in(parts))
+        self._tell_ready({queue for queue, well, batch in parts if not well})
+        return stale
+
+    def _send_all(self, parts: list[Batch]) -> list[Any]:
+        try:
+            return self._send(parts, keep=True)
+        except BackendUnavailable as error:
+            if not is_full(error) or not any(well for _, well, _ in parts):
+                raise
+            self._config.log.warning("the server is full; succeeded jobs are deleted at once: %s", error)
+        return self._send(parts, keep=False)
+
+    def _send(self, parts: list[Batch], *, keep: bool) -> list[Any]:
+        """Settle again if the connection broke, and tell the server that this is a repetition."""
+        try:
+            return self._send_once(parts, keep=keep)
+        except BackendError as error:
+            if not has_broken(error):
+                raise
+        return self._send_once(parts, keep=keep)
+
+    def _send_once(self, parts: list[Batch], *, keep: bool) -> list[Any]:
+        try:
+            return self._redis.call_many([self._settle_call(*part, keep=keep) for part in parts], again=False)
+        except BaseException:
+            self._doubt(parts)
+            raise
+
+    def _doubt(self, parts: list[Batch]) -> None:
+        """Outcomes may have been recorded: if they are settled again, they do not count as stale."""
+        self._unsure.update(_leases_in(parts))
+
+    def _settle_call(self, queue: str, well: bool, batch: list[Outcome], *, keep: bool) -> Call:
+        if well:
+            return self._finish_call(queue, batch, keep=keep and self._config.retention != 0)
+        worker, now = self._worker, self._queues.time()
+        arguments = [self._is_repeated(batch), *self._queues.wake_arguments(queue)]
+        for one in batch:
+            name = one.lease.job_id
+            lease = lease_name(name, one.lease.token, worker)
+            arguments += (name, lease, change_of(one, now), b"" if one.result is None else one.result)
+        return self._queues.call_of(self._scripts.settle, queue, arguments)
+
+    def _finish_call(self, queue: str, batch: list[Outcome], *, keep: bool) -> Call:
+        known, worker = self._leased.known(queue, batch), self._worker
+        leases: list[str] = []
+        fingerprints: list[bytes] = []
+        states: list[Any] = []
+        results: list[Any] = []
+        for one in batch:
+            job_id, _, token, _ = one.lease
+            ours = known.get(job_id, NOT_OURS)
+            if ours[0] != token:
+                ours = NOT_OURS
+            lease = lease_name(job_id, token, worker)
+            leases.append(lease)
+            fingerprints.append(held_by(ours[1]))
+            states += (job_id, success_of(one, lease, ours[2]))
+            if one.result is not None:
+                results += (job_id, one.result)
+        header = int(keep), self._is_repeated(batch), len(batch)
+        arguments = [*header, *leases, *fingerprints, *states, *results]
+        return self._queues.call_of(self._scripts.finish, queue, arguments)
+
+    def _is_repeated(self, batch: list[Outcome]) -> int:
+        unsure = self._unsure
+        return int(bool(unsure) and any((one.lease.job_id, one.lease.token) in unsure for one in batch))
+
+    def _follow(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
+        """Add the follow-up jobs of the outcomes that were just recorded.
+
+        Capacity does not hold them back: settling is what makes room, so it must not wait for room.
+        """
+        for outcome in outcomes:
+            if outcome.follow and outcome.lease.job_id not in stale:
+                token = f"follows {outcome.lease.job_id} {outcome.lease.token}".encode()
+                self._adder.add(outcome.follow, token, {})
+                self._tell_ready({job.queue for job in outcome.follow})
+
+    def renew(self, leases: Sequence[Lease]) -> Extended:
+        """Renew leases; return which are lost, and which jobs were cancelled."""
+        lost, cancelled = set[int](), set[int]()
+        by_queue: dict[str, list[Lease]] = {}
+        for lease in leases:
+            by_queue.setdefault(lease.queue, []).append(lease)
+        parts = [
+            (queue, of_queue[start : start + AT_ONCE])
+            for queue, of_queue in by_queue.items()
+            for start in range(0, len(of_queue), AT_ONCE)
+        ]
+        replies = self._redis.call_many([self._extend_call(*part) for part in parts])
+        for reply in replies:
+            lost |= set(map(int, reply[0]))
+            cancelled |= set(map(int, reply[1]))
+        return Extended(lost, cancelled)
+
+    def _extend_call(self, queue: str, leases: list[Lease]) -> Call:
+        arguments: list[Any] = [int(self._config.lease * 1e6)]
+        for lease in leases:
+            job_id = lease.job_id
+            progress = "" if lease.progress is None else progress_of(lease.progress)
+            arguments += (job_id, lease_name(job_id, lease.token, self._worker), progress)
+        return self._queues.call_of(self._scripts.extend, queue, arguments)
+
+
+def _leases_in(parts: list[Batch]) -> Iterator[tuple[int, int]]:
+    return ((one.lease.job_id, one.lease.token) for _, _, batch in parts for one in batch)
+
+
+def _batches_of(outcomes: list[Outcome]) -> Iterator[list[Outcome]]:
+    """Outcomes of one queue, cut into batches of one script each."""
+    start = size = 0
+    for at, outcome in enumerate(outcomes):
+        result = len(outcome.result or b"")
+        size += result
+        if at > start and (at - start == AT_ONCE or size > BYTES_AT_ONCE):
+            yield outcomes[start:at]
+            start, size = at, result
+    yield outcomes[start:]
