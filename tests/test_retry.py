@@ -66,13 +66,46 @@ def test_the_formula_never_leaves_the_calendar(retries: int) -> None:
     assert RetryPolicy().seconds(retries) <= MAX_DELAY
 
 
-@pytest.mark.parametrize("delay", [-1, math.nan, math.inf, "5", True, timedelta(seconds=-1), [1]], ids=repr)
+@pytest.mark.parametrize("delay", [-1, math.nan, math.inf, "5", True, timedelta(seconds=-1), {1}], ids=repr)
 def test_a_delay_that_is_no_span_is_refused(delay: Any) -> None:
     """A wrong delay is refused when the policy is made, not at the first failure at night."""
     with pytest.raises(
-        ConfigError, match=r"RetryPolicy\.delay is .*takes seconds, a timedelta, or a function"
+        ConfigError, match=r"RetryPolicy\.delay is .*takes seconds, a timedelta, a list of them, or"
     ):
         RetryPolicy(delay=delay)
+
+
+@pytest.mark.parametrize("delays", [[10, timedelta(seconds=30), 60], (10, 30, 60.0)], ids=["list", "tuple"])
+def test_a_list_has_a_delay_for_each_retry(delays: Any) -> None:
+    """The delays of a list are taken in their order, and the last one repeats."""
+    policy = RetryPolicy(delay=delays)
+    assert [policy.seconds(retries) for retries in range(5)] == [10, 30, 60, 60, 60]
+    assert hash(policy) == hash(RetryPolicy(delay=tuple(delays)))
+
+
+@pytest.mark.parametrize(
+    ("delays", "named"),
+    [
+        ([], "an empty list"),
+        ([1, -1], r"delay\[1\] is -1"),
+        ([1, True, "5"], r"delay\[1\] is True.*delay\[2\] is '5'"),
+        (lambda: 5, "cannot be called as"),
+        (lambda retries, error, more: 5, "cannot be called as"),
+    ],
+    ids=["empty", "negative", "several", "no argument", "three arguments"],
+)
+def test_a_bad_delay_of_a_list_or_function_is_named(delays: Any, named: str) -> None:
+    """A wrong item of a list, or a function with other arguments, is refused when the policy is made."""
+    with pytest.raises(ConfigError, match=f"(?s){named}"):
+        RetryPolicy(delay=delays)
+
+
+def test_a_function_of_two_is_given_the_error() -> None:
+    """A delay function with two required arguments gets the error that the job failed with."""
+    policy = RetryPolicy(delay=lambda retries, error: retries + (60 if isinstance(error, KeyError) else 1))
+    assert policy.seconds(2, KeyError("x")) == 62
+    assert policy.seconds(2, ValueError("x")) == 3
+    assert RetryPolicy(delay=lambda retries, base=10: base * retries).seconds(2, KeyError("x")) == 20
 
 
 @pytest.mark.parametrize("delay", [-1, math.nan, None, "5", True], ids=repr)

@@ -316,7 +316,7 @@ def _delay(job: Job, listener: Listener, error: BaseException) -> float | None:
             return None
         if isinstance(error, Retry) and error.after is not None:
             return max(0.0, to_seconds("Retry.after", error.after))
-        return listener.retry.seconds(job.retries)
+        return listener.retry.seconds(job.retries, error)
     except BaseException:
         listener.logger.exception("the retry delay of queue %s failed; its default is used", job.queue)
         return RetryPolicy().seconds(job.retries)

@@ -84,6 +84,33 @@ class RetryCases(Suite):
         ended(backend, backend.enqueue("q"))
         assert asked.items == [0, 1, 2]
 
+    def test_a_delay_may_depend_on_the_error(self, backend: Backend) -> None:
+        """A delay function with two arguments is given the exception of the attempt, too."""
+        asked = Seen()
+
+        def delay(retries: int, error: BaseException) -> float:
+            asked((retries, str(error)))
+            return 0.0
+
+        backend.listen("q", fail, max_retries=1, retry=RetryPolicy(delay=delay))
+        ended(backend, backend.enqueue("q"))
+        assert asked.items == [(0, "it always fails")]
+
+    def test_a_list_of_delays(self, backend: Backend) -> None:
+        """Each retry has its delay from the list."""
+        backend.listen("q", fail, max_retries=2, retry=RetryPolicy(delay=[0, 3600]))
+        job = backend.enqueue("q")
+
+        def failed_twice() -> Job | None:
+            now = backend.get(id_of(job))
+            return now if now is not None and now.retries == 2 else None
+
+        failed = eventually(failed_twice, "the second failure")
+        assert failed is not None
+        assert failed.run_after is not None
+        assert failed.ran_at is not None
+        assert 3590 < (failed.run_after - failed.ran_at).total_seconds() < 3700
+
     def test_the_usual_delay(self, backend: Backend) -> None:
         """Without a policy the first retry waits 15 to 45 seconds."""
         backend.listen("q", fail)
