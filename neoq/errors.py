@@ -164,7 +164,7 @@ class JobInterrupted(BaseException):
 
 
 class JobTimeout(JobInterrupted):
-    """The attempt ran longer than its queue's timeout."""
+    """The attempt ran longer than its timeout: the job's own, or its queue's."""
 
 
 class DeadlineExceeded(JobInterrupted):

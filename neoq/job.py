@@ -31,6 +31,7 @@ CODEC = 1  # how payload and result bytes are written: 1 is JSON with sorted key
 MAX_DEPTH = 100
 _EXACT = b"%b"  # copies bytes to their size: orjson's own keep the 4 KB that they were written into
 _EARLIEST, _LATEST = (datetime(year, 12, 30, tzinfo=UTC).timestamp() for year in (1, 9999))
+_LEAST_TIMEOUT = 0.001
 _MAX_KNOWN = 10_000
 _known_queues: set[str] = set()  # names that were checked
 _SORTED = orjson.OPT_SORT_KEYS
@@ -46,6 +47,7 @@ class JobOptions(TypedDict, total=False):
     deadline: When | None
     priority: int
     max_retries: int | None
+    timeout: timedelta | float | None
     fingerprint: str | None
     unique: Unique | None
     on_duplicate: OnDuplicate
@@ -136,6 +138,8 @@ class Record:
     priority: int = 0
     retries: int = 0
     max_retries: int | None = None
+    timeout: float | None = None  # of an attempt, in seconds; None leaves it to the queue's listener
+    scheduled: float | None = None  # the tick of a cron that it is for
     unique: Unique = True
     on_duplicate: OnDuplicate = "return"
     duplicate: bool = False
@@ -165,7 +169,8 @@ class Job(Record):
     """One piece of work: a queue's name, a JSON payload, and when and how to run it.
 
     ``run_after`` and ``deadline`` take an aware datetime, a timedelta, or seconds from now.
-    ``max_retries`` None leaves it to the queue's listener. ``unique`` True holds the fingerprint until
+    ``max_retries`` and ``timeout`` (of an attempt, in seconds or as a timedelta) None leave it to the
+    queue's listener. ``unique`` True holds the fingerprint until
     the job ends, ``"until_started"`` until its first attempt starts, False not at all; None leaves it to
     the queue or the backend, whose default is True.
     ``on_duplicate`` says what an enqueue does that meets an unfinished job of equal fingerprint.
@@ -205,6 +210,7 @@ class Job(Record):
         deadline: When | None = None,
         priority: int = 0,
         max_retries: int | None = None,
+        timeout: timedelta | float | None = None,
         fingerprint: str | None = None,
         unique: Unique | None = None,
         on_duplicate: OnDuplicate = "return",
@@ -221,6 +227,7 @@ class Job(Record):
             and run_after is None
             and deadline is None
             and max_retries is None
+            and timeout is None
             and fingerprint is None
             and key is None
             and meta is None
@@ -239,6 +246,8 @@ class Job(Record):
         self.priority = _checked_int("priority", priority, -100, 100)
         if max_retries is not None:
             self.max_retries = _checked_int("max_retries", max_retries, 0, 2**31 - 1)
+        if timeout is not None:
+            self.timeout = _checked_timeout(timeout)
         if fingerprint is not None:
             self.own_fingerprint = _checked_text("fingerprint", fingerprint)
         self.unique = _checked_choice("unique", unique, (True, False, "until_started"))
@@ -309,6 +318,11 @@ class Job(Record):
     def finished_at(self) -> datetime | None:
         """When it succeeded, died or was cancelled."""
         return to_datetime(self.finished_on)
+
+    @property
+    def scheduled_at(self) -> datetime | None:
+        """The tick that it is for, where a cron has made it; None elsewhere."""
+        return to_datetime(self.scheduled)
 
     @property
     def finished(self) -> bool:
@@ -396,6 +410,8 @@ class Job(Record):
         _checked_int("priority", self.priority, -100, 100)
         if self.max_retries is not None:
             _checked_int("max_retries", self.max_retries, 0, 2**31 - 1)
+        if self.timeout is not None:
+            self.timeout = _checked_timeout(self.timeout)
         self.meta = _checked_meta(self.meta)
         self.special = True
 
@@ -408,6 +424,7 @@ class Job(Record):
         for name in (_DESCRIBED | _ASKED) & self.__dict__.keys():
             setattr(fresh, name, self.__dict__[name])
         fresh.waits = False
+        fresh.scheduled = None
         fresh.says_unique = True
         return fresh
 
@@ -431,6 +448,7 @@ class Job(Record):
             self.own_fingerprint = self.fingerprint  # it stays the job's, whatever its payload
         self.body, self.due, self.expires, self.priority = new.body, new.due, new.expires, new.priority
         self.max_retries, self.meta, self.key = new.max_retries, new.meta, new.key
+        self.timeout, self.scheduled = new.timeout, new.scheduled
         self.special = True
 
     def snapshot(self) -> Job:
@@ -450,7 +468,9 @@ queue_of, is_special, data_of = map(
 _payload_of = attrgetter("parsed")
 _IN_SLOTS = tuple(name for name in Record.__slots__ if name != "__dict__")
 _DESCRIBED = frozenset(
-    "priority max_retries unique on_duplicate kind key group meta own_fingerprint waits".split()
+    (
+        "priority max_retries timeout scheduled unique on_duplicate kind key group meta own_fingerprint waits"
+    ).split()
 )  # what a user may say of a job, beyond the plain
 _ASKED = frozenset({"asked_run_after", "asked_deadline"})
 
@@ -755,6 +775,15 @@ def _checked_int(name: str, value: Any, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InvalidJobError(f"{name} is {value!r}; it takes an int from {low} to {high}")
     return value
+
+
+def _checked_timeout(timeout: Any) -> float:
+    seconds = to_seconds("timeout", timeout)
+    if not _LEAST_TIMEOUT <= seconds <= _LATEST:
+        raise InvalidJobError(
+            f"timeout is {timeout!r}; it takes seconds (or a timedelta) >= {_LEAST_TIMEOUT}"
+        )
+    return seconds
 
 
 def _checked_text(name: str, value: Any) -> str:

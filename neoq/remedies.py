@@ -8,7 +8,7 @@ from typing import Any
 
 _SPAN = "write run_after=60 (seconds), or a timedelta"
 _POINT = "write run_after=..., an aware datetime such as datetime.now(timezone.utc) + timedelta(hours=1)"
-_TIMEOUT = "the timeout belongs to the queue: listen(queue, handler, timeout=60)"
+_TIMEOUT = "write timeout=...: seconds or a timedelta, for each attempt of this job"
 _RETRIES = (
     "write max_retries=3; the delays between them are listen(queue, handler, retry=neoq.RetryPolicy(...))"
 )
@@ -27,7 +27,7 @@ _OF_ENQUEUE: dict[str, str | None] = {
         _POINT,
     ),
     **dict.fromkeys(
-        "timeout job_timeout time_limit soft_time_limit max_runtime timeout_ms ttr timelimit".split(),
+        "job_timeout time_limit soft_time_limit max_runtime timeout_ms ttr timelimit".split(),
         _TIMEOUT,
     ),
     **dict.fromkeys(

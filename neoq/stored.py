@@ -37,6 +37,9 @@ COUNTED = ("ready", "scheduled", "retrying", "running", "succeeded", "dead", "ca
 SHOWN = 60  # characters of what a field held
 SHOWN_IN_ALL = 500
 _ONLY_TEXTS = frozenset({str})
+_META = "a JSON object of texts"
+_OWN = frozenset({"timeout", "scheduled"})  # numbers that are kept with meta
+_MOST_OWN = 1e12
 REMEMBERED = 10_000  # jobs that were logged
 
 
@@ -72,9 +75,7 @@ def read(fields: Mapping[str, Any], *, problems: Sequence[str] = ()) -> Job:
     job.own_fingerprint = reader.get("fingerprint", _or_none(_text), None)
     for name in ("kind", "key", "group"):
         setattr(job, name, reader.get(name, _or_none(_text), None))
-    meta = reader.get("meta", _meta, None)
-    if meta is not None:
-        job.meta = meta
+    reader.get("meta", lambda value: _read_meta(job, value), None)
     if "payload" in fields:
         job.body = reader.get("payload", _payload, b"")
     job.result_body = reader.get("result", _result, None)
@@ -151,12 +152,39 @@ def payload_of(data: Any) -> dict[str, Any]:
     return payload
 
 
-def meta_of(data: Any) -> dict[str, str]:
-    """Stored meta, as `payload_of`."""
-    meta: Any = orjson.loads(data)
+def kept_meta(job: Job) -> Any:
+    """What is kept as a job's meta; None for nothing.
+
+    That is an object of texts, or where the job has options of its own that no store looks at a list of that
+    object and one of these.
+    """
+    own = {name: value for name in _OWN if (value := getattr(job, name)) is not None}
+    if own:
+        return [dict(job.meta), own]
+    return dict(job.meta) if job.meta else None
+
+
+def encoded_meta(job: Job) -> bytes | None:
+    """`kept_meta` as JSON."""
+    meta = kept_meta(job)
+    return None if meta is None else orjson.dumps(meta)
+
+
+def take_meta(job: Job, meta: Any) -> None:
+    """Take over what was kept as a job's meta; raises Unreadable for anything else."""
+    own: Any = None
+    if meta.__class__ is list and len(meta) == 2:
+        meta, own = meta
+        if own.__class__ is not dict or not own.keys() <= _OWN:
+            raise Unreadable(_META)
+        for name, value in own.items():
+            if type(value) not in {int, float} or not -_MOST_OWN < value < _MOST_OWN:
+                raise Unreadable(_META)
+            setattr(job, name, float(value))
     if meta.__class__ is not dict or not _ONLY_TEXTS.issuperset(map(type, meta.values())):
-        raise Unreadable("a JSON object of texts")
-    return meta
+        raise Unreadable(_META)
+    if meta or own is None:
+        job.meta = meta
 
 
 def check_numbers(job: Job) -> None:
@@ -327,16 +355,9 @@ def _result(value: Any) -> bytes | None:
     return data
 
 
-def _meta(value: Any) -> dict[str, str] | None:
-    if value is None:
-        return None
-    what = "a JSON object of texts"
-    meta = value if isinstance(value, dict) else _json(_bytes(value, what), what)
-    if not isinstance(meta, dict) or not all(
-        isinstance(key, str) and isinstance(item, str) for key, item in meta.items()
-    ):
-        raise Unreadable(what)
-    return meta
+def _read_meta(job: Job, value: Any) -> None:
+    if value is not None:
+        take_meta(job, value if isinstance(value, (dict, list)) else _json(_bytes(value, _META), _META))
 
 
 def _or_none(reads: Any) -> Any:

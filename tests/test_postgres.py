@@ -1603,8 +1603,8 @@ def test_the_view_of_all_jobs(make: Make, admin: psycopg.Connection[Any], new_sc
     backend = make()
     backend.listen("good", lambda job: {"sum": job.payload["n"] + 1})
     backend.listen("bad", lambda job: 1 / job.payload["n"], max_retries=0)
-    good = ended(backend, backend.enqueue("good", {"n": 1}, meta={"a": "b"}))
-    bad = ended(backend, backend.enqueue("bad", {"n": 0}))
+    good = ended(backend, backend.enqueue("good", {"n": 1}, meta={"a": "b"}, timeout=30))
+    bad = ended(backend, backend.enqueue("bad", {"n": 0}, timeout=30))
     later = backend.enqueue(Job("later", run_after=60, deadline=90, key="x", priority=7))
     columns = "id, queue, status, payload, result, meta, error, created_at, run_after, finished_at"
     rows = {row[0]: row[1:] for row in admin.execute(f'select {columns} from "{new_schema}".all_jobs')}

@@ -6,13 +6,23 @@ import logging
 import math
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neoq.config import SafeLogger
 from neoq.job import Job, Status
-from neoq.stored import SHOWN_IN_ALL, Reported, read, texts_in, unreadable, unreadable_end
+from neoq.stored import (
+    SHOWN_IN_ALL,
+    Reported,
+    encoded_meta,
+    read,
+    take_meta,
+    texts_in,
+    unreadable,
+    unreadable_end,
+)
 
 WHOLE: dict[str, Any] = {
     "id": 7,
@@ -57,6 +67,19 @@ anything = st.one_of(
 )
 
 
+@pytest.mark.parametrize(("meta", "timeout"), [({}, 5.0), ({"a": "b"}, None), ({"a": "b"}, 5.0), ({}, None)])
+def test_options_of_its_own_are_kept_with_meta(meta: dict[str, str], timeout: float | None) -> None:
+    """What is kept as meta has the timeout and tick of a job, too, and is nothing for a plain job."""
+    job = Job("q", meta=meta, timeout=timeout)
+    job.scheduled = None if timeout is None else 7.5
+    kept = encoded_meta(job)
+    assert (kept is None) == (not meta and timeout is None)
+    found = Job("q")
+    take_meta(found, orjson.loads(kept or b"{}"))
+    assert (dict(found.meta), found.timeout, found.scheduled) == (meta, timeout, job.scheduled)
+    assert read({**WHOLE, "meta": kept}).timeout == timeout
+
+
 def test_a_whole_record_is_read_as_it_is() -> None:
     """A record in order gives a job with each of its fields, and nothing to complain of."""
     job = read(WHOLE)
@@ -73,6 +96,10 @@ def test_a_whole_record_is_read_as_it_is() -> None:
         ("meta", b"{"),
         ("meta", b"[]"),
         ("meta", b'{"a":1}'),
+        ("meta", b'[{"a":1},{"timeout":5}]'),
+        ("meta", b'[{},{"timeout":"5"}]'),
+        ("meta", b'[{},{"id":5}]'),
+        ("meta", b"[{},{},{}]"),
         ("meta", 5),
         ("payload", b"\xff"),
         ("payload", b"[1]"),

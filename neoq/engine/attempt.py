@@ -52,7 +52,7 @@ def attempt(
     started = now()
     if job.cancel_asked or (job.expires is not None and started + job.clock_skew >= job.expires):
         return _Ending(job, listener, slot, watchdog).not_started(started)
-    until = slot.plan(job, listener.timeout, started)
+    until = slot.plan(job, _timeout(job, listener) if job.special else listener.timeout, started)
     if watchdog is not None and until < watchdog.wakes_at:
         watchdog.expect(until)
     error: BaseException | None = None
@@ -167,7 +167,7 @@ class _Ending:
         if slot.abandoned:
             return None, None
         done: T | None = None
-        until = slot.begin_on_error(self.listener.timeout, outcome)
+        until = slot.begin_on_error(_timeout(self.job, self.listener), outcome)
         if watchdog is not None and until < watchdog.wakes_at:
             watchdog.expect(until)
         try:
@@ -322,6 +322,10 @@ def _delay(job: Job, listener: Listener, error: BaseException) -> float | None:
         return RetryPolicy().seconds(job.retries)
 
 
+def _timeout(job: Job, listener: Listener) -> float | None:
+    return listener.timeout if job.timeout is None else job.timeout
+
+
 def _max_retries(job: Job, listener: Listener) -> int:
     return listener.max_retries if job.max_retries is None else job.max_retries
 
@@ -352,6 +356,8 @@ def _log_failure(
 def _reason(asked: Interrupt, job: Job, listener: Listener) -> str:
     if asked is DeadlineExceeded and job.expires is not None:
         return f"still running at its deadline {job.deadline:%Y-%m-%d %H:%M:%S} UTC"
+    if asked is JobTimeout and job.timeout is not None:
+        return f"ran longer than its timeout of {job.timeout:g} s"
     if asked is JobTimeout and listener.timeout is not None:
         return f"ran longer than the queue's timeout of {listener.timeout:g} s"
     return "interrupted"

@@ -179,6 +179,7 @@ class CronScheduler:
 
     def _enqueue(self, cron: Cron, tick: datetime) -> None:
         job = Job(cron.queue, {"scheduled_at": tick.isoformat()}, fingerprint=cron.queue)
+        job.scheduled = tick.timestamp()
         job.prepare(self._clock.time(), self._max_payload)
         if self._store.add_tick(cron.queue, tick, job) is Tick.SKIPPED:
             self.skipped += 1

@@ -19,9 +19,10 @@ from neoq.stored import (
     UNIQUENESS_NUMBER,
     Unreadable,
     check_numbers,
-    meta_of,
+    encoded_meta,
     payload_of,
     read,
+    take_meta,
     unreadable,
 )
 
@@ -103,7 +104,7 @@ def _special(jobs: Sequence[Job], arrays: Arrays) -> dict[str, Any]:
         "kinds": arrays.texts([job.kind for job in jobs]),
         "keys": arrays.texts([job.key for job in jobs]),
         "batches": arrays.texts([job.group for job in jobs]),
-        "metas": arrays.byteas([orjson.dumps(dict(job.meta)) if job.meta else None for job in jobs]),
+        "metas": arrays.byteas([encoded_meta(job) for job in jobs]),
     }
 
 
@@ -196,7 +197,7 @@ def _claimed(row: Sequence[Any], token: int, worker: str) -> Job:
         job.kind, job.key, job.group, meta, job.error, job.traceback, _ = row[12:]
         job.unique = UNIQUENESS[uniqueness]
         if meta is not None:
-            job.meta = meta_of(meta)
+            take_meta(job, orjson.loads(meta))
         _check(job)
     elif priority and not -100 <= priority <= 100:
         raise Unreadable
@@ -221,7 +222,7 @@ def _job_of(row: Sequence[Any]) -> Job:
     job.unique = UNIQUENESS[uniqueness]
     job.special = True
     if meta is not None:
-        job.meta = meta_of(bytes(meta))
+        take_meta(job, orjson.loads(bytes(meta)))
     _check(job)
     if progress is not None:
         job.progress_report = (progress, progress_text or "")

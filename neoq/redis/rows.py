@@ -14,7 +14,7 @@ import orjson
 
 from neoq.job import CODEC, Job, Status, Unique, blank, fingerprint, within_calendar
 from neoq.store import Outcome
-from neoq.stored import NUMBER, STATUSES, Unreadable, read, shown
+from neoq.stored import NUMBER, STATUSES, Unreadable, kept_meta, read, shown, take_meta
 
 MAX_INLINE = 2048  # bytes of a payload that are kept in the record, which scripts read as a whole
 _UNIQUENESS: dict[Unique, int] = {False: 48, True: 49, "until_started": 50}
@@ -68,8 +68,8 @@ def _extra_of(job: Job) -> bytes:
         extra["key"] = job.key
     if job.group is not None:
         extra["group"] = job.group
-    if job.meta:
-        extra["meta"] = dict(job.meta)
+    if (meta := kept_meta(job)) is not None:
+        extra["meta"] = meta
     return orjson.dumps(extra) if extra else b""
 
 
@@ -225,9 +225,7 @@ def _read_extra(job: Job, extra: dict[str, Any]) -> None:
             raise Unreadable
         setattr(job, name, text)
     if "meta" in extra:
-        job.meta = extra["meta"]
-        if not all(type(one) is str for pair in job.meta.items() for one in pair):
-            raise Unreadable
+        take_meta(job, extra["meta"])
 
 
 def _read_life(job: Job, life: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from neoq.sqlite.rows import N_READY, kind_of
 from neoq.sqlite.schema import READY, SCHEDULED
 from neoq.sqlite.session import Session
 from neoq.store import Tick, taken_by
-from neoq.stored import NUMBER, number_in
+from neoq.stored import NUMBER, encoded_meta, number_in
 
 MANY = 16  # jobs of one call that are sorted in as they are added: they share the pages that they change
 _CLOCK_WAS_WRONG = 3 * 3600.0  # a tick that much older than the last one: the clock was set right
@@ -81,7 +81,7 @@ def _replace(session: Session, holder: Job, new: Job) -> None:
             "deadline": new.expires,
             "priority": new.priority,
             "max_retries": new.max_retries,
-            "meta": orjson.dumps(dict(new.meta)) if new.meta else None,
+            "meta": encoded_meta(new),
             "key": new.key,
             "fingerprint": holder.own_fingerprint if new.body == holder.body else holder.fingerprint,
         },

@@ -18,10 +18,11 @@ from neoq.stored import (
     UNIQUENESS_NUMBER,
     Unreadable,
     check_numbers,
-    meta_of,
+    encoded_meta,
     payload_of,
     read,
     shown,
+    take_meta,
 )
 
 PENDING, RETRYING, SUCCEEDED = NUMBER[Status.PENDING], NUMBER[Status.RETRYING], NUMBER[Status.SUCCEEDED]
@@ -100,8 +101,7 @@ INSERT = _insert("uniqueness", "meta", "codec", *_DESCRIBED)
 
 def described(job: Job) -> tuple[Any, ...]:
     """What `INSERT` says of a job, after its id, hash, holds and state."""
-    meta = orjson.dumps(dict(job.meta)) if job.meta else None
-    return UNIQUENESS_NUMBER[job.unique], meta, CODEC, *_attributes_of(job)
+    return UNIQUENESS_NUMBER[job.unique], encoded_meta(job), CODEC, *_attributes_of(job)
 
 
 def job_of(row: Sequence[Any]) -> Job:
@@ -186,7 +186,7 @@ def _job_of(row: Sequence[Any]) -> Job:
     if uniqueness != 1:
         job.unique = UNIQUENESS[uniqueness]
     if meta is not None:
-        job.meta = meta_of(meta)
+        take_meta(job, orjson.loads(meta))
     if job.result_body is not None:
         orjson.loads(job.result_body)
     if progress is not None:

@@ -34,6 +34,7 @@ from neoq.testing.cases.operating import (
     ProgressCases,
     RetryByHandCases,
 )
+from neoq.testing.cases.options import OwnTimeoutCases, ScheduledAtCases
 from neoq.testing.cases.payloads import PayloadCases
 from neoq.testing.cases.periodic import CatchUpCases, CronCases, TickCases
 from neoq.testing.cases.reentry import ReentryCases
@@ -73,6 +74,8 @@ class BackendConformance(
     CronCases,
     TickCases,
     CatchUpCases,
+    OwnTimeoutCases,
+    ScheduledAtCases,
     DrainCases,
     ShutdownCases,
     ForkCases,

@@ -27,7 +27,7 @@ select
     j.id, j.queue, j.key, j.fingerprint,
     coalesce((array['pending', 'retrying', 'running', 'succeeded', 'dead', 'cancelled'])[j.status + 1], 'unknown')
         as status,
-    j.priority, readable_json(j.payload) as payload, readable_json(j.meta) as meta,
+    j.priority, readable_json(j.payload) as payload, m.meta,
     readable_json(j.result) as result, j.error, j.traceback, j.progress, j.progress_text,
     j.retries, j.max_retries, j.crashes, j.cancel as cancel_requested, w.id as worker,
     readable_time(j.created_at) as created_at, readable_time(j.run_after) as run_after,
@@ -43,4 +43,10 @@ from (
         progress, progress_text, retries, max_retries, crashes, false, null, created_at, run_after, deadline,
         ran_at, finished_at
     from history
-) j left join workers w on w.number = j.worker;
+) j
+left join workers w on w.number = j.worker
+-- A job with options of its own, such as a timeout, keeps them beside its meta: in a list of both.
+cross join lateral (
+    select case jsonb_typeof(kept) when 'array' then nullif(kept -> 0, '{}') else kept end as meta
+    from readable_json(j.meta) kept
+) m;
