@@ -31,6 +31,7 @@ from neoq.errors import (
     UnsupportedError,
 )
 from neoq.job import DuplicateJobError, Job, Status
+from neoq.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
     from neoq.retry import RetryPolicy
     from neoq.sqlite.backend import SqliteBackend
     from neoq.store import QueueCounts, WorkerInfo
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Backend",

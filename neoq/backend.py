@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta, tzinfo
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypedDict, TypeVar, Unpack, overload
@@ -17,6 +17,7 @@ from neoq.engine.engine import Engine
 from neoq.engine.listener import Handler, Listener, Middleware
 from neoq.engine.report import ShutdownReport
 from neoq.engine.scheduler import Cron
+from neoq.engine.unknown import unknown_kinds
 from neoq.errors import ConfigError, InvalidJobError, NeoqError
 from neoq.job import (
     DuplicateJobError,
@@ -564,7 +565,8 @@ class Backend:
 
     def stats(self) -> Stats:
         """This backend in numbers."""
-        counts = self.queues()
+        self.engine.look()
+        counts = self.store.counts()
         pools = list(self.engine.pools.values())
         return Stats(
             ready=sum(queue.ready for queue in counts),
@@ -585,7 +587,11 @@ class Backend:
     def queues(self) -> list[QueueCounts]:
         """Every queue's jobs, counted by where they are in their life."""
         self.engine.look()
-        return self.store.counts()
+        unknown = unknown_kinds(self.store)
+        return [
+            replace(counts, unknown=unknown[counts.queue]) if counts.queue in unknown else counts
+            for counts in self.store.counts()
+        ]
 
     def workers(self) -> list[WorkerInfo]:
         """The processes that listen on this store and are alive; in memory this one, once it listens."""

@@ -20,7 +20,7 @@ from neoq.frames import frames_from
 
 GUARDED = (
     *("open_store", "close_store", "add", "add_tick", "last_tick", "claim", "extend", "settle"),
-    *("reclaim", "prune", "beat", "workers", "find", "counts", "change", "set_paused"),
+    *("reclaim", "prune", "beat", "workers", "find", "counts", "waiting_kinds", "change", "set_paused"),
 )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Notice = Literal["ready", "called", "cancel", "pause"]
 Notify = Callable[[str, Notice], None]
 Action = Literal["cancel", "retry", "delete"]
+KINDS_LOOKED_AT = 10_000  # waiting jobs of a queue whose kinds are counted
 
 
 class Demand(NamedTuple):
@@ -200,7 +201,11 @@ class Tick(StrEnum):
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """One process that listens: where it runs, what it serves, when it was last heard of."""
+    """One process that listens: where it runs, what it serves, when it was last heard of.
+
+    ``kinds`` has for each queue the kinds of job that are run there, None where every kind is. ``version`` is
+    that of neoq.
+    """
 
     id: str
     host: str
@@ -209,11 +214,17 @@ class WorkerInfo:
     beat_at: datetime
     queues: tuple[str, ...] = ()
     running: int = 0
+    kinds: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict, hash=False)
+    version: str = ""
 
 
 @dataclass(frozen=True)
 class QueueCounts:
-    """The jobs of one queue, counted by where they are in their life."""
+    """The jobs of one queue, counted by where they are in their life.
+
+    ``unknown`` has the kinds of waiting jobs that no live worker runs, and how many of each; "(none)" stands
+    for jobs without a kind.
+    """
 
     queue: str
     ready: int = 0
@@ -224,6 +235,7 @@ class QueueCounts:
     dead: int = 0
     cancelled: int = 0
     paused: bool = False
+    unknown: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def unfinished(self) -> int:
@@ -383,6 +395,15 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs, by name."""
+
+    def waiting_kinds(self, queues: Sequence[str]) -> dict[tuple[str, str | None], int]:
+        """How many jobs of each queue and kind wait; of a queue at most the first `KINDS_LOOKED_AT` count."""
+        waiting: dict[tuple[str, str | None], int] = {}
+        for queue in queues:
+            for status in (Status.PENDING, Status.RETRYING):
+                for job in self.find(queue=queue, status=status, limit=KINDS_LOOKED_AT):
+                    waiting[queue, job.kind] = waiting.get((queue, job.kind), 0) + 1
+        return waiting
 
     @abc.abstractmethod
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:

@@ -17,7 +17,7 @@ import orjson
 
 from neoq.config import SafeLogger
 from neoq.job import Job, Status, Unique, blank, within_calendar
-from neoq.store import Failure, Outcome, QueueCounts, lease_of
+from neoq.store import Failure, Outcome, QueueCounts, WorkerInfo, lease_of
 
 STATUSES = (
     Status.PENDING,
@@ -201,7 +201,7 @@ def counts_of(rows: Iterable[tuple[str, int, int]], paused: Mapping[str, bool]) 
 
     ``paused`` has queues that are there without jobs, too. A row that no store has written is left out.
     """
-    numbers: dict[str, dict[str, int]] = {queue: {} for queue in paused}
+    numbers: dict[str, dict[str, Any]] = {queue: {} for queue in paused}
     for queue, place, number in rows:
         if type(queue) is str and type(place) is type(number) is int and 0 <= place < len(COUNTED):
             of_queue = numbers.setdefault(queue, {})
@@ -231,6 +231,24 @@ def texts_in(value: Any) -> tuple[str, ...]:
         except ValueError:
             return ()
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, (list, tuple)) else ()
+
+
+def kinds_in(value: Any, queues: Iterable[str]) -> dict[str, tuple[str, ...] | None]:
+    """The kinds that a worker runs in each of its queues, from a bookkeeping row; None where that is any."""
+    told = value
+    if isinstance(value, (str, bytes)):
+        try:
+            told = orjson.loads(value)
+        except ValueError:
+            told = None
+    if not isinstance(told, dict):
+        told = {}
+    return {queue: texts_in(told[queue]) if isinstance(told.get(queue), list) else None for queue in queues}
+
+
+def restricted(worker: WorkerInfo) -> dict[str, tuple[str, ...]]:
+    """What a worker says of the kinds that it runs, to be stored: only of queues where that is not any."""
+    return {queue: kinds for queue, kinds in worker.kinds.items() if kinds is not None}
 
 
 def shown(value: Any) -> str:

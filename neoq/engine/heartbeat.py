@@ -42,6 +42,7 @@ class Heartbeat:
         cancel: Callable[[set[int]], None],
         abandon_leases: Callable[[set[tuple[int, int]]], None],
         fence: Callable[[bool], None],
+        unknown: Callable[[], None],
     ) -> None:
         self._store = store
         self._config = config
@@ -52,6 +53,7 @@ class Heartbeat:
         self._cancel = cancel
         self._abandon_leases = abandon_leases
         self._fence = fence
+        self._unknown = unknown
         self._renewed = machine.monotonic()
         self._pruned = machine.monotonic()
         self._fenced = False
@@ -90,6 +92,7 @@ class Heartbeat:
         if began - self._pruned > PRUNE_EVERY:
             self._pruned = began
             self._does("pruning", self._store.prune)
+        self._does("look for unknown kinds", self._unknown)
         return self._config.heartbeat
 
     def _leases(self) -> list[Lease]:

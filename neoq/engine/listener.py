@@ -24,6 +24,8 @@ Middleware = Callable[[Job, Handler], Any]
 class Listener:
     """How a queue's jobs are run: the handler, and the options of `listen`."""
 
+    kinds: frozenset[str] | None = None  # of the jobs that are run; None: any
+
     def __init__(
         self,
         queue: str,

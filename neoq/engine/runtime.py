@@ -19,6 +19,7 @@ from neoq.engine.pool import Runner, RunnerPool
 from neoq.engine.report import ShutdownReport
 from neoq.engine.scheduler import Cron, CronScheduler
 from neoq.engine.source import LocalSource, Source
+from neoq.engine.unknown import UnknownKinds
 from neoq.errors import (
     JobCancelled,
     StaleLeaseError,
@@ -28,6 +29,7 @@ from neoq.loop import has_late, revive
 from neoq.store import Outcome, Store, StoreContext, WorkerInfo, lease_of, succeeded
 from neoq.system import host_name
 from neoq.threads import BoundedCall
+from neoq.version import __version__
 
 if TYPE_CHECKING:
     from neoq.config import Config
@@ -140,7 +142,8 @@ class Runtime:
         self.failures = 0
         self.duplicates = 0
         self._told_of_own: set[str] = set()  # queues
-        self._second_look = _SecondLook(self.wake_ready, self.config.job_check_interval)
+        self._second_look = _SecondLook(self._look_again, self.config.job_check_interval)
+        self._unknown = UnknownKinds(self.store, self.config.log, self.listeners)
         self.watchdog = Watchdog("neoq-watchdog", self.clock, self._supervised, self.config.log)
         self.cron_scheduler = CronScheduler(self.store, self.config, self.clock)
         self.settler: Settler | None = None
@@ -194,6 +197,7 @@ class Runtime:
             cancel=self.cancel_running,
             abandon_leases=self.abandon_leases,
             fence=self.fetcher.fence,
+            unknown=self._unknown.look,
         )
         return self.fetcher
 
@@ -366,6 +370,10 @@ class Runtime:
             if counts.ready and not counts.paused and counts.queue in self.pools:
                 self.pools[counts.queue].wake_again()
 
+    def _look_again(self) -> None:
+        self.wake_ready()
+        self._unknown.look()
+
     def all_runners(self) -> list[Runner]:
         """Every runner whose thread lives, the abandoned ones included."""
         return self._runners() + [
@@ -409,8 +417,17 @@ class Runtime:
         assert now is not None
         running = sum(runner.slot.job is not None for runner in self._runners())
         began: datetime = to_datetime(self.began) or now
+        kinds = {queue: self.listeners[queue].kinds for queue in sorted(self.pools)}
         return WorkerInfo(
-            self.worker_id, host_name(), os.getpid(), began, now, tuple(sorted(self.pools)), running
+            self.worker_id,
+            host_name(),
+            os.getpid(),
+            began,
+            now,
+            tuple(kinds),
+            running,
+            {queue: None if known is None else tuple(sorted(known)) for queue, known in kinds.items()},
+            __version__,
         )
 
     def count_failure(self) -> None:

@@ -83,7 +83,7 @@ class Statements:
         beat = self._call(
             "beat",
             "number int, id text, host text, pid int, started float8, queues text[], running int, "
-            "locked boolean",
+            "locked boolean, kinds text, version text",
         )
         self.beat = f"select {beat}"
         self.forget_worker = f"delete from {s}.workers where number = %s"
@@ -100,7 +100,7 @@ class Statements:
         # A heartbeat in the future would keep a worker alive for ever. NaN counts as greater than any number.
         self.bound_beats = f"update {s}.workers set beat_at = {s}.clock() where beat_at > {s}.clock() + 3600"
         self.workers = f"""
-            select id, host, pid, started_at, beat_at, queues, running from {s}.workers
+            select id, host, pid, started_at, beat_at, queues, running, kinds, version from {s}.workers
             where beat_at >= {s}.clock() - %s order by started_at, id
         """
 
@@ -208,6 +208,13 @@ class Statements:
             where n > 0
             union all select queue, 1 + status, least(sum(n), {2**62})::bigint from {s}.counters
             where status between 3 and 5 group by 1, 2
+        """
+
+        self.waiting_kinds = f"""
+            select kind, count(*) from (
+                select kind from {s}.jobs where queue = %s and status in (0, 1)
+                order by priority desc, run_after, id limit %s
+            ) first group by kind
         """
 
     def _unfinished(self) -> str:

@@ -24,6 +24,7 @@ from neoq.postgres.statements import Statements
 from neoq.postgres.transactions import Home, Transaction
 from neoq.postgres.wake import Notifier, WorkerPresence, payload_for
 from neoq.store import (
+    KINDS_LOOKED_AT,
     Action,
     Changed,
     Claimed,
@@ -39,7 +40,7 @@ from neoq.store import (
     WorkerInfo,
     warn_of_dropped,
 )
-from neoq.stored import counts_of, texts_in
+from neoq.stored import counts_of, kinds_in, texts_in
 
 OWN_THREADS = 5  # that use the server: fetcher, settler, heartbeat, listener and notifier
 SERVER_EVERY = 0.2  # seconds between looks whether a server that is away is back
@@ -405,8 +406,11 @@ class PostgresStore(Store):
         """The processes that listen on this database and are alive."""
         rows = self._connections.look(self._statements.workers, (self.config.lease,))
         return [
-            WorkerInfo(name, host, pid, _time_of(began), _time_of(beat), texts_in(queues), running)
-            for name, host, pid, began, beat, queues, running in rows
+            WorkerInfo(
+                *(name, host, pid, _time_of(began), _time_of(beat), served := texts_in(queues), running),
+                *(kinds_in(kinds, served), version or ""),
+            )
+            for name, host, pid, began, beat, queues, running, kinds, version in rows
         ]
 
     # -- looking and operating --------------------------------------------------------------------------
@@ -430,6 +434,16 @@ class PostgresStore(Store):
         """Every queue that has or had jobs."""
         queues = dict(self._connections.look(self._statements.queues))
         return counts_of(self._connections.look(self._statements.counts), queues)
+
+    def waiting_kinds(self, queues: Sequence[str]) -> dict[tuple[str, str | None], int]:
+        """How many jobs of each queue and kind wait, of the first that will be claimed."""
+        return {
+            (queue, kind): number
+            for queue in queues
+            for kind, number in self._connections.look(
+                self._statements.waiting_kinds, (queue, KINDS_LOOKED_AT)
+            )
+        }
 
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel, retry or delete jobs."""

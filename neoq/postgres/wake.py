@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import orjson
 import psycopg
 
 from neoq.clock import machine
@@ -20,6 +21,7 @@ from neoq.loop import Loop
 from neoq.postgres.connections import Connection, Connections
 from neoq.postgres.statements import Statements, channel_of
 from neoq.store import Notify, WorkerInfo
+from neoq.stored import restricted
 from neoq.system import wait_to_read
 
 APART = 0.01  # seconds between two notifications of one process, at least
@@ -96,6 +98,8 @@ class WorkerPresence:
             "queues": list(worker.queues),
             "running": worker.running,
             "locked": own and self._is_connected(),
+            "kinds": orjson.dumps(restricted(worker)).decode(),
+            "version": worker.version,
         }
         with self._connections.use() as connection:
             try:

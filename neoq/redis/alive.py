@@ -14,7 +14,7 @@ from neoq.job import within_calendar
 from neoq.redis.keys import global_key
 from neoq.redis.queues import RedisQueues, pairs_of
 from neoq.store import WorkerInfo
-from neoq.stored import Unreadable, shown
+from neoq.stored import Unreadable, kinds_in, restricted, shown
 
 if TYPE_CHECKING:
     from neoq.config import Config
@@ -53,6 +53,8 @@ class Workers:
                 "began": worker.started_at.timestamp(),
                 "queues": worker.queues,
                 "running": worker.running,
+                "kinds": restricted(worker),
+                "version": worker.version,
                 "heartbeat": self._config.heartbeat,
                 "lease": self._config.lease,
                 "claims": sorted(self.claims_from) if ours else [],
@@ -97,6 +99,7 @@ class Workers:
             WorkerInfo(
                 *(name, told["host"], told["pid"], _time_of(told["began"]), _time_of(beat)),
                 *(tuple(told["queues"]), told["running"]),
+                *(kinds_in(told.get("kinds"), told["queues"]), _text_in(told.get("version"))),
             )
             for name, (beat, told) in known.items()
             if now - beat <= told["lease"]
@@ -180,6 +183,10 @@ def _list_in(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise Unreadable("a list")
     return value
+
+
+def _text_in(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _time_of(epoch: float) -> datetime:

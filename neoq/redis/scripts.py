@@ -60,6 +60,7 @@ class Scripts:
         self.extend = Script("extend", drains=flags)
         self.finish = Script("finish", drains=flags)
         self.gate = Script("gate", drains=False)
+        self.kinds = Script("kinds", drains=flags, looks=True)
         self.look = Script("look", drains=flags, looks=True)
         self.reclaim = Script("reclaim", drains=flags)
         self.reconcile = Script("reconcile", drains=flags)

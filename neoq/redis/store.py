@@ -28,6 +28,7 @@ from neoq.redis.reclaim import Reclaimer
 from neoq.redis.settle import Outcomes
 from neoq.redis.wake import Subscriber
 from neoq.store import (
+    KINDS_LOOKED_AT,
     Action,
     Changed,
     Claimed,
@@ -48,6 +49,7 @@ from neoq.store import (
 M = TypeVar("M", bound=Callable[..., Any])
 
 AT_ONCE = 50  # jobs of one script, so that none holds the server for long
+KINDS_AT_ONCE = 500  # jobs whose kinds one script counts
 
 
 def _mending(method: M) -> M:
@@ -392,6 +394,26 @@ class RedisStore(Store):
             QueueCounts(queue, **dict(zip(_COUNTED, numbers, strict=True)), paused=bool(paused))
             for queue, (*numbers, paused) in zip(queues, replies, strict=True)
         ]
+
+    @_mending
+    def waiting_kinds(self, queues: Sequence[str]) -> dict[tuple[str, str | None], int]:
+        """How many jobs of each queue and kind wait, of the first that will be claimed."""
+        waiting: dict[tuple[str, str | None], int] = {}
+        for queue in queues:
+            left = KINDS_LOOKED_AT
+            for place in (1, 2, 3):
+                start = 0
+                while left > 0:
+                    asked = min(left, KINDS_AT_ONCE)
+                    number, *told = self._queues.call(self._scripts.kinds, queue, [place, start, asked])
+                    for name, seen in zip(told[::2], told[1::2], strict=True):
+                        kind = (queue, name.decode(errors="replace") or None)
+                        waiting[kind] = waiting.get(kind, 0) + seen
+                    start += asked
+                    left -= number
+                    if number < asked:
+                        break
+        return waiting
 
     @_mending
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:

@@ -8,13 +8,23 @@ from datetime import datetime
 from neoq.job import Job, Status, to_datetime
 from neoq.sqlite.file import SqliteFile
 from neoq.sqlite.rows import COLUMNS, job_of, states_and_status
-from neoq.store import QueueCounts, WorkerInfo
-from neoq.stored import counts_of, number_in, texts_in
+from neoq.store import KINDS_LOOKED_AT, QueueCounts, WorkerInfo
+from neoq.stored import counts_of, kinds_in, number_in, texts_in
 
 _COUNTS = (  # in one statement, because `index_new` changes both
     "select queue, kind, n from neoq_counts where queue <> ''"
     " union all select queue, run_after > ?, count(*) from neoq_jobs"
     " where id > (select n from neoq_counts where queue = '' and kind = 0) group by 1, 2"
+)
+_WAITING_KINDS = (
+    "select case typeof(kind) when 'text' then kind end, count(*) from (select kind from ("
+    " select * from (select kind from neoq_jobs where state = 0 and queue = ?1"
+    " order by priority desc, run_after limit ?2)"
+    " union all select * from (select kind from neoq_jobs where state = 1 and queue = ?1"
+    " order by run_after limit ?2)"
+    " union all select * from (select kind from neoq_jobs"
+    " where id > (select n from neoq_counts where queue = '' and kind = 0) and queue = ?1 limit ?2)"
+    ") limit ?2) group by 1"
 )
 
 
@@ -63,16 +73,28 @@ def counts(file: SqliteFile, now: float) -> list[QueueCounts]:
     return counts_of(rows, dict.fromkeys(paused, True))
 
 
+def waiting_kinds(file: SqliteFile, queues: Iterable[str]) -> dict[tuple[str, str | None], int]:
+    """How many jobs of each queue and kind wait, of the first that will be claimed."""
+    return {
+        (queue, kind): number
+        for queue in queues
+        for kind, number in file.read(_WAITING_KINDS, (queue, KINDS_LOOKED_AT))
+    }
+
+
 def workers(file: SqliteFile, heard_since: float, is_dead: Callable[[str], bool]) -> list[WorkerInfo]:
     """The processes that listen on this file and are alive."""
     rows = file.read(
-        "select id, host, pid, started_at, beat_at, queues, running from neoq_workers where beat_at >= ?"
-        " order by started_at, id",
+        "select id, host, pid, started_at, beat_at, queues, running, kinds, version from neoq_workers"
+        " where beat_at >= ? order by started_at, id",
         (heard_since,),
     )
     return [
-        WorkerInfo(name, host, pid, _time_of(began), _time_of(beat), texts_in(queues), running)
-        for name, host, pid, began, beat, queues, running in rows
+        WorkerInfo(
+            *(name, host, pid, _time_of(began), _time_of(beat), served := texts_in(queues), running),
+            *(kinds_in(kinds, served), version if isinstance(version, str) else ""),
+        )
+        for name, host, pid, began, beat, queues, running, kinds, version in rows
         if tuple(map(type, (name, host, pid, running))) == (str, str, int, int)  # else it is not ours
         and number_in(beat) is not None
         and not is_dead(name)

@@ -12,7 +12,7 @@ from neoq.sqlite.rows import N_CANCELLED, N_READY, kind_of
 from neoq.sqlite.schema import DEAD, FINISHED, READY, SCHEDULED
 from neoq.sqlite.session import Session
 from neoq.store import Action, Changed, WorkerInfo, taken_by
-from neoq.stored import NUMBER
+from neoq.stored import NUMBER, restricted
 
 PRUNED_AT_ONCE = 5000  # so that no commit blocks others for long
 _TOKENS_KEPT = 86400.0  # seconds
@@ -114,8 +114,9 @@ def prune(session: Session) -> int:
 def beat(session: Session, worker: WorkerInfo) -> None:
     """Record the heartbeat of a worker."""
     session.do(
-        "insert or replace into neoq_workers (id, host, pid, started_at, beat_at, queues, running)"
-        " values (:id, :host, :pid, :started_at, :beat_at, :queues, :running)",
+        "insert or replace into neoq_workers"
+        " (id, host, pid, started_at, beat_at, queues, running, kinds, version)"
+        " values (:id, :host, :pid, :started_at, :beat_at, :queues, :running, :kinds, :version)",
         {
             "id": worker.id,
             "host": worker.host,
@@ -124,6 +125,8 @@ def beat(session: Session, worker: WorkerInfo) -> None:
             "beat_at": session.now,
             "queues": orjson.dumps(worker.queues).decode(),
             "running": worker.running,
+            "kinds": orjson.dumps(restricted(worker)).decode(),
+            "version": worker.version,
         },
     )
 

@@ -82,7 +82,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """
         create table neoq_workers (
             id text primary key, host text not null, pid integer not null, started_at real not null,
-            beat_at real not null, queues text not null, running integer not null
+            beat_at real not null, queues text not null, running integer not null, kinds text, version text
         ) without rowid
         """,
     ),

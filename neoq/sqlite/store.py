@@ -317,6 +317,10 @@ class SqliteStore(Store):
         """Every queue that has or had jobs."""
         return sqlite_look.counts(self._file, self.clock.time())
 
+    def waiting_kinds(self, queues: Sequence[str]) -> dict[tuple[str, str | None], int]:
+        """How many jobs of each queue and kind wait."""
+        return sqlite_look.waiting_kinds(self._file, queues)
+
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel, retry or delete jobs."""
         ids = list(job_ids)

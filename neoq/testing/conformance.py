@@ -37,6 +37,7 @@ from neoq.testing.cases.operating import (
 from neoq.testing.cases.options import OwnTimeoutCases, ScheduledAtCases
 from neoq.testing.cases.payloads import PayloadCases
 from neoq.testing.cases.periodic import CatchUpCases, CronCases, TickCases
+from neoq.testing.cases.records import KindCases
 from neoq.testing.cases.reentry import ReentryCases
 from neoq.testing.cases.retries import LogCases, RetryCases, SignalCases
 from neoq.testing.cases.seam import AddCases, ChangeCases, ClaimCases, SettleCases
@@ -83,6 +84,7 @@ class BackendConformance(
     ClaimCases,
     SettleCases,
     ChangeCases,
+    KindCases,
     ReentryCases,
     DurableCases,
     LeaseCases,

@@ -20,7 +20,7 @@ Error = BaseException | type[BaseException] | Callable[[], BaseException]
 
 _OUTAGE = (
     *("add", "add_tick", "last_tick", "claim", "extend", "settle", "reclaim", "prune", "beat"),
-    *("workers", "find", "counts", "change", "set_paused"),
+    *("workers", "find", "counts", "waiting_kinds", "change", "set_paused"),
 )
 
 

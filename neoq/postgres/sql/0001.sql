@@ -110,5 +110,7 @@ create table workers (
     beat_at float8 not null,
     queues text[] not null,
     running int not null,
-    locked boolean not null
+    locked boolean not null,
+    kinds text,
+    version text
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);

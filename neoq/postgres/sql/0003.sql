@@ -90,19 +90,22 @@ end $$;
 -- Record the heartbeat of a worker; returns its number.
 create function beat(
     p_number int, p_id text, p_host text, p_pid int, p_started float8, p_queues text[], p_running int,
-    p_locked boolean
+    p_locked boolean, p_kinds text, p_version text
 ) returns int language plpgsql set search_path from current
 as $$
 declare
     v_number int;
 begin
-    update workers set beat_at = clock(), queues = p_queues, running = p_running, locked = p_locked
+    update workers set beat_at = clock(), queues = p_queues, running = p_running, locked = p_locked,
+        kinds = p_kinds, version = p_version
     where id = p_id returning number into v_number;
     if not found then
-        insert into workers (number, id, host, pid, started_at, beat_at, queues, running, locked)
+        insert into workers (
+            number, id, host, pid, started_at, beat_at, queues, running, locked, kinds, version
+        )
         values (
             coalesce(p_number, nextval(pg_get_serial_sequence(current_schema() || '.workers', 'number'))),
-            p_id, p_host, p_pid, p_started, clock(), p_queues, p_running, p_locked
+            p_id, p_host, p_pid, p_started, clock(), p_queues, p_running, p_locked, p_kinds, p_version
         ) returning number into v_number;
     end if;
     return v_number;

@@ -1,0 +1,27 @@
+-- Count the kinds of the jobs that wait.
+-- keys: ready wait retry jobs
+-- arguments: which of the first three (1 2 3), how many of its jobs to step over, how many to look at
+-- result: {how many were looked at, a kind and how many are of it, the next kind and so on}
+-- complexity: O(log of the queue), and O(1) a job
+
+local place, start = tonumber(ARGV[1]), tonumber(ARGV[2])
+local members = call('ZRANGE', KEYS[place], start, start + tonumber(ARGV[3]) - 1)
+local numbers, kinds, answer = {}, {}, { #members }
+for at, member in ipairs(members) do
+  if place > 1 then members[at] = sub(member, 4) end
+end
+if #members > 0 then
+  for _, record in ipairs(call('HMGET', JOBS, unpack(members))) do
+    record = sound(record)
+    if record then
+      local kind = kind_of(record)
+      if not numbers[kind] then kinds[#kinds + 1] = kind end
+      numbers[kind] = (numbers[kind] or 0) + 1
+    end
+  end
+end
+for _, kind in ipairs(kinds) do
+  answer[#answer + 1] = kind
+  answer[#answer + 1] = numbers[kind]
+end
+return answer
