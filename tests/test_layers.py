@@ -19,11 +19,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "neoq"
 
 STORES = {"mem_backend", "memory", "sqlite", "postgres", "redis"}
-NO_LEAVES = STORES | {"__init__", "backend", "engine", "testing"}
+EDGES = {"__main__", "cli"}  # they import whatever they need, and nothing imports them
+NO_LEAVES = STORES | EDGES | {"__init__", "backend", "engine", "testing"}
 
 # A part that is not named here imports the standard library only (and orjson, which serialises for all).
 EVERYBODY = {"orjson"}
 THIRD_PARTIES = {
+    "cli": {"argcomplete", "rich", "setproctitle", "watchfiles"},
     "cron": {"apscheduler", "cron_descriptor", "inflection"},
     "sqlite": {"sqlite3", "filelock"},
     "postgres": {"psycopg"},
@@ -142,6 +144,12 @@ def test_stores_import_leaves_the_public_face_and_themselves(path: Path) -> None
     """A store imports leaves, `backend` and itself: no other store, and nothing of the engine."""
     own = {"mem_backend", "memory"} if part_of(path) in {"mem_backend", "memory"} else {part_of(path)}
     assert own_parts(path) <= LEAVES | {"backend"} | own
+
+
+@pytest.mark.parametrize("path", [path for path in source_files() if part_of(path) not in EDGES], ids=name_of)
+def test_nothing_imports_an_edge(path: Path) -> None:
+    """The command is an edge: no other part of neoq imports it."""
+    assert not own_parts(path) & EDGES
 
 
 def test_there_is_no_circle() -> None:

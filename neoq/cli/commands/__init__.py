@@ -1,0 +1,1 @@
+"""The commands, one module each; the name of a module is the name of its command."""

@@ -1,0 +1,24 @@
+"""The exit codes of the command, which scripts and supervisors rely on, and the error that carries one."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """How the command ended."""
+
+    OK = 0  # done; of a worker: it was asked to stop, and interrupted nothing
+    FAILED = 1
+    USAGE = 2
+    NOT_IMPORTED = 3  # the application cannot be imported
+    UNREACHABLE = 4  # the store cannot be reached
+    INTERRUPTED = 5  # stopped, and jobs were interrupted
+
+
+class CommandError(Exception):
+    """Ends the command with a message for its user, and an exit code."""
+
+    def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
+        super().__init__(message)
+        self.code = code

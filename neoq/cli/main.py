@@ -1,0 +1,119 @@
+"""The entry of the command `neoq`: it finds the command, parses its arguments and runs it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from neoq.cli.exits import CommandError, Exit
+from neoq.cli.parser import Parser, did_you_mean
+
+GROUPS = ("Run jobs", "Look", "Change")
+COMMANDS = "neoq.cli.commands"
+
+
+class Command(Protocol):
+    """A module of `neoq.cli.commands`."""
+
+    HELP: str
+    EXAMPLE: str
+    GROUP: str
+
+    def add_arguments(self, parser: Parser) -> None:
+        """Give the parser the command's arguments."""
+
+    def run(self, args: Any) -> int:
+        """Do it; return an exit code."""
+
+
+def names() -> list[str]:
+    """The names of all commands."""
+    folder = Path(__file__).parent / "commands"
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+
+
+def command_of(name: str) -> Command:
+    """The module of a command."""
+    return cast("Command", importlib.import_module(f"{COMMANDS}.{name}"))
+
+
+def parser_of(name: str, command: Command, prog: str = "neoq") -> Parser:
+    """The parser of a command, which may say how by ``PARSER``, the keywords of argparse."""
+    options: dict[str, Any] = getattr(command, "PARSER", {})
+    parser = Parser(
+        f"{prog} {name}", getattr(command, "DESCRIPTION", command.HELP), command.EXAMPLE, **options
+    )
+    command.add_arguments(parser)
+    return parser
+
+
+def main(arguments: list[str] | None = None, prog: str = "neoq") -> int:
+    """Run the command; return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "_ARGCOMPLETE" in os.environ:
+        from neoq.cli.completion import complete
+
+        complete({name: command_of(name).add_arguments for name in names()})
+    if arguments and arguments[0] == "help":
+        arguments = [*arguments[1:2], "--help"]
+    name = arguments[0] if arguments else "--help"
+    try:
+        if name in {"-h", "--help"}:
+            print_overview(prog)
+            return Exit.OK
+        if name == "--version":
+            from neoq import __version__
+
+            print(f"neoq {__version__}")
+            return Exit.OK
+        if name not in names():
+            raise CommandError(
+                f"there is no command {name}{did_you_mean(name, names())}\nTry: {prog} --help", Exit.USAGE
+            )
+        command = command_of(name)
+        return run(prog, name, command, arguments[1:])
+    except CommandError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return error.code
+
+
+def run(prog: str, name: str, command: Command, arguments: list[str]) -> int:
+    """Run one command; errors that its user can mend are CommandErrors."""
+    from neoq.errors import BackendUnavailable, ConfigError, NeoqError
+
+    parser = parser_of(name, command, prog)
+    args = parser.parse(arguments)
+    args.parser = parser
+    try:
+        code = int(command.run(args))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # its reader, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+    except KeyboardInterrupt:
+        return 130
+    except ConfigError as error:
+        raise CommandError(str(error), Exit.USAGE) from error
+    except BackendUnavailable as error:
+        raise CommandError(f"the store cannot be reached: {error}", Exit.UNREACHABLE) from error
+    except NeoqError as error:
+        raise CommandError(str(error)) from error
+
+
+def print_overview(prog: str) -> None:
+    """Print what commands there are."""
+    commands = {name: command_of(name) for name in names()}
+    lines = [f"usage: {prog} COMMAND [options]", ""]
+    for group in GROUPS:
+        members = [name for name, command in commands.items() if group == command.GROUP]
+        if members:
+            lines += [f"{group}:", *(f"  {name:<10} {commands[name].HELP}" for name in members), ""]
+    lines += [
+        f"{prog} COMMAND --help says more of each.",
+        f"example: {prog} worker shop:backend --processes 2",
+    ]
+    print("\n".join(lines))

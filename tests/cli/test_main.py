@@ -1,0 +1,110 @@
+"""The entry of the command: its overview, its messages and its exit codes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neoq.cli.main import command_of, main, names, parser_of
+
+ROOT = Path(__file__).parents[2]
+APP = """
+import neoq
+backend = neoq.MemBackend(autostart=False)
+backend.listen("emails", print, concurrency=4)
+def create_app(): return backend
+def failing(): raise RuntimeError("no settings")
+class Flask:
+    class Extension:
+        pass
+    extensions = {"neoq": Extension()}
+flask_app = Flask()
+flask_app.extensions["neoq"].backend = backend
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module in the working directory."""
+    name = f"shop_{os.urandom(4).hex()}"
+    (tmp_path / f"{name}.py").write_text(APP, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv("NEOQ_APP", raising=False)
+    return name
+
+
+def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a command the overview is printed, with every command in it."""
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in names())
+    assert "example:" in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", names())
+def test_help_fits_a_screen_and_ends_with_an_example(name: str) -> None:
+    """The help of each command has at most 40 lines of 100 characters, and an example at its end."""
+    lines = parser_of(name, command_of(name)).format_help().splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 100
+    assert lines[-1].startswith("example: neoq ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["chek"], 2, "did you mean check?"),
+        (["check", "--hepl"], 2, "did you mean --help?"),
+        (["check", "a", "b"], 2, "'b' is one too many"),
+        (["check"], 2, "NEOQ_APP"),
+        (["check", "SHOP:bakend"], 3, "did you mean backend?"),
+        (["check", "SHOP:create_app"], 3, "write 'SHOP:create_app()'"),
+        (["check", "SHOP:failing()"], 3, "RuntimeError: no settings"),
+        (["check", "SHOP:1 + 1"], 2, "neither an attribute nor a call"),
+        (["check", "SHOP:APP"], 3, "has no APP"),
+        (["check", "no_such_module"], 3, "there is no module no_such_module"),
+        (["check", "no-module"], 2, "not the name of a module"),
+    ],
+)
+def test_mistakes_have_a_code_and_a_remedy(
+    shop: str, arguments: list[str], code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong command line, or an application that cannot be imported, says what to do."""
+    assert main([word.replace("SHOP", shop) for word in arguments]) == code
+    said = capsys.readouterr()
+    assert told.replace("SHOP", shop) in said.err
+    assert not said.out
+
+
+@pytest.mark.parametrize("app", ["SHOP", "SHOP:backend", "SHOP:create_app()", "SHOP:flask_app"])
+def test_an_application_is_found(shop: str, app: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """APP is a module, an attribute, a call, or an application with the extension."""
+    assert main(["check", app.replace("SHOP", shop)]) == 0
+    assert "emails" in capsys.readouterr().out
+
+
+def test_a_traceback_begins_in_the_application(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The traceback of a failing import shows no line of the command."""
+    name = f"shop_{os.urandom(4).hex()}"
+    (tmp_path / f"{name}.py").write_text("1 / 0\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", name]) == 3
+    told = capsys.readouterr().err
+    assert "ZeroDivisionError" in told
+    assert "neoq/cli" not in told
+    assert "importlib" not in told
+
+
+def test_neoq_is_a_module_that_runs() -> None:
+    """`python -m neoq` is the command."""
+    done = subprocess.run(
+        [sys.executable, "-m", "neoq", "--version"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout[:5]) == (0, "neoq ")
