@@ -96,6 +96,8 @@ def _import(name: str) -> Any:
         raise _refused(
             f"there is no module {error.name} in {Path.cwd()} nor on the Python path; {HOW}"
         ) from error
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:
         raise _failed(f"{name} cannot be imported", error) from error
 
@@ -117,6 +119,8 @@ def _value(module: Any, module_name: str, expression: str) -> Any:
         return value
     try:
         return value(*positional, **keywords)
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:
         raise _failed(f"{module_name}:{expression} failed", error) from error
 

@@ -28,7 +28,7 @@ flask_app.extensions["neoq"].backend = backend
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module in the working directory."""
     name = f"shop_{os.urandom(4).hex()}"
     (tmp_path / f"{name}.py").write_text(APP, encoding="utf-8")
@@ -72,19 +72,19 @@ def test_help_fits_a_screen_and_ends_with_an_example(name: str) -> None:
     ],
 )
 def test_mistakes_have_a_code_and_a_remedy(
-    shop: str, arguments: list[str], code: int, told: str, capsys: pytest.CaptureFixture[str]
+    module: str, arguments: list[str], code: int, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A wrong command line, or an application that cannot be imported, says what to do."""
-    assert main([word.replace("SHOP", shop) for word in arguments]) == code
+    assert main([word.replace("SHOP", module) for word in arguments]) == code
     said = capsys.readouterr()
-    assert told.replace("SHOP", shop) in said.err
+    assert told.replace("SHOP", module) in said.err
     assert not said.out
 
 
 @pytest.mark.parametrize("app", ["SHOP", "SHOP:backend", "SHOP:create_app()", "SHOP:flask_app"])
-def test_an_application_is_found(shop: str, app: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_application_is_found(module: str, app: str, capsys: pytest.CaptureFixture[str]) -> None:
     """APP is a module, an attribute, a call, or an application with the extension."""
-    assert main(["check", app.replace("SHOP", shop)]) == 0
+    assert main(["check", app.replace("SHOP", module)]) == 0
     assert "emails" in capsys.readouterr().out
 
 

@@ -1,0 +1,106 @@
+"""How the worker command logs: lines of text or of JSON on standard error, whole lines at a time.
+
+An application that configures logging itself keeps its own way, unless the command line names a format.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from typing import Any
+
+FIELDS = ("job_id", "queue", "attempt")
+
+
+class _Job(logging.Filter):
+    """Adds the job that this thread runs to every record."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        pool = sys.modules.get("neoq.engine.pool")  # the supervisor never imports it
+        job = None if pool is None else pool.current_job()
+        if job is not None and not hasattr(record, "job_id"):
+            record.job_id, record.queue, record.attempt = job.id, job.queue, job.attempt
+        return True
+
+
+class _Text(logging.Formatter):
+    def __init__(self, who: str) -> None:
+        super().__init__(f"%(asctime)s %(levelname)s {who} %(name)s: %(message)s")
+
+
+class _Json(logging.Formatter):
+    def __init__(self, who: str) -> None:
+        super().__init__()
+        self._who = who
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, Any] = {
+            "time": f"{moment}.{int(record.msecs):03}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "worker": self._who,
+            "pid": os.getpid(),
+        }
+        line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class _WholeLines(logging.Handler):
+    """Writes each record in one call of the system, so that the lines of several processes do not mix."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            write_whole(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+
+def write_whole(text: str) -> None:
+    """Write lines to standard error at once."""
+    data = f"{text}\n".encode("utf-8", "backslashreplace")
+    while data:
+        data = data[os.write(2, data) :]
+
+
+def logger() -> logging.Logger:
+    """The logger of the worker command."""
+    return logging.getLogger("neoq.worker")
+
+
+def handler(who: str, log_format: str | None) -> logging.Handler:
+    """The handler of a process of the worker command."""
+    made = _WholeLines()
+    made.addFilter(_Job())
+    made.setFormatter(_Json(who) if log_format == "json" else _Text(who))
+    return made
+
+
+def begin(who: str, log_format: str | None, level: str) -> logging.Handler:
+    """Log what neoq says from now on."""
+    logger = logging.getLogger("neoq")
+    made = handler(who, log_format)
+    logger.addHandler(made)
+    logger.propagate = False
+    logger.setLevel(level.upper())
+    return made
+
+
+def settle(made: logging.Handler, log_format: str | None, level: str) -> None:
+    """Now that the application is imported, log in its way if it has one, and else all loggers in ours."""
+    neoq, root = logging.getLogger("neoq"), logging.getLogger()
+    neoq.removeHandler(made)
+    neoq.propagate = True
+    if log_format is not None:
+        root.handlers.clear()
+    elif root.handlers:
+        return
+    root.addHandler(made)
+    if root.level == logging.WARNING:  # Python's own, which nobody has chosen
+        root.setLevel(level.upper())
