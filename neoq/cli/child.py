@@ -25,8 +25,10 @@ from neoq.cli import logs, target
 from neoq.cli.exits import CommandError, Exit
 from neoq.cli.options import WorkerOptions
 from neoq.cli.parser import did_you_mean
+from neoq.cli.titles import entitle
 from neoq.cli.wire import Message, Wire
 from neoq.errors import BackendError, BackendUnavailable, NeoqError
+from neoq.system import at_fork
 from neoq.threads import Wakeup
 
 if TYPE_CHECKING:
@@ -240,18 +242,26 @@ class Worker:
     # -- the thread that listens to the supervisor ---------------------------------------------------------
 
     def _listen(self) -> None:
-        for message in self.early:
-            self._obey(message["is"])
+        messages: list[Message] | None = self.early
         while not self._orphan:
-            ready = select.select([self._wire], [], [], BEAT)[0]
-            messages = self._wire.receive() if ready else []
             if messages is None:
                 self._orphan = True
                 messages = [{"is": "stop"}]
-            for message in messages:
-                self._obey(message["is"])
-            if self._backend is not None and not self._orphan:
-                self._beat(self._backend)
+            try:
+                for message in messages:
+                    self._obey(message["is"])
+                if self._backend is not None and not self._orphan:
+                    self._beat(self._backend)
+            except Exception:
+                logs.logger().exception("this process goes on listening to its supervisor after an error")
+            messages = self._next_messages()
+
+    def _next_messages(self) -> list[Message] | None:
+        try:
+            ready = select.select([self._wire], [], [], BEAT)[0]
+        except (OSError, ValueError):  # somebody has closed a descriptor that was not theirs
+            return None
+        return self._wire.receive() if ready else []
 
     def _obey(self, what: str) -> None:
         if what == "stop":
@@ -297,7 +307,7 @@ class Worker:
         if state != self._told or now - self._told_at >= SAY_ANYWAY:
             self._told, self._told_at = state, now
             self._wire.send("beat", memory=round(size, 1), files=self._new_files(), **state)
-            _entitle(f"neoq: {self._options.name} {self._number} {_short(running)}")
+            entitle(f"{self._options.name} {self._number} {_short(running)}")
         if self._max_memory is not None and size > self._max_memory and not self._recycle_asked:
             self._ask_for_recycling(f"it has {size:.0f} MB (--max-memory {self._options.max_memory})")
 
@@ -354,12 +364,14 @@ def _short(running: dict[str, list[int]]) -> str:
     return "[" + ", ".join(f"{queue} {busy}/{most}" for queue, (busy, most) in running.items()) + "]"
 
 
-def _entitle(title: str) -> None:
-    try:
-        import setproctitle
-    except ImportError:
-        return
-    setproctitle.setproctitle(title)
+def _left_to_the_supervisor(*_: object) -> None:
+    """A signal to the whole group: the supervisor hears it, and tells us."""
+
+
+def _hear_signals_again() -> None:
+    """A process that a handler forks is to be stopped by signals as any other."""
+    for number in HANDLED:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def main() -> NoReturn:
@@ -377,9 +389,10 @@ def main() -> NoReturn:
     settings, *early = first
     worker = Worker(wire, number, WorkerOptions(**settings["options"]), first=settings["first"])
     worker.early = early
-    for one in HANDLED:
-        signal.signal(one, signal.SIG_IGN)  # the supervisor hears them, and tells us
+    for one in HANDLED:  # not SIG_IGN, which programs that a handler runs would inherit
+        signal.signal(one, _left_to_the_supervisor)
     signal.signal(signal.SIGTERM, worker.ask)
+    at_fork(after_in_child=_hear_signals_again)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
     sys.argv[:] = ["neoq"]
     code = worker.run()

@@ -87,7 +87,6 @@ def begin(who: str, log_format: str | None, level: str) -> logging.Handler:
     logger = logging.getLogger("neoq")
     made = handler(who, log_format)
     logger.addHandler(made)
-    logger.propagate = False
     logger.setLevel(level.upper())
     return made
 
@@ -96,10 +95,9 @@ def settle(made: logging.Handler, log_format: str | None, level: str) -> None:
     """Now that the application is imported, log in its way if it has one, and else all loggers in ours."""
     neoq, root = logging.getLogger("neoq"), logging.getLogger()
     neoq.removeHandler(made)
-    neoq.propagate = True
     if log_format is not None:
         root.handlers.clear()
-    elif root.handlers:
+    elif root.handlers or neoq.handlers:
         return
     root.addHandler(made)
     if root.level == logging.WARNING:  # Python's own, which nobody has chosen

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 from neoq.cli.exits import CommandError, Exit
@@ -21,7 +20,7 @@ def socket_of(name: str) -> Path:
         if folder := os.environ.get(variable):
             break
     else:
-        folder = f"{tempfile.gettempdir()}/neoq-{os.getuid()}"
+        folder = f"{os.environ.get('TMPDIR', '/tmp')}/neoq-{os.getuid()}"  # noqa: S108  # tempfile is slow to import
     path = Path(folder) / f"neoq-{name}.sock"
     if len(os.fsencode(path)) > LONGEST:
         raise CommandError(f"the path {path} is too long for a socket: set NEOQ_RUNTIME_DIR", Exit.USAGE)

@@ -27,6 +27,7 @@ from neoq.cli.probes import Probes
 from neoq.cli.reload import Sources, syntax_error
 from neoq.cli.runtime_dir import socket_of
 from neoq.cli.systemd import Systemd
+from neoq.cli.titles import entitle
 from neoq.cli.wire import Message
 
 SECOND_SIGNAL = 0.5  # seconds after the first, or it is the same
@@ -77,6 +78,7 @@ class Supervisor:
             self._hear_signals()
             if self._sources is not None:
                 stack.callback(self._sources.close)
+            entitle(f"supervisor of {self._options.name} [{self._options.app}]")
             self._log.info(
                 "worker %s: %s in %d processes, supervised by %d",
                 self._options.name,
@@ -84,15 +86,11 @@ class Supervisor:
                 len(self._places),
                 os.getpid(),
             )
-            try:
-                while not self._is_over():
-                    for key, _ in self._selector.select(self._tick()):
-                        key.data()
-                    self._take_signals()
-                    self._reap()
-            finally:
-                for child in self._children():
-                    child.process.kill()
+            while not self._is_over():
+                for key, _ in self._selector.select(self._tick()):
+                    key.data()
+                self._take_signals()
+                self._reap()
         return self._code()
 
     def _open_probes(self) -> None:
@@ -269,14 +267,15 @@ class Supervisor:
 
     # -- what children say -------------------------------------------------------------------------------
 
-    def _hear(self, place: Place, child: Child) -> None:
-        messages = child.wire.receive()
-        if messages is None:
+    def _hear(self, place: Place, child: Child) -> bool:
+        """Take note of what a child says; False where it said nothing more."""
+        messages = None if child.wire.closed else child.wire.receive()
+        if messages is None and not child.wire.closed:
             self._selector.unregister(child.wire)
             child.wire.close()
-            return
-        for message in messages:
+        for message in messages or ():
             self._note(place, child, message)
+        return bool(messages)
 
     def _note(self, place: Place, child: Child, message: Message) -> None:
         if self._sources is not None and message.get("files"):
@@ -321,13 +320,14 @@ class Supervisor:
         for place in self._places:
             for child in place.children():
                 code = child.process.poll()
-                if code is not None:
-                    if child.wire.fileno() >= 0:
-                        self._hear(place, child)  # its last words
-                    if child.wire.fileno() >= 0:
-                        self._selector.unregister(child.wire)
-                        child.wire.close()
-                    self._bury(place, child, code)
+                if code is None:
+                    continue
+                while self._hear(place, child):  # its last words
+                    pass
+                if not child.wire.closed:  # what it has forked has the other end
+                    self._selector.unregister(child.wire)
+                    child.wire.close()
+                self._bury(place, child, code)
         if os.getpid() == 1:
             self._reap_orphans()
 

@@ -24,6 +24,11 @@ class Wire:
         """Its descriptor, for a selector."""
         return self.socket.fileno()
 
+    @property
+    def closed(self) -> bool:
+        """Whether this end was closed."""
+        return self.socket.fileno() < 0
+
     def send(self, kind: str, **fields: Any) -> bool:
         """Send a message; False where the other side is gone, or does not read."""
         try:

@@ -295,6 +295,50 @@ def test_a_crash_loop_backs_off(shop: Shop) -> None:
         assert worker.ends() == 0
 
 
+def test_a_child_that_says_nothing_is_replaced(shop: Shop) -> None:
+    """A child whose interpreter stands still is killed and replaced; the supervisor never waits for it."""
+    program = (
+        "import sys, neoq.cli.supervisor as supervisor, neoq.cli.main; "
+        "supervisor.HUNG = 2.0; supervisor.EXIT_GRACE = 0.5; sys.exit(neoq.cli.main.main(['worker', 'shop']))"
+    )
+    with shop.worker(program=program) as worker:
+        (first,) = worker.claims()
+        os.kill(first, signal.SIGSTOP)
+        assert worker.claims(2)
+        assert f"({first}) is killed, its stack follows: it has said nothing for 2 s" in worker.log
+        worker.signal(signal.SIGTERM)
+        assert worker.ends() == 0
+
+
+def test_what_a_handler_starts_hears_signals_as_usual(shop: Shop) -> None:
+    """Forks and programs that a handler starts have the usual signals: a pool of processes can be ended."""
+    shop.write(
+        APP
+        + """
+import multiprocessing, signal, subprocess, sys
+
+@backend.listen("starts")
+def starts(job):
+    pool = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    pool.start()
+    pool.terminate()
+    pool.join()
+    program = subprocess.Popen([sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"],
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    program.stdout.read(1)
+    program.send_signal(signal.SIGINT)
+    assert (pool.exitcode, program.wait()) == (-15, -2), (pool.exitcode, program.returncode)
+    note(job, "done")
+"""
+    )
+    with shop.worker() as worker:
+        worker.claims()
+        shop.add(1, "starts")
+        shop.until({0})
+        worker.signal(signal.SIGTERM)
+        assert worker.ends() == 0
+
+
 def test_max_jobs_replaces_the_child_new_first(shop: Shop) -> None:
     """--max-jobs replaces a process after so many jobs; no job is interrupted."""
     with shop.worker("--max-jobs", "10") as worker:

@@ -61,12 +61,14 @@ def until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) ->
 class Worker:
     """A running worker command."""
 
-    def __init__(self, folder: Path, *arguments: str, env: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, *arguments: str, env: Mapping[str, str], program: str = "") -> None:
         self.folder = folder
         self.errors = folder / f"errors-{time.monotonic_ns()}"
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "neoq", "worker", *arguments],
+                [sys.executable, "-c", program]
+                if program
+                else [sys.executable, "-m", "neoq", "worker", *arguments],
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "NEOQ_RUNTIME_DIR": str(folder), **env},
                 stdin=subprocess.DEVNULL,
@@ -166,9 +168,11 @@ class Shop:
         until(lambda: numbers <= self.numbers(what), f"{len(numbers)} jobs {what}")
 
     @contextmanager
-    def worker(self, *arguments: str, app: str = "shop:backend", **env: str) -> Iterator[Worker]:
+    def worker(
+        self, *arguments: str, app: str = "shop:backend", program: str = "", **env: str
+    ) -> Iterator[Worker]:
         """Run a worker; kill it and all that it has started at the end."""
-        worker = Worker(self.folder, *([app] if app else []), *arguments, env=env)
+        worker = Worker(self.folder, *([app] if app else []), *arguments, env=env, program=program)
         try:
             yield worker
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from neoq.cli import logs, target
@@ -72,6 +73,10 @@ def _concurrency(text: str) -> dict[str, int]:
 
 def run(args: argparse.Namespace) -> int:
     """Run the worker."""
+    if os.name != "posix":
+        raise CommandError(
+            "the worker command needs POSIX; call backend.run() in a program of yours", Exit.USAGE
+        )
     from neoq.cli.supervisor import Supervisor
 
     parser: Parser = args.parser
