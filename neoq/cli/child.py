@@ -54,6 +54,7 @@ class Worker:
         self._wire = wire
         self._number = number
         self._options = options
+        self._log = logs.logger()
         self._first = first  # of its place: what is wrong with it ends the command
         self._wakeup = Wakeup()
         self.early: list[Message] = []  # that came with the settings
@@ -91,7 +92,7 @@ class Worker:
         try:
             self._prepare(backend)
             self._reach(backend)
-            self._check_memory(backend)
+            self._check_memory()
         except CommandError as error:
             return self._refuse(error.code, str(error))
         except NeoqError as error:
@@ -147,10 +148,10 @@ class Worker:
                     raise CommandError(f"the store cannot be reached: {error}", Exit.UNREACHABLE) from error
                 if said != str(error):
                     said = str(error)
-                    backend.config.log.warning("the store cannot be reached yet: %s", error)
+                    self._log.warning("the store cannot be reached yet: %s", error)
             self._wakeup.wait(AGAIN)
 
-    def _check_memory(self, backend: Backend) -> None:
+    def _check_memory(self) -> None:
         size = _memory()
         if self._max_memory is None or size < self._max_memory:
             return
@@ -160,7 +161,7 @@ class Worker:
         )
         if self._first:
             raise CommandError(f"{problem}; give it at least {round(1.5 * size)}", Exit.USAGE)
-        backend.config.log.error("%s; this one runs without a limit", problem)
+        self._log.error("this process runs without a limit of its memory: %s", problem)
         self._max_memory = None
 
     def _work(self, backend: Backend) -> int:
@@ -191,7 +192,7 @@ class Worker:
         try:
             return backend.drain(BEAT)
         except BackendError as error:
-            backend.config.log.warning("the store cannot be asked whether it is empty: %s", error)
+            self._log.warning("the store cannot be asked whether it is empty: %s", error)
             self._wakeup.wait(BEAT)
             return False
 
@@ -253,7 +254,7 @@ class Worker:
                 if self._backend is not None and not self._orphan:
                     self._beat(self._backend)
             except Exception:
-                logs.logger().exception("this process goes on listening to its supervisor after an error")
+                self._log.exception("this process goes on listening to its supervisor after an error")
             messages = self._next_messages()
 
     def _next_messages(self) -> list[Message] | None:
@@ -266,7 +267,7 @@ class Worker:
     def _obey(self, what: str) -> None:
         if what == "stop":
             if self._orphan:
-                logs.logger().warning("the supervisor is gone: this process drains and ends")
+                self._log.warning("the supervisor is gone: this process drains and ends")
             # By a signal: what blocks in the main thread goes on, and an import breaks off.
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
         elif what == "hurry":

@@ -103,7 +103,7 @@ class Supervisor:
             self._probes.listen_at(path)
         except OSError as error:
             self._log.warning(
-                "`neoq health --name %s` will not reach this worker: %s", self._options.name, error
+                "neoq health --name %s will not reach this worker: %s", self._options.name, error
             )
 
     def _hear_signals(self) -> None:
@@ -327,7 +327,7 @@ class Supervisor:
                 if not child.wire.closed:  # what it has forked has the other end
                     self._selector.unregister(child.wire)
                     child.wire.close()
-                self._bury(place, child, code)
+                self._note_end(place, child, code)
         if os.getpid() == 1:
             self._reap_orphans()
 
@@ -343,7 +343,7 @@ class Supervisor:
                 return
             os.waitpid(found.si_pid, 0)
 
-    def _bury(self, place: Place, child: Child, code: int) -> None:
+    def _note_end(self, place: Place, child: Child, code: int) -> None:
         incoming = child is place.incoming
         if incoming:
             place.incoming = None

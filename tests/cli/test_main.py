@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+import neoq
 from neoq.cli.main import command_of, main, names, parser_of
 
 ROOT = Path(__file__).parents[2]
 APP = """
 import neoq
-backend = neoq.MemBackend(autostart=False)
+backend = neoq.connect("sqlite:///jobs.db", autostart=False)
 backend.listen("emails", print, concurrency=4)
 def create_app(): return backend
 def failing(): raise RuntimeError("no settings")
@@ -85,7 +86,7 @@ def test_mistakes_have_a_code_and_a_remedy(
 def test_an_application_is_found(module: str, app: str, capsys: pytest.CaptureFixture[str]) -> None:
     """APP is a module, an attribute, a call, or an application with the extension."""
     assert main(["check", app.replace("SHOP", module)]) == 0
-    assert "emails" in capsys.readouterr().out
+    assert "queue emails: 4 threads" in capsys.readouterr().out
 
 
 def test_a_traceback_begins_in_the_application(
@@ -108,3 +109,29 @@ def test_neoq_is_a_module_that_runs() -> None:
         [sys.executable, "-m", "neoq", "--version"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout[:5]) == (0, "neoq ")
+
+
+def test_check_names_what_looks_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`neoq check` shows queues and schedules, and names a queue to which nobody listens; it runs nothing."""
+    name = f"shop_{os.urandom(4).hex()}"
+    (tmp_path / f"{name}.py").write_text(
+        """
+import neoq
+backend = neoq.connect("sqlite:///jobs.db", autostart=False)
+backend.listen("emails", lambda job: 1 / 0)
+backend.listen_cron("0 3 * * *", print, queue="report")
+backend.enqueue_many([neoq.Job("emials", {"n": n}) for n in range(3)])
+backend.enqueue("emails")
+""",
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", name]) == 1
+    out = capsys.readouterr().out
+    assert "problem: 3 jobs wait in queue emials, and nobody listens on it; did you mean emails?" in out
+    assert out.count("problem") == 1
+    assert "cron" in out
+    with neoq.connect("sqlite:///jobs.db", autostart=False) as backend:
+        assert [counts.ready for counts in backend.queues()] == [1, 3]

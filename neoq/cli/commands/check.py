@@ -1,15 +1,26 @@
-"""neoq check: import an application, connect to its store, and name every mistake; nothing is run."""
+"""neoq check: import an application, reach its store, and name what looks wrong; no job is run."""
 
 from __future__ import annotations
 
 import argparse
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from neoq.cli import target
-from neoq.cli.parser import Parser
+from neoq.cli.exits import Exit
+from neoq.cli.parser import Parser, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from neoq.backend import Backend
 
 HELP = "import an application and reach its store, and run nothing"
 EXAMPLE = "neoq check shop:backend"
 GROUP = "Run jobs"
+DESCRIPTION = """Import an application, reach its store, and print what a worker would run. Nothing is run.
+Ends with 0, or with 1 if something looks wrong, 3 if it cannot be imported, 4 if its store is away."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -18,9 +29,46 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Say what a worker would run."""
-    backend = target.load(target.app_of(args))
-    backend.queues()
-    for listener in backend.engine.listeners.values():
-        print(f"{listener.queue}: concurrency {listener.concurrency}")
-    return 0
+    """Say what a worker would run, and what looks wrong."""
+    app = target.app_of(args)
+    began = time.perf_counter()
+    backend = target.load(app)
+    imported = time.perf_counter()
+    backend.workers()
+    print(f"{app}: imported in {imported - began:.2f} s")
+    print(f"store: {backend!r}, reached in {time.perf_counter() - imported:.2f} s")
+    for line in _queues_of(backend):
+        print(line)
+    problems = list(_problems_of(backend))
+    for problem in problems:
+        print(f"problem: {problem}")
+    backend.shutdown()
+    return Exit.FAILED if problems else Exit.OK
+
+
+def _queues_of(backend: Backend) -> Iterator[str]:
+    crons = {cron.queue: cron.schedule for cron in backend.engine.crons}
+    for queue, listener in backend.engine.listeners.items():
+        timeout = "no timeout" if listener.timeout is None else f"timeout {listener.timeout:g} s"
+        yield f"queue {queue}: {listener.concurrency} threads, {timeout}, {listener.max_retries} retries"
+        if queue in crons:
+            schedule = crons[queue]
+            tick = schedule.next_after(datetime.now(UTC))
+            following = "never" if tick is None else tick.isoformat(timespec="seconds")
+            yield f"  cron {schedule.description}, next {following}"
+
+
+def _problems_of(backend: Backend) -> Iterator[str]:
+    listeners = backend.engine.listeners
+    if not listeners:
+        yield "the application listens on no queue, so a worker has nothing to run"
+    if "durable" not in backend.features:
+        yield "jobs in memory are seen by one process only: a worker gets none that another one enqueues"
+        return
+    heard = {queue for worker in backend.workers() for queue in worker.queues}
+    for counts in backend.queues():
+        if counts.unfinished and counts.queue not in listeners and counts.queue not in heard:
+            near = did_you_mean(counts.queue, listeners)
+            yield f"{counts.unfinished} jobs wait in queue {counts.queue}, and nobody listens on it{near}"
+        elif counts.paused:
+            yield f"queue {counts.queue} is paused"
