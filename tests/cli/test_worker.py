@@ -6,11 +6,13 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -336,6 +338,37 @@ def starts(job):
         shop.add(1, "starts")
         shop.until({0})
         worker.signal(signal.SIGTERM)
+        assert worker.ends() == 0
+
+
+def test_process_one_of_a_container(shop: Shop) -> None:
+    """As process 1 the supervisor hears TERM, and takes care of processes that have lost their parents."""
+    container = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*container, "true"], check=False).returncode:
+        pytest.skip("this system lets us make no container")
+    shop.write(
+        APP
+        + """
+import subprocess
+
+@backend.listen("orphans", concurrency=1)
+def orphans(job):
+    if job.payload["n"] == 0:
+        subprocess.run(["sh", "-c", "sh -c 'exit 3' &"], check=True)
+    states = lambda: [path.read_text().rpartition(") ")[2][0] for path in Path("/proc").glob("[0-9]*/stat")]
+    give_up = time.monotonic() + 10
+    while "Z" in states() and time.monotonic() < give_up:
+        time.sleep(0.01)
+    note(job, "zombies" if "Z" in states() else "done")
+"""
+    )
+    with shop.worker(before=container) as worker:
+        worker.says("supervised by 1\n")
+        worker.claims()
+        shop.add(2, "orphans")
+        shop.until({0, 1})
+        (inner,) = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text(encoding="ascii").split()
+        os.kill(int(inner), signal.SIGTERM)
         assert worker.ends() == 0
 
 

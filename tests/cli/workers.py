@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,14 +61,23 @@ def until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) ->
 class Worker:
     """A running worker command."""
 
-    def __init__(self, folder: Path, *arguments: str, env: Mapping[str, str], program: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        env: Mapping[str, str],
+        program: str = "",
+        before: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         self.errors = folder / f"errors-{time.monotonic_ns()}"
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", program]
-                if program
-                else [sys.executable, "-m", "neoq", "worker", *arguments],
+                [
+                    *before,
+                    sys.executable,
+                    *(["-c", program] if program else ["-m", "neoq", "worker", *arguments]),
+                ],
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "NEOQ_RUNTIME_DIR": str(folder), **env},
                 stdin=subprocess.DEVNULL,
@@ -169,10 +178,16 @@ class Shop:
 
     @contextmanager
     def worker(
-        self, *arguments: str, app: str = "shop:backend", program: str = "", **env: str
+        self,
+        *arguments: str,
+        app: str = "shop:backend",
+        program: str = "",
+        before: Sequence[str] = (),
+        **env: str,
     ) -> Iterator[Worker]:
         """Run a worker; kill it and all that it has started at the end."""
-        worker = Worker(self.folder, *([app] if app else []), *arguments, env=env, program=program)
+        words = [app, *arguments] if app else arguments
+        worker = Worker(self.folder, *words, env=env, program=program, before=before)
         try:
             yield worker
         finally:
