@@ -30,7 +30,6 @@ from neoq.errors import (
     StaleLeaseError,
     UnsupportedError,
 )
-from neoq.job import DuplicateJobError, Job, Status
 from neoq.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from neoq.config import Config
     from neoq.engine.interrupt import current_job
     from neoq.engine.report import ShutdownReport
+    from neoq.job import DuplicateJobError, Job, Status
     from neoq.mem_backend import MemBackend
     from neoq.postgres.backend import PostgresBackend
     from neoq.redis.backend import RedisBackend
@@ -89,10 +89,12 @@ __all__ = [
     "migrate",
 ]
 
-# Names that only a program with a backend needs. Their modules are imported at the first use.
+# Their modules are imported at the first use: `neoq health` needs none of them, and is run every few seconds.
 _ON_DEMAND = {
     "Backend": "neoq.backend",
     "Config": "neoq.config",
+    "DuplicateJobError": "neoq.job",
+    "Job": "neoq.job",
     "MemBackend": "neoq.mem_backend",
     "PostgresBackend": "neoq.postgres",
     "QueueCounts": "neoq.store",
@@ -101,6 +103,7 @@ _ON_DEMAND = {
     "ShutdownReport": "neoq.engine.report",
     "SqliteBackend": "neoq.sqlite",
     "Stats": "neoq.backend",
+    "Status": "neoq.job",
     "WorkerInfo": "neoq.store",
     "current_job": "neoq.engine.interrupt",
 }

@@ -92,7 +92,7 @@ OnError = Callable[["Job", BaseException], object]
 
 _YEAR, _MOST = 366 * 86400.0, 2**31 - 1
 _ENV_PREFIX = "NEOQ_"
-_NOT_SETTINGS = ("NEOQ_URL", "NEOQ_TEST_")  # read elsewhere
+_NOT_SETTINGS = ("NEOQ_URL", "NEOQ_APP", "NEOQ_WORKER_", "NEOQ_RUNTIME_DIR", "NEOQ_TEST_")  # read elsewhere
 _MOST_TOLD = 10  # unknown settings that an error lists: guessing what each one meant takes time
 _LONGEST_NAME = 60  # characters of an unknown name that an error shows
 UNTIL_STARTED = "until_started"

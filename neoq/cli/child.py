@@ -293,6 +293,8 @@ class Worker:
 
     def _beat(self, backend: Backend) -> None:
         """Tell how things stand, where that is new or was not told for a while."""
+        if self._quiet:
+            self._be_quiet()  # again: a claim may have been under way
         size, pools = _memory(), backend.engine.pools
         running = {
             queue: [
@@ -303,7 +305,7 @@ class Worker:
             if queue in self.queues
         }
         state = {"running": running, "done": _attempts(backend), "quiet": self._quiet}
-        state["reached"] = True
+        state["reached"] = _reaches_store(backend)
         now = time.monotonic()
         if state != self._told or now - self._told_at >= SAY_ANYWAY:
             self._told, self._told_at = state, now
@@ -340,6 +342,12 @@ class Worker:
 
 def _attempts(backend: Backend) -> int:
     return sum(pool.attempts() for pool in list(backend.engine.pools.values()))
+
+
+def _reaches_store(backend: Backend) -> bool:
+    """Whether the store has answered lately; it is not asked here."""
+    heartbeat = backend.engine.heartbeat
+    return heartbeat is None or heartbeat.silence <= 2 * backend.config.heartbeat + 1
 
 
 def _memory() -> float:

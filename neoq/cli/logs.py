@@ -19,8 +19,8 @@ class _Job(logging.Filter):
     """Adds the job that this thread runs to every record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        pool = sys.modules.get("neoq.engine.pool")  # the supervisor never imports it
-        job = None if pool is None else pool.current_job()
+        interrupt = sys.modules.get("neoq.engine.interrupt")  # the supervisor never imports it
+        job = None if interrupt is None else interrupt.current_job()
         if job is not None and not hasattr(record, "job_id"):
             record.job_id, record.queue, record.attempt = job.id, job.queue, job.attempt
         return True

@@ -73,6 +73,11 @@ class Heartbeat:
         """Look for cancellations now."""
         self._loop.wake()
 
+    @property
+    def silence(self) -> float:
+        """Seconds since the store last answered a beat."""
+        return machine.monotonic() - self._renewed
+
     def close(self) -> None:
         """Stop the thread."""
         self._loop.close(1.0)

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
+import neoq
 from neoq import Status
 from tests.cli.workers import APP, ROOT, Shop, alive, until
+from tests.servers import running_server
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the worker command needs POSIX")
 
@@ -535,3 +537,62 @@ def test_the_supervisor_is_light() -> None:
     assert (
         not {"neoq.backend", "neoq.engine.engine", "neoq.store", "sqlite3", "apscheduler", "asyncio"} & loaded
     )
+
+
+def test_the_store_comes_goes_and_comes_back(shop: Shop) -> None:
+    """--wait bears a store that is away at the start; later the worker lives on without it, not ready."""
+    with running_server("--appendonly", "yes") as server:
+        server.kill()
+        url = f'"{server.url}", lease=2, heartbeat=0.5, '
+        shop.write(
+            APP.replace('f"sqlite:///{HERE}/jobs.db", ', url).replace("lease=2, heartbeat=0.5, c", "c")
+        )
+        with shop.worker("--wait", "20s") as worker:
+            worker.says("cannot be reached yet")
+            server.start()
+            (pid,) = worker.claims()
+            until(lambda: worker.asked("readyz")[0] == 200, "the worker is ready")
+            server.kill()
+            until(lambda: worker.asked("readyz") == (503, "the store does not answer\n"), "it is not ready")
+            assert worker.asked("livez")[0] == 200
+            server.start()
+            until(lambda: worker.asked("readyz")[0] == 200, "the worker is ready again")
+            with neoq.connect(server.url, autostart=False) as backend:
+                backend.enqueue("work", {"n": 7})
+            shop.until({7})
+            assert alive(pid)
+            worker.signal(signal.SIGTERM)
+            assert worker.ends() == 0
+
+
+def test_lines_of_a_handler_name_their_job(shop: Shop) -> None:
+    """--log-format json: what a handler logs has the id, the queue and the attempt of its job."""
+    shop.write(
+        APP
+        + """
+import logging
+logging.basicConfig(format="ours: %(message)s")
+
+@backend.listen("logs")
+def logs(job):
+    logging.getLogger("shop").warning("line %s", job.payload["n"])
+"""
+    )
+    with shop.worker("--log-format", "json") as worker:
+        worker.claims()
+        shop.add(1, "logs")
+        worker.says("line 0")
+        worker.signal(signal.SIGTERM)
+        assert worker.ends() == 0
+    lines = [json.loads(line) for line in worker.log.splitlines()]
+    (line,) = (line for line in lines if line["message"] == "line 0")
+    assert (line["queue"], line["attempt"], line["level"], line["worker"]) == (
+        "logs",
+        1,
+        "WARNING",
+        "worker-1",
+    )
+    assert line["job_id"] > 0
+    with shop.worker() as worker:
+        shop.add(1, "logs")
+        worker.says("(?m)^ours: line 0$")
