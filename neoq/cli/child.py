@@ -377,10 +377,23 @@ def _left_to_the_supervisor(*_: object) -> None:
     """A signal to the whole group: the supervisor hears it, and tells us."""
 
 
-def _hear_signals_again() -> None:
+_forking = threading.local()
+
+
+def _before_fork() -> None:
+    """Hold signals back: in the child one would be lost between the fork and `_after_fork_in_child`."""
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+
+
+def _after_fork() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
+def _after_fork_in_child() -> None:
     """A process that a handler forks is to be stopped by signals as any other."""
     for number in HANDLED:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    _after_fork()
 
 
 def main() -> NoReturn:
@@ -401,7 +414,7 @@ def main() -> NoReturn:
     for one in HANDLED:  # not SIG_IGN, which programs that a handler runs would inherit
         signal.signal(one, _left_to_the_supervisor)
     signal.signal(signal.SIGTERM, worker.ask)
-    at_fork(after_in_child=_hear_signals_again)
+    at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
     sys.argv[:] = ["neoq"]
     code = worker.run()
