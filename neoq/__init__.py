@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from neoq.retry import RetryPolicy
     from neoq.sqlite.backend import SqliteBackend
     from neoq.store import QueueCounts, WorkerInfo
+    from neoq.tasks import JobFailed, Task, TaskJob, Tasks
 
 __all__ = [
     "Backend",
@@ -61,6 +62,7 @@ __all__ = [
     "InvalidJobError",
     "Job",
     "JobCancelled",
+    "JobFailed",
     "JobInterrupted",
     "JobTimeout",
     "ListenerExistsError",
@@ -82,6 +84,9 @@ __all__ = [
     "StaleLeaseError",
     "Stats",
     "Status",
+    "Task",
+    "TaskJob",
+    "Tasks",
     "UnsupportedError",
     "WorkerInfo",
     "connect",
@@ -95,6 +100,7 @@ _ON_DEMAND = {
     "Config": "neoq.config",
     "DuplicateJobError": "neoq.job",
     "Job": "neoq.job",
+    "JobFailed": "neoq.tasks",
     "MemBackend": "neoq.mem_backend",
     "PostgresBackend": "neoq.postgres",
     "QueueCounts": "neoq.store",
@@ -104,6 +110,9 @@ _ON_DEMAND = {
     "SqliteBackend": "neoq.sqlite",
     "Stats": "neoq.backend",
     "Status": "neoq.job",
+    "Task": "neoq.tasks",
+    "TaskJob": "neoq.tasks",
+    "Tasks": "neoq.tasks",
     "WorkerInfo": "neoq.store",
     "current_job": "neoq.engine.interrupt",
 }

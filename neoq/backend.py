@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta, tzinfo
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypedDict, TypeVar, Unpack, overload
 
@@ -14,7 +15,7 @@ from neoq.boundary import entrances
 from neoq.clock import Clock, machine
 from neoq.config import Config, OnError, query_of
 from neoq.engine.engine import Engine
-from neoq.engine.listener import Handler, Listener, Middleware
+from neoq.engine.listener import Handler, Listener, Middleware, no_such_task
 from neoq.engine.report import ShutdownReport
 from neoq.engine.scheduler import Cron
 from neoq.engine.unknown import unknown_kinds
@@ -25,6 +26,7 @@ from neoq.job import (
     JobOptions,
     Status,
     Unique,
+    call_of,
     check_queue,
     checked_id,
     encode_payload,
@@ -42,6 +44,9 @@ from neoq.store import Action, DirectStore, QueueCounts, Store, WorkerInfo
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from urllib.parse import SplitResult
+
+    from neoq.tasks import Task, Tasks
+    from neoq.tasks.collection import Decorator
 
 CHANGED_AT_ONCE = 500  # jobs of one call to the store, so that it holds nobody up for long
 SECOND_SIGNAL = 0.5  # seconds after the first, or it is the same
@@ -147,6 +152,8 @@ class Backend:
         self.engine = Engine(self.config, self.store_class)
         self.store = self.engine.store
         self._direct = self.store if isinstance(self.store, DirectStore) else None
+        self._own_tasks: Tasks | None = None
+        self._queue_options: dict[str, ListenOptions] = {}
         self._enqueue_middleware: list[EnqueueMiddleware] = []
         self._max_payload = self.config.max_payload
         self._look_at_enqueue()
@@ -235,8 +242,7 @@ class Backend:
         """
         from neoq.cron import Schedule
 
-        if not isinstance(catch_up, bool):
-            raise InvalidJobError(f"catch_up is {catch_up!r}; it takes True or False")
+        _checked_catch_up(catch_up)
         schedule = Schedule(spec, self.config.timezone if timezone is _NOT_GIVEN else timezone)
         name = schedule.queue_name if queue is None else queue
         if handler is _NOT_GIVEN or handler is None:
@@ -282,6 +288,85 @@ class Backend:
             unique=checked.unique,
             max_result=config.max_payload,
         )
+
+    # -- tasks -------------------------------------------------------------------------------------------
+
+    @property
+    def task(self) -> Decorator:
+        """Make a function a task of this backend: ``@backend.task``, with or without options.
+
+        See `neoq.tasks.collection.Decorator` for these. Tasks that no backend has yet are in a `neoq.Tasks`.
+        """
+        if self._own_tasks is None:
+            from neoq.tasks import Tasks
+
+            self._own_tasks = Tasks()
+            self._own_tasks.include_in(self)
+        return self._own_tasks.task
+
+    def include(self, *collections: Tasks) -> None:
+        """Run the tasks of collections, and send their jobs here; also those that are added to them later.
+
+        Raises ListenerExistsError for a queue that has a plain handler, and for a name that is taken;
+        NeoqError for a collection that belongs to another backend, unless that was shut down.
+        """
+        for tasks in collections:
+            tasks.include_in(self)
+
+    def queue(self, name: str, *, concurrency: int = _NOT_GIVEN, capacity: int | None = _NOT_GIVEN) -> None:
+        """Say how many jobs of a queue of tasks run at once, and how many may be ready."""
+        check_queue(name)
+        given: ListenOptions = {}
+        if concurrency is not _NOT_GIVEN:
+            given["concurrency"] = concurrency
+        if capacity is not _NOT_GIVEN:
+            given["capacity"] = capacity
+        present = self.engine.listeners.get(name)
+        if present is not None and present.routes is None:
+            raise InvalidJobError(
+                f"queue {name!r} has a plain handler: give concurrency and capacity to listen()", queue=name
+            )
+        options: ListenOptions = {**self._queue_options.get(name, {}), **given}
+        listener = self._listener(name, no_such_task, options)
+        self._queue_options[name] = options
+        if present is not None:
+            self.engine.configure(listener)
+
+    def listen_task(self, task: Task[..., Any]) -> None:
+        """Run the jobs of a task; called as its collection is included."""
+        options = task.options
+        crons = self._crons_of(task) if "cron" in options else []
+        names = ("timeout", "max_retries", "retry", "on_error")
+        given: Any = {name: value for name, value in options.items() if name in names}
+        given["unique"] = task.unique
+        listener = self._listener(task.queue, task.handler, given)
+        self.engine.listen_task(
+            listener,
+            (task.kind, *task.aliases),
+            crons,
+            lambda: self._listener(task.queue, no_such_task, self._queue_options.get(task.queue, {})),
+        )
+
+    def _crons_of(self, task: Task[..., Any]) -> list[Cron]:
+        """The schedules of a task: a failed tick is not retried unless the task says so."""
+        from neoq.cron import Schedule
+
+        options = task.options
+        specs = (options["cron"],) if isinstance(options["cron"], str) else tuple(options["cron"])
+        zone = options.get("timezone", self.config.timezone)
+        catch_up = _checked_catch_up(options.get("catch_up", False))
+        crons = []
+        for spec in specs:
+            name = task.kind if len(specs) == 1 else f"{task.kind} {spec}"
+            call = partial(task.tick, name)
+            call()  # its arguments are checked here, and not at the first tick
+            crons.append(Cron(task.queue, Schedule(spec, zone), catch_up=catch_up, name=name, call=call))
+        return crons
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was shut down, or is about to be."""
+        return self.engine.closed
 
     def use(self, middleware: Middleware) -> None:
         """Put ``middleware(job, call_next) -> result`` around every attempt; the first is outermost."""
@@ -350,9 +435,20 @@ class Backend:
             engine.note_duplicate(job)
         return job
 
+    def enqueue_call(self, queue: str, kind: str, data: bytes) -> Job:
+        """Store the call of a task that has no options and is not unique; used by `Task.enqueue`."""
+        engine = self.engine
+        if self._enqueue_middleware or self._direct is None:
+            return self._enqueue_special(call_of(queue, data, 0.0, kind), None, {}, None)
+        if engine.needs_check or queue not in engine.pools:
+            engine.admit(queue)
+        if len(data) > self._max_payload:
+            refuse_size(data, self._max_payload, queue)
+        return self._direct.add_call(queue, data, engine.clock.time(), kind)
+
     def _enqueue_special(self, queue: Any, payload: Any, options: JobOptions, transaction: Any) -> Job:
         job = _given(queue, payload, options)
-        if self._defaults:
+        if self._defaults or job.kind is not None:
             self._say_unique(job)
         if not self._enqueue_middleware:
             return self._enqueue(job, transaction)
@@ -380,6 +476,8 @@ class Backend:
     def _say_unique(self, job: Job) -> None:
         """Let a job that does not say how long it is unique have that of its queue."""
         listener = self.engine.listeners.get(job.queue)
+        if listener is not None and job.kind is not None:
+            listener = listener.of(job)
         unique = self.config.unique if listener is None else listener.unique
         if job.says_unique or unique is True:
             return
@@ -407,8 +505,8 @@ class Backend:
         payloads = plain_payloads(batch) if self._plainly else None
         if payloads is None:
             batch = _refreshed(batch)
-            if self._defaults:
-                for job in batch:
+            for job in batch:
+                if self._defaults or job.kind is not None:
                     self._say_unique(job)
             if self._enqueue_middleware:
                 batch = self._batch_through_middleware(batch)
@@ -718,8 +816,6 @@ def _check_handler(queue: str, handler: Any) -> None:
     problem = None
     if not callable(handler):
         problem = "is not callable"
-    elif inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__):
-        problem = "is a coroutine function, which a thread cannot run; wrap it: asyncio.run(handler(job))"
     elif _is_generator_function(handler) or _is_generator_function(type(handler).__call__):
         problem = "is a generator function, whose body a call does not run; take out the yield"
     else:
@@ -739,6 +835,12 @@ def _is_generator_function(function: Any) -> bool:
     import inspect
 
     return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _checked_catch_up(catch_up: Any) -> bool:
+    if not isinstance(catch_up, bool):
+        raise InvalidJobError(f"catch_up is {catch_up!r}; it takes True or False")
+    return catch_up
 
 
 def _check_callable(name: str, value: Any) -> None:

@@ -7,6 +7,8 @@
     ├─ InvalidJobError(ValueError)    a bad argument of enqueue or listen
     │   └─ PayloadError               the payload is not JSON, or too large
     ├─ CronError(ValueError)          a cron spec is wrong: names the field and what it accepts
+    ├─ ArgumentsError                 the stored arguments of a job do not fit its task: the job is DEAD
+    ├─ JobFailed                      (neoq.tasks) the job of a task ended dead or cancelled
     ├─ NoListenerError                memory only: nothing in this process listens on that queue
     ├─ ListenerExistsError            that queue has a handler already
     ├─ DuplicateJobError              (neoq.job) on_duplicate="raise", or retry() of a taken fingerprint
@@ -86,6 +88,10 @@ class CronError(NeoqError, ValueError):
         super().__init__(message)
         self.spec = spec
         self.field = field
+
+
+class ArgumentsError(NeoqError):
+    """The stored arguments of a job do not fit the task that is to run it. The job is DEAD at once."""
 
 
 class NoListenerError(NeoqError):

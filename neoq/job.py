@@ -29,13 +29,13 @@ Asked = tuple[float | None, float | None]  # a point in time, or a span counted 
 
 CODEC = 1  # how payload and result bytes are written: 1 is JSON with sorted keys
 MAX_DEPTH = 100
-_EXACT = b"%b"  # copies bytes to their size: orjson's own keep the 4 KB that they were written into
+EXACT = b"%b"  # copies bytes to their size: orjson's own keep the 4 KB that they were written into
 _EARLIEST, _LATEST = (datetime(year, 12, 30, tzinfo=UTC).timestamp() for year in (1, 9999))
 _LEAST_TIMEOUT = 0.001
 _MAX_KNOWN = 10_000
 _known_queues: set[str] = set()  # names that were checked
-_SORTED = orjson.OPT_SORT_KEYS
-_SCALARS = frozenset({str, int, bool, NoneType})
+SORTED = orjson.OPT_SORT_KEYS
+SCALARS = frozenset({str, int, bool, NoneType})
 _LAST_ID = 2**63 - 1  # of 64 bits
 _NO_META: Mapping[str, str] = MappingProxyType({})
 
@@ -53,6 +53,7 @@ class JobOptions(TypedDict, total=False):
     on_duplicate: OnDuplicate
     key: str | None
     meta: Mapping[str, str] | None
+    kind: str | None
 
 
 class Status(enum.StrEnum):
@@ -174,6 +175,7 @@ class Job(Record):
     the job ends, ``"until_started"`` until its first attempt starts, False not at all; None leaves it to
     the queue or the backend, whose default is True.
     ``on_duplicate`` says what an enqueue does that meets an unfinished job of equal fingerprint.
+    ``kind`` names the task that runs it, on a queue of tasks.
 
     Jobs that a backend returns are snapshots; the one that a handler gets also has `remaining`,
     `cancelled`, `progress`, `shield` and `complete`. Treat the fields as read-only.
@@ -216,6 +218,7 @@ class Job(Record):
         on_duplicate: OnDuplicate = "return",
         key: str | None = None,
         meta: Mapping[str, str] | None = None,
+        kind: str | None = None,
     ) -> None:
         """Check and take over what is more than a queue and a payload."""
         if unique is None:
@@ -231,6 +234,7 @@ class Job(Record):
             and fingerprint is None
             and key is None
             and meta is None
+            and kind is None
             and on_duplicate == "return"
             and priority.__class__ is int
             and not priority
@@ -256,6 +260,8 @@ class Job(Record):
             self.key = _checked_text("key", key)
         if meta is not None:
             self.meta = _checked_meta(meta)
+        if kind is not None:
+            self.kind = _checked_text("kind", kind)
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled and copied: a snapshot, without the attempt that this process makes."""
@@ -286,7 +292,11 @@ class Job(Record):
             return self.own_fingerprint
         if self.computed_fingerprint is None:
             data = encode_payload(self.parsed, self.queue) if self.body is None else self.body
-            self.computed_fingerprint = fingerprint(self.queue, data)
+            self.computed_fingerprint = (
+                fingerprint(self.queue, data)
+                if self.kind is None
+                else fingerprint_of_kind(self.queue, self.kind, data)
+            )
         return self.computed_fingerprint
 
     @property
@@ -391,6 +401,8 @@ class Job(Record):
             self._resolve(now)
             if self.meta:
                 _check_size_of_meta(self.meta, max_payload, self.queue)
+            if self.kind is not None and self.unique and self.own_fingerprint is None:
+                self.own_fingerprint = fingerprint_of_kind(self.queue, self.kind, data)
         else:
             self.due = now
         self.body = data
@@ -483,6 +495,13 @@ def plain(queue: str, body: bytes, now: float) -> Job:
     return job
 
 
+def call_of(queue: str, body: bytes, now: float, kind: str) -> Job:
+    """A job that is nothing but the call of a task, and not unique, due now."""
+    job = plain(queue, body, now)
+    job.special, job.unique, job.kind = True, False, kind
+    return job
+
+
 def blank(queue: str = "") -> Job:
     """A job for a store to fill in."""
     job = Job.__new__(Job)
@@ -513,17 +532,22 @@ def fingerprint(queue: str, data: bytes) -> str:
     return digest(queue, data).hex()
 
 
+def fingerprint_of_kind(queue: str, kind: str, data: bytes) -> str:
+    """The fingerprint of a payload of one kind of job on a queue."""
+    return fingerprint(queue, kind.encode() + b"\0" + data)
+
+
 def encode_payload(payload: Any, queue: str) -> bytes:
     """A payload as canonical JSON, or PayloadError naming the place that is not JSON."""
     if payload is None:
         return b"{}"
     try:
-        if type(payload) is not dict or not _SCALARS.issuperset(map(type, payload.values())):
+        if type(payload) is not dict or not SCALARS.issuperset(map(type, payload.values())):
             payload = _plain_object(payload, "payload", queue, 0)
-        return _EXACT % orjson.dumps(payload, None, _SORTED)
+        return EXACT % orjson.dumps(payload, None, SORTED)
     except orjson.JSONEncodeError:
         # orjson says what, never where; the walk finds the place, or makes plain what orjson refuses.
-        return _EXACT % orjson.dumps(_plain_object(payload, "payload", queue, 0), None, _SORTED)
+        return EXACT % orjson.dumps(_plain_object(payload, "payload", queue, 0), None, SORTED)
 
 
 def plain_payloads(jobs: Sequence[Job]) -> list[bytes] | None:
@@ -539,10 +563,10 @@ def plain_payloads(jobs: Sequence[Job]) -> list[bytes] | None:
     payloads: list[Any] = list(map(_payload_of, jobs))
     if set(map(type, payloads)) != {dict}:
         return None
-    if not _SCALARS.issuperset(map(type, chain.from_iterable(map(dict.values, payloads)))):
+    if not SCALARS.issuperset(map(type, chain.from_iterable(map(dict.values, payloads)))):
         return None
     try:
-        return list(map(_EXACT.__mod__, map(orjson.dumps, payloads, repeat(None), repeat(_SORTED))))
+        return list(map(EXACT.__mod__, map(orjson.dumps, payloads, repeat(None), repeat(SORTED))))
     except orjson.JSONEncodeError:
         return None
 
@@ -551,7 +575,7 @@ def encode_result(result: Any) -> bytes | None:
     """A handler's result as JSON (None for None), or PayloadError."""
     if result is None:
         return None
-    return _EXACT % orjson.dumps(_plain(result, "result", None, 0))
+    return EXACT % orjson.dumps(_plain(result, "result", None, 0))
 
 
 def sized_result(result: Any, limit: int) -> bytes | None:

@@ -21,7 +21,17 @@ from neoq.capacity import closed, new_of, no_room, refuse_too_many
 from neoq.clock import machine
 from neoq.config import Config, Settings, count, setting, span
 from neoq.errors import BackendClosedError, UnsupportedError
-from neoq.job import FINISHED, DuplicateJobError, Job, Status, data_of, is_special, queue_of, to_datetime
+from neoq.job import (
+    FINISHED,
+    DuplicateJobError,
+    Job,
+    Status,
+    call_of,
+    data_of,
+    is_special,
+    queue_of,
+    to_datetime,
+)
 from neoq.job import plain as plain_job
 from neoq.memory.queues import FutureJobs, Key, Plain, QueueState, Records, job_of
 from neoq.reentry import guarded, reentered
@@ -78,7 +88,7 @@ class MemStore(DirectStore):
     @staticmethod
     def _guard(method: Callable[..., Any]) -> Callable[..., Any]:
         """Refuse what comes while this very thread holds the lock."""
-        if method.__name__ == "add_plain":  # the hot path, which looks by itself
+        if method.__name__ in {"add_plain", "add_call"}:  # the hot path, which looks by itself
             return entrance(method)
         if method.__name__ == "open_store":
             return guarded(method)
@@ -165,6 +175,24 @@ class MemStore(DirectStore):
         if was_empty:  # a runner that was woken for an earlier job finds this one too
             self._notify(queue, "ready")
         return job_of(plain)
+
+    def add_call(self, queue: str, data: bytes, now: float, kind: str) -> Job:
+        """As `add_plain`, for the call of a task."""
+        state = self._queues.get(queue)
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            raise reentered()
+        if state is None or state.ready.length + 1 > state.plenty:
+            return self.add((call_of(queue, data, now, kind),), token=b"")[0]
+        with self._lock:
+            if self._refusing:
+                self._refuse_outsiders(queue)
+            self._last_id = job_id = self._last_id + 1
+            call = job_id, queue, data, now, kind
+            was_empty = not state.ready.length
+            state.ready.push_new(call, now)
+        if was_empty:
+            self._notify(queue, "ready")
+        return job_of(call)
 
     def _add_alone(self, job: Job) -> Job:
         """One job; mostly it is more than a queue and a payload."""
@@ -452,7 +480,7 @@ class MemStore(DirectStore):
             return [], False
         if state.blocked and self._may_have_room(state):
             state.ready.not_full.notify_all()
-        if state.paused or not state.ready.length:
+        if state.paused or not (state.ready.length or state.ready.aside):
             return [], False
         taken = self._hand_out(state.ready.take(limit, kinds), next(self._leases))
         if state.frees_early:

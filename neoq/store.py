@@ -428,6 +428,10 @@ class DirectStore(Store):
     def add_plain(self, queue: str, data: bytes, now: float) -> Job:
         """As `add`, for one job that is nothing but a queue and a payload (as JSON), due now: most are."""
 
+    @abc.abstractmethod
+    def add_call(self, queue: str, data: bytes, now: float, kind: str) -> Job:
+        """As `add`, for one job that is nothing but the call of a task, and not unique."""
+
 
 def warn_of_dropped(config: Config, job_id: Any, queue: str) -> None:
     """Log that a dead job is forgotten since there are more than ``max_dead``."""

@@ -536,16 +536,6 @@ def test_a_handler_that_cannot_be_called_is_refused(backend: neoq.MemBackend, ha
         backend.listen_cron("* * * * *", handler)
 
 
-async def coroutine(job: neoq.Job) -> None:
-    pass
-
-
-def test_a_coroutine_function_is_refused(backend: neoq.MemBackend) -> None:
-    """An async handler would never run: it is refused at once, not "successful" a thousand times."""
-    with pytest.raises(neoq.InvalidJobError, match="async"):
-        backend.listen("other", coroutine)
-
-
 def generator(job: neoq.Job) -> Iterator[int]:
     yield 1
 

@@ -212,6 +212,19 @@ def test_the_tutorial_ends_with_two_processes(tmp_path: Path) -> None:
     assert agree(shown, "\n".join(printed))
 
 
+def test_the_three_files_of_tasks_run(tmp_path: Path) -> None:
+    """What the application of the page on tasks enqueues is done by its worker, also by one started again."""
+    page = DOCS / "tasks.md"
+    write_files(page, tmp_path)
+    for again in range(2):
+        assert run_beside(["app.py"], tmp_path, {}) == "accepted jobs.send\n"
+        with start_worker("worker.py", tmp_path, {}) as worker:
+            try:
+                assert read_lines(worker, 1) == ["welcome, ada@example.com"], again
+            finally:
+                worker.kill()
+
+
 def test_the_recipe_of_web_and_worker_runs(tmp_path: Path, postgres_url: str) -> None:
     """What the web process of the recipe answers with 202 is done by its worker, which SIGTERM ends."""
     page = DOCS / "recipes" / "web-and-worker.md"

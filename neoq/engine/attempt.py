@@ -17,6 +17,7 @@ from neoq.bounds import MAX_ERROR, MAX_TRACEBACK, MAX_TYPE, cut
 from neoq.engine.listener import Listener
 from neoq.engine.results import plain_json, undone
 from neoq.errors import (
+    ArgumentsError,
     DeadlineExceeded,
     Discard,
     InvalidJobError,
@@ -312,7 +313,7 @@ def _delay(job: Job, listener: Listener, error: BaseException) -> float | None:
     if job.retries >= _max_retries(job, listener):
         return None
     try:
-        if not listener.retry.retries(error):
+        if not listener.retry.retries(error) or isinstance(error, ArgumentsError):
             return None
         if isinstance(error, Retry) and error.after is not None:
             return max(0.0, to_seconds("Retry.after", error.after))

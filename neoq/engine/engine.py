@@ -6,7 +6,7 @@ import _thread
 import atexit
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -83,9 +83,51 @@ class Engine(Runtime):
         if not self.local:
             self._look_for_others(listener)
 
+    def listen_task(
+        self, listener: Listener, kinds: Sequence[str], crons: Sequence[Cron], queue: Callable[[], Listener]
+    ) -> None:
+        """Register the listener of a task's kinds, and that of its queue where ``queue`` is to make it."""
+        with self.lock:
+            self._refuse_closed()
+            present = self.listeners.get(listener.queue)
+            if present is not None and present.routes is None:
+                raise ListenerExistsError(
+                    f"queue {listener.queue!r} has a plain handler, so it cannot hold the task {kinds[0]}; "
+                    "give the task another queue=",
+                    queue=listener.queue,
+                )
+            self.routes.add(kinds, listener)
+            listener.wrap(self.middleware)
+            if present is None:
+                first = queue()
+                first.routes = self.routes
+                self.listeners[first.queue] = first
+                self._new_pool(first)
+            for cron in crons:
+                self.crons.append(cron)
+                self.cron_scheduler.add(cron)
+            if self.started:
+                self.start()
+            if self.running:  # jobs of this kind may wait
+                for pool in self.pools.values():
+                    self.notify(pool.queue, "ready")
+
+    def configure(self, listener: Listener) -> None:
+        """Let a queue that holds tasks have the concurrency and capacity of a listener."""
+        with self.lock:
+            present = self.listeners[listener.queue]
+            present.concurrency, present.capacity = listener.concurrency, listener.capacity
+            if self.running:
+                self.pools[listener.queue].begin()
+
     def _listen_again(self, listener: Listener, cron: Cron | None) -> None:
         """Let a handler that was defined again replace the one before; elsewhere raise."""
         queue, present = listener.queue, self.listeners[listener.queue]
+        if present.routes is not None:
+            raise ListenerExistsError(
+                f"queue {queue!r} holds tasks, and a plain handler needs a queue of its own; name another",
+                queue=queue,
+            )
         its_cron = next((one for one in self.crons if one.queue == queue), None)
         again = named_alike(listener.handler, present.handler) and (cron is None) == (its_cron is None)
         if not again or not is_interactive():
@@ -144,7 +186,7 @@ class Engine(Runtime):
         """Put middleware around every handler, those that listen already included."""
         with self.lock:
             self.middleware.append(middleware)
-            for listener in self.listeners.values():
+            for listener in (*self.listeners.values(), *self.routes.by_kind.values()):
                 listener.wrap(self.middleware)
 
     # -- starting ----------------------------------------------------------------------------------------

@@ -246,7 +246,7 @@ class Fetcher:
         ahead = min(self._prefetch.get(pool.queue, 0), pool.fits_ahead())
         limit = free + ahead - buffered
         return (
-            Demand(pool.queue, limit)
+            Demand(pool.queue, limit, pool.listener.kinds)
             if limit > 0 and not (pool.at_abandoned_limit or pool.suspended)
             else None
         )

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from neoq.boundary import entrance, is_entrance, is_wall
 from neoq.clock import Clock
 from neoq.config import SafeLogger
+from neoq.engine.coroutines import close_loop
 from neoq.errors import DeadlineExceeded, JobInterrupted, JobTimeout, UnsupportedError
 from neoq.frames import gc_paused, stack_frames
 from neoq.loop import Loop
@@ -84,6 +85,7 @@ class Slot:
         self._lock = threading.RLock()  # what Python runs in the middle may come here, too
         self._complete = complete
         self._on_defer = on_defer
+        self._cancel_task: Callable[[], None] | None = None  # an event loop runs the handler
 
     def plan(self, job: Job, timeout: float | None, wall: float) -> float:
         """Get ready for an attempt, which begins as ``job`` is set; return when it will be interrupted."""
@@ -148,6 +150,9 @@ class Slot:
 
     def _raise(self, why: Interrupt) -> None:
         if self.ident == threading.get_ident():
+            return
+        if self._cancel_task is not None:
+            self._cancel_task()
             return
         # First deferred, and then the look: the thread may go on between the look and the raise. If it comes
         # into our code only then it sees this, and waits in land() for the lock, which is held here.
@@ -217,6 +222,22 @@ class Slot:
             self._raise(self.asked)  # the shield was a helper's; the interrupt is for the handler
             return None
 
+    @entrance
+    @contextmanager
+    def cancelling(self, cancel: Callable[[], None]) -> Iterator[None]:
+        """An interrupt calls a function inside the block, and is not raised: it cancels a coroutine."""
+        with self._lock:
+            if self._pending:
+                self._take_back()
+            if self.deferred and self.asked is not None:
+                raise self.asked
+            self._cancel_task = cancel
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._cancel_task = None
+
     def _take_back(self) -> None:
         _clear_in_thread(self.ident, None)
         self._pending = False
@@ -280,6 +301,8 @@ def running_in(slot: Slot) -> Iterator[Slot]:
         yield slot
     finally:
         _current.slot = before
+        if before is None:
+            close_loop()
 
 
 def must_not_interrupt(ident: int) -> bool:

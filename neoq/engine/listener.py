@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from neoq.config import SafeLogger
+from neoq.engine.coroutines import as_function
 from neoq.engine.results import not_begun, undone
 from neoq.engine.surroundings import Surroundings
+from neoq.errors import ListenerExistsError, NeoqError
 from neoq.job import Job, Unique
 from neoq.retry import RetryPolicy
+from neoq.session import is_interactive, named_alike
 
 if TYPE_CHECKING:
     import logging
@@ -23,8 +26,6 @@ Middleware = Callable[[Job, Handler], Any]
 
 class Listener:
     """How a queue's jobs are run: the handler, and the options of `listen`."""
-
-    kinds: frozenset[str] | None = None  # of the jobs that are run; None: any
 
     def __init__(
         self,
@@ -57,7 +58,17 @@ class Listener:
         self.unique = unique
         self.max_result = max_result
         self.call = handler
+        self.routes: Routes | None = None  # of a queue that holds tasks: who runs which kind
         self.surroundings = Surroundings()
+
+    @property
+    def kinds(self) -> frozenset[str] | None:
+        """The kinds of job that are claimed; None: any."""
+        return None if self.routes is None else self.routes.kinds
+
+    def of(self, job: Job) -> Listener:
+        """How this very job is run: on a queue of tasks that depends on its kind."""
+        return self if self.routes is None else self.routes.by_kind.get(job.kind, self)
 
     def run_as(self, other: Listener) -> None:
         """Run jobs from now on as another listener would; `wrap` is to follow. Runners keep this object."""
@@ -77,7 +88,7 @@ class Listener:
 
     def wrap(self, middleware: Sequence[Middleware]) -> None:
         """Put middleware around the handler, the first outermost."""
-        call = self.handler
+        call = as_function(self.handler)
         for layer in reversed(middleware):
             call = _around(layer, call)
         self.call = call
@@ -94,6 +105,34 @@ class Listener:
     def log_failed_on_error(self, job: Job, raised: BaseException) -> None:
         """Say that on_error has failed itself."""
         self.logger.error("on_error of queue %s failed for job %s", self.queue, job.id, exc_info=raised)
+
+
+class Routes:
+    """The listeners of a backend's tasks by kind. ``kinds`` is what its claims ask for."""
+
+    def __init__(self) -> None:
+        self.by_kind: dict[str | None, Listener] = {}
+        self.kinds: frozenset[str] = frozenset()
+
+    def add(self, kinds: Iterable[str], listener: Listener) -> None:
+        """Let a listener run jobs of some kinds; ListenerExistsError where another one does."""
+        kinds = tuple(kinds)
+        for kind in kinds:
+            present = self.by_kind.get(kind)
+            if present is None or (is_interactive() and named_alike(present.handler, listener.handler)):
+                continue
+            raise ListenerExistsError(
+                f"there is a task {kind!r} already; give this one another name=, and take what it replaces "
+                "out of its aliases",
+                queue=listener.queue,
+            )
+        self.by_kind = {**self.by_kind, **dict.fromkeys(kinds, listener)}
+        self.kinds = self.kinds.union(kinds)
+
+
+def no_such_task(job: Job) -> Any:
+    """The handler of a queue of tasks, for a job of a kind that it no longer knows."""
+    raise NeoqError(f"there is no task of kind {job.kind} here any more", queue=job.queue, job_id=job.id)
 
 
 def _around(middleware: Middleware, inner: Handler) -> Handler:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from neoq.config import Lines
 from neoq.engine.attempt import Judged, abandoned, attempt
+from neoq.engine.coroutines import close_loop
 from neoq.engine.interrupt import FLUSH_AFTER, Interrupt, Slot, Watchdog, enter
 from neoq.errors import JobInterrupted
 from neoq.frames import gc_paused, stack_frames
@@ -296,6 +297,10 @@ class Runner:
                     break
                 self.pool.call_help(self)
                 threading.Event().wait(RUNNER_ERROR_PAUSE)
+        try:
+            close_loop()
+        except BaseException as error:  # of what coroutines have left behind
+            self.pool.listener.logger.debug("the event loop of a runner was not closed: %s", error)
         if os.getpid() != self._pid:  # a child forked in a handler that has returned: nothing is left to do
             os._exit(0)
         self.pool.left(self)
@@ -315,7 +320,7 @@ class Runner:
             if pool.stopping:
                 pool.source.settle([given_back(job)])
                 continue
-            outcome = attempt(job, listener, slot, watchdog)
+            outcome = attempt(job, listener if listener.routes is None else listener.of(job), slot, watchdog)
             if outcome is job:
                 done.append(job)
             elif outcome is not None:
@@ -448,14 +453,14 @@ class Runner:
         say()
         self.pool.warn_at_abandoned_limit()
         if error is not None:
-            self.pool.listener.call_on_error(job, error)
+            self.pool.listener.of(job).call_on_error(job, error)
 
     def settle_abandoned(self, job: Job, asked: Interrupt) -> Judged:
         """Settle the attempt of an abandoned thread.
 
         Return its outcome, the error for on_error, and the function that logs it.
         """
-        judged = abandoned(job, self.pool.listener, self.slot, asked)
+        judged = abandoned(job, self.pool.listener.of(job), self.slot, asked)
         if judged[1] is not None or self.slot.uncounted:
             self.pool.listener.failed()  # counted before the outcome is seen
         self.pool.source.settle([judged[0]])

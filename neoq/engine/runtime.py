@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from neoq.clock import LiveClock, machine
 from neoq.engine.interrupt import Slot, Supervised, Watchdog, current_slot
-from neoq.engine.listener import Listener, Middleware
+from neoq.engine.listener import Listener, Middleware, Routes
 from neoq.engine.pool import Runner, RunnerPool
 from neoq.engine.report import ShutdownReport
 from neoq.engine.scheduler import Cron, CronScheduler
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from neoq.engine.fetcher import Fetcher
     from neoq.engine.heartbeat import Heartbeat
     from neoq.engine.settler import Settler
+
+
+LOOKED_AT = 1000  # jobs at once, where those of some kinds are looked for
+_WAITING = frozenset({Status.PENDING, Status.RETRYING})
 
 
 @dataclass
@@ -100,6 +104,7 @@ class Runtime:
         self.middleware: list[Middleware] = []
         self.crons: list[Cron] = []
         self.listeners: dict[str, Listener] = {}
+        self.routes = Routes()
         self.durable = "durable" in store.features
         self.local = "local" in store.features
         self.started = config.autostart
@@ -172,7 +177,14 @@ class Runtime:
 
     def _new_source(self) -> Source:
         if self.local:
-            return LocalSource(self.store, self.settled, self.succeeded, self.parked, self._settle_later)
+            return LocalSource(
+                self.store,
+                self.settled,
+                self.succeeded,
+                self.parked,
+                self._settle_later,
+                kinds_of=lambda queue: self.listeners[queue].kinds,
+            )
         # Imported only here: most programs that keep jobs in memory never need them.
         from neoq.engine.fetcher import Fetcher
         from neoq.engine.heartbeat import Heartbeat
@@ -444,11 +456,23 @@ class Runtime:
             pool = self.pools.get(counts.queue)
             if pool is None or pool.without_threads:
                 continue
-            if counts.ready and not counts.paused:
+            if counts.ready and not counts.paused and self._may_claim(pool):
                 return False
             if counts.running and self.local:
                 return False
         return self.fetcher is None or (claims == self.fetcher.claims and not self._is_busy())
+
+    def _may_claim(self, pool: RunnerPool) -> bool:
+        """Whether some job that is ready is of a kind that is claimed here."""
+        kinds = pool.listener.kinds
+        if kinds is None:
+            return True
+        now, after = self.clock.time(), None
+        while jobs := self.store.find(queue=pool.queue, limit=LOOKED_AT, after=after):
+            if any(job.kind in kinds and job.status in _WAITING and job.due <= now for job in jobs):  # type: ignore[operator]
+                return True
+            after = jobs[-1].id
+        return False
 
     def _is_busy(self) -> bool:
         """Whether a job is on its way from or to a store that is a round trip away."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -38,10 +39,24 @@ _LOOK_BACK = (
 
 
 class Cron:
-    """One schedule, the queue that its ticks go to, and how far they have been dealt with."""
+    """One schedule, the queue that its ticks go to, and how far they have been dealt with.
 
-    def __init__(self, queue: str, schedule: Schedule, *, catch_up: bool) -> None:
+    ``name`` tells it from others, and is that of the queue where a handler listens. ``call`` makes the job of
+    a tick where a task is to run.
+    """
+
+    def __init__(
+        self,
+        queue: str,
+        schedule: Schedule,
+        *,
+        catch_up: bool,
+        name: str = "",
+        call: Callable[[], Job] | None = None,
+    ) -> None:
         self.queue = queue
+        self.name = name or queue
+        self._call = call
         self.schedule = schedule
         self.catch_up = catch_up
         self.first: datetime | None = None  # when its clock was first looked at
@@ -50,6 +65,12 @@ class Cron:
         self.away: tuple[datetime, datetime] | None = None
         self.pause = FIRST_PAUSE
         self.rests_until = -math.inf  # monotonic, after an error of its own
+
+    def job_of(self, tick: datetime) -> Job:
+        """The job of a tick: one at a time is unfinished."""
+        if self._call is None:
+            return Job(self.queue, {"scheduled_at": tick.isoformat()}, fingerprint=self.name)
+        return self._call()
 
     def due(self, now: datetime) -> tuple[datetime | None, bool]:
         """The latest tick that has come since the last look, if any, and whether it is on time."""
@@ -157,7 +178,7 @@ class CronScheduler:
     def _let_rest(self, cron: Cron, error: Exception) -> None:
         """Say that a schedule fails, and leave it alone for a while."""
         self._logger.error(
-            "cron %s fails, and is tried again in %g s: %s", cron.queue, cron.rest(), error, exc_info=error
+            "cron %s fails, and is tried again in %g s: %s", cron.name, cron.rest(), error, exc_info=error
         )
 
     def _fire(self, cron: Cron, now: datetime) -> None:
@@ -167,24 +188,24 @@ class CronScheduler:
         if tick is not None and (on_time or cron.catch_up):
             self._enqueue(cron, tick)
         elif tick is not None:
-            self._logger.warning("cron %s missed its tick of %s", cron.queue, tick)
+            self._logger.warning("cron %s missed its tick of %s", cron.name, tick)
         cron.seen = max(cron.seen, now)  # type: ignore[type-var]  # only now is it dealt with
         cron.away, cron.pause = None, FIRST_PAUSE
 
     def _begin(self, cron: Cron, now: datetime) -> None:
         if cron.first is None or cron.first > now:
             cron.first = now
-        last = self._store.last_tick(cron.queue) if cron.catch_up else None
+        last = self._store.last_tick(cron.name) if cron.catch_up else None
         cron.seen = cron.first if last is None or last > now else last
 
     def _enqueue(self, cron: Cron, tick: datetime) -> None:
-        job = Job(cron.queue, {"scheduled_at": tick.isoformat()}, fingerprint=cron.queue)
+        job = cron.job_of(tick)
         job.scheduled = tick.timestamp()
         job.prepare(self._clock.time(), self._max_payload)
-        if self._store.add_tick(cron.queue, tick, job) is Tick.SKIPPED:
+        if self._store.add_tick(cron.name, tick, job) is Tick.SKIPPED:
             self.skipped += 1
             self._logger.warning(
-                "cron %s skips its tick of %s: the one before is unfinished", cron.queue, tick
+                "cron %s skips its tick of %s: the one before is unfinished", cron.name, tick
             )
 
     def forget_time(self) -> None:

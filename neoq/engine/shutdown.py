@@ -229,7 +229,7 @@ class Shutdown:
                 self._became(outcome),
             )
             if error is not None:
-                runner.pool.run_callback(runner.pool.listener.call_on_error, job, error)
+                runner.pool.run_callback(runner.pool.listener.of(job).call_on_error, job, error)
         for pool in self._runtime.pools.values():
             with pool.lock:
                 callback_threads = pool.callback_threads

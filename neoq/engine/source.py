@@ -31,7 +31,8 @@ class Source(Protocol):
 class LocalSource:
     """A store whose claim and settle cost no round trip: the runners call it themselves.
 
-    ``later`` takes over the outcomes that the store did not take.
+    ``later`` takes over the outcomes that the store did not take. ``kinds_of`` a queue of tasks is what is
+    claimed there.
     """
 
     def __init__(
@@ -41,8 +42,11 @@ class LocalSource:
         succeeded: Succeeded,
         parked: Callable[[], None],
         later: Callable[[list[Outcome], Exception], None],
+        *,
+        kinds_of: Callable[[str], frozenset[str] | None],
     ) -> None:
         self._store = store
+        self._kinds_of = kinds_of
         self._settled = settled
         self._succeeded = succeeded
         self._parked = parked
@@ -50,7 +54,7 @@ class LocalSource:
 
     def take(self, queue: str, limit: int) -> tuple[Sequence[Job], bool]:
         """Claim from the store."""
-        jobs, due, now = self._store.claim([Demand(queue, limit)])
+        jobs, due, now = self._store.claim([Demand(queue, limit, self._kinds_of(queue))])
         return jobs, due is not None and due <= now
 
     def settle(self, outcomes: list[Outcome]) -> None:

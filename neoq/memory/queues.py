@@ -32,21 +32,27 @@ Entry = tuple[float, int, Job]
 Place = tuple[
     int, float, int
 ]  # in the order of a queue: by priority, the highest first, then due time, then id
-# A job that waits to run and is nothing but a payload: its id, queue, payload, and since when it is due. Most
-# are, and the garbage collector does not look at a tuple of such things, however long the backlog grows.
-Plain = tuple[int, str, bytes, float]
+# A job that waits to run and is nothing but a payload: its id, queue, payload, and since when it is due; its
+# kind follows where it is the call of a task, which is not unique. Most are, and the garbage collector does
+# not look at a tuple of such things, however long the backlog grows.
+Plain = tuple[int, str, bytes, float] | tuple[int, str, bytes, float, str]
 Records = dict[int, Job | Plain]  # every job that can be looked up, in the order of their ids
 
 
 def job_of(plain: Plain) -> Job:
     """A plain job as an object; as `blank` makes them, but for the hot path in one go."""
     job = Job.__new__(Job)
-    job.id, job.queue, job.body, due = plain
+    if len(plain) == 5:
+        job.id, job.queue, job.body, due, job.kind = plain
+        job.special, job.unique = True, False
+    else:
+        job.id, job.queue, job.body, due = plain
+        job.special = False
     job.due = job.created = due
     job.parsed = job.expires = job.started = job.finished_on = job.result_body = job.slot = None
     job.status = PENDING
     job.token = 0
-    job.special = job.cancel_asked = job.completed = False
+    job.cancel_asked = job.completed = False
     return job
 
 
@@ -71,10 +77,12 @@ class ReadyQueue(Queue[Job | Plain]):
         self._serial = itertools.count()
         self._void = 0
         self._last_rank, self._last_due, self._last_id = 0, 0.0, 0  # the place of what was put in order last
-        self.length = 0  # jobs, void entries not counted
+        self.length = 0  # jobs, void entries and those that are set aside not counted
+        self.aside: dict[int, Job | Plain] = {}  # of kinds that were not wanted when they came up
+        self._kinds: frozenset[str] | None = None  # that were wanted
 
     def _qsize(self) -> int:
-        return self.length
+        return self.length + len(self.aside)
 
     __len__ = _qsize
 
@@ -115,7 +123,7 @@ class ReadyQueue(Queue[Job | Plain]):
 
     def take(self, limit: int, kinds: frozenset[str] | None) -> list[Job | Plain]:
         """Remove and return the best jobs, at most ``limit``."""
-        if kinds is not None:
+        if kinds is not None or self.aside:
             return self._take_kinds(limit, kinds)
         in_order = self._in_order
         if self._others or self._void:
@@ -144,19 +152,31 @@ class ReadyQueue(Queue[Job | Plain]):
                 taken.append(job)
         return taken
 
-    def _take_kinds(self, limit: int, kinds: frozenset[str]) -> list[Job | Plain]:
-        everything = self.take(len(self), None)
-        wanted: list[Any] = [job for job in everything if isinstance(job, Job) and job.kind in kinds][:limit]
-        taken = set(map(id, wanted))
-        for job in everything:
-            if id(job) not in taken:
+    def _take_kinds(self, limit: int, kinds: frozenset[str] | None) -> list[Job | Plain]:
+        """The best jobs of some kinds. The others are set aside until other kinds are asked for."""
+        if kinds != self._kinds:
+            self._kinds = kinds
+            for job_id, job in list(self.aside.items()):
+                del self.aside[job_id]
                 self.push(job)
-        return wanted
+        taken: list[Job | Plain] = []
+        while len(taken) < limit and (best := self._take_best(limit - len(taken))):
+            self.length -= len(best)
+            for job in best:
+                kind, job_id = (job[4:], job[0]) if isinstance(job, tuple) else ((job.kind,), job.id)
+                if kinds is None or (kind and kind[0] in kinds):
+                    taken.append(job)
+                else:
+                    self.aside[job_id] = job
+        return taken
 
     def swap(self, record: Job) -> None:
         """Let a job have another record, and with it another entry of the same place."""
         entry = (*_place(record), next(self._serial), record)
         self._records[record.id] = record
+        if record.id in self.aside:
+            self.aside[record.id] = record
+            return
         self._void += 1
         heappush(self._others, entry)
 
@@ -166,6 +186,8 @@ class ReadyQueue(Queue[Job | Plain]):
             del self._records[job_id]
         else:
             self._records[job_id] = record
+        if self.aside.pop(job_id, None) is not None:
+            return
         self._void += 1
         self.length -= 1
         if self._void > _SPARE and self._void * 2 > len(self._in_order) + len(self._others):

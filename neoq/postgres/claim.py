@@ -53,14 +53,19 @@ class Claimer:
 
     def claim(self, demand: Sequence[Demand]) -> Claimed:
         """Take ready jobs, best first."""
-        wanted = [(one.queue, one.limit) for one in demand if one.limit > 0 and one.kinds is None]
-        random.shuffle(wanted)  # a job that must come alone gets its turn, whichever queues are busy
-        jobs, due, now = self._claim(wanted, None)
+        wanted: dict[frozenset[str] | None, list[tuple[str, int]]] = {}
         for one in demand:
-            if one.kinds is not None and one.limit > 0:
-                more, later, now = self._claim([(one.queue, one.limit)], sorted(one.kinds))
-                jobs += more
-                due = later if due is None else due if later is None else min(due, later)
+            if one.limit > 0:
+                wanted.setdefault(one.kinds, []).append((one.queue, one.limit))
+        jobs: list[Job] = []
+        dues: list[float] = []
+        for kinds, queues in wanted.items() or [(None, [])]:
+            random.shuffle(queues)  # a job that must come alone gets its turn, whichever queues are busy
+            more, next_due, now = self._claim(queues, None if kinds is None else sorted(kinds))
+            jobs += more
+            if next_due is not None:
+                dues.append(next_due)
+        due = min(dues, default=None)
         return Claimed(jobs, to_datetime(due), to_datetime(now))  # type: ignore[arg-type]
 
     def _claim(
@@ -70,7 +75,7 @@ class Claimer:
         self._undo_lost()
         token = int.from_bytes(os.urandom(7), "big") + 1  # an older claim's cannot equal it
         queues = [queue for queue, _ in wanted]
-        hints = self._hints.of(queues) if kinds is None else {}
+        hints = self._hints.of(queues)
         known_queues, known_levels, known_from = self._hints.values(hints)
         values = {
             "worker": number,

@@ -53,6 +53,7 @@ class Claims:
         self._hears = hears
         self._settle = settle
         self._mend = mend
+        self._kinds: dict[str, frozenset[str] | None] = {}  # that each queue was claimed from for, last
         self._last_token = 0
         self._token_lock = threading.Lock()
         self._lost: list[tuple[str, int]] = []  # queue and token of claims that may have taken jobs unheard
@@ -66,7 +67,10 @@ class Claims:
         dues: list[float] = []
         for one in demand:
             if one.limit > 0:
-                if one.kinds is not None or not self._idle.known_empty(one.queue):
+                if one.kinds != self._kinds.get(one.queue):
+                    self._kinds[one.queue] = one.kinds
+                    self._idle.forget(one.queue)
+                if not self._idle.known_empty(one.queue):
                     asked.append(one)
                 elif (due := self._idle.due(one.queue)) is not None:
                     dues.append(due)
@@ -171,7 +175,7 @@ class Claims:
         full = len(ids) >= demand.limit or 0 <= due <= now
         if full:
             self._idle.forget(queue)
-        elif demand.kinds is None:
+        else:
             self._idle.learn(queue, due if due >= 0 else None, changes)
         jobs: list[Job] = []
         if not ids:

@@ -12,7 +12,7 @@ from neoq.boundary import entrance
 from neoq.engine.attempt import attempt
 from neoq.engine.interrupt import running_in
 from neoq.errors import Signal
-from neoq.job import Job, plain
+from neoq.job import Job, call_of, plain
 from neoq.store import Demand, Successes
 
 if TYPE_CHECKING:
@@ -47,12 +47,13 @@ class ByHand:
         return count
 
     def _claim(self) -> Sequence[Job]:
-        pools = list(self.backend.engine.pools)
-        return self.backend.store.claim([Demand(queue, 1) for queue in pools]).jobs if pools else []
+        listeners = list(self.backend.engine.listeners.values())
+        demand = [Demand(listener.queue, 1, listener.kinds) for listener in listeners]
+        return self.backend.store.claim(demand).jobs if demand else []
 
     def _run(self, job: Job, on_error: Callable[[BaseException], None] | None) -> None:
         backend = self.backend
-        listener = backend.engine.listeners[job.queue]
+        listener = backend.engine.listeners[job.queue].of(job)
         if on_error is not None:
             listener = _watched(listener, on_error)
         with running_in(backend.engine.new_slot()) as slot:
@@ -120,11 +121,16 @@ def after_add(backend: Backend, after: Callable[[list[Job]], list[Job]]) -> Iter
     def passed_plain(queue: str, data: bytes, now: float) -> Job:
         return passed((plain(queue, data, now),), token=b"")[0]
 
+    def passed_call(queue: str, data: bytes, now: float, kind: str) -> Job:
+        return passed((call_of(queue, data, now, kind),), token=b"")[0]
+
     own: dict[str, Any] = backend.store.__dict__  # what is set here comes before the methods of the class
-    before: dict[str, Any] = {name: own.pop(name) for name in ("add", "add_plain") if name in own}
-    own["add"], own["add_plain"] = passed, passed_plain
+    instead = {"add": passed, "add_plain": passed_plain, "add_call": passed_call}
+    before: dict[str, Any] = {name: own.pop(name) for name in instead if name in own}
+    own.update(instead)
     try:
         yield
     finally:
-        del own["add"], own["add_plain"]
+        for name in instead:
+            del own[name]
         own.update(before)

@@ -42,6 +42,7 @@ from neoq.testing.cases.reentry import ReentryCases
 from neoq.testing.cases.retries import LogCases, RetryCases, SignalCases
 from neoq.testing.cases.seam import AddCases, ChangeCases, ClaimCases, SettleCases
 from neoq.testing.cases.suite import leave_out_cases
+from neoq.testing.cases.tasks import ClaimByKindCases, TaskCases
 from neoq.testing.cases.timing import FutureCases, OrderCases, RunnerCases
 from neoq.testing.cases.unique import UniqueCases
 
@@ -85,6 +86,8 @@ class BackendConformance(
     SettleCases,
     ChangeCases,
     KindCases,
+    ClaimByKindCases,
+    TaskCases,
     ReentryCases,
     DurableCases,
     LeaseCases,

@@ -98,6 +98,7 @@ def clock(backend: Backend, start: datetime | None = None) -> Iterator[VirtualCl
         virtual = VirtualClock(backend, by_hand, before[0]() if start is None else _timestamp("clock", start))
         backend.store.hold_timers(True)
         live.time, live.monotonic = virtual.time, virtual.monotonic
+        backend.engine.cron_scheduler.forget_time()  # what was looked at by the time of the machine
         backend.engine.cron_scheduler.fire()  # ticks count from here
         try:
             yield virtual

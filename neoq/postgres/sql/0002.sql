@@ -260,13 +260,11 @@ begin
                 order by run_after, id limit 1
             ) into v_due;
             v_next := least(v_next, v_due);
-            if p_kinds is null then
-                v_told.queue := p_queues[i];
-                v_told.priority := v_level;
-                v_told.run_after := least(v_last_due, v_now - 0.1);  -- what is committed late is not missed
-                v_told.progress := clock() - v_began;
-                return next v_told;
-            end if;
+            v_told.queue := p_queues[i];
+            v_told.priority := v_level;
+            v_told.run_after := least(v_last_due, v_now - 0.1);  -- what is committed late is not missed
+            v_told.progress := clock() - v_began;
+            return next v_told;
             exit when v_left = 0 and v_next <= v_now;
         end loop;
     end loop;

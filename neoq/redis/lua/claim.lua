@@ -4,7 +4,8 @@
 --   workers, the queue, how many workers to call, 1 if the worker is to be called for what comes; then kinds,
 --   where only these are wanted
 -- result: {now, due (-1 for never), ids, records, lives}; payloads kept apart are for the client to fetch
--- complexity: O(log of the queue) a job; at most 50 jobs, and 100 that fall due
+-- complexity: O(log of the queue) a job, and O(1) for each of another kind before it; at most 50 jobs, and 100
+--   that fall due
 
 local limit, tail, worker = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local micros = clock()
@@ -47,12 +48,20 @@ local ids = {}
 if #ARGV > 8 then
   local wanted = {}
   for at = 9, #ARGV do wanted[ARGV[at]] = true end
-  local best = call('ZRANGE', READY, 0, 999)
-  if #best > 0 then
+  local from, page = 0, limit + 10
+  repeat
+    local best = call('ZRANGE', READY, from, from + page - 1)
+    if #best == 0 then break end
     for at, record in ipairs(call('HMGET', JOBS, unpack(best))) do
-      if #ids < limit and record and (sound(record) ~= record or wanted[kind_of(record)]) then ids[#ids + 1] = best[at] end
+      if #ids < limit and record and (sound(record) ~= record or wanted[kind_of(record)]) then
+        local crashed = special and call('SISMEMBER', CRASHED, best[at]) == 1
+        if not crashed or #ids == 0 then ids[#ids + 1] = best[at] end
+        if crashed then limit = #ids end -- claimed alone, as below
+      end
     end
-  end
+    from, page = from + #best, 200
+  until #ids >= limit
+  special = false
   if #ids > 0 then call('ZREM', READY, unpack(ids)) end
 elseif special then
   -- A job with a crash behind it is claimed alone, at its turn.

@@ -1,0 +1,120 @@
+"""Tasks that belong together: functions are put into a collection, and the collection into a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Concatenate, Protocol, TypeVar, Unpack, overload
+
+from neoq.errors import InvalidJobError, NeoqError
+from neoq.job import Job, check_queue
+from neoq.tasks.task import AsyncTask, P, Queues, R, Task, TaskOptions
+
+AnyTask = TypeVar("AnyTask", bound=Task[..., Any])
+
+
+class Home(Queues, Protocol):
+    """The backend that a collection is included in."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was shut down."""
+
+    def listen_task(self, task: Task[..., Any]) -> None:
+        """Run the jobs of a task."""
+
+
+class Decorator:
+    """``@tasks.task``: with or without parentheses it makes a function a `Task`.
+
+    ``queue`` is where its jobs wait, ``name`` its kind, ``aliases`` former kinds whose jobs it runs.
+    ``unique`` (default False), ``timeout``, ``max_retries``, ``retry`` and ``on_error`` are as in
+    `Backend.listen`. ``cron`` is a spec, or several: then it also runs by itself, with the arguments of
+    ``kwargs``; ``timezone`` and ``catch_up`` are as in `Backend.listen_cron`.
+
+    Raises InvalidJobError for a function that cannot be a task.
+    """
+
+    def __init__(self, add: Callable[[Any, TaskOptions], Any], options: TaskOptions) -> None:
+        self._add = add
+        self._options = options
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Job, P], Awaitable[R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Job, P], R], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, /, **options: Unpack[TaskOptions]) -> Decorator: ...
+    def __call__(self, function: Any = None, /, **options: Unpack[TaskOptions]) -> Any:
+        """Make a function a task, or take options for the function that follows."""
+        unknown = options.keys() - TaskOptions.__annotations__.keys()
+        if unknown:
+            raise TypeError(
+                f"task() does not know {', '.join(sorted(unknown))}; it takes "
+                f"{', '.join(TaskOptions.__annotations__)}. concurrency and capacity belong to the queue: "
+                "backend.queue(name, concurrency=...)"
+            )
+        merged: TaskOptions = {**self._options, **options}
+        if function is None:
+            return Decorator(self._add, merged)
+        if isinstance(function, str):
+            raise InvalidJobError(f"task() got {function!r}; a queue is given as queue={function!r}")
+        return self._add(function, merged)
+
+
+class Tasks:
+    """A collection of tasks, with no backend yet. ``backend.include(tasks)`` gives it one.
+
+    ``queue`` is where the jobs of its tasks wait, unless a task names another.
+    """
+
+    def __init__(self, queue: str = "default") -> None:
+        check_queue(queue)
+        self.queue = queue
+        self._tasks: dict[str, Task[..., Any]] = {}
+        self._home: Home | None = None
+        self.task = Decorator(self._add, {})
+        """Decorate a function with it: see `Decorator`."""
+
+    def __iter__(self) -> Iterator[Task[..., Any]]:
+        return iter(list(self._tasks.values()))
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __repr__(self) -> str:
+        return f"<Tasks {', '.join(self._tasks) or 'none yet'}>"
+
+    def _add(self, function: Any, options: TaskOptions) -> Task[..., Any]:
+        task: Task[..., Any] = Task(function, self.queue, options)
+        if isinstance(function, Task):
+            raise InvalidJobError(f"{function.kind} is a task already")
+        if self._home is not None:
+            self._attach(task, self._home)
+        self._tasks[task.kind] = task
+        return task
+
+    def include_in(self, home: Home) -> None:
+        """Give its tasks a backend; called by `Backend.include`."""
+        before = self._home
+        if before is home:
+            return
+        if before is not None and not before.closed:
+            raise NeoqError(
+                f"{self!r:.200} belongs to another backend, which is not shut down; a collection has one "
+                "backend: shut the first one down, or make a collection for each"
+            )
+        self._home = home
+        try:
+            for task in self:
+                self._attach(task, home)
+        except BaseException:
+            self._home = before
+            raise
+
+    def _attach(self, task: Task[..., Any], home: Home) -> None:
+        home.listen_task(task)
+        task.backend = home
