@@ -321,6 +321,13 @@ class Store(abc.ABC):
         "called" is "ready" from a thread of the store's own, which may be used to claim.
         """
 
+    def migration(self) -> list[str]:
+        """The statements by which `open_store` would make or update the tables now; called before it.
+
+        Without any where there are no tables, or they are up to date. Nothing is changed.
+        """
+        return []
+
     @abc.abstractmethod
     def close_store(self) -> None:
         """Release everything; called once, after the last settle."""

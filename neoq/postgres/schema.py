@@ -24,6 +24,13 @@ SIGNS = (
 )  # what each of the migrations has made, table or function
 TABLES = frozenset({"jobs", "history", "counters", "queues", "ticks", "workers"})
 _LOCK = 5_462_193_407_311  # neoq's own, over all schemas
+_FIRST = (
+    "set local lock_timeout = '60s'",
+    "set local statement_timeout = 0",
+    "set local standard_conforming_strings = on",
+    f"select pg_advisory_xact_lock({_LOCK})",
+)
+_RECORD = "insert into migrations (version) values ({}) on conflict (version) do nothing"
 
 
 def version_of(connection: psycopg.Connection[Any], schema: str) -> int:
@@ -77,22 +84,24 @@ def check(connection: psycopg.Connection[Any], schema: str) -> None:
         )
 
 
+def script(connection: psycopg.Connection[Any], schema: str) -> list[str]:
+    """The statements that `migrate` would run now."""
+    if _is_up_to_date(connection, schema):
+        return []
+    return ["begin", *_FIRST, *_missing(connection, schema), "commit"]
+
+
 def migrate(connection: psycopg.Connection[Any], schema: str) -> None:
     """Bring the tables of a schema up to date; does nothing where they are."""
-    version = version_of(connection, schema)
-    _refuse_newer(version, schema)
-    there = _tables_of(connection, schema)
-    if version == VERSION and there >= {*TABLES, "migrations"} and _is_recorded(connection, schema):
+    if _is_up_to_date(connection, schema):
         return
-    missing = TABLES - there
-    if version and missing and missing != TABLES:
-        raise BackendError(
-            f"the schema {schema!r} has lost the tables {', '.join(sorted(missing))} and has others of "
-            "neoq's: restore them from a backup, or drop the others too and call neoq.migrate(url)"
-        )
+    version = version_of(connection, schema)
     try:
         with connection.transaction():
-            _apply(connection, schema)
+            for statement in _FIRST:
+                connection.execute(statement.encode())
+            for statement in _missing(connection, schema):  # now: another process may have been faster
+                connection.execute(statement.encode())
     except psycopg.errors.InsufficientPrivilege as error:
         if version == VERSION:
             return  # all is there; a role with more rights may record the version
@@ -102,32 +111,45 @@ def migrate(connection: psycopg.Connection[Any], schema: str) -> None:
         ) from error
 
 
-def _apply(connection: psycopg.Connection[Any], schema: str) -> None:
-    for setting in ("lock_timeout = '60s'", "statement_timeout = 0", "standard_conforming_strings = on"):
-        connection.execute(sql.SQL("set local " + setting))
-    connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))
-    version = version_of(connection, schema)  # another process may have been faster
+def _is_up_to_date(connection: psycopg.Connection[Any], schema: str) -> bool:
+    version = version_of(connection, schema)
     _refuse_newer(version, schema)
-    name = sql.Identifier(schema)
+    there = _tables_of(connection, schema)
+    if version == VERSION and there >= {*TABLES, "migrations"} and _is_recorded(connection, schema):
+        return True
+    missing = TABLES - there
+    if version and missing and missing != TABLES:
+        raise BackendError(
+            f"the schema {schema!r} has lost the tables {', '.join(sorted(missing))} and has others of "
+            "neoq's: restore them from a backup, or drop the others too and call neoq.migrate(url)"
+        )
+    return False
+
+
+def _missing(connection: psycopg.Connection[Any], schema: str) -> list[str]:
+    """The statements that bring the tables up to date."""
+    version = version_of(connection, schema)
+    _refuse_newer(version, schema)
+    name = sql.Identifier(schema).as_string(connection)
+    wanted = []
     if not _tables_of(connection, schema) & TABLES:
         version = 0  # whatever is recorded: somebody has dropped them
-        _clear_remains(connection, schema)
+        wanted += _drop_remains(connection, schema)
     if not version:
         there = connection.execute("select 1 from pg_namespace where nspname = %s", (schema,)).fetchone()
         if there is None:  # "if not exists" would ask for the right to create it all the same
-            connection.execute(sql.SQL("create schema {}").format(name))
+            wanted.append(f"create schema {name}")
     # The functions keep this path. Unless it is named, a caller's temporary tables come before all others.
-    connection.execute(sql.SQL("set local search_path to {}, pg_temp").format(name))
-    connection.execute(
+    wanted.append(f"set local search_path to {name}, pg_temp")
+    wanted.append(
         "create table if not exists migrations ("
         "version int primary key, applied_at timestamptz not null default now())"
     )
     for number in range(1, VERSION + 1):
         if number > version:
-            connection.execute(_statements(number))
-        connection.execute(
-            "insert into migrations (version) values (%s) on conflict (version) do nothing", (number,)
-        )
+            wanted.append(_statements(number))
+        wanted.append(_RECORD.format(number))
+    return wanted
 
 
 def _is_recorded(connection: psycopg.Connection[Any], schema: str) -> bool:
@@ -136,26 +158,29 @@ def _is_recorded(connection: psycopg.Connection[Any], schema: str) -> bool:
     return connection.execute(query, (VERSION,)).fetchone() is not None
 
 
-def _clear_remains(connection: psycopg.Connection[Any], schema: str) -> None:
-    """Drop what is left of us in a schema whose tables somebody has dropped."""
-    connection.execute(sql.SQL("drop sequence if exists {}").format(sql.Identifier(schema, "job_ids")))
-    ours = {name for number in range(1, VERSION + 1) for name in _functions_in(_statements(number).decode())}
+def _drop_remains(connection: psycopg.Connection[Any], schema: str) -> list[str]:
+    """The statements that drop what is left of us in a schema whose tables somebody has dropped."""
+    ours = {name for number in range(1, VERSION + 1) for name in _functions_in(_statements(number))}
     query = """
         select proname, pg_get_function_identity_arguments(p.oid)
-        from pg_proc p join pg_namespace n on n.oid = pronamespace where nspname = %s
+        from pg_proc p join pg_namespace n on n.oid = pronamespace where nspname = %s order by 1, 2
     """
-    for name, arguments in connection.execute(query, (schema,)).fetchall():
-        if name in ours:
-            connection.execute(
-                sql.SQL("drop function {} ({})").format(sql.Identifier(schema, name), sql.SQL(arguments))
-            )
+    if connection.execute("select 1 from pg_namespace where nspname = %s", (schema,)).fetchone() is None:
+        return []
+    drops = [sql.SQL("drop sequence if exists {}").format(sql.Identifier(schema, "job_ids"))]
+    drops += [
+        sql.SQL("drop function {} ({})").format(sql.Identifier(schema, name), sql.SQL(arguments))
+        for name, arguments in connection.execute(query, (schema,))
+        if name in ours
+    ]
+    return [drop.as_string(connection) for drop in drops]
 
 
 _functions_in = re.compile(r"^create (?:or replace )?function (\w+)", re.MULTILINE).findall
 
 
-def _statements(number: int) -> bytes:
-    return resources.files(__package__).joinpath(f"sql/{number:04}.sql").read_bytes()
+def _statements(number: int) -> str:
+    return resources.files(__package__).joinpath(f"sql/{number:04}.sql").read_text(encoding="utf-8")
 
 
 def _refuse_newer(version: int, schema: str) -> None:

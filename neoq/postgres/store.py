@@ -113,6 +113,15 @@ class PostgresStore(Store):
         [(self._adder.last_id,)] = self._connections.look(self._statements.last_id)
         self._adder.queues = {row[0] for row in self._connections.look(self._statements.queues)}
 
+    def migration(self) -> list[str]:
+        """The statements by which `open_store` would make or update the tables now."""
+        connections = Connections(self.config.url, size=1, schema=self.config.schema)
+        try:
+            with connections.use() as connection:
+                return postgres_schema.script(connection, self.config.schema)
+        finally:
+            connections.close()
+
     def stop_waiting(self) -> None:
         """End every add that waits for room."""
         self._room.refuse()

@@ -211,16 +211,32 @@ class SqliteFile:
     def _make_tables(self, cursor: sqlite3.Cursor) -> None:
         if self._is_up_to_date(cursor):  # another process may have been faster
             return
+        for statement in self._missing(cursor):
+            cursor.execute(statement)
+
+    def missing(self) -> list[str]:
+        """The statements that would make or update the tables now; nothing is opened for longer."""
+        if not self.is_there():
+            return ["begin immediate", *_statements(0, set()), "commit"]
+        try:
+            connection = sqlite3.connect(f"{Path(self.path).as_uri()}?mode=ro", uri=True)
+            try:
+                cursor = connection.cursor()
+                if self._is_up_to_date(cursor):
+                    return []
+                return ["begin immediate", *self._missing(cursor), "commit"]
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            raise self.wrapped(error) from error
+
+    def _missing(self, cursor: sqlite3.Cursor) -> list[str]:
         version, names = self._version(cursor), _names(cursor)
         if version == VERSION:  # somebody has dropped some of them
             version = 0
         if not names & {"neoq_schema", "neoq_jobs"}:  # what else is there by such a name is not ours
             names = set()
-        cursor.execute("create table if not exists neoq_schema (version integer not null)")
-        for statement in statements_for(version, names):
-            cursor.execute(statement)
-        cursor.execute("delete from neoq_schema")
-        cursor.execute("insert into neoq_schema values (?)", (VERSION,))
+        return _statements(version, names)
 
     def _is_up_to_date(self, cursor: sqlite3.Cursor) -> bool:
         return self._version(cursor) == VERSION and is_whole(_names(cursor))
@@ -455,6 +471,15 @@ def _code(error: sqlite3.Error) -> int:
 def _names(cursor: sqlite3.Cursor) -> set[str]:
     """The tables and indexes of ours that there are."""
     return {name for (name,) in cursor.execute("select name from sqlite_master where name like 'neoq%'")}
+
+
+def _statements(version: int, names: set[str]) -> list[str]:
+    return [
+        "create table if not exists neoq_schema (version integer not null)",
+        *statements_for(version, names),
+        "delete from neoq_schema",
+        f"insert into neoq_schema values ({VERSION})",  # noqa: S608
+    ]
 
 
 def _tables_are_gone(error: BackendError) -> bool:

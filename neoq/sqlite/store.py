@@ -68,15 +68,7 @@ class SqliteStore(Store):
 
     def open_store(self, notify: Notify) -> None:
         """Open the file, and make or migrate its tables."""
-        config = self.config
-        file = SqliteFile(
-            config.path,
-            synchronous=config.synchronous,
-            busy_timeout=config.busy_timeout,
-            file_mode=config.file_mode,
-            session_on=self._session_on,
-            on_replaced=self._say_replaced,
-        )
+        config, file = self.config, self._new_file()
         file.open()
         self._notify = notify
         self._file = file
@@ -90,6 +82,21 @@ class SqliteStore(Store):
         self._watcher = Loop(
             "neoq-watcher", self._look_around, config.log, away=self._say_unwatched, pauses=WATCH_AGAIN
         )
+
+    def _new_file(self) -> SqliteFile:
+        config = self.config
+        return SqliteFile(
+            config.path,
+            synchronous=config.synchronous,
+            busy_timeout=config.busy_timeout,
+            file_mode=config.file_mode,
+            session_on=self._session_on,
+            on_replaced=self._say_replaced,
+        )
+
+    def migration(self) -> list[str]:
+        """The statements by which `open_store` would make or update the tables now."""
+        return self._new_file().missing()
 
     def stop_waiting(self) -> None:
         """End every add that waits for room."""
