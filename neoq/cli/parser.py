@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
 from neoq.cli.exits import CommandError, Exit
@@ -134,3 +135,18 @@ def seconds(text: str) -> float:
     if not 0 <= value < 1e10:
         raise argparse.ArgumentTypeError(f"{text!r} is no span; write seconds, or 500ms, 90s, 10m, 2h, 7d")
     return value
+
+
+def moment(text: str) -> datetime | timedelta:
+    """A type of options: a point in time in ISO 8601, by local time unless it says its zone, or a span."""
+    try:
+        return timedelta(seconds=seconds(text))
+    except argparse.ArgumentTypeError:
+        pass
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time; write 2026-11-27T13:00, 2026-11-27, or a span: 90s, 10m, 2h, 7d"
+        ) from None
+    return found.astimezone() if found.tzinfo is None else found

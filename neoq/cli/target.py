@@ -8,6 +8,8 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,27 +40,67 @@ def app_of(args: argparse.Namespace) -> str:
 
 def add_store(parser: Parser) -> None:
     """Let an operating command be told its store, by an application or a URL."""
-    parser.add_argument("--app", metavar="APP", help="the application whose backend it is ($NEOQ_APP)")
-    parser.add_argument("--url", metavar="URL", help="the store, with no application ($NEOQ_URL)")
+    parser.add_argument(
+        "--app", metavar="APP", help="the store of this application, such as shop:backend ($NEOQ_APP)"
+    )
+    parser.add_argument(
+        "--url", metavar="URL", help="the store itself, such as sqlite:///jobs.db ($NEOQ_URL)"
+    )
 
 
-def backend_of(args: argparse.Namespace) -> Backend:
-    """The backend that an operating command works on. It runs no jobs.
+@contextmanager
+def only_looking() -> Iterator[None]:
+    """Run no jobs in this process, whatever the application does when it is imported."""
+    from neoq.engine.engine import Engine
 
-    In this order: --url, --app, $NEOQ_APP, $NEOQ_URL.
+    before, Engine.only_looks = Engine.only_looks, True
+    try:
+        yield
+    finally:
+        Engine.only_looks = before
+
+
+@contextmanager
+def opened(args: argparse.Namespace, *, make: bool = False) -> Iterator[Backend]:
+    """The backend that an operating command works on, shut down at the end. It runs no jobs.
+
+    The store is, in this order, that of --url, --app, $NEOQ_APP or $NEOQ_URL. With ``make`` its tables are
+    made where they are missing; otherwise a misspelt URL would leave an empty store behind.
     """
-    import neoq
+    with only_looking():
+        backend = _store_of(args, make)
+        try:
+            yield backend
+        finally:
+            backend.shutdown(0)
 
+
+def _store_of(args: argparse.Namespace, make: bool) -> Backend:
     app = "" if args.url else args.app or os.environ.get("NEOQ_APP", "")
     url = args.url or ("" if app else os.environ.get("NEOQ_URL", ""))
     if not app and not url:
         raise CommandError("which store? give --url or --app, or set NEOQ_URL or NEOQ_APP", Exit.USAGE)
-    backend = load(app) if app else neoq.connect(url, autostart=False)
+    backend = load(app) if app else _connect(url, make)
     if "durable" not in backend.features:
         raise CommandError(
             "jobs in memory are seen only by the process that has them: no other process can look at them or "
             "change them. Use a durable store (SQLite, Postgres or Redis) to operate from a command line",
             Exit.USAGE,
+        )
+    return backend
+
+
+def _connect(url: str, make: bool) -> Backend:
+    import neoq
+
+    options: dict[str, Any] = {"autostart": False}
+    if not make and url.strip().lower().startswith("postgres"):
+        options["migrate"] = False
+    backend = neoq.connect(url, **options)
+    path = getattr(backend.config, "path", "")
+    if not make and path and not Path(path).exists():
+        raise CommandError(
+            f"there is no file {path}; to begin with an empty one: neoq migrate --url ...", Exit.UNREACHABLE
         )
     return backend
 

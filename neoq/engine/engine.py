@@ -8,7 +8,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakValueDictionary
 
 from neoq.boundary import entrance
@@ -45,6 +45,9 @@ class Engine(Runtime):
     ``needs_check`` is True while an enqueue has to ask first: before the store is open, after a fork, and
     once it is being shut down. ``by_hand`` runs what is ready while a test holds the threads.
     """
+
+    only_looks: ClassVar[bool] = False
+    """No backend of this process runs jobs: it has imported an application only to look at its store."""
 
     def __init__(self, config: Config, store_class: type[Store]) -> None:
         super().__init__(config, store_class)
@@ -220,7 +223,7 @@ class Engine(Runtime):
         with self.lock:
             self._refuse_closed()
             self.started = True
-            if not self.pools or self.by_hand is not None:
+            if not self.pools or self.by_hand is not None or self.only_looks:
                 return
             if not self.running:
                 refuse_isolated()

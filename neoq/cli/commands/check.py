@@ -30,7 +30,11 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Say what a worker would run, and what looks wrong."""
-    app = target.app_of(args)
+    with target.only_looking():
+        return _check(target.app_of(args))
+
+
+def _check(app: str) -> int:
     began = time.perf_counter()
     backend = target.load(app)
     imported = time.perf_counter()

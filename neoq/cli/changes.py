@@ -1,0 +1,225 @@
+"""``retry``, ``cancel`` and ``delete``: jobs by their ids, or by the filters of ``jobs``, in pages."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from neoq.cli import output
+from neoq.cli.exits import CommandError, Exit
+from neoq.cli.filters import PAGE, add_filters, filters_of, pages, say_if_unknown
+from neoq.cli.output import many, say
+from neoq.cli.parser import Parser, count
+from neoq.cli.target import add_store, opened
+
+if TYPE_CHECKING:
+    from neoq.backend import Backend
+    from neoq.job import Job
+
+SAMPLE = 5  # jobs that are shown before a change
+REASONS = 10  # jobs of a page-wise change of which the report says why they were left
+COUNTED = 10_000  # jobs that are counted one by one
+_COUNTED_AS = {
+    "pending": ("ready", "scheduled"), "retrying": ("retrying",), "running": ("running",),
+    "succeeded": ("succeeded",), "dead": ("dead",), "cancelled": ("cancelled",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One of the changes: what it is called, and which jobs a filter without --status means."""
+
+    name: str
+    past: str
+    statuses: tuple[str, ...]
+
+    def apply(self, backend: Backend, ids: list[int]) -> set[int]:
+        """Change jobs; those that it changed."""
+        changed: set[int] = getattr(backend, self.name)(ids)
+        return changed
+
+
+@dataclass
+class Report:
+    """What a change by filter has done."""
+
+    matched: int = 0
+    changed: int = 0
+    left: list[int] = field(default_factory=list)  # some of those that were not changed
+
+
+def add_arguments(parser: Parser, verb: Verb) -> None:
+    """Ids or filters, and whether to do it at once."""
+    parser.add_argument("ids", nargs="*", type=count(), metavar="ID", help="these jobs")
+    add_filters(parser)
+    parser.add_argument("--dry-run", action="store_true", help=f"show what it would {verb.name}, and end")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    output.add_json(parser)
+    add_store(parser)
+
+
+def run(args: argparse.Namespace, verb: Verb) -> int:
+    """Change jobs."""
+    filters = filters_of(args)
+    if bool(args.ids) == bool(filters):
+        many_ways = "give ids or filters, not both" if filters else "give ids, or a filter such as --queue"
+        raise CommandError(f"which jobs? {many_ways}", Exit.USAGE)
+    if filters and not (args.yes or args.dry_run or (sys.stdin.isatty() and output.is_terminal(sys.stderr))):
+        raise CommandError(
+            f"{verb.name} by filter changes many jobs, and there is no terminal to ask at: look "
+            "with --dry-run, then say --yes",
+            Exit.USAGE,
+        )
+    with opened(args) as backend:
+        if args.ids:
+            return _by_ids(backend, verb, list(dict.fromkeys(args.ids)), args)
+        return _by_filter(backend, verb, filters, args)
+
+
+# -- by ids --------------------------------------------------------------------------------------------------
+
+
+def _by_ids(backend: Backend, verb: Verb, ids: list[int], args: argparse.Namespace) -> int:
+    failed = False
+    for start in range(0, len(ids), PAGE):
+        page = ids[start : start + PAGE]
+        changed = set() if args.dry_run else verb.apply(backend, page)
+        for job_id in page:
+            reason = None if job_id in changed else why_not(backend, verb, job_id, dry=args.dry_run)
+            failed = failed or reason is not None
+            _tell(verb, job_id, reason, args)
+    return Exit.FAILED if failed else Exit.OK
+
+
+def _tell(verb: Verb, job_id: int, reason: str | None, args: argparse.Namespace) -> None:
+    if args.json:
+        changed = reason is None and not args.dry_run
+        output.print_json({"id": job_id, "changed": changed, "reason": reason})
+    elif reason is None:
+        print(f"job {job_id}: {'would be ' if args.dry_run else ''}{verb.past}")
+    else:
+        say(f"job {job_id} was not {verb.past}: {output.plain(reason)}")
+
+
+def why_not(backend: Backend, verb: Verb, job_id: int, *, dry: bool = False) -> str | None:
+    """Why a job cannot be changed; None where it can be, and unless it is ``dry`` it is changed now."""
+    from neoq.errors import NeoqError
+
+    job = backend.get(job_id)
+    if job is None:
+        return "there is no such job; finished ones are forgotten after the retention"
+    status = str(job.status)
+    if status not in _possible(verb):
+        hint = {"delete": "; cancel it first", "retry": ""}.get(verb.name, "")
+        return f"it is running{hint}" if status == "running" else f"it has finished already: {status}"
+    if dry:
+        return None
+    try:
+        return None if getattr(backend, verb.name)(job_id) else "it has changed in the meantime; try again"
+    except NeoqError as error:  # a retry meets an unfinished job that is equal
+        return str(error)
+
+
+def _possible(verb: Verb) -> set[str]:
+    return {*verb.statuses, "pending", "retrying"}
+
+
+# -- by filter -----------------------------------------------------------------------------------------------
+
+
+def _by_filter(backend: Backend, verb: Verb, filters: dict[str, Any], args: argparse.Namespace) -> int:
+    if args.status is not None and args.status not in _possible(verb):
+        raise CommandError(f"{verb.name} does nothing to jobs that are {args.status}", Exit.USAGE)
+    total, exact = _matching(backend, verb, filters)
+    if args.dry_run and args.json:
+        output.print_json({"matched": total, "exact": exact})
+        return Exit.OK
+    shown = f"{'' if exact else 'more than '}{many(total)}"
+    if not total:
+        if not say_if_unknown(backend, args.queue):
+            say("no job matches")
+    elif args.dry_run or not args.yes:
+        sample = next(_matches(backend, verb, filters, SAMPLE), [])
+        for line in sample_lines(sample):
+            print(line) if args.dry_run else say(line)
+        if args.dry_run:
+            print(f"would {verb.name} {shown}")
+        elif input(f"{verb.name} {shown}? [y/N] ").strip().lower() not in {"y", "yes"}:
+            say("nothing was changed")
+            return Exit.FAILED
+    if args.dry_run:
+        return Exit.OK
+    return change(backend, verb, filters, total if exact else None, json=args.json)
+
+
+def change(backend: Backend, verb: Verb, filters: dict[str, Any], total: int | None, *, json: bool) -> int:
+    """Change what matches, page by page, and report; also where it is interrupted."""
+    report = Report()
+    try:
+        for page in _matches(backend, verb, filters):
+            changed = verb.apply(backend, [job.id for job in page])
+            report.matched += len(page)
+            report.changed += len(changed)
+            room = REASONS - len(report.left)
+            report.left += [job.id for job in page if job.id not in changed][:room]
+            if output.is_terminal(sys.stderr):
+                of = "" if total is None else f" of {total:,}"
+                print(f"\r{verb.past} {report.changed:,}{of}", end="", file=sys.stderr, flush=True)
+    finally:
+        if report.matched and output.is_terminal(sys.stderr):
+            say("")
+        if json:
+            output.print_json({"matched": report.matched, "changed": report.changed})
+        else:
+            print(f"{verb.past} {many(report.changed)}")
+    for job_id in report.left:
+        reason = why_not(backend, verb, job_id, dry=True)
+        say(f"job {job_id} was not {verb.past}: {reason or 'an equal job is unfinished, or it has changed'}")
+    if report.matched - report.changed > len(report.left):
+        say(f"... and {report.matched - report.changed - len(report.left):,} more were not {verb.past}")
+    return Exit.OK
+
+
+def _matches(
+    backend: Backend, verb: Verb, filters: dict[str, Any], limit: int | None = None
+) -> Iterator[list[Job]]:
+    """The jobs that match and can be changed, in pages."""
+    from neoq.job import Status
+
+    if "status" in filters:
+        yield from pages(backend, filters, limit)
+        return
+    for status in verb.statuses:
+        yield from pages(backend, filters | {"status": Status(status)}, limit)
+
+
+def _matching(backend: Backend, verb: Verb, filters: dict[str, Any]) -> tuple[int, bool]:
+    """How many jobs match, and whether that is all of them."""
+    if set(filters) <= {"queue", "status"}:
+        statuses = [filters["status"]] if "status" in filters else verb.statuses
+        names = [name for status in statuses for name in _COUNTED_AS[status]]
+        queues = [one for one in backend.queues() if filters.get("queue", one.queue) == one.queue]
+        return sum(getattr(queue, name) for queue in queues for name in names), True
+    total = 0
+    for page in _matches(backend, verb, filters):
+        total += len(page)
+        if total > COUNTED:
+            return COUNTED, False
+    return total, True
+
+
+def sample_lines(jobs: list[Job]) -> list[str]:
+    """Some jobs as a table."""
+    from neoq.cli.listing import job_rows
+
+    return output.table(*job_rows(jobs))
+
+
+VERBS: Mapping[str, Verb] = {
+    "retry": Verb("retry", "retried", ("dead",)),
+    "cancel": Verb("cancel", "cancelled", ("pending", "retrying", "running")),
+    "delete": Verb("delete", "deleted", ("pending", "retrying", "succeeded", "dead", "cancelled")),
+}

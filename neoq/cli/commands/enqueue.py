@@ -1,0 +1,69 @@
+"""neoq enqueue: store a job."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from neoq.cli import output
+from neoq.cli.exits import CommandError, Exit
+from neoq.cli.parser import Parser, moment
+from neoq.cli.target import add_store, opened
+
+if TYPE_CHECKING:
+    from neoq.backend import Backend
+    from neoq.job import Job
+
+HELP = "store a job"
+EXAMPLE = """neoq enqueue emails '{"to": "ada@example.com"}' --run-after 2h"""
+GROUP = "Change"
+OPTIONS = ("run_after", "priority", "key")
+
+
+def add_arguments(parser: Parser) -> None:
+    """The job."""
+    parser.add_argument("queue", metavar="QUEUE", help="where it goes")
+    parser.add_argument(
+        "payload", nargs="?", default="{}", metavar="JSON", help="its payload; - reads it from stdin"
+    )
+    parser.add_argument("--run-after", type=moment, metavar="TIME", help="not before; 2h, 7d or ISO 8601")
+    parser.add_argument("--priority", type=int, metavar="N", help="-100 to 100; the highest goes first")
+    parser.add_argument("--key", metavar="TEXT", help="a name to find it by")
+    output.add_json(parser)
+    add_store(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Store it."""
+    payload = _payload(sys.stdin.read() if args.payload == "-" else args.payload)
+    options = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
+    with opened(args) as backend:
+        job = backend.enqueue(args.queue, payload, **options)
+        if args.json:
+            output.print_json(output.job_record(job) | {"duplicate": job.duplicate})
+        else:
+            _tell(backend, job)
+    return 0
+
+
+def _payload(text: str) -> dict[str, Any]:
+    import orjson
+
+    try:
+        payload = orjson.loads(text)
+    except ValueError as error:
+        raise CommandError(f"the payload is not JSON: {error}", Exit.USAGE) from error
+    if not isinstance(payload, dict):
+        raise CommandError('the payload is a JSON object, such as \'{"to": "ada@example.com"}\'', Exit.USAGE)
+    return payload
+
+
+def _tell(backend: Backend, job: Job) -> None:
+    queue = output.plain(job.queue)
+    if job.duplicate:
+        print(f"job {job.id} of {queue} is equal and {job.status}: nothing was stored")
+        return
+    print(f"job {job.id} of {queue} is stored")
+    if not any(job.queue in worker.queues for worker in backend.workers()):
+        output.say(f"no live worker listens on {queue}")

@@ -1,0 +1,79 @@
+"""neoq show: everything about one job."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from neoq.cli import output
+from neoq.cli.exits import CommandError
+from neoq.cli.output import compact, plain, when
+from neoq.cli.parser import Parser, count
+from neoq.cli.target import add_store, opened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from neoq.job import Job
+
+HELP = "show everything about a job"
+EXAMPLE = "neoq show 1042"
+GROUP = "Look"
+DESCRIPTION = "Show everything that the store knows about a job, with its last error and traceback."
+
+
+def add_arguments(parser: Parser) -> None:
+    """Which job."""
+    parser.add_argument("id", type=count(), metavar="ID", help="the job")
+    output.add_json(parser)
+    add_store(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print it."""
+    with opened(args) as backend:
+        job = backend.get(args.id)
+        if job is None:
+            raise CommandError(f"there is no job {args.id}; finished ones are forgotten after the retention")
+        if args.json:
+            output.print_json(output.job_record(job))
+        else:
+            print("\n".join(described(job)))
+    return 0
+
+
+def described(job: Job) -> list[str]:
+    """The lines that show a job."""
+    pairs = [(name, text) for name, text in _facts(job) if text not in {"-", ""}]
+    width = max(len(name) for name, _ in pairs)
+    lines = [f"{name:<{width}}  {text}" for name, text in pairs]
+    if job.traceback:
+        lines += ["", *output.lines_of(job.traceback)]
+    return lines
+
+
+def _facts(job: Job) -> Iterator[tuple[str, str]]:
+    yield "job", f"{job.id} of {plain(job.queue)}"
+    yield "kind", plain(job.kind)
+    yield "status", f"{job.status}{', asked to stop' if job.cancelled and not job.finished else ''}"
+    yield "attempt", f"{job.attempt}{'' if job.max_retries is None else f' of {job.max_retries + 1}'}"
+    yield "crashes", str(job.crashes or "")
+    yield "priority", str(job.priority or "")
+    yield "created", when(job.created_at)
+    yield "run after", when(job.run_after)
+    yield "started", when(job.ran_at)
+    yield "finished", when(job.finished_at)
+    yield "deadline", when(job.deadline)
+    yield "worker", plain(job.worker)
+    yield "progress", _progress(job.progress())
+    yield "key", plain(job.key)
+    yield "unique", "" if job.unique is True else str(job.unique)
+    yield "fingerprint", plain(job.fingerprint)
+    yield "meta", compact(dict(job.meta)) if job.meta else ""
+    yield "payload", compact(job.payload)
+    yield "result", compact(job.result) if job.status == "succeeded" else ""
+    yield "error", plain(job.error)
+
+
+def _progress(progress: Any) -> str:
+    return "" if progress is None else f"{progress[0]:.0%} {plain(progress[1])}".rstrip()

@@ -1,0 +1,294 @@
+"""The operating commands on every durable store: the real command, as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import neoq
+from neoq.cli.filters import PAGE
+from neoq.job import Job, Status
+from tests.cli.operating import ROOT, Command, child, fill
+
+STORES = ("sqlite", "postgres", "redis")
+
+
+@pytest.fixture(params=STORES)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty store of each kind."""
+    if request.param == "sqlite":
+        made = f"sqlite:///{tmp_path}/jobs.db"
+    elif request.param == "postgres":
+        made = f"{request.getfixturevalue('postgres_url')}?schema=s{os.urandom(6).hex()}"
+    else:
+        made = f"{request.getfixturevalue('redis_url')}?prefix=p{os.urandom(6).hex()}"
+    neoq.migrate(made)
+    return made
+
+
+@pytest.fixture
+def file_url(tmp_path: Path) -> str:
+    """An empty store in a file."""
+    made = f"sqlite:///{tmp_path}/jobs.db"
+    neoq.migrate(made)
+    return made
+
+
+@pytest.fixture
+def command(file_url: str, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command on a store in a file."""
+    return Command(file_url, capsys)
+
+
+@pytest.fixture
+def backend(file_url: str) -> Iterator[neoq.Backend]:
+    """The application's backend on the same file."""
+    made = neoq.connect(file_url, autostart=False)
+    yield made
+    made.shutdown(0)
+
+
+def test_commands_look_at_every_store(url: str) -> None:
+    """On each store the commands that look print its jobs, one JSON object a line, and are no workers."""
+    filling = neoq.connect(url, autostart=False)
+    jobs = fill(filling)
+    listed = child("jobs", "--json", "--url", url).records
+    assert {job["status"]: job["id"] for job in listed} == {name: job.id for name, job in jobs.items()}
+    assert next(job for job in listed if job["status"] == "succeeded")["result"] == "sent"
+    assert {"payload", "created_at", "max_retries", "error", "traceback"} <= listed[0].keys()
+    [queue] = child("queues", "--json", "--url", url).records
+    assert (queue["queue"], queue["succeeded"], queue["dead"], queue["retrying"]) == ("emails", 1, 1, 1)
+    [stats] = child("stats", "--json", env={"NEOQ_URL": url}).records
+    assert stats == {"ready": 0, "scheduled": 0, "retrying": 1, "running": 0, "succeeded": 1, "dead": 1,
+                     "cancelled": 0}  # fmt: skip
+    assert child("workers", "--json", "--url", url) == (0, "", "")
+    shown = child("show", str(jobs["dead"].id), "--url", url)
+    assert "RuntimeError: no such \\x1b[31mmailbox" in shown.out
+    assert "Traceback" in shown.out
+    assert "\x1b" not in shown.out
+
+
+def test_commands_change_jobs_on_every_store(url: str) -> None:
+    """On each store retry, cancel, delete, enqueue, pause and resume do what they are named after."""
+    filling = neoq.connect(url, autostart=False)
+    jobs = fill(filling)
+    looking = neoq.connect(url, autostart=False)
+    stored = child(
+        "enqueue",
+        "emails",
+        "-",
+        "--json",
+        "--url",
+        url,
+        stdin='{"to": "ada"}',
+    ).records[0]
+    assert looking.get(stored["id"]).payload == {"to": "ada"}  # type: ignore[union-attr]
+    assert child("pause", "emails", "--url", url).out == "emails is paused\n"
+    assert looking.queues()[0].paused
+    assert child("resume", "emails", "--url", url).code == 0
+    assert not looking.queues()[0].paused
+    retried = child("retry", "--status", "dead", "--yes", "--url", url)
+    assert (retried.code, retried.out) == (0, "retried 1 job\n")
+    assert looking.get(jobs["dead"].id).status == "pending"  # type: ignore[union-attr]
+    cancelled = child("cancel", str(stored["id"]), str(jobs["succeeded"].id), "--json", "--url", url)
+    assert cancelled.code == 1
+    assert [(one["changed"], one["reason"]) for one in cancelled.records] == [
+        (True, None),
+        (False, "it has finished already: succeeded"),
+    ]
+    deleted = child("delete", "--queue", "emails", "--yes", "--json", "--url", url)
+    assert deleted.records == [{"matched": 4, "changed": 4}]
+    assert looking.jobs() == []
+    looking.shutdown()
+
+
+def test_an_application_that_starts_by_itself_runs_nothing(tmp_path: Path) -> None:
+    """A command that imports an application neither runs its jobs nor counts as a worker."""
+    (tmp_path / "shop.py").write_text(
+        "import neoq\n"
+        f"backend = neoq.connect('sqlite:///{tmp_path}/jobs.db', autostart=True)\n"
+        "@backend.listen('emails')\n"
+        "def send(job): raise SystemExit('it ran')\n"
+        "backend.start()\n",
+        encoding="utf-8",
+    )
+    at = {"cwd": tmp_path, "env": {"NEOQ_APP": "shop"}}
+    assert child("enqueue", "emails", '{"n": 1}', **at).code == 0
+    assert child("workers", "--json", **at) == (0, "", "")
+    assert child("check", "shop", cwd=tmp_path).code == 0
+    assert [job["status"] for job in child("jobs", "--json", **at).records] == ["pending"]
+
+
+def test_ids_that_cannot_be_changed_are_explained(command: Command, backend: neoq.Backend) -> None:
+    """For each id that was not changed the command says why, names the equal job, and ends with 1."""
+    dead = fill(neoq.connect(command.url, autostart=False))["dead"]
+    again = backend.enqueue("emails", dead.payload)
+    done = command("retry", str(dead.id), "999999", ends_with=1)
+    assert str(again.id) in done.err
+    assert f"job {dead.id} was not retried" in done.err
+    assert "job 999999 was not retried: there is no such job" in done.err
+
+
+def test_a_change_by_filter_is_shown_first_and_asked_for(command: Command, backend: neoq.Backend) -> None:
+    """--dry-run changes nothing, and off a terminal a change by filter needs --yes."""
+    jobs = backend.enqueue_many([Job("emails", {"n": n}) for n in range(7)])
+    dry = command("cancel", "--queue", "emails", "--dry-run")
+    assert dry.out.splitlines()[-1] == "would cancel 7 jobs"
+    assert str(jobs[-1].id) in dry.out
+    assert command("cancel", "--queue", "emails", "--dry-run", "--json").records == [
+        {"matched": 7, "exact": True}
+    ]
+    assert "--yes" in command("cancel", "--queue", "emails", ends_with=2).err
+    assert "give ids" in command("cancel", ends_with=2).err
+    assert "not both" in command("cancel", "1", "--queue", "emails", ends_with=2).err
+    assert "did you mean emails?" in command("cancel", "--queue", "emials", "--yes").err
+    assert (
+        "does nothing to jobs that are dead"
+        in command("cancel", "--status", "dead", "--yes", ends_with=2).err
+    )
+    assert len(backend.jobs(status=Status.PENDING)) == 7
+
+
+def test_changes_by_filter_go_in_pages(command: Command, backend: neoq.Backend) -> None:
+    """A filter that matches more than a page changes all of them, and only them."""
+    backend.enqueue_many([Job("emails", {"n": n}) for n in range(2 * PAGE + 3)])
+    backend.enqueue("other")
+    assert command("delete", "--queue", "emails", "--yes").out == "deleted 1,003 jobs\n"
+    assert [job.queue for job in backend.jobs()] == ["other"]
+
+
+def test_filters_and_limit_choose_what_is_listed(command: Command, backend: neoq.Backend) -> None:
+    """Jobs goes on after an id, stops at the limit over several pages, and says that there may be more."""
+    jobs = backend.enqueue_many([Job("emails", {"n": n}) for n in range(PAGE + 20)])
+    backend.enqueue("other")
+    newest = command("jobs", "--queue", "emails", "--limit", "2")
+    assert len(newest.out.splitlines()) == 3
+    assert f"--after {jobs[-2].id}" in newest.err
+    listed = command(
+        "jobs", "--queue", "emails", "--limit", str(PAGE + 10), "--after", str(jobs[-2].id), "--json"
+    )
+    assert [job["id"] for job in listed.records] == [job.id for job in reversed(jobs[8:-2])]
+
+
+def test_an_equal_job_is_named(command: Command) -> None:
+    """An enqueue that meets an unfinished equal job says which, and that nothing was stored."""
+    assert "job 1 of emails is stored" in command("enqueue", "emails", '{"n": 1}').out
+    assert "no live worker listens on emails" in command("enqueue", "emails", '{"n": 2}').err
+    assert command("enqueue", "emails", '{"n": 1}').out == (
+        "job 1 of emails is equal and pending: nothing was stored\n"
+    )
+    [record] = command("enqueue", "emails", '{"n": 1}', "--json").records
+    assert record["duplicate"] is True
+
+
+def test_enqueue_takes_when_and_how(command: Command, backend: neoq.Backend) -> None:
+    """A job of the command has the options that were given, and a payload that is no object is refused."""
+    [record] = command(
+        "enqueue", "emails", '{"n": 1}', "--run-after", "2h", "--priority", "7", "--key", "k", "--json"
+    ).records
+    job = backend.get(record["id"])
+    assert job is not None
+    assert (job.priority, job.key) == (7, "k")
+    assert job.run_after is not None
+    assert job.created_at is not None
+    assert 7190 < (job.run_after - job.created_at).total_seconds() < 7210
+    command("enqueue", "emails", "--run-after", "2030-01-02T03:04:05Z")
+    for wrong in ("{", "[1]"):
+        assert "payload" in command("enqueue", "emails", wrong, ends_with=2).err
+    assert "write 2026-" in command("enqueue", "emails", "--run-after", "soon", ends_with=2).err
+
+
+def test_queues_and_stats_name_what_nobody_runs(command: Command, backend: neoq.Backend) -> None:
+    """A queue with jobs and no live worker is named by queues and stats, and not on stdout of --json."""
+    backend.enqueue("emails")
+    for name in ("queues", "stats"):
+        assert "nobody listens on emails: 1 unfinished" in command(name).err
+        assert command(name, "--json").err == ""
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "redis"])
+def test_a_store_that_is_away_is_one_sentence(scheme: str, command: Command) -> None:
+    """A store that cannot be reached ends every command with 4 and one line, without the password."""
+    command.url = f"{scheme}://me:sekret@127.0.0.1:1/0"
+    for arguments in (["jobs"], ["retry", "1"], ["enqueue", "emails"], ["migrate"]):
+        done = command(*arguments, ends_with=4)
+        assert done.out == ""
+        assert len(done.err.splitlines()) == 1
+        assert "sekret" not in done.err
+
+
+def test_what_is_no_store_is_refused(command: Command, tmp_path: Path) -> None:
+    """A misspelt file is not made, a schema without tables is not filled, memory cannot be looked into."""
+    command.url = f"sqlite:///{tmp_path}/job.db"
+    assert "there is no file" in command("stats", ends_with=4).err
+    assert not (tmp_path / "job.db").exists()
+    command.url = "memory://"
+    assert "no other process can look at them" in command("stats", ends_with=2).err
+
+
+def test_migrate_makes_tables_and_prints_what_it_would_run(url: str, tmp_path: Path) -> None:
+    """Migrate --sql prints the same script each time and changes nothing; migrate makes the tables."""
+    if url.startswith("redis"):
+        assert child("migrate", "--sql", "--url", url) == (0, "", "")
+        return
+    import sqlite3
+
+    import psycopg
+
+    name = os.urandom(6).hex()
+    new = (
+        url.replace("jobs.db", f"{name}.db")
+        if url.startswith("sqlite")
+        else f"{url.partition('?')[0]}?schema=s{name}"
+    )
+    script = child("migrate", "--sql", "--url", new)
+    assert child("migrate", "--sql", "--url", new) == script
+    assert script.out.startswith("begin")
+    if url.startswith("sqlite"):
+        assert not (tmp_path / f"{name}.db").exists()
+        with sqlite3.connect(tmp_path / f"{name}.db") as connection:
+            connection.executescript(script.out)
+        connection.close()
+    else:
+        assert "has no tables of neoq" in child("stats", "--url", new).err
+        with psycopg.connect(new.partition("?")[0], autocommit=True) as connection:
+            connection.execute(script.out.encode())
+    assert child("migrate", "--sql", "--url", new) == (0, "", "")
+    assert child("migrate", "--url", new).err == "there was nothing to do\n"
+    assert child("stats", "--url", new).code == 0
+
+
+def test_a_reader_that_has_enough_is_no_error(file_url: str, backend: neoq.Backend) -> None:
+    """Jobs | head ends quietly."""
+    backend.enqueue_many([Job("emails", {"text": "x" * 500, "n": n}) for n in range(1000)])
+    with subprocess.Popen(
+        [sys.executable, "-m", "neoq", "jobs", "--json", "--limit", "1000", "--url", file_url],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["queue"] == "emails"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 0
+
+
+def test_ctrl_c_ends_a_watch_with_130(file_url: str) -> None:
+    """Stats --watch prints line after line until Ctrl-C, which is no traceback."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "neoq", "stats", "--watch", "50ms", "--json", "--url", file_url],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert process.stderr.read() == b""
