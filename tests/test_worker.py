@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 import neoq
 from neoq.engine.interrupt import current_slot
 from neoq.engine.pool import Runner
+from neoq.engine.source import LocalSource
 from neoq.sqlite.store import SqliteStore
 from neoq.store import Claimed, Demand, Outcome
 
@@ -274,3 +275,15 @@ def test_a_job_snoozed_to_the_end_of_time_can_be_looked_at() -> None:
     assert snapshot is not None
     assert snapshot.run_after is not None
     assert snapshot.run_after < far
+
+
+def test_a_future_job_that_waits_for_its_timer_is_no_reason_to_look_again() -> None:
+    """A runner that found nothing is not told of more: it would keep the others from looking, and park."""
+
+    class Store:
+        def claim(self, demand: Sequence[Demand]) -> Claimed:
+            now = datetime.now(UTC)
+            return Claimed([], now - timedelta(milliseconds=1), now)
+
+    source = LocalSource(Store(), *[lambda *_: None] * 4, kinds_of=lambda _: None)  # type: ignore[arg-type, list-item]
+    assert source.take("q", 10) == ([], False)

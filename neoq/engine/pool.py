@@ -108,6 +108,7 @@ class RunnerPool:
         for runner in list(self.runners):
             if runner.parked and runner not in self.idle:  # taken out, and perhaps never woken
                 runner.wakeup.set()
+        self.sole_runner = None
         self.waking = False
         self.wake()
 

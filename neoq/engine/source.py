@@ -55,7 +55,8 @@ class LocalSource:
     def take(self, queue: str, limit: int) -> tuple[Sequence[Job], bool]:
         """Claim from the store."""
         jobs, due, now = self._store.claim([Demand(queue, limit, self._kinds_of(queue))])
-        return jobs, due is not None and due <= now
+        # Without jobs, what is due is a future job that the store's timer has not made ready yet: it notifies.
+        return jobs, bool(jobs) and due is not None and due <= now
 
     def settle(self, outcomes: list[Outcome]) -> None:
         """Record outcomes in the store."""
