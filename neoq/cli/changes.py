@@ -147,12 +147,17 @@ def _by_filter(backend: Backend, verb: Verb, filters: dict[str, Any], args: argp
             print(line) if args.dry_run else say(line)
         if args.dry_run:
             print(f"would {verb.name} {shown}")
-        elif input(f"{verb.name} {shown}? [y/N] ").strip().lower() not in {"y", "yes"}:
+        elif not _agreed(f"{verb.name} {shown}? [y/N] "):
             say("nothing was changed")
             return Exit.FAILED
     if args.dry_run:
         return Exit.OK
     return change(backend, verb, filters, total if exact else None, json=args.json)
+
+
+def _agreed(question: str) -> bool:
+    print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def change(backend: Backend, verb: Verb, filters: dict[str, Any], total: int | None, *, json: bool) -> int:
@@ -219,7 +224,7 @@ def sample_lines(jobs: list[Job]) -> list[str]:
 
 
 VERBS: Mapping[str, Verb] = {
-    "retry": Verb("retry", "retried", ("dead",)),
+    "retry": Verb("retry", "retried", ("dead", "retrying")),
     "cancel": Verb("cancel", "cancelled", ("pending", "retrying", "running")),
     "delete": Verb("delete", "deleted", ("pending", "retrying", "succeeded", "dead", "cancelled")),
 }

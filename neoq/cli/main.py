@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -53,6 +54,8 @@ def parser_of(name: str, command: Command, prog: str = "neoq") -> Parser:
 def main(arguments: list[str] | None = None, prog: str = "neoq") -> int:
     """Run the command; return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not have every sign of a payload
+        sys.stdout.reconfigure(errors="backslashreplace")
     if "_ARGCOMPLETE" in os.environ:
         from neoq.cli.completion import complete
 

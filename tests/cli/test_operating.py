@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import neoq
 from neoq.cli.filters import PAGE
 from neoq.job import Job, Status
 from tests.cli.operating import ROOT, Command, child, fill
+from tests.cli.workers import until
 
 STORES = ("sqlite", "postgres", "redis")
 
@@ -203,6 +205,31 @@ def test_enqueue_takes_when_and_how(command: Command, backend: neoq.Backend) -> 
     for wrong in ("{", "[1]"):
         assert "payload" in command("enqueue", "emails", wrong, ends_with=2).err
     assert "write 2026-" in command("enqueue", "emails", "--run-after", "soon", ends_with=2).err
+
+
+def test_enqueue_makes_a_job_of_a_task(command: Command, backend: neoq.Backend) -> None:
+    """A job with --kind is run by the task of that name, and one of an unknown kind is told of."""
+    done = threading.Event()
+
+    @backend.task(name="send", queue="emails")
+    def send(to: str) -> None:
+        done.set()
+
+    backend.start()
+    until(backend.workers, "the worker's first beat")
+    assert command("enqueue", "emails", '{"to": "ada"}', "--kind", "send").err == ""
+    assert done.wait(20)
+    assert "runs the kind sned" in command("enqueue", "emails", "--kind", "sned").err
+    assert "runs a job without a kind" in command("enqueue", "emails").err
+    assert "emails (1 kind)" in command("workers").out
+    assert "no worker of emails knows the kind sned: 1 wait" in command("queues").err
+
+
+def test_any_payload_can_be_printed(file_url: str, backend: neoq.Backend) -> None:
+    """What the output's encoding does not have is escaped."""
+    backend.enqueue("emails", {"to": "\N{SNOWMAN}"})
+    done = child("jobs", "--url", file_url, env={"PYTHONIOENCODING": "ascii"})
+    assert (done.code, "\\u2603" in done.out) == (0, True)
 
 
 def test_queues_and_stats_name_what_nobody_runs(command: Command, backend: neoq.Backend) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 HELP = "store a job"
 EXAMPLE = """neoq enqueue emails '{"to": "ada@example.com"}' --run-after 2h"""
 GROUP = "Change"
-OPTIONS = ("run_after", "priority", "key")
+OPTIONS = ("kind", "run_after", "priority", "key")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -27,6 +27,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "payload", nargs="?", default="{}", metavar="JSON", help="its payload; - reads it from stdin"
     )
+    parser.add_argument("--kind", metavar="NAME", help="the task that runs it, such as shop.mail.send")
     parser.add_argument("--run-after", type=moment, metavar="TIME", help="not before; 2h, 7d or ISO 8601")
     parser.add_argument("--priority", type=int, metavar="N", help="-100 to 100; the highest goes first")
     parser.add_argument("--key", metavar="TEXT", help="a name to find it by")
@@ -65,5 +66,10 @@ def _tell(backend: Backend, job: Job) -> None:
         print(f"job {job.id} of {queue} is equal and {job.status}: nothing was stored")
         return
     print(f"job {job.id} of {queue} is stored")
-    if not any(job.queue in worker.queues for worker in backend.workers()):
+    listening = [worker for worker in backend.workers() if job.queue in worker.queues]
+    kinds = [worker.kinds.get(job.queue) for worker in listening]
+    if not listening:
         output.say(f"no live worker listens on {queue}")
+    elif not any(known is None or job.kind in known for known in kinds):
+        what = "a job without a kind" if job.kind is None else f"the kind {output.plain(job.kind)}"
+        output.say(f"no live worker of {queue} runs {what}")

@@ -11,7 +11,7 @@ HELP = "run dead or waiting jobs now"
 EXAMPLE = "neoq retry --queue emails --dry-run"
 GROUP = "Change"
 DESCRIPTION = """Run jobs now. A dead one begins again with no retries behind it.
-With a filter and without --status these are the dead ones."""
+With a filter and without --status these are the dead ones and those that wait for a retry."""
 VERB = changes.VERBS["retry"]
 
 

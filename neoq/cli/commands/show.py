@@ -61,9 +61,11 @@ def _facts(job: Job) -> Iterator[tuple[str, str]]:
     yield "priority", str(job.priority or "")
     yield "created", when(job.created_at)
     yield "run after", when(job.run_after)
+    yield "scheduled", when(job.scheduled_at)
     yield "started", when(job.ran_at)
     yield "finished", when(job.finished_at)
     yield "deadline", when(job.deadline)
+    yield "timeout", "" if job.timeout is None else f"{job.timeout:g} s"
     yield "worker", plain(job.worker)
     yield "progress", _progress(job.progress())
     yield "key", plain(job.key)
