@@ -30,6 +30,7 @@ from neoq.redis.connection import RedisConnection
 from neoq.redis.find import Finder
 from neoq.redis.leases import Leased
 from neoq.redis.mending import Mender
+from neoq.redis.scripts import Script
 from neoq.store import Demand, Outcome, lease_of, succeeded
 from neoq.testing import Faults
 from neoq.testing.cases.seam import prepared
@@ -1153,6 +1154,16 @@ def test_what_scripts_say_of_themselves() -> None:
         header = path.read_text().partition("\n\n")[0]
         for word in ("-- keys: ", "-- arguments: ", "-- result: ", "-- complexity: "):
             assert word in header, f"{path.name} does not say its {word}"
+
+
+def test_a_script_takes_its_arguments_by_name() -> None:
+    """A script puts named arguments into its own order, and refuses missing and unknown ones."""
+    beat = Script("beat", drains=False)
+    assert beat.arguments(report=b"fine", worker="w") == ["w", b"fine"]
+    with pytest.raises(TypeError, match=r"beat\.lua takes worker, report"):
+        beat.arguments(worker="w")
+    with pytest.raises(KeyError, match="report"):
+        beat.arguments(worker="w", said=b"fine")
 
 
 def test_retries_survive_the_json_of_lua(backend: RedisBackend) -> None:

@@ -41,7 +41,7 @@ class Unregistered(Exception):
 class New(NamedTuple):
     """How to add jobs that are new, and the fingerprints that must be free then."""
 
-    prints: list[bytes]
+    fingerprints: list[bytes]
     calls: list[Call]
 
 
@@ -174,7 +174,7 @@ class Adder:
         ids = queues.ids.get(queue) or queues.register(queue)
         base = max(ids.at(queues.time()), self._next.get(queue, 0))
         score = score_of(job.priority, job.due)  # type: ignore[arg-type]
-        reply = self._call_add_one(queue, (b"%d" % ids.step, token, b"%d" % base, record, b"%d" % score))
+        reply = self._call_add_one(queue, step=ids.step, token=token, id=base, record=record, score=score)
         if reply.__class__ is bytes:
             job.id = int(reply)
             self._next[queue] = job.id + ids.step
@@ -186,10 +186,10 @@ class Adder:
         [met] = part.jobs
         return None if met.status is Status.RETRYING else met  # it may have to be brought forward
 
-    def _call_add_one(self, queue: str, arguments: tuple[bytes, ...]) -> Any:
+    def _call_add_one(self, queue: str, **named: Any) -> Any:
         queues, script = self._queues, self._queues.scripts.add_one
         keys = queues.keys(queue).keys(script.keys)
-        return queues.redis.call_and_wait(script, keys, [*queues.wake_arguments(queue), *arguments])
+        return queues.redis.call_and_wait(script, keys, script.arguments(**named, **queues.waking(queue)))
 
     def _add_parts(self, parts: list[Part], token: bytes, room: dict[str, int]) -> None:
         """Several parts, each all or none: look first whether each of them can be added, then add them."""
@@ -241,7 +241,7 @@ class Adder:
     ) -> None:
         """Several scripts in one transaction, after one that says whether they may."""
         if room is None and (new := self._new_calls(pieces, token, number)):
-            gate = self._gate_calls(part, token, None, new.prints, number)
+            gate = self._gate_calls(part, token, None, new.fingerprints, number)
             replies = self._queues.redis.call_together([*gate, *new.calls])
             if replies[len(gate) - 1][0] == b"open":
                 self._read_pieces(part, pieces, replies[len(gate) :])
@@ -259,7 +259,7 @@ class Adder:
 
     def _new_calls(self, pieces: list[Part], token: bytes, number: int) -> New | None:
         """Add jobs whose fingerprints are free, as nearly all are; None where they meet one another."""
-        prints: list[bytes] = []
+        fingerprints: list[bytes] = []
         calls: list[Call] = []
         ids = self._queues.known(pieces[0].queue)
         base = self._first_id(pieces[0].queue, ids)
@@ -267,17 +267,17 @@ class Adder:
         for at, piece in enumerate(pieces, number):
             call, own = self._new_call(piece, token, at, base, gated=gated)
             calls.append(call)
-            prints += own
+            fingerprints += own
             base += len(piece.jobs) * ids.step
-        if len(prints) > 1 and len(set(prints)) < len(prints):
+        if len(fingerprints) > 1 and len(set(fingerprints)) < len(fingerprints):
             return None
-        return New(prints, calls)
+        return New(fingerprints, calls)
 
     def _new_call(
         self, piece: Part, token: bytes, number: int, base: int, *, gated: bool
     ) -> tuple[Call, list[bytes]]:
         queue, jobs = piece.queue, piece.jobs
-        prints: list[bytes] = []
+        fingerprints: list[bytes] = []
         records: list[Any] = []
         uniques: list[Any] = []
         ready: list[Any] = []
@@ -286,25 +286,33 @@ class Adder:
         step = self._queues.known(queue).step
         for at, job in enumerate(jobs):
             stored = base + at * step
-            record, print_, payload = record_of(job)
+            record, mark, payload = record_of(job)
             records += (stored, record)
-            if print_ is not None:
-                prints.append(print_)
-                uniques += (print_, stored)
+            if mark is not None:
+                fingerprints.append(mark)
+                uniques += (mark, stored)
             if job.waits:
                 waits += (repr(job.due), b"%03d%d" % (100 - job.priority, stored))
             else:
                 ready += (score_of(job.priority, job.due), stored)  # type: ignore[arg-type]
             if payload is not None:
                 apart += (stored, payload)
-        header = (
-            *(token, *self._queues.wake_arguments(queue), len(jobs), len(uniques) // 2),
-            *(len(ready) // 2, len(waits) // 2, len(apart) // 2, base, int(gated), step),
-        )
         script = self._queues.scripts.add_new
-        seen = () if gated else prints
+        header = script.arguments(
+            token=token,
+            count=len(jobs),
+            unique=len(uniques) // 2,
+            ready=len(ready) // 2,
+            waits=len(waits) // 2,
+            apart=len(apart) // 2,
+            base=base,
+            gated=int(gated),
+            step=step,
+            **self._queues.waking(queue),
+        )
+        seen = () if gated else fingerprints
         arguments = [*header, *seen, *records, *uniques, *ready, *waits, *apart]
-        return (script, self._keys(queue, script.keys, number), arguments), prints
+        return (script, self._keys(queue, script.keys, number), arguments), fingerprints
 
     def _first_id(self, queue: str, ids: Ids) -> int:
         """The first id for what is added now, as far as this process knows."""
@@ -326,10 +334,11 @@ class Adder:
         wanted = 0 if room is None else sum(not job.waits for job in part.jobs)
         steps = [free[start : start + AT_ONCE] for start in range(0, len(free), AT_ONCE)] or [[]]
         holds = [b"", *(b"%b:%d" % (token, step) for step in range(1, len(steps))), token]
+        common = {"token": token, "room": "" if room is None else room, "wanted": wanted}
         if not opens:
             holds = [b""] * len(holds)
         return [
-            (script, keys, [token, before, after, "" if room is None else room, wanted, *step])
+            (script, keys, [*script.arguments(before=before, after=after, **common), *step])
             for step, (before, after) in zip(steps, pairwise(holds), strict=True)
         ]
 
@@ -343,15 +352,21 @@ class Adder:
         gated: bool = False,
         cron: tuple[str, str] = ("", ""),
     ) -> Call:
-        arguments: list[Any] = [token, "" if room is None else room, int(gated)]
-        ids = self._queues.known(part.queue)
-        base = self._first_id(part.queue, ids)
-        arguments += (*self._queues.wake_arguments(part.queue), base, ids.step, *cron)
+        ids, script = self._queues.known(part.queue), self._queues.scripts.add
+        arguments = script.arguments(
+            token=token,
+            room="" if room is None else room,
+            gated=int(gated),
+            base=self._first_id(part.queue, ids),
+            step=ids.step,
+            cron=cron[0],
+            tick=cron[1],
+            **self._queues.waking(part.queue),
+        )
         for job in part.jobs:
             record, _, payload = record_of(job)
             meets = "s" if cron[0] else ON_DUPLICATE[job.on_duplicate]
             arguments += (meets, int(job.waits), repr(job.due), record, payload or b"")
-        script = self._queues.scripts.add
         return script, self._keys(part.queue, script.keys, number), arguments
 
     def _keys(self, queue: str, names: tuple[str, ...], number: int) -> list[bytes]:
@@ -399,7 +414,7 @@ class Adder:
         elif what == b"taken":
             raise self._taken(part, reply[1], int(reply[2]))
         else:
-            raise BackendError(f"Redis did not add the jobs, and said {reply!r}")
+            raise BackendError(f"unexpected reply of Redis to an enqueue: {reply!r}")
 
     def _meet(self, part: Part, holders: dict[int, int]) -> None:
         """Put the jobs that hold the fingerprints in the places of the duplicates."""

@@ -87,7 +87,8 @@ class Workers:
 
     def _say(self, worker: str, told: bytes) -> None:
         said = b"%.6f %b" % (self._queues.time(), told)
-        self._redis.call(self._queues.scripts.beat, [self._key], [worker, said])
+        script = self._queues.scripts.beat
+        self._redis.call(script, [self._key], script.arguments(worker=worker, report=said))
 
     # -- all of them ------------------------------------------------------------------------------------
 

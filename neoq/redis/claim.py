@@ -111,22 +111,15 @@ class Claims:
 
     def _send(self, parts: list[Demand], token: int) -> list[Any]:
         """The replies to claims; a claim whose reply is lost, or that fails, may have taken jobs."""
-        header = (f":{token}:{self._worker}", self._worker, int(self._config.lease * 1e6))
-        hears = int(self._hears())
-        calls = [
-            self._queues.call_of(
-                self._scripts.claim,
-                one.queue,
-                [
-                    one.limit,
-                    *header,
-                    *self._queues.wake_arguments(one.queue),
-                    hears,
-                    *sorted(one.kinds or ()),
-                ],
+        script, hears = self._scripts.claim, int(self._hears())
+        tail, lease = f":{token}:{self._worker}", int(self._config.lease * 1e6)
+        calls = []
+        for one in parts:
+            waking = self._queues.waking(one.queue)
+            arguments = script.arguments(
+                limit=one.limit, tail=tail, worker=self._worker, lease=lease, hears=hears, **waking
             )
-            for one in parts
-        ]
+            calls.append(self._queues.call_of(script, one.queue, [*arguments, *sorted(one.kinds or ())]))
         try:
             replies = self._redis.call_each(calls, again=False)
         except BaseException as error:

@@ -53,7 +53,9 @@ class Pruner:
 
     def _drop(self, queue: str, what: str, seconds: str, number: int) -> list[bytes]:
         again = bool(seconds)  # said twice, it would drop twice as many beyond a number
-        return list(self._queues.call(self._queues.scripts.drop, queue, [what, seconds, number], again=again))
+        script = self._queues.scripts.drop
+        arguments = script.arguments(ends=what, seconds=seconds, most=number)
+        return list(self._queues.call(script, queue, arguments, again=again))
 
     def tidy(self, cursors: dict[str, Any]) -> None:
         """Forget batches of which no job is left; a cursor a queue tells where to go on the next time."""
@@ -74,8 +76,9 @@ class Pruner:
         for queue in self._names:
             cursor: Any = cursors.get(f"release {queue}", 0)
             for _ in range(0, RELEASED_IN_ALL, RELEASED_AT_ONCE):
-                arguments = [cursor, RELEASED_AT_ONCE]
-                cursor = int(self._queues.call(self._queues.scripts.release, queue, arguments)[0])
+                script = self._queues.scripts.release
+                arguments = script.arguments(cursor=cursor, most=RELEASED_AT_ONCE)
+                cursor = int(self._queues.call(script, queue, arguments)[0])
                 if not cursor:
                     break
             cursors[f"release {queue}"] = cursor

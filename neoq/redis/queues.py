@@ -49,9 +49,9 @@ class RedisQueues:
         """Call a script on a queue. ``again``: once more where the connection broke, for it is safe to."""
         return self.redis.call(script, self.keys(queue).keys(script.keys), arguments, again=again)
 
-    def wake_arguments(self, queue: str) -> tuple[str, bytes, int]:
-        """What scripts need to call a worker: its channel's beginning, the queue, how many to try."""
-        return self.channel, self.keys(queue).name, self.calls
+    def waking(self, queue: str) -> dict[str, Any]:
+        """What scripts need to wake a worker: the prefix of its channel, the queue, how many to try."""
+        return {"channel": self.channel, "queue": self.keys(queue).name, "tries": self.calls}
 
     def register(self, queue: str) -> Ids:
         """Give a queue its number, and its ids with it.
@@ -59,7 +59,9 @@ class RedisQueues:
         The server may have lost the one that it had: in a failover, or because somebody emptied it.
         """
         keys = [global_key(self.prefix, name) for name in ("queues", "numbers")]
-        number = int(self.redis.call(self.scripts.register, keys, [queue, self.numbers.get(queue, "")]))
+        script = self.scripts.register
+        arguments = script.arguments(queue=queue, known=self.numbers.get(queue, ""))
+        number = int(self.redis.call(script, keys, arguments))
         if self.redis.cluster:  # scripts look into the queue's own slot
             self.redis.command("HSET", self.keys(queue).key("queues"), queue, number)
         self.numbers[queue] = number

@@ -54,11 +54,16 @@ class Reclaimer:
         return reclaimed
 
     def _take_back(self, queue: str, leases: list[bytes], reclaimed: Reclaimed, *, expired: bool) -> None:
-        header = [self._config.max_crashes, "WorkerDied: %d workers died while they ran it (max_crashes)"]
-        header += [*self._queues.wake_arguments(queue), int(expired)]
+        script = self._scripts.reclaim
+        header = script.arguments(
+            max_crashes=self._config.max_crashes,
+            problem="WorkerDied: %d workers died while they ran it (max_crashes)",
+            expired=int(expired),
+            **self._queues.waking(queue),
+        )
         for start in range(0, len(leases), AT_ONCE):
             arguments = [*header, *leases[start : start + AT_ONCE]]
-            returned, dead = self._queues.call(self._scripts.reclaim, queue, arguments)
+            returned, dead = self._queues.call(script, queue, arguments)
             reclaimed.returned.extend(self._finder.look(queue, [int(stored) for stored in returned]))
             reclaimed.dead.extend(self._finder.look(queue, [int(stored) for stored in dead]))
 

@@ -1,14 +1,17 @@
-"""The scripts that run inside the server: one a batch transition, each in a file of neoq/lua.
+"""The scripts that run inside the server: one a batch transition, each in a file of neoq/redis/lua.
 
-A file says on its line ``-- keys:`` which keys it takes. Every script is safe to send again after its reply
-was lost.
+A file names its keys on the line ``-- keys:``, and its arguments on the line ``-- takes:``. Python passes
+them by the same names (`Script.arguments`). FIRST is the place of the first argument after those. Every
+script is safe to send again after its reply was lost.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 _DIRECTORY = Path(__file__).parent / "lua"
 _DRAIN = "#!lua flags=allow-oom\n"  # what makes room in a full server must run there
@@ -25,13 +28,30 @@ class Script:
         self.name = name
         self.looks = looks
         source = (_DIRECTORY / f"{name}.lua").read_text(encoding="utf-8")
-        [line] = [line for line in source.splitlines() if line.startswith("-- keys: ")]
-        self.keys = tuple(line.removeprefix("-- keys: ").split())
-        names = ", ".join(map(str.upper, self.keys))
-        values = ", ".join(f"KEYS[{number}]" for number in range(1, len(self.keys) + 1))
-        text = _with_functions(f"local {names} = {values}\n{source}")
+        self.keys = _named(source, "keys")
+        self.takes = _named(source, "takes")
+        keys, takes = _local("KEYS", map(str.upper, self.keys)), _local("ARGV", self.takes)
+        text = _with_functions(f"{keys}{takes}local FIRST = {len(self.takes) + 1}\n{source}")
         self.text = ((_LOOK if looks else _DRAIN) + text if drains else text).encode()
         self.digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
+
+    def arguments(self, **named: Any) -> list[Any]:
+        """The named arguments in the order of the script; those of each job follow them."""
+        if len(named) != len(self.takes):
+            raise TypeError(f"{self.name}.lua takes {', '.join(self.takes)}")
+        return [named[name] for name in self.takes]
+
+
+def _named(source: str, what: str) -> tuple[str, ...]:
+    lines = [line for line in source.splitlines() if line.startswith(f"-- {what}: ")]
+    return tuple(lines[0].removeprefix(f"-- {what}: ").split()) if lines else ()
+
+
+def _local(table: str, names: Iterable[str]) -> str:
+    """Lua that gives names to the first values of a table."""
+    listed = list(names)
+    values = ", ".join(f"{table}[{number}]" for number in range(1, len(listed) + 1))
+    return f"local {', '.join(listed)} = {values}\n" if listed else ""
 
 
 def _with_functions(text: str) -> str:

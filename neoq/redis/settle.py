@@ -101,12 +101,13 @@ class Outcomes:
         if well:
             return self._finish_call(queue, batch, keep=keep and self._config.retention != 0)
         worker, now = self._worker, self._queues.time()
-        arguments = [self._is_repeated(batch), *self._queues.wake_arguments(queue)]
+        script = self._scripts.settle
+        arguments = script.arguments(again=self._is_repeated(batch), **self._queues.waking(queue))
         for one in batch:
             name = one.lease.job_id
             lease = lease_name(name, one.lease.token, worker)
             arguments += (name, lease, change_of(one, now), b"" if one.result is None else one.result)
-        return self._queues.call_of(self._scripts.settle, queue, arguments)
+        return self._queues.call_of(script, queue, arguments)
 
     def _finish_call(self, queue: str, batch: list[Outcome], *, keep: bool) -> Call:
         known, worker = self._leased.known(queue, batch), self._worker
@@ -125,9 +126,10 @@ class Outcomes:
             states += (job_id, success_of(one, lease, ours[2]))
             if one.result is not None:
                 results += (job_id, one.result)
-        header = int(keep), self._is_repeated(batch), len(batch)
+        script = self._scripts.finish
+        header = script.arguments(keep=int(keep), again=self._is_repeated(batch), count=len(batch))
         arguments = [*header, *leases, *fingerprints, *states, *results]
-        return self._queues.call_of(self._scripts.finish, queue, arguments)
+        return self._queues.call_of(script, queue, arguments)
 
     def _is_repeated(self, batch: list[Outcome]) -> int:
         unsure = self._unsure
@@ -162,12 +164,13 @@ class Outcomes:
         return Extended(lost, cancelled)
 
     def _extend_call(self, queue: str, leases: list[Lease]) -> Call:
-        arguments: list[Any] = [int(self._config.lease * 1e6)]
+        script = self._scripts.extend
+        arguments = script.arguments(lease=int(self._config.lease * 1e6))
         for lease in leases:
             job_id = lease.job_id
             progress = "" if lease.progress is None else progress_of(lease.progress)
             arguments += (job_id, lease_name(job_id, lease.token, self._worker), progress)
-        return self._queues.call_of(self._scripts.extend, queue, arguments)
+        return self._queues.call_of(script, queue, arguments)
 
 
 def _leases_in(parts: list[Batch]) -> Iterator[tuple[int, int]]:

@@ -267,7 +267,8 @@ class RedisStore(Store):
     def _pass_on(self, queue: str) -> None:
         """Wake another worker: our runners may be busy for long, or this process ends."""
         try:
-            self._queues.call(self._scripts.call, queue, self._queues.wake_arguments(queue))
+            script = self._scripts.call
+            self._queues.call(script, queue, script.arguments(**self._queues.waking(queue)))
         except BackendError as error:
             self.config.log.debug("a wake for %s was not passed on: %s", queue, error)
 
@@ -311,6 +312,7 @@ class RedisStore(Store):
 
     @_mending
     def _settle(self, outcomes: Sequence[Outcome]) -> set[int]:
+        """Also for a claim: `settle` refuses a call from within another one."""
         return self._outcomes.record(outcomes)
 
     @_mending
@@ -399,13 +401,15 @@ class RedisStore(Store):
     def waiting_kinds(self, queues: Sequence[str]) -> dict[tuple[str, str | None], int]:
         """How many jobs of each queue and kind wait, of the first that will be claimed."""
         waiting: dict[tuple[str, str | None], int] = {}
+        script = self._scripts.kinds
         for queue in queues:
             left = KINDS_LOOKED_AT
             for place in (1, 2, 3):
                 start = 0
                 while left > 0:
                     asked = min(left, KINDS_AT_ONCE)
-                    number, *told = self._queues.call(self._scripts.kinds, queue, [place, start, asked])
+                    arguments = script.arguments(place=place, start=start, most=asked)
+                    number, *told = self._queues.call(script, queue, arguments)
                     for name, seen in zip(told[::2], told[1::2], strict=True):
                         kind = (queue, name.decode(errors="replace") or None)
                         waiting[kind] = waiting.get(kind, 0) + seen
@@ -425,8 +429,9 @@ class RedisStore(Store):
             by_queue.setdefault(job.queue, []).append(job.id)
         for queue, ids in by_queue.items():
             for start in range(0, len(ids), AT_ONCE):
-                arguments = [action, *self._queues.wake_arguments(queue), *ids[start : start + AT_ONCE]]
-                reply = self._queues.call(self._scripts.change, queue, arguments)
+                script = self._scripts.change
+                arguments = script.arguments(action=action, **self._queues.waking(queue))
+                reply = self._queues.call(script, queue, [*arguments, *ids[start : start + AT_ONCE]])
                 if reply[2] and len(asked) == 1:
                     raise taken_by(self._finder.look(queue, [int(reply[2][1])])[0])
                 done |= set(map(int, reply[0]))

@@ -1,16 +1,17 @@
 -- Add jobs to a queue, all or none; where an unfinished one has a fingerprint, do as its on_duplicate says.
 -- keys: ids jobs ready wait uniq seq idle last payloads life retry ticks gate queues
--- arguments: token ("" for none), room ("" for any: ready jobs there may be), 1 if gate.lua has to let it pass, the channel
---   of workers, the queue, how many workers to call, first id, step between ids, cron and tick in seconds ("" for none); then for each job:
---   on_duplicate (r return, e raise, p replace, s skip), 1 if it waits, run_after, record, payload where it is
---   apart
+-- takes: token room gated channel queue tries base step cron tick
+-- arguments: token ("" for none), room ("" for any: ready jobs there may be), 1 if gate.lua has to let it
+--   pass, the prefix of the workers' channels, the queue, how many workers to try, first id, step between ids,
+--   cron and tick in seconds ("" for none); then for each job: on_duplicate (r return, e raise, p replace, s
+--   skip), 1 if it waits, run_after, record, payload where it is apart
 -- result: {"added", first id, place and id of the holder of each duplicate...}, {"again", ids}, {"full"},
---   {"unknown"} where the queue has no number, {"shut"} where the gate is, {"known"} for a tick, {"taken", place, id of the holder or, below 0, its place}
+--   {"unknown"} where the queue has no number, {"shut"} where the gate is, {"known"} for a tick, {"taken",
+--   place, id of the holder or, below 0, its place}
 -- complexity: O(log of the queue) a job; at most 50 jobs
 
-local token, room, gated, channel, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local base, step = tonumber(ARGV[7]), tonumber(ARGV[8])
-local FIRST, STEP = 11, 5
+base, step = tonumber(base), tonumber(step)
+local STEP = 5
 local count = (#ARGV - FIRST + 1) / STEP
 
 if call('HEXISTS', QUEUES, queue) == 0 then return { 'unknown' } end
@@ -24,11 +25,11 @@ if gated == '1' and call('GET', GATE) ~= token then return { 'shut' } end
 local micros = clock()
 local now = micros / 1000000
 
-if ARGV[9] ~= '' then
-  local last = tonumber(call('HGET', TICKS, ARGV[9]) or nil)
-  local older = last and last - tonumber(ARGV[10])
+if cron ~= '' then
+  local last = tonumber(call('HGET', TICKS, cron) or nil)
+  local older = last and last - tonumber(tick)
   if older and older >= 0 and older < 10800 then return { 'known' } end -- beyond, the clock was wrong then
-  call('HSET', TICKS, ARGV[9], ARGV[10])
+  call('HSET', TICKS, cron, tick)
 end
 
 if room ~= '' then
@@ -40,28 +41,28 @@ if room ~= '' then
 end
 
 -- Who holds the fingerprints: one that is stored, or an earlier one of this batch.
-local prints, places = {}, {}
+local fingerprints, places = {}, {}
 for place = 0, count - 1 do
   local record = ARGV[FIRST + place * STEP + 3]
   if uniqueness_of(record) ~= 0 then
-    prints[#prints + 1] = fingerprint_of(record)
+    fingerprints[#fingerprints + 1] = fingerprint_of(record)
     places[#places + 1] = place
   end
 end
 local holders, taken = {}, {}
-if #prints > 0 then
-  local found = call('HMGET', UNIQ, unpack(prints))
+if #fingerprints > 0 then
+  local found = call('HMGET', UNIQ, unpack(fingerprints))
   local first = {}
-  for at, print in ipairs(prints) do
+  for at, fingerprint in ipairs(fingerprints) do
     local place = places[at]
     local stored = found[at]
-    local holder = first[print] or stored and is_unfinished(JOBS, LIFE, stored) and stored
+    local holder = first[fingerprint] or stored and is_unfinished(JOBS, LIFE, stored) and stored
     if holder then
       if ARGV[FIRST + place * STEP] == 'e' then return { 'taken', place, holder } end
       taken[place] = holder
       holders[#holders + 1] = place
     else
-      first[print] = -place - 1 -- negative: the place of an earlier one in this batch
+      first[fingerprint] = -place - 1 -- negative: the place of an earlier one in this batch
     end
   end
 end
@@ -178,5 +179,5 @@ if token ~= '' then
   end
   call('SET', LAST, token .. table.concat(ids, ' '), 'PX', 300000)
 end
-if call_one then wake(IDLE, channel, queue, tonumber(ARGV[6])) end
+if call_one then wake(IDLE, channel, queue, tries) end
 return reply

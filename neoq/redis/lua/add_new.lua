@@ -1,26 +1,27 @@
 -- Add jobs to a queue, all or none, where no unfinished one has a fingerprint of theirs.
 -- keys: ids jobs ready wait uniq seq idle last payloads life gate queues
--- arguments: token ("" for none), the channel of workers, the queue, how many workers to call, number of jobs,
---   of unique ones, of ready ones, of those that wait, of payloads kept apart, first id, 1 if gate.lua looks at
---   the fingerprints, step between ids; then these, if it does not; id and record of each; fingerprint and id of the unique ones;
---   score and id of the ready ones; run_after and rank with id of those that wait; id and payload of those
---   kept apart
--- result: {"added", first id}, {"held", id} for one job that is a duplicate, {"again", ids} where this token was
---   seen before, {"shut"} where the gate is, {"unknown"} where the queue has no number, or {"taken"}: then nothing was done, and add.lua is to decide
+-- takes: token channel queue tries count unique ready waits apart base gated step
+-- arguments: token ("" for none), the prefix of the workers' channels, the queue, how many workers to try,
+--   number of jobs, of unique ones, of ready ones, of those that wait, of payloads kept apart, first id, 1 if
+--   gate.lua looks at the fingerprints, step between ids; then these, if it does not; id and record of each;
+--   fingerprint and id of the unique ones; score and id of the ready ones; run_after and rank with id of
+--   those that wait; id and payload of those kept apart
+-- result: {"added", first id}, {"held", id} for one job that is a duplicate, {"again", ids} where this token
+--   was seen before, {"shut"} where the gate is, {"unknown"} where the queue has no number, or {"taken"}:
+--   then nothing was done, and add.lua is to decide
 -- complexity: O(log of the queue) a job; at most 50 jobs, which come as the commands take them
 
-local token, channel, queue, tries = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local count, unique, ready, waits, apart =
-  tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local base = tonumber(ARGV[10])
-local gated, step = ARGV[11] == '1', tonumber(ARGV[12])
-local at = 13 -- of the next arguments
+local first_id, id_step = base, step -- as texts
+count, unique, ready, waits, apart =
+  tonumber(count), tonumber(unique), tonumber(ready), tonumber(waits), tonumber(apart)
+base, step, gated = tonumber(base), tonumber(step), gated == '1'
+local at = FIRST -- of the next arguments
 
 if call('HEXISTS', QUEUES, queue) == 0 then return { 'unknown' } end
 
 -- What is remembered of this call, before it is known that nothing has to be undone: one command is cheaper.
 if token ~= '' then
-  local last = call('SET', LAST, token .. ARGV[10] .. ':' .. count .. ':' .. ARGV[12], 'PX', 300000, 'GET')
+  local last = call('SET', LAST, token .. first_id .. ':' .. count .. ':' .. id_step, 'PX', 300000, 'GET')
   if last and sub(last, 1, #token) == token then
     call('SET', LAST, last, 'PX', 300000)
     return { 'again', sub(last, #token + 1) }

@@ -1,41 +1,40 @@
 -- Add one job that is ready, unique and small, as most are, where no unfinished one has its fingerprint.
 -- keys: ids jobs ready uniq seq idle last queues life
--- arguments: the channel of workers, the queue, how many workers to call, step between ids, token, id, record,
---   score
+-- takes: channel queue tries step token id record score
+-- arguments: the prefix of the workers' channels, the queue, how many workers to try, step between ids,
+--   token, id, record, score
 -- result: its id, {"again", ids} where this token was seen before, {"held", id} of the job that has its
 --   fingerprint, or {"unknown"} where the queue has no number: then nothing was done
 -- complexity: O(log of the queue)
-
-local token, id, record = ARGV[5], ARGV[6], ARGV[7]
 
 local last = call('SET', LAST, token .. id .. ':1', 'PX', 300000, 'GET')
 if last and sub(last, 1, #token) == token then
   call('SET', LAST, last, 'PX', 300000)
   return { 'again', sub(last, #token + 1) }
 end
-local print = fingerprint_of(record)
-if call('HSETNX', UNIQ, print, id) == 0 then
-  local holder = call('HGET', UNIQ, print)
+local fingerprint = fingerprint_of(record)
+if call('HSETNX', UNIQ, fingerprint, id) == 0 then
+  local holder = call('HGET', UNIQ, fingerprint)
   if is_unfinished(JOBS, LIFE, holder) then
     call('DEL', LAST)
     return { 'held', holder }
   end
-  call('HSET', UNIQ, print, id)
+  call('HSET', UNIQ, fingerprint, id)
 end
 local newest = call('SET', SEQ, id, 'GET')
-if not newest and call('HEXISTS', QUEUES, ARGV[2]) == 0 then -- a server that lost the queue has lost this, too
+if not newest and call('HEXISTS', QUEUES, queue) == 0 then -- a server that lost the queue has lost this, too
   call('DEL', LAST, SEQ)
-  call('HDEL', UNIQ, print)
+  call('HDEL', UNIQ, fingerprint)
   return { 'unknown' }
 end
 if newest and newest_of(newest) >= tonumber(id) then -- the sender's clock is behind another's
-  id = string.format('%.0f', next_id(newest_of(newest), tonumber(id), tonumber(ARGV[4])))
+  id = string.format('%.0f', next_id(newest_of(newest), tonumber(id), tonumber(step)))
   call('SET', SEQ, id)
   call('SET', LAST, token .. id .. ':1', 'PX', 300000)
-  call('HSET', UNIQ, print, id)
+  call('HSET', UNIQ, fingerprint, id)
 end
 call('HSET', JOBS, id, record)
 call('ZADD', IDS, id, id)
-call('ZADD', READY, ARGV[8], id)
-wake(IDLE, ARGV[1], ARGV[2], tonumber(ARGV[3]))
+call('ZADD', READY, score, id)
+wake(IDLE, channel, queue, tries)
 return id

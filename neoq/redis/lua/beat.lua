@@ -1,7 +1,8 @@
--- Say that a worker is alive; also a full server has to hear it, or it would give the worker's jobs to others.
+-- Record that a worker is alive; a full server must accept this, or others would take the worker's jobs.
 -- keys: workers
--- arguments: the worker, what it says
+-- takes: worker report
+-- arguments: the worker, its report
 -- result: none
 -- complexity: O(1)
 
-call('HSET', WORKERS, ARGV[1], ARGV[2])
+call('HSET', WORKERS, worker, report)

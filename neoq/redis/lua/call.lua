@@ -1,7 +1,8 @@
--- Call one worker that has nothing to do: who was called cannot take what is there.
+-- Wake another idle worker: the one that was woken cannot run what is there.
 -- keys: idle
--- arguments: the channel of workers, the queue, how many workers to call
+-- takes: channel queue tries
+-- arguments: the prefix of the workers' channels, the queue, how many workers to try
 -- result: none
 -- complexity: O(1)
 
-wake(IDLE, ARGV[1], ARGV[2], tonumber(ARGV[3]))
+wake(IDLE, channel, queue, tries)

@@ -1,11 +1,12 @@
 -- Cancel, retry or delete jobs.
 -- keys: jobs life payloads results ready wait retry cancel crashed uniq done_jobs dead_jobs cancelled_jobs ids idle
--- arguments: cancel, retry or delete, the channel of workers, the queue, how many workers to call; then ids
--- result: {ids that it was done to, ids that run, whose workers are for the client to tell, and id and holder of each
---   that cannot be retried, for its fingerprint is taken}
+-- takes: action channel queue tries
+-- arguments: cancel, retry or delete, the prefix of the workers' channels, the queue, how many workers to
+--   try; then ids
+-- result: {ids that it was done to, ids that run, whose workers the client notifies, and id and holder of
+--   each that cannot be retried, for its fingerprint is taken}
 -- complexity: O(log of the queue) a job; at most 50 jobs
 
-local action, channel, queue, tries = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local now = clock() / 1000000
 local done, running, taken = {}, {}, {}
 
@@ -16,8 +17,8 @@ local function take_out(id, record)
 end
 
 local function release(id, record)
-  local print = fingerprint_of(record)
-  if uniqueness_of(record) ~= 0 and call('HGET', UNIQ, print) == id then call('HDEL', UNIQ, print) end
+  local fingerprint = fingerprint_of(record)
+  if uniqueness_of(record) ~= 0 and call('HGET', UNIQ, fingerprint) == id then call('HDEL', UNIQ, fingerprint) end
 end
 
 local function cancel(id, record, life)
@@ -66,7 +67,7 @@ local function delete(id, record)
 end
 
 local acts = { cancel = cancel, retry = retry, delete = delete }
-for at = 5, #ARGV do
+for at = FIRST, #ARGV do
   local id = ARGV[at]
   local record = sound(call('HGET', JOBS, id))
   local life = record and life_of(call('HGET', LIFE, id))

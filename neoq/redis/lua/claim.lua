@@ -1,13 +1,14 @@
 -- Take the best due jobs of a queue under a new lease.
 -- keys: ready wait retry lease jobs life uniq idle paused crashed
--- arguments: limit, what its leases end in (":token:worker"), worker, lease in microseconds, the channel of
---   workers, the queue, how many workers to call, 1 if the worker is to be called for what comes; then kinds,
+-- takes: limit tail worker lease channel queue tries hears
+-- arguments: limit, what its leases end in (":token:worker"), worker, lease in microseconds, the prefix of
+--   the workers' channels, the queue, how many workers to try, 1 if the worker waits for a wake; then kinds,
 --   where only these are wanted
 -- result: {now, due (-1 for never), ids, records, lives}; payloads kept apart are for the client to fetch
 -- complexity: O(log of the queue) a job, and O(1) for each of another kind before it; at most 50 jobs, and 100
 --   that fall due
 
-local limit, tail, worker = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+limit = tonumber(limit)
 local micros = clock()
 local now = micros / 1000000
 
@@ -18,7 +19,7 @@ end
 -- Most queues have nothing but ready jobs: one command tells.
 local special = call('EXISTS', PAUSED, CRASHED, WAIT, RETRY) > 0
 if special and call('EXISTS', PAUSED) == 1 then
-  if ARGV[8] == '1' then call('SADD', IDLE, worker) end
+  if hears == '1' then call('SADD', IDLE, worker) end
   return answer('-1')
 end
 
@@ -45,9 +46,9 @@ end
 if not head or other and tonumber(other) < tonumber(head) then head = other end
 
 local ids = {}
-if #ARGV > 8 then
+if #ARGV >= FIRST then
   local wanted = {}
-  for at = 9, #ARGV do wanted[ARGV[at]] = true end
+  for at = FIRST, #ARGV do wanted[ARGV[at]] = true end
   local from, page = 0, limit + 10
   repeat
     local best = call('ZRANGE', READY, from, from + page - 1)
@@ -82,7 +83,7 @@ if #ids > 0 then
   records = call('HMGET', JOBS, unpack(ids))
   lives = call('HMGET', LIFE, unpack(ids))
   local leases, number = {}, 0
-  local expires = string.format('%.6f', (micros + tonumber(ARGV[4])) / 1000000)
+  local expires = string.format('%.6f', (micros + tonumber(lease)) / 1000000)
   for at, id in ipairs(ids) do
     local record = records[at]
     if record then
@@ -90,8 +91,8 @@ if #ids > 0 then
       number = number + 2
       local kind = byte(record)
       if (kind == 50 or kind == 53) and sound(record) == record then -- until started
-        local print = fingerprint_of(record)
-        if call('HGET', UNIQ, print) == id then call('HDEL', UNIQ, print) end
+        local fingerprint = fingerprint_of(record)
+        if call('HGET', UNIQ, fingerprint) == id then call('HDEL', UNIQ, fingerprint) end
       end
     end
   end
@@ -102,8 +103,8 @@ local due = head or '-1'
 if (#ids >= limit or special) and call('EXISTS', READY) == 1 then due = string.format('%.6f', now) end
 if #ids >= limit or due ~= '-1' and tonumber(due) <= now then
   call('SREM', IDLE, worker)
-  if due ~= '-1' then wake(IDLE, ARGV[5], ARGV[6], tonumber(ARGV[7])) end
-elseif ARGV[8] == '1' then
+  if due ~= '-1' then wake(IDLE, channel, queue, tries) end
+elseif hears == '1' then
   call('SADD', IDLE, worker)
 end
 return answer(due, ids, records, lives)

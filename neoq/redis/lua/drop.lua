@@ -1,13 +1,14 @@
 -- Forget jobs that have ended: those from before a time, or the oldest beyond a number.
 -- keys: done_jobs dead_jobs cancelled_jobs jobs life payloads results ids
+-- takes: ends seconds most
 -- arguments: done, dead or cancelled, seconds ("" for any), how many at most (up to 50)
 -- result: ids
 -- complexity: O(log of the queue) a job
 
-local from = ({ done = DONE_JOBS, dead = DEAD_JOBS, cancelled = CANCELLED_JOBS })[ARGV[1]]
+local from = ({ done = DONE_JOBS, dead = DEAD_JOBS, cancelled = CANCELLED_JOBS })[ends]
 local limit = '+inf'
-if ARGV[2] ~= '' then limit = clock() / 1000000 - tonumber(ARGV[2]) end
-local ids = call('ZRANGEBYSCORE', from, '-inf', limit, 'LIMIT', 0, ARGV[3])
+if seconds ~= '' then limit = clock() / 1000000 - tonumber(seconds) end
+local ids = call('ZRANGEBYSCORE', from, '-inf', limit, 'LIMIT', 0, most)
 if #ids > 0 then
   call('ZREM', from, unpack(ids))
   call('ZREM', IDS, unpack(ids))

@@ -1,27 +1,29 @@
 -- Record that jobs have succeeded, each only under its current lease.
 -- keys: lease jobs life uniq done_jobs payloads results progress cancel crashed ids
--- arguments: 1 to keep them for a while, 1 if this is said again after a lost reply, number of jobs; then their
---   leases; the fingerprints that they hold ("" for none); id and life as JSON of each; id and result of those
---   that have one. Nobody changes a job's record and life while it is leased: who claimed it knows them
+-- takes: keep again count
+-- arguments: 1 to keep them for a while, 1 if this repeats a call whose reply was lost, number of jobs; then
+--   their leases; the fingerprints that they hold ("" for none); id and life as JSON of each; id and result
+--   of those that have one. Nobody changes a job's record and life while it is leased: the worker
+--   that claimed it knows them
 -- result: ids of the stale ones
 -- complexity: O(log of the queue) a job; at most 50 jobs
 
-local keep, again, count = ARGV[1] == '1', ARGV[2] == '1', tonumber(ARGV[3])
+keep, again, count = keep == '1', again == '1', tonumber(count)
 local now = clock() / 1000000
-local LEASES, PRINTS, LIVES, RESULTS_AT = 4, 4 + count, 4 + 2 * count, 4 + 4 * count
+local LEASES, FINGERPRINTS, LIVES, RESULTS_AT = FIRST, FIRST + count, FIRST + 2 * count, FIRST + 4 * count
 
 local scores = call('ZMSCORE', LEASE, unpack(ARGV, LEASES, LEASES + count - 1))
-local stale, live, leases, prints, lives, ends, seen = {}, {}, {}, {}, {}, {}, {}
+local stale, live, leases, fingerprints, lives, ends, seen = {}, {}, {}, {}, {}, {}, {}
 local number = 0
 for place = 1, count do
-  local lease, print, id = ARGV[LEASES + place - 1], ARGV[PRINTS + place - 1], ARGV[LIVES + 2 * place - 2]
+  local lease, fingerprint, id = ARGV[LEASES + place - 1], ARGV[FINGERPRINTS + place - 1], ARGV[LIVES + 2 * place - 2]
   if scores[place] and not seen[id] then
     seen[id] = true
     number = number + 1
     live[number], leases[number] = id, lease
     lives[2 * number - 1], lives[2 * number] = id, ARGV[LIVES + 2 * place - 1]
     ends[2 * number - 1], ends[2 * number] = now, id
-    if print ~= '' then prints[#prints + 1] = print end
+    if fingerprint ~= '' then fingerprints[#fingerprints + 1] = fingerprint end
   else
     local known = again and call('HGET', LIFE, id)
     if not again or known and life_of(known).t ~= lease then stale[#stale + 1] = id end
@@ -30,7 +32,7 @@ end
 if number == 0 then return stale end
 
 call('ZREM', LEASE, unpack(leases))
-if #prints > 0 then call('HDEL', UNIQ, unpack(prints)) end
+if #fingerprints > 0 then call('HDEL', UNIQ, unpack(fingerprints)) end
 if call('EXISTS', CANCEL, CRASHED, PROGRESS) > 0 then
   call('SREM', CANCEL, unpack(live))
   call('SREM', CRASHED, unpack(live))

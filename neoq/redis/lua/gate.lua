@@ -1,13 +1,15 @@
 -- Say whether a batch that takes several scripts may be added: a step of it, and the last one opens the gate.
 -- They follow in the same transaction, and do nothing where the gate is shut.
 -- keys: ready wait retry uniq gate last jobs life
--- arguments: token ("" for none), what the gate must hold ("" in the first step) and is to hold then ("" if it is
---   only to be said), room ("" for any: ready jobs there may be), how many ready ones come, fingerprints that must be free
+-- takes: token before after room wanted
+-- arguments: token ("" for none), what the gate must hold ("" in the first step) and is to hold then ("" if
+--   it is only to be said), room ("" for any: ready jobs there may be), how many ready ones come,
+--   fingerprints that must be free
 -- result: {"open"}, {"shut"} where an earlier step found it so, {"full"}, or {"taken", place among these
 --   fingerprints, id of the holder}
 -- complexity: O(1) a fingerprint, at most 50; O(log of the queue)
 
-local token, before, after, room, wanted = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+wanted = tonumber(wanted)
 
 if token ~= '' then
   local last = call('GET', LAST)
@@ -23,8 +25,8 @@ end
 if room ~= '' and wanted > 0 then
   if ready_of(READY, WAIT, RETRY, clock() / 1000000) + wanted > tonumber(room) then return { 'full' } end
 end
-if #ARGV > 5 then
-  for at, holder in ipairs(call('HMGET', UNIQ, unpack(ARGV, 6))) do
+if #ARGV >= FIRST then
+  for at, holder in ipairs(call('HMGET', UNIQ, unpack(ARGV, FIRST))) do
     if holder and is_unfinished(JOBS, LIFE, holder) then
       if after ~= '' then call('DEL', GATE) end
       return { 'taken', at - 1, holder }

@@ -7,16 +7,16 @@
 --   payloads   hash  id -> payload, where it is too large for the record
 --   life       hash  id -> JSON: what has become of it; a job that was never settled has none
 --   results    hash  id -> what its handler returned
---   progress   hash  id -> JSON: how far its attempt is
+--   progress   hash  id -> JSON: the progress of its attempt
 --   ready      zset  id, the best first: by priority, then due time
 --   wait retry zset  rank and id, by due time: jobs for later, and failed ones before their next attempt
 --   lease      zset  "id:token:worker", by the time when the lease runs out: to remove it is the fence
---   cancel     set   ids cancelled as they ran
+--   cancel     set   ids that were cancelled while they ran
 --   crashed    set   ids of unfinished jobs whose worker died
 --   uniq       hash  fingerprint -> id of the unfinished job that holds it
 --   done dead cancelled  zset  id, by the time of its end
 --   seq        the newest id;  idle: set of workers with nothing to do;  paused;  ticks: hash cron -> tick
---   last:...   what one process added last, so that it can say it twice
+--   last:...   what one process added last, so that it can be repeated
 --   gate:...   the batch that one process may add in the transaction that set it
 -- Of all queues, and in a cluster of each queue, which has what only itself is in:
 --   queues     hash  queue -> its number
@@ -37,7 +37,7 @@ end
 
 local function score_of(rank, run_after)
   rank = tonumber(rank)
-  if not (rank and rank >= 0 and rank <= 200) then rank = 100 end -- another hand wrote it
+  if not (rank and rank >= 0 and rank <= 200) then rank = 100 end -- another program wrote it
   local ticks = math.floor(run_after * 8000)
   if ticks >= LEVEL then ticks = LEVEL - 1 elseif not (ticks >= 0) then ticks = 0 end
   return rank * LEVEL + ticks
@@ -110,7 +110,7 @@ local function count_in(value, highest)
   return value and value >= 0 and value <= highest and value % 1 == 0 and value or 0
 end
 
--- What has become of a job: only what we write ourselves, for another hand may have written there.
+-- What has become of a job: only what we write ourselves, for another program may have written there.
 local function life_of(life)
   if not life then return { s = PENDING, n = 0, c = 0 } end
   local fine, read = pcall(cjson.decode, life)
@@ -163,10 +163,10 @@ local function is_running(ready, wait, retry, id, record, life)
   return true
 end
 
--- Call one worker that has nothing to do; those that do not hear are dead, and are forgotten.
+-- Wake one idle worker; workers that do not receive it are dead, and leave the set.
 local function wake(idle, channel, queue, tries)
-  for _ = 1, tries do
-    local worker = redis.pcall('SPOP', idle) -- what was done is not undone for the want of a call
+  for _ = 1, tonumber(tries) do
+    local worker = redis.pcall('SPOP', idle) -- what was done is not undone if the wake fails
     if type(worker) ~= 'string' or call('PUBLISH', channel .. worker, queue) > 0 then return end
   end
 end

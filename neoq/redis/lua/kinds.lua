@@ -1,11 +1,12 @@
 -- Count the kinds of the jobs that wait.
 -- keys: ready wait retry jobs
+-- takes: place start most
 -- arguments: which of the first three (1 2 3), how many of its jobs to step over, how many to look at
 -- result: {how many were looked at, a kind and how many are of it, the next kind and so on}
 -- complexity: O(log of the queue), and O(1) a job
 
-local place, start = tonumber(ARGV[1]), tonumber(ARGV[2])
-local members = call('ZRANGE', KEYS[place], start, start + tonumber(ARGV[3]) - 1)
+place, start = tonumber(place), tonumber(start)
+local members = call('ZRANGE', KEYS[place], start, start + tonumber(most) - 1)
 local numbers, kinds, answer = {}, {}, { #members }
 for at, member in ipairs(members) do
   if place > 1 then members[at] = sub(member, 4) end

@@ -1,8 +1,8 @@
 -- Look at jobs.
 -- keys: jobs life progress cancel ready wait retry
 -- arguments: ids
--- result: {now, records, lives, progresses, whether cancelled, whether they run}; payloads kept apart, results and
---   leases are for the client to fetch
+-- result: {now, records, lives, progresses, whether cancelled, whether they run}; payloads kept apart,
+--   results and leases are for the client to fetch
 -- complexity: O(log of the queue) a job, at most 50
 
 local time = call('TIME')

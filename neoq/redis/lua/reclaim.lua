@@ -1,18 +1,19 @@
 -- Take jobs from workers that died, one crash charged.
 -- keys: lease jobs life uniq ready wait retry dead_jobs cancelled_jobs cancel progress crashed idle
--- arguments: max_crashes, the error of a job that dies, the channel of workers, the queue, how many workers to
---   call, 1 if only leases that have run out are taken; then leases
+-- takes: max_crashes problem channel queue tries expired
+-- arguments: max_crashes, the error of a job that dies, the prefix of the workers' channels, the queue, how
+--   many workers to call, 1 if only leases that have run out are taken; then leases
 -- result: {ids of the returned ones, ids of the dead ones}
 -- complexity: O(log of the queue) a job; at most 50 jobs
--- A lease of a job that does not run, which another hand has written, is removed, and the job stays as it is.
+-- A lease of a job that does not run, which another program has written, is removed, and the job stays as it is.
 
 local now = clock() / 1000000
 local returned, dead = {}, {}
-for at = 7, #ARGV do
+for at = FIRST, #ARGV do
   local lease = ARGV[at]
   local id, token = string.match(lease, '^(%d+):(%d+)')
   local expires = call('ZSCORE', LEASE, lease)
-  local theirs = expires and (ARGV[6] ~= '1' or tonumber(expires) <= now)
+  local theirs = expires and (expired ~= '1' or tonumber(expires) <= now)
   local record = id and theirs and sound(call('HGET', JOBS, id))
   if theirs then
     call('ZREM', LEASE, lease)
@@ -25,9 +26,9 @@ for at = 7, #ARGV do
     local ends
     if call('SREM', CANCEL, id) == 1 then
       life.s, ends = CANCELLED, CANCELLED_JOBS
-    elseif life.c >= tonumber(ARGV[1]) then
+    elseif life.c >= tonumber(max_crashes) then
       life.s, ends = DEAD, DEAD_JOBS
-      life.err = string.gsub(ARGV[2], '%%d', life.c, 1)
+      life.err = string.gsub(problem, '%%d', life.c, 1)
       dead[#dead + 1] = id
     else
       life.s = life.n > 0 and RETRYING or PENDING
@@ -45,5 +46,5 @@ for at = 7, #ARGV do
     call('HSET', LIFE, id, cjson.encode(life))
   end
 end
-if #returned > 0 then wake(IDLE, ARGV[3], ARGV[4], tonumber(ARGV[5])) end
+if #returned > 0 then wake(IDLE, channel, queue, tries) end
 return { returned, dead }

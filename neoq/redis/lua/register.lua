@@ -1,5 +1,6 @@
 -- Give a queue its number: that which it had, that which a process knows it by, or the next one.
 -- keys: queues numbers
+-- takes: queue known
 -- arguments: the queue, the number that a process knows it by ("" for none)
 -- result: its number
 -- complexity: O(1); O(queues) where numbers were lost
@@ -21,9 +22,9 @@ local function given()
   return highest + 1, seen
 end
 
-local number = number_in(call('HGET', QUEUES, ARGV[1]))
+local number = number_in(call('HGET', QUEUES, queue))
 if number then return number end
-number = number_in(ARGV[2])
+number = number_in(known)
 local next = number_in(call('GET', NUMBERS))
 if number or not next then
   local free, seen = given()
@@ -31,6 +32,6 @@ if number or not next then
   if number and seen[number] then number = nil end
 end
 number = number or next
-call('HSET', QUEUES, ARGV[1], number)
+call('HSET', QUEUES, queue, number)
 call('SET', NUMBERS, math.max(next, number + 1))
 return number

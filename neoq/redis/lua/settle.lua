@@ -1,15 +1,16 @@
 -- Record how attempts ended that did not succeed, each only under its current lease.
 -- keys: lease jobs life uniq dead_jobs cancelled_jobs ready wait retry progress cancel crashed idle results
--- arguments: 1 if this is said again after a lost reply, the channel of workers, the queue, how many workers to
---   call; then for each job: id, lease, what changes in its life as JSON, result
+-- takes: again channel queue tries
+-- arguments: 1 if this repeats a call whose reply was lost, the prefix of the workers' channels, the queue,
+--   how many workers to call; then for each job: id, lease, what changes in its life as JSON, result
 -- result: ids of the stale ones
 -- complexity: O(log of the queue) a job; at most 50 jobs
 
-local again = ARGV[1] == '1'
+again = again == '1'
 local now = clock() / 1000000
 local stale, call_one = {}, false
 
-for at = 5, #ARGV, 4 do
+for at = FIRST, #ARGV, 4 do
   local id, lease = ARGV[at], ARGV[at + 1]
   local record = sound(call('HGET', JOBS, id))
   local life = life_of(call('HGET', LIFE, id))
@@ -46,5 +47,5 @@ for at = 5, #ARGV, 4 do
     call('HSET', LIFE, id, cjson.encode(life))
   end
 end
-if call_one then wake(IDLE, ARGV[2], ARGV[3], tonumber(ARGV[4])) end
+if call_one then wake(IDLE, channel, queue, tries) end
 return stale
