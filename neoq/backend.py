@@ -20,6 +20,7 @@ from neoq.engine.report import ShutdownReport
 from neoq.engine.scheduler import Cron
 from neoq.engine.unknown import unknown_kinds
 from neoq.errors import ConfigError, InvalidJobError, NeoqError
+from neoq.filter import ALL, Filter, Filters, OtherFilters, filter_of
 from neoq.job import (
     DuplicateJobError,
     Job,
@@ -39,6 +40,7 @@ from neoq.job import (
 )
 from neoq.redact import HOW_TO_WRITE
 from neoq.retry import RetryPolicy
+from neoq.search import UNFINISHED, count, page_of, pages
 from neoq.store import Action, DirectStore, QueueCounts, Store, WorkerInfo
 
 if TYPE_CHECKING:
@@ -50,6 +52,11 @@ if TYPE_CHECKING:
 
 CHANGED_AT_ONCE = 500  # jobs of one call to the store, so that it holds nobody up for long
 SECOND_SIGNAL = 0.5  # seconds after the first, or it is the same
+_CHANGED: dict[Action, frozenset[Status] | None] = {  # where the caller does not say
+    "cancel": UNFINISHED.statuses,
+    "retry": frozenset({Status.DEAD, Status.RETRYING}),
+    "delete": None,
+}
 EnqueueMiddleware = Callable[[Job, Callable[..., Job]], Job]
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
 _NOT_GIVEN: Any = object()
@@ -629,28 +636,47 @@ class Backend:
         """A snapshot of a job, or None where nothing is known of it."""
         job_id = checked_id(job_id)
         self.engine.look()
-        return next(iter(self.store.find(ids=[job_id], limit=1)), None)
+        return next(iter(self.store.of_ids([job_id])), None)
 
     def jobs(
         self,
         queue: str | None = None,
-        status: Status | None = None,
+        status: Status | str | None = None,
         limit: int = 100,
         after: int | None = None,
+        *,
+        before: int | None = None,
+        **filters: Unpack[OtherFilters],
     ) -> list[Job]:
-        """Snapshots of jobs, newest first; ``after`` is the id of the last one on the page before."""
+        """Snapshots of jobs, newest first.
+
+        ``after`` is the id of the last one on the page before, ``before`` that of the first one on the page
+        after. Of filters all must hold: ``kind`` and ``key`` are equal, ``error`` is a part of the job's
+        error, ``payload={"user.id": 7}`` is at that path in its payload. ``since`` and ``until`` take an
+        aware datetime, or a timedelta or seconds ago; they are about the end of a job, and about its creation
+        where it has not ended.
+
+        Raises InvalidJobError for a bad argument.
+        """
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise InvalidJobError(f"limit is {limit!r}; it takes an int >= 1")
-        if status is not None and status not in tuple(Status):
-            raise InvalidJobError(f"status is {status!r}; it takes a neoq.Status: {', '.join(Status)}")
-        if queue is not None:
-            check_queue(queue)
-        if after is not None:
-            after = checked_id(after)
+        if after is not None and before is not None:
+            raise InvalidJobError("after and before were both given; a page begins at one of them")
+        wanted = self._wanted({"queue": queue, "status": status, **filters})
+        after, before = (None if one is None else checked_id(one) for one in (after, before))
         self.engine.look()
-        return self.store.find(
-            queue=queue, status=None if status is None else Status(status), limit=limit, after=after
-        )
+        return page_of(self.store, wanted, limit=limit, after=after, before=before)
+
+    def count(self, *, at_most: int | None = None, **filters: Unpack[Filters]) -> int:
+        """How many jobs the filters of `jobs` take; ``at_most`` where there are as many or more."""
+        if at_most is not None and (isinstance(at_most, bool) or not isinstance(at_most, int) or at_most < 1):
+            raise InvalidJobError(f"at_most is {at_most!r}; it takes an int >= 1, or None")
+        wanted = self._wanted(filters)
+        self.engine.look()
+        return count(self.store, wanted, at_most)
+
+    def _wanted(self, filters: Mapping[str, Any]) -> Filter:
+        return filter_of(filters, self.engine.clock.time())
 
     def wait(self, job_id: int, timeout: timedelta | float | None = None) -> Job:
         """Wait until a job has finished, and return it.
@@ -729,6 +755,36 @@ class Backend:
         """Forget a job that is not running; of many ids it returns those that are forgotten."""
         return self._operate(job_id, "delete")
 
+    def cancel_all(self, **filters: Unpack[Filters]) -> int:
+        """Cancel the unfinished jobs that the filters of `jobs` take; return how many.
+
+        At least one filter is needed. Jobs that are enqueued meanwhile are left as they are.
+        """
+        return self._operate_all("cancel", filters)
+
+    def retry_all(self, **filters: Unpack[Filters]) -> int:
+        """Run now the jobs that the filters of `jobs` take: without ``status`` the dead and retrying ones.
+
+        As `cancel_all`. A dead job whose fingerprint is taken is left as it is.
+        """
+        return self._operate_all("retry", filters)
+
+    def delete_all(self, **filters: Unpack[Filters]) -> int:
+        """Forget the jobs that the filters of `jobs` take and that do not run; as `cancel_all`."""
+        return self._operate_all("delete", filters)
+
+    def _operate_all(self, action: Action, filters: Filters) -> int:
+        wanted = self._wanted(filters)
+        if wanted == ALL:
+            known = ", ".join(Filters.__annotations__)
+            raise InvalidJobError(
+                f"{action}_all() needs a filter, or it would change every job; filters are {known}"
+            )
+        if wanted.statuses is None:
+            wanted = replace(wanted, statuses=_CHANGED[action])
+        self.engine.look()
+        return sum(len(self._change([job.id for job in page], action)) for page in pages(self.store, wanted))
+
     def _operate(self, job_id: int | Iterable[int], action: Action) -> bool | set[int]:
         if isinstance(job_id, (str, bytes)) or not isinstance(job_id, Iterable):
             job_id = checked_id(job_id)
@@ -736,6 +792,9 @@ class Backend:
             return bool(self._change_some([job_id], action))
         ids = list(dict.fromkeys(map(checked_id, job_id)))
         self.engine.look()
+        return self._change(ids, action)
+
+    def _change(self, ids: list[int], action: Action) -> set[int]:
         changed: set[int] = set()
         for start in range(0, len(ids), CHANGED_AT_ONCE):
             try:

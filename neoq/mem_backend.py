@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import threading
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from neoq.capacity import closed, new_of, no_room, refuse_too_many
 from neoq.clock import machine
 from neoq.config import Config, Settings, count, setting, span
 from neoq.errors import BackendClosedError, UnsupportedError
+from neoq.filter import ALL, Filter
 from neoq.job import (
     FINISHED,
     DuplicateJobError,
@@ -45,6 +47,7 @@ from neoq.store import (
     Lease,
     Notify,
     Outcome,
+    Page,
     QueueCounts,
     Reclaimed,
     Successes,
@@ -58,6 +61,7 @@ _PENDING, _RUNNING, _RETRYING = Status.PENDING, Status.RUNNING, Status.RETRYING
 _SUCCEEDED, _DEAD, _CANCELLED = Status.SUCCEEDED, Status.DEAD, Status.CANCELLED
 _WAITING = frozenset({_PENDING, _RETRYING})
 _REMEMBERED_TOKENS = 1000
+_LOOKED_AT_ONCE = 2000  # jobs, while others wait for the lock
 _CLOCK_SLIPPED = 60.0  # seconds: a tick that much older than the last one is a new one, of a clock set back
 _HANDED_OVER_AT_MOST = 2048  # far from its capacity, a queue is not full whatever the runners hold
 
@@ -683,45 +687,32 @@ class MemStore(DirectStore):
     # -- looking and operating --------------------------------------------------------------------------
 
     def find(
-        self,
-        *,
-        ids: Iterable[int] | None = None,
-        queue: str | None = None,
-        status: Status | None = None,
-        limit: int = 100,
-        after: int | None = None,
-    ) -> list[Job]:
+        self, wanted: Filter = ALL, *, limit: int = 100, after: int | None = None, before: int | None = None
+    ) -> Page:
         """Snapshots of jobs, newest first."""
         with self._lock:
-            return self._find(ids, queue, status, limit, after)
+            return self._find(wanted, limit, after, before)
 
-    def _find(
-        self,
-        ids: Iterable[int] | None,
-        queue: str | None,
-        status: Status | None,
-        limit: int,
-        after: int | None,
-    ) -> list[Job]:
-        if ids is None:
-            candidates: Iterable[Job | Plain] = reversed(self._jobs.values())
-        else:
-            known = (self._jobs.get(job_id) for job_id in sorted(ids, reverse=True))
-            candidates = (job for job in known if job is not None)
+    def _find(self, wanted: Filter, limit: int, after: int | None, before: int | None) -> Page:
+        # Ids rise, and a job keeps its place.
+        ids = list(self._jobs) if wanted.ids is None else sorted(self._jobs.keys() & wanted.ids)
+        start = 0 if before is None else bisect_right(ids, before)
+        end = len(ids) if after is None else bisect_left(ids, after)
+        candidates = range(start, end) if before is not None else range(end - 1, start - 1, -1)
+        most = _LOOKED_AT_ONCE if wanted.narrow else len(candidates)
         found: list[Job] = []
-        for job in candidates:
-            job_id, name, is_at = (
-                (job.id, job.queue, job.status) if isinstance(job, Job) else (*job[:2], _PENDING)
-            )
-            if (
-                (after is None or job_id < after)
-                and (queue is None or name == queue)
-                and (status is None or is_at is status)
-            ):
-                found.append(_snapshot(job))
-                if len(found) == limit:
-                    break
-        return found
+        looked = 0
+        for place in candidates:
+            if len(found) == limit or looked == most:
+                break
+            looked += 1
+            entry = self._jobs[ids[place]]
+            if isinstance(entry, Job) or wanted.queue in {None, entry[1]}:
+                job = _snapshot(entry)
+                if wanted.matches(job):
+                    found.append(job)
+        rest = ids[candidates[looked - 1]] if 0 < looked < len(candidates) else None
+        return Page(found if before is None else found[::-1], rest)
 
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import abc
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+from neoq.filter import ALL, Filter
 from neoq.job import FINISHED, DuplicateJobError, Job, Status
 from neoq.reentry import GUARDED, guarded
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from neoq.clock import Clock
     from neoq.config import Config
 
+_BEYOND = 2**63 - 1  # all ids
 Notice = Literal["ready", "called", "cancel", "pause"]
 Notify = Callable[[str, Notice], None]
 Action = Literal["cancel", "retry", "delete"]
@@ -175,6 +177,13 @@ def taken_by(holder: Job) -> DuplicateJobError:
 def given_back(job: Job) -> Outcome:
     """The outcome of a job that was claimed here and not started."""
     return Outcome(lease_of(job), Status.PENDING, job.due)
+
+
+class Page(NamedTuple):
+    """Jobs, newest first, and the id at which to go on looking: None where there is no other job."""
+
+    jobs: list[Job]
+    rest: int | None = None
 
 
 class Extended(NamedTuple):
@@ -389,15 +398,17 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def find(
-        self,
-        *,
-        ids: Iterable[int] | None = None,
-        queue: str | None = None,
-        status: Status | None = None,
-        limit: int = 100,
-        after: int | None = None,
-    ) -> list[Job]:
-        """Snapshots of jobs, newest first; ``after`` is the id to go on below."""
+        self, wanted: Filter = ALL, *, limit: int = 100, after: int | None = None, before: int | None = None
+    ) -> Page:
+        """Snapshots of the newest jobs with ids below ``after``, or of the oldest with ids above ``before``.
+
+        At most ``limit`` of those that the filter takes. It looks at a bounded number of jobs, so there may
+        be more although it found fewer: then `Page.rest` is what to give as ``after`` or ``before`` next.
+        """
+
+    def of_ids(self, ids: Collection[int]) -> list[Job]:
+        """Snapshots of the jobs of these ids that exist, newest first."""
+        return self.find(Filter(ids=ids), limit=len(ids)).jobs if ids else []
 
     @abc.abstractmethod
     def counts(self) -> list[QueueCounts]:
@@ -407,8 +418,12 @@ class Store(abc.ABC):
         """How many jobs of each queue and kind wait; of a queue at most the first `KINDS_LOOKED_AT` count."""
         waiting: dict[tuple[str, str | None], int] = {}
         for queue in queues:
-            for status in (Status.PENDING, Status.RETRYING):
-                for job in self.find(queue=queue, status=status, limit=KINDS_LOOKED_AT):
+            wanted = Filter(queue=queue, statuses=frozenset({Status.PENDING, Status.RETRYING}))
+            left, page = KINDS_LOOKED_AT, Page([], _BEYOND)
+            while left > 0 and page.rest is not None:
+                page = self.find(wanted, limit=left, after=page.rest)
+                left -= len(page.jobs)
+                for job in page.jobs:
                     waiting[queue, job.kind] = waiting.get((queue, job.kind), 0) + 1
         return waiting
 

@@ -27,7 +27,7 @@ from neoq.frames import frames_from
 from neoq.job import Job
 from neoq.mem_backend import MemStore
 from neoq.sqlite.store import SqliteStore
-from neoq.store import QueueCounts
+from neoq.store import Page, QueueCounts
 
 PATIENCE = 10.0
 PACKAGE = Path(neoq.__file__).parent
@@ -219,9 +219,9 @@ class SubclassedStore(SqliteStore):
 
     stand: Stand
 
-    def find(self, **what: Any) -> list[Job]:
+    def find(self, *arguments: Any, **options: Any) -> Page:
         self.stand()
-        return super().find(**what)
+        return super().find(*arguments, **options)
 
 
 class Subclassed(neoq.SqliteBackend):
@@ -263,7 +263,7 @@ def complete(backend: Subclassed, job: Job, stand: Stand) -> None:
         through_middleware,
         from_a_generator,
         lambda backend, job, stand: backend.get(job.id),
-        lambda backend, job, stand: backend.store.find(ids=[job.id]),
+        lambda backend, job, stand: backend.store.of_ids([job.id]),
         lambda backend, job, stand: job.progress(0.5, stand),
         complete,
     ],
@@ -355,7 +355,7 @@ class Signalled(neoq.SqliteBackend):
     "handler",
     [
         lambda backend: lambda *_: backend.get(1),
-        lambda backend: lambda *_: backend.store.find(ids=[1]),
+        lambda backend: lambda *_: backend.store.of_ids([1]),
         in_the_package()["getting"],
         lambda backend: functools.partial(lambda backend, *_: backend.get(1), backend),
     ],

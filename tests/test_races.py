@@ -15,6 +15,7 @@ import neoq
 from neoq.clock import SystemClock
 from neoq.loop import Loop
 from neoq.memory.queues import HeadTimer
+from neoq.store import Page
 from neoq.threads import Wakeup
 
 PATIENCE = 20.0
@@ -246,8 +247,8 @@ def test_an_end_that_comes_as_its_waiter_looks_is_not_missed(monkeypatch: pytest
         job = backend.enqueue("q")
         find = backend.store.find
 
-        def find_just_before(**options: Any) -> list[neoq.Job]:
-            found = find(**options)
+        def find_just_before(*arguments: Any, **options: Any) -> Page:
+            found = find(*arguments, **options)
             gate.set()
             assert backend.drain(PATIENCE)
             monkeypatch.undo()

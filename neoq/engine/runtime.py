@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,8 +23,10 @@ from neoq.errors import (
     JobCancelled,
     StaleLeaseError,
 )
+from neoq.filter import Filter
 from neoq.job import FINISHED, Job, Status, sized_result, to_datetime
 from neoq.loop import has_late, revive
+from neoq.search import UNFINISHED, pages
 from neoq.store import Outcome, Store, StoreContext, WorkerInfo, lease_of, succeeded
 from neoq.system import host_name
 from neoq.threads import BoundedCall
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from neoq.engine.settler import Settler
 
 
-LOOKED_AT = 1000  # jobs at once, where those of some kinds are looked for
 _WAITING = frozenset({Status.PENDING, Status.RETRYING})
 
 
@@ -467,12 +467,13 @@ class Runtime:
         kinds = pool.listener.kinds
         if kinds is None:
             return True
-        now, after = self.clock.time(), None
-        while jobs := self.store.find(queue=pool.queue, limit=LOOKED_AT, after=after):
-            if any(job.kind in kinds and job.status in _WAITING and job.due <= now for job in jobs):  # type: ignore[operator]
-                return True
-            after = jobs[-1].id
-        return False
+        now = self.clock.time()
+        waiting = Filter(queue=pool.queue, statuses=_WAITING)
+        return any(
+            job.kind in kinds and job.due <= now  # type: ignore[operator]
+            for page in pages(self.store, waiting)
+            for job in page
+        )
 
     def _is_busy(self) -> bool:
         """Whether a job is on its way from or to a store that is a round trip away."""
@@ -499,9 +500,7 @@ class Runtime:
 
     def unfinished(self) -> list[Job]:
         """Every job that has not ended, oldest first."""
-        statuses = (Status.PENDING, Status.RUNNING, Status.RETRYING)
-        jobs = [job for status in statuses for job in self.store.find(status=status, limit=sys.maxsize)]
-        return sorted(jobs, key=lambda job: job.id or 0)
+        return [job for page in pages(self.store, UNFINISHED) for job in page][::-1]
 
     @property
     def closed(self) -> bool:

@@ -294,7 +294,7 @@ class Shutdown:
             runtime.config.log.warning("shutdown lost %d unfinished jobs: %s%s", len(found.lost), named, more)
 
     def _find(self, job_ids: set[int]) -> list[Job]:
-        return list(reversed(self._runtime.store.find(ids=job_ids, limit=len(job_ids)))) if job_ids else []
+        return self._runtime.store.of_ids(job_ids)[::-1]
 
     def _known(self, job_ids: set[int]) -> list[Job]:
         """What this process had of these jobs, which cannot be looked for."""

@@ -83,7 +83,7 @@ class Waiting:
     def _look_for(self, job_id: int, awaited: AwaitedJob) -> Job | None:
         """A job as its store has it; None where that does not know it, or was closed since the job ended."""
         try:
-            return next(iter(self._runtime.store.find(ids=[job_id], limit=1)), None)
+            return next(iter(self._runtime.store.of_ids([job_id])), None)
         except (BackendError, BackendClosedError):
             if awaited.outcome is None:
                 raise

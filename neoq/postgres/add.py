@@ -10,6 +10,7 @@ import psycopg
 from psycopg.pq.abc import PGresult
 
 from neoq.errors import BackendError, BackendUnavailable
+from neoq.filter import Filter
 from neoq.group_commit import Call, GroupCommit
 from neoq.job import DuplicateJobError, Job, Status
 from neoq.postgres.arrays import byteas, texts, uuids
@@ -312,9 +313,7 @@ class Adder:
         return self._connections.execute(statement, values)
 
     def _find(self, execute: Execute, ids: Sequence[int]) -> dict[int, Job]:
-        query, values = find_query(
-            self._statements, ids=set(ids), queue=None, status=None, limit=len(ids), after=None
-        )
+        query, values = find_query(self._statements, Filter(ids=set(ids)), limit=len(ids))
         return {row[0]: job_of(row) for row in execute(query, values, SNAPSHOT)}
 
     def _duplicate(self, execute: Execute, error: BackendError) -> DuplicateJobError:

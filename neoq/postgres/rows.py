@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from neoq.filter import Filter
 from neoq.job import CODEC, FINISHED, Job, OnDuplicate, Status, blank, digest, within_calendar
 from neoq.postgres.arrays import bools, byteas, float8s, int2s, int4s, int8s, texts, uuids
 from neoq.postgres.statements import Statements
@@ -28,6 +29,9 @@ from neoq.stored import (
 
 _ON_DUPLICATE: dict[OnDuplicate, int] = {"return": 0, "raise": 1, "replace": 2}
 
+MOST = 2**31 - 1  # rows
+LOOKED_AT_ONCE = 10_000  # jobs of a table, for a filter that may leave most of them out
+_BEYOND = 2**63 - 1
 _PLAIN = (0, 0, 1, *(None,) * 10)  # what most jobs have from crashes on
 
 
@@ -231,35 +235,87 @@ def _job_of(row: Sequence[Any]) -> Job:
 
 def find_query(
     statements: Statements,
+    wanted: Filter,
     *,
-    ids: Iterable[int] | None,
-    queue: str | None,
-    status: Status | None,
     limit: int,
-    after: int | None,
+    after: int | None = None,
+    before: int | None = None,
+    rest: int | None = None,
 ) -> tuple[str, list[Any]]:
-    """The query for snapshots, newest first, and its values."""
-    where, values = ["true"], list[Any]()
-    if ids is not None:
-        where.append("id = any (%s::bigint[])")
-        values.append(list(ids))
-    if status is not None:
-        where.append(f"status = {NUMBER[status]}")
-    for condition, value in (("queue = %s", queue), ("id < %s", after)):
-        if value is not None:
-            where.append(condition)
-            values.append(value)
-    limit = min(limit, 2**31 - 1)
-    parts, given = [], []
-    if status not in FINISHED:
-        parts.append(statements.find_unfinished.format(" and ".join(where)))
-        given += [*values, limit]
-    if status is None or status in FINISHED:
-        parts.append(statements.find_finished.format(" and ".join(where)))
+    """The query for snapshots, and its values: newest first, or oldest first for those above ``before``."""
+    order = "desc" if before is None else "asc"
+    bounds = [("id < %s", after), ("id > %s", before), ("id >= %s" if before is None else "id <= %s", rest)]
+    parts, given = [], list[Any]()
+    for table, numbers in _tables(wanted):
+        find, time = (
+            (statements.find_unfinished, "created_at")
+            if table == "jobs"
+            else (statements.find_finished, "finished_at")
+        )
+        where, values = _conditions(wanted, time, bounds)
+        parts.append(find.format(" and ".join([_of_status(numbers), *where]), order))
         given += [*values, limit]
     if len(parts) == 1:
         return parts[0], given
-    return f"{' union all '.join(parts)} order by 1 desc limit %s", [*given, limit]
+    return f"{' union all '.join(parts)} order by 1 {order} limit %s", [*given, limit]
+
+
+def _tables(wanted: Filter) -> list[tuple[str, list[int] | None]]:
+    """The tables that have such jobs, each with the numbers of the statuses there; None for all."""
+    if wanted.statuses is None:
+        return [("jobs", None), ("history", None)]
+    numbers = {
+        "jobs": [NUMBER[status] for status in wanted.statuses - FINISHED],
+        "history": [NUMBER[status] for status in wanted.statuses & FINISHED],
+    }
+    return [(table, there) for table, there in numbers.items() if there]
+
+
+def _of_status(numbers: list[int] | None) -> str:
+    if numbers is None:
+        return "true"
+    return f"status = {numbers[0]}" if len(numbers) == 1 else f"status in ({', '.join(map(str, numbers))})"
+
+
+def _conditions(
+    wanted: Filter, time: str, bounds: list[tuple[str, int | None]]
+) -> tuple[list[str], list[Any]]:
+    where, values = list[str](), list[Any]()
+    if wanted.ids is not None:
+        where.append("id = any (%s::bigint[])")
+        values.append(list(wanted.ids))
+    for condition, value in (
+        *bounds,
+        ("queue = %s", wanted.queue),
+        ("kind = %s", wanted.kind),
+        ("key = %s", wanted.key),
+        (f"{time} >= %s", wanted.since),
+        (f"{time} < %s", wanted.until),
+        ("strpos(error, %s) > 0", wanted.error),
+    ):
+        if value is not None:
+            where.append(condition)
+            values.append(value)
+    for parts in wanted.payload_parts():
+        where.append(f"({' or '.join(['position(%s::bytea in payload) > 0'] * len(parts))})")
+        values += parts
+    return where, values
+
+
+def window_query(
+    statements: Statements, wanted: Filter, after: int | None, before: int | None
+) -> tuple[str, list[Any]]:
+    """The query for the ids of the last jobs that a look goes to, one for each table that has more.
+
+    Of jobs in history that have not succeeded an index has each status, and others there are not counted.
+    """
+    start = before if before is not None else _BEYOND if after is None else after
+    window = statements.window_upwards if before is not None else statements.window_downwards
+    parts = [
+        window.format(table, _of_status(numbers if table == "history" and len(numbers or ()) == 1 else None))
+        for table, numbers in _tables(wanted)
+    ]
+    return " union all ".join(parts), [value for _ in parts for value in (start, LOOKED_AT_ONCE - 1)]
 
 
 def succeed_values(outcomes: Sequence[Outcome], skew: float, *, keep: bool) -> dict[str, Any]:

@@ -190,9 +190,13 @@ class Statements:
         s = self._schema
         finished = f"{_SNAPSHOT}, 0::bigint, null::text, false, false, finished_at, result"
         self.find_unfinished = (
-            f"(select {self._unfinished()} from {s}.jobs where {{}} order by id desc limit %s)"
+            f"(select {self._unfinished()} from {s}.jobs where {{}} order by id {{}} limit %s)"
         )
-        self.find_finished = f"(select {finished} from {s}.history where {{}} order by id desc limit %s)"
+        self.find_finished = f"(select {finished} from {s}.history where {{}} order by id {{}} limit %s)"
+        self.window_downwards, self.window_upwards = (
+            f"(select id from {s}.{{}} where {{}} and id {than} %s order by id {order} offset %s limit 1)"
+            for than, order in (("<", "desc"), (">", "asc"))
+        )
         # One row for each queue, and one look at the clock: for each job they would cost most of it.
         self.counts = f"""
             select queue, kind, n from (

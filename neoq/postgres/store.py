@@ -12,13 +12,14 @@ import neoq.postgres.schema as postgres_schema
 from neoq.capacity import Room, bounds_of, new_of, no_room, refuse_too_many, wanted_of
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
+from neoq.filter import ALL, Filter
 from neoq.job import DuplicateJobError, Job, Status, to_datetime
 from neoq.postgres.add import Adder, duplicate_of, holder_in, is_duplicate
 from neoq.postgres.arrays import float8s, int8s, texts, uuids
 from neoq.postgres.claim import Claimer
 from neoq.postgres.config import PostgresConfig
 from neoq.postgres.connections import Connections, Values
-from neoq.postgres.rows import find_query, held, job_of, text
+from neoq.postgres.rows import MOST, find_query, held, job_of, text, window_query
 from neoq.postgres.settle import Settlement
 from neoq.postgres.statements import Statements
 from neoq.postgres.transactions import Home, Transaction
@@ -33,6 +34,7 @@ from neoq.store import (
     Lease,
     Notify,
     Outcome,
+    Page,
     QueueCounts,
     Reclaimed,
     Store,
@@ -425,19 +427,20 @@ class PostgresStore(Store):
     # -- looking and operating --------------------------------------------------------------------------
 
     def find(
-        self,
-        *,
-        ids: Iterable[int] | None = None,
-        queue: str | None = None,
-        status: Status | None = None,
-        limit: int = 100,
-        after: int | None = None,
-    ) -> list[Job]:
+        self, wanted: Filter = ALL, *, limit: int = 100, after: int | None = None, before: int | None = None
+    ) -> Page:
         """Snapshots of jobs, newest first."""
+        look, limit = self._connections.look, min(limit, MOST)
+        rest = None
+        if wanted.narrow:
+            query, values = window_query(self._statements, wanted, after, before)
+            ends = [end for (end,) in look(query, values) if end is not None]
+            rest = (max if before is None else min)(ends, default=None)
         query, values = find_query(
-            self._statements, ids=ids, queue=queue, status=status, limit=limit, after=after
+            self._statements, wanted, limit=wanted.rows(limit), after=after, before=before, rest=rest
         )
-        return [job_of(row) for row in self._connections.look(query, values)]
+        jobs, rest = wanted.cut([job_of(row) for row in look(query, values)], limit, rest)
+        return Page(jobs if before is None else jobs[::-1], rest)
 
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
@@ -461,7 +464,7 @@ class PostgresStore(Store):
             return Changed()
         holds: list[bytes | None] = [None] * len(ids)
         if action == "retry":
-            dead = {job.id: job for job in self.find(ids=ids, limit=len(ids)) if job.status is Status.DEAD}
+            dead = {job.id: job for job in self.of_ids(ids) if job.status is Status.DEAD}
             holds = [held(dead[job_id]) if job_id in dead else None for job_id in ids]
         try:
             rows = self._execute(
@@ -474,7 +477,7 @@ class PostgresStore(Store):
                 return self._change_each(ids, action)
             if is_duplicate(error):
                 job_id = holder_in(error)
-                raise duplicate_of(next(iter(self.find(ids=[job_id])), None), job_id) from None
+                raise duplicate_of(next(iter(self.of_ids([job_id])), None), job_id) from None
             raise
         self._room.make_known()
         queues = {queue for _, queue, _ in rows}

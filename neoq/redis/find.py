@@ -7,14 +7,17 @@ from typing import Any
 
 import orjson
 
+from neoq.filter import Filter
 from neoq.job import Job, Status
 from neoq.redis.keys import id_in, ids_in, number_of
 from neoq.redis.queues import RedisQueues
 from neoq.redis.rows import job_of, read_lease
+from neoq.store import Page
 from neoq.stored import mark_unreadable, shown
 
 LOOKED_AT_ONCE = 50  # jobs that one script looks at
 LOOKS = 3  # at most, for jobs that end while they are looked at
+LOOKED_IN_ALL = 2000  # jobs of a queue, by one call, for a filter that may leave most of them out
 PAGE = 500  # leases that one command looks at
 FEW = 5000  # jobs of a status that are read as a whole to find the newest of them
 _PLACES = {
@@ -126,29 +129,56 @@ class Finder:
         found = self._redis.commands([("HGET", key, job.id) for job in jobs], near=key)
         return zip(jobs, found, strict=True)
 
-    def newest(self, queue: str | None, status: Status | None, limit: int, after: int | None) -> list[Job]:
-        """The newest jobs of one queue or of all, with ids below ``after``."""
+    def find(self, wanted: Filter, limit: int, after: int | None, before: int | None) -> Page:
+        """The newest jobs with ids below ``after``, or the oldest above ``before``."""
         every = self._queues.all()
-        queues = every if queue is None else [queue] if queue in every else []
-        found = [job for name in queues for job in self._newest_of(name, status, limit, after)]
-        return sorted(found, key=lambda job: job.id or 0, reverse=True)[:limit]
+        queues = every if wanted.queue is None else [wanted.queue] if wanted.queue in every else []
+        found, rests = list[Job](), list[int]()
+        for name in queues:
+            page = self._of_queue(name, wanted, limit, after, before)
+            found += page.jobs
+            if page.rest is not None:
+                rests.append(page.rest)
+        upwards = before is not None
+        rest = (min if upwards else max)(rests, default=None)
+        if rest is not None:  # beyond it not all queues were looked at
+            found = [job for job in found if (job.id <= rest if upwards else job.id >= rest)]
+        found.sort(key=lambda job: job.id, reverse=not upwards)
+        if len(found) > limit:
+            del found[limit:]
+            rest = found[-1].id
+        return Page(found[::-1] if upwards else found, rest)
 
-    def _newest_of(self, queue: str, status: Status | None, limit: int, after: int | None) -> list[Job]:
-        members = None if status is None else self._few_of(queue, status)
-        if members is None:
-            chunks = self._downwards(queue, after, limit)
+    def _of_queue(
+        self, queue: str, wanted: Filter, limit: int, after: int | None, before: int | None
+    ) -> Page:
+        """The jobs of one queue, in the order of the walk."""
+        members = None if wanted.statuses is None else self._few_of(queue, wanted.statuses)
+        if members is not None:
+            ids = [
+                one for one in members if (after is None or one < after) and (before is None or one > before)
+            ]
+            chunks = _chunks(sorted(ids, reverse=before is None))
+        elif before is not None:
+            chunks = self._upwards(queue, before)
         else:
-            chunks = _chunks(sorted((one for one in members if after is None or one < after), reverse=True))
-        found: list[Job] = []
+            chunks = self._downwards(queue, after, limit)
+        found, looked = list[Job](), 0
         for chunk in chunks:
-            found += [job for job in self.look(queue, chunk) if status is None or job.status is status]
+            jobs = self.look(queue, chunk)
+            jobs.sort(key=lambda job: job.id, reverse=before is None)
+            found += [job for job in jobs if wanted.matches(job)]
+            looked += len(chunk)
             if len(found) >= limit:
-                break
-        return found[:limit]
+                return Page(found[:limit], found[limit - 1].id)
+            if wanted.narrow and looked >= LOOKED_IN_ALL:
+                return Page(found, chunk[-1])
+        return Page(found)
 
-    def _few_of(self, queue: str, status: Status) -> list[int] | None:
-        """The jobs that may have a status, where they are few enough to read them all."""
-        keys, places = self._queues.keys(queue), _PLACES[status]
+    def _few_of(self, queue: str, statuses: Iterable[Status]) -> list[int] | None:
+        """The jobs that may have one of these statuses, where they are few enough to read them all."""
+        keys = self._queues.keys(queue)
+        places = {place for status in statuses for place in _PLACES[status]}
         if sum(self._redis.commands([("ZCARD", keys.key(place)) for place in places])) > FEW:
             return None
         members = self._redis.commands([("ZRANGE", keys.key(place), 0, -1) for place in places])
@@ -164,16 +194,35 @@ class Finder:
         while page := self._redis.command(
             "ZREVRANGEBYSCORE", key, start, "-inf", "WITHSCORES", "LIMIT", 0, step
         ):
-            pairs = (
-                [*page] if isinstance(page[0], (tuple, list)) else [*zip(page[::2], page[1::2], strict=True)]
+            pairs = _pairs(page)
+            yield from _chunks(
+                [
+                    one
+                    for member, _ in pairs
+                    for one in reversed(ids_in(member))
+                    if below is None or one < below
+                ]
             )
-            members = [member for member, _ in pairs]
-            ids = [
-                one for member in members for one in reversed(ids_in(member)) if below is None or one < below
-            ]
-            yield from _chunks(ids)
-            start = f"({float(pairs[-1][1])!r}"
+            start = f"({pairs[-1][1]!r}"
             step = LOOKED_AT_ONCE
+
+    def _upwards(self, queue: str, above: int) -> Iterator[list[int]]:
+        """The ids of a queue, oldest first, as `_downwards`."""
+        key = self._queues.keys(queue).key("ids")
+        first = self._redis.command("ZREVRANGEBYSCORE", key, above, "-inf", "WITHSCORES", "LIMIT", 0, 1)
+        start: Any = f"({above}" if not first else repr(_pairs(first)[0][1])  # a batch may go on above
+        while page := self._redis.command(
+            "ZRANGEBYSCORE", key, start, "+inf", "WITHSCORES", "LIMIT", 0, LOOKED_AT_ONCE
+        ):
+            pairs = _pairs(page)
+            yield from _chunks([one for member, _ in pairs for one in ids_in(member) if one > above])
+            start = f"({pairs[-1][1]!r}"
+
+
+def _pairs(page: list[Any]) -> list[tuple[bytes, float]]:
+    """The members and scores of a reply: pairs, or one after the other."""
+    pairs = page if isinstance(page[0], (tuple, list)) else zip(page[::2], page[1::2], strict=True)
+    return [(member, float(score)) for member, score in pairs]
 
 
 def stored_in(place: str, member: bytes) -> int | None:

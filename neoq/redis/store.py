@@ -11,7 +11,8 @@ from typing import Any, ClassVar, TypeVar
 from neoq.capacity import Room, bounds_of, closed, new_of, refuse_too_many, wanted_of
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable, UnsupportedError
-from neoq.job import Job, Status, to_datetime
+from neoq.filter import ALL, Filter
+from neoq.job import Job, to_datetime
 from neoq.redis.add import Adder, NoRoom
 from neoq.redis.alive import Workers
 from neoq.redis.claim import Claims
@@ -37,6 +38,7 @@ from neoq.store import (
     Lease,
     Notify,
     Outcome,
+    Page,
     QueueCounts,
     Reclaimed,
     Store,
@@ -365,25 +367,20 @@ class RedisStore(Store):
 
     @_mending
     def find(
-        self,
-        *,
-        ids: Iterable[int] | None = None,
-        queue: str | None = None,
-        status: Status | None = None,
-        limit: int = 100,
-        after: int | None = None,
-    ) -> list[Job]:
+        self, wanted: Filter = ALL, *, limit: int = 100, after: int | None = None, before: int | None = None
+    ) -> Page:
         """Snapshots of jobs, newest first."""
-        if ids is None:
-            return self._finder.newest(queue, status, limit, after)
+        if wanted.ids is None:
+            return self._finder.find(wanted, limit, after, before)
         jobs = [
             job
-            for job in self._finder.of_ids(ids)
-            if (queue is None or job.queue == queue)
-            and (status is None or job.status is status)
+            for job in self._finder.of_ids(wanted.ids)
+            if wanted.matches(job)
             and (after is None or job.id < after)
+            and (before is None or job.id > before)
         ]
-        return sorted(jobs, key=lambda job: job.id or 0, reverse=True)[:limit]
+        jobs.sort(key=lambda job: job.id, reverse=True)
+        return Page(jobs[:limit] if before is None else jobs[-limit:])
 
     @_mending
     def counts(self) -> list[QueueCounts]:

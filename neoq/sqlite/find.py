@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from typing import Any
 
-from neoq.job import Job, Status, to_datetime
+from neoq.filter import Filter
+from neoq.job import Status, to_datetime
 from neoq.sqlite.file import SqliteFile
-from neoq.sqlite.rows import COLUMNS, job_of, states_and_status
-from neoq.store import KINDS_LOOKED_AT, QueueCounts, WorkerInfo
+from neoq.sqlite.rows import (
+    COLUMNS,
+    N_DEAD,
+    N_READY,
+    N_RETRYING,
+    N_RUNNING,
+    N_SCHEDULED,
+    job_of,
+    states_and_status,
+)
+from neoq.sqlite.schema import DEAD, NEW, READY, RUNNING, SCHEDULED
+from neoq.store import KINDS_LOOKED_AT, Page, QueueCounts, WorkerInfo
 from neoq.stored import counts_of, kinds_in, number_in, texts_in
+
+LOOKED_AT_ONCE = 10_000  # jobs, for a filter that may leave most of them out
+FEW = 5000  # jobs that are found by the index of their state, and sorted
+MOST = _BEYOND = 2**63 - 1
+_UNSORTED = frozenset({Status.SUCCEEDED, Status.CANCELLED})  # one index has both, and there may be millions
+_KINDS = {READY: (N_READY,), SCHEDULED: (N_SCHEDULED, N_RETRYING), RUNNING: (N_RUNNING,), DEAD: (N_DEAD,)}
 
 _COUNTS = (  # in one statement, because `index_new` changes both
     "select queue, kind, n from neoq_counts where queue <> ''"
@@ -28,32 +46,88 @@ _WAITING_KINDS = (
 )
 
 
-def find(
-    file: SqliteFile,
-    *,
-    ids: Iterable[int] | None,
-    queue: str | None,
-    status: Status | None,
-    limit: int,
-    after: int | None,
-) -> list[Job]:
+def find(file: SqliteFile, wanted: Filter, limit: int, after: int | None, before: int | None) -> Page:
     """Snapshots of jobs, newest first."""
-    where, values = ["1"], []
-    if ids is not None:
-        where.append("id in (select value from json_each(?))")
-        values.append(f"[{','.join(map(str, ids))}]")
-    if status is not None:
-        states, number = states_and_status(status)
-        where.append(f"state in ({','.join(map(str, states))}) and status = {number}")
-    for condition, value in (("queue = ?", queue), ("id < ?", after)):
+    where, values = _conditions(wanted)
+    rest: int | None = None
+    if wanted.narrow:
+        few = _few(file, wanted)
+        if few is None:
+            rest = _end_of_window(file, after, before)
+        else:
+            where.append(few)
+    for condition, value in (
+        ("id < ?", after),
+        ("id > ?", before),
+        ("id >= ?" if before is None else "id <= ?", rest),
+    ):
         if value is not None:
             where.append(condition)
-            values.append(value)  # type: ignore[arg-type]
+            values.append(value)
+    order = "desc" if before is None else "asc"
     rows = file.read(
-        f"select {COLUMNS} from neoq_jobs where {' and '.join(where)} order by id desc limit ?",  # noqa: S608
-        (*values, limit),
+        f"select {COLUMNS} from neoq_jobs where {' and '.join(where)} order by id {order} limit ?",  # noqa: S608
+        (*values, wanted.rows(limit)),
     )
-    return [job_of(row) for row in rows]
+    jobs, rest = wanted.cut([job_of(row) for row in rows], limit, rest)
+    return Page(jobs if before is None else jobs[::-1], rest)
+
+
+def _conditions(wanted: Filter) -> tuple[list[str], list[Any]]:
+    where, values = ["1"], list[Any]()
+    if wanted.ids is not None:
+        where.append("id in (select value from json_each(?))")
+        values.append(f"[{','.join(map(str, wanted.ids))}]")
+    if wanted.statuses is not None:
+        any_of = []
+        for status in wanted.statuses:
+            states, number = states_and_status(status)
+            any_of.append(f"(state in ({','.join(map(str, states))}) and status = {number})")
+        where.append(f"({' or '.join(any_of) or '0'})")
+    for condition, value in (
+        ("queue = ?", wanted.queue),
+        ("kind = ?", wanted.kind),
+        ("key = ?", wanted.key),
+        ("coalesce(finished_at, created_at) >= ?", wanted.since),
+        ("coalesce(finished_at, created_at) < ?", wanted.until),
+        ("instr(error, ?) > 0", wanted.error),
+    ):
+        if value is not None:
+            where.append(condition)
+            values.append(value)
+    for parts in wanted.payload_parts():
+        where.append(f"({' or '.join(['instr(payload, ?) > 0'] * len(parts))})")
+        values += parts
+    return where, values
+
+
+def _few(file: SqliteFile, wanted: Filter) -> str | None:
+    """A condition that an index answers, for jobs of statuses that few have; None for other jobs."""
+    if wanted.statuses is None or wanted.statuses & _UNSORTED:
+        return None
+    states = {state for status in wanted.statuses for state in states_and_status(status)[0]} - {NEW}
+    kinds = {kind for state in states for kind in _KINDS[state]}
+    [(number,)] = file.read(
+        f"select sum(n) from neoq_counts where queue <> '' and kind in ({','.join(map(str, kinds))})"  # noqa: S608
+    )
+    if not isinstance(number or 0, int) or (number or 0) > FEW:
+        return None
+    ids = [f"select id from neoq_jobs where state = {state}" for state in sorted(states)]  # noqa: S608
+    if READY in states:
+        ids.append(
+            "select id from neoq_jobs where id > (select n from neoq_counts where queue = '' and kind = 0)"
+        )
+    return f"id in ({' union all '.join(ids)})"
+
+
+def _end_of_window(file: SqliteFile, after: int | None, before: int | None) -> int | None:
+    """The id of the last job that this call looks at; None where it looks at all that are left."""
+    if before is not None:
+        query, start = "id > ? order by id", before
+    else:
+        query, start = "id < ? order by id desc", _BEYOND if after is None else after
+    query = f"select id from neoq_jobs where {query} limit 1 offset {LOOKED_AT_ONCE - 1}"  # noqa: S608
+    return next((job_id for (job_id,) in file.read(query, (start,))), None)
 
 
 def counts(file: SqliteFile, now: float) -> list[QueueCounts]:

@@ -16,6 +16,7 @@ import neoq.sqlite.settle as sqlite_settle
 from neoq.capacity import Room, bounds_of, new_of, no_room, refuse_too_many, wanted_of
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
+from neoq.filter import ALL, Filter
 from neoq.job import Job, Status, to_datetime
 from neoq.loop import Loop
 from neoq.sqlite.alive import Seen, Sign
@@ -35,6 +36,7 @@ from neoq.store import (
     Lease,
     Notify,
     Outcome,
+    Page,
     QueueCounts,
     Reclaimed,
     Store,
@@ -309,16 +311,10 @@ class SqliteStore(Store):
     # -- looking and operating --------------------------------------------------------------------------
 
     def find(
-        self,
-        *,
-        ids: Iterable[int] | None = None,
-        queue: str | None = None,
-        status: Status | None = None,
-        limit: int = 100,
-        after: int | None = None,
-    ) -> list[Job]:
+        self, wanted: Filter = ALL, *, limit: int = 100, after: int | None = None, before: int | None = None
+    ) -> Page:
         """Snapshots of jobs, newest first."""
-        return sqlite_look.find(self._file, ids=ids, queue=queue, status=status, limit=limit, after=after)
+        return sqlite_look.find(self._file, wanted, min(limit, sqlite_look.MOST), after, before)
 
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""

@@ -23,6 +23,7 @@ from neoq.testing.cases.attempts import AftermathCases, SurroundingsCases, Undon
 from neoq.testing.cases.capacity import CapacityCases
 from neoq.testing.cases.durable import DurableCases, LeaseCases, SharedCases, TransactionCases
 from neoq.testing.cases.endings import DrainCases, ForkCases, ShutdownCases
+from neoq.testing.cases.filters import FilterCases
 from neoq.testing.cases.interrupts import CancelRunningCases, DeadlineCases, TimeoutCases
 from neoq.testing.cases.listening import LifeCases, ListenCases, MiddlewareCases
 from neoq.testing.cases.operating import (
@@ -70,6 +71,7 @@ class BackendConformance(
     DeleteCases,
     PauseCases,
     LookingCases,
+    FilterCases,
     ListenCases,
     MiddlewareCases,
     LifeCases,

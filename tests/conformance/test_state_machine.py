@@ -315,7 +315,7 @@ class StoreMachine(RuleBasedStateMachine):
                 assert got.id == holder.id
                 model.meet(holder, job)
                 if not self.own_clock and holder.waits:
-                    [found] = store.store.find(ids=[holder.id])
+                    [found] = store.store.of_ids([holder.id])
                     assert found.run_after is not None
                     holder.run_after = found.run_after.timestamp()
         if twice:
@@ -505,7 +505,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def as_stored(self, job: Modelled) -> float:
         """The time that the store has just given a job: now, on a clock which may not be ours."""
-        [found] = self.stores[0].store.find(ids=[job.id])
+        [found] = self.stores[0].store.of_ids([job.id])
         assert found.run_after is not None
         at = found.run_after.timestamp()
         assert at == self.model.now if self.own_clock else at <= time.time() + 1
@@ -544,7 +544,7 @@ class StoreMachine(RuleBasedStateMachine):
         if not hasattr(self, "stores"):
             return
         for store in self.stores:
-            jobs = store.store.find(limit=EVERYTHING)
+            jobs = store.store.find(limit=EVERYTHING).jobs
             known = [job.seen() for job in sorted(self.model.jobs.values(), key=lambda job: -job.id)]
             assert [seen(job) for job in jobs] == known
 

@@ -204,5 +204,5 @@ def _statuses(backend: neoq.Backend, ids: list[int]) -> dict[int, neoq.Status]:
     found: dict[int, neoq.Status] = {}
     for start in range(0, len(ids), 500):
         part = ids[start : start + 500]
-        found |= {job.id: job.status for job in backend.store.find(ids=part, limit=len(part)) if job.id}
+        found |= {job.id: job.status for job in backend.store.of_ids(part) if job.id}
     return found

@@ -82,6 +82,8 @@ create table history (
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 create index history_ended on history (finished_at) where status <> 4;
 create index history_died on history (finished_at) where status = 4;
+-- What most jobs are not, so that those few are found among millions.
+create index history_rare on history (status, id) where status <> 3;
 
 -- How many jobs of a queue have ended how: one row for each change, summed up now and then.
 create table counters (

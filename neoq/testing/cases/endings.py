@@ -20,6 +20,7 @@ from neoq.engine.report import ShutdownReport
 from neoq.errors import BackendClosedError, NeoqError, ShutdownRequested
 from neoq.job import Job, Status
 from neoq.retry import RetryPolicy
+from neoq.store import Page
 from neoq.testing.cases.suite import (
     LATER,
     PATIENCE,
@@ -342,10 +343,10 @@ class ShutdownCases(Suite):
             waiters.add(threading.get_ident())
             return backend.wait(id_of(job))
 
-        def find_late(**options: Any) -> list[Job]:
+        def find_late(*arguments: Any, **options: Any) -> Page:
             if gate.is_set() and threading.get_ident() in waiters:
                 closed.wait(PATIENCE)
-            return find(**options)
+            return find(*arguments, **options)
 
         waiter = Background(wait)
         assert waiter.blocks()

@@ -480,11 +480,11 @@ class ChangeCases(StoreSuite):
         assert idle.store.change([], "cancel").done == frozenset()
 
     def test_find_by_ids(self, idle: Backend) -> None:
-        """find(ids=...) returns those that exist, newest first."""
+        """of_ids() returns those that exist, newest first."""
         jobs = idle.store.add([prepared("q", {"n": n}) for n in range(4)], token=b"")
         wanted = [id_of(jobs[n]) for n in (0, 3, 1)]
-        assert numbers(idle.store.find(ids=[*wanted, 2**40])) == [3, 1, 0]
-        assert idle.store.find(ids=[]) == []
+        assert numbers(idle.store.of_ids([*wanted, 2**40])) == [3, 1, 0]
+        assert idle.store.of_ids([]) == []
 
     def test_nothing_is_reclaimed_from_the_living(self, idle: Backend) -> None:
         """reclaim() leaves live leases alone."""

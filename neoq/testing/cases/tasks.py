@@ -9,7 +9,7 @@ from neoq.backend import Backend
 from neoq.job import Job, Status
 from neoq.store import Demand
 from neoq.testing.cases.seam import StoreSuite, claim, numbers
-from neoq.testing.cases.suite import PATIENCE, Make, Suite, eventually, needs, prepared
+from neoq.testing.cases.suite import PATIENCE, Make, Suite, eventually, id_of, needs, prepared
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
 
@@ -71,7 +71,7 @@ class ClaimByKindCases(StoreSuite):
         """A job that is looked up or claimed has the kind that it was given."""
         job = prepared("q", {"n": 0}, kind="shop.mail.send")
         [added] = idle.store.add([job], token=b"")
-        assert [found.kind for found in idle.store.find(ids=[added.id])] == ["shop.mail.send"]
+        assert [found.kind for found in idle.store.of_ids([id_of(added)])] == ["shop.mail.send"]
         assert [found.kind for found in claim(idle)] == ["shop.mail.send"]
 
 

@@ -1,0 +1,54 @@
+"""Search: the jobs of a store that a filter takes, page by page, each call of the store a short one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from neoq.filter import Filter
+from neoq.job import FINISHED, Job, Status
+from neoq.store import Store
+
+UNFINISHED = Filter(statuses=frozenset(Status) - FINISHED)
+PAGE = 500  # jobs that one call of a store returns, so that it holds nobody up for long
+_COUNTED = FINISHED | {Status.RUNNING}  # of these a store knows the number
+
+
+def page_of(
+    store: Store, wanted: Filter, *, limit: int, after: int | None = None, before: int | None = None
+) -> list[Job]:
+    """The newest jobs below the id ``after``, or the oldest above the id ``before``; newest first."""
+    found: list[Job] = []
+    while len(found) < limit:
+        page = store.find(wanted, limit=limit - len(found), after=after, before=before)
+        found = [*found, *page.jobs] if before is None else [*page.jobs, *found]
+        if page.rest is None:
+            break
+        after, before = (page.rest, None) if before is None else (None, page.rest)
+    return found
+
+
+def pages(store: Store, wanted: Filter) -> Iterator[list[Job]]:
+    """All jobs, newest first, in pages; those that come in between are left out."""
+    after: int | None = None
+    while True:
+        page = store.find(wanted, limit=PAGE, after=after)
+        if page.jobs:
+            yield page.jobs
+        if (after := page.rest) is None:
+            return
+
+
+def count(store: Store, wanted: Filter, at_most: int | None = None) -> int:
+    """How many jobs there are; ``at_most`` where there are as many or more."""
+    number = 0
+    statuses = wanted.statuses or frozenset()
+    if statuses and statuses <= _COUNTED and wanted == Filter(queue=wanted.queue, statuses=statuses):
+        for counts in store.counts():
+            if wanted.queue in {None, counts.queue}:
+                number += sum(getattr(counts, status.value) for status in statuses)
+        return number if at_most is None else min(number, at_most)
+    for page in pages(store, wanted):
+        number += len(page)
+        if at_most is not None and number >= at_most:
+            return at_most
+    return number

@@ -1,0 +1,216 @@
+"""Jobs chosen by what they are: looked at, counted and changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from neoq.backend import Backend
+from neoq.errors import InvalidJobError
+from neoq.filter import Filter
+from neoq.job import Job, Status
+from neoq.testing.cases.suite import LATER, Suite, ended, id_of, ignore, reached
+
+
+def fails(job: Job) -> None:
+    """Fail with the text in the payload, if there is one."""
+    if "error" in job.payload:
+        raise RuntimeError(job.payload["error"])
+
+
+def numbers(jobs: list[Job]) -> list[Any]:
+    """What is called n in each payload."""
+    return [job.payload.get("n") for job in jobs]
+
+
+class FilterCases(Suite):
+    """jobs(), count() and the changes of all jobs that a filter takes."""
+
+    @pytest.fixture
+    def ended_jobs(self, backend: Backend) -> list[Job]:
+        """Six jobs of two queues that have ended, of which two are dead."""
+        for queue in ("p", "q"):
+            backend.listen(queue, fails, max_retries=0)
+        jobs = []
+        for n in range(6):
+            error = {"error": f"bad {n}\nline" if n == 1 else f"worse {n}"} if n in {1, 4} else {}
+            options: dict[str, Any] = {"key": f"k{n % 2}"} if n < 4 else {}
+            payload = {"n": n, "user": {"id": n % 3, "name": "x" * (n % 3)}, "tags": [n, "t"], **error}
+            jobs.append(ended(backend, backend.enqueue("pq"[n % 2], payload, **options)))
+        return jobs
+
+    @pytest.mark.parametrize(
+        ("filters", "expected"),
+        [
+            ({}, [5, 4, 3, 2, 1, 0]),
+            ({"queue": "p"}, [4, 2, 0]),
+            ({"status": Status.DEAD}, [4, 1]),
+            ({"status": "succeeded"}, [5, 3, 2, 0]),
+            ({"queue": "q", "status": Status.DEAD}, [1]),
+            ({"status": Status.CANCELLED}, []),
+            ({"key": "k1"}, [3, 1]),
+            ({"key": "k"}, []),
+            ({"kind": "unknown"}, []),
+            ({"error": "bad 1\nli"}, [1]),
+            ({"error": "RuntimeError: w"}, [4]),
+            ({"error": "%"}, []),
+            ({"payload": {"n": 3}}, [3]),
+            ({"payload": {"user.id": 1}}, [4, 1]),
+            ({"payload": {"user.id": 1.0, "n": 4}}, [4]),
+            ({"payload": {"user.name": "xx"}}, [5, 2]),
+            ({"payload": {"user.name": ""}}, [3, 0]),
+            ({"payload": {"tags.0": 5}}, [5]),
+            ({"payload": {"tags.1": "t"}, "queue": "q"}, [5, 3, 1]),
+            ({"payload": {"n": True}}, []),
+            ({"payload": {"n": None}}, []),
+            ({"payload": {"absent": None}}, []),
+            ({"payload": {"n.m": 3}}, []),
+            ({"since": timedelta(hours=1), "key": "k0"}, [2, 0]),
+            ({"until": timedelta(hours=1)}, []),
+            ({"until": datetime(2100, 1, 1, tzinfo=UTC), "queue": "q"}, [5, 3, 1]),
+        ],
+        ids=str,
+    )
+    def test_each_filter(
+        self, backend: Backend, ended_jobs: list[Job], filters: dict[str, Any], expected: list[int]
+    ) -> None:
+        """jobs() returns the jobs for which all conditions hold, newest first; count() their number."""
+        assert numbers(backend.jobs(**filters)) == expected
+        assert numbers(backend.jobs(limit=1, **filters)) == expected[:1]
+        assert backend.count(**filters) == len(expected)
+        assert backend.count(at_most=1, **filters) == min(1, len(expected))
+        newest, oldest = id_of(ended_jobs[5]), id_of(ended_jobs[0])
+        assert numbers(backend.jobs(after=newest, **filters)) == [n for n in expected if n < 5]
+        assert numbers(backend.jobs(before=oldest, **filters)) == [n for n in expected if n > 0]
+
+    def test_pages_in_both_directions(self, backend: Backend, ended_jobs: list[Job]) -> None:
+        """Before turns back to the page that after has left."""
+        ids = [id_of(job) for job in reversed(ended_jobs)]
+        first = backend.jobs(limit=2)
+        second = backend.jobs(limit=2, after=id_of(first[-1]))
+        assert [job.id for job in (*first, *second)] == ids[:4]
+        assert [job.id for job in backend.jobs(limit=2, before=id_of(second[0]))] == ids[:2]
+        assert [job.id for job in backend.jobs(limit=2, before=ids[5], queue="q")] == [ids[2], ids[4]]
+        assert [job.id for job in backend.jobs(limit=9, before=ids[2], status=Status.DEAD)] == [ids[1]]
+        assert backend.jobs(before=ids[0]) == []
+        with pytest.raises(InvalidJobError, match="after and before"):
+            backend.jobs(before=ids[0], after=ids[0])
+
+    def test_times_are_of_the_end(self, backend: Backend) -> None:
+        """Since and until are about the end of a job, and about its creation where it waits."""
+        backend.listen("q", ignore)
+        waits = backend.enqueue("q", {"n": 0}, run_after=LATER)
+        late = backend.enqueue("q", {"n": 1}, run_after=0.3)
+        done = ended(backend, late)
+        between = done.created_at + (done.finished_at - done.created_at) / 2  # type: ignore[operator]
+        assert numbers(backend.jobs("q", since=between)) == [1]
+        assert numbers(backend.jobs("q", until=between)) == [0]
+        assert numbers(backend.jobs("q", until=waits.created_at)) == []
+
+    def test_a_rare_job_among_many(self, waiting: Backend) -> None:
+        """Jobs are found though a store looks at fewer than all of them in a call."""
+        waiting.listen("q", ignore, capacity=None)
+        number = 10_500
+        for start in range(0, number, 500):
+            waiting.enqueue_many([Job("q", {"n": n}, unique=False) for n in range(start, start + 500)])
+        assert numbers(waiting.jobs(payload={"n": 7})) == [7]
+        assert numbers(waiting.jobs(payload={"n": number - 7})) == [number - 7]
+        page = waiting.store.find(Filter(payload=((("n",), 7),)), limit=10)
+        assert (page.jobs, page.rest is None) == ([], False)
+        assert waiting.count(queue="q") == number
+        assert waiting.count(queue="q", at_most=700) == 700
+
+    @pytest.mark.parametrize(
+        ("filters", "named"),
+        [
+            ({"status": "done"}, "status is 'done'"),
+            ({"queue": ""}, "queue is ''"),
+            ({"kind": 5}, "kind is 5"),
+            ({"key": ""}, "key is ''"),
+            ({"error": "a\0b"}, "error is"),
+            ({"since": datetime(2026, 1, 1)}, "since is the naive datetime"),  # noqa: DTZ001
+            ({"until": -5}, "until is -5, in the future"),
+            ({"since": 5, "until": 60}, "since is not before until"),
+            ({"payload": {}}, "payload is {}"),
+            ({"payload": "x"}, "payload is 'x'"),
+            ({"payload": {"a..b": 1}}, r"path 'a\.\.b'"),
+            ({"payload": {"a": [1]}}, r"payload\['a'\] is \[1\]"),
+            ({"payload": {"a": float("nan")}}, r"payload\['a'\] is nan"),
+        ],
+        ids=str,
+    )
+    def test_a_bad_filter_is_named(self, waiting: Backend, filters: dict[str, Any], named: str) -> None:
+        """A filter that means nothing is refused wherever it is given."""
+        calls: list[Callable[..., Any]] = [waiting.jobs, waiting.count, waiting.retry_all]
+        for call in calls:
+            with pytest.raises(InvalidJobError, match=named):
+                call(**filters)
+        with pytest.raises(TypeError, match="colour"):
+            waiting.count(colour="red")  # type: ignore[call-arg]
+
+    @pytest.mark.parametrize("action", ["retry_all", "cancel_all", "delete_all"])
+    def test_a_change_without_a_filter(self, waiting: Backend, action: str) -> None:
+        """A change of all jobs there are is refused: it is seldom meant."""
+        waiting.listen("q", ignore)
+        waiting.enqueue("q")
+        with pytest.raises(InvalidJobError, match="needs a filter"):
+            getattr(waiting, action)()
+        with pytest.raises(InvalidJobError, match="needs a filter"):
+            getattr(waiting, action)(queue=None)
+        assert len(waiting.jobs(status=Status.PENDING)) == 1
+
+    def test_cancel_all(self, waiting: Backend) -> None:
+        """cancel_all() cancels the unfinished jobs that the filters take, also more than a page of them."""
+        waiting.listen("q", ignore)
+        waiting.enqueue_many([Job("q", {"n": n, "odd": n % 2 == 1}) for n in range(1100)])
+        assert waiting.cancel_all(queue="q", payload={"odd": True}) == 550
+        assert waiting.cancel_all(queue="q", payload={"odd": True}) == 0
+        assert waiting.count(status="pending") == 550
+        assert waiting.count(status="cancelled") == 550
+
+    @pytest.mark.usefixtures("ended_jobs")
+    def test_retry_all(self, backend: Backend) -> None:
+        """retry_all() runs the dead jobs that the filters take again, and no waiting one before its time."""
+        waits = backend.enqueue("q", {"n": 7, "user": {"id": 1}}, run_after=LATER)
+        for queue in ("p", "q"):
+            backend.pause(queue)
+        assert backend.retry_all(payload={"user.id": 1}) == 2
+        assert numbers(backend.jobs(status=Status.DEAD)) == []
+        assert numbers(backend.jobs(status=Status.PENDING)) == [7, 4, 1]
+        again = backend.get(id_of(waits))
+        assert again is not None
+        assert again.run_after == waits.run_after
+        assert backend.retry_all(error="worse") == 0
+
+    def test_retry_all_leaves_what_is_taken(self, backend: Backend) -> None:
+        """A dead job whose fingerprint is taken is left as it is, and not counted."""
+        backend.listen("q", fails, max_retries=0)
+        dead = [ended(backend, backend.enqueue("q", {"n": n, "error": "x"})) for n in range(3)]
+        backend.pause("q")
+        backend.enqueue("q", dead[1].payload)
+        assert backend.retry_all(status=Status.DEAD) == 2
+        assert numbers(backend.jobs(status=Status.DEAD)) == [1]
+
+    @pytest.mark.usefixtures("ended_jobs")
+    def test_delete_all(self, backend: Backend) -> None:
+        """delete_all() forgets the jobs that the filters take."""
+        assert backend.delete_all(queue="p", status=Status.SUCCEEDED) == 2
+        assert numbers(backend.jobs()) == [5, 4, 3, 1]
+        assert backend.delete_all(since=timedelta(hours=1)) == 4
+        assert backend.jobs() == []
+
+    def test_jobs_that_run_are_cancelled_and_kept(self, backend: Backend, gate: Any) -> None:
+        """cancel_all() interrupts the jobs that run; delete_all() leaves them."""
+
+        def hold(_job: Job) -> None:
+            while not gate.wait(0.005):
+                pass
+
+        backend.listen("q", hold, max_retries=0)
+        job = reached(backend, backend.enqueue("q"), Status.RUNNING)
+        assert backend.delete_all(queue="q") == 0
+        assert backend.cancel_all(queue="q") == 1
+        assert ended(backend, job).status is Status.CANCELLED
