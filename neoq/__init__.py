@@ -35,6 +35,7 @@ from neoq.version import __version__ as __version__
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from neoq.attempts import Attempt
     from neoq.backend import Backend, Stats
     from neoq.config import Config
     from neoq.engine.interrupt import current_job
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from neoq.tasks import JobFailed, Task, TaskJob, Tasks
 
 __all__ = [
+    "Attempt",
     "Backend",
     "BackendClosedError",
     "BackendError",
@@ -104,6 +106,7 @@ _ON_DEMAND = {
     "MemBackend": "neoq.mem_backend",
     "PostgresBackend": "neoq.postgres",
     "QueueCounts": "neoq.store",
+    "Attempt": "neoq.attempts",
     "RedisBackend": "neoq.redis",
     "RetryPolicy": "neoq.retry",
     "ShutdownReport": "neoq.engine.report",

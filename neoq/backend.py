@@ -11,6 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypedDict, TypeVar, Unpack, overload
 
+from neoq.attempts import Attempt, attempts_of
 from neoq.boundary import entrances
 from neoq.clock import Clock, machine
 from neoq.config import Config, OnError, query_of
@@ -686,6 +687,15 @@ class Backend:
         an unfinished job of the same queue, whose runners could all wait for one another.
         """
         return self.engine.wait(checked_id(job_id), _seconds(timeout))
+
+    def attempts(self, job_id: int) -> list[Attempt]:
+        """The attempts of a job that are over, oldest first, at most the newest 20; [] for an unknown one.
+
+        An attempt that failed, timed out, was abandoned, or whose process died leaves one, and so does the
+        one that succeeds. One that was snoozed, cancelled or given back does not.
+        """
+        job = self.get(job_id)
+        return [] if job is None else attempts_of(job)
 
     def stats(self) -> Stats:
         """This backend in numbers."""

@@ -71,7 +71,7 @@ PENDING = Status.PENDING
 FINISHED = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED})
 
 
-class Attempt(Protocol):
+class RunningAttempt(Protocol):
     """What a running job asks of the thread that runs it."""
 
     job: Job | None
@@ -134,7 +134,7 @@ class Record:
     token: int  # of the lease that holds it, 0: nobody's
     cancel_asked: bool
     completed: bool  # by its handler, in a transaction that is the handler's to commit
-    slot: Attempt | None
+    slot: RunningAttempt | None
 
     priority: int = 0
     retries: int = 0
@@ -152,6 +152,7 @@ class Record:
     meta: Mapping[str, str] = _NO_META
     worker: str | None = None
     crashes: int = 0
+    failed_attempts: bytes | None = None  # see attempts.py
 
     asked_run_after: Asked = (None, None)
     asked_deadline: Asked = (None, None)
@@ -382,7 +383,7 @@ class Job(Record):
         """
         self._running_slot("complete").complete(self, connection, result)
 
-    def _running_slot(self, method: str) -> Attempt:
+    def _running_slot(self, method: str) -> RunningAttempt:
         slot = self.slot
         if slot is None or slot.job is not self:
             raise NeoqError(

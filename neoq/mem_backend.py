@@ -589,6 +589,7 @@ class MemStore(DirectStore):
         if outcome.failure is not None:
             record.error = f"{outcome.failure.type}: {outcome.failure.message}"
             record.traceback = outcome.failure.traceback
+            record.failed_attempts = outcome.failed_attempts or record.failed_attempts
         self._jobs[job.id] = record  # not sooner: what raises before, as out of memory, has changed nothing
         state.running -= 1
         if outcome.status in FINISHED:

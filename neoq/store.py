@@ -15,6 +15,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+from neoq.attempts import one_more
 from neoq.filter import ALL, Filter
 from neoq.job import FINISHED, DuplicateJobError, Job, Status
 from neoq.reentry import GUARDED, guarded
@@ -67,6 +68,7 @@ class Failure(NamedTuple):
     traceback: str
 
 
+WORKER_DIED = "WorkerDied: the process ended, or was silent for as long as a lease"
 ROLLED_BACK = Failure("RolledBack", "the transaction that job.complete() settled it in was rolled back", "")
 
 
@@ -75,7 +77,8 @@ class Outcome(NamedTuple):
 
     ``status`` is SUCCEEDED, DEAD, CANCELLED, RETRYING (failed, again at ``run_after``) or PENDING (given
     back or snoozed). ``charged`` says whether the attempt counts as a retry. Times are seconds since the
-    epoch on this process's clock.
+    epoch on this process's clock. ``failed_attempts`` takes the place of what the job has
+    there; None leaves it.
     """
 
     lease: Lease
@@ -87,6 +90,7 @@ class Outcome(NamedTuple):
     failure: Failure | None = None
     result: bytes | None = None
     follow: tuple[Job, ...] = ()
+    failed_attempts: bytes | None = None
 
 
 def lease_of(job: Job) -> Lease:
@@ -142,12 +146,14 @@ def record_outcome(job: Job, outcome: Outcome, now: float) -> None:
     if outcome.failure is not None:
         job.error = f"{outcome.failure.type}: {outcome.failure.message}"
         job.traceback = outcome.failure.traceback
+    job.failed_attempts = outcome.failed_attempts or job.failed_attempts
     _end_lease(job, status, outcome.finished_at or now)
 
 
 def record_crash(job: Job, max_crashes: int, now: float) -> None:
     """Write into the record of a running job that its worker died, as `Store.reclaim` is to."""
     job.crashes += 1
+    job.failed_attempts = crashed(job, now)
     status = Status.RETRYING if job.retries else Status.PENDING
     if job.cancel_asked:
         status = Status.CANCELLED
@@ -155,6 +161,11 @@ def record_crash(job: Job, max_crashes: int, now: float) -> None:
         status = Status.DEAD
         job.error = f"WorkerDied: {job.crashes} workers died while they ran it (max_crashes)"
     _end_lease(job, status, now)
+
+
+def crashed(job: Job, now: float) -> bytes:
+    """The failed attempts of a running job whose worker died, with that one."""
+    return one_more(job.failed_attempts, WORKER_DIED, started=job.started, finished=now, worker=job.worker)
 
 
 def _end_lease(job: Job, status: Status, now: float) -> None:

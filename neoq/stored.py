@@ -52,9 +52,9 @@ def read(fields: Mapping[str, Any], *, problems: Sequence[str] = ()) -> Job:
 
     ``fields`` has what the store keeps, by these names: id, queue, status and uniqueness (their numbers in
     `STATUSES` and `UNIQUENESS`), priority, retries, max_retries, crashes, run_after, created_at, deadline,
-    ran_at, finished_at, fingerprint, kind, key, group, meta, payload, result, error, traceback, progress,
-    progress_text, token, worker, cancel, waits. What is left out is as in a new job; a payload or result that
-    is left out is kept elsewhere. ``problems`` are those that the store has found already.
+    ran_at, finished_at, fingerprint, kind, key, group, meta, payload, result, error, traceback, attempts,
+    progress, progress_text, token, worker, cancel, waits. What is left out is as in a new job; a payload or
+    result that is left out is kept elsewhere. ``problems`` are those that the store has found already.
     """
     reader = _Reader(fields, problems)
     job = blank(reader.get("queue", _name, "") or "")
@@ -89,6 +89,8 @@ def _read_passing(job: Job, fields: Mapping[str, Any]) -> None:
     job.error = _shown(fields.get("error"))
     job.traceback = _shown(fields.get("traceback"))
     job.worker = _shown(fields.get("worker"))
+    attempts = fields.get("attempts")
+    job.failed_attempts = bytes(attempts) if isinstance(attempts, (bytes, memoryview)) else None
     token = fields.get("token")
     job.token = token if type(token) is int else 0
     job.cancel_asked = bool(fields.get("cancel"))

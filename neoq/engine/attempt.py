@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from neoq.attempts import one_more
 from neoq.boundary import wall
 from neoq.bounds import MAX_ERROR, MAX_TRACEBACK, MAX_TYPE, cut
 from neoq.engine.listener import Listener
@@ -211,11 +212,24 @@ def _unless_committed(job: Job, listener: Listener, started: float) -> Outcome:
     The effects are undone then, so it has failed, although the handler returned.
     """
     now = listener.clock.time()
-    lease = lease_of(job)
     delay = _delay(job, listener, NeoqError(ROLLED_BACK.message))
-    if delay is None:
-        return Outcome(lease, Status.DEAD, None, False, started, now, ROLLED_BACK)
-    return Outcome(lease, Status.RETRYING, latest(now + delay), True, started, now, ROLLED_BACK)
+    return _failed(job, started, now, ROLLED_BACK, None if delay is None else latest(now + delay))
+
+
+def _failed(job: Job, started: float, now: float, failure: Failure, again: float | None) -> Outcome:
+    """The outcome of an attempt that failed: the job runs again at that time, or is dead."""
+    status = Status.DEAD if again is None else Status.RETRYING
+    attempts = one_more(
+        job.failed_attempts,
+        f"{failure.type}: {failure.message}",
+        failure.traceback,
+        started=started,
+        finished=now,
+        worker=job.worker,
+    )
+    return Outcome(
+        lease_of(job), status, again, again is not None, started, now, failure, failed_attempts=attempts
+    )
 
 
 def _encoded(result: Any, job: Job, listener: Listener) -> bytes | None:
@@ -238,10 +252,9 @@ def _at_least(
     if asked is JobCancelled:
         return Outcome(lease, Status.CANCELLED, None, False, started, now)
     if asked is DeadlineExceeded or job.retries >= _max_retries(job, listener):
-        return Outcome(lease, Status.DEAD, None, False, started, now, failure)
+        return _failed(job, started, now, failure, None)
     policy = RetryPolicy() if callable(listener.retry.delay) else listener.retry
-    again = latest(now + policy.seconds(job.retries))
-    return Outcome(lease, Status.RETRYING, again, True, started, now, failure)
+    return _failed(job, started, now, failure, latest(now + policy.seconds(job.retries)))
 
 
 def _unread(error: BaseException) -> Failure:
@@ -277,7 +290,7 @@ def _judge(
         return Outcome(lease_of(job), Status.PENDING, again, False, started, now), None, _say_nothing
     if isinstance(error, Discard):
         failure = describe(error)
-        outcome = Outcome(lease_of(job), Status.DEAD, None, False, started, now, failure)
+        outcome = _failed(job, started, now, failure, None)
         text = "job %s of %s was discarded: %s"
         return outcome, None, partial(info, text, job.id, job.queue, failure.message)
     if isinstance(error, JobInterrupted) and asked is not None and not error.args:
@@ -297,10 +310,7 @@ def _judge_failure(
     now = listener.clock.time()
     failure = describe(error)
     delay = None if asked is DeadlineExceeded else _delay(job, listener, error)
-    if delay is None:
-        outcome = Outcome(lease_of(job), Status.DEAD, None, False, started, now, failure)
-    else:
-        outcome = Outcome(lease_of(job), Status.RETRYING, latest(now + delay), True, started, now, failure)
+    outcome = _failed(job, started, now, failure, None if delay is None else latest(now + delay))
     return outcome, error, partial(_log_failure, job, listener, error, failure, delay)
 
 

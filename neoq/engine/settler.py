@@ -220,7 +220,9 @@ def _plain(outcome: Outcome) -> Outcome:
     failure = outcome.failure
     if failure is not None:
         failure = Failure(*map(_in_ascii, failure))
-    return outcome._replace(lease=outcome.lease._replace(progress=None), failure=failure, result=None)
+    return outcome._replace(
+        lease=outcome.lease._replace(progress=None), failure=failure, result=None, failed_attempts=None
+    )
 
 
 def _dead(outcome: Outcome) -> Outcome:

@@ -32,7 +32,7 @@ _ON_DUPLICATE: dict[OnDuplicate, int] = {"return": 0, "raise": 1, "replace": 2}
 MOST = 2**31 - 1  # rows
 LOOKED_AT_ONCE = 10_000  # jobs of a table, for a filter that may leave most of them out
 _BEYOND = 2**63 - 1
-_PLAIN = (0, 0, 1, *(None,) * 10)  # what most jobs have from crashes on
+_PLAIN = (0, 0, 1, *(None,) * 11)  # what most jobs have from crashes on
 
 
 class Arrays:
@@ -55,7 +55,7 @@ def _hexadecimal(values: Sequence[bytes | None]) -> list[str | None]:
 
 # The types of the columns that the statements return, as `portable` takes them.
 ADDED = "nnfffnn"
-SNAPSHOT = "ntnnffnnnnfttttbbfttftntnnfb"
+SNAPSHOT = "ntnnffnnnnfttttbbfttftntnnfbb"
 
 BINARY, LISTS = Arrays(binary=True), Arrays(binary=False)
 
@@ -147,11 +147,12 @@ _FIND = (  # the columns of a `find_query`, as `read` calls them
     *("id", "queue", "status", "priority", "run_after", "created_at", "uniqueness", "crashes", "retries"),
     *("max_retries", "deadline", "fingerprint", "kind", "key", "group", "meta", "payload", "ran_at", "error"),
     *("traceback", "progress", "progress_text", "token", "worker", "cancel", "waits", "finished_at"),
-    "result",
+    *("result", "attempts"),
 )
 _CLAIM = (
     *("id", "queue", "priority", "run_after", "created_at", "payload", "crashes", "retries", "uniqueness"),
     *("max_retries", "deadline", "fingerprint", "kind", "key", "group", "meta", "error", "traceback"),
+    "attempts",
 )
 
 
@@ -198,7 +199,7 @@ def _claimed(row: Sequence[Any], token: int, worker: str) -> Job:
     job.special = True
     if row[6:] != _PLAIN:
         job.crashes, job.retries, uniqueness, job.max_retries, job.expires, job.own_fingerprint = row[6:12]
-        job.kind, job.key, job.group, meta, job.error, job.traceback, _ = row[12:]
+        job.kind, job.key, job.group, meta, job.error, job.traceback, job.failed_attempts, _ = row[12:]
         job.unique = UNIQUENESS[uniqueness]
         if meta is not None:
             take_meta(job, orjson.loads(meta))
@@ -215,7 +216,9 @@ def _job_of(row: Sequence[Any]) -> Job:
     job.crashes, job.retries, job.max_retries, job.expires, job.own_fingerprint = row[7:12]
     job.kind, job.key, job.group, meta, data, job.started, job.error, job.traceback = row[12:20]
     progress, progress_text, token, job.worker, job.cancel_asked, job.waits = row[20:26]
-    job.finished_on, result = row[26:]
+    job.finished_on, result, attempts = row[26:]
+    if attempts is not None:
+        job.failed_attempts = bytes(attempts)
     job.status = STATUS_OF[status]
     job.body = bytes(data)
     job.parsed = payload_of(job.body)
@@ -356,6 +359,7 @@ def settle_values(
             [failure and text(f"{failure.type}: {failure.message}") for failure in failures]
         ),
         "tracebacks": arrays.texts([failure and text(failure.traceback) for failure in failures]),
+        "attempts": arrays.byteas([outcome.failed_attempts for outcome in outcomes]),
         "results": arrays.byteas([outcome.result for outcome in outcomes]),
         "fractions": arrays.float8s([fraction for fraction, _ in progress]),
         "texts": arrays.texts([text(words) for _, words in progress]),

@@ -12,7 +12,7 @@ _SNAPSHOT = """
 """
 _CLAIMED = """
     id, queue, priority, run_after, created_at, payload, crashes, retries, uniqueness, max_retries, deadline,
-    fingerprint, kind, key, batch, meta, error, traceback
+    fingerprint, kind, key, batch, meta, error, traceback, attempts
 """
 
 
@@ -62,7 +62,8 @@ class Statements:
         settle = self._call(
             "settle",
             "ids bigint[], tokens bigint[], statuses smallint[], run_after float8[], charged boolean[], "
-            "started float8[], finished float8[], errors text[], tracebacks text[], results bytea[], "
+            "started float8[], finished float8[], errors text[], tracebacks text[], attempts bytea[], "
+            "results bytea[], "
             "fractions float8[], texts text[], skew float8, keep boolean, completed boolean, skip boolean",
         )
         self.settle = f"select * from {settle}"
@@ -91,7 +92,8 @@ class Statements:
         dead = self._call("dead_workers", "me int, quiet float8, gone float8, class int")
         self.dead_workers = f"select 1 from {dead} limit 1"
         reclaim = self._call(
-            "reclaim", "me int, quiet float8, gone float8, class int, uptime float8, max_crashes int"
+            "reclaim",
+            "me int, quiet float8, gone float8, class int, uptime float8, max_crashes int, why text",
         )
         self.reclaim = f"select {self._unfinished()} from {reclaim}"
         self.bound_crashes = (
@@ -188,7 +190,7 @@ class Statements:
 
     def _look(self) -> None:
         s = self._schema
-        finished = f"{_SNAPSHOT}, 0::bigint, null::text, false, false, finished_at, result"
+        finished = f"{_SNAPSHOT}, 0::bigint, null::text, false, false, finished_at, result, attempts"
         self.find_unfinished = (
             f"(select {self._unfinished()} from {s}.jobs where {{}} order by id {{}} limit %s)"
         )
@@ -225,5 +227,5 @@ class Statements:
         s = self._schema
         return f"""
             {_SNAPSHOT}, token, (select w.id from {s}.workers w where w.number = worker) as worker_id, cancel,
-            run_after > {s}.clock(), null::float8, null::bytea
+            run_after > {s}.clock(), null::float8, null::bytea, attempts
         """

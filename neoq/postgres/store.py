@@ -26,6 +26,7 @@ from neoq.postgres.transactions import Home, Transaction
 from neoq.postgres.wake import Notifier, WorkerPresence, payload_for
 from neoq.store import (
     KINDS_LOOKED_AT,
+    WORKER_DIED,
     Action,
     Changed,
     Claimed,
@@ -355,6 +356,7 @@ class PostgresStore(Store):
             **self._presence.judged_by(),
             "uptime": 3 * self.config.heartbeat,
             "max_crashes": self.config.max_crashes,
+            "why": WORKER_DIED,
         }
         try:
             rows = self._own.execute(self._statements.reclaim, values)

@@ -10,7 +10,7 @@ from neoq.redis.alive import Workers
 from neoq.redis.config import RedisConfig
 from neoq.redis.find import Finder
 from neoq.redis.queues import RedisQueues
-from neoq.store import Reclaimed
+from neoq.store import WORKER_DIED, Reclaimed
 
 AT_ONCE = 50  # jobs of one script, so that none holds the server for long
 SWEEP_EVERY = 60.0  # seconds between looks for leases that ran out and that no dead worker accounts for
@@ -59,6 +59,7 @@ class Reclaimer:
             max_crashes=self._config.max_crashes,
             problem="WorkerDied: %d workers died while they ran it (max_crashes)",
             expired=int(expired),
+            why=WORKER_DIED,
             **self._queues.waking(queue),
         )
         for start in range(0, len(leases), AT_ONCE):

@@ -188,6 +188,8 @@ def _fields_of_life(life: Mapping[str, Any]) -> dict[str, Any]:
     fields = {name: life[short] for short, name in _LIFE.items() if short in life}
     if life.get("nodl"):
         fields["deadline"] = None
+    if isinstance(attempts := life.get("ats"), str):
+        fields["attempts"] = attempts.encode()
     if "pf" in life:
         fields |= {"progress": float(life["pf"]), "progress_text": life.get("pt")}
     return fields
@@ -235,6 +237,8 @@ def _read_life(job: Job, life: dict[str, Any]) -> None:
     job.error, job.traceback = life.get("err"), life.get("tb")
     if not isinstance(job.error, (str, type(None))) or not isinstance(job.traceback, (str, type(None))):
         raise Unreadable
+    if type(attempts := life.get("ats")) is str:
+        job.failed_attempts = attempts.encode()
     if "at" in life:
         job.due = within_calendar(float(life["at"]))
     if "ran" in life:
@@ -304,6 +308,8 @@ def change_of(outcome: Outcome, now: float) -> bytes:
     if outcome.failure is not None:
         change["err"] = f"{outcome.failure.type}: {outcome.failure.message}"
         change["tb"] = outcome.failure.traceback
+    if outcome.failed_attempts is not None:
+        change["ats"] = outcome.failed_attempts.decode()
     return dumps(change)
 
 

@@ -51,6 +51,7 @@ _IN_DICT = {
     "batch": "group",
     "error": "error",
     "traceback": "traceback",
+    "attempts": "failed_attempts",
 }
 _NAMES = tuple(_IN_DICT.values())
 _STATES = range(6)
@@ -62,7 +63,7 @@ _ALL = (*_IN_SLOTS, *_IN_DICT, *_OTHERS.split(", "))
 TOKEN_AT, WORKER_AT, LEASE_AT = (_ALL.index(name) for name in ("token", "worker", "lease_until"))
 _NUMBERS_END = _FIRST + 5
 _CHANGING = 7  # columns of a plain job that is ready, which differ; the others are these
-_PLAIN_READY = (*(None,) * 3, 0, None, 0, 0, *(None,) * 7, PENDING, 1, 0, *(None,) * 3, READY, None)
+_PLAIN_READY = (*(None,) * 3, 0, None, 0, 0, *(None,) * 8, PENDING, 1, 0, *(None,) * 3, READY, None)
 _USUAL = (0, None, 0, 0, None)  # priority, worker, crashes, retries and max_retries of most jobs
 _CALLED = {"batch": "group"}  # where `read` calls a column otherwise
 
@@ -75,7 +76,7 @@ _TYPES: dict[tuple[type, ...], str] = {
     (float, int, _NULL): "deadline ran_at finished_at progress lease_until",
     (str,): "queue",
     (bytes,): "payload",
-    (bytes, _NULL): "result meta",
+    (bytes, _NULL): "result meta attempts",
 }
 _TYPE_OF = {name: types for types, names in _TYPES.items() for name in names.split()}
 _EXPECTED = tuple(_TYPE_OF.get(name, (str, _NULL)) for name in _ALL)

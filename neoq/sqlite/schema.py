@@ -54,6 +54,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             finished_at real,
             error text,
             traceback text,
+            attempts blob,
             result blob,
             progress real,
             progress_text text

@@ -21,7 +21,7 @@ from neoq.sqlite.rows import (
 )
 from neoq.sqlite.schema import DEAD, FINISHED, READY, RUNNING, SCHEDULED
 from neoq.sqlite.session import Session
-from neoq.store import ROLLED_BACK, Extended, Lease, Outcome, Reclaimed
+from neoq.store import ROLLED_BACK, Extended, Lease, Outcome, Reclaimed, crashed
 from neoq.stored import NUMBER, number_in
 
 HeldLease = tuple[int, int, float]  # a job's id, the token of its claim, and until when it is ours
@@ -38,12 +38,13 @@ _SETTLE = (
     "update neoq_jobs set state = :state, status = :status, token = 0, worker = null, lease_until = null,"
     " cancel = 0, retries = retries + :charged, run_after = coalesce(:run_after, run_after),"
     " ran_at = coalesce(:started, case when retries = 0 then null else ran_at end), finished_at = :finished,"
-    " error = coalesce(:error, error), traceback = coalesce(:traceback, traceback), result = :result,"
+    " error = coalesce(:error, error), traceback = coalesce(:traceback, traceback),"
+    " attempts = coalesce(:attempts, attempts), result = :result,"
     " progress = :progress, progress_text = :progress_text where id = :id"
 )
 _TAKE_BACK = (
     "update neoq_jobs set state = ?, status = ?, crashes = ?, token = 0, worker = null, lease_until = null,"
-    " cancel = 0, error = ?, finished_at = ? where id = ?"
+    " cancel = 0, error = ?, attempts = ?, finished_at = ? where id = ?"
 )
 _LET_GO = "update neoq_jobs set holds = 0 where id = ?"
 
@@ -135,6 +136,7 @@ def _settle_otherwise(
             "finished": (outcome.finished_at or session.now) if ends else None,
             "error": None if failure is None else _text(f"{failure.type}: {failure.message}"),
             "traceback": None if failure is None else _text(failure.traceback),
+            "attempts": outcome.failed_attempts,
             "result": outcome.result,
             "progress": fraction,
             "progress_text": _text(message),
@@ -193,6 +195,7 @@ def reclaim(session: Session, dead_workers: set[str], not_renewed: set[HeldLease
 
 def _take_back(session: Session, job: Job, reclaimed: Reclaimed) -> None:
     job.crashes += 1
+    job.failed_attempts = crashed(job, session.now)
     state, ended = READY, True
     if job.cancel_asked:
         job.status, state = Status.CANCELLED, FINISHED
@@ -205,5 +208,6 @@ def _take_back(session: Session, job: Job, reclaimed: Reclaimed) -> None:
         reclaimed.returned.append(job)
     job.worker, job.token = None, 0
     job.finished_on = session.now if ended else None
-    session.do(_TAKE_BACK, (state, NUMBER[job.status], job.crashes, job.error, job.finished_on, job.id))
+    ends = job.error, job.failed_attempts, job.finished_on
+    session.do(_TAKE_BACK, (state, NUMBER[job.status], job.crashes, *ends, job.id))
     _leaves(session, job.id, job.queue, state, job.status)

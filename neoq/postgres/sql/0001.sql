@@ -35,6 +35,7 @@ create table jobs (
     meta bytea,
     error text,
     traceback text,
+    attempts bytea,
     progress_text text
 ) with (
     fillfactor = 50,
@@ -77,6 +78,7 @@ create table history (
     meta bytea,
     error text,
     traceback text,
+    attempts bytea,
     progress_text text,
     result bytea
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);

@@ -300,12 +300,12 @@ begin
         insert into history (
             id, run_after, created_at, ran_at, deadline, progress, finished_at, holds, added_by, retries,
             max_retries, priority, status, uniqueness, crashes, codec, queue, payload, fingerprint, kind, key,
-            batch, meta, error, traceback, progress_text, result
+            batch, meta, error, traceback, attempts, progress_text, result
         )
         select id, run_after, created_at, coalesce(started + p_skew, ran_at), deadline, progress,
             coalesce(finished + p_skew, clock()), holds, added_by, retries, max_retries, priority, 3, uniqueness,
-            crashes, codec, queue, payload, fingerprint, kind, key, batch, meta, error, traceback, progress_text,
-            result
+            crashes, codec, queue, payload, fingerprint, kind, key, batch, meta, error, traceback, attempts,
+            progress_text, result
         from ended
     ), counted as (
         insert into counters (queue, status, n) select queue, 3, count(*) from ended group by queue
@@ -318,8 +318,9 @@ end $$;
 -- a job that its handler completed in its own transaction, so that the outcome of that attempt is not stale.
 create function settle(
     p_ids bigint[], p_tokens bigint[], p_statuses smallint[], p_run_after float8[], p_charged boolean[],
-    p_started float8[], p_finished float8[], p_errors text[], p_tracebacks text[], p_results bytea[],
-    p_fractions float8[], p_texts text[], p_skew float8, p_keep boolean, p_completed boolean, p_skip boolean
+    p_started float8[], p_finished float8[], p_errors text[], p_tracebacks text[], p_attempts bytea[],
+    p_results bytea[], p_fractions float8[], p_texts text[], p_skew float8, p_keep boolean, p_completed boolean,
+    p_skip boolean
 ) returns setof bigint language plpgsql
 set search_path from current
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
@@ -334,9 +335,10 @@ begin
     for o in
         select * from unnest(
             p_ids, p_tokens, p_statuses, p_run_after, p_charged, p_started, p_finished, p_errors, p_tracebacks,
-            p_results, p_fractions, p_texts
+            p_attempts, p_results, p_fractions, p_texts
         ) as i (
-            id, token, status, run_after, charged, started, finished, error, traceback, result, fraction, words
+            id, token, status, run_after, charged, started, finished, error, traceback, attempts, result, fraction,
+            words
         ) order by id
     loop
         if p_skip then
@@ -353,6 +355,7 @@ begin
                     else o.run_after + p_skew end,
                 ran_at = coalesce(o.started + p_skew, case when retries = 0 then null else ran_at end),
                 error = coalesce(o.error, error), traceback = coalesce(o.traceback, traceback),
+                attempts = coalesce(o.attempts, attempts),
                 progress = null, progress_text = null
             where jobs.id = o.id;
         else
@@ -362,6 +365,7 @@ begin
                 v_job.ran_at := coalesce(o.started + p_skew, v_job.ran_at);
                 v_job.error := coalesce(o.error, v_job.error);
                 v_job.traceback := coalesce(o.traceback, v_job.traceback);
+                v_job.attempts := coalesce(o.attempts, v_job.attempts);
                 v_job.progress := coalesce(o.fraction, v_job.progress);
                 v_job.progress_text := coalesce(o.words, v_job.progress_text);
                 perform archive(v_job, v_status, coalesce(o.finished + p_skew, v_now), o.result,
@@ -380,12 +384,13 @@ as $$
     insert into history (
         id, run_after, created_at, completed, ran_at, deadline, progress, finished_at, holds, added_by, retries,
         max_retries, priority, status, uniqueness, crashes, codec, queue, payload, fingerprint, kind, key, batch,
-        meta, error, traceback, progress_text, result
+        meta, error, traceback, attempts, progress_text, result
     ) values (
         p_job.id, p_job.run_after, p_job.created_at, p_completed, p_job.ran_at, p_job.deadline, p_job.progress,
         p_finished, p_job.holds, p_job.added_by, p_job.retries, p_job.max_retries, p_job.priority, p_status,
         p_job.uniqueness, p_job.crashes, p_job.codec, p_job.queue, p_job.payload, p_job.fingerprint, p_job.kind,
-        p_job.key, p_job.batch, p_job.meta, p_job.error, p_job.traceback, p_job.progress_text, p_result
+        p_job.key, p_job.batch, p_job.meta, p_job.error, p_job.traceback, p_job.attempts,
+        p_job.progress_text, p_result
     );
     insert into counters (queue, status, n) values (p_job.queue, p_status, 1);
 $$;

@@ -131,7 +131,8 @@ $$;
 -- charged if the worker left (its heartbeat is 0), or was gone before its claim was committed. Just after a start
 -- of the server nobody is declared dead: all locks are free and all heartbeats are old.
 create function reclaim(
-    p_me int, p_quiet float8, p_gone float8, p_class int, p_uptime float8, p_max_crashes int
+    p_me int, p_quiet float8, p_gone float8, p_class int, p_uptime float8, p_max_crashes int,
+    p_why text
 ) returns setof jobs language plpgsql set search_path from current
 as $$
 declare
@@ -154,7 +155,14 @@ begin
         where status = 2 and (worker = any (v_dead) or not exists (select from workers where number = worker))
         for update skip locked
     loop
-        v_job.crashes := v_job.crashes + case when v_job.worker = any (v_crashed) then 1 else 0 end;
+        if v_job.worker = any (v_crashed) then
+            v_job.crashes := v_job.crashes + 1;
+            -- A line of JSON, as neoq/attempts.py has it.
+            v_job.attempts := coalesce(v_job.attempts || '\x0a'::bytea, '') || convert_to(json_build_object(
+                's', v_job.ran_at, 'f', clock(), 'w', (select id from workers where number = v_job.worker),
+                'e', p_why
+            )::text, 'UTF8');
+        end if;
         if v_job.cancel or v_job.crashes >= p_max_crashes then
             delete from jobs where id = v_job.id;
             if not v_job.cancel then
@@ -164,7 +172,8 @@ begin
             v_job.status := case when v_job.cancel then 5 else 4 end;
         else
             v_job.status := case when v_job.retries > 0 then 1 else 0 end;
-            update jobs set status = v_job.status, crashes = v_job.crashes, token = null, worker = null
+            update jobs set status = v_job.status, crashes = v_job.crashes, attempts = v_job.attempts,
+                token = null, worker = null
             where id = v_job.id;
         end if;
         v_job.worker := null;
@@ -214,12 +223,12 @@ begin
             -- without its deadline, or one that has passed would kill it again
             insert into jobs (
                 id, run_after, created_at, ran_at, holds, added_by, max_retries, priority, status, uniqueness,
-                codec, queue, payload, fingerprint, kind, key, batch, meta, error, traceback
+                codec, queue, payload, fingerprint, kind, key, batch, meta, error, traceback, attempts
             ) values (
                 v_id, clock(), v_past.created_at, v_past.ran_at, p_holds[i], v_past.added_by, v_past.max_retries,
                 v_past.priority, 0, v_past.uniqueness, v_past.codec, v_past.queue, v_past.payload,
                 v_past.fingerprint, v_past.kind, v_past.key, v_past.batch, v_past.meta, v_past.error,
-                v_past.traceback
+                v_past.traceback, v_past.attempts
             ) on conflict (holds, queue) where holds is not null do nothing;
             if not found then
                 select jobs.id into v_there from jobs where holds = p_holds[i] and queue = v_past.queue;

@@ -43,7 +43,7 @@ local function retry(id, record, life)
       taken[#taken + 1] = holder
       return false
     end
-    life = { s = PENDING, n = 0, c = 0, err = life.err, tb = life.tb, ran = life.ran, nodl = true }
+    life = { s = PENDING, n = 0, c = 0, err = life.err, tb = life.tb, ats = life.ats, ran = life.ran, nodl = true }
     if uniqueness_of(record) ~= 0 then call('HSET', UNIQ, fingerprint_of(record), id) end
     call('ZREM', DEAD_JOBS, id)
   else

@@ -5,7 +5,8 @@
 --                    order of the enqueues. neoq/redis/keys.py says what an id is made of
 --   jobs       hash  id -> record: what the job is; only a replacement changes it
 --   payloads   hash  id -> payload, where it is too large for the record
---   life       hash  id -> JSON: what has become of it; a job that was never settled has none
+--   life       hash  id -> JSON: what has become of it; a job that was never settled has none. Its "ats" are the
+--                    attempts that failed, see neoq/attempts.py
 --   results    hash  id -> what its handler returned
 --   progress   hash  id -> JSON: the progress of its attempt
 --   ready      zset  id, the best first: by priority, then due time
@@ -116,7 +117,7 @@ local function life_of(life)
   local fine, read = pcall(cjson.decode, life)
   if not fine or type(read) ~= 'table' then read = {} end
   local clean = { s = count_in(read.s, CANCELLED), n = count_in(read.n, 2147483646), c = count_in(read.c, 32766) }
-  for _, name in ipairs({ 'err', 'tb', 'pf', 'pt', 't' }) do
+  for _, name in ipairs({ 'err', 'tb', 'ats', 'pf', 'pt', 't' }) do
     if type(read[name]) == 'string' then clean[name] = read[name] end
   end
   for _, name in ipairs({ 'at', 'ran', 'fin' }) do

@@ -1,8 +1,8 @@
 -- Take jobs from workers that died, one crash charged.
 -- keys: lease jobs life uniq ready wait retry dead_jobs cancelled_jobs cancel progress crashed idle
--- takes: max_crashes problem channel queue tries expired
+-- takes: max_crashes problem channel queue tries expired why
 -- arguments: max_crashes, the error of a job that dies, the prefix of the workers' channels, the queue, how
---   many workers to call, 1 if only leases that have run out are taken; then leases
+--   many workers to call, 1 if only leases that have run out are taken, why the attempts failed; then leases
 -- result: {ids of the returned ones, ids of the dead ones}
 -- complexity: O(log of the queue) a job; at most 50 jobs
 -- A lease of a job that does not run, which another program has written, is removed, and the job stays as it is.
@@ -23,6 +23,10 @@ for at = FIRST, #ARGV do
   if record and is_running(READY, WAIT, RETRY, id, record, life) then
     life.c = life.c + 1
     life.ran = string.format('%.6f', tonumber(token) / 1000000)
+    -- A line of JSON, as neoq/attempts.py has it; its times are written by hand, for cjson keeps 14 digits.
+    local line = cjson.encode({ e = why, w = string.match(lease, '([^:]*)$') })
+    line = string.format('{"s":%s,"f":%.6f,', life.ran, now) .. sub(line, 2)
+    life.ats = (life.ats and life.ats .. '\n' or '') .. line
     local ends
     if call('SREM', CANCEL, id) == 1 then
       life.s, ends = CANCELLED, CANCELLED_JOBS

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from neoq.attempts import one_more
 from neoq.backend import Backend
 from neoq.errors import JobCancelled
 from neoq.job import DuplicateJobError, Job, Status
 from neoq.retry import RetryPolicy
-from neoq.store import Demand, Reclaimed, Tick
+from neoq.store import WORKER_DIED, Demand, Failure, Reclaimed, Tick
 from neoq.testing.cases.seam import claim, how_it_ended, lease_of, look, numbers
 from neoq.testing.cases.suite import (
     LATER,
@@ -287,6 +288,34 @@ class LeaseCases(Suite):
         assert dead.error
         assert claim(first) == []
         assert not first.store.add([prepared("q", {"n": 0})], token=b"")[0].duplicate
+
+    @needs("shared")
+    def test_the_attempt_of_a_worker_that_died_is_kept(self, make: Make, join: Make) -> None:
+        """attempts() has an attempt whose worker died, after those before it: when and where it ran."""
+        first = self._open(make(autostart=False, **SHORT_LEASE))
+        first.store.add([prepared("q", {"n": 0})], token=b"")
+        worker = join(first, autostart=False, **SHORT_LEASE)
+        worker.queues()
+        [job] = claim(worker)
+        before = one_more(None, "ValueError: no", None, started=1.0, finished=2.0, worker="w")
+        failure = Failure("ValueError", "no", "")
+        again = how_it_ended(
+            job, Status.RETRYING, run_after=time.time(), charged=True, failure=failure, failed_attempts=before
+        )
+        assert worker.store.settle([again]) == set()
+        began = datetime.now(UTC) - timedelta(seconds=1)
+        [job] = claim(worker)
+        self.die(worker)
+        self._reclaim(first)
+        earlier, crashed = first.attempts(id_of(job))
+        assert (earlier.number, earlier.error, earlier.worker) == (1, "ValueError: no", "w")
+        assert (crashed.number, crashed.traceback) == (2, None)
+        assert crashed.error == WORKER_DIED
+        assert crashed.worker == worker.engine.worker_id
+        assert began <= crashed.started_at <= crashed.finished_at <= datetime.now(UTC) + timedelta(seconds=1)  # type: ignore[operator]
+        [job] = claim(first)
+        assert first.store.settle([how_it_ended(job, Status.SUCCEEDED)]) == set()
+        assert [attempt.number for attempt in first.attempts(id_of(job))] == [1, 2, 3]
 
     @needs("shared")
     def test_a_job_with_a_crash_is_claimed_alone(self, make: Make, join: Make) -> None:

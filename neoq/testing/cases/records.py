@@ -1,18 +1,33 @@
-"""What a store keeps beside the jobs, so that any process can tell: which kinds of job its workers run."""
+"""What a store keeps so that any process can tell: the kinds that workers run, and the attempts of jobs."""
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from neoq.attempts import Attempt
 from neoq.backend import Backend
 from neoq.engine.listener import Listener
-from neoq.job import Job
+from neoq.errors import Discard, Snooze
+from neoq.job import Job, Status
+from neoq.retry import RetryPolicy
 from neoq.store import QueueCounts, WorkerInfo
-from neoq.testing.cases.suite import LATER, Make, Suite, ended, eventually, ignore, prepared
+from neoq.testing.cases.suite import (
+    LATER,
+    Make,
+    Suite,
+    busy,
+    ended,
+    eventually,
+    hang,
+    ignore,
+    prepared,
+    reached,
+)
 from neoq.version import __version__
 
 
@@ -106,3 +121,102 @@ class KindCases(Suite):
             "2 jobs of kind 'old' wait in 'q': no live worker knows it",
             "1 jobs of kind 'older' wait in 'q': no live worker knows it",
         ]
+
+
+class AttemptCases(Suite):
+    """The attempts of a job that are over."""
+
+    def test_each_failed_attempt_is_kept(self, backend: Backend) -> None:
+        """attempts() has number, times, error and traceback of each attempt, and of that which succeeded."""
+
+        def work(job: Job) -> None:
+            if job.attempt < 3:
+                raise ValueError(f"no {job.attempt}")
+
+        backend.listen("q", work, retry=RetryPolicy(delay=0.01), max_retries=5)
+        job = ended(backend, backend.enqueue("q"))
+        assert job.status is Status.SUCCEEDED
+        attempts = backend.attempts(job.id)
+        assert [attempt.number for attempt in attempts] == [1, 2, 3]
+        assert [attempt.error for attempt in attempts] == ["ValueError: no 1", "ValueError: no 2", None]
+        for attempt in attempts[:2]:
+            assert "in work" in (attempt.traceback or "")
+        assert attempts[2].traceback is None
+        times = [time for attempt in attempts for time in (attempt.started_at, attempt.finished_at)]
+        assert None not in times
+        assert times == sorted(times)  # type: ignore[type-var]
+        assert times[-2:] == [job.ran_at, job.finished_at]
+
+    def test_a_first_try_leaves_one_attempt(self, backend: Backend) -> None:
+        """attempts() of a job that succeeded at once has that attempt, and keeps nothing for it."""
+        backend.listen("q", ignore)
+        job = ended(backend, backend.enqueue("q"))
+        assert backend.attempts(job.id) == [Attempt(1, job.ran_at, job.finished_at)]
+        assert job.failed_attempts is None
+
+    def test_attempts_of_a_job_that_is_not_there(self, waiting: Backend) -> None:
+        """attempts() is empty for a job that has not run, and for one of which nothing is known."""
+        waiting.listen("q", ignore)
+        assert waiting.attempts(waiting.enqueue("q").id) == []
+        assert waiting.attempts(2**40) == []
+
+    def test_dead_jobs_keep_their_attempts(self, backend: Backend) -> None:
+        """A dead job that is retried by hand keeps its attempts, and the next one counts on."""
+        fails = True
+
+        def work(_job: Job) -> None:
+            if fails:
+                raise error
+
+        error = Discard("not today")
+        backend.listen("q", work)
+        job = ended(backend, backend.enqueue("q"))
+        [attempt] = backend.attempts(job.id)
+        assert (attempt.number, attempt.error) == (1, "Discard: not today")
+        fails = False
+        assert backend.retry(job.id)
+        reached(backend, job, Status.SUCCEEDED)
+        assert [attempt.number for attempt in backend.attempts(job.id)] == [1, 2]
+
+    def test_an_attempt_that_times_out_is_kept(self, backend: Backend, gate: threading.Event) -> None:
+        """attempts() has an attempt that ran too long."""
+        backend.listen("q", lambda _job: busy(gate), timeout=0.05, max_retries=0)
+        job = ended(backend, backend.enqueue("q"))
+        [attempt] = backend.attempts(job.id)
+        assert (attempt.error or "").startswith("JobTimeout: ")
+
+    def test_an_abandoned_attempt_is_kept(self, backend: Backend, gate: threading.Event) -> None:
+        """attempts() has an attempt whose thread was abandoned, since it did not stop."""
+        backend.listen("q", lambda _job: hang(gate), timeout=0.05, max_retries=0)
+        job = ended(backend, backend.enqueue("q"))
+        gate.set()
+        [attempt] = backend.attempts(job.id)
+        assert "did not stop when interrupted" in (attempt.error or "")
+
+    def test_snoozed_attempts_are_not_kept(self, backend: Backend) -> None:
+        """An attempt that was snoozed leaves nothing: it has not failed."""
+        snoozed: list[bool] = []
+
+        def work(_job: Job) -> None:
+            if not snoozed:
+                snoozed.append(True)
+                raise Snooze(0.01)
+
+        backend.listen("q", work)
+        job = ended(backend, backend.enqueue("q"))
+        assert [attempt.error for attempt in backend.attempts(job.id)] == [None]
+
+    def test_the_newest_attempts_are_kept(self, backend: Backend) -> None:
+        """attempts() has the newest 20, with the numbers that they had, and long texts are cut."""
+
+        def work(job: Job) -> None:
+            raise ValueError("\udcff" + "x" * 20_000 + f"\0 end {job.attempt}")
+
+        backend.listen("q", work, retry=RetryPolicy(delay=0.0), max_retries=24)
+        job = ended(backend, backend.enqueue("q"))
+        attempts = backend.attempts(job.id)
+        assert [attempt.number for attempt in attempts] == list(range(6, 26))
+        for attempt in attempts:
+            assert (attempt.error or "").endswith(f"end {attempt.number}")
+            assert len(attempt.error or "") < 3000
+            assert 0 < len(attempt.traceback or "") < 9000
