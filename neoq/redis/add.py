@@ -18,12 +18,12 @@ from neoq.redis.rows import ON_DUPLICATE, record_of, score_of
 from neoq.store import taken_by
 
 TOGETHER = MOST  # jobs of one queue that are added all or none
-AT_ONCE = 50  # of them in one script: a million jobs make each dear while the server grows its tables
-BYTES_AT_ONCE = 256 * 1024  # of payload in one script, or a single job
+AT_ONCE = 50  # jobs of one script: each costs more while the server enlarges the tables of a million jobs
+BYTES_AT_ONCE = 256 * 1024  # of payload in one script, unless one job has more
 
 
 class NoRoom(Exception):
-    """A queue holds as many ready jobs as it may."""
+    """A queue is full: it holds as many ready jobs as its capacity."""
 
     def __init__(self, queue: str) -> None:
         super().__init__(queue)
@@ -39,7 +39,7 @@ class Unregistered(Exception):
 
 
 class New(NamedTuple):
-    """How to add jobs that are new, and the fingerprints that must be free then."""
+    """The calls that add new jobs, and the fingerprints that must be free for them."""
 
     fingerprints: list[bytes]
     calls: list[Call]
@@ -48,7 +48,8 @@ class New(NamedTuple):
 class Part:
     """Some jobs of one queue in a batch, and their places in it.
 
-    After it was added the jobs are those that the store has: themselves, or who holds their fingerprints.
+    After the part was added, its jobs are those in the store: a duplicate is replaced by the job that holds
+    its fingerprint.
     """
 
     def __init__(self, queue: str, places: list[int], jobs: list[Job]) -> None:
@@ -57,7 +58,7 @@ class Part:
         self.jobs = jobs
 
     def pieces(self) -> list[Part]:
-        """What goes into a script each."""
+        """The part in pieces of one script each."""
         ends, size, start = [], 0, 0
         for at, job in enumerate(self.jobs):
             size += len(job.body or b"")
@@ -73,23 +74,23 @@ class Part:
 
 
 def _count_spans(job: Job, now: float) -> None:
-    """Count a job's spans from what the clock says that judges them; this machine's may differ."""
+    """Count a job's spans from the time on the server's clock, which decides when they end."""
     for asked, name in ((job.asked_run_after, "due"), (job.asked_deadline, "expires")):
         if asked[1] is not None:
             setattr(job, name, latest(now + asked[1]))
 
 
 class Adder:
-    """Adds jobs, one batch at a time: what it added last can be said again after a lost reply."""
+    """Adds jobs, one batch at a time, so that the last batch can be sent again after a lost reply."""
 
     def __init__(self, queues: RedisQueues, finder: Finder) -> None:
         self._queues = queues
         self._finder = finder
         self._lock = threading.Lock()
-        self._next: dict[str, int] = {}  # the first id of a queue that is free, as far as this process knows
+        self._next: dict[str, int] = {}  # by queue: the first free id, as far as this process knows
 
     def add(self, jobs: Sequence[Job], token: bytes, room: dict[str, int]) -> list[Job]:
-        """Add a batch; ``room`` says how many ready jobs each of its bounded queues may hold then."""
+        """Add a batch; ``room`` says how many ready jobs each bounded queue may hold after it."""
         for job in jobs:
             if job.special:
                 _count_spans(job, self._queues.time())
@@ -109,7 +110,7 @@ class Adder:
         return self.add((job,), token, {})[0] if added is None else added
 
     def _register(self, queue: str) -> None:
-        """Register a queue once more: the server has lost it, and what we know of its ids with it."""
+        """Register a queue again: the server has lost it, and its ids begin anew."""
         self._next.pop(queue, None)
         self._queues.register(queue)
 
@@ -141,7 +142,7 @@ class Adder:
         return places
 
     def add_tick(self, cron: str, tick: float, job: Job) -> Job | None:
-        """Add the job of a cron's tick; None where the tick is known."""
+        """Add the job of a cron's tick; None if the tick exists."""
         part = Part(job.queue, [0], [job])
         while True:
             call = self._general_call(part, b"", None, 0, cron=(cron, repr(tick)))
@@ -166,7 +167,7 @@ class Adder:
         return part.jobs[0]
 
     def _add_usual(self, job: Job, token: bytes) -> Job | None:
-        """Add a job as most are: ready, unique and small; None where that does not decide it."""
+        """Add a ready, unique and small job, as most are; None if add.lua has to decide."""
         record, _, payload = record_of(job)
         if payload is not None:
             return None
@@ -184,7 +185,7 @@ class Adder:
         part = Part(queue, [0], [job])
         self._read(part, reply)
         [met] = part.jobs
-        return None if met.status is Status.RETRYING else met  # it may have to be brought forward
+        return None if met.status is Status.RETRYING else met  # a retry may have to be brought forward
 
     def _call_add_one(self, queue: str, **named: Any) -> Any:
         queues, script = self._queues, self._queues.scripts.add_one
@@ -192,7 +193,7 @@ class Adder:
         return queues.redis.call_and_wait(script, keys, script.arguments(**named, **queues.waking(queue)))
 
     def _add_parts(self, parts: list[Part], token: bytes, room: dict[str, int]) -> None:
-        """Several parts, each all or none: look first whether each of them can be added, then add them."""
+        """Add several parts, each all or none. Look first whether all of them can be added."""
         if room or any(_must_be_new(job) for part in parts for job in part.jobs):
             self._look(parts, token, room)
         done, total, number = 0, sum(len(part.jobs) for part in parts), 0
@@ -208,7 +209,7 @@ class Adder:
             done += len(part.jobs)
 
     def _look(self, parts: list[Part], token: bytes, room: dict[str, int]) -> None:
-        """Raise where a part cannot be added; one that this token has added is in nobody's way."""
+        """Raise if a part cannot be added; a part that this token has already added always can."""
         _refuse_twins(parts)
         number = 0
         left = dict(room)
@@ -221,7 +222,7 @@ class Adder:
             number += len(part.pieces())
 
     def _add_part(self, part: Part, token: bytes, room: int | None, number: int = 0) -> int:
-        """Add a part; return how many scripts it took, which are numbered throughout the batch."""
+        """Add a part; return how many scripts it took. The scripts of a batch are numbered throughout."""
         self._queues.known(part.queue)  # first: a queue that holds jobs is always known
         pieces = part.pieces()
         if len(pieces) > 1:
@@ -239,7 +240,7 @@ class Adder:
     def _add_pieces(
         self, part: Part, pieces: list[Part], token: bytes, room: int | None, number: int
     ) -> None:
-        """Several scripts in one transaction, after one that says whether they may."""
+        """Run several scripts in one transaction, after a script that allows them (gate.lua)."""
         if room is None and (new := self._new_calls(pieces, token, number)):
             gate = self._gate_calls(part, token, None, new.fingerprints, number)
             replies = self._queues.redis.call_together([*gate, *new.calls])
@@ -258,7 +259,7 @@ class Adder:
     # -- calling ----------------------------------------------------------------------------------------
 
     def _new_calls(self, pieces: list[Part], token: bytes, number: int) -> New | None:
-        """Add jobs whose fingerprints are free, as nearly all are; None where they meet one another."""
+        """Calls for jobs whose fingerprints are free, as nearly all are; None if two of them are equal."""
         fingerprints: list[bytes] = []
         calls: list[Call] = []
         ids = self._queues.known(pieces[0].queue)
@@ -315,7 +316,7 @@ class Adder:
         return (script, self._keys(queue, script.keys, number), arguments), fingerprints
 
     def _first_id(self, queue: str, ids: Ids) -> int:
-        """The first id for what is added now, as far as this process knows."""
+        """The first id for a job that is added now, as far as this process knows."""
         return max(ids.at(self._queues.time()), self._next.get(queue, 0))
 
     def _gate_calls(
@@ -328,7 +329,7 @@ class Adder:
         *,
         opens: bool = True,
     ) -> list[Call]:
-        """Look whether all of a part may be added, or was by this token; ``opens`` the gate for it then."""
+        """Look whether a part may be added, or was by this token; ``opens`` opens the gate then."""
         script = self._queues.scripts.gate
         keys = self._keys(part.queue, script.keys, number)
         wanted = 0 if room is None else sum(not job.waits for job in part.jobs)
@@ -370,7 +371,7 @@ class Adder:
         return script, self._keys(part.queue, script.keys, number), arguments
 
     def _keys(self, queue: str, names: tuple[str, ...], number: int) -> list[bytes]:
-        """The keys of a script; each part of a batch remembers its token by itself."""
+        """The keys of a script; each numbered script of a batch has its own key for the token."""
         keys = self._queues.keys(queue).keys(names)
         if not number:
             return keys
@@ -380,7 +381,7 @@ class Adder:
     # -- replies ----------------------------------------------------------------------------------------
 
     def _pass_gate(self, part: Part, replies: list[Any]) -> None:
-        """Raise where jobs may not be added."""
+        """Raise if jobs may not be added."""
         for step, reply in enumerate(replies):
             if reply[0] == b"full":
                 raise NoRoom(part.queue)
@@ -420,12 +421,12 @@ class Adder:
         """Put the jobs that hold the fingerprints in the places of the duplicates."""
         found = {job.id: job for job in self._finder.look(part.queue, list(set(holders.values())))}
         for place, name in holders.items():
-            job = found.get(name, part.jobs[place]).snapshot()  # it may have ended and be forgotten by now
+            job = found.get(name, part.jobs[place]).snapshot()  # the holder may be deleted by now
             job.id, job.duplicate = name, True
             part.jobs[place] = job
 
     def _recall(self, part: Part, text: bytes) -> None:
-        """Take the jobs that this token has added before."""
+        """Take the jobs that this token has added before, as the server remembers them."""
         marks = [b"%d" % one for one in ids_in(text)] if b":" in text else text.split()
         stored = [int(mark.rstrip(b"!")) for mark in marks]
         found = {job.id: job for job in self._finder.look(part.queue, stored)}
@@ -435,7 +436,7 @@ class Adder:
             part.jobs[place] = job
 
     def _taken(self, part: Part, place: int, holder: int) -> DuplicateJobError:
-        if holder < 0:  # an earlier one of the batch
+        if holder < 0:  # an earlier job of the batch
             return taken_by(part.jobs[-holder - 1])
         found = self._finder.look(part.queue, [holder])
         job = found[0] if found else part.jobs[place].snapshot()
@@ -460,7 +461,7 @@ def _parts(jobs: Sequence[Job]) -> Iterator[Part]:
 
 
 def _must_be_free(part: Part) -> list[bytes]:
-    """The fingerprints of those that are no duplicates, or nothing of it is added."""
+    """The fingerprints of the jobs that must not be duplicates: otherwise none of the part is added."""
     return [job.fingerprint.encode() for job in part.jobs if _must_be_new(job)]
 
 

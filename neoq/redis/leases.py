@@ -1,6 +1,6 @@
-"""What this process knows of the jobs that it holds leases of: nobody else changes it meanwhile.
+"""The jobs under leases of this process, as they were claimed; no other process changes them meanwhile.
 
-It is told when they end, so that the server need not look it up among all its jobs.
+The scripts that settle jobs get these records, so that the server need not look them up.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from collections.abc import Iterable, Sequence
 from neoq.redis.queues import RedisQueues
 from neoq.store import Lease, Outcome
 
-# The token of a job's lease, the job's record, and the life that it had before.
+# The token of a job's lease, and the job's record and state as they were claimed.
 Known = tuple[int, bytes, bytes | None]
 NOT_OURS: Known = (0, b"0", None)
 
 
 class Leased:
-    """The jobs that were claimed here and are not settled."""
+    """The jobs that this process has claimed and not settled."""
 
     def __init__(self, queues: RedisQueues) -> None:
         self._queues = queues
         self._of: dict[str, dict[int, Known]] = {}  # by queue
 
     def of_queue(self, queue: str) -> dict[int, Known]:
-        """The jobs of a queue, for who claims to add to."""
+        """The jobs of a queue; a claim adds to them."""
         return self._of.get(queue) or self._of.setdefault(queue, {})
 
     def known(self, queue: str, outcomes: Sequence[Outcome]) -> dict[int, Known]:
-        """What is known of the jobs of a queue, those of outcomes among them."""
+        """The known jobs of a queue; those of the outcomes are looked up if they are missing."""
         known = self.of_queue(queue)
         missing = [one.lease for one in outcomes if one.lease.job_id not in known]
         if missing:
@@ -42,10 +42,10 @@ class Leased:
             known[lease.job_id] = NOT_OURS if record is None else (lease.token, record, life)
 
     def forget(self, queue: str, outcomes: Iterable[Outcome]) -> None:
-        """Outcomes were recorded, or refused for good."""
+        """Forget jobs whose outcomes were recorded, or refused as stale."""
         known = self.of_queue(queue)
         for outcome in outcomes:
             job_id, _, token, _ = outcome.lease
             ours = known.pop(job_id, None)
             if ours is not None and ours[0] not in {token, 0}:
-                known[job_id] = ours  # it was claimed anew meanwhile
+                known[job_id] = ours  # claimed again meanwhile

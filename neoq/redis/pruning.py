@@ -1,4 +1,4 @@
-"""Forgetting what has ended on a Redis server: by age, by number, in steps that hold nobody up."""
+"""Deleting finished jobs from a Redis server, by age and by number, in short steps."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from neoq.redis.keys import id_in
 from neoq.redis.queues import RedisQueues
 
 DROPPED_AT_ONCE = 50
-TIDIED_IN_ALL = 1000  # batches of a queue that one call looks at
-RELEASED_AT_ONCE, RELEASED_IN_ALL = 50, 1000  # fingerprints of a queue that one script, one call looks at
+TIDIED_IN_ALL = 1000  # batches of a queue in one call
+RELEASED_AT_ONCE, RELEASED_IN_ALL = 50, 1000  # fingerprints of a queue in one script, in one call
 
 
 class Pruner:
-    """Drops jobs that have ended."""
+    """Deletes finished jobs."""
 
     def __init__(self, queues: RedisQueues) -> None:
         self._queues = queues
@@ -21,7 +21,7 @@ class Pruner:
         self._names = queues.all()
 
     def drop_old(self, seconds: float) -> int:
-        """Drop the finished jobs that ended longer ago; return how many."""
+        """Delete the jobs that finished more than these seconds ago; return how many."""
         dropped = 0
         for queue in self._names:
             for what in ("done", "cancelled"):
@@ -32,7 +32,7 @@ class Pruner:
         return dropped
 
     def drop_excess(self, places: tuple[str, ...], limit: int) -> list[tuple[int, str]]:
-        """Drop the oldest of all queues until no more than the limit are left; return ids and queues."""
+        """Delete the oldest jobs of all queues until the limit is kept; return ids and queues."""
         heads = [(queue, place) for queue in self._names for place in places]
         keys = [self._queues.keys(queue).key(place) for queue, place in heads]
         if not keys:
@@ -52,13 +52,13 @@ class Pruner:
         return dropped
 
     def _drop(self, queue: str, what: str, seconds: str, number: int) -> list[bytes]:
-        again = bool(seconds)  # said twice, it would drop twice as many beyond a number
+        again = bool(seconds)  # a repeated call without seconds would delete twice as many
         script = self._queues.scripts.drop
         arguments = script.arguments(ends=what, seconds=seconds, most=number)
         return list(self._queues.call(script, queue, arguments, again=again))
 
     def tidy(self, cursors: dict[str, Any]) -> None:
-        """Forget batches of which no job is left; a cursor a queue tells where to go on the next time."""
+        """Forget batches of which no job is left; a cursor for each queue keeps the place."""
         script = self._queues.scripts.tidy
         for queue in self._names:
             key, cursor = self._queues.keys(queue).key("ids"), cursors.get(f"tidy {queue}", b"-inf")
@@ -72,7 +72,7 @@ class Pruner:
             cursors[f"tidy {queue}"] = b"-inf" if last is None else b"(%d" % last
 
     def release(self, cursors: dict[str, Any]) -> None:
-        """Forget fingerprints that no unfinished job holds, going on where the last call has stopped."""
+        """Forget fingerprints that no unfinished job holds, from where the last call stopped."""
         for queue in self._names:
             cursor: Any = cursors.get(f"release {queue}", 0)
             for _ in range(0, RELEASED_IN_ALL, RELEASED_AT_ONCE):

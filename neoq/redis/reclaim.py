@@ -1,4 +1,4 @@
-"""Jobs that nobody runs: those of dead workers, of leases that ran out, and those that are in no index."""
+"""Jobs that no worker runs: those of dead workers, of expired leases, and those that are in no index."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECONCILED_AT_ONCE = 50
 
 
 class Reclaimer:
-    """Makes jobs ready again that nobody runs."""
+    """Makes jobs that no worker runs ready again."""
 
     def __init__(
         self,

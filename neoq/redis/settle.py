@@ -94,7 +94,7 @@ class Outcomes:
             raise
 
     def _doubt(self, parts: list[Batch]) -> None:
-        """Outcomes may have been recorded: if they are settled again, they do not count as stale."""
+        """Remember that outcomes may have been recorded: settled again, they do not count as stale."""
         self._unsure.update(_leases_in(parts))
 
     def _settle_call(self, queue: str, well: bool, batch: list[Outcome], *, keep: bool) -> Call:
