@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     from neoq.config import Config
     from neoq.engine.interrupt import current_job
     from neoq.engine.report import ShutdownReport
-    from neoq.job import DuplicateJobError, Job, Status
+    from neoq.job import DuplicateJobError, Job
     from neoq.mem_backend import MemBackend
     from neoq.postgres.backend import PostgresBackend
+    from neoq.record import Status
     from neoq.redis.backend import RedisBackend
     from neoq.retry import RetryPolicy
     from neoq.sqlite.backend import SqliteBackend

@@ -13,7 +13,9 @@ from typing import Any
 import orjson
 
 from neoq.bounds import cut
-from neoq.job import Job, Status, to_datetime
+from neoq.job import Job
+from neoq.record import Status
+from neoq.times import to_datetime
 
 KEPT = 20  # the newest
 MAX_KEPT_ERROR, MAX_KEPT_TRACEBACK = 2 * 1024, 8 * 1024  # bytes of each

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypedDict, Type
 
 from neoq.attempts import Attempt, attempts_of
 from neoq.boundary import entrances
+from neoq.checks import check_queue, checked_id
 from neoq.clock import Clock, machine
 from neoq.config import Config, OnError, query_of
 from neoq.engine.engine import Engine
@@ -26,23 +27,19 @@ from neoq.job import (
     DuplicateJobError,
     Job,
     JobOptions,
-    Status,
-    Unique,
     call_of,
-    check_queue,
-    checked_id,
-    encode_payload,
     plain,
     plain_payloads,
     queue_of,
-    refuse_size,
     refuse_unknown,
-    to_seconds,
 )
+from neoq.payload import encode_payload, refuse_size
+from neoq.record import Status, Unique
 from neoq.redact import HOW_TO_WRITE
 from neoq.retry import RetryPolicy
 from neoq.search import UNFINISHED, count, page_of, pages
 from neoq.store import Action, DirectStore, QueueCounts, Store, WorkerInfo
+from neoq.times import to_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

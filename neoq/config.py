@@ -18,7 +18,8 @@ from neoq.errors import ConfigError, InvalidJobError
 from neoq.redact import Hider, Secret, Url, secrets_of
 
 if TYPE_CHECKING:
-    from neoq.job import Job, Unique
+    from neoq.job import Job
+    from neoq.record import Unique
 
 
 class SafeLogger(logging.LoggerAdapter[Any]):

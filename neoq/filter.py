@@ -10,8 +10,11 @@ from typing import Any, TypedDict
 
 import orjson
 
+from neoq.checks import check_queue
 from neoq.errors import InvalidJobError
-from neoq.job import FINISHED, Job, Status, check_queue, epoch_or_span
+from neoq.job import Job
+from neoq.record import FINISHED, Status
+from neoq.times import epoch_or_span
 
 Path = tuple[str, ...]
 AT_LEAST = 500  # rows that are asked for, if some may have another payload after all

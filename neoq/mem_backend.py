@@ -23,19 +23,10 @@ from neoq.clock import machine
 from neoq.config import Config, Settings, count, setting, span
 from neoq.errors import BackendClosedError, UnsupportedError
 from neoq.filter import ALL, Filter
-from neoq.job import (
-    FINISHED,
-    DuplicateJobError,
-    Job,
-    Status,
-    call_of,
-    data_of,
-    is_special,
-    queue_of,
-    to_datetime,
-)
+from neoq.job import DuplicateJobError, Job, call_of, data_of, is_special, queue_of
 from neoq.job import plain as plain_job
 from neoq.memory.queues import FutureJobs, Key, Plain, QueueState, Records, job_of
+from neoq.record import FINISHED, Status
 from neoq.reentry import guarded, reentered
 from neoq.store import (
     Action,
@@ -56,6 +47,7 @@ from neoq.store import (
     taken_by,
     warn_of_dropped,
 )
+from neoq.times import to_datetime
 
 _PENDING, _RUNNING, _RETRYING = Status.PENDING, Status.RUNNING, Status.RETRYING
 _SUCCEEDED, _DEAD, _CANCELLED = Status.SUCCEEDED, Status.DEAD, Status.CANCELLED

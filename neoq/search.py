@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from neoq.filter import Filter
-from neoq.job import FINISHED, Job, Status
+from neoq.job import Job
+from neoq.record import FINISHED, Status
 from neoq.store import Store
 
 UNFINISHED = Filter(statuses=frozenset(Status) - FINISHED)

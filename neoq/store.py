@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from neoq.attempts import one_more
 from neoq.filter import ALL, Filter
-from neoq.job import FINISHED, DuplicateJobError, Job, Status
+from neoq.job import DuplicateJobError, Job
+from neoq.record import FINISHED, Status
 from neoq.reentry import GUARDED, guarded
 
 if TYPE_CHECKING:

@@ -16,8 +16,10 @@ from typing import Any
 import orjson
 
 from neoq.config import SafeLogger
-from neoq.job import Job, Status, Unique, blank, within_calendar
+from neoq.job import Job, blank
+from neoq.record import Status, Unique
 from neoq.store import Failure, Outcome, QueueCounts, WorkerInfo, lease_of
+from neoq.times import within_calendar
 
 STATUSES = (
     Status.PENDING,

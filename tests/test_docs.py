@@ -268,7 +268,7 @@ def public_objects() -> dict[str, Any]:
 
 def public_members(cls: type) -> dict[str, Any]:
     """The methods, properties and fields of a class, without the seam's."""
-    from neoq.job import Record
+    from neoq.record import Record
     from neoq.store import Store
 
     seam = {*dir(Store), *dir(Record)}

@@ -15,7 +15,9 @@ import pytest
 
 import neoq
 from neoq.errors import InvalidJobError, NeoqError, PayloadError
-from neoq.job import Job, Status, encode_payload, encode_result, fingerprint
+from neoq.job import Job
+from neoq.payload import encode_payload, encode_result, fingerprint
+from neoq.record import Status
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NAIVE = datetime(2026, 1, 1, 12)  # noqa: DTZ001

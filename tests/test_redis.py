@@ -22,7 +22,8 @@ import redis
 import neoq
 from neoq.clock import SystemClock
 from neoq.engine.shutdown import CLOSING_GRACE
-from neoq.job import Job, Status
+from neoq.job import Job
+from neoq.record import Status
 from neoq.redis import exchange as redis_exchange
 from neoq.redis.add import Adder
 from neoq.redis.backend import RedisBackend

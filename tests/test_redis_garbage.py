@@ -11,7 +11,8 @@ import pytest
 import redis
 
 import neoq
-from neoq.job import Job, Status
+from neoq.job import Job
+from neoq.record import Status
 from neoq.redis.backend import RedisBackend
 from neoq.store import Demand
 from tests.garbage import PATIENCE

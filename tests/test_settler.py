@@ -11,7 +11,7 @@ import pytest
 
 from neoq.engine.settler import Settler
 from neoq.errors import BackendError, BackendUnavailable
-from neoq.job import Status
+from neoq.record import Status
 from neoq.store import Extended, Failure, Lease, Outcome, Store
 from neoq.testing.cases.suite import eventually
 

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neoq.config import SafeLogger
-from neoq.job import Job, Status
+from neoq.job import Job
+from neoq.record import Status
 from neoq.stored import (
     SHOWN_IN_ALL,
     Reported,

@@ -30,7 +30,8 @@ from neoq.errors import (
     Snooze,
     UnsupportedError,
 )
-from neoq.job import Job, Status
+from neoq.job import Job
+from neoq.record import Status
 from neoq.retry import RetryPolicy
 from neoq.store import Failure
 

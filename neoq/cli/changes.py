@@ -192,7 +192,7 @@ def _matches(
     backend: Backend, verb: Verb, filters: dict[str, Any], limit: int | None = None
 ) -> Iterator[list[Job]]:
     """The jobs that match and can be changed, in pages."""
-    from neoq.job import Status
+    from neoq.record import Status
 
     if "status" in filters:
         yield from pages(backend, filters, limit)

@@ -30,7 +30,7 @@ def add_filters(parser: Parser) -> None:
 
 def filters_of(args: argparse.Namespace) -> dict[str, Any]:
     """The filters that were given, as the keywords of ``Backend.jobs``."""
-    from neoq.job import Status
+    from neoq.record import Status
 
     given = {name: value for name in FILTERS if (value := getattr(args, name)) is not None}
     if "status" in given:

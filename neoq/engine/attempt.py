@@ -30,10 +30,13 @@ from neoq.errors import (
     ShutdownRequested,
     Snooze,
 )
-from neoq.job import Job, Status, latest, sized_result, to_seconds
+from neoq.job import Job
+from neoq.payload import sized_result
+from neoq.record import Status
 from neoq.retry import RetryPolicy
 from neoq.store import ROLLED_BACK, Failure, Outcome, given_back, lease_of, succeeded
 from neoq.threads import in_time
+from neoq.times import latest, to_seconds
 
 if TYPE_CHECKING:
     from neoq.engine.interrupt import Interrupt, Slot, Watchdog

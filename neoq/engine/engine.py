@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakValueDictionary
 
 from neoq.boundary import entrance
+from neoq.checks import check_queue
 from neoq.clock import machine
 from neoq.engine.at_exit import before_pools_close
 from neoq.engine.interrupt import current_slot
@@ -27,7 +28,7 @@ from neoq.errors import (
     NeoqError,
     NoListenerError,
 )
-from neoq.job import Job, check_queue
+from neoq.job import Job
 from neoq.loop import has_late, revive, tell_of_late
 from neoq.reentry import reentered
 from neoq.session import is_interactive, named_alike, place_of

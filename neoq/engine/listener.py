@@ -10,7 +10,8 @@ from neoq.engine.coroutines import as_function
 from neoq.engine.results import not_begun, undone
 from neoq.engine.surroundings import Surroundings
 from neoq.errors import ListenerExistsError, NeoqError
-from neoq.job import Job, Unique
+from neoq.job import Job
+from neoq.record import Unique
 from neoq.retry import RetryPolicy
 from neoq.session import is_interactive, named_alike
 

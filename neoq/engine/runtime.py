@@ -24,12 +24,15 @@ from neoq.errors import (
     StaleLeaseError,
 )
 from neoq.filter import Filter
-from neoq.job import FINISHED, Job, Status, sized_result, to_datetime
+from neoq.job import Job
 from neoq.loop import has_late, revive
+from neoq.payload import sized_result
+from neoq.record import FINISHED, Status
 from neoq.search import UNFINISHED, pages
 from neoq.store import Outcome, Store, StoreContext, WorkerInfo, lease_of, succeeded
 from neoq.system import host_name
 from neoq.threads import BoundedCall
+from neoq.times import to_datetime
 from neoq.version import __version__
 
 if TYPE_CHECKING:

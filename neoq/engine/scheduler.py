@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from neoq.clock import machine
 from neoq.errors import BackendError
-from neoq.job import Job, to_datetime
+from neoq.job import Job
 from neoq.loop import Loop
 from neoq.store import Store, Tick
+from neoq.times import to_datetime
 
 if TYPE_CHECKING:
     from neoq.clock import Clock

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
-from neoq.job import Status
 from neoq.loop import Loop
+from neoq.record import Status
 from neoq.store import Failure, Outcome, Store
 
 MAX_BATCH = 1000

@@ -14,7 +14,8 @@ from neoq.clock import machine
 from neoq.engine.report import ShutdownReport
 from neoq.errors import BackendError, ShutdownRequested
 from neoq.frames import frames_from
-from neoq.job import FINISHED, Job, Status
+from neoq.job import Job
+from neoq.record import FINISHED, Status
 from neoq.store import Outcome, given_back
 from neoq.threads import start
 

@@ -18,8 +18,9 @@ from heapq import heapify, heappop, heappush
 from queue import Queue
 from typing import TYPE_CHECKING, Any
 
-from neoq.job import PENDING, Job, Status
+from neoq.job import Job
 from neoq.loop import Logger, Loop
+from neoq.record import PENDING, Status
 from neoq.store import QueueCounts
 
 if TYPE_CHECKING:

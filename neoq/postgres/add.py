@@ -12,13 +12,14 @@ from psycopg.pq.abc import PGresult
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.filter import Filter
 from neoq.group_commit import Call, GroupCommit
-from neoq.job import DuplicateJobError, Job, Status
+from neoq.job import DuplicateJobError, Job
 from neoq.postgres.arrays import byteas, texts, uuids
 from neoq.postgres.connections import Connection, Connections, Values, is_alive
 from neoq.postgres.rows import ADDED, BINARY, SNAPSHOT, accept, add_values, find_query, held, job_of
 from neoq.postgres.statements import GROUP_PATIENCE, Statements
 from neoq.postgres.transactions import Execute, Transaction, driver_error, sqlstate_of
 from neoq.postgres.wake import Notifier, payload_for
+from neoq.record import Status
 from neoq.store import taken_by
 
 FEW = 4  # callers: not worth waiting for

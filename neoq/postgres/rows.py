@@ -9,9 +9,11 @@ from typing import Any
 import orjson
 
 from neoq.filter import Filter
-from neoq.job import CODEC, FINISHED, Job, OnDuplicate, Status, blank, digest, within_calendar
+from neoq.job import Job, blank
+from neoq.payload import CODEC, digest
 from neoq.postgres.arrays import bools, byteas, float8s, int2s, int4s, int8s, texts, uuids
 from neoq.postgres.statements import Statements
+from neoq.record import FINISHED, OnDuplicate, Status
 from neoq.store import Outcome
 from neoq.stored import (
     NUMBER,
@@ -26,6 +28,7 @@ from neoq.stored import (
     take_meta,
     unreadable,
 )
+from neoq.times import within_calendar
 
 _ON_DUPLICATE: dict[OnDuplicate, int] = {"return": 0, "raise": 1, "replace": 2}
 

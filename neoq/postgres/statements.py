@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neoq.job import CODEC
+from neoq.payload import CODEC
 from neoq.stored import LAST_CRASH
 
 GROUP_PATIENCE = "100ms"  # for a fingerprint that another transaction holds, while others wait for the commit

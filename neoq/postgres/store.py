@@ -13,7 +13,7 @@ from neoq.capacity import Room, bounds_of, new_of, no_room, refuse_too_many, wan
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.filter import ALL, Filter
-from neoq.job import DuplicateJobError, Job, Status, to_datetime
+from neoq.job import DuplicateJobError, Job
 from neoq.postgres.add import Adder, duplicate_of, holder_in, is_duplicate
 from neoq.postgres.arrays import float8s, int8s, texts, uuids
 from neoq.postgres.claim import Claimer
@@ -24,6 +24,7 @@ from neoq.postgres.settle import Settlement
 from neoq.postgres.statements import Statements
 from neoq.postgres.transactions import Home, Transaction
 from neoq.postgres.wake import Notifier, WorkerPresence, payload_for
+from neoq.record import Status
 from neoq.store import (
     KINDS_LOOKED_AT,
     WORKER_DIED,
@@ -44,6 +45,7 @@ from neoq.store import (
     warn_of_dropped,
 )
 from neoq.stored import counts_of, kinds_in, texts_in
+from neoq.times import to_datetime
 
 OWN_THREADS = 5  # that use the server: fetcher, settler, heartbeat, listener and notifier
 SERVER_EVERY = 0.2  # seconds between looks whether a server that is away is back

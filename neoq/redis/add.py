@@ -9,13 +9,15 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from neoq.errors import BackendError
-from neoq.job import DuplicateJobError, Job, Status, latest
+from neoq.job import DuplicateJobError, Job
+from neoq.record import Status
 from neoq.redis.connection import Call
 from neoq.redis.find import Finder
 from neoq.redis.keys import MOST, Ids, ids_in
 from neoq.redis.queues import RedisQueues
 from neoq.redis.rows import ON_DUPLICATE, record_of, score_of
 from neoq.store import taken_by
+from neoq.times import latest
 
 TOGETHER = MOST  # jobs of one queue that are added all or none
 AT_ONCE = 50  # jobs of one script: each costs more while the server enlarges the tables of a million jobs

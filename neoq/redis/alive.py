@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from neoq.clock import machine
-from neoq.job import within_calendar
 from neoq.redis.keys import global_key
 from neoq.redis.queues import RedisQueues, pairs_of
 from neoq.store import WorkerInfo
 from neoq.stored import Unreadable, kinds_in, restricted, shown
+from neoq.times import within_calendar
 
 if TYPE_CHECKING:
     from neoq.config import Config

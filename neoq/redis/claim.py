@@ -8,7 +8,8 @@ from typing import Any
 
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
-from neoq.job import Job, Status, to_datetime
+from neoq.job import Job
+from neoq.record import Status
 from neoq.redis.alive import Workers
 from neoq.redis.config import RedisConfig
 from neoq.redis.find import Finder, check_payloads, stored_in
@@ -20,6 +21,7 @@ from neoq.redis.queues import RedisQueues
 from neoq.redis.rows import job_of
 from neoq.store import Claimed, Demand, Lease, Outcome
 from neoq.stored import Reported, unreadable_end
+from neoq.times import to_datetime
 
 AT_ONCE = 50  # jobs of one script, so that none holds the server for long
 

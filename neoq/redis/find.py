@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 
 from neoq.filter import Filter
-from neoq.job import Job, Status
+from neoq.job import Job
+from neoq.record import Status
 from neoq.redis.keys import id_in, ids_in, number_of
 from neoq.redis.queues import RedisQueues
 from neoq.redis.rows import job_of, read_lease

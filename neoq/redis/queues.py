@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from neoq.checks import check_queue
 from neoq.clock import machine
 from neoq.errors import InvalidJobError
-from neoq.job import check_queue
 from neoq.redis.connection import Call, RedisConnection
 from neoq.redis.keys import Ids, QueueKeys, global_key, id_in, ids_of
 from neoq.redis.scripts import Script

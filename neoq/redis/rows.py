@@ -12,9 +12,12 @@ from typing import Any
 
 import orjson
 
-from neoq.job import CODEC, Job, Status, Unique, blank, fingerprint, within_calendar
+from neoq.job import Job, blank
+from neoq.payload import CODEC, fingerprint
+from neoq.record import Status, Unique
 from neoq.store import Outcome
 from neoq.stored import NUMBER, STATUSES, Unreadable, kept_meta, read, shown, take_meta
+from neoq.times import within_calendar
 
 MAX_INLINE = 2048  # bytes of a payload that are kept in the record, which scripts read as a whole
 _UNIQUENESS: dict[Unique, int] = {False: 48, True: 49, "until_started": 50}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from neoq.errors import BackendError, BackendUnavailable
-from neoq.job import Status
+from neoq.record import Status
 from neoq.redis.add import Adder
 from neoq.redis.config import RedisConfig
 from neoq.redis.connection import Call

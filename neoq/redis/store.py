@@ -12,7 +12,7 @@ from neoq.capacity import Room, bounds_of, closed, new_of, refuse_too_many, want
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable, UnsupportedError
 from neoq.filter import ALL, Filter
-from neoq.job import Job, to_datetime
+from neoq.job import Job
 from neoq.redis.add import Adder, NoRoom
 from neoq.redis.alive import Workers
 from neoq.redis.claim import Claims
@@ -47,6 +47,7 @@ from neoq.store import (
     taken_by,
     warn_of_dropped,
 )
+from neoq.times import to_datetime
 
 M = TypeVar("M", bound=Callable[..., Any])
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import orjson
 
-from neoq.job import CODEC, Job, Status
+from neoq.job import Job
+from neoq.payload import CODEC
+from neoq.record import Status
 from neoq.sqlite.rows import N_READY, kind_of
 from neoq.sqlite.schema import READY, SCHEDULED
 from neoq.sqlite.session import Session

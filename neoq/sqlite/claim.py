@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
-from neoq.job import Job, Status
+from neoq.job import Job
+from neoq.record import Status
 from neoq.sqlite.add import move
 from neoq.sqlite.rows import (
     COLUMNS,

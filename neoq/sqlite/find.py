@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from neoq.filter import Filter
-from neoq.job import Status, to_datetime
+from neoq.record import Status
 from neoq.sqlite.file import SqliteFile
 from neoq.sqlite.rows import (
     COLUMNS,
@@ -22,6 +22,7 @@ from neoq.sqlite.rows import (
 from neoq.sqlite.schema import DEAD, NEW, READY, RUNNING, SCHEDULED
 from neoq.store import KINDS_LOOKED_AT, Page, QueueCounts, WorkerInfo
 from neoq.stored import counts_of, kinds_in, number_in, texts_in
+from neoq.times import to_datetime
 
 LOOKED_AT_ONCE = 10_000  # jobs, for a filter that may leave most of them out
 FEW = 5000  # jobs that are found by the index of their state, and sorted

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import orjson
 
-from neoq.job import DuplicateJobError, Job, Status
+from neoq.job import DuplicateJobError, Job
+from neoq.record import Status
 from neoq.sqlite.add import hash_of, move
 from neoq.sqlite.rows import N_CANCELLED, N_READY, kind_of
 from neoq.sqlite.schema import DEAD, FINISHED, READY, SCHEDULED

@@ -8,8 +8,10 @@ from typing import Any
 
 import orjson
 
-from neoq.job import CODEC, Job, Status, blank, within_calendar
-from neoq.job import FINISHED as FINISHED_STATUSES
+from neoq.job import Job, blank
+from neoq.payload import CODEC
+from neoq.record import FINISHED as FINISHED_STATUSES
+from neoq.record import Status
 from neoq.sqlite.schema import DEAD, FINISHED, NEW, READY, RUNNING, SCHEDULED
 from neoq.stored import (
     NUMBER,
@@ -24,6 +26,7 @@ from neoq.stored import (
     shown,
     take_meta,
 )
+from neoq.times import within_calendar
 
 PENDING, RETRYING, SUCCEEDED = NUMBER[Status.PENDING], NUMBER[Status.RETRYING], NUMBER[Status.SUCCEEDED]
 N_READY, N_SCHEDULED, N_RETRYING, N_RUNNING, N_SUCCEEDED, N_DEAD, N_CANCELLED = range(7)  # as in COUNTED

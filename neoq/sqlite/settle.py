@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from neoq.job import FINISHED as FINISHED_STATUSES
-from neoq.job import Job, Status
+from neoq.job import Job
+from neoq.record import FINISHED as FINISHED_STATUSES
+from neoq.record import Status
 from neoq.sqlite.add import add_or_meet
 from neoq.sqlite.rows import (
     COLUMNS,

@@ -17,8 +17,9 @@ from neoq.capacity import Room, bounds_of, new_of, no_room, refuse_too_many, wan
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.filter import ALL, Filter
-from neoq.job import Job, Status, to_datetime
+from neoq.job import Job
 from neoq.loop import Loop
+from neoq.record import Status
 from neoq.sqlite.alive import Seen, Sign
 from neoq.sqlite.config import SqliteConfig
 from neoq.sqlite.file import SqliteFile
@@ -44,6 +45,7 @@ from neoq.store import (
     WorkerInfo,
 )
 from neoq.stored import Reported, number_in
+from neoq.times import to_datetime
 
 if TYPE_CHECKING:
     import sqlite3

@@ -10,7 +10,8 @@ from typing import Any
 import orjson
 
 from neoq.errors import ArgumentsError, InvalidJobError, NeoqError, PayloadError
-from neoq.job import EXACT, SCALARS, SORTED, Job, encode_payload
+from neoq.job import Job
+from neoq.payload import EXACT, SCALARS, SORTED, encode_payload
 from neoq.tasks.codec import ANY, Codec, Misfit, codec_of
 
 _JOB_TEXTS = frozenset({"Job", "neoq.Job"})

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Concatenate, Protocol, TypeVar, Unpack, overload
 
+from neoq.checks import check_queue
 from neoq.errors import InvalidJobError, NeoqError
-from neoq.job import Job, check_queue
+from neoq.job import Job
 from neoq.tasks.task import AsyncTask, P, Queues, R, Task, TaskOptions
 
 AnyTask = TypeVar("AnyTask", bound=Task[..., Any])

@@ -10,8 +10,11 @@ from datetime import timedelta, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
 
+from neoq.checks import check_queue
 from neoq.errors import InvalidJobError, NeoqError
-from neoq.job import Job, JobOptions, Status, Unique, check_queue, fingerprint_of_kind
+from neoq.job import Job, JobOptions
+from neoq.payload import fingerprint_of_kind
+from neoq.record import Status, Unique
 from neoq.tasks.binding import Binding
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import pytest
 
 import neoq
 from neoq.cli.filters import PAGE
-from neoq.job import Job, Status
+from neoq.job import Job
+from neoq.record import Status
 from tests.cli.operating import ROOT, Command, child, fill
 from tests.cli.workers import until
 

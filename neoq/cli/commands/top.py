@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 def screen_lines(backend: Backend, queues: list[QueueCounts], rate: float | None) -> list[str]:
     """What is to be seen."""
-    from neoq.job import Status
+    from neoq.record import Status
 
     workers = backend.workers()
     running = backend.jobs(status=Status.RUNNING, limit=SHOWN)

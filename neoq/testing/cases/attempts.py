@@ -16,7 +16,8 @@ import pytest
 
 import neoq
 from neoq.backend import Backend
-from neoq.job import Job, Status
+from neoq.job import Job
+from neoq.record import Status
 from neoq.retry import RetryPolicy
 from neoq.testing.cases.suite import Make, Seen, Suite, ended, id_of, reached
 

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 from neoq.errors import BackendClosedError, QueueFullError, Retry
-from neoq.job import DuplicateJobError, Job, Status
+from neoq.job import DuplicateJobError, Job
+from neoq.record import Status
 from neoq.retry import RetryPolicy
 from neoq.store import Tick
 from neoq.testing.cases.suite import (

@@ -13,7 +13,8 @@ import pytest
 from neoq.attempts import one_more
 from neoq.backend import Backend
 from neoq.errors import JobCancelled
-from neoq.job import DuplicateJobError, Job, Status
+from neoq.job import DuplicateJobError, Job
+from neoq.record import Status
 from neoq.retry import RetryPolicy
 from neoq.store import WORKER_DIED, Demand, Failure, Reclaimed, Tick
 from neoq.testing.cases.seam import claim, how_it_ended, lease_of, look, numbers

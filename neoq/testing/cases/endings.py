@@ -18,7 +18,8 @@ import pytest
 from neoq.backend import Backend
 from neoq.engine.report import ShutdownReport
 from neoq.errors import BackendClosedError, NeoqError, ShutdownRequested
-from neoq.job import Job, Status
+from neoq.job import Job
+from neoq.record import Status
 from neoq.retry import RetryPolicy
 from neoq.store import Page
 from neoq.testing.cases.suite import (

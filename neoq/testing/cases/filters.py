@@ -11,7 +11,8 @@ import pytest
 from neoq.backend import Backend
 from neoq.errors import InvalidJobError
 from neoq.filter import Filter
-from neoq.job import Job, Status
+from neoq.job import Job
+from neoq.record import Status
 from neoq.testing.cases.suite import LATER, Suite, ended, id_of, ignore, reached
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from neoq.backend import Backend
 from neoq.errors import DeadlineExceeded, JobCancelled, JobInterrupted, JobTimeout
-from neoq.job import Job, Status
+from neoq.job import Job
+from neoq.record import Status
 from neoq.retry import RetryPolicy
 from neoq.testing.cases.suite import (
     LATER,

@@ -13,7 +13,8 @@ import pytest
 
 from neoq.backend import Backend
 from neoq.errors import InvalidJobError, NeoqError
-from neoq.job import DuplicateJobError, Job, Status
+from neoq.job import DuplicateJobError, Job
+from neoq.record import Status
 from neoq.retry import RetryPolicy
 from neoq.store import QueueCounts
 from neoq.testing.cases.suite import (

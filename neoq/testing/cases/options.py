@@ -10,7 +10,8 @@ import pytest
 
 from neoq.backend import Backend
 from neoq.errors import InvalidJobError, Retry, Snooze
-from neoq.job import Job, Status
+from neoq.job import Job
+from neoq.record import Status
 from neoq.retry import RetryPolicy
 from neoq.store import Demand, Tick
 from neoq.testing.cases.suite import (

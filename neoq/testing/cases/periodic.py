@@ -10,7 +10,8 @@ import pytest
 from neoq.backend import Backend
 from neoq.cron import Schedule
 from neoq.errors import CronError, ListenerExistsError
-from neoq.job import Job, Status
+from neoq.job import Job
+from neoq.record import Status
 from neoq.retry import RetryPolicy
 from neoq.store import Demand, Outcome, Tick
 from neoq.testing.cases.seam import how_it_ended

@@ -13,7 +13,8 @@ from neoq.attempts import Attempt
 from neoq.backend import Backend
 from neoq.engine.listener import Listener
 from neoq.errors import Discard, Snooze
-from neoq.job import Job, Status
+from neoq.job import Job
+from neoq.record import Status
 from neoq.retry import RetryPolicy
 from neoq.store import QueueCounts, WorkerInfo
 from neoq.testing.cases.suite import (

@@ -15,7 +15,8 @@ import pytest
 import neoq
 from neoq.backend import Backend
 from neoq.errors import NeoqError
-from neoq.job import Job, Status
+from neoq.job import Job
+from neoq.record import Status
 from neoq.testing.cases.suite import Background, Make, Suite, ended, id_of, ignore
 
 _PACKAGE = os.path.dirname(neoq.__file__)  # noqa: PTH120  # as code objects spell it

@@ -11,7 +11,8 @@ import pytest
 
 from neoq.backend import Backend
 from neoq.errors import Discard, Retry, Snooze
-from neoq.job import Job, Status
+from neoq.job import Job
+from neoq.record import Status
 from neoq.retry import RetryPolicy
 from neoq.testing.cases.suite import (
     LATER,

@@ -10,7 +10,8 @@ import pytest
 
 from neoq.backend import Backend
 from neoq.errors import UnsupportedError
-from neoq.job import DuplicateJobError, Job, Status
+from neoq.job import DuplicateJobError, Job
+from neoq.record import Status
 from neoq.store import Demand, Failure, Lease, Outcome, WorkerInfo
 from neoq.testing.cases.suite import (
     LATER,

@@ -15,7 +15,8 @@ import pytest
 
 from neoq.backend import Backend
 from neoq.errors import BackendClosedError
-from neoq.job import Job, Status
+from neoq.job import Job
+from neoq.record import Status
 
 PATIENCE = 10.0  # seconds until what never happens is a failure
 A_WHILE = 0.1  # seconds in which what must not happen would have happened

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import neoq
 from neoq.backend import Backend
-from neoq.job import Job, Status
+from neoq.job import Job
+from neoq.record import Status
 from neoq.store import Demand
 from neoq.testing.cases.seam import StoreSuite, claim, numbers
 from neoq.testing.cases.suite import PATIENCE, Make, Suite, eventually, id_of, needs, prepared

@@ -10,7 +10,8 @@ import pytest
 
 from neoq.backend import Backend
 from neoq.errors import Retry
-from neoq.job import DuplicateJobError, Job, Status
+from neoq.job import DuplicateJobError, Job
+from neoq.record import Status
 from neoq.retry import RetryPolicy
 from neoq.testing.cases.suite import (
     LATER,

@@ -1,0 +1,105 @@
+"""What a store keeps of a job: plain fields, and the words for where it is in its life."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+from neoq.times import Asked
+
+Unique = bool | Literal["until_started"]
+OnDuplicate = Literal["return", "raise", "replace"]
+NO_META: Mapping[str, str] = MappingProxyType({})
+
+
+class Status(enum.StrEnum):
+    """Where a job is in its life."""
+
+    PENDING = "pending"  # ready now, or waiting for run_after
+    RUNNING = "running"
+    RETRYING = "retrying"  # failed, waiting for its next attempt
+    SUCCEEDED = "succeeded"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+PENDING = Status.PENDING
+FINISHED = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED})
+
+
+class Record:
+    """What a store keeps of a job, and what its process knows of it: fields, as plain as they come.
+
+    Times are seconds since the epoch, ``body`` and ``result_body`` JSON. Stores fill these fields in (see
+    `blank`); users see them by the properties of `Job`.
+    """
+
+    # What every job has lies in slots: the interpreter reaches them several times faster than an attribute
+    # that has a default in its class. What few jobs have is such an attribute.
+    __slots__ = (
+        "__dict__",
+        "body",
+        "cancel_asked",
+        "completed",
+        "created",
+        "due",
+        "expires",
+        "finished_on",
+        "id",
+        "parsed",
+        "queue",
+        "result_body",
+        "slot",
+        "special",
+        "started",
+        "status",
+        "token",
+    )
+    id: int  # None until it is accepted; each that a backend returns has one
+    queue: str
+    status: Status
+    # Seconds since the epoch: a float is cheap, and most jobs' datetimes are never looked at.
+    due: float | None
+    expires: float | None
+    created: float | None
+    started: float | None
+    finished_on: float | None
+    body: bytes | None  # the payload as stored; None: not enqueued yet
+    parsed: dict[str, Any] | None
+    result_body: bytes | None
+    special: bool  # there is more to it than a queue and a payload
+    token: int  # of the lease that holds it, 0: nobody's
+    cancel_asked: bool
+    completed: bool  # by its handler, in a transaction that is the handler's to commit
+    slot: Any  # the attempt that this process makes of it
+
+    priority: int = 0
+    retries: int = 0
+    max_retries: int | None = None
+    timeout: float | None = None  # of an attempt, in seconds; None leaves it to the queue's listener
+    scheduled: float | None = None  # the tick of a cron that it is for
+    unique: Unique = True
+    on_duplicate: OnDuplicate = "return"
+    duplicate: bool = False
+    error: str | None = None
+    traceback: str | None = None
+    kind: str | None = None
+    key: str | None = None
+    group: str | None = None
+    meta: Mapping[str, str] = NO_META
+    worker: str | None = None
+    crashes: int = 0
+    failed_attempts: bytes | None = None  # see attempts.py
+
+    asked_run_after: Asked = (None, None)
+    asked_deadline: Asked = (None, None)
+    own_fingerprint: str | None = None  # the caller's
+    computed_fingerprint: str | None = None  # the computed one, once somebody asked for it
+    says_unique: bool = False  # it was given to the job itself: no setting changes it
+    waits: bool = False  # for its time, as its store sees it
+    progress_report: tuple[float, str] | None = None
+    clock_skew: float = 0.0  # seconds that its store's clock is ahead of ours; the deadline is by that one
+    lease_lost: bool = False  # others may have it by now: however it ends here, it is only given back
+    unreadable: str | None = None  # what of its stored record cannot be read; see stored.py
