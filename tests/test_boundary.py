@@ -25,7 +25,7 @@ from neoq.engine.report import ShutdownReport
 from neoq.errors import NeoqError
 from neoq.frames import frames_from
 from neoq.job import Job
-from neoq.mem_backend import MemStore
+from neoq.memory.store import MemStore
 from neoq.sqlite.store import SqliteStore
 from neoq.store import Page, QueueCounts
 

@@ -27,7 +27,7 @@ OF_PYTHON = {
 OF_NEOQ = {
     "_needs": "the conformance suite: a mark on its cases",
     "_without": "the conformance suite: another mark",
-    "_stir": "Redis: what a call of the server does, which may be on its way while the model goes on",
+    "_idle": "Redis: what a call of the server does, which may be on its way while the model goes on",
     "_local_names": "cron: the names of days and months in this locale, which few machines have installed",
     "_in_english": "cron: a spec that has such names",
 }

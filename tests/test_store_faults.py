@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import neoq
-from neoq.mem_backend import MemStore
+from neoq.memory.store import MemStore
 from neoq.testing import Faults
 from neoq.testing.cases.suite import PATIENCE, Background, ended
 from tests.postgres_server import fresh_schema

@@ -55,7 +55,7 @@ class LocalSource:
     def take(self, queue: str, limit: int) -> tuple[Sequence[Job], bool]:
         """Claim from the store."""
         jobs, due, now = self._store.claim([Demand(queue, limit, self._kinds_of(queue))])
-        # Without jobs, what is due is a future job that the store's timer has not made ready yet: it notifies.
+        # Without jobs, what is due is a future job that the timer has not made ready yet: it notifies.
         return jobs, bool(jobs) and due is not None and due <= now
 
     def settle(self, outcomes: list[Outcome]) -> None:

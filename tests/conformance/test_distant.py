@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from neoq import MemBackend
-from neoq.mem_backend import MemStore
+from neoq.memory.store import MemStore
 from neoq.testing import BackendConformance
 
 

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 
 import neoq
-from neoq.mem_backend import MemStore
+from neoq.memory.store import MemStore
 from neoq.store import Notify
 
 ROUNDS = 60

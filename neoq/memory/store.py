@@ -1,0 +1,452 @@
+"""MemStore: what is done to jobs in memory, in terms of the table beside it."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from itertools import repeat
+from typing import Any, ClassVar
+
+from neoq.boundary import entrance
+from neoq.errors import BackendClosedError, UnsupportedError
+from neoq.filter import ALL, Filter
+from neoq.job import Job, call_of, data_of, is_special, queue_of
+from neoq.job import plain as plain_job
+from neoq.memory.config import MemConfig
+from neoq.memory.queues import Key, Plain, QueueState, job_of
+from neoq.memory.room import Room
+from neoq.memory.table import Table, snapshot
+from neoq.record import Status
+from neoq.reentry import guarded, reentered
+from neoq.store import (
+    Action,
+    Changed,
+    Claimed,
+    Demand,
+    DirectStore,
+    Extended,
+    Lease,
+    Notify,
+    Outcome,
+    Page,
+    QueueCounts,
+    Reclaimed,
+    Successes,
+    Tick,
+    WorkerInfo,
+    taken_by,
+)
+from neoq.times import to_datetime
+
+_PENDING, _RUNNING, _RETRYING = Status.PENDING, Status.RUNNING, Status.RETRYING
+_SUCCEEDED = Status.SUCCEEDED
+_REMEMBERED_TOKENS = 1000
+_CLOCK_SLIPPED = 60.0  # seconds: a tick that much older than the last one is a new one, of a clock set back
+
+
+class MemStore(DirectStore):
+    """The jobs of one process."""
+
+    config: MemConfig
+    features: ClassVar[frozenset[str]] = frozenset({"local"})
+
+    @staticmethod
+    def _guard(method: Callable[..., Any]) -> Callable[..., Any]:
+        """Refuse what comes while this very thread holds the lock."""
+        if method.__name__ in {"add_plain", "add_call"}:  # the hot path, which looks by itself
+            return entrance(method)
+        if method.__name__ == "open_store":
+            return guarded(method)
+
+        def call(self: MemStore, *arguments: Any, **keywords: Any) -> Any:
+            lock = getattr(self, "_lock", None)  # the store may not be open yet
+            if lock is not None and lock._is_owned():
+                raise reentered()
+            return method(self, *arguments, **keywords)
+
+        return functools.wraps(method)(entrance(call))
+
+    def open_store(self, notify: Notify) -> None:
+        """Begin with no jobs at all."""
+        self._notify = notify
+        self._table = Table(self.config, self.clock, notify)
+        self._room = Room(self.config, self.context)
+        self._lock, self._queues, self._jobs = self._table.lock, self._table.queues, self._table.jobs
+        self._leases = itertools.count(1)
+        self._ticks: dict[str, float] = {}
+        self._added: OrderedDict[bytes, list[int]] = OrderedDict()
+        self._beats: dict[str, WorkerInfo] = {}
+
+    def close_store(self) -> None:
+        """Stop the threads; what is left stays readable for the report."""
+        self.stop_waiting()
+        self._table.future.close()
+
+    def stop_waiting(self) -> None:
+        """End every add that waits for room."""
+        with self._lock:
+            self._room.closed = True
+            for state in self._queues.values():
+                state.ready.not_full.notify_all()
+
+    # -- enqueue -----------------------------------------------------------------------------------------
+
+    def add(self, jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:
+        """Store jobs; see `Store.add`. Waits for room in a full queue, up to ``enqueue_timeout``."""
+        if transaction is not None:
+            raise UnsupportedError(
+                "jobs in memory cannot join a transaction; enqueue after its commit, or use a backend that "
+                "keeps jobs in that database"
+            )
+        return self._add_batch(jobs, token) if token or len(jobs) > 1 else [self._add_alone(jobs[0])]
+
+    def add_plain(self, queue: str, data: bytes, now: float) -> Job:
+        """The hot path of enqueue: each call and lookup here is paid by every job."""
+        state = self._queues.get(queue)
+        if state is None or state.hashed:
+            return self.add((plain_job(queue, data, now),), token=b"")[0]
+        ready, holders = state.ready, state.holders
+        lock = self._lock
+        if lock._is_owned():  # type: ignore[attr-defined]
+            raise reentered()
+        with lock:
+            if self._room.closed:
+                self._refuse_outsiders(queue)
+            if data in holders:
+                return self._meet(holders[data], None, state)
+            if ready.length >= state.plenty and self._room.is_full(state, 1):
+                return self._add_alone(plain_job(queue, data, now))
+            self._table.last_id = job_id = self._table.last_id + 1
+            plain = job_id, queue, data, now
+            was_empty = not ready.length
+            ready.push_new(plain, now)
+            holders[data] = job_id
+        if was_empty:  # a runner that was woken for an earlier job finds this one too
+            self._notify(queue, "ready")
+        return job_of(plain)
+
+    def add_call(self, queue: str, data: bytes, now: float, kind: str) -> Job:
+        """As `add_plain`, for the call of a task."""
+        state = self._queues.get(queue)
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            raise reentered()
+        if state is None or state.ready.length + 1 > state.plenty:
+            return self.add((call_of(queue, data, now, kind),), token=b"")[0]
+        with self._lock:
+            if self._room.closed:
+                self._refuse_outsiders(queue)
+            self._table.last_id = job_id = self._table.last_id + 1
+            call = job_id, queue, data, now, kind
+            was_empty = not state.ready.length
+            state.ready.push_new(call, now)
+        if was_empty:
+            self._notify(queue, "ready")
+        return job_of(call)
+
+    def _add_alone(self, job: Job) -> Job:
+        """One job; mostly it is more than a queue and a payload."""
+        with self._lock:
+            if self._room.closed:
+                self._refuse_outsiders(job.queue)
+            state = self._queues.get(job.queue) or self._table.new_queue(job.queue)
+            if not job.waits and self._room.is_full(state, 1):  # a duplicate takes no room
+                self._room.wait(state, lambda: int(not self._room.is_held(job, state)))
+            was_empty = not state.ready.length
+            added = self._add_one(job, state)
+        if was_empty:
+            self._notify(job.queue, "ready")
+        return added
+
+    def _add_batch(self, jobs: Sequence[Job], token: bytes, *, follows: bool = False) -> list[Job]:
+        empty: list[QueueState] = []
+        with self._lock:
+            added = self._add_locked(jobs, token, empty, follows)
+        for state in empty:
+            self._notify(state.queue, "ready")
+        return added
+
+    def _add_locked(
+        self, jobs: Sequence[Job], token: bytes, empty: list[QueueState], follows: bool
+    ) -> list[Job]:
+        # Not in the body of the `with`: an exception from a signal handler that lands on the backward jump
+        # of a comprehension there would leave the lock taken (CPython 3.13).
+        if self._room.closed and not follows:
+            self._refuse_outsiders(jobs[0].queue)
+        if token and token in self._added:
+            return [snapshot(self._jobs[job_id]) for job_id in self._added[token] if job_id in self._jobs]
+        queues = set(map(queue_of, jobs))
+        states = {queue: self._queues.get(queue) or self._table.new_queue(queue) for queue in queues}
+        special = [job for job in jobs if job.special] if any(map(is_special, jobs)) else []
+        if not follows:  # who settles is who makes room, and must not wait for it
+            self._room.make(jobs, states, special)
+        if special:
+            self._refuse_duplicates(jobs, states)
+        empty += [state for state in states.values() if not state.ready.length]
+        if special or len(states) > 1 or states[jobs[0].queue].hashed:
+            added = [self._add_one(job, states[job.queue]) for job in jobs]
+        else:
+            added = self._add_plain_batch(jobs, states[jobs[0].queue])
+        if token:
+            self._remember(token, added)
+        return added
+
+    def _refuse_outsiders(self, queue: str) -> None:
+        """While the backend shuts down only handlers that still count may enqueue."""
+        if not self.context.may_still_add():
+            raise BackendClosedError("this backend was shut down; make a new one", queue=queue)
+
+    def _add_one(self, job: Job, state: QueueState) -> Job:
+        holder = state.holders.get(state.key(job)) if job.unique else None
+        return self._table.accept(job, state) if holder is None else self._meet(holder, job, state)
+
+    def _add_plain_batch(self, jobs: Sequence[Job], state: QueueState) -> list[Job]:
+        """The hot path of enqueue_many: jobs of one queue that are due now, and nothing but a payload.
+
+        Whole lists go through loops that are written in C, which cost a fifth of Python's.
+        """
+        payloads: list[bytes] = list(map(data_of, jobs))
+        if len(set(payloads)) < len(jobs) or not state.holders.keys().isdisjoint(payloads):
+            return [self._add_one(job, state) for job in jobs]
+        first = self._table.last_id + 1
+        self._table.last_id += len(jobs)
+        ids = list(range(first, first + len(jobs)))
+        due: float = jobs[0].due  # type: ignore[assignment]  # and that of all
+        plain: list[Plain] = list(zip(ids, repeat(state.queue), payloads, repeat(due), strict=False))
+        state.ready.push_many(plain, due)
+        self._jobs.update(zip(ids, plain, strict=True))
+        state.holders.update(zip(payloads, ids, strict=True))
+        for job, job_id in zip(jobs, ids, strict=True):
+            job.id = job_id
+        return list(jobs)
+
+    def _meet(self, holder_id: int, job: Job | None, state: QueueState) -> Job:
+        """Enqueue a job (None: a plain one) whose fingerprint an unfinished one has."""
+        if job is not None and job.on_duplicate == "raise":
+            raise taken_by(snapshot(self._jobs[holder_id]))
+        replaces = job is not None and job.on_duplicate == "replace"
+        if replaces:
+            state.record(holder_id)
+        holder = self._jobs[holder_id]
+        if isinstance(holder, Job) and holder.status is not _RUNNING:
+            due = self.clock.time() if job is None else job.due
+            if replaces:
+                holder = self._table.move(holder, state, due, job)
+            elif holder.status is _RETRYING and due < holder.due:  # type: ignore[operator]
+                holder = self._table.move(holder, state, due)
+        met = snapshot(holder)
+        met.duplicate = True
+        return met
+
+    def _refuse_duplicates(self, jobs: Sequence[Job], states: dict[str, QueueState]) -> None:
+        """Raise for the first on_duplicate="raise" that meets a job, stored or earlier in the batch."""
+        if all(job.on_duplicate != "raise" for job in jobs):
+            return
+        earlier: dict[tuple[str, Key], Job] = {}
+        unique = [job for job in jobs if job.unique]
+        for job in unique:  # all before the first is used: a job's key may change those of its whole queue
+            states[job.queue].key(job)
+        for job in unique:
+            state = states[job.queue]
+            key = state.key(job)
+            if job.on_duplicate == "raise":
+                if (holder := state.holders.get(key)) is not None:
+                    raise taken_by(snapshot(self._jobs[holder]))
+                if (job.queue, key) in earlier:
+                    raise taken_by(earlier[job.queue, key].snapshot())
+            earlier[job.queue, key] = job
+
+    def _remember(self, token: bytes, added: list[Job]) -> None:
+        self._added[token] = [job.id for job in added if job.id is not None]
+        if len(self._added) > _REMEMBERED_TOKENS:
+            self._added.popitem(last=False)
+
+    # -- cron --------------------------------------------------------------------------------------------
+
+    def add_tick(self, cron: str, tick: datetime, job: Job) -> Tick:
+        """Record a tick and add its job; capacity does not hold it back."""
+        at = tick.timestamp()
+        with self._lock:
+            last = self._ticks.get(cron)
+            if last is not None and 0 <= last - at < _CLOCK_SLIPPED:
+                return Tick.EXISTS
+            self._ticks[cron] = at
+            state = self._queues.get(job.queue) or self._table.new_queue(job.queue)
+            if state.key(job) in state.holders:
+                return Tick.SKIPPED
+            self._table.accept(job, state)
+        self._notify(job.queue, "ready")
+        return Tick.NEW
+
+    def last_tick(self, cron: str) -> datetime | None:
+        """The newest tick of a cron in this process."""
+        with self._lock:
+            at = self._ticks.get(cron)
+        return to_datetime(at)
+
+    # -- claim and settle --------------------------------------------------------------------------------
+
+    def claim(self, demand: Sequence[Demand]) -> Claimed:
+        """Hand ready jobs over, best first."""
+        claimed: list[Job] = []
+        more = False
+        with self._lock:
+            for queue, limit, kinds in demand:
+                jobs, left = self._take(queue, limit, kinds)
+                claimed += jobs
+                more = more or left
+            due = None if more else self._table.future.next_due()
+        now: Any = to_datetime(self.clock.time())
+        return Claimed(claimed, now if more else to_datetime(due), now)
+
+    def _take(self, queue: str, limit: int, kinds: frozenset[str] | None) -> tuple[list[Job], bool]:
+        state = self._queues.get(queue)
+        if state is None:
+            return [], False
+        if state.blocked and self._room.may_have(state):
+            state.ready.not_full.notify_all()
+        if state.paused or not (state.ready.length or state.ready.aside):
+            return [], False
+        taken = self._hand_out(state.ready.take(limit, kinds), next(self._leases))
+        if state.frees_early:
+            for job in taken:
+                if job.unique == "until_started":
+                    state.free(job)
+        state.running += len(taken)
+        return taken, state.ready.length > 0
+
+    def _hand_out(self, waiting: list[Job | Plain], token: int) -> list[Job]:
+        """Waiting jobs as running ones."""
+        jobs = []
+        for entry in waiting:
+            if isinstance(entry, Job):
+                job = entry
+            else:
+                job = self._jobs[entry[0]] = job_of(entry)
+            job.status = _RUNNING
+            job.token = token
+            jobs.append(job)
+        return jobs
+
+    def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
+        """Record how attempts ended; memory has no transactions to join."""
+        if transaction is not None:
+            raise UnsupportedError("jobs in memory cannot be completed inside a transaction")
+        if isinstance(outcomes, Successes):
+            return self._settle_succeeded(outcomes.jobs)
+        stale: set[int] = set()
+        with self._lock:
+            for outcome in outcomes:
+                lease = outcome.lease
+                job: Any = self._jobs.get(lease.job_id)
+                if not isinstance(job, Job) or job.token != lease.token or job.status is not _RUNNING:
+                    stale.add(lease.job_id)
+                    continue
+                self._table.settle(job, self._queues[lease.queue], outcome)
+        for outcome in outcomes:
+            if outcome.follow and outcome.lease.job_id not in stale:
+                self._add_batch(outcome.follow, b"", follows=True)
+        return stale
+
+    def _settle_succeeded(self, jobs: Sequence[Job]) -> set[int]:
+        """The hot path of settle: a job's own record, as `claim` handed it out."""
+        stale: set[int] = set()
+        records, finished = self._jobs, self._table.finished
+        state = self._queues[jobs[0].queue]
+        hold, hashed = state.holders.pop, state.hashed
+        settled = 0
+        with self._lock:
+            try:
+                for job in jobs:
+                    if records.get(job.id) is not job or job.status is not _RUNNING:
+                        stale.add(job.id)
+                        continue
+                    if not (job.special or hashed):
+                        hold(job.body, None)  # type: ignore[arg-type]
+                    elif job.unique:
+                        state.free(job)
+                    job.status = _SUCCEEDED
+                    job.slot = job.parsed = None
+                    finished.append(job)
+                    settled += 1
+            finally:  # also of those before one that raises, as out of memory
+                state.running -= settled
+                state.succeeded += settled
+            self._table.drop_finished()
+        return stale
+
+    def extend(self, leases: Sequence[Lease]) -> Extended:
+        """Leases in memory do not expire; tell which are gone, and whose job was cancelled."""
+        lost, cancelled = set(), set()
+        with self._lock:
+            for lease in leases:
+                job = self._jobs.get(lease.job_id)
+                if not isinstance(job, Job) or job.token != lease.token:
+                    lost.add(lease.job_id)
+                    continue
+                if lease.progress is not None:
+                    job.progress_report = lease.progress
+                if job.cancel_asked:
+                    cancelled.add(lease.job_id)
+        return Extended(lost, cancelled)
+
+    def reclaim(self) -> Reclaimed:
+        """Nothing: a worker in memory dies with its jobs."""
+        return Reclaimed([], [])
+
+    def prune(self) -> int:
+        """Forget finished jobs older than ``retention``."""
+        return self._table.prune()
+
+    def beat(self, worker: WorkerInfo) -> None:
+        """Remember what this process serves."""
+        self._beats[worker.id] = worker
+
+    def workers(self) -> list[WorkerInfo]:
+        """This process, once it listens."""
+        worker = self.context.worker()
+        return [worker] if worker.queues and self.context.is_running() else []
+
+    # -- looking and operating ---------------------------------------------------------------------------
+
+    def find(
+        self, wanted: Filter = ALL, *, limit: int = 100, after: int | None = None, before: int | None = None
+    ) -> Page:
+        """Snapshots of jobs, newest first."""
+        with self._lock:
+            return self._table.find(wanted, limit, after, before)
+
+    def counts(self) -> list[QueueCounts]:
+        """Every queue that has or had jobs."""
+        with self._lock:
+            states = list(self._queues.values())
+            counted = list(map(QueueState.counts, states))
+        return sorted(counted, key=lambda counts: counts.queue)
+
+    def change(self, job_ids: Iterable[int], action: Action) -> Changed:
+        """Cancel, retry or delete jobs."""
+        with self._lock:
+            return self._table.change(job_ids, action)
+
+    def set_paused(self, queue: str, paused: bool) -> None:
+        """Hold a queue's jobs back, or let them go."""
+        with self._lock:
+            state = self._queues.get(queue) or self._table.new_queue(queue)
+            state.paused = paused
+        self._notify(queue, "pause" if paused else "ready")
+
+    # -- future jobs -------------------------------------------------------------------------------------
+
+    def next_due(self) -> float | None:
+        """When the next future job or retry is due, in seconds since the epoch."""
+        return self._table.next_due()
+
+    def hold_timers(self, held: bool) -> None:
+        """Leave it to the caller to call `release_due`, or not any more."""
+        self._table.hold_timers(held)
+
+    def release_due(self) -> None:
+        """Make ready what is due by now."""
+        self._table.release_due()

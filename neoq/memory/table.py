@@ -1,0 +1,322 @@
+"""The jobs in memory: each record, its queue, and what becomes of it; under one lock."""
+
+from __future__ import annotations
+
+import os
+import threading
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from neoq.filter import Filter
+from neoq.job import DuplicateJobError, Job
+from neoq.memory.queues import FutureJobs, Plain, QueueState, Records, job_of
+from neoq.record import FINISHED, Status
+from neoq.store import Action, Changed, Notify, Outcome, Page, taken_by, warn_of_dropped
+
+if TYPE_CHECKING:
+    from neoq.clock import Clock
+    from neoq.config import Config
+
+_PENDING, _RUNNING, _DEAD = Status.PENDING, Status.RUNNING, Status.DEAD
+_SUCCEEDED, _CANCELLED = Status.SUCCEEDED, Status.CANCELLED
+_WAITING = frozenset({_PENDING, Status.RETRYING})
+_LOOKED_AT_ONCE = 2000  # jobs, while others wait for the lock
+
+
+class Table:
+    """The records of all jobs in one process. Its callers hold ``lock``, but for what says otherwise."""
+
+    def __init__(self, config: Config, clock: Clock, notify: Notify) -> None:
+        self._config = config
+        self._clock = clock
+        self._notify = notify
+        # It knows its owner: code that Python runs in the middle is refused, and does not wait for itself.
+        self.lock = threading.RLock()
+        self.queues: dict[str, QueueState] = {}
+        self.jobs: Records = {}
+        self.finished: deque[Job] = deque()
+        self.dead: OrderedDict[int, None] = OrderedDict()
+        # At random: in another process that keeps jobs in memory an id of this one is of nobody's job.
+        # Below 2**30 Python adds and hashes integers in a fraction of the time.
+        self.last_id = int.from_bytes(os.urandom(4), "big") >> 3
+        self.future = FutureJobs(
+            self.lock,
+            self.jobs,
+            clock,
+            interval=config.job_check_interval,
+            window=config.future_job_window,
+            release=self.release_due,
+            log=config.log,
+        )
+
+    def new_queue(self, queue: str) -> QueueState:
+        """The state of a queue that is new here."""
+        state = self.queues[queue] = QueueState(queue, self.lock, self.jobs)
+        return state
+
+    def accept(self, job: Job, state: QueueState) -> Job:
+        """Store a job that is new to its queue: a record of it, so that the caller's is a snapshot."""
+        self.last_id = job.id = self.last_id + 1
+        record = job.as_record()
+        key = state.key(record) if record.unique else None
+        if record.unique == "until_started":
+            state.frees_early = True
+        if record.waits:
+            self.schedule(record, state)
+        else:
+            state.ready.push(record)
+        if key is not None:
+            state.holders[key] = job.id
+        return job
+
+    def schedule(self, job: Job, state: QueueState) -> None:
+        """Let a waiting job become ready when it is due, which may be now."""
+        if job.due > self._clock.time():  # type: ignore[operator]  # accepted jobs have one
+            state.waits(job, 1)
+            self.future.push(job)
+        else:
+            job.waits = False
+            state.ready.push(job)
+
+    def move(self, holder: Job, state: QueueState, run_after: float | None, new: Job | None = None) -> Job:
+        """Put a waiting job at another time; its entry at the old one counts no more."""
+        record = self.stand_in(holder, state)
+        record.due = run_after
+        record.special = True
+        if new is not None:
+            record.replace_by(new)
+        self.schedule(record, state)
+        self._notify(record.queue, "ready")
+        return record
+
+    def stand_in(self, record: Job, state: QueueState) -> Job:
+        """Replace a waiting record by a copy, so that what points at the old one is void."""
+        copy = record.snapshot()
+        self.withdraw(record, state, copy)
+        return copy
+
+    def withdraw(self, record: Job, state: QueueState, copy: Job | None) -> None:
+        """Take a waiting job out of where it waits; the entry itself is swept out later."""
+        if record.waits:
+            state.waits(record, -1)
+            self.future.void(record.id, copy)
+        else:
+            state.ready.void(record.id, copy)
+
+    def finish(self, job: Job, state: QueueState, status: Status) -> None:
+        """Give a job its final status, and its fingerprint free."""
+        job.status = status
+        if job.unique:
+            state.free(job)
+        if status is _DEAD:
+            state.dead += 1
+            self.dead[job.id] = None
+            self._drop_dead()
+            return
+        if status is _SUCCEEDED:
+            state.succeeded += 1
+        else:
+            state.cancelled += 1
+        self.finished.append(job)
+        self.drop_finished()
+
+    def drop_finished(self) -> None:
+        """Forget the oldest of too many finished jobs."""
+        limit = self._config.max_finished
+        if limit is None:
+            return
+        queue, dropped = "", 0
+        oldest, forget = self.finished.popleft, self.jobs.pop
+        for _ in range(len(self.finished) - limit):
+            job = oldest()
+            if job.status is not _SUCCEEDED:
+                self.forget(job)
+                continue
+            if job.queue != queue:  # mostly it is that of all
+                self._count_dropped(queue, dropped)
+                queue, dropped = job.queue, 0
+            dropped += forget(job.id, None) is not None
+        self._count_dropped(queue, dropped)
+
+    def _count_dropped(self, queue: str, dropped: int) -> None:
+        if dropped:
+            self.queues[queue].succeeded -= dropped
+
+    def _drop_dead(self) -> None:
+        limit = self._config.max_dead
+        if limit is not None and len(self.dead) > limit:
+            oldest: Any = self.jobs[next(iter(self.dead))]
+            warn_of_dropped(self._config, oldest.id, oldest.queue)
+            self.forget(oldest)
+
+    def forget(self, job: Job) -> bool:
+        """Remove a job that has ended from all that can be looked up."""
+        if self.jobs.pop(job.id, None) is None:
+            return False
+        state = self.queues[job.queue]
+        if job.status is _SUCCEEDED:
+            state.succeeded -= 1
+        elif job.status is _CANCELLED:
+            state.cancelled -= 1
+        elif job.status is _DEAD:
+            state.dead -= 1
+            self.dead.pop(job.id, None)
+        return True
+
+    def settle(self, job: Job, state: QueueState, outcome: Outcome) -> None:
+        """Settle an attempt: with a fresh record, since the handler may still hold the old one."""
+        record = job.snapshot()
+        record.retries += outcome.charged
+        record.cancel_asked = False
+        record.token = 0
+        record.result_body = outcome.result
+        record.progress_report = outcome.lease.progress or job.progress_report
+        if outcome.started_at is not None:
+            record.started = outcome.started_at
+        if outcome.failure is not None:
+            record.error = f"{outcome.failure.type}: {outcome.failure.message}"
+            record.traceback = outcome.failure.traceback
+            record.failed_attempts = outcome.failed_attempts or record.failed_attempts
+        self.jobs[job.id] = record  # not sooner: what raises before, as out of memory, has changed nothing
+        state.running -= 1
+        if outcome.status in FINISHED:
+            record.finished_on = outcome.finished_at
+            self.finish(record, state, outcome.status)
+        elif job.cancel_asked:  # cancelled as it ran: it is not tried again
+            record.finished_on = outcome.finished_at
+            self.finish(record, state, _CANCELLED)
+        else:
+            record.status = outcome.status
+            record.progress_report = None
+            if outcome.run_after is not None:
+                record.due = outcome.run_after
+            self.schedule(record, state)
+            self._notify(record.queue, "ready")
+
+    def prune(self) -> int:
+        """Forget finished jobs older than ``retention``."""
+        retention = self._config.retention
+        if retention is None:
+            return 0
+        oldest = self._clock.time() - retention
+        pruned = 0
+        with self.lock:
+            while self.finished:
+                if (self.finished[0].finished_on or 0.0) > oldest:
+                    break
+                pruned += self.forget(self.finished.popleft())
+        return pruned
+
+    def next_due(self) -> float | None:
+        """When the next future job or retry is due, in seconds since the epoch."""
+        with self.lock:
+            return self.future.next_due()
+
+    def hold_timers(self, held: bool) -> None:
+        """Leave it to the caller to call `release_due`, or not any more."""
+        with self.lock:
+            self.future.hold(held)
+
+    def release_due(self) -> None:
+        """Make ready what is due by now; the timer calls it."""
+        with self.lock:
+            due = self.future.pop_due()
+            for job in due:
+                state = self.queues[job.queue]
+                state.waits(job, -1)
+                state.ready.push(job)
+        for queue in {job.queue for job in due}:
+            self._notify(queue, "ready")
+
+    def find(self, wanted: Filter, limit: int, after: int | None, before: int | None) -> Page:
+        """Snapshots of jobs, newest first."""
+        # Ids rise, and a job keeps its place.
+        ids = list(self.jobs) if wanted.ids is None else sorted(self.jobs.keys() & wanted.ids)
+        start = 0 if before is None else bisect_right(ids, before)
+        end = len(ids) if after is None else bisect_left(ids, after)
+        candidates = range(start, end) if before is not None else range(end - 1, start - 1, -1)
+        most = _LOOKED_AT_ONCE if wanted.narrow else len(candidates)
+        found: list[Job] = []
+        looked = 0
+        for place in candidates:
+            if len(found) == limit or looked == most:
+                break
+            looked += 1
+            entry = self.jobs[ids[place]]
+            if isinstance(entry, Job) or wanted.queue in {None, entry[1]}:
+                job = snapshot(entry)
+                if wanted.matches(job):
+                    found.append(job)
+        rest = ids[candidates[looked - 1]] if 0 < looked < len(candidates) else None
+        return Page(found if before is None else found[::-1], rest)
+
+    def change(self, job_ids: Iterable[int], action: Action) -> Changed:
+        """Cancel, retry or delete jobs."""
+        operate = {"cancel": self._cancel, "retry": self._retry, "delete": self._delete}[action]
+        done, running, queues = set(), set(), set()
+        ids = list(job_ids)
+        for job_id in ids:
+            entry = self.jobs.get(job_id)
+            if entry is None:
+                continue
+            state = self.queues[entry.queue if isinstance(entry, Job) else entry[1]]
+            job = state.record(job_id)
+            assert job is not None
+            try:
+                changed = operate(job, state)
+            except DuplicateJobError:
+                if len(ids) == 1:
+                    raise
+                continue
+            if changed:
+                done.add(job_id)
+                queues.add(job.queue)
+            elif action == "cancel" and job.status is _RUNNING:
+                job.cancel_asked = True
+                running.add(job_id)
+        return Changed(frozenset(done), frozenset(running), frozenset(queues))
+
+    def _cancel(self, job: Job, state: QueueState) -> bool:
+        if job.status not in _WAITING:
+            return False
+        record = self.stand_in(job, state)
+        record.finished_on = self._clock.time()
+        self.finish(record, state, _CANCELLED)
+        return True
+
+    def _retry(self, job: Job, state: QueueState) -> bool:
+        now = self._clock.time()
+        if job.status in _WAITING:
+            self.move(job, state, min(now, job.due))  # type: ignore[type-var]
+            return True
+        if job.status is not _DEAD:
+            return False
+        if job.unique:
+            holder = state.holders.get(key := state.key(job))
+            if holder is not None:
+                raise taken_by(snapshot(self.jobs[holder]))
+            state.holders[key] = job.id
+        state.dead -= 1
+        self.dead.pop(job.id, None)
+        job.status, job.due, job.finished_on, job.retries, job.crashes = _PENDING, now, None, 0, 0
+        job.expires = None  # or one that has passed would kill it again
+        self.schedule(job, state)
+        self._notify(job.queue, "ready")
+        return True
+
+    def _delete(self, job: Job, state: QueueState) -> bool:
+        if job.status is _RUNNING:
+            return False
+        if job.status in _WAITING:
+            if job.unique:
+                state.free(job)
+            self.withdraw(job, state, None)
+            return True
+        return self.forget(job)
+
+
+def snapshot(job: Job | Plain) -> Job:
+    """A job as its user may see it."""
+    return job.snapshot() if isinstance(job, Job) else job_of(job)
