@@ -34,11 +34,13 @@ class Verb:
 
     name: str
     past: str
+    method: str  # of the backend
     statuses: tuple[str, ...]
+    possible: frozenset[str]  # statuses of jobs that it can change
 
     def apply(self, backend: Backend, ids: list[int]) -> set[int]:
         """Change jobs; those that it changed."""
-        changed: set[int] = getattr(backend, self.name)(ids)
+        changed: set[int] = getattr(backend, self.method)(ids)
         return changed
 
 
@@ -48,13 +50,18 @@ class Report:
 
     matched: int = 0
     changed: int = 0
-    left: list[int] = field(default_factory=list)  # some of those that were not changed
+    left: list[int] = field(default_factory=list)  # that matched and were not changed
 
 
 def add_arguments(parser: Parser, verb: Verb) -> None:
     """Ids or filters, and whether to do it at once."""
     parser.add_argument("ids", nargs="*", type=count(), metavar="ID", help="these jobs")
     add_filters(parser)
+    add_consent(parser, verb)
+
+
+def add_consent(parser: Parser, verb: Verb) -> None:
+    """Whether to do it at once, and where."""
     parser.add_argument("--dry-run", action="store_true", help=f"show what it would {verb.name}, and end")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     output.add_json(parser)
@@ -67,15 +74,21 @@ def run(args: argparse.Namespace, verb: Verb) -> int:
     if bool(args.ids) == bool(filters):
         many_ways = "give ids or filters, not both" if filters else "give ids, or a filter such as --queue"
         raise CommandError(f"which jobs? {many_ways}", Exit.USAGE)
-    if filters and not (args.yes or args.dry_run or (sys.stdin.isatty() and output.is_terminal(sys.stderr))):
+    if filters:
+        return by_filter(verb, filters, args)
+    with opened(args) as backend:
+        return _by_ids(backend, verb, list(dict.fromkeys(args.ids)), args)
+
+
+def by_filter(verb: Verb, filters: dict[str, Any], args: argparse.Namespace) -> int:
+    """Change the jobs that filters take, once they were shown and somebody has agreed."""
+    if not (args.yes or args.dry_run or (sys.stdin.isatty() and output.is_terminal(sys.stderr))):
         raise CommandError(
             f"{verb.name} by filter changes many jobs, and there is no terminal to ask at: look "
             "with --dry-run, then say --yes",
             Exit.USAGE,
         )
     with opened(args) as backend:
-        if args.ids:
-            return _by_ids(backend, verb, list(dict.fromkeys(args.ids)), args)
         return _by_filter(backend, verb, filters, args)
 
 
@@ -112,39 +125,34 @@ def why_not(backend: Backend, verb: Verb, job_id: int, *, dry: bool = False) -> 
     if job is None:
         return "there is no such job; finished ones are forgotten after the retention"
     status = str(job.status)
-    if status not in _possible(verb):
+    if status not in verb.possible:
         hint = {"delete": "; cancel it first", "retry": ""}.get(verb.name, "")
         return f"it is running{hint}" if status == "running" else f"it has finished already: {status}"
     if dry:
         return None
     try:
-        return None if getattr(backend, verb.name)(job_id) else "it has changed in the meantime; try again"
+        return None if getattr(backend, verb.method)(job_id) else "it has changed in the meantime; try again"
     except NeoqError as error:  # a retry meets an unfinished job that is equal
         return str(error)
-
-
-def _possible(verb: Verb) -> set[str]:
-    return {*verb.statuses, "pending", "retrying"}
 
 
 # -- by filter -----------------------------------------------------------------------------------------------
 
 
 def _by_filter(backend: Backend, verb: Verb, filters: dict[str, Any], args: argparse.Namespace) -> int:
-    if args.status is not None and args.status not in _possible(verb):
+    if args.status is not None and args.status not in verb.possible:
         raise CommandError(f"{verb.name} does nothing to jobs that are {args.status}", Exit.USAGE)
-    total, exact = _matching(backend, verb, filters)
+    asks = not (args.yes or args.dry_run)
+    total = 0 if say_if_unknown(backend, args.queue) else _matching(backend, verb, filters, args.yes)
     if args.dry_run and args.json:
-        output.print_json({"matched": total, "exact": exact})
+        output.print_json({"matched": COUNTED if total is None else total, "exact": total is not None})
         return Exit.OK
-    shown = f"{'' if exact else 'more than '}{many(total)}"
-    if not total:
-        if not say_if_unknown(backend, args.queue):
-            say("no job matches")
-    elif args.dry_run or not args.yes:
-        sample = next(_matches(backend, verb, filters, SAMPLE), [])
-        for line in sample_lines(sample):
-            print(line) if args.dry_run else say(line)
+    if total == 0:
+        say("no job matches")
+    elif asks or args.dry_run:
+        shown = f"more than {many(COUNTED)}" if total is None else many(total)
+        for line in sample_lines(next(_matches(backend, verb, filters, SAMPLE), [])):
+            say(line) if asks else print(line)
         if args.dry_run:
             print(f"would {verb.name} {shown}")
         elif not _agreed(f"{verb.name} {shown}? [y/N] "):
@@ -152,7 +160,7 @@ def _by_filter(backend: Backend, verb: Verb, filters: dict[str, Any], args: argp
             return Exit.FAILED
     if args.dry_run:
         return Exit.OK
-    return change(backend, verb, filters, total if exact else None, json=args.json)
+    return change(backend, verb, filters, total, json=args.json)
 
 
 def _agreed(question: str) -> bool:
@@ -163,57 +171,64 @@ def _agreed(question: str) -> bool:
 def change(backend: Backend, verb: Verb, filters: dict[str, Any], total: int | None, *, json: bool) -> int:
     """Change what matches, page by page, and report; also where it is interrupted."""
     report = Report()
+    reasons: list[str] = []
     try:
-        for page in _matches(backend, verb, filters):
+        for page in _matches(backend, verb, filters) if total != 0 else ():
             changed = verb.apply(backend, [job.id for job in page])
             report.matched += len(page)
             report.changed += len(changed)
-            room = REASONS - len(report.left)
-            report.left += [job.id for job in page if job.id not in changed][:room]
+            report.left += [job.id for job in page if job.id not in changed]
             if output.is_terminal(sys.stderr):
                 of = "" if total is None else f" of {total:,}"
                 print(f"\r{verb.past} {report.changed:,}{of}", end="", file=sys.stderr, flush=True)
+        for job_id in report.left[:REASONS]:
+            reason = why_not(backend, verb, job_id)
+            report.changed += reason is None
+            reasons += [] if reason is None else [f"job {job_id} was not {verb.past}: {output.plain(reason)}"]
     finally:
-        if report.matched and output.is_terminal(sys.stderr):
-            say("")
-        if json:
-            output.print_json({"matched": report.matched, "changed": report.changed})
-        else:
-            print(f"{verb.past} {many(report.changed)}")
-    for job_id in report.left:
-        reason = why_not(backend, verb, job_id, dry=True)
-        say(f"job {job_id} was not {verb.past}: {reason or 'an equal job is unfinished, or it has changed'}")
-    if report.matched - report.changed > len(report.left):
-        say(f"... and {report.matched - report.changed - len(report.left):,} more were not {verb.past}")
+        _tell_all(verb, report, reasons, json=json)
     return Exit.OK
+
+
+def _tell_all(verb: Verb, report: Report, reasons: list[str], *, json: bool) -> None:
+    if report.matched and output.is_terminal(sys.stderr):
+        say("")
+    if json:
+        output.print_json({"matched": report.matched, "changed": report.changed})
+    else:
+        print(f"{verb.past} {many(report.changed)}", flush=True)
+    for reason in reasons:
+        say(reason)
+    if (more := report.matched - report.changed - len(reasons)) > 0:
+        say(f"{many(more)}{' more' if reasons else ''} matched and were not {verb.past}")
 
 
 def _matches(
     backend: Backend, verb: Verb, filters: dict[str, Any], limit: int | None = None
 ) -> Iterator[list[Job]]:
     """The jobs that match and can be changed, in pages."""
-    from neoq.record import Status
-
     if "status" in filters:
         yield from pages(backend, filters, limit)
         return
     for status in verb.statuses:
-        yield from pages(backend, filters | {"status": Status(status)}, limit)
+        yield from pages(backend, filters | {"status": status}, limit)
 
 
-def _matching(backend: Backend, verb: Verb, filters: dict[str, Any]) -> tuple[int, bool]:
-    """How many jobs match, and whether that is all of them."""
+def _matching(backend: Backend, verb: Verb, filters: dict[str, Any], quickly: bool) -> int | None:
+    """How many jobs match; None where that takes too long to count, or ``quickly`` any time."""
     if set(filters) <= {"queue", "status"}:
         statuses = [filters["status"]] if "status" in filters else verb.statuses
         names = [name for status in statuses for name in _COUNTED_AS[status]]
         queues = [one for one in backend.queues() if filters.get("queue", one.queue) == one.queue]
-        return sum(getattr(queue, name) for queue in queues for name in names), True
+        return sum(int(getattr(queue, name)) for queue in queues for name in names)
+    if quickly:
+        return None
     total = 0
     for page in _matches(backend, verb, filters):
         total += len(page)
         if total > COUNTED:
-            return COUNTED, False
-    return total, True
+            return None
+    return total
 
 
 def sample_lines(jobs: list[Job]) -> list[str]:
@@ -223,8 +238,13 @@ def sample_lines(jobs: list[Job]) -> list[str]:
     return output.table(*job_rows(jobs))
 
 
+_WAITING = ("pending", "retrying")
+_ENDED = ("succeeded", "dead", "cancelled")
 VERBS: Mapping[str, Verb] = {
-    "retry": Verb("retry", "retried", ("dead", "retrying")),
-    "cancel": Verb("cancel", "cancelled", ("pending", "retrying", "running")),
-    "delete": Verb("delete", "deleted", ("pending", "retrying", "succeeded", "dead", "cancelled")),
+    "retry": Verb("retry", "retried", "retry", ("dead", "retrying"), frozenset({"dead", *_WAITING})),
+    "cancel": Verb(
+        "cancel", "cancelled", "cancel", (*_WAITING, "running"), frozenset({"running", *_WAITING})
+    ),
+    "delete": Verb("delete", "deleted", "delete", (*_WAITING, *_ENDED), frozenset({*_WAITING, *_ENDED})),
+    "purge": Verb("purge", "purged", "delete", ("succeeded", "cancelled"), frozenset(_ENDED)),
 }

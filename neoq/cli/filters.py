@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from neoq.cli.output import say
-from neoq.cli.parser import Parser, count, did_you_mean
+from neoq.cli.parser import Parser, count, did_you_mean, moment
 
 if TYPE_CHECKING:
     from neoq.backend import Backend
@@ -15,26 +16,56 @@ if TYPE_CHECKING:
 
 PAGE = 500
 STATUSES = ("pending", "running", "retrying", "succeeded", "dead", "cancelled")
-FILTERS = ("queue", "status", "after")
+FILTERS = ("queue", "status", "kind", "key", "since", "until", "error", "after")
 
 
 def add_filters(parser: Parser) -> None:
     """Let a command be about some jobs only."""
-    group = parser.add_argument_group("which jobs")
+    group = parser.add_argument_group(
+        "which jobs", "TIME is ISO 8601, or 2h, 7d ago: when a job ended, else was made"
+    )
+    add = group.add_argument
     parser.known += [
-        group.add_argument("--queue", metavar="NAME", help="of this queue"),
-        group.add_argument("--status", choices=STATUSES, metavar="STATUS", help=", ".join(STATUSES)),
-        group.add_argument("--after", type=count(), metavar="ID", help="older than this one"),
+        add("--queue", metavar="NAME", help="of this queue"),
+        add("--status", choices=STATUSES, metavar="STATUS", help=", ".join(STATUSES)),
+        add("--kind", metavar="NAME", help="of this task"),
+        add("--key", metavar="TEXT", help="with this key"),
+        add("--since", type=moment, metavar="TIME", help="not before"),
+        add("--until", type=moment, metavar="TIME", help="before"),
+        add("--error", metavar="TEXT", help="with this in their error"),
+        add(
+            "--payload",
+            dest="paths",
+            action="append",
+            type=_path,
+            metavar="PATH=VALUE",
+            help="with this in their payload: user.id=7; may be repeated",
+        ),
+        add("--after", type=count(), metavar="ID", help="older than this one"),
     ]
+
+
+def _path(text: str) -> tuple[str, Any]:
+    """A path into a payload, and the value there: JSON, or else a text."""
+    import orjson
+
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} is not PATH=VALUE, such as user.id=7")
+    try:
+        return path, orjson.loads(value)
+    except ValueError:
+        return path, value
 
 
 def filters_of(args: argparse.Namespace) -> dict[str, Any]:
     """The filters that were given, as the keywords of ``Backend.jobs``."""
-    from neoq.record import Status
-
     given = {name: value for name in FILTERS if (value := getattr(args, name)) is not None}
-    if "status" in given:
-        given["status"] = Status(given["status"])
+    if args.paths:
+        given["payload"] = dict(args.paths)
+    for name in ("since", "until"):
+        if isinstance(given.get(name), timedelta):  # a fixed time: a page later means the same jobs
+            given[name] = datetime.now(UTC) - given[name]
     return given
 
 

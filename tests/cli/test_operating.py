@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -129,14 +130,18 @@ def test_an_application_that_starts_by_itself_runs_nothing(tmp_path: Path) -> No
     assert [job["status"] for job in child("jobs", "--json", **at).records] == ["pending"]
 
 
-def test_ids_that_cannot_be_changed_are_explained(command: Command, backend: neoq.Backend) -> None:
-    """For each id that was not changed the command says why, names the equal job, and ends with 1."""
+def test_jobs_that_cannot_be_changed_are_explained(command: Command, backend: neoq.Backend) -> None:
+    """The command says why it did not change a job, and names an equal one; by ids it ends with 1."""
     dead = fill(neoq.connect(command.url, autostart=False))["dead"]
     again = backend.enqueue("emails", dead.payload)
     done = command("retry", str(dead.id), "999999", ends_with=1)
     assert str(again.id) in done.err
     assert f"job {dead.id} was not retried" in done.err
     assert "job 999999 was not retried: there is no such job" in done.err
+    done = command("retry", "--status", "dead", "--yes")
+    assert done.out == "retried 0 jobs\n"
+    assert f"job {dead.id} was not retried" in done.err
+    assert str(again.id) in done.err
 
 
 def test_a_change_by_filter_is_shown_first_and_asked_for(command: Command, backend: neoq.Backend) -> None:
@@ -178,6 +183,46 @@ def test_filters_and_limit_choose_what_is_listed(command: Command, backend: neoq
         "jobs", "--queue", "emails", "--limit", str(PAGE + 10), "--after", str(jobs[-2].id), "--json"
     )
     assert [job["id"] for job in listed.records] == [job.id for job in reversed(jobs[8:-2])]
+
+
+def test_filters_are_those_of_the_backend(command: Command, backend: neoq.Backend) -> None:
+    """Each filter of the backend is an option, and several must all hold."""
+    fill(neoq.connect(command.url, autostart=False))
+    ada = backend.enqueue("emails", {"user": {"id": 7, "zip": "7"}}, kind="send", key="ada")
+    bob = backend.enqueue("emails", {"user": {"id": 8}}, key="bob")
+    old = datetime.now(UTC) - timedelta(hours=1)
+
+    def found(*filters: str) -> list[int]:
+        return [job["id"] for job in command("jobs", "--json", *filters).records]
+
+    assert found("--kind", "send") == found("--key", "ada") == found("--payload", "user.id=7") == [ada.id]
+    assert found("--payload", 'user.zip="7"', "--payload", "user.id=7") == [ada.id]
+    assert found("--payload", "user.zip=7") == []
+    assert [job["status"] for job in command("jobs", "--json", "--error", "mailbox").records] == [
+        "retrying",
+        "dead",
+    ]
+    assert (
+        found("--since", "1h", "--key", "bob")
+        == found("--since", old.isoformat(), "--key", "bob")
+        == [bob.id]
+    )
+    assert found("--until", "1h") == found("--until", old.isoformat()) == []
+    assert "PATH=VALUE" in command("jobs", "--payload", "user", ends_with=2).err
+    assert command("cancel", "--payload", "user.id=8", "--yes").out == "cancelled 1 job\n"
+
+
+def test_purge_forgets_what_ended_long_ago(command: Command, backend: neoq.Backend) -> None:
+    """Purge takes jobs that succeeded or were cancelled, dead ones where it is told, and no younger ones."""
+    jobs = fill(neoq.connect(command.url, autostart=False))
+    assert "--yes" in command("purge", "--older-than", "0", ends_with=2).err
+    assert command("purge", "--older-than", "1h", "--yes").out == "purged 0 jobs\n"
+    assert command("purge", "--older-than", "0", "--dry-run").out.splitlines()[-1] == "would purge 1 job"
+    assert command("purge", "--older-than", "0", "--yes").out == "purged 1 job\n"
+    assert [job.id for job in backend.jobs()] == [jobs["retrying"].id, jobs["dead"].id]
+    assert command("purge", "--older-than", "0s", "--status", "dead", "--yes").out == "purged 1 job\n"
+    assert [job.id for job in backend.jobs()] == [jobs["retrying"].id]
+    assert "invalid choice" in command("purge", "--older-than", "0", "--status", "running", ends_with=2).err
 
 
 def test_an_equal_job_is_named(command: Command) -> None:
