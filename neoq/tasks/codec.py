@@ -102,10 +102,6 @@ def _misfit(place: str, value: Any, wanted: str) -> Misfit:
     return Misfit(f"{place} is {'an' if kind[:1].lower() in 'aeio' else 'a'} {kind}, not {wanted}")
 
 
-def _through(value: Any, place: str) -> Any:  # noqa: ARG001  # every Convert has a place
-    return value
-
-
 # -- single values ---------------------------------------------------------------------------------------
 
 
@@ -140,13 +136,9 @@ def _written(
     return Codec(cls.__name__, encode, decode, frozenset({wire}))
 
 
-def _decimal(text: str) -> Decimal:
-    return Decimal(text)
-
-
 _STR = _as_it_is("str", (str,), _STRING)
 _INT = _as_it_is("int", (int,), _NUMBER)
-ANY = Codec("Any", _through, _through, _ANYTHING, asis=True)
+ANY = Codec("Any", lambda value, _: value, lambda value, _: value, _ANYTHING, asis=True)
 _SIMPLE: dict[Any, Codec] = {
     Any: ANY,
     object: ANY,
@@ -163,7 +155,7 @@ _SIMPLE: dict[Any, Codec] = {
         timedelta, _NUMBER, timedelta.total_seconds, lambda seconds: timedelta(seconds=seconds)
     ),
     UUID: _written(UUID, _STRING, str, UUID),
-    Decimal: _written(Decimal, _STRING, str, _decimal),
+    Decimal: _written(Decimal, _STRING, str, Decimal),
     bytes: _written(
         bytes,
         _STRING,
