@@ -443,13 +443,16 @@ class Backend:
     def enqueue_call(self, queue: str, kind: str, data: bytes) -> Job:
         """Store the call of a task that has no options and is not unique; used by `Task.enqueue`."""
         engine = self.engine
-        if self._enqueue_middleware or self._direct is None:
+        if self._enqueue_middleware:
             return self._enqueue_special(call_of(queue, data, 0.0, kind), None, {}, None)
         if engine.needs_check or queue not in engine.pools:
             engine.admit(queue)
         if len(data) > self._max_payload:
             refuse_size(data, self._max_payload, queue)
-        return self._direct.add_call(queue, data, engine.clock.time(), kind)
+        now = engine.clock.time()
+        if self._direct is None:
+            return self._add(call_of(queue, data, now, kind), None)
+        return self._direct.add_call(queue, data, now, kind)
 
     def _enqueue_special(self, queue: Any, payload: Any, options: JobOptions, transaction: Any) -> Job:
         job = _given(queue, payload, options)

@@ -400,7 +400,7 @@ def plain(queue: str, body: bytes, now: float) -> Job:
 def call_of(queue: str, body: bytes, now: float, kind: str) -> Job:
     """A job that is nothing but the call of a task, and not unique, due now."""
     job = plain(queue, body, now)
-    job.special, job.unique, job.kind = True, False, kind
+    job.special, job.unique, job.kind, job.is_call = True, False, kind, True
     return job
 
 

@@ -98,6 +98,7 @@ class Record:
     own_fingerprint: str | None = None  # the caller's
     computed_fingerprint: str | None = None  # the computed one, once somebody asked for it
     says_unique: bool = False  # it was given to the job itself: no setting changes it
+    is_call: bool = False  # nothing but a payload and a kind, and not unique: made by `call_of`
     waits: bool = False  # for its time, as its store sees it
     progress_report: tuple[float, str] | None = None
     clock_skew: float = 0.0  # seconds that its store's clock is ahead of ours; the deadline is by that one

@@ -62,7 +62,8 @@ class Adder:
 
     def add_one(self, job: Job, token: bytes) -> Job:
         """Add a job, in one commit with those of other threads where it is as plain as most are."""
-        added = None if job.special else self._group((job, held(job), token))
+        together = not job.special or (job.is_call and token)
+        added = self._group((job, held(job), token)) if together else None
         if added is None:
             [added] = self._insert([job], [token or None])
             self.remember(token, [added])
@@ -136,19 +137,23 @@ class Adder:
         self.name_queues(queues)
         notify = self._notifier.notify_in_commit(queues)
         if len(jobs) == 1:
-            values = (keys[0], tokens[0] or None, jobs[0].queue.encode(), jobs[0].body)
+            kind = jobs[0].kind
+            of_kind = None if kind is None else kind.encode()
+            values = (keys[0], tokens[0] or None, jobs[0].queue.encode(), jobs[0].body, of_kind)
         else:
             values = (
                 uuids(keys).data,
                 uuids(tokens if all(tokens) else [token or None for token in tokens]).data,
                 texts([job.queue for job in jobs]).data,
                 byteas([job.body for job in jobs]).data,
+                texts([job.kind for job in jobs]).data,
             )
         told = () if notify is None else (notify.encode(),)
         name, statement = self._statements.plain(
             several=len(jobs) > 1, tell=notify is not None, direct=self._connections.direct
         )
-        added = _accepted(jobs, keys, self._connections.prepared(connection, name, statement, values + told))
+        marks = [key or token for key, token in zip(keys, tokens, strict=True)]
+        added = _accepted(jobs, marks, self._connections.prepared(connection, name, statement, values + told))
         if notify is None:
             self._notifier.notify_later(queues)
         self.last_id = max([self.last_id, *(job.id or 0 for job in added if job is not None)])
@@ -323,7 +328,10 @@ class Adder:
 
 
 def _accepted(jobs: Sequence[Job], keys: Sequence[bytes | None], result: PGresult) -> list[Job | None]:
-    """Give jobs what the server gave them; None for each that it did not store."""
+    """Give jobs what the server gave them; None for each that it did not store.
+
+    ``keys`` are what the rows are told apart by: what a job holds, or else its token.
+    """
     value, number = result.get_value, result.ntuples
     if not number:
         return [None] * len(jobs)

@@ -151,17 +151,19 @@ class Statements:
         """
 
     def _add_plain(self) -> None:
-        # As add() for plain jobs, without the cost of a function. A job that meets a holder is left to add().
-        tell = f", pg_notify('{self._channel}', $5::text)"
+        # As add() for plain jobs and calls of tasks, which hold nothing, without the cost of a function. A
+        # job that meets a holder is left to add().
+        tell = f", pg_notify('{self._channel}', $6::text)"
         self._plain_ones: dict[tuple[bool, bool, bool], tuple[bytes, bytes]] = {}
         for direct in (True, False):
             # Behind a PgBouncer no session keeps the setting, so it is made for this statement alone.
             patience = "" if direct else f", set_config('lock_timeout', '{GROUP_PATIENCE}', true)"
-            one = self._plain("$1::uuid, $2::uuid, $3::text, $4::bytea", patience)
+            one = self._plain("$1::uuid", "$2::uuid, $3::text, $4::bytea, $5::text", patience)
             several = self._plain(
-                "i.holds, i.added_by, i.queue, i.payload",
-                f"{patience}, unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[])"
-                " i (holds, added_by, queue, payload) order by i.holds",
+                "i.holds",
+                "i.added_by, i.queue, i.payload, i.kind",
+                f"{patience}, unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::text[])"
+                " i (holds, added_by, queue, payload, kind) order by i.holds",
             )
             self._plain_ones |= {
                 (False, False, direct): (b"neoq_add_one", one.encode()),
@@ -170,15 +172,18 @@ class Statements:
                 (True, True, direct): (b"neoq_add_several_and_tell", f"{several}{tell}".encode()),
             }
 
-    def _plain(self, values: str, source: str) -> str:
+    def _plain(self, holds: str, values: str, source: str) -> str:
         s = self._schema
         return f"""
             insert into {s}.jobs (
                 id, run_after, created_at, priority, status, uniqueness, codec, holds, added_by, queue,
-                payload
+                payload, kind
             )
-            select nextval('{s}.job_ids'), now, now, 0, 0, 1, {CODEC}, {values} from {s}.clock() now{source}
-            on conflict (holds, queue) where holds is not null do nothing returning id, run_after, holds
+            select nextval('{s}.job_ids'), now, now, 0, 0, ({holds} is not null)::int, {CODEC}, {holds},
+                {values}
+            from {s}.clock() now{source}
+            on conflict (holds, queue) where holds is not null do nothing
+            returning id, run_after, coalesce(holds, added_by)
         """
 
     def plain(self, *, several: bool, tell: bool, direct: bool) -> tuple[bytes, bytes]:

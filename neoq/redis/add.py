@@ -103,7 +103,7 @@ class Adder:
                 self._register(unknown.queue)
 
     def add_plain(self, job: Job, token: bytes) -> Job:
-        """Add one job that is due and unique, to a queue without bounds."""
+        """Add one job that is due and no more than a payload and a kind, to a queue without bounds."""
         try:
             with self._lock:
                 added = self._add_usual(job, token)
@@ -160,7 +160,7 @@ class Adder:
 
     def _add_alone(self, job: Job, token: bytes, room: int | None) -> Job:
         with self._lock:
-            if token and room is None and job.unique and not job.waits:
+            if token and room is None and not job.waits:
                 added = self._add_usual(job, token)
                 if added is not None:
                     return added
@@ -169,7 +169,7 @@ class Adder:
         return part.jobs[0]
 
     def _add_usual(self, job: Job, token: bytes) -> Job | None:
-        """Add a ready, unique and small job, as most are; None if add.lua has to decide."""
+        """Add a ready and small job, as most are; None if add.lua has to decide."""
         record, _, payload = record_of(job)
         if payload is not None:
             return None

@@ -165,7 +165,11 @@ class RedisStore(Store):
             raise _no_transactions("enqueue")
         try:
             job = jobs[0]
-            if token and len(jobs) == 1 and not (job.special or self.context.capacity_of(job.queue)):
+            if (
+                token
+                and len(jobs) == 1
+                and not ((job.special and not job.is_call) or self.context.capacity_of(job.queue))
+            ):
                 return [self._add_plain(job, token)]
             return self._add(jobs, token)
         except BackendError as error:

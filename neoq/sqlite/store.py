@@ -156,7 +156,7 @@ class SqliteStore(Store):
                 self._file, transaction, lambda session: self._add_joined(session, jobs, token)
             )
         capacities = bounds_of(jobs, self.context)
-        if len(jobs) == 1 and not (jobs[0].special or capacities or token):
+        if len(jobs) == 1 and not ((jobs[0].special and not jobs[0].is_call) or capacities or token):
             # The hot path of enqueue: between two waits for the disk every call and lookup is paid twice.
             added = [self._file.write(partial(sqlite_add.add_or_meet, jobs[0]))]
             self._notify(jobs[0].queue, "ready")

@@ -1,4 +1,4 @@
--- Add one job that is ready, unique and small, as most are, where no unfinished one has its fingerprint.
+-- Add one job that is ready and small, as most are; where it is unique and no unfinished one has its fingerprint.
 -- keys: ids jobs ready uniq seq idle last queues life
 -- takes: channel queue tries step token id record score
 -- arguments: the prefix of the workers' channels, the queue, how many workers to try, step between ids,
@@ -12,8 +12,10 @@ if last and sub(last, 1, #token) == token then
   call('SET', LAST, last, 'PX', 300000)
   return { 'again', sub(last, #token + 1) }
 end
+local uniqueness = byte(record)
+local unique = uniqueness ~= 48 and uniqueness ~= 51
 local fingerprint = fingerprint_of(record)
-if call('HSETNX', UNIQ, fingerprint, id) == 0 then
+if unique and call('HSETNX', UNIQ, fingerprint, id) == 0 then
   local holder = call('HGET', UNIQ, fingerprint)
   if is_unfinished(JOBS, LIFE, holder) then
     call('DEL', LAST)
@@ -24,14 +26,14 @@ end
 local newest = call('SET', SEQ, id, 'GET')
 if not newest and call('HEXISTS', QUEUES, queue) == 0 then -- a server that lost the queue has lost this, too
   call('DEL', LAST, SEQ)
-  call('HDEL', UNIQ, fingerprint)
+  if unique then call('HDEL', UNIQ, fingerprint) end
   return { 'unknown' }
 end
 if newest and newest_of(newest) >= tonumber(id) then -- the sender's clock is behind another's
   id = string.format('%.0f', next_id(newest_of(newest), tonumber(id), tonumber(step)))
   call('SET', SEQ, id)
   call('SET', LAST, token .. id .. ':1', 'PX', 300000)
-  call('HSET', UNIQ, fingerprint, id)
+  if unique then call('HSET', UNIQ, fingerprint, id) end
 end
 call('HSET', JOBS, id, record)
 call('ZADD', IDS, id, id)
