@@ -42,6 +42,7 @@ SAY_ANYWAY = 5.0  # seconds after which they are told though nothing has changed
 SHORT = 0.005  # seconds between looks whether the first claim was made
 FIRST_CLAIM = 5.0  # seconds for it
 AGAIN = 0.5  # seconds between attempts to reach the store
+ASK_AGAIN = 60.0  # seconds after which we ask again to be replaced: the successor may have failed
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 JITTER = 0.1
 STANDARD_LIBRARY = str(Path(os.__file__).parent)
@@ -66,7 +67,7 @@ class Worker:
         self._quiet = False
         self._backend: Backend | None = None
         self._ending: Ending | None = None
-        self._recycle_asked = False
+        self._ask_at = -math.inf  # monotonic: not before, to be replaced
         self._told: dict[str, Any] = {}
         self._told_at = -math.inf
         self._files: set[str] = set()
@@ -132,8 +133,12 @@ class Worker:
             given = options.concurrency.get(queue, options.concurrency.get(""))
             if given is not None:
                 listeners[queue].concurrency = given
-        for queue, pool in backend.engine.pools.items():
-            pool.suspended = queue not in self.queues
+        for queue, pool in list(backend.engine.pools.items()):
+            if queue in self.queues:
+                continue
+            pool.suspended = True
+            if "durable" in backend.features:  # in memory it would refuse jobs for this queue
+                del backend.engine.pools[queue]
 
     def _reach(self, backend: Backend) -> None:
         """Open the store; wait for it as long as we may."""
@@ -180,12 +185,11 @@ class Worker:
             store=type(backend).__name__,
         )
         while not self._stop:
-            if self._options.drain:
-                if self._is_drained(backend):
-                    break
-            else:
+            if not self._options.drain:
                 self._wakeup.wait(None if self._max_jobs is None else BEAT / 5)
-                self._look_at_jobs(backend)
+            elif self._is_drained(backend):
+                break
+            self._look_at_jobs(backend)
         return self._end(backend)
 
     def _is_drained(self, backend: Backend) -> bool:
@@ -207,15 +211,14 @@ class Worker:
         return backend.config.shutdown_timeout if given is None else given
 
     def _look_at_jobs(self, backend: Backend) -> None:
-        if self._max_jobs is None or self._recycle_asked:
-            return
-        done = _attempts(backend)
-        if done >= self._max_jobs:
+        if self._max_jobs is not None and (done := _attempts(backend)) >= self._max_jobs:
             self._ask_for_recycling(f"it has run {done} jobs (--max-jobs)")
 
     def _ask_for_recycling(self, why: str) -> None:
-        self._recycle_asked = True
-        self._wire.send("recycle", why=why)
+        now = time.monotonic()
+        if now >= self._ask_at:
+            self._ask_at = now + ASK_AGAIN
+            self._wire.send("recycle", why=why)
 
     def _end(self, backend: Backend) -> int:
         ending = backend.engine.begin_shutdown(self._shutdown_timeout(backend), drain=False)
@@ -235,9 +238,9 @@ class Worker:
 
     def ask(self, *_: object) -> None:
         """SIGTERM: stop. Before the first claim there is nothing to end, and an import may last long."""
-        self._stop = True
+        asked, self._stop = self._stop, True
         self._wakeup.set()
-        if not self._claiming:
+        if not (self._claiming or asked):
             raise SystemExit(0)
 
     # -- the thread that listens to the supervisor ---------------------------------------------------------
@@ -311,7 +314,7 @@ class Worker:
             self._told, self._told_at = state, now
             self._wire.send("beat", memory=round(size, 1), files=self._new_files(), **state)
             entitle(f"{self._options.name} {self._number} {_short(running)}")
-        if self._max_memory is not None and size > self._max_memory and not self._recycle_asked:
+        if self._max_memory is not None and size > self._max_memory:
             self._ask_for_recycling(f"it has {size:.0f} MB (--max-memory {self._options.max_memory})")
 
     def _say_files(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import IntEnum
 
 
@@ -22,3 +23,12 @@ class CommandError(Exception):
     def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
         super().__init__(message)
         self.code = code
+
+
+def refuse_elsewhere(command: str) -> None:
+    """Refuse a command that needs the signals and sockets of POSIX. Raises CommandError."""
+    if os.name != "posix":
+        raise CommandError(
+            f"{command} needs Linux or another POSIX system; call backend.run() in a program of your own",
+            Exit.USAGE,
+        )

@@ -32,6 +32,7 @@ class Sources:
         self._stop = threading.Event()
         self._every = EVERY
         self._due = 0.0
+        self._told = False  # by watchfiles, of a change
 
     def add(self, paths: Iterable[str]) -> None:
         """Watch more files."""
@@ -60,7 +61,7 @@ class Sources:
                 for _ in watchfiles.watch(
                     *here, stop_event=stop, debounce=50, step=20, recursive=False, watch_filter=_is_source
                 ):
-                    self._due = 0.0
+                    self._told = True
                     self._wake()
             except Exception:  # too many watches, or a file system without them
                 self._every = EVERY
@@ -70,7 +71,8 @@ class Sources:
 
     def look(self, now: float) -> tuple[set[str], float]:
         """The files that have changed, once a burst of changes is over; and when to look again."""
-        if now >= self._due:
+        if self._told or now >= self._due:
+            self._told = False  # before we look: what is told meanwhile is looked at again
             for path, before in self._stamps.items():
                 stamp = _stamp(path)
                 if stamp != before:

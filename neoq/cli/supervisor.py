@@ -7,9 +7,9 @@ loop in one thread: signals, the death of a child, what children say, probes and
 from __future__ import annotations
 
 import fcntl
-import json
 import math
 import os
+import re
 import selectors
 import signal
 import socket
@@ -17,7 +17,7 @@ import time
 from collections import deque
 from contextlib import ExitStack
 from functools import partial
-from typing import IO, Any
+from typing import IO
 
 from neoq.cli import deaths, logs
 from neoq.cli.exits import CommandError, Exit
@@ -26,6 +26,7 @@ from neoq.cli.places import CLAIMING, Child, Place
 from neoq.cli.probes import Probes
 from neoq.cli.reload import Sources, syntax_error
 from neoq.cli.runtime_dir import socket_of
+from neoq.cli.state import HUNG, QUIET, RUNNING, STOPPING, State
 from neoq.cli.systemd import Systemd
 from neoq.cli.titles import entitle
 from neoq.cli.wire import Message
@@ -34,7 +35,6 @@ SECOND_SIGNAL = 0.5  # seconds after the first, or it is the same
 GRACE = 8.0  # seconds that a shutdown takes beyond its timeout, at most, where the store does not answer
 STARTING_GRACE = 5.0  # seconds for a child that claims nothing yet
 EXIT_GRACE = 5.0  # seconds for a child whose jobs have ended
-HUNG = 60.0  # seconds without a beat: then native code holds the interpreter, and nothing can run there
 LISTENED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTSTP, signal.SIGUSR1, signal.SIGCHLD)
 
 
@@ -46,13 +46,13 @@ class Supervisor:
         self._log = logs.logger()
         self._selector = selectors.DefaultSelector()
         self._places = [Place(number) for number in range(1, options.processes + 1)]
-        self._probes = Probes(self._selector, self._answer)
+        self._state = State(options, self._places)
+        self._probes = Probes(self._selector, self._state.answer)
         self._systemd = Systemd()
         self._sources = Sources(self._wake) if options.reload else None
         self._woken, self._waker = socket.socketpair()
         self._signals: deque[int] = deque()
         self._asked: list[float] = []  # monotonic: when we were asked to stop, to hurry, and to kill
-        self._quiet = False
         self._begun = False  # some child has claimed
         self._ready = False  # and all have, which systemd was told
         self._roll: deque[tuple[Place, str]] = deque()  # places to be filled anew, and why
@@ -151,10 +151,6 @@ class Supervisor:
     def _children(self) -> list[Child]:
         return [child for place in self._places for child in place.children()]
 
-    @property
-    def _stopping(self) -> bool:
-        return bool(self._asked or self._refusal)
-
     # -- signals -----------------------------------------------------------------------------------------
 
     def _take_signals(self) -> None:
@@ -203,6 +199,7 @@ class Supervisor:
                 child.kill("the third signal")
 
     def _stop_all(self) -> None:
+        self._state.phase = STOPPING
         self._roll.clear()
         self._rolling = None
         for child in self._children():
@@ -212,9 +209,9 @@ class Supervisor:
         child.stop(GRACE, starting=STARTING_GRACE)
 
     def _be_quiet(self) -> None:
-        if self._quiet:
+        if self._state.phase != RUNNING:
             return
-        self._quiet = True
+        self._state.phase = QUIET
         self._log.info("asked to be quiet by SIGTSTP: nothing more is claimed; jobs that run may end")
         for child in self._children():
             child.wire.send("quiet")
@@ -223,7 +220,7 @@ class Supervisor:
 
     def _renew(self, why: str, places: list[Place] | None = None) -> None:
         """Replace children one by one, each new one before the old one is stopped."""
-        if self._stopping or self._quiet:
+        if self._state.phase != RUNNING:
             return
         if not self._roll and self._rolling is None and places is None:
             self._log.info("the processes are replaced: %s", why)
@@ -261,7 +258,7 @@ class Supervisor:
             place.incoming = child
         else:
             place.child = child
-        if self._quiet:
+        if self._state.phase == QUIET:
             child.wire.send("quiet")
         self._selector.register(child.wire, selectors.EVENT_READ, partial(self._hear, place, child))
 
@@ -283,12 +280,14 @@ class Supervisor:
         what = message["is"]
         if what == "beat":
             child.beat, child.beat_at = message, time.monotonic()
-            self._systemd.status(self._summary())
+            self._systemd.status(self._state.summary())
         elif what == "claiming":
             self._note_claiming(place, child, message)
         elif what == "refused":
             child.refusal = message["code"], message["text"]
-        elif what == "recycle" and not self._stopping:
+            if self._sources is not None:  # a module that failed is in no list of those imported
+                self._sources.add(re.findall(r'File "([^"]+\.py)"', message["text"]))
+        elif what == "recycle" and self._state.phase != STOPPING:
             self._log.info("process %d (%d) is to be replaced: %s", place.number, child.pid, message["why"])
             self._renew("a limit is reached", [place])
         elif what == "ended":
@@ -351,7 +350,7 @@ class Supervisor:
             place.child, place.incoming = place.incoming, None
         if self._rolling is place:
             self._rolling = None
-        if self._stopping:
+        if self._state.phase == STOPPING:
             self._count_losses(child, code)
         elif not self._begun and child.refusal is not None:
             self._refusal = child.refusal
@@ -414,12 +413,12 @@ class Supervisor:
         """Do what is due; return the seconds until something may be due again, None: only if we are woken."""
         now = time.monotonic()
         due = [self._start_missing(now), self._kill_late(now), self._keep_watchdog(now)]
-        if not self._stopping:
+        if self._state.phase != STOPPING:
             due.append(self._look_at_sources(now))
             self._roll_on()
         if self._probes.drop_silent(now):
             due.append(now + 1.0)
-        if self._stopping and self._children():
+        if self._state.phase == STOPPING and self._children():
             left = max(child.kill_at for child in self._children()) - now
             self._systemd.tell(f"EXTEND_TIMEOUT_USEC={int((left + EXIT_GRACE) * 1e6)}")
             due.append(now + 1.0)
@@ -429,7 +428,7 @@ class Supervisor:
     def _start_missing(self, now: float) -> float:
         due = math.inf
         for place in self._places:
-            if place.children() or place.drained or self._stopping or self._quiet:
+            if place.children() or place.drained or self._state.phase != RUNNING:
                 continue
             if now >= place.due:
                 self._start(place)
@@ -461,7 +460,7 @@ class Supervisor:
         if every is None:
             return math.inf
         if now >= self._watchdog_at:
-            if self._is_alive(now):
+            if self._state.is_alive(now):
                 self._systemd.tell("WATCHDOG=1")
             self._watchdog_at = now + every
         return self._watchdog_at
@@ -478,66 +477,6 @@ class Supervisor:
                 some = ", ".join(sorted(map(os.path.relpath, changed))[:3])
                 self._renew(f"{some}{' and more' if len(changed) > 3 else ''} changed")
         return due
-
-    # -- probes ------------------------------------------------------------------------------------------
-
-    def _is_alive(self, now: float) -> bool:
-        return all(
-            child.state != CLAIMING or now - child.beat_at <= HUNG or child.asked
-            for child in self._children()
-        )
-
-    def _answer(self, path: str) -> tuple[int, str] | None:
-        now = time.monotonic()
-        if path == "/livez":
-            alive = self._is_alive(now)
-            return (200, "ok\n") if alive else (503, "a process has said nothing for long\n")
-        if path == "/readyz":
-            problem = self._unready()
-            return (503, f"{problem}\n") if problem else (200, f"ok: {self._summary()}\n")
-        if path == "/status":
-            return 200, json.dumps(self._state(now)) + "\n"
-        return None
-
-    def _unready(self) -> str | None:
-        if self._stopping or self._quiet:
-            return "stopping" if self._stopping else "quiet: nothing is claimed"
-        claiming = [place for place in self._places if place.is_claiming()]
-        if len(claiming) < len(self._places):
-            return f"{len(claiming)} of {len(self._places)} processes claim jobs"
-        if not all(child.beat.get("reached", True) for child in self._children()):
-            return "the store does not answer"
-        return None
-
-    def _summary(self) -> str:
-        children = self._children()
-        running = sum(busy for child in children for busy, _ in child.beat.get("running", {}).values())
-        claiming = sum(place.is_claiming() for place in self._places)
-        done = sum(child.beat.get("done", 0) for child in children)
-        return f"{claiming}/{len(self._places)} processes claim, {running} jobs run, {done} attempts done"
-
-    def _state(self, now: float) -> dict[str, Any]:
-        return {
-            "name": self._options.name,
-            "app": self._options.app,
-            "pid": os.getpid(),
-            "live": self._is_alive(now),
-            "ready": self._unready() is None,
-            "problem": self._unready(),
-            "processes": [
-                {
-                    "number": child.number,
-                    "pid": child.pid,
-                    "state": "stopping" if child.asked else child.state,
-                    "seconds": round(now - child.started, 1),
-                    **{
-                        name: child.beat.get(name)
-                        for name in ("memory", "running", "done", "quiet", "reached")
-                    },
-                }
-                for child in self._children()
-            ],
-        }
 
 
 def _pidfile(path: str) -> IO[str]:

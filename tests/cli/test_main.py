@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -133,5 +134,9 @@ backend.enqueue("emails")
     assert "problem: 3 jobs wait in queue emials, and nobody listens on it; did you mean emails?" in out
     assert out.count("problem") == 1
     assert "cron" in out
+    assert main(["check", name, "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert [queue["queue"] for queue in told["queues"]] == ["emails", "report"]
+    assert len(told["problems"]) == 1
     with neoq.connect("sqlite:///jobs.db", autostart=False) as backend:
         assert [counts.ready for counts in backend.queues()] == [1, 3]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neoq.cli import target
 from neoq.cli.exits import Exit
@@ -26,6 +27,7 @@ Ends with 0, or with 1 if something looks wrong, 3 if it cannot be imported, 4 i
 def add_arguments(parser: Parser) -> None:
     """An application."""
     target.add_app(parser)
+    parser.add_argument("--json", action="store_true", help="print one object")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,27 +41,42 @@ def _check(app: str) -> int:
     backend = target.load(app)
     imported = time.perf_counter()
     backend.workers()
-    print(f"{app}: imported in {imported - began:.2f} s")
-    print(f"store: {backend!r}, reached in {time.perf_counter() - imported:.2f} s")
-    for line in _queues_of(backend):
-        print(line)
-    problems = list(_problems_of(backend))
-    for problem in problems:
-        print(f"problem: {problem}")
+    reached = time.perf_counter()
+    queues, problems = list(_queues_of(backend)), list(_problems_of(backend))
+    if args.json:
+        times = {"imported": round(imported - began, 3), "reached": round(reached - imported, 3)}
+        print(
+            json.dumps({"app": app, "store": repr(backend), **times, "queues": queues, "problems": problems})
+        )
+    else:
+        print(f"{app}: imported in {imported - began:.2f} s")
+        print(f"store: {backend!r}, reached in {reached - imported:.2f} s")
+        for queue in queues:
+            timeout = "no timeout" if queue["timeout"] is None else f"timeout {queue['timeout']:g} s"
+            retries = f"{queue['max_retries']} retries"
+            print(f"queue {queue['queue']}: {queue['concurrency']} threads, {timeout}, {retries}")
+            if "cron" in queue:
+                print(f"  cron {queue['cron']}, next {queue['next']}")
+        for problem in problems:
+            print(f"problem: {problem}")
     backend.shutdown()
     return Exit.FAILED if problems else Exit.OK
 
 
-def _queues_of(backend: Backend) -> Iterator[str]:
+def _queues_of(backend: Backend) -> Iterator[dict[str, Any]]:
     crons = {cron.queue: cron.schedule for cron in backend.engine.crons}
     for queue, listener in backend.engine.listeners.items():
-        timeout = "no timeout" if listener.timeout is None else f"timeout {listener.timeout:g} s"
-        yield f"queue {queue}: {listener.concurrency} threads, {timeout}, {listener.max_retries} retries"
+        told: dict[str, Any] = {
+            "queue": queue,
+            "concurrency": listener.concurrency,
+            "timeout": listener.timeout,
+            "max_retries": listener.max_retries,
+        }
         if queue in crons:
-            schedule = crons[queue]
-            tick = schedule.next_after(datetime.now(UTC))
-            following = "never" if tick is None else tick.isoformat(timespec="seconds")
-            yield f"  cron {schedule.description}, next {following}"
+            tick = crons[queue].next_after(datetime.now(UTC))
+            told["cron"] = crons[queue].description
+            told["next"] = None if tick is None else tick.isoformat(timespec="seconds")
+        yield told
 
 
 def _problems_of(backend: Backend) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from neoq.cli.exits import CommandError, Exit
+from neoq.cli.exits import CommandError, Exit, refuse_elsewhere
 from neoq.cli.parser import Parser, seconds
 from neoq.cli.probes import ask
 from neoq.cli.runtime_dir import socket_of
@@ -30,6 +30,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the answer."""
+    refuse_elsewhere("neoq health")
     path = socket_of(args.name)
     try:
         code, text = ask(path, args.question, args.timeout)

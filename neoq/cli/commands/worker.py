@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any
 
 from neoq.cli import logs, target
-from neoq.cli.exits import CommandError, Exit
+from neoq.cli.exits import CommandError, Exit, refuse_elsewhere
 from neoq.cli.options import WorkerOptions
 from neoq.cli.parser import Parser, count, seconds
 
@@ -73,10 +72,7 @@ def _concurrency(text: str) -> dict[str, int]:
 
 def run(args: argparse.Namespace) -> int:
     """Run the worker."""
-    if os.name != "posix":
-        raise CommandError(
-            "the worker command needs POSIX; call backend.run() in a program of yours", Exit.USAGE
-        )
+    refuse_elsewhere("neoq worker")
     from neoq.cli.supervisor import Supervisor
 
     parser: Parser = args.parser
