@@ -32,6 +32,8 @@ from neoq.system import at_fork
 from neoq.threads import Wakeup
 
 if TYPE_CHECKING:
+    import logging
+
     from neoq.backend import Backend
     from neoq.engine.report import ShutdownReport
     from neoq.engine.runtime import Ending
@@ -84,23 +86,24 @@ class Worker:
         handler = logs.begin(who, options.log_format, options.log_level)
         threading.Thread(target=self._listen, name="neoq-supervised", daemon=True).start()
         try:
-            backend = target.load(options.app)
+            with target.only_looking():  # whatever its autostart: a job may start when all is prepared
+                backend = self._load(handler)
+                self._prepare(backend)
+                self._reach(backend)
+                self._check_memory()
         except CommandError as error:
             return Exit.OK if self._stop else self._refuse(error.code, str(error))
-        finally:
-            self._say_files()
-        logs.settle(handler, options.log_format, options.log_level)
-        try:
-            self._prepare(backend)
-            self._reach(backend)
-            self._check_memory()
-        except CommandError as error:
-            return self._refuse(error.code, str(error))
         except NeoqError as error:
             return self._refuse(Exit.FAILED, str(error))
-        if self._stop:
-            return Exit.OK
-        return self._work(backend)
+        return Exit.OK if self._stop else self._work(backend)
+
+    def _load(self, handler: logging.Handler) -> Backend:
+        try:
+            backend = target.load(self._options.app)
+        finally:
+            self._say_files()
+        logs.settle(handler, self._options.log_format, self._options.log_level)
+        return backend
 
     def _refuse(self, code: int, text: str) -> int:
         self._wire.send("refused", code=int(code), text=text)

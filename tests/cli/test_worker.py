@@ -208,9 +208,10 @@ def test_options_are_variables_too(shop: Shop) -> None:
 
 def test_queues_and_concurrency(shop: Shop) -> None:
     """--queues runs these only, and --concurrency says with how many threads."""
+    shop.write(APP.replace("autostart=False", "autostart=True"))
+    shop.add(1, "other")
     with shop.worker("--queues", "work", "--concurrency", "8,work=3") as worker:
         worker.claims()
-        shop.add(1, "other")
         shop.add(4, seconds=0.4)
         shop.until({0, 1, 2}, "began")
         status = until(

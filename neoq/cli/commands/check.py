@@ -33,17 +33,17 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Say what a worker would run, and what looks wrong."""
     with target.only_looking():
-        return _check(target.app_of(args))
+        return _check(target.app_of(args), as_json=args.json)
 
 
-def _check(app: str) -> int:
+def _check(app: str, *, as_json: bool) -> int:
     began = time.perf_counter()
     backend = target.load(app)
     imported = time.perf_counter()
     backend.workers()
     reached = time.perf_counter()
     queues, problems = list(_queues_of(backend)), list(_problems_of(backend))
-    if args.json:
+    if as_json:
         times = {"imported": round(imported - began, 3), "reached": round(reached - imported, 3)}
         print(
             json.dumps({"app": app, "store": repr(backend), **times, "queues": queues, "problems": problems})
