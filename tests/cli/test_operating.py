@@ -76,6 +76,8 @@ def test_commands_look_at_every_store(url: str) -> None:
     shown = child("show", str(jobs["dead"].id), "--url", url)
     assert "RuntimeError: no such \\x1b[31mmailbox" in shown.out
     assert "Traceback" in shown.out
+    [attempt] = child("show", str(jobs["dead"].id), "--json", "--url", url).records[0]["attempts"]
+    assert (attempt["number"], attempt["error"]) == (1, "RuntimeError: no such \x1b[31mmailbox")
     assert "\x1b" not in shown.out
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from neoq.cli import output
 from neoq.cli.exits import CommandError
-from neoq.cli.output import compact, plain, when
+from neoq.cli.output import compact, plain, span, when
 from neoq.cli.parser import Parser, count
 from neoq.cli.target import add_store, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from neoq.attempts import Attempt
     from neoq.job import Job
 
 HELP = "show everything about a job"
@@ -35,21 +36,34 @@ def run(args: argparse.Namespace) -> int:
         job = backend.get(args.id)
         if job is None:
             raise CommandError(f"there is no job {args.id}; finished ones are forgotten after the retention")
-        if args.json:
-            output.print_json(output.job_record(job))
-        else:
-            print("\n".join(described(job)))
+        attempts = backend.attempts(job.id)
+    if args.json:
+        output.print_json(output.job_record(job) | {"attempts": list(map(output.fields_of, attempts))})
+    else:
+        print("\n".join(described(job, attempts)))
     return 0
 
 
-def described(job: Job) -> list[str]:
+def described(job: Job, attempts: Sequence[Attempt]) -> list[str]:
     """The lines that show a job."""
     pairs = [(name, text) for name, text in _facts(job) if text not in {"-", ""}]
     width = max(len(name) for name, _ in pairs)
     lines = [f"{name:<{width}}  {text}" for name, text in pairs]
+    if attempts:
+        lines += [
+            "",
+            *output.table(("attempt", "started", "took", "worker", "ended with"), map(_row, attempts)),
+        ]
     if job.traceback:
         lines += ["", *output.lines_of(job.traceback)]
     return lines
+
+
+def _row(attempt: Attempt) -> Sequence[object]:
+    started, finished = attempt.started_at, attempt.finished_at
+    took = None if started is None or finished is None else span((finished - started).total_seconds())
+    began = None if started is None else started.isoformat(timespec="milliseconds")
+    return attempt.number, began, took, plain(attempt.worker, 12), plain(attempt.error or "success", 80)
 
 
 def _facts(job: Job) -> Iterator[tuple[str, str]]:
