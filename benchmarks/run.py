@@ -31,6 +31,7 @@ import on_postgres
 import on_redis
 import sqlite
 import throughput
+import wait
 from contenders import CONTENDERS
 from contest import Bar, Contest, Measures
 from on_servers import URL
@@ -47,6 +48,7 @@ CONTESTS: dict[str, Contest] = {
     **on_postgres.CONTESTS,
     **on_redis.CONTESTS,
     **sqlite.CONTESTS,
+    **wait.CONTESTS,
 }
 CHILD_SECONDS = 600
 RELEASES = (

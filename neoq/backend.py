@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta, tzinfo
 from functools import partial
@@ -688,6 +688,14 @@ class Backend:
         """
         return self.engine.wait(checked_id(job_id), _seconds(timeout))
 
+    def watch(self, job_id: int, timeout: timedelta | float | None = None) -> Iterator[Job]:
+        """Yield a job as it is now, and again whenever its status or its progress has changed.
+
+        The last one that it yields has finished. Changes in quick succession may be yielded as one, and
+        progress is recorded at most twice a second. Raises what `wait` raises, in the loop.
+        """
+        return self.engine.watch(checked_id(job_id), _seconds(timeout))
+
     def attempts(self, job_id: int) -> list[Attempt]:
         """The attempts of a job that are over, oldest first, at most the newest 20; [] for an unknown one.
 
@@ -817,9 +825,10 @@ class Backend:
         changed = self.store.change(ids, action)
         if action == "cancel":
             self.engine.cancel_running(set(changed.running))
-        if action != "retry":
-            self.engine.note_change()
-        return changed.done | changed.running
+        touched = changed.done | changed.running
+        if touched:
+            self.engine.note_operated(touched)
+        return touched
 
     def prune(self) -> int:
         """Forget finished and dead jobs beyond what the settings keep; return how many. Workers do so too."""

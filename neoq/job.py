@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from itertools import chain, repeat
@@ -62,6 +62,7 @@ class RunningAttempt(Protocol):
 
     job: Job | None
     max_progress: int
+    on_report: Callable[[], object]
 
     def asked_to_stop(self, job: Job) -> bool:
         """Whether the attempt is to end soon."""
@@ -261,8 +262,9 @@ class Job(Record):
         That of a job that has succeeded is 1.0, with the last message; None where nothing was reported.
         """
         if fraction is not None:
-            limit = self._running_slot("progress").max_progress
-            self.progress_report = (checked_fraction(fraction), cut(str(message), limit))
+            slot = self._running_slot("progress")
+            self.progress_report = (checked_fraction(fraction), cut(str(message), slot.max_progress))
+            slot.on_report()
         if self.progress_report is not None and self.status is Status.SUCCEEDED:
             return 1.0, self.progress_report[1]
         return self.progress_report

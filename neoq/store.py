@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from neoq.attempts import one_more
 from neoq.filter import ALL, Filter
@@ -30,6 +30,7 @@ Notice = Literal["ready", "called", "cancel", "pause"]
 Notify = Callable[[str, Notice], None]
 Action = Literal["cancel", "retry", "delete"]
 KINDS_LOOKED_AT = 10_000  # waiting jobs of a queue whose kinds are counted
+ANNOUNCED_AT_ONCE = 300  # ids, at most, of one call of `Store.ask` or `Store.announce`
 
 
 class Demand(NamedTuple):
@@ -286,13 +287,15 @@ class StoreContext:
     ``capacity_of`` a queue is how many ready jobs it may hold, None without a bound; ``handed_over`` how many
     jobs of it were claimed here and have not started. ``may_still_add`` tells whether the calling thread runs
     a job and may enqueue while the backend shuts down. ``takes`` tells whether a job that is ready now in a
-    queue would be claimed by this process.
+    queue would be claimed by this process. ``asked`` takes, from any thread, the ids of a `Store.ask` of
+    another process, and whether that wants to hear of every change.
     """
 
     clock: Clock
     worker: Callable[[], WorkerInfo]
     is_running: Callable[[], bool]
     in_runner: Callable[[], bool]
+    asked: Callable[[Sequence[int], bool], None]
     capacity_of: Callable[[str], int | None]
     handed_over: Callable[[str], int]
     may_still_add: Callable[[], bool]
@@ -302,6 +305,19 @@ class StoreContext:
     def worker_id(self) -> str:
         """The id of this process among those that share the store."""
         return self.worker().id
+
+
+class Ear(Protocol):
+    """Hears in this process which jobs have changed; used by one thread. Its errors are BackendErrors."""
+
+    def hear(self, seconds: float) -> set[int] | None:
+        """Ids of jobs that have changed, as soon as there are any; empty after ``seconds``.
+
+        None: any job may have changed, and workers may not know what was asked. So says the first call.
+        """
+
+    def close(self) -> None:
+        """Hear no more, and disconnect."""
 
 
 class Store(abc.ABC):
@@ -315,6 +331,10 @@ class Store(abc.ABC):
     features: ClassVar[frozenset[str]] = frozenset()
     """What it offers beyond the contract: ``local`` (claim and settle cost no round trip, so runners call
     them directly), ``durable``, ``shared``, ``transactions``. What is not there raises UnsupportedError."""
+
+    announces: ClassVar[bool] = False
+    """Whether `ask` and `announce` reach other processes. Where they do not, `open_ear` may still tell that
+    something has changed; without that, a process that waits for a job polls."""
 
     config: Config
 
@@ -395,6 +415,19 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def reclaim(self) -> Reclaimed:
         """Give back the jobs of workers that died, one crash charged; whoever knows their handler or not."""
+
+    def open_ear(self) -> Ear | None:
+        """Begin to hear which jobs change; called when somebody waits for one. None: nothing can be heard."""
+        return None
+
+    def ask(self, job_ids: Sequence[int], *, every_change: bool) -> None:  # noqa: B027  # see `announces`
+        """Ask the workers to announce the end of these jobs, or every change of them.
+
+        Each worker passes them on to ``context.asked``. A worker that begins to hear asks announces None.
+        """
+
+    def announce(self, job_ids: Sequence[int] | None) -> None:  # noqa: B027  # see `announces`
+        """Tell every `Ear` that these jobs have changed; None: that any may have."""
 
     @abc.abstractmethod
     def prune(self) -> int:

@@ -88,6 +88,24 @@ def join(thread: threading.Thread | None, seconds: float) -> None:
         thread.join(seconds)
 
 
+def await_change(
+    lock: threading.RLock, changed: threading.Condition, unchanged: Callable[[], bool], seconds: float
+) -> None:
+    """Wait for a notification of a condition on this lock, at most so long; not where something has changed.
+
+    The lock is taken by itself: a Condition's own `with` is Python code, which an exception of a signal
+    handler may leave halfway, with the lock taken.
+    """
+    try:
+        with lock:
+            if unchanged():
+                changed.wait(seconds)
+    except RuntimeError as error:  # what a signal handler raises can come while wait() has not got the
+        if error.__context__ is None:  # lock back: then the end of the block has nothing to release
+            raise
+        raise error.__context__ from None
+
+
 def in_time(work: Callable[[], T], seconds: float) -> T | None:
     """What ``work`` returns in a thread of its own; None where that takes longer, or there is no thread."""
     returned: list[T] = []

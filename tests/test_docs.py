@@ -246,7 +246,7 @@ def test_the_recipe_of_web_and_worker_runs(tmp_path: Path, postgres_url: str) ->
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_blocks_are_marked_with_a_language(page: Path) -> None:
     """Every block says what it is, so that none is left untested by a slip."""
-    known = {"python", "python-other", "text", "console", "ini", "sql", "yaml", "docker"}
+    known = {"python", "python-other", "text", "console", "ini", "sql", "yaml", "docker", "html"}
     known |= {"{eval-rst}", "{toctree}"}
     assert not [
         f"{name_of(page)}:{b.start} {b.language!r}" for b in blocks_of(page) if b.language not in known

@@ -620,7 +620,7 @@ def test_who_enqueues_just_before_the_raise_waits_for_it(
 def test_ctrl_c_while_a_wait_takes_its_lock_back_is_ctrl_c(
     backend: neoq.MemBackend, release: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a signal handler raises inside `wait` comes out of it, not an error about a lock."""
+    """What a signal handler raises inside `drain` comes out of it, not an error about a lock."""
     changed = backend.engine.changed
 
     def wait_and_be_interrupted(timeout: float) -> None:
@@ -631,7 +631,7 @@ def test_ctrl_c_while_a_wait_takes_its_lock_back_is_ctrl_c(
     job = backend.enqueue("q")
     monkeypatch.setattr(changed, "wait", wait_and_be_interrupted)
     with pytest.raises(KeyboardInterrupt):
-        backend.wait(job.id or 0)
+        backend.drain()
     monkeypatch.undo()
     release.set()
     assert ended(backend, job).status is neoq.Status.SUCCEEDED

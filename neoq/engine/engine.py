@@ -6,7 +6,7 @@ import _thread
 import atexit
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakValueDictionary
@@ -360,6 +360,11 @@ class Engine(Runtime):
         """Wait until a job has finished."""
         self.look()
         return self._waiting.wait(job_id, timeout)
+
+    def watch(self, job_id: int, timeout: float | None) -> Iterator[Job]:
+        """Yield a job now and at each change, until it has finished."""
+        self.look()
+        return self._waiting.watch(job_id, timeout)
 
     def shutdown(self, timeout: float | None, *, drain: bool) -> ShutdownReport:
         """End; see `neoq.engine.shutdown`."""

@@ -44,12 +44,14 @@ class Fetcher:
         *,
         pools: Callable[[], Iterable[RunnerPool]],
         parked: Callable[[], None],
+        claimed: Callable[[list[Job]], None],
     ) -> None:
         self._store = store
         self._settler = settler
         self._clock = clock
         self._lanes = pools
         self._parked = parked
+        self._claimed = claimed
         self._interval = config.job_check_interval
         self._lease = config.lease
         self._logger = config.log
@@ -196,6 +198,8 @@ class Fetcher:
         began, by_wall = machine.monotonic(), self._clock.time()
         claimed = self._store.claim(demands)
         self._compare_clocks(claimed, by_wall)
+        if claimed.jobs:
+            self._claimed(claimed.jobs)
         if self._fenced or machine.monotonic() - began >= self._lease:
             # The reply came late: who knows whose these jobs are by now.
             self._settler.put([given_back(job) for job in claimed.jobs])

@@ -39,7 +39,8 @@ class Heartbeat:
         held: Callable[[], list[Job]],
         unsettled: Callable[[], list[Outcome]],
         info: Callable[[], WorkerInfo],
-        cancel: Callable[[set[int]], None],
+        extended: Callable[[list[Lease], Extended], None],
+        reclaimed: Callable[[list[Job]], None],
         abandon_leases: Callable[[set[tuple[int, int]]], None],
         fence: Callable[[bool], None],
         unknown: Callable[[], None],
@@ -50,7 +51,8 @@ class Heartbeat:
         self._held = held
         self._unsettled = unsettled
         self._info = info
-        self._cancel = cancel
+        self._extended = extended
+        self._reclaimed = reclaimed
         self._abandon_leases = abandon_leases
         self._fence = fence
         self._unknown = unknown
@@ -122,10 +124,7 @@ class Heartbeat:
         return True
 
     def _extend(self, leases: list[Lease]) -> None:
-        lost, cancelled = self._renew(leases)
-        # By lease and not by job: it may have been settled meanwhile, and claimed again by this process.
-        self._abandon_leases({(lease.job_id, lease.token) for lease in leases if lease.job_id in lost})
-        self._cancel(cancelled)
+        self._extended(leases, self._renew(leases))
 
     def _renew(self, leases: list[Lease]) -> Extended:
         """Renew leases; one by one where the store does not take them together."""
@@ -160,6 +159,8 @@ class Heartbeat:
 
     def _reclaim(self) -> None:
         reclaimed = self._store.reclaim()
+        if reclaimed.returned or reclaimed.dead:
+            self._reclaimed([*reclaimed.returned, *reclaimed.dead])
         for job in reclaimed.returned:
             self._logger.warning("job %s of %s is ready again: its worker died", job.id, job.queue)
         for job in reclaimed.dead:

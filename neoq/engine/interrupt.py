@@ -67,6 +67,7 @@ class Slot:
     ) -> None:
         self.clock = clock
         self.max_progress = 2**20  # bytes of a message
+        self.on_report: Callable[[], object] = bool  # called when the job reports progress
         self.job: Job | None = None
         self.until = math.inf  # monotonic
         self.why: Interrupt = JobTimeout  # what happens at `until`

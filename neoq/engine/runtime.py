@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from neoq.clock import LiveClock, machine
+from neoq.engine.awaited import AwaitedJobs
 from neoq.engine.interrupt import Slot, Supervised, Watchdog, current_slot
 from neoq.engine.listener import Listener, Middleware, Routes
 from neoq.engine.pool import Runner, RunnerPool
@@ -27,31 +27,25 @@ from neoq.filter import Filter
 from neoq.job import Job
 from neoq.loop import has_late, revive
 from neoq.payload import sized_result
-from neoq.record import FINISHED, Status
+from neoq.record import Status
 from neoq.search import UNFINISHED, pages
-from neoq.store import Outcome, Store, StoreContext, WorkerInfo, lease_of, succeeded
+from neoq.store import Extended, Lease, Outcome, Store, StoreContext, WorkerInfo, lease_of, succeeded
 from neoq.system import host_name
-from neoq.threads import BoundedCall
+from neoq.threads import BoundedCall, await_change
 from neoq.times import to_datetime
 from neoq.version import __version__
 
 if TYPE_CHECKING:
     from neoq.config import Config
+    from neoq.engine.announcer import Announcer
     from neoq.engine.fetcher import Fetcher
     from neoq.engine.heartbeat import Heartbeat
+    from neoq.engine.lookout import Lookout
+    from neoq.engine.progress import ProgressWriter
     from neoq.engine.settler import Settler
 
 
 _WAITING = frozenset({Status.PENDING, Status.RETRYING})
-
-
-@dataclass
-class AwaitedJob:
-    """A job that `wait` waits for: in how many threads, as last seen, and how it ended if that was here."""
-
-    waiters: int = 0
-    seen: Job | None = None
-    outcome: Outcome | None = None
 
 
 class Ending(Protocol):
@@ -120,6 +114,7 @@ class Runtime:
             worker=self.worker_info,
             is_running=lambda: self.running,
             in_runner=self.in_runner,
+            asked=self.asked,
             capacity_of=self.capacity_of,
             handed_over=self.handed_over,
             may_still_add=self.may_still_add,
@@ -137,13 +132,11 @@ class Runtime:
         self.running = False
         self.lock = threading.RLock()
         self.pools: dict[str, RunnerPool] = {}
-        # Taken by its lock: a Condition's own `with` is Python code, which an exception of a signal handler
-        # may leave halfway, with the lock taken.
         self.changing = threading.RLock()
         self.changed = threading.Condition(self.changing)
         self.waiters = 0
         self.changes = 0  # counted, so that a waiter sees that it missed one
-        self.awaited: dict[int, AwaitedJob] = {}
+        self.awaited = AwaitedJobs(self.changing)
         self.stopping: Ending | None = None
         self.worker_id = os.urandom(16).hex()
         self.began = self.clock.time()
@@ -157,6 +150,9 @@ class Runtime:
         self.settler: Settler | None = None
         self.fetcher: Fetcher | None = None
         self.heartbeat: Heartbeat | None = None
+        self.announcer: Announcer | None = None
+        self.lookout: Lookout | None = None
+        self.progress: ProgressWriter | None = None
         self.bounded_call = BoundedCall("neoq-shutdown")
         self.source: Source = self._new_source()
         for cron in self.crons:
@@ -189,8 +185,11 @@ class Runtime:
                 kinds_of=lambda queue: self.listeners[queue].kinds,
             )
         # Imported only here: most programs that keep jobs in memory never need them.
+        from neoq.engine.announcer import Announcer
         from neoq.engine.fetcher import Fetcher
         from neoq.engine.heartbeat import Heartbeat
+        from neoq.engine.lookout import Lookout
+        from neoq.engine.progress import ProgressWriter
         from neoq.engine.settler import Settler
 
         config = self.config
@@ -202,6 +201,16 @@ class Runtime:
             self.clock,
             pools=lambda: list(self.pools.values()),
             parked=self.parked,
+            claimed=self.note_claimed,
+        )
+        self.announcer = Announcer(self.store, config)
+        self.lookout = Lookout(self.store, config, self.awaited)
+        self.progress = ProgressWriter(
+            self.store,
+            config,
+            running=self._running,
+            extended=self.note_extended,
+            written=self.note_changed,
         )
         self.heartbeat = Heartbeat(
             self.store,
@@ -209,8 +218,9 @@ class Runtime:
             held=self.held,
             unsettled=self.settler.unsettled,
             info=self.worker_info,
-            cancel=self.cancel_running,
+            extended=self.note_extended,
             abandon_leases=self.abandon_leases,
+            reclaimed=self.note_reclaimed,
             fence=self.fetcher.fence,
             unknown=self._unknown.look,
         )
@@ -232,6 +242,8 @@ class Runtime:
         complete = self._complete if "transactions" in self.store.features else None
         slot = Slot(self.clock, complete, self._require_check)
         slot.max_progress = self.config.max_payload
+        if self.progress is not None and self.by_hand is None:
+            slot.on_report = self.progress.note_report
         return slot
 
     def _require_check(self) -> None:
@@ -281,7 +293,7 @@ class Runtime:
         if self.stopping is not None:
             self.stopping.note_succeeded(jobs, stale)
         if self.awaited:
-            self._note_awaited([succeeded(job) for job in jobs if job.id in self.awaited], stale)
+            self.awaited.note_outcomes(map(succeeded, jobs), stale)
         if self.waiters:
             self.note_change()
 
@@ -292,17 +304,46 @@ class Runtime:
         if self.stopping is not None:
             self.stopping.note(outcomes, stale)
         if self.awaited:
-            self._note_awaited(outcomes, stale)
+            self.awaited.note_outcomes(outcomes, stale)
+        if self.announcer is not None:
+            self.announcer.note_outcomes(outcomes, stale)
         if self.waiters:
             self.note_change()
 
-    def _note_awaited(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
-        """Remember the outcome of a job that `wait` waits for; with retention=0 its store does not."""
-        for outcome in outcomes:
-            job_id = outcome.lease.job_id
-            with self.changing:
-                if job_id in self.awaited and job_id not in stale and outcome.status in FINISHED:
-                    self.awaited[job_id].outcome = outcome
+    def asked(self, job_ids: Sequence[int], every_change: bool) -> None:
+        """Another process waits for these jobs, or watches them."""
+        if self.announcer is not None:
+            self.announcer.note_asked(job_ids, every_change)
+
+    def note_claimed(self, jobs: Sequence[Job]) -> None:
+        """Jobs were claimed here."""
+        if self.awaited or (self.announcer is not None and self.announcer.was_asked):
+            self.note_changed([job.id for job in jobs])
+
+    def note_changed(self, job_ids: Sequence[int], *, may_have_ended: bool = False) -> None:
+        """Jobs were claimed here, have reported progress, or were taken from a worker that died."""
+        if self.awaited:
+            self.awaited.note_changed(job_ids)
+        if self.announcer is not None:
+            self.announcer.note_changed(job_ids, may_have_ended=may_have_ended)
+
+    def note_operated(self, job_ids: Collection[int]) -> None:
+        """Jobs were cancelled, retried or deleted here by hand."""
+        self.note_change()
+        self.awaited.note_changed(job_ids)
+        if self.announcer is not None:
+            self.announcer.announce(job_ids)
+
+    def note_extended(self, leases: Sequence[Lease], extended: Extended) -> None:
+        """Leases were renewed: stop what is lost, and what was cancelled."""
+        lost, cancelled = extended
+        # By lease and not by job: it may have been settled meanwhile, and claimed again by this process.
+        self.abandon_leases({(lease.job_id, lease.token) for lease in leases if lease.job_id in lost})
+        self.cancel_running(cancelled)
+
+    def note_reclaimed(self, jobs: Sequence[Job]) -> None:
+        """Jobs were taken from workers that died."""
+        self.note_changed([job.id for job in jobs], may_have_ended=True)
 
     def _warn_of(self, stale: set[int]) -> None:
         for job_id in stale:
@@ -337,14 +378,8 @@ class Runtime:
         """
         if has_late():
             revive()
-        try:
-            with self.changing:
-                if seen == self.changes:
-                    self.changed.wait(min(seconds, self.config.job_check_interval))
-        except RuntimeError as error:  # what a signal handler raises can come while wait() has not got the
-            if error.__context__ is None:  # lock back: then the end of the block has nothing to release
-                raise
-            raise error.__context__ from None
+        seconds = min(seconds, self.config.job_check_interval)
+        await_change(self.changing, self.changed, lambda: seen == self.changes, seconds)
 
     def may_still_add(self) -> bool:
         """Whether this thread runs a job that still counts: it may enqueue while the backend shuts down."""
@@ -394,6 +429,9 @@ class Runtime:
         return self._runners() + [
             runner for pool in list(self.pools.values()) for runner in list(pool.abandoned)
         ]
+
+    def _running(self) -> list[Job]:
+        return [job for runner in self._runners() if (job := runner.slot.job) is not None]
 
     def held(self) -> list[Job]:
         """Every job that this process has taken and that has not ended: fetched, handed over, or running."""

@@ -256,12 +256,16 @@ class Shutdown:
             self._unsettled |= {outcome.lease.job_id for outcome in left}
         if runtime.heartbeat is not None:
             runtime.heartbeat.close()
+        for part in (runtime.progress, runtime.announcer, runtime.lookout):
+            if part is not None:
+                part.close()
         if report:
             self._write_report(None)
         try:
             runtime.store.close_store()
         except BackendError:
             runtime.config.log.exception("the store did not close cleanly")
+        runtime.awaited.note_changed(None)
         runtime.forget()
 
     def _write_report(self, own: Runner | None) -> None:

@@ -21,6 +21,11 @@ def channel_of(schema: str) -> str:
     return f"neoq_{schema[:50]}"
 
 
+def changes_channel_of(schema: str) -> str:
+    """The channel on which workers announce changes of jobs that others wait for."""
+    return f"{channel_of(schema)}_changes"
+
+
 class Statements:
     """Each statement; ``%(name)s`` stand for values, and ``$1`` in what is prepared by hand."""
 

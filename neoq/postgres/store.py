@@ -14,16 +14,18 @@ from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.filter import ALL, Filter
 from neoq.job import DuplicateJobError, Job
+from neoq.messages import text_of_ask, text_of_ids
 from neoq.postgres.add import Adder, duplicate_of, holder_in, is_duplicate
 from neoq.postgres.arrays import float8s, int8s, texts, uuids
 from neoq.postgres.claim import Claimer
 from neoq.postgres.config import PostgresConfig
 from neoq.postgres.connections import Connections, Values
+from neoq.postgres.ear import PostgresEar
 from neoq.postgres.rows import MOST, find_query, held, job_of, text, window_query
 from neoq.postgres.settle import Settlement
-from neoq.postgres.statements import Statements
+from neoq.postgres.statements import Statements, changes_channel_of
 from neoq.postgres.transactions import Home, Transaction
-from neoq.postgres.wake import Notifier, WorkerPresence, payload_for
+from neoq.postgres.wake import Notifier, WorkerPresence, notification, payload_for
 from neoq.record import Status
 from neoq.store import (
     KINDS_LOOKED_AT,
@@ -32,6 +34,7 @@ from neoq.store import (
     Changed,
     Claimed,
     Demand,
+    Ear,
     Extended,
     Lease,
     Notify,
@@ -47,7 +50,7 @@ from neoq.store import (
 from neoq.stored import counts_of, kinds_in, texts_in
 from neoq.times import to_datetime
 
-OWN_THREADS = 5  # that use the server: fetcher, settler, heartbeat, listener and notifier
+OWN_THREADS = 6  # that use the server: fetcher, settler, heartbeat, listener, notifier, progress writer
 SERVER_EVERY = 0.2  # seconds between looks whether a server that is away is back
 PRUNED_AT_ONCE = 5000  # so that no statement blocks others for long
 _LEAVES_NOTHING = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED})
@@ -59,6 +62,7 @@ class PostgresStore(Store):
 
     config: PostgresConfig
     features: ClassVar[frozenset[str]] = frozenset({"durable", "shared", "transactions"})
+    announces = True
 
     # -- open and close ---------------------------------------------------------------------------------
 
@@ -89,6 +93,7 @@ class PostgresStore(Store):
             heartbeat=config.heartbeat,
             lease=config.lease,
             notify=notify,
+            asked=self.context.asked,
             info=self.context.worker,
             log=config.log,
         )
@@ -427,6 +432,22 @@ class PostgresStore(Store):
             )
             for name, host, pid, began, beat, queues, running, kinds, version in rows
         ]
+
+    # -- jobs that other processes wait for -----------------------------------------------------------
+
+    def open_ear(self) -> Ear | None:
+        """Listen for the changes of jobs; None through a PgBouncer, which shares its sessions."""
+        if not self._connections.direct:
+            return None
+        return PostgresEar(self._connections, changes_channel_of(self.config.schema))
+
+    def ask(self, job_ids: Sequence[int], *, every_change: bool) -> None:
+        """Notify all workers."""
+        self._execute(*self._notifier.notification(text_of_ask(job_ids, every_change=every_change)))
+
+    def announce(self, job_ids: Sequence[int] | None) -> None:
+        """Notify the processes that wait for jobs."""
+        self._execute(*notification(changes_channel_of(self.config.schema), text_of_ids(job_ids)))
 
     # -- looking and operating --------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -18,8 +18,9 @@ from neoq.clock import machine
 from neoq.config import SafeLogger
 from neoq.errors import BackendError
 from neoq.loop import Loop
+from neoq.messages import ask_in, text_of_ids
 from neoq.postgres.connections import Connection, Connections
-from neoq.postgres.statements import Statements, channel_of
+from neoq.postgres.statements import Statements, changes_channel_of, channel_of
 from neoq.store import Notify, WorkerInfo
 from neoq.stored import restricted
 from neoq.system import wait_to_read
@@ -49,6 +50,7 @@ class WorkerPresence:
         heartbeat: float,
         lease: float,
         notify: Notify,
+        asked: Callable[[Sequence[int], bool], None],
         info: Callable[[], WorkerInfo],
         log: SafeLogger,
     ) -> None:
@@ -64,6 +66,7 @@ class WorkerPresence:
         # The server may have been away, or be a new one: give live workers time for a heartbeat.
         self._away_until = self._beaten + self.patience[0]
         self._notify = notify
+        self._asked = asked
         self._info = info
         self._log = log
         self.lock_class = class_of(schema)
@@ -209,6 +212,11 @@ class WorkerPresence:
             if self._connections.direct:  # what was sent meanwhile is lost
                 self._notify("", "ready")
                 self._notify("", "cancel")
+                if self._connection is not None:  # asks are lost as well
+                    channel = changes_channel_of(self._schema)
+                    self._connection.execute(
+                        "select pg_notify(%s::text, %s::text)", (channel, text_of_ids(None))
+                    )
         every = max(0.05, self._heartbeat / 2)
         self._wait(max(0.0, self._looked + every - machine.monotonic()))
         connection = self._connection
@@ -228,6 +236,9 @@ class WorkerPresence:
 
     def _pass_on(self, payload: str) -> None:
         for line in payload.split("\n"):
+            if (ask := ask_in(line)) is not None:
+                self._asked(*ask)
+                continue
             kind, _, queue = line.partition(" ")
             self._notify(queue, _KINDS.get(kind, "ready"))  # type: ignore[arg-type]
 
@@ -275,9 +286,8 @@ class Notifier:
             self._loop.wake()
 
     def notification(self, payload: str) -> tuple[str, tuple[str, str]]:
-        """The statement that notifies others; it waits for no disk, and a crash of the server may lose it."""
-        statement = "select set_config('synchronous_commit', 'off', true), pg_notify(%s::text, %s::text)"
-        return statement, (self._channel, payload)
+        """The statement that notifies workers."""
+        return notification(self._channel, payload)
 
     def close(self) -> None:
         """Send what is left."""
@@ -301,6 +311,12 @@ class Notifier:
             self._connections.execute(*self.notification(payload_for("r", queues)))
         except BackendError as error:
             self._log.debug("other processes were not notified of new jobs and find them later: %s", error)
+
+
+def notification(channel: str, payload: str) -> tuple[str, tuple[str, str]]:
+    """The statement that notifies others; it waits for no disk, and a crash of the server may lose it."""
+    statement = "select set_config('synchronous_commit', 'off', true), pg_notify(%s::text, %s::text)"
+    return statement, (channel, payload)
 
 
 def payload_for(kind: str, queues: Iterable[str]) -> str:

@@ -95,7 +95,7 @@ class RedisConnection:
             info = info_of(self._client, self.address, self._log)
         except (*DRIVER_ERRORS, OSError) as error:
             self.close()
-            raise self._wrapped(error, connecting=True) from error
+            raise self.wrapped(error, connecting=True) from error
         try:
             version = check_server(info, self.address, self._log)
             if self.clients.unverified:
@@ -141,7 +141,7 @@ class RedisConnection:
         try:
             self._client.script_load(script.text)
         except (*DRIVER_ERRORS, OSError) as error:
-            raise self._wrapped(error) from error
+            raise self.wrapped(error) from error
 
     # -- calls ------------------------------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ class RedisConnection:
         if isinstance(reply, redis.exceptions.NoScriptError):
             [reply] = self._run(_eval, [(script, keys, arguments)], again=again)
         if isinstance(reply, Exception):
-            raise self._wrapped(reply) from reply
+            raise self.wrapped(reply) from reply
         return reply
 
     def _run(self, way: Callable[..., Sequence[Any]], calls: Sequence[Call], *, again: bool) -> list[Any]:
@@ -184,7 +184,7 @@ class RedisConnection:
             replies_now = self._run(_eval, [calls[at] for at in unknown], again=again)
             for at, reply in zip(unknown, replies_now, strict=True):
                 replies[at] = reply
-        return [self._wrapped(reply) if isinstance(reply, Exception) else reply for reply in replies]
+        return [self.wrapped(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
     def call_and_wait(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
         """As `call`; returns once so many replicas have it as ``wait_replicas`` says."""
@@ -205,7 +205,7 @@ class RedisConnection:
             replies = self._transact(calls)
         for reply in replies:
             if isinstance(reply, Exception):
-                raise self._wrapped(reply) from reply
+                raise self.wrapped(reply) from reply
         return replies
 
     def _transact(self, calls: Sequence[Call]) -> list[Any]:
@@ -215,7 +215,7 @@ class RedisConnection:
         replies = self._exchange(commands, near=calls[0][1][0])
         done = replies[len(calls) + 1]
         if isinstance(done, Exception):  # the first that was refused says why
-            raise next(self._wrapped(reply) for reply in replies if isinstance(reply, Exception))
+            raise next(self.wrapped(reply) for reply in replies if isinstance(reply, Exception))
         if self._wait:
             self._check_confirmed(replies[-1])
         return list(done)
@@ -241,7 +241,7 @@ class RedisConnection:
         replies = self._exchange(commands, near=near)
         for reply in replies:
             if isinstance(reply, Exception):
-                raise self._wrapped(reply) from reply
+                raise self.wrapped(reply) from reply
         return replies
 
     def _exchange(
@@ -259,7 +259,7 @@ class RedisConnection:
             except (*DRIVER_ERRORS, OSError) as error:
                 self._broke()
                 if not attempts or not connection_broke(error):
-                    problem = self._wrapped(error)
+                    problem = self.wrapped(error)
                     if perhaps_done and isinstance(problem, BackendUnavailable):
                         problem.outcome_unknown = True  # whatever became of the second attempt
                     raise problem from error
@@ -354,5 +354,6 @@ class RedisConnection:
             disconnect_unused(self._client)
         self._broke()
 
-    def _wrapped(self, error: Exception, *, connecting: bool = False) -> BackendError:
+    def wrapped(self, error: Exception, *, connecting: bool = False) -> BackendError:
+        """One of our errors for one of the driver's, which is its cause."""
         return wrapped(error, self.address, self._hider, connecting=connecting)

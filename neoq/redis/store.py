@@ -13,11 +13,13 @@ from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable, UnsupportedError
 from neoq.filter import ALL, Filter
 from neoq.job import Job
+from neoq.messages import ask_in, text_of_ask, text_of_ids
 from neoq.redis.add import Adder, NoRoom
 from neoq.redis.alive import Workers
 from neoq.redis.claim import Claims
 from neoq.redis.config import RedisConfig
 from neoq.redis.connection import RedisConnection
+from neoq.redis.ear import RedisEar
 from neoq.redis.find import Finder
 from neoq.redis.idle import IdleQueues
 from neoq.redis.keys import global_key
@@ -34,6 +36,7 @@ from neoq.store import (
     Changed,
     Claimed,
     Demand,
+    Ear,
     Extended,
     Lease,
     Notify,
@@ -51,6 +54,7 @@ from neoq.times import to_datetime
 
 M = TypeVar("M", bound=Callable[..., Any])
 
+ASKS, CHANGES = "asks", "changes"  # channels, beside those named after workers
 AT_ONCE = 50  # jobs of one script, so that none holds the server for long
 KINDS_AT_ONCE = 500  # jobs whose kinds one script counts
 
@@ -76,6 +80,7 @@ class RedisStore(Store):
 
     config: RedisConfig
     features: ClassVar[frozenset[str]] = frozenset({"durable", "shared"})
+    announces = True
 
     # -- open and close ---------------------------------------------------------------------------------
 
@@ -96,7 +101,9 @@ class RedisStore(Store):
         self._subscriber = Subscriber(
             connection,
             self._queues.channel + self._worker,
+            self._queues.channel + ASKS,
             on_wake=self._on_wake,
+            on_ask=self._on_ask,
             on_reconnect=self._wake_all,
             log=config.log,
         )
@@ -284,6 +291,36 @@ class RedisStore(Store):
         for queue in list(self._workers.claims_from):
             self._idle.mark_changed(queue)
         self._notify("", "ready")
+        try:
+            self.announce(None)  # asks may have been missed as well
+        except BackendError as error:
+            self.config.log.debug("processes that wait for jobs were not told of this worker: %s", error)
+
+    # -- jobs that other processes wait for -----------------------------------------------------------
+
+    def _on_ask(self, message: str) -> None:
+        """Another process waits for jobs."""
+        if (ask := ask_in(message)) is not None:
+            self.context.asked(*ask)
+
+    def open_ear(self) -> Ear | None:
+        """Subscribe to the changes of jobs; None if our user may not."""
+        try:
+            return RedisEar(self._redis, self._queues.channel + CHANGES)
+        except BackendUnavailable:
+            raise
+        except BackendError as error:
+            self.config.log.debug("changes of jobs cannot be heard, and are polled for: %s", error)
+            return None
+
+    def ask(self, job_ids: Sequence[int], *, every_change: bool) -> None:
+        """Publish to all workers."""
+        text = text_of_ask(job_ids, every_change=every_change)
+        self._redis.command("PUBLISH", self._queues.channel + ASKS, text)
+
+    def announce(self, job_ids: Sequence[int] | None) -> None:
+        """Publish to the processes that wait for jobs."""
+        self._redis.command("PUBLISH", self._queues.channel + CHANGES, text_of_ids(job_ids))
 
     # -- claim ------------------------------------------------------------------------------------------
 

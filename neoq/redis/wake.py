@@ -32,14 +32,18 @@ class Subscriber:
         self,
         connection: RedisConnection,
         channel: str,
+        asks: str,
         *,
         on_wake: Callable[[str], None],
+        on_ask: Callable[[str], None],
         on_reconnect: Callable[[], None],
         log: SafeLogger,
     ) -> None:
         self._connection = connection
         self._channel = channel
+        self._asks = asks  # the channel of all workers
         self._on_wake = on_wake
+        self._on_ask = on_ask
         self._on_reconnect = on_reconnect
         self._log = log
         self._lock = threading.Lock()
@@ -90,7 +94,7 @@ class Subscriber:
         client = self._connection.clients.new(socket_timeout=PING_EVERY)
         connection = self._connection.connection_of(client)
         try:
-            send(connection, [("SUBSCRIBE", self._channel)])
+            send(connection, [("SUBSCRIBE", self._asks, self._channel)])
             with self._lock:
                 if self._loop.closing:
                     return
@@ -105,7 +109,7 @@ class Subscriber:
 
     def _receive(self, connection: Any) -> None:
         """Receive wakes until we have unsubscribed; no earlier wake is lost."""
-        asked = False
+        asked, own = False, self._channel.encode()
         while True:
             try:
                 reply = read(connection)
@@ -119,9 +123,11 @@ class Subscriber:
             if isinstance(reply, Exception):
                 raise reply
             kind, *rest = reply
-            if kind == b"message":
+            if kind == b"message" and rest[0] == own:
                 self._on_wake(rest[1].decode())
-            elif kind == b"subscribe":
+            elif kind == b"message":
+                self._on_ask(rest[1].decode(errors="replace"))
+            elif kind == b"subscribe" and rest[0] == own:
                 self.subscribed = True
                 self._pause = FIRST_PAUSE
                 self._on_reconnect()

@@ -22,6 +22,7 @@ from neoq.loop import Loop
 from neoq.record import Status
 from neoq.sqlite.alive import Seen, Sign
 from neoq.sqlite.config import SqliteConfig
+from neoq.sqlite.ear import SqliteEar
 from neoq.sqlite.file import SqliteFile
 from neoq.sqlite.locks import locks_for
 from neoq.sqlite.operate import PRUNED_AT_ONCE
@@ -33,6 +34,7 @@ from neoq.store import (
     Changed,
     Claimed,
     Demand,
+    Ear,
     Extended,
     Lease,
     Notify,
@@ -341,6 +343,10 @@ class SqliteStore(Store):
         """Pause or resume a queue."""
         self._write(lambda session: sqlite_operate.set_paused(session, queue, paused))
         self._notify(queue, "pause" if paused else "ready")
+
+    def open_ear(self) -> Ear:
+        """Watch the file for commits, whoever makes them."""
+        return SqliteEar(self._file)
 
     # -- watching other processes -----------------------------------------------------------------------
 

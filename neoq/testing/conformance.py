@@ -46,6 +46,7 @@ from neoq.testing.cases.suite import leave_out_cases
 from neoq.testing.cases.tasks import ClaimByKindCases, TaskCases
 from neoq.testing.cases.timing import FutureCases, OrderCases, RunnerCases
 from neoq.testing.cases.unique import UniqueCases
+from neoq.testing.cases.waiting import FarWaitCases, WatchCases
 
 
 class BackendConformance(
@@ -68,6 +69,8 @@ class BackendConformance(
     RetryByHandCases,
     ManyCases,
     ProgressCases,
+    WatchCases,
+    FarWaitCases,
     DeleteCases,
     PauseCases,
     LookingCases,

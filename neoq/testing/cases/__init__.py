@@ -8,7 +8,17 @@ pytest.register_assert_rewrite(
         f"{__name__}.{part}"
         for part in (
             *("suite", "payloads", "unique", "timing", "capacity", "retries", "interrupts"),
-            *("operating", "listening", "periodic", "endings", "seam", "durable", "options", "filters"),
+            *(
+                "operating",
+                "listening",
+                "periodic",
+                "endings",
+                "seam",
+                "durable",
+                "options",
+                "filters",
+                "waiting",
+            ),
         )
     )
 )

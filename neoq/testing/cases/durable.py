@@ -255,6 +255,20 @@ class LeaseCases(Suite):
         assert look(second, new).result == "new"
 
     @needs("shared")
+    def test_a_wait_outlives_a_worker(self, make: Make, join: Make) -> None:
+        """wait() goes on when the worker dies that has the job, until another worker has run it."""
+        first = self._open(make(autostart=False, **SHORT_LEASE))
+        [job] = first.store.add([prepared("q", {"n": 0})], token=b"")
+        claim(first)
+        other = join(first, autostart=False)
+        waiter = Background(lambda: other.wait(id_of(job), PATIENCE))
+        assert waiter.blocks()
+        second = join(first, **SHORT_LEASE)
+        second.listen("q", lambda _job: "second")
+        self.die(first)
+        assert waiter.result().result == "second"
+
+    @needs("shared")
     def test_a_renewed_lease(self, make: Make, join: Make) -> None:
         """A lease that is renewed in time is left alone however long the job takes."""
         first = self._open(make(autostart=False, **SHORT_LEASE))

@@ -733,8 +733,7 @@ class LookingCases(Suite):
 
         def let_it_end() -> None:
             awaited = backend.engine.awaited
-            eventually(lambda: id_of(job) in awaited, "one waits")
-            eventually(lambda: awaited[id_of(job)].waiters == 2 and awaited[id_of(job)].seen, "both wait")
+            eventually(lambda: len([one for one in awaited.of(id_of(job)) if one.seen]) == 2, "both wait")
             go_on.set()
 
         ender = threading.Thread(target=let_it_end)
