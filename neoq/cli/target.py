@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,11 @@ def _store_of(args: argparse.Namespace, make: bool) -> Backend:
     url = args.url or ("" if app else os.environ.get("NEOQ_URL", ""))
     if not app and not url:
         raise CommandError("which store? give --url or --app, or set NEOQ_URL or NEOQ_APP", Exit.USAGE)
-    backend = load(app) if app else _connect(url, make)
+    if app:
+        with redirect_stdout(sys.stderr):  # what an application prints is no part of the output
+            backend = load(app)
+    else:
+        backend = _connect(url, make)
     if "durable" not in backend.features:
         raise CommandError(
             "jobs in memory are seen only by the process that has them: no other process can look at them or "

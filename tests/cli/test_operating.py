@@ -119,6 +119,7 @@ def test_an_application_that_starts_by_itself_runs_nothing(tmp_path: Path) -> No
     """A command that imports an application neither runs its jobs nor counts as a worker."""
     (tmp_path / "shop.py").write_text(
         "import neoq\n"
+        "print('hello')\n"
         f"backend = neoq.connect('sqlite:///{tmp_path}/jobs.db', autostart=True)\n"
         "@backend.listen('emails')\n"
         "def send(job): raise SystemExit('it ran')\n"
@@ -127,7 +128,7 @@ def test_an_application_that_starts_by_itself_runs_nothing(tmp_path: Path) -> No
     )
     at = {"cwd": tmp_path, "env": {"NEOQ_APP": "shop"}}
     assert child("enqueue", "emails", '{"n": 1}', **at).code == 0
-    assert child("workers", "--json", **at) == (0, "", "")
+    assert child("workers", "--json", **at) == (0, "", "hello\n")
     assert child("check", "shop", cwd=tmp_path).code == 0
     assert [job["status"] for job in child("jobs", "--json", **at).records] == ["pending"]
 
@@ -271,6 +272,43 @@ def test_enqueue_makes_a_job_of_a_task(command: Command, backend: neoq.Backend) 
     assert "runs a job without a kind" in command("enqueue", "emails").err
     assert "emails (1 kind)" in command("workers").out
     assert "no worker of emails knows the kind sned: 1 wait" in command("queues").err
+
+
+def test_follow_prints_each_change_of_a_job(url: str) -> None:
+    """On each store show --follow prints the changes of a job that runs elsewhere, and ends with its end."""
+    backend = neoq.connect(url, autostart=False)
+    go_on = threading.Event()
+
+    @backend.listen("emails")
+    def handle(job: Job) -> None:
+        job.progress(0.5, "half")
+        assert go_on.wait(30)
+
+    job = backend.enqueue("emails")
+    with subprocess.Popen(
+        [sys.executable, "-m", "neoq", "show", str(job.id), "--follow", "--json", "--url", url],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["status"] == "pending"
+        backend.start()
+        seen = json.loads(process.stdout.readline())
+        while seen["progress"] != [0.5, "half"]:
+            assert seen["status"] == "running"
+            seen = json.loads(process.stdout.readline())
+        go_on.set()
+        statuses = [json.loads(line)["status"] for line in process.stdout]
+        assert statuses[-1] == "succeeded"
+        assert process.wait(30) == 0
+    backend.shutdown()
+
+
+def test_following_ends_with_1_unless_the_job_succeeds(command: Command, backend: neoq.Backend) -> None:
+    """Show --follow of a job that is cancelled, or not there, ends with 1."""
+    job = backend.enqueue("emails")
+    backend.cancel(job.id)
+    assert "cancelled" in command("show", str(job.id), "--follow", ends_with=1).out
+    assert "999999" in command("show", "999999", "--follow", ends_with=1).err
 
 
 def test_any_payload_can_be_printed(file_url: str, backend: neoq.Backend) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from neoq.cli import output
-from neoq.cli.exits import CommandError
+from neoq.cli.exits import CommandError, Exit
 from neoq.cli.output import compact, plain, span, when
 from neoq.cli.parser import Parser, count
 from neoq.cli.target import add_store, opened
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from neoq.attempts import Attempt
+    from neoq.backend import Backend
     from neoq.job import Job
 
 HELP = "show everything about a job"
-EXAMPLE = "neoq show 1042"
+EXAMPLE = "neoq show 1042 --follow"
 GROUP = "Look"
 DESCRIPTION = "Show everything that the store knows about a job, with its last error and traceback."
 
@@ -26,6 +28,11 @@ DESCRIPTION = "Show everything that the store knows about a job, with its last e
 def add_arguments(parser: Parser) -> None:
     """Which job."""
     parser.add_argument("id", type=count(), metavar="ID", help="the job")
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="print each change until it has finished; end with 0 if it succeeded, else with 1",
+    )
     output.add_json(parser)
     add_store(parser)
 
@@ -33,6 +40,8 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print it."""
     with opened(args) as backend:
+        if args.follow:
+            return _follow(backend, args)
         job = backend.get(args.id)
         if job is None:
             raise CommandError(f"there is no job {args.id}; finished ones are forgotten after the retention")
@@ -42,6 +51,17 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join(described(job, attempts)))
     return 0
+
+
+def _follow(backend: Backend, args: argparse.Namespace) -> int:
+    for job in backend.watch(args.id):
+        if args.json:
+            output.print_json(output.job_record(job))
+        else:
+            now = datetime.now().astimezone().isoformat(" ", "milliseconds")
+            facts = (f"attempt {job.attempt}", _progress(job.progress()), plain(job.error or "", 100))
+            print("  ".join([now, f"{job.status:<9}", *filter(None, facts)]), flush=True)
+    return Exit.OK if job.status == "succeeded" else Exit.FAILED
 
 
 def described(job: Job, attempts: Sequence[Attempt]) -> list[str]:

@@ -12,7 +12,10 @@ from neoq.cli.parser import Parser, seconds
 from neoq.cli.target import add_store, opened
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from neoq.backend import Backend
+    from neoq.store import QueueCounts
 
 HELP = "count the jobs of the whole store"
 EXAMPLE = "neoq stats --watch 5"
@@ -38,12 +41,13 @@ def run(args: argparse.Namespace) -> int:
     with opened(args) as backend:
         if args.watch is not None:
             _watch(backend, args)
-        counts = _counts(backend)
+        queues = backend.queues()
+        counts = _counts(queues)
         if args.json:
             output.print_json(counts)
             return 0
         workers = backend.workers()
-        notes = notes_on(backend.queues(), listeners_of(workers))
+    notes = notes_on(queues, listeners_of(workers))
     width = max(map(len, COUNTS))
     for name, number in [*counts.items(), ("workers", len(workers))]:
         print(f"{name:<{width}}  {number:>12,}")
@@ -52,9 +56,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _counts(backend: Backend) -> dict[str, int]:
-    stats = backend.stats()
-    return {name: getattr(stats, name) for name in COUNTS}
+def _counts(queues: Sequence[QueueCounts]) -> dict[str, int]:
+    return {name: sum(getattr(queue, name) for queue in queues) for name in COUNTS}
 
 
 def _watch(backend: Backend, args: argparse.Namespace) -> None:
@@ -62,7 +65,7 @@ def _watch(backend: Backend, args: argparse.Namespace) -> None:
     head = ("time", *COUNTS)
     lines = 0
     while True:
-        counts = _counts(backend)
+        counts = _counts(backend.queues())
         if args.json:
             output.print_json(counts)
         else:
