@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from neoq.backend import Backend
 from neoq.boundary import entrance
@@ -14,9 +16,13 @@ from neoq.engine.interrupt import running_in
 from neoq.errors import Signal
 from neoq.job import Job, call_of, plain
 from neoq.store import Demand, Successes
+from neoq.testing.transactions import Transactions
 
 if TYPE_CHECKING:
     from neoq.engine.listener import Listener
+
+
+_transactions: WeakKeyDictionary[Backend, Transactions] = WeakKeyDictionary()
 
 
 class ByHand:
@@ -88,18 +94,22 @@ def inline(backend: Backend) -> Iterator[None]:
 
     The job is settled first, as ever: one that failed waits for its retry or is dead. Signals (Retry,
     Snooze, Discard) are obeyed and not raised. ``enqueue`` returns the job as it is after its run. Future
-    jobs wait; there are no timeouts. Only the jobs of this process's listeners run.
+    jobs wait; there are no timeouts. Only the jobs of this process's listeners run. With ``transaction=`` a
+    job runs at the commit, on any backend, and is gone with a rollback.
     """
     by_hand = ByHand(backend)
 
-    def after(added: list[Job]) -> list[Job]:
+    def run() -> None:
         errors: list[BaseException] = []
         by_hand.run_ready(errors.append)
         if errors:
             raise errors[0]
+
+    def after(added: list[Job]) -> list[Job]:
+        run()
         return [_as_it_is(backend, job) for job in added]
 
-    with by_hand.hold(), after_add(backend, after):
+    with by_hand.hold(), after_add(backend, after, run=run):
         yield
 
 
@@ -111,12 +121,30 @@ def _as_it_is(backend: Backend, job: Job) -> Job:
 
 
 @contextmanager
-def after_add(backend: Backend, after: Callable[[list[Job]], list[Job]]) -> Iterator[None]:
-    """Pass what each enqueue inside the block has added through a function."""
+def after_add(
+    backend: Backend,
+    after: Callable[[list[Job]], list[Job]],
+    *,
+    run: Callable[[], None] | None = None,
+    joined: Callable[[list[Job]], list[Job]] = list,
+) -> Iterator[Transactions]:
+    """Pass what each enqueue inside the block has added through a function; blocks may be nested.
+
+    What waits for a transaction goes through ``joined`` instead; ``run`` is called after a commit.
+    """
     add = backend.store.add
+    transactions = _transactions.get(backend)
+    outermost = transactions is None
+    if transactions is None:
+        transactions = _transactions[backend] = Transactions(backend)
+    if run is not None:
+        transactions.run = run
+    adds_joined = partial(transactions.add, add) if outermost else add
 
     def passed(jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:
-        return after(add(jobs, token=token, transaction=transaction))
+        if transaction is None:
+            return after(add(jobs, token=token))
+        return joined(adds_joined(jobs, token=token, transaction=transaction))
 
     def passed_plain(queue: str, data: bytes, now: float) -> Job:
         return passed((plain(queue, data, now),), token=b"")[0]
@@ -129,8 +157,14 @@ def after_add(backend: Backend, after: Callable[[list[Job]], list[Job]]) -> Iter
     before: dict[str, Any] = {name: own.pop(name) for name in instead if name in own}
     own.update(instead)
     try:
-        yield
+        yield transactions
     finally:
-        for name in instead:
-            del own[name]
-        own.update(before)
+        try:
+            if outermost:
+                transactions.close()
+        finally:
+            for name in instead:
+                del own[name]
+            own.update(before)
+            if outermost:
+                del _transactions[backend]

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class Helpers:
-    """What the fixture ``neoq_testing`` is: each helper holds to the end of the test."""
+    """What the fixture ``neoq_testing`` is: each helper holds to the end of the test.
+
+    A backend that keeps its jobs in memory, such as one of a module, begins and ends each test empty.
+    """
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
@@ -35,18 +38,35 @@ class Helpers:
         from neoq.testing.by_hand import inline
 
         self._stack.enter_context(inline(backend))
+        self._empty(backend)
 
     def enqueued(self, backend: Backend) -> list[Job]:
         """A list that grows with every job enqueued from here on; none of them runs."""
         from neoq.testing.recording import enqueued
 
-        return self._stack.enter_context(enqueued(backend))
+        jobs = self._stack.enter_context(enqueued(backend))
+        self._empty(backend)
+        return jobs
 
     def clock(self, backend: Backend, start: datetime | None = None) -> VirtualClock:
         """From here on time stands still for a memory backend, until ``advance``."""
         from neoq.testing.virtual_clock import clock
 
-        return self._stack.enter_context(clock(backend, start))
+        virtual = self._stack.enter_context(clock(backend, start))
+        self._empty(backend)
+        return virtual
+
+    def _empty(self, backend: Backend) -> None:
+        """Let a test begin and end without jobs of others, where the backend keeps them in memory."""
+        if "durable" not in backend.features:
+            _forget_all(backend)
+            self._stack.callback(_forget_all, backend)
+
+
+def _forget_all(backend: Backend) -> None:
+    while jobs := backend.jobs(limit=1000):
+        if not backend.delete(job.id for job in jobs):
+            return
 
 
 @pytest.fixture

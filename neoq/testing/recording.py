@@ -18,7 +18,7 @@ def enqueued(backend: Backend) -> Iterator[list[Job]]:
     """A list of the jobs that the block enqueued, in their order; duplicates are not in it.
 
     None of them runs, and at the end of the block they are dropped. Inside `inline` or `clock` they run as
-    there, and stay.
+    there, and stay. One that was enqueued with ``transaction=`` leaves the list at a rollback.
     """
     jobs: list[Job] = []
 
@@ -26,10 +26,15 @@ def enqueued(backend: Backend) -> Iterator[list[Job]]:
         jobs.extend(job for job in added if not job.duplicate)
         return added
 
+    def drop(ids: set[int]) -> None:
+        jobs[:] = [job for job in jobs if job.id not in ids]
+
     with ExitStack() as stack:
         alone = backend.engine.by_hand is None
         if alone:
             stack.enter_context(ByHand(backend).hold())
             stack.callback(lambda: [backend.delete(job.id) for job in jobs if job.id is not None])
-        stack.enter_context(after_add(backend, record))
+        transactions = stack.enter_context(after_add(backend, record, joined=record))
+        transactions.on_rollback.append(drop)
+        stack.callback(transactions.on_rollback.remove, drop)
         yield jobs

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from neoq.errors import UnsupportedError
 from neoq.mem_backend import MemBackend
-from neoq.testing.by_hand import ByHand
+from neoq.testing.by_hand import ByHand, after_add
 
 if TYPE_CHECKING:
     from neoq.backend import Backend
@@ -94,7 +94,7 @@ def clock(backend: Backend, start: datetime | None = None) -> Iterator[VirtualCl
     by_hand = ByHand(backend)
     live = backend.engine.clock
     before = live.time, live.monotonic
-    with by_hand.hold():
+    with by_hand.hold(), after_add(backend, list):
         virtual = VirtualClock(backend, by_hand, before[0]() if start is None else _timestamp("clock", start))
         backend.store.hold_timers(True)
         live.time, live.monotonic = virtual.time, virtual.monotonic
