@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,11 @@ from neoq.cli.runtime_dir import socket_of
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
+_SETTINGS = {
+    "PYTHONPATH": str(ROOT),
+    "PYTHONDONTWRITEBYTECODE": "",  # a process starts twice as fast where neoq's bytecode is kept
+    "PYTHONPYCACHEPREFIX": f"{tempfile.gettempdir()}/neoq-bytecode-{os.getuid()}",
+}
 APP = """
 import os, time
 from pathlib import Path
@@ -79,7 +85,7 @@ class Worker:
                     *(["-c", program] if program else ["-m", "neoq", "worker", *arguments]),
                 ],
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "NEOQ_RUNTIME_DIR": str(folder), **env},
+                env={**os.environ, **_SETTINGS, "NEOQ_RUNTIME_DIR": str(folder), **env},
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
