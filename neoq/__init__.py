@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from neoq.record import Status
     from neoq.redis.backend import RedisBackend
     from neoq.retry import RetryPolicy
+    from neoq.schedules import ScheduleInfo
     from neoq.sqlite.backend import SqliteBackend
     from neoq.store import QueueCounts, WorkerInfo
     from neoq.tasks import JobFailed, Task, TaskJob, Tasks
@@ -79,6 +80,7 @@ __all__ = [
     "RedisBackend",
     "Retry",
     "RetryPolicy",
+    "ScheduleInfo",
     "ShutdownReport",
     "ShutdownRequested",
     "Signal",
@@ -110,6 +112,7 @@ _ON_DEMAND = {
     "Attempt": "neoq.attempts",
     "RedisBackend": "neoq.redis",
     "RetryPolicy": "neoq.retry",
+    "ScheduleInfo": "neoq.schedules",
     "ShutdownReport": "neoq.engine.report",
     "SqliteBackend": "neoq.sqlite",
     "Stats": "neoq.backend",

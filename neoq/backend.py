@@ -37,9 +37,10 @@ from neoq.payload import encode_payload, refuse_size
 from neoq.record import Status, Unique
 from neoq.redact import HOW_TO_WRITE
 from neoq.retry import RetryPolicy
+from neoq.schedules import ScheduleInfo, info_of
 from neoq.search import UNFINISHED, count, page_of, pages
 from neoq.store import Action, DirectStore, QueueCounts, Store, WorkerInfo
-from neoq.times import to_seconds
+from neoq.times import to_datetime, to_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -739,6 +740,15 @@ class Backend:
         """The processes that listen on this store and are alive; in memory this one, once it listens."""
         self.engine.look()
         return self.store.workers()
+
+    def schedules(self) -> list[ScheduleInfo]:
+        """The schedules that some process on this store listens to, or did within the last day, by name."""
+        self.engine.look()
+        if self.engine.running:
+            self.engine.cron_scheduler.list_schedules()
+        now: Any = to_datetime(self.clock.time())
+        found = [info_of(listed, now) for listed in self.store.schedules()]
+        return [info for info in found if info is not None]
 
     # -- operating ---------------------------------------------------------------------------------------
 

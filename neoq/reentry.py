@@ -19,8 +19,9 @@ from neoq.errors import NeoqError
 from neoq.frames import frames_from
 
 GUARDED = (
-    *("open_store", "close_store", "add", "add_tick", "last_tick", "claim", "extend", "settle"),
-    *("reclaim", "prune", "beat", "workers", "find", "counts", "waiting_kinds", "change", "set_paused"),
+    *("open_store", "close_store", "add", "add_tick", "last_tick", "list_schedules", "schedules"),
+    *("claim", "extend", "settle", "reclaim", "prune", "beat", "workers"),
+    *("find", "counts", "waiting_kinds", "change", "set_paused"),
 )
 
 

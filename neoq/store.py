@@ -20,6 +20,7 @@ from neoq.filter import ALL, Filter
 from neoq.job import DuplicateJobError, Job
 from neoq.record import FINISHED, Status
 from neoq.reentry import GUARDED, guarded
+from neoq.schedules import Listed
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -29,6 +30,7 @@ _BEYOND = 2**63 - 1  # all ids
 Notice = Literal["ready", "called", "cancel", "pause"]
 Notify = Callable[[str, Notice], None]
 Action = Literal["cancel", "retry", "delete"]
+SCHEDULES_KEPT = 86400.0  # seconds since a process has listed them
 KINDS_LOOKED_AT = 10_000  # waiting jobs of a queue whose kinds are counted
 ANNOUNCED_AT_ONCE = 300  # ids, at most, of one call of `Store.ask` or `Store.announce`
 
@@ -399,6 +401,14 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def last_tick(self, cron: str) -> datetime | None:
         """The newest tick recorded for a cron, or None."""
+
+    @abc.abstractmethod
+    def list_schedules(self, schedules: Mapping[str, bytes]) -> None:
+        """Keep what this process says of its schedules, by name; forget those not listed for a day."""
+
+    @abc.abstractmethod
+    def schedules(self) -> list[Listed]:
+        """The schedules that were listed within a day, by name."""
 
     @abc.abstractmethod
     def claim(self, demand: Sequence[Demand]) -> Claimed:

@@ -203,7 +203,7 @@ class RedisTarget:
     _HASHES = ("jobs", "payloads", "life", "results", "progress", "uniq", "ticks")
     _LISTS = ("ids", "ready", "wait", "retry", "lease", "done", "dead", "cancelled")
     _SETS = ("cancel", "crashed", "idle")
-    _OF_ALL = ("queues", "workers", "crons")
+    _OF_ALL = ("queues", "workers", "crons", "schedules")
     _SCORES = (float("-inf"), -1.0, 0.0, 1.0, 1e9, 2e9, 1e300, float("inf"))
 
     def __init__(self, url: str, prefix: str) -> None:
@@ -328,6 +328,7 @@ class Siege:
             worker.prune()
             worker.stats()
             worker.workers()
+            worker.schedules()
             for job in worker.jobs(limit=1000):
                 assert isinstance(job.payload, dict)
                 repr((job, job.error, job.result, job.meta, job.run_after, job.created_at, job.deadline))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from neoq.clock import machine
@@ -43,7 +43,7 @@ class Heartbeat:
         reclaimed: Callable[[list[Job]], None],
         abandon_leases: Callable[[set[tuple[int, int]]], None],
         fence: Callable[[bool], None],
-        unknown: Callable[[], None],
+        duties: Mapping[str, Callable[[], None]],
     ) -> None:
         self._store = store
         self._config = config
@@ -55,7 +55,7 @@ class Heartbeat:
         self._reclaimed = reclaimed
         self._abandon_leases = abandon_leases
         self._fence = fence
-        self._unknown = unknown
+        self._duties = duties
         self._renewed = machine.monotonic()
         self._pruned = machine.monotonic()
         self._fenced = False
@@ -99,7 +99,8 @@ class Heartbeat:
         if began - self._pruned > PRUNE_EVERY:
             self._pruned = began
             self._does("pruning", self._store.prune)
-        self._does("look for unknown kinds", self._unknown)
+        for duty, do in self._duties.items():
+            self._does(duty, do)
         return self._config.heartbeat
 
     def _leases(self) -> list[Lease]:

@@ -222,7 +222,10 @@ class Runtime:
             abandon_leases=self.abandon_leases,
             reclaimed=self.note_reclaimed,
             fence=self.fetcher.fence,
-            unknown=self._unknown.look,
+            duties={
+                "list of schedules": self.cron_scheduler.list_schedules,
+                "look for unknown kinds": self._unknown.look,
+            },
         )
         return self.fetcher
 

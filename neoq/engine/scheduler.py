@@ -17,6 +17,7 @@ from neoq.clock import machine
 from neoq.errors import BackendError
 from neoq.job import Job
 from neoq.loop import Loop
+from neoq.schedules import describe
 from neoq.store import Store, Tick
 from neoq.times import to_datetime
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from neoq.config import Config
     from neoq.cron import Schedule
 
+LIST_EVERY = 600.0  # seconds
 ON_TIME = timedelta(seconds=60)  # a tick that comes later than this was missed
 FIRST_PAUSE, LAST_PAUSE = 1.0, 300.0  # seconds in which a schedule that fails is left alone
 SHORTEST = 0.01  # seconds between two looks, whatever a schedule says
@@ -126,6 +128,8 @@ class CronScheduler:
         self._max_payload = config.max_payload
         self._logger = config.log
         self._crons: list[Cron] = []
+        self._told: dict[str, bytes] = {}
+        self._tell_at = -math.inf  # monotonic
         self._lock = threading.Lock()
         self._loop = Loop(
             "neoq-cron", self._tick, config.log, away=self._say_away, pauses=(self._interval, self._interval)
@@ -138,6 +142,14 @@ class CronScheduler:
         with self._lock:
             self._crons.append(cron)
         self._loop.wake()
+
+    def list_schedules(self) -> None:
+        """Let the store tell of the schedules; again now and then, or it would forget them."""
+        with self._lock:
+            told = {cron.name: describe(cron.schedule, cron.queue) for cron in self._crons}
+        if told and (told != self._told or machine.monotonic() >= self._tell_at):
+            self._store.list_schedules(told)
+            self._told, self._tell_at = told, machine.monotonic() + LIST_EVERY
 
     def start(self) -> None:
         """Start the thread, if there is anything to tick."""

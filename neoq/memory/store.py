@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import repeat
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from neoq.memory.room import Room
 from neoq.memory.table import Table, snapshot
 from neoq.record import Status
 from neoq.reentry import guarded, reentered
+from neoq.schedules import Listed
 from neoq.store import (
     Action,
     Changed,
@@ -79,6 +80,7 @@ class MemStore(DirectStore):
         self._ticks: dict[str, float] = {}
         self._added: OrderedDict[bytes, list[int]] = OrderedDict()
         self._beats: dict[str, WorkerInfo] = {}
+        self._schedules: dict[str, bytes] = {}
 
     def close_store(self) -> None:
         """Stop the threads; what is left stays readable for the report."""
@@ -285,6 +287,19 @@ class MemStore(DirectStore):
         with self._lock:
             at = self._ticks.get(cron)
         return to_datetime(at)
+
+    def list_schedules(self, schedules: Mapping[str, bytes]) -> None:
+        """Remember the schedules of this process."""
+        with self._lock:
+            self._schedules = dict(sorted(schedules.items()))
+
+    def schedules(self) -> list[Listed]:
+        """The schedules of this process."""
+        with self._lock:
+            return [
+                Listed(name, told, to_datetime(self._ticks.get(name)))
+                for name, told in self._schedules.items()
+            ]
 
     # -- claim and settle --------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ SIGNS = (
     "change",
     "readable_json",
 )  # what each of the migrations has made, table or function
-TABLES = frozenset({"jobs", "history", "counters", "queues", "ticks", "workers"})
+TABLES = frozenset({"jobs", "history", "counters", "queues", "schedules", "ticks", "workers"})
 _LOCK = 5_462_193_407_311  # neoq's own, over all schemas
 _FIRST = (
     "set local lock_timeout = '60s'",

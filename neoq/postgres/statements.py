@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from neoq.payload import CODEC
+from neoq.store import SCHEDULES_KEPT
 from neoq.stored import LAST_CRASH
 
 GROUP_PATIENCE = "100ms"  # for a fingerprint that another transaction holds, while others wait for the commit
@@ -117,6 +118,20 @@ class Statements:
         self.change = f"select id, queue, done from {change}"
         self.tick = f"select {self._call('tick', 'cron text, tick float8')}"
         self.last_tick = f"select tick from {s}.ticks where cron = %s"
+        self.list_schedules = f"""
+            with gone as (
+                delete from {s}.schedules where listed_at < {s}.clock() - {SCHEDULES_KEPT}
+                    and name <> all (%(names)s::text[])
+            )
+            insert into {s}.schedules (name, described, listed_at)
+            select name, described, {s}.clock()
+            from unnest(%(names)s::text[], %(described)s::bytea[]) i (name, described) order by name
+            on conflict (name) do update set described = excluded.described, listed_at = excluded.listed_at
+        """
+        self.schedules = f"""
+            select name, described, tick from {s}.schedules left join {s}.ticks on cron = name
+            where listed_at >= {s}.clock() - {SCHEDULES_KEPT} order by name
+        """
         self.prune = f"select {self._call('prune', 'seconds float8, limit int')}"
         self.trim = f"select id, queue from {self._call('trim_history', 'dead boolean, limit bigint')}"
         self.sum_up = f"select {s}.sum_up()"

@@ -16,7 +16,7 @@ from neoq.filter import ALL, Filter
 from neoq.job import DuplicateJobError, Job
 from neoq.messages import text_of_ask, text_of_ids
 from neoq.postgres.add import Adder, duplicate_of, holder_in, is_duplicate
-from neoq.postgres.arrays import float8s, int8s, texts, uuids
+from neoq.postgres.arrays import byteas, float8s, int8s, texts, uuids
 from neoq.postgres.claim import Claimer
 from neoq.postgres.config import PostgresConfig
 from neoq.postgres.connections import Connections, Values
@@ -27,6 +27,7 @@ from neoq.postgres.statements import Statements, changes_channel_of
 from neoq.postgres.transactions import Home, Transaction
 from neoq.postgres.wake import Notifier, WorkerPresence, notification, payload_for
 from neoq.record import Status
+from neoq.schedules import Listed
 from neoq.store import (
     KINDS_LOOKED_AT,
     WORKER_DIED,
@@ -282,6 +283,16 @@ class PostgresStore(Store):
         """The newest tick of a cron in any process."""
         rows = self._connections.look(self._statements.last_tick, (cron,))
         return to_datetime(rows[0][0]) if rows else None
+
+    def list_schedules(self, schedules: Mapping[str, bytes]) -> None:
+        """Keep what this process says of its schedules."""
+        values = {"names": texts(list(schedules)), "described": byteas(list(schedules.values()))}
+        self._own.execute(self._statements.list_schedules, values)
+
+    def schedules(self) -> list[Listed]:
+        """The schedules that were listed within a day."""
+        rows = self._connections.look(self._statements.schedules)
+        return [Listed(name, bytes(described), to_datetime(tick)) for name, described, tick in rows]
 
     # -- claim and settle -------------------------------------------------------------------------------
 

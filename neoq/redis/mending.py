@@ -19,7 +19,7 @@ _OF_QUEUE = {
     b"set": ("cancel", "crashed", "idle"),
     b"string": ("seq",),
 }
-_GLOBAL = {b"hash": ("queues", "workers", "crons"), b"string": ("numbers",)}
+_GLOBAL = {b"hash": ("queues", "workers", "crons", "schedules"), b"string": ("numbers",)}
 
 
 def is_wrong_type(error: BackendError) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
@@ -26,12 +27,14 @@ from neoq.redis.keys import global_key
 from neoq.redis.leases import Leased
 from neoq.redis.mending import Mender, is_wrong_type
 from neoq.redis.pruning import Pruner
-from neoq.redis.queues import RedisQueues
+from neoq.redis.queues import RedisQueues, pairs_of
 from neoq.redis.reclaim import Reclaimer
 from neoq.redis.settle import Outcomes
 from neoq.redis.wake import Subscriber
+from neoq.schedules import Listed
 from neoq.store import (
     KINDS_LOOKED_AT,
+    SCHEDULES_KEPT,
     Action,
     Changed,
     Claimed,
@@ -263,6 +266,29 @@ class RedisStore(Store):
             return None if tick is None else to_datetime(float(tick))
         except ValueError:  # another program wrote it: the tick is unknown
             return None
+
+    @_mending
+    def list_schedules(self, schedules: Mapping[str, bytes]) -> None:
+        """Keep what this process says of its schedules."""
+        key, now = global_key(self.config.prefix, "schedules"), self._queues.ask_time()
+        told = [item for name, said in schedules.items() for item in (name, b"%.6f %b" % (now, said))]
+        self._redis.command("HSET", key, *told)
+        known = pairs_of(self._redis.command("HGETALL", key))
+        old = [name for name, value in known if now - _listed_at(value) > SCHEDULES_KEPT]
+        if old:
+            self._redis.command("HDEL", key, *old)
+
+    @_mending
+    def schedules(self) -> list[Listed]:
+        """The schedules that were listed within a day."""
+        now, found = self._queues.ask_time(), []
+        for name, value in pairs_of(
+            self._redis.command("HGETALL", global_key(self.config.prefix, "schedules"))
+        ):
+            if now - _listed_at(value) <= SCHEDULES_KEPT:
+                text = name.decode(errors="replace")
+                found.append(Listed(text, value.partition(b" ")[2], self.last_tick(text)))
+        return sorted(found)
 
     # -- wakes ------------------------------------------------------------------------------------------
 
@@ -516,3 +542,12 @@ def _no_transactions(what: str) -> UnsupportedError:
         "(jobs are unique by fingerprint, so a repeated enqueue adds none), or keep jobs in that database "
         "(postgresql://, sqlite:///)"
     )
+
+
+def _listed_at(value: bytes) -> float:
+    """When a schedule was listed; long ago where somebody else has written something there."""
+    try:
+        at = float(value.partition(b" ")[0])
+    except ValueError:
+        return -math.inf
+    return at if math.isfinite(at) else -math.inf

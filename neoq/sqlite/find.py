@@ -8,6 +8,7 @@ from typing import Any
 
 from neoq.filter import Filter
 from neoq.record import Status
+from neoq.schedules import Listed
 from neoq.sqlite.file import SqliteFile
 from neoq.sqlite.rows import (
     COLUMNS,
@@ -155,6 +156,16 @@ def waiting_kinds(file: SqliteFile, queues: Iterable[str]) -> dict[tuple[str, st
         for queue in queues
         for kind, number in file.read(_WAITING_KINDS, (queue, KINDS_LOOKED_AT))
     }
+
+
+def schedules(file: SqliteFile, listed_since: float) -> list[Listed]:
+    """The schedules that were listed since then."""
+    rows = file.read(
+        "select name, described, tick from neoq_schedules left join neoq_ticks on cron = name"
+        " where listed_at >= ? and typeof(name) = 'text' order by name",
+        (listed_since,),
+    )
+    return [Listed(name, described, to_datetime(number_in(tick))) for name, described, tick in rows]
 
 
 def workers(file: SqliteFile, heard_since: float, is_dead: Callable[[str], bool]) -> list[WorkerInfo]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import orjson
 
@@ -12,7 +12,7 @@ from neoq.sqlite.add import hash_of, move
 from neoq.sqlite.rows import N_CANCELLED, N_READY, kind_of
 from neoq.sqlite.schema import DEAD, FINISHED, READY, SCHEDULED
 from neoq.sqlite.session import Session
-from neoq.store import Action, Changed, WorkerInfo, taken_by
+from neoq.store import SCHEDULES_KEPT, Action, Changed, WorkerInfo, taken_by
 from neoq.stored import NUMBER, restricted
 
 PRUNED_AT_ONCE = 5000  # so that no commit blocks others for long
@@ -130,6 +130,13 @@ def beat(session: Session, worker: WorkerInfo) -> None:
             "version": worker.version,
         },
     )
+
+
+def list_schedules(session: Session, schedules: Mapping[str, bytes]) -> None:
+    """Keep what a process says of its schedules."""
+    rows = [(name, described, session.now) for name, described in schedules.items()]
+    session.many("insert or replace into neoq_schedules values (?,?,?)", rows)
+    session.do("delete from neoq_schedules where listed_at < ?", (session.now - SCHEDULES_KEPT,))
 
 
 def leave(session: Session, workers: Iterable[str]) -> None:

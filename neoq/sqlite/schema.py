@@ -76,6 +76,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "create table neoq_queues (queue text primary key, paused integer not null) without rowid",
         "create table neoq_ticks (cron text primary key, tick real not null) without rowid",
         """
+        create table neoq_schedules (
+            name text primary key, described blob not null, listed_at real not null
+        ) without rowid
+        """,
+        """
         create table neoq_tokens (
             token blob primary key, ids text not null, at real not null
         ) without rowid

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
@@ -20,6 +20,7 @@ from neoq.filter import ALL, Filter
 from neoq.job import Job
 from neoq.loop import Loop
 from neoq.record import Status
+from neoq.schedules import Listed
 from neoq.sqlite.alive import Seen, Sign
 from neoq.sqlite.config import SqliteConfig
 from neoq.sqlite.ear import SqliteEar
@@ -30,6 +31,7 @@ from neoq.sqlite.session import Session
 from neoq.sqlite.settle import HeldLease
 from neoq.sqlite.transactions import write_within
 from neoq.store import (
+    SCHEDULES_KEPT,
     Action,
     Changed,
     Claimed,
@@ -210,6 +212,14 @@ class SqliteStore(Store):
         """The newest tick of a cron in any process."""
         rows = self._file.read("select tick from neoq_ticks where cron = ?", (cron,))
         return to_datetime(number_in(rows[0][0])) if rows else None
+
+    def list_schedules(self, schedules: Mapping[str, bytes]) -> None:
+        """Keep what this process says of its schedules."""
+        self._write(lambda session: sqlite_operate.list_schedules(session, schedules), durable=False)
+
+    def schedules(self) -> list[Listed]:
+        """The schedules that were listed within a day."""
+        return sqlite_look.schedules(self._file, self.clock.time() - SCHEDULES_KEPT)
 
     # -- claim and settle -------------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ from neoq.testing.cases.operating import (
 from neoq.testing.cases.options import OwnTimeoutCases, ScheduledAtCases
 from neoq.testing.cases.payloads import PayloadCases
 from neoq.testing.cases.periodic import CatchUpCases, CronCases, TickCases
-from neoq.testing.cases.records import AttemptCases, KindCases
+from neoq.testing.cases.records import AttemptCases, KindCases, ScheduleCases
 from neoq.testing.cases.reentry import ReentryCases
 from neoq.testing.cases.retries import LogCases, RetryCases, SignalCases
 from neoq.testing.cases.seam import AddCases, ChangeCases, ClaimCases, SettleCases
@@ -94,6 +94,7 @@ class BackendConformance(
     ClaimByKindCases,
     TaskCases,
     AttemptCases,
+    ScheduleCases,
     ReentryCases,
     DurableCases,
     LeaseCases,

@@ -19,8 +19,9 @@ Real = Callable[..., Any]
 Error = BaseException | type[BaseException] | Callable[[], BaseException]
 
 _OUTAGE = (
-    *("add", "add_tick", "last_tick", "claim", "extend", "settle", "reclaim", "prune", "beat"),
-    *("workers", "find", "counts", "waiting_kinds", "change", "set_paused"),
+    *("add", "add_tick", "last_tick", "list_schedules", "schedules"),
+    *("claim", "extend", "settle", "reclaim", "prune", "beat", "workers"),
+    *("find", "counts", "waiting_kinds", "change", "set_paused"),
 )
 
 

@@ -1,16 +1,19 @@
-"""What a store keeps so that any process can tell: the kinds that workers run, and the attempts of jobs."""
+"""What a store keeps so that any process can tell: what workers run, the attempts of jobs, schedules."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from neoq.attempts import Attempt
 from neoq.backend import Backend
+from neoq.cron import Schedule
 from neoq.engine.listener import Listener
 from neoq.errors import Discard, Snooze
 from neoq.job import Job
@@ -26,6 +29,7 @@ from neoq.testing.cases.suite import (
     eventually,
     hang,
     ignore,
+    needs,
     prepared,
     reached,
 )
@@ -221,3 +225,61 @@ class AttemptCases(Suite):
             assert (attempt.error or "").endswith(f"end {attempt.number}")
             assert len(attempt.error or "") < 3000
             assert 0 < len(attempt.traceback or "") < 9000
+
+
+class ScheduleCases(Suite):
+    """The schedules that processes listen to."""
+
+    def test_schedules_are_listed(self, backend: Backend) -> None:
+        """schedules() tells spec, zone, queue and description of each schedule, and its next five ticks."""
+        backend.listen_cron("30 9 * * MON-FRI", ignore, queue="reports", timezone="Europe/Paris")
+        backend.listen_cron("@every 90s", ignore, queue="a rhythm")
+        backend.start()
+        rhythm, reports = eventually(backend.schedules, "they are listed")
+        assert (reports.name, reports.queue) == ("reports", "reports")
+        assert (reports.spec, reports.timezone) == ("30 9 * * MON-FRI", "Europe/Paris")
+        assert reports.description == "At 09:30 AM, Monday through Friday"
+        assert reports.last_tick is None
+        assert len(reports.next_ticks) == 5
+        schedule = Schedule(reports.spec, reports.timezone)
+        for tick, following in pairwise(reports.next_ticks):
+            assert schedule.next_after(tick) == following
+        assert reports.next_ticks[0] > datetime.now(UTC)
+        assert (rhythm.name, rhythm.spec) == ("a rhythm", "@every 90s")
+
+    def test_the_last_tick_is_told(self, backend: Backend) -> None:
+        """schedules() tells the newest tick of a schedule."""
+        backend.listen_cron("0 0 1 1 *", ignore, queue="yearly")
+        backend.start()
+        eventually(backend.schedules, "it is listed")
+        tick = datetime(2026, 1, 1, tzinfo=UTC)
+        backend.store.add_tick("yearly", tick, prepared("yearly", fingerprint="yearly"))
+        assert [info.last_tick for info in backend.schedules()] == [tick]
+
+    def test_a_store_lists_what_it_is_told(self, waiting: Backend) -> None:
+        """A schedule that is listed again takes the place of the one before, and others stay."""
+        waiting.queues()
+        waiting.store.list_schedules({"b": b"1", "a": b"2"})
+        waiting.store.list_schedules({"b": b"3", "a": b"2"})
+        assert waiting.store.schedules() == [("a", b"2", None), ("b", b"3", None)]
+
+    def test_what_is_no_schedule_is_left_out(self, waiting: Backend) -> None:
+        """schedules() leaves out what somebody else has listed, and shows no ticks where the spec is none."""
+        waiting.queues()
+        described = b'{"spec": "no", "timezone": "Mars", "description": "d", "queue": "q"}'
+        waiting.store.list_schedules({"a": b"{", "b": b"[]", "c": b'{"spec": 1}', "d": described})
+        [info] = waiting.schedules()
+        assert (info.name, info.spec, info.next_ticks) == ("d", "no", ())
+
+    @needs("shared")
+    def test_schedules_are_seen_elsewhere(self, make: Make, join: Make) -> None:
+        """schedules() lists what another process listens to, also after that has ended."""
+        first = make()
+        second = join(first, autostart=False)
+        assert second.schedules() == []
+        first.listen_cron("@hourly", ignore, queue="hourly")
+        first.start()
+        [info] = eventually(second.schedules, "it is listed")
+        assert info.spec == "@hourly"
+        first.shutdown()
+        assert [info.name for info in second.schedules()] == ["hourly"]
