@@ -1,4 +1,4 @@
-"""Who works on a Redis server's queues: signs of life, and who gives none any more."""
+"""The workers of a Redis server: their heartbeats, and which of them have died."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from neoq.times import within_calendar
 if TYPE_CHECKING:
     from neoq.config import Config
 
-DEAF_AFTER = 2.0  # heartbeats without a sign of life until a worker that hears nothing is dead
-STEADY_AFTER = 3.0  # heartbeats of contact before this process judges who is dead
+DEAF_AFTER = 2.0  # heartbeats missed until a worker without a subscription is dead
+STEADY_AFTER = 3.0  # heartbeats of contact before this process judges which workers are dead
 
 
 class Workers:
-    """The workers that the server knows, and this process among them."""
+    """The workers that the server knows; this process is one of them."""
 
     def __init__(
         self, queues: RedisQueues, config: Config, worker: str, info: Callable[[], WorkerInfo]
@@ -44,7 +44,7 @@ class Workers:
     # -- this process -----------------------------------------------------------------------------------
 
     def beat(self, worker: WorkerInfo) -> None:
-        """Say that a worker is alive."""
+        """Record that a worker is alive."""
         ours = worker.id == self._worker
         told = orjson.dumps(
             {
@@ -65,20 +65,23 @@ class Workers:
             self._told, self._touched = told, machine.monotonic()
 
     def touch(self) -> None:
-        """Be alive in the eyes of others, without news."""
+        """Repeat the last heartbeat of this worker, if it is older than half an interval."""
         if self._told and machine.monotonic() - self._touched > self._config.heartbeat / 2:
             self._say(self._worker, self._told)
             self._touched = machine.monotonic()
 
     def enlist(self, queues: Iterable[str]) -> None:
-        """Before the first claim from a queue, say that there may be leases of ours: others look there."""
+        """Record, before the first claim from a queue, that this worker may have leases there.
+
+        If this worker dies, the others take its jobs from those queues.
+        """
         new = set(queues) - self.claims_from
         if new:
             self.claims_from |= new
             self.beat(self._info())
 
     def leave(self) -> None:
-        """Be no worker any more."""
+        """Remove this worker from the server."""
         if self._told:
             idle = [
                 ("SREM", self._queues.keys(queue).key("idle"), self._worker) for queue in self.claims_from
@@ -108,10 +111,11 @@ class Workers:
         return sorted(infos, key=lambda worker: (worker.started_at, worker.id))
 
     def dead(self) -> list[tuple[str, list[str]]]:
-        """Those that have died, and the queues that they claimed from.
+        """The workers that have died, and the queues that they claimed from.
 
-        A worker has died when it was silent for as long as its lease, or for two heartbeats while the server
-        sees no connection of its. Who has just come back, perhaps with everybody, judges nobody yet.
+        A worker has died if it sent no heartbeat for as long as its lease, or for two heartbeats while the
+        server has no subscription of it. A process that has just reconnected judges no worker yet: all of
+        them may have been cut off.
         """
         steady_since = max(self._opened_at, self._redis.broke_at)
         if machine.monotonic() - steady_since < STEADY_AFTER * self._config.heartbeat:
@@ -130,11 +134,11 @@ class Workers:
         return [(name, silent[name][1]["claims"]) for name in dead]
 
     def forget(self, worker: str) -> None:
-        """Its jobs were taken from it."""
+        """Remove a dead worker whose jobs were taken back."""
         self._redis.command("HDEL", self._key, worker)
 
     def _deaf(self, workers: list[str]) -> list[str]:
-        """Those on whose channels nobody hears; the nodes of a cluster know only their own connections."""
+        """The workers without a subscription; none in a cluster, whose nodes know only their own clients."""
         if not workers or self._redis.cluster:
             return []
         reply = self._redis.command("PUBSUB", "NUMSUB", *[self._queues.channel + name for name in workers])
@@ -152,21 +156,21 @@ class Workers:
         return known
 
     def _tell_of(self, worker: str, value: bytes) -> None:
-        """Say once that a record of a worker cannot be read; of its jobs only the leases tell."""
+        """Log once that the record of a worker cannot be read; its jobs return when their leases expire."""
         said = value.partition(b" ")[2] or value
         if self._told_of.get(worker) == said or len(self._told_of) > 1000:
             return
         self._told_of[worker] = said
         self._config.log.warning(
-            "what worker %s says of itself cannot be read, so it is left alone: %s; another version of neoq "
-            "wrote it, or something else writes to our keys",
+            "the record of worker %s cannot be read, so it is left alone: %s; another version of neoq "
+            "wrote it, or another program writes to these keys",
             worker[:60],
             shown(value),
         )
 
 
 def _record_in(value: bytes) -> tuple[float, dict[str, Any]]:
-    """When a worker gave its last sign of life, and what it says of itself; raises for anything else."""
+    """The time of a worker's last heartbeat, and its record; raises if a value is neither."""
     beat, _, text = value.partition(b" ")
     told = orjson.loads(text)
     numbers = {name: told[name] for name in ("began", "heartbeat", "lease")}

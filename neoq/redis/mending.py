@@ -1,4 +1,4 @@
-"""Setting aside what another hand has left under our keys on a Redis server: values of another type."""
+"""Setting aside keys of a wrong type, which another program has written under our prefix."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def is_wrong_type(error: BackendError) -> bool:
 
 
 class Mender:
-    """Renames keys that hold no list of ours, so that all that is not lost goes on."""
+    """Renames keys of a wrong type, so that the queues continue with the rest."""
 
     def __init__(self, queues: RedisQueues, log: SafeLogger) -> None:
         self._queues = queues
@@ -37,7 +37,7 @@ class Mender:
         self._lock = threading.Lock()
 
     def mend(self) -> set[str] | None:
-        """Set aside what is of another type; return the queues that it was of, None for nothing at all."""
+        """Set aside keys of a wrong type; return the queues that had some, or None."""
         with self._lock:
             found = self._aside("", {name: kind for kind, names in _GLOBAL.items() for name in names})
             queues: set[str] = set()
@@ -61,7 +61,7 @@ class Mender:
             name = key + b".unreadable." + os.urandom(4).hex().encode()
             self._redis.command("RENAME", key, name)
             self._log.error(
-                "%s held a %s, so something else writes to our keys; it is %s now, look at it and delete it",
+                "%s held a %s, so another program writes to these keys; it is %s now: look at it, delete it",
                 key.decode(errors="replace"),
                 kind.decode(),
                 name.decode(errors="replace"),
