@@ -30,7 +30,7 @@ THIRD_PARTIES = {
     "sqlite": {"sqlite3", "filelock"},
     "postgres": {"psycopg"},
     "redis": {"redis", "hiredis"},
-    "testing": {"pytest"},
+    "testing": {"pytest", "sqlite3"},
     "django": {"django", "django_tasks"},
     "flask": {"flask"},
 }
