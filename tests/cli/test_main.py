@@ -104,6 +104,16 @@ def test_a_traceback_begins_in_the_application(
     assert "importlib" not in told
 
 
+def test_words_are_completed(tmp_path: Path) -> None:
+    """Where argcomplete is installed, the shell is told the commands and options that may be meant."""
+    pytest.importorskip("argcomplete")
+    for line, word in (("neoq hea", "health"), ("neoq worker --proc", "--processes")):
+        environ = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9", "_ARGCOMPLETE": "1"}
+        environ |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "words"), "PATH": os.environ["PATH"]}
+        subprocess.run([sys.executable, "-m", "neoq"], cwd=ROOT, env=environ, timeout=30, check=False)
+        assert (tmp_path / "words").read_text(encoding="utf-8").split() == [word]
+
+
 def test_neoq_is_a_module_that_runs() -> None:
     """`python -m neoq` is the command."""
     done = subprocess.run(

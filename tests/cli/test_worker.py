@@ -167,6 +167,9 @@ def test_an_application_that_cannot_be_imported(shop: Shop) -> None:
         (["--exclude", "work,other"], 2, "nothing to run"),
         (["--max-memory", "5"], 2, "has [0-9]+ MB already"),
         (["--processes", "0"], 2, "whole number"),
+        (["--port", "here:8000000"], 2, "cannot listen there"),
+        (["--name", "a/b"], 2, "use letters"),
+        (["--drain", "--reload"], 2, "use one of them"),
         (["--concurency", "3"], 2, "did you mean --concurrency"),
     ],
 )
@@ -508,6 +511,10 @@ def test_probes(shop: Shop) -> None:
             "ok: 1/1 processes claim, 0 jobs run, 0 attempts done\n",
         )
         assert health(shop, "--name", "others")[0] == 1
+        with shop.worker("--name", "mails") as second:
+            second.says("neoq health --name mails will not reach this worker: another worker of this name")
+            second.claims()
+            assert json.loads(worker.asked("status", "mails")[1])["pid"] == worker.pid
 
 
 def http(port: int, path: str, method: str = "GET") -> str:
