@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import IO, Any
 
+import command
 import future_jobs
 import import_time
 import latency
@@ -49,6 +50,7 @@ CONTESTS: dict[str, Contest] = {
     **on_redis.CONTESTS,
     **sqlite.CONTESTS,
     **wait.CONTESTS,
+    **command.CONTESTS,
 }
 CHILD_SECONDS = 600
 RELEASES = (
