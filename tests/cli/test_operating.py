@@ -311,6 +311,21 @@ def test_following_ends_with_1_unless_the_job_succeeds(command: Command, backend
     assert "999999" in command("show", "999999", "--follow", ends_with=1).err
 
 
+def test_cron_lists_schedules(command: Command, backend: neoq.Backend) -> None:
+    """Cron prints the schedules to which workers listen, with their last and their next tick."""
+    assert "no schedule" in command("cron").err
+    backend.listen_cron("0 3 * * *", print, queue="nightly", timezone="Europe/Paris")
+    backend.start()
+    [schedule] = until(lambda: command("cron", "--json").records, "the schedule")
+    assert (schedule["spec"], schedule["timezone"], schedule["queue"]) == (
+        "0 3 * * *",
+        "Europe/Paris",
+        "nightly",
+    )
+    assert len(schedule["next_ticks"]) == 5
+    assert "0 3 * * *  Europe/Paris  nightly" in command("cron").out
+
+
 def test_any_payload_can_be_printed(file_url: str, backend: neoq.Backend) -> None:
     """What the output's encoding does not have is escaped."""
     backend.enqueue("emails", {"to": "\N{SNOWMAN}"})
