@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypedDict, Type
 
 from neoq.attempts import Attempt, attempts_of
 from neoq.boundary import entrances
-from neoq.checks import check_queue, checked_id
+from neoq.checks import check_queue, checked_id, checked_uid
 from neoq.clock import Clock, machine
 from neoq.config import Config, OnError, query_of
 from neoq.engine.engine import Engine
@@ -634,11 +634,22 @@ class Backend:
 
     # -- looking -----------------------------------------------------------------------------------------
 
-    def get(self, job_id: int) -> Job | None:
-        """A snapshot of a job, or None where nothing is known of it."""
-        job_id = checked_id(job_id)
+    @overload
+    def get(self, job_id: int) -> Job | None: ...
+    @overload
+    def get(self, *, uid: str) -> Job | None: ...
+    def get(self, job_id: int | None = None, *, uid: str | None = None) -> Job | None:
+        """A snapshot of a job, by its id or its uid, or None where nothing is known of it."""
+        if uid is None:
+            if job_id is None:
+                raise InvalidJobError("get() takes the id of a job, or uid=...")
+            wanted = Filter(ids=[checked_id(job_id)])
+        elif job_id is not None:
+            raise InvalidJobError("get() takes the id of a job or its uid, not both")
+        else:
+            wanted = Filter(uids=[checked_uid(uid)])
         self.engine.look()
-        return next(iter(self.store.of_ids([job_id])), None)
+        return next(iter(self.store.find(wanted, limit=1).jobs), None)
 
     def jobs(
         self,

@@ -9,6 +9,7 @@ from neoq.errors import InvalidJobError, PayloadError
 from neoq.payload import check_text
 from neoq.times import LATEST, to_seconds
 
+_LONGEST_UID = 255
 _LEAST_TIMEOUT = 0.001
 _MAX_KNOWN = 10_000
 known_queues: set[str] = set()  # names that were checked
@@ -36,6 +37,13 @@ def checked_id(job_id: Any) -> int:
     if isinstance(job_id, bool) or not isinstance(job_id, int):
         raise InvalidJobError(f"the id of a job is {job_id!r:.80}; it takes an int, which job.id is")
     return max(-_LAST_ID, min(job_id, _LAST_ID))
+
+
+def checked_uid(uid: Any) -> str:
+    """The uid that some call was given, or InvalidJobError."""
+    if not isinstance(uid, str) or not 0 < len(uid) <= _LONGEST_UID or not uid.isprintable():
+        raise InvalidJobError(f"uid is {uid!r:.80}; it takes 1 to {_LONGEST_UID} printable characters")
+    return uid
 
 
 def checked_int(name: str, value: Any, low: int, high: int) -> int:

@@ -49,6 +49,7 @@ class Filter:
     """
 
     ids: Collection[int] | None = None
+    uids: Collection[str] | None = None
     queue: str | None = None
     statuses: frozenset[Status] | None = None
     kind: str | None = None
@@ -61,12 +62,13 @@ class Filter:
     @property
     def narrow(self) -> bool:
         """Whether it may leave out many jobs, so that a store looks at a bounded number of them in a call."""
-        return self.ids is None and self != ALL
+        return self.ids is None and self.uids is None and self != ALL
 
     def matches(self, job: Job) -> bool:
         """Whether a job is wanted."""
         return (
             (self.ids is None or job.id in self.ids)
+            and (self.uids is None or job.uid in self.uids)
             and (self.queue is None or job.queue == self.queue)
             and (self.statuses is None or job.status in self.statuses)
             and (self.kind is None or job.kind == self.kind)

@@ -22,9 +22,10 @@ from neoq.checks import (
     checked_meta,
     checked_text,
     checked_timeout,
+    checked_uid,
     known_queues,
 )
-from neoq.errors import NeoqError
+from neoq.errors import InvalidJobError, NeoqError
 from neoq.payload import (
     EXACT,
     SCALARS,
@@ -49,6 +50,7 @@ class JobOptions(TypedDict, total=False):
     priority: int
     max_retries: int | None
     timeout: timedelta | float | None
+    uid: str | None
     fingerprint: str | None
     unique: Unique | None
     on_duplicate: OnDuplicate
@@ -87,6 +89,8 @@ class Job(Record):
     the job ends, ``"until_started"`` until its first attempt starts, False not at all; None leaves it to
     the queue or the backend, whose default is True.
     ``on_duplicate`` says what an enqueue does that meets an unfinished job of equal fingerprint.
+    ``uid`` is a name of your own, of up to 255 characters, by which ``get(uid=...)`` finds the job; while a
+    job is kept no other one has its uid, and an enqueue with that uid returns it as a duplicate.
     ``kind`` names the task that runs it, on a queue of tasks.
 
     Jobs that a backend returns are snapshots; the one that a handler gets also has `remaining`,
@@ -127,6 +131,7 @@ class Job(Record):
         priority: int = 0,
         max_retries: int | None = None,
         timeout: timedelta | float | None = None,
+        uid: str | None = None,
         fingerprint: str | None = None,
         unique: Unique | None = None,
         on_duplicate: OnDuplicate = "return",
@@ -139,7 +144,7 @@ class Job(Record):
             unique = True
         else:
             self.says_unique = True
-        asked = (run_after, deadline, max_retries, timeout, fingerprint, key, meta, kind)
+        asked = (run_after, deadline, max_retries, timeout, uid, fingerprint, key, meta, kind)
         usual = unique is True and on_duplicate == "return" and priority.__class__ is int and not priority
         self.special = not usual or any(value is not None for value in asked)
         if not self.special:
@@ -159,6 +164,8 @@ class Job(Record):
             self.own_fingerprint = checked_text("fingerprint", fingerprint)
         self.unique = checked_choice("unique", unique, (True, False, "until_started"))
         self.on_duplicate = checked_choice("on_duplicate", on_duplicate, ("return", "raise", "replace"))
+        if uid is not None:
+            self.uid = _own_uid(uid, self.on_duplicate)
         if key is not None:
             self.key = checked_text("key", key)
         if meta is not None:
@@ -340,7 +347,7 @@ class Job(Record):
         for name in (_DESCRIBED | _ASKED) & self.__dict__.keys():
             setattr(fresh, name, self.__dict__[name])
         fresh.waits = False
-        fresh.scheduled = None
+        fresh.scheduled = fresh.uid = None
         fresh.says_unique = True
         return fresh
 
@@ -385,10 +392,18 @@ _payload_of = attrgetter("parsed")
 _IN_SLOTS = tuple(name for name in Record.__slots__ if name != "__dict__")
 _DESCRIBED = frozenset(
     (
-        "priority max_retries timeout scheduled unique on_duplicate kind key group meta own_fingerprint waits"
+        "priority max_retries timeout uid scheduled unique on_duplicate kind key group meta waits "
+        "own_fingerprint"
     ).split()
 )  # what a user may say of a job, beyond the plain
 _ASKED = frozenset({"asked_run_after", "asked_deadline"})
+
+
+def _own_uid(uid: Any, on_duplicate: OnDuplicate) -> str:
+    """The uid of a new job."""
+    if on_duplicate == "replace":
+        raise InvalidJobError(f"a job with a uid ({uid!r:.80}) replaces no other one: leave one of both out")
+    return checked_uid(uid)
 
 
 def plain(queue: str, body: bytes, now: float) -> Job:

@@ -79,6 +79,7 @@ class Record:
     retries: int = 0
     max_retries: int | None = None
     timeout: float | None = None  # of an attempt, in seconds; None leaves it to the queue's listener
+    uid: str | None = None  # the caller's own name for it, which no other job has
     scheduled: float | None = None  # the tick of a cron that it is for
     unique: Unique = True
     on_duplicate: OnDuplicate = "return"

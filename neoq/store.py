@@ -180,13 +180,30 @@ def _end_lease(job: Job, status: Status, now: float) -> None:
         job.progress_report = None
 
 
-def taken_by(holder: Job) -> DuplicateJobError:
-    """The error of who must not be a duplicate, and is one."""
+def taken_by(holder: Job, uid: str | None = None) -> DuplicateJobError:
+    """The error of who must not be a duplicate, and is one: by its fingerprint, or by this uid."""
     if not holder.id:  # it has none yet
         holder_is = "an earlier job of the same call has"
     else:
         holder_is = f"job {holder.id} of {holder.queue!r} is {holder.status.name} and has"
-    return DuplicateJobError(f"{holder_is} that fingerprint", job=holder)
+    return DuplicateJobError(
+        f"{holder_is} that fingerprint" if uid is None else f"{holder_is} the uid {uid!r}", job=holder
+    )
+
+
+def must_not_meet(job: Job, holder: Job) -> bool:
+    """Whether an enqueue is refused since this other job has its uid."""
+    return holder.queue != job.queue or job.on_duplicate == "raise"
+
+
+def refuse_taken_uids(jobs: Sequence[Job], known: Mapping[str, Job]) -> None:
+    """Raise DuplicateJobError for the first job whose uid is one of those known, or of an earlier job."""
+    holders = dict(known)
+    for job in jobs:
+        if job.uid is not None:
+            holder = holders.setdefault(job.uid, job)
+            if holder is not job and must_not_meet(job, holder):
+                raise taken_by(holder, job.uid)
 
 
 def given_back(job: Job) -> Outcome:

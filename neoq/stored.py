@@ -54,9 +54,9 @@ def read(fields: Mapping[str, Any], *, problems: Sequence[str] = ()) -> Job:
 
     ``fields`` has what the store keeps, by these names: id, queue, status and uniqueness (their numbers in
     `STATUSES` and `UNIQUENESS`), priority, retries, max_retries, crashes, run_after, created_at, deadline,
-    ran_at, finished_at, fingerprint, kind, key, group, meta, payload, result, error, traceback, attempts,
-    progress, progress_text, token, worker, cancel, waits. What is left out is as in a new job; a payload or
-    result that is left out is kept elsewhere. ``problems`` are those that the store has found already.
+    ran_at, finished_at, fingerprint, kind, key, group, uid, meta, payload, result, error, traceback,
+    attempts, progress, progress_text, token, worker, cancel, waits. What is left out is as in a new job; a
+    payload or result that is left out is kept elsewhere. ``problems`` are those that the store has found.
     """
     reader = _Reader(fields, problems)
     job = blank(reader.get("queue", _name, "") or "")
@@ -75,7 +75,7 @@ def read(fields: Mapping[str, Any], *, problems: Sequence[str] = ()) -> Job:
     job.started = reader.get("ran_at", _or_none(_time), None)
     job.finished_on = reader.get("finished_at", _or_none(_time), None)
     job.own_fingerprint = reader.get("fingerprint", _or_none(_text), None)
-    for name in ("kind", "key", "group"):
+    for name in ("kind", "key", "group", "uid"):
         setattr(job, name, reader.get(name, _or_none(_text), None))
     reader.get("meta", lambda value: _read_meta(job, value), None)
     if "payload" in fields:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,9 +22,10 @@ _HANDED_OVER_AT_MOST = 2048  # far from its capacity, a queue is not full whatev
 class Room:
     """Counts what fits; its callers hold the lock of the table. ``closed`` ends every wait."""
 
-    def __init__(self, config: Config, context: StoreContext) -> None:
+    def __init__(self, config: Config, context: StoreContext, uids: Container[str | None]) -> None:
         self._config = config
         self._context = context
+        self._uids = uids
         self.closed = False
 
     def is_full(self, state: QueueState, wanted: int) -> bool:
@@ -85,8 +86,8 @@ class Room:
             raise closed(state.queue)
 
     def is_held(self, job: Job, state: QueueState) -> bool:
-        """Whether an unfinished job has this one's fingerprint."""
-        return bool(job.unique) and state.key(job) in state.holders
+        """Whether an unfinished job has this one's fingerprint, or any job its uid."""
+        return job.uid in self._uids or (bool(job.unique) and state.key(job) in state.holders)
 
     def _new_of(self, jobs: Sequence[Job], states: dict[str, QueueState]) -> dict[str, int]:
         """How many ready jobs a batch brings each queue, duplicates aside."""

@@ -38,6 +38,8 @@ from neoq.store import (
     Successes,
     Tick,
     WorkerInfo,
+    must_not_meet,
+    refuse_taken_uids,
     taken_by,
 )
 from neoq.times import to_datetime
@@ -74,7 +76,7 @@ class MemStore(DirectStore):
         """Begin with no jobs at all."""
         self._notify = notify
         self._table = Table(self.config, self.clock, notify)
-        self._room = Room(self.config, self.context)
+        self._room = Room(self.config, self.context, self._table.uids)
         self._lock, self._queues, self._jobs = self._table.lock, self._table.queues, self._table.jobs
         self._leases = itertools.count(1)
         self._ticks: dict[str, float] = {}
@@ -201,6 +203,11 @@ class MemStore(DirectStore):
             raise BackendClosedError("this backend was shut down; make a new one", queue=queue)
 
     def _add_one(self, job: Job, state: QueueState) -> Job:
+        if job.special and job.uid is not None and (met := self._table.of_uids([job.uid]).get(job.uid)):
+            if must_not_meet(job, met):
+                raise taken_by(met, job.uid)
+            met.duplicate = True
+            return met
         holder = state.holders.get(state.key(job)) if job.unique else None
         return self._table.accept(job, state) if holder is None else self._meet(holder, job, state)
 
@@ -244,6 +251,7 @@ class MemStore(DirectStore):
 
     def _refuse_duplicates(self, jobs: Sequence[Job], states: dict[str, QueueState]) -> None:
         """Raise for the first on_duplicate="raise" that meets a job, stored or earlier in the batch."""
+        refuse_taken_uids(jobs, self._table.of_uids(job.uid for job in jobs))
         if all(job.on_duplicate != "raise" for job in jobs):
             return
         earlier: dict[tuple[str, Key], Job] = {}

@@ -36,6 +36,7 @@ class Table:
         self.lock = threading.RLock()
         self.queues: dict[str, QueueState] = {}
         self.jobs: Records = {}
+        self.uids: dict[str, int] = {}
         self.finished: deque[Job] = deque()
         self.dead: OrderedDict[int, None] = OrderedDict()
         # At random: in another process that keeps jobs in memory an id of this one is of nobody's job.
@@ -69,6 +70,8 @@ class Table:
             state.ready.push(record)
         if key is not None:
             state.holders[key] = job.id
+        if record.uid is not None:
+            self.uids[record.uid] = job.id
         return job
 
     def schedule(self, job: Job, state: QueueState) -> None:
@@ -131,7 +134,7 @@ class Table:
         oldest, forget = self.finished.popleft, self.jobs.pop
         for _ in range(len(self.finished) - limit):
             job = oldest()
-            if job.status is not _SUCCEEDED:
+            if job.status is not _SUCCEEDED or job.special:
                 self.forget(job)
                 continue
             if job.queue != queue:  # mostly it is that of all
@@ -155,6 +158,7 @@ class Table:
         """Remove a job that has ended from all that can be looked up."""
         if self.jobs.pop(job.id, None) is None:
             return False
+        self._free_uid(job)
         state = self.queues[job.queue]
         if job.status is _SUCCEEDED:
             state.succeeded -= 1
@@ -233,7 +237,10 @@ class Table:
     def find(self, wanted: Filter, limit: int, after: int | None, before: int | None) -> Page:
         """Snapshots of jobs, newest first."""
         # Ids rise, and a job keeps its place.
-        ids = list(self.jobs) if wanted.ids is None else sorted(self.jobs.keys() & wanted.ids)
+        named = wanted.ids
+        if wanted.uids is not None:
+            named = [self.uids[uid] for uid in self.uids.keys() & wanted.uids]
+        ids = list(self.jobs) if named is None else sorted(self.jobs.keys() & named)
         start = 0 if before is None else bisect_right(ids, before)
         end = len(ids) if after is None else bisect_left(ids, after)
         candidates = range(start, end) if before is not None else range(end - 1, start - 1, -1)
@@ -313,8 +320,17 @@ class Table:
             if job.unique:
                 state.free(job)
             self.withdraw(job, state, None)
+            self._free_uid(job)
             return True
         return self.forget(job)
+
+    def _free_uid(self, job: Job) -> None:
+        if job.uid is not None:
+            self.uids.pop(job.uid, None)
+
+    def of_uids(self, uids: Iterable[str | None]) -> dict[str, Job]:
+        """Snapshots of the jobs that have these uids."""
+        return {uid: snapshot(self.jobs[self.uids[uid]]) for uid in uids if uid in self.uids}
 
 
 def snapshot(job: Job | Plain) -> Job:

@@ -290,7 +290,7 @@ class Adder:
         queues = {job.queue for job in jobs}
         self.name_queues(queues)
         values = add_values(jobs, [], joined.arrays, notify=payload_for("r", queues))
-        refuses = any(job.on_duplicate == "raise" for job in jobs)
+        refuses = any(job.on_duplicate == "raise" or job.uid is not None for job in jobs)
         if refuses:
             joined("savepoint neoq")
         try:
@@ -324,7 +324,7 @@ class Adder:
 
     def _duplicate(self, execute: Execute, error: BackendError) -> DuplicateJobError:
         job_id = holder_in(error)
-        return duplicate_of(self._find(execute, [job_id]).get(job_id), job_id)
+        return duplicate_of(self._find(execute, [job_id]).get(job_id), job_id, uid_in(error))
 
 
 def _accepted(jobs: Sequence[Job], keys: Sequence[bytes | None], result: PGresult) -> list[Job | None]:
@@ -359,12 +359,12 @@ def _in_place_of(job: Job, holder: Job | None, job_id: int) -> Job:
     return duplicate
 
 
-def duplicate_of(holder: Job | None, job_id: int) -> DuplicateJobError:
-    """The error for a fingerprint that is taken."""
+def duplicate_of(holder: Job | None, job_id: int, uid: str | None = None) -> DuplicateJobError:
+    """The error for a fingerprint that is taken, or a uid."""
     if holder is None:  # it has just finished, and was pruned
         holder = Job("unknown")
         holder.id = job_id
-    return taken_by(holder)
+    return taken_by(holder, uid)
 
 
 def _sqlstate(error: BackendError) -> str | None:
@@ -381,6 +381,12 @@ def holder_in(error: BackendError) -> int:
     """The id of the job that has the fingerprint which was refused."""
     cause = driver_error(error.__cause__)
     return 0 if cause is None else int(cause.diag.message_detail or 0)
+
+
+def uid_in(error: BackendError) -> str | None:
+    """The uid that was refused, if it was not a fingerprint."""
+    cause = driver_error(error.__cause__)
+    return None if cause is None else cause.diag.message_hint
 
 
 def _in_order(ids: Sequence[int], found: dict[int, Job]) -> list[Job]:

@@ -35,7 +35,7 @@ _ON_DUPLICATE: dict[OnDuplicate, int] = {"return": 0, "raise": 1, "replace": 2}
 MOST = 2**31 - 1  # rows
 LOOKED_AT_ONCE = 10_000  # jobs of a table, for a filter that may leave most of them out
 _BEYOND = 2**63 - 1
-_PLAIN = (0, 0, 1, *(None,) * 11)  # what most jobs have from crashes on
+_PLAIN = (0, 0, 1, *(None,) * 12)  # what most jobs have from crashes on
 
 
 class Arrays:
@@ -58,7 +58,7 @@ def _hexadecimal(values: Sequence[bytes | None]) -> list[str | None]:
 
 # The types of the columns that the statements return, as `portable` takes them.
 ADDED = "nnfffnn"
-SNAPSHOT = "ntnnffnnnnfttttbbfttftntnnfbb"
+SNAPSHOT = "ntnnffnnnnftttttbbfttftntnnfbb"
 
 BINARY, LISTS = Arrays(binary=True), Arrays(binary=False)
 
@@ -111,6 +111,7 @@ def _special(jobs: Sequence[Job], arrays: Arrays) -> dict[str, Any]:
         "kinds": arrays.texts([job.kind for job in jobs]),
         "keys": arrays.texts([job.key for job in jobs]),
         "batches": arrays.texts([job.group for job in jobs]),
+        "uids": arrays.texts([job.uid for job in jobs]) if any(job.uid for job in jobs) else None,
         "metas": arrays.byteas([encoded_meta(job) for job in jobs]),
     }
 
@@ -148,13 +149,25 @@ def _place_or_id(row: tuple[Any, ...]) -> Any:
 
 _FIND = (  # the columns of a `find_query`, as `read` calls them
     *("id", "queue", "status", "priority", "run_after", "created_at", "uniqueness", "crashes", "retries"),
-    *("max_retries", "deadline", "fingerprint", "kind", "key", "group", "meta", "payload", "ran_at", "error"),
+    *(
+        "max_retries",
+        "deadline",
+        "fingerprint",
+        "kind",
+        "key",
+        "group",
+        "uid",
+        "meta",
+        "payload",
+        "ran_at",
+        "error",
+    ),
     *("traceback", "progress", "progress_text", "token", "worker", "cancel", "waits", "finished_at"),
     *("result", "attempts"),
 )
 _CLAIM = (
     *("id", "queue", "priority", "run_after", "created_at", "payload", "crashes", "retries", "uniqueness"),
-    *("max_retries", "deadline", "fingerprint", "kind", "key", "group", "meta", "error", "traceback"),
+    *("max_retries", "deadline", "fingerprint", "kind", "key", "group", "uid", "meta", "error", "traceback"),
     "attempts",
 )
 
@@ -202,7 +215,9 @@ def _claimed(row: Sequence[Any], token: int, worker: str) -> Job:
     job.special = True
     if row[6:] != _PLAIN:
         job.crashes, job.retries, uniqueness, job.max_retries, job.expires, job.own_fingerprint = row[6:12]
-        job.kind, job.key, job.group, meta, job.error, job.traceback, job.failed_attempts, _ = row[12:]
+        job.kind, job.key, job.group, job.uid, meta, job.error, job.traceback, job.failed_attempts, _ = row[
+            12:
+        ]
         job.unique = UNIQUENESS[uniqueness]
         if meta is not None:
             take_meta(job, orjson.loads(meta))
@@ -217,9 +232,9 @@ def _job_of(row: Sequence[Any]) -> Job:
     job = blank()
     job.id, job.queue, status, job.priority, job.due, job.created, uniqueness = row[:7]
     job.crashes, job.retries, job.max_retries, job.expires, job.own_fingerprint = row[7:12]
-    job.kind, job.key, job.group, meta, data, job.started, job.error, job.traceback = row[12:20]
-    progress, progress_text, token, job.worker, job.cancel_asked, job.waits = row[20:26]
-    job.finished_on, result, attempts = row[26:]
+    job.kind, job.key, job.group, job.uid, meta, data, job.started, job.error, job.traceback = row[12:21]
+    progress, progress_text, token, job.worker, job.cancel_asked, job.waits = row[21:27]
+    job.finished_on, result, attempts = row[27:]
     if attempts is not None:
         job.failed_attempts = bytes(attempts)
     job.status = STATUS_OF[status]
@@ -290,6 +305,9 @@ def _conditions(
     if wanted.ids is not None:
         where.append("id = any (%s::bigint[])")
         values.append(list(wanted.ids))
+    if wanted.uids is not None:
+        where.append("uid = any (%s::text[])")
+        values.append(list(wanted.uids))
     for condition, value in (
         *bounds,
         ("queue = %s", wanted.queue),

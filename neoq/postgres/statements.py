@@ -9,11 +9,11 @@ from neoq.stored import LAST_CRASH
 GROUP_PATIENCE = "100ms"  # for a fingerprint that another transaction holds, while others wait for the commit
 _SNAPSHOT = """
     id, queue, status, priority, run_after, created_at, uniqueness, crashes, retries, max_retries, deadline,
-    fingerprint, kind, key, batch, meta, payload, ran_at, error, traceback, progress, progress_text
+    fingerprint, kind, key, batch, uid, meta, payload, ran_at, error, traceback, progress, progress_text
 """
 _CLAIMED = """
     id, queue, priority, run_after, created_at, payload, crashes, retries, uniqueness, max_retries, deadline,
-    fingerprint, kind, key, batch, meta, error, traceback, attempts
+    fingerprint, kind, key, batch, uid, meta, error, traceback, attempts
 """
 
 
@@ -149,7 +149,7 @@ class Statements:
             "queues text[], payloads bytea[], holds uuid[], added_by uuid[], at float8[], span float8[], "
             "priorities smallint[], uniqueness smallint[], on_duplicate smallint[], max_retries int[], "
             "deadline float8[], deadline_span float8[], fingerprints text[], kinds text[], keys text[], "
-            "batches text[], metas bytea[], codec smallint, notify text",
+            "batches text[], uids text[], metas bytea[], codec smallint, notify text",
         )
         self.add = f"select place, id, run_after, created_at, deadline, duplicate, ids from {add}"
         self.added_by = " union all ".join(

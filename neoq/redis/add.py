@@ -16,7 +16,7 @@ from neoq.redis.find import Finder
 from neoq.redis.keys import MOST, Ids, ids_in
 from neoq.redis.queues import RedisQueues
 from neoq.redis.rows import ON_DUPLICATE, record_of, score_of
-from neoq.store import taken_by
+from neoq.store import must_not_meet, refuse_taken_uids, taken_by
 from neoq.times import latest
 
 TOGETHER = MOST  # jobs of one queue that are added all or none
@@ -96,11 +96,22 @@ class Adder:
         for job in jobs:
             if job.special:
                 _count_spans(job, self._queues.time())
+        if uids := {job.uid for job in jobs if job.uid is not None}:
+            self._refuse_taken_uids(jobs, uids, token)
         while True:
             try:
                 return self._add(jobs, token, room)
             except Unregistered as unknown:
                 self._register(unknown.queue)
+
+    def _refuse_taken_uids(self, jobs: Sequence[Job], uids: set[str], token: bytes) -> None:
+        """Raise where a uid is that of a job in another queue, or of one that the enqueue must not meet."""
+        known = {job.uid: job for job in self._finder.of_uids(uids) if job.uid is not None}
+        if any(must_not_meet(job, known[job.uid]) for job in jobs if job.uid in known):
+            key = self._queues.keys(jobs[0].queue).key("last")
+            if token and (last := self._queues.redis.command("GET", key)) and last.startswith(token):
+                return  # it is these jobs themselves that have the uids: the reply was lost
+        refuse_taken_uids(jobs, known)
 
     def add_plain(self, job: Job, token: bytes) -> Job:
         """Add one job that is due and no more than a payload and a kind, to a queue without bounds."""
@@ -160,7 +171,7 @@ class Adder:
 
     def _add_alone(self, job: Job, token: bytes, room: int | None) -> Job:
         with self._lock:
-            if token and room is None and not job.waits:
+            if token and room is None and job.uid is None and not job.waits:
                 added = self._add_usual(job, token)
                 if added is not None:
                     return added
@@ -261,7 +272,9 @@ class Adder:
     # -- calling ----------------------------------------------------------------------------------------
 
     def _new_calls(self, pieces: list[Part], token: bytes, number: int) -> New | None:
-        """Calls for jobs whose fingerprints are free, as nearly all are; None if two of them are equal."""
+        """Add jobs whose fingerprints are free, as nearly all are; None where that does not decide it."""
+        if any(job.uid is not None for piece in pieces for job in piece.jobs):
+            return None
         fingerprints: list[bytes] = []
         calls: list[Call] = []
         ids = self._queues.known(pieces[0].queue)
@@ -369,7 +382,7 @@ class Adder:
         for job in part.jobs:
             record, _, payload = record_of(job)
             meets = "s" if cron[0] else ON_DUPLICATE[job.on_duplicate]
-            arguments += (meets, int(job.waits), repr(job.due), record, payload or b"")
+            arguments += (meets, int(job.waits), repr(job.due), record, payload or b"", job.uid or "")
         return script, self._keys(part.queue, script.keys, number), arguments
 
     def _keys(self, queue: str, names: tuple[str, ...], number: int) -> list[bytes]:
@@ -443,7 +456,8 @@ class Adder:
         found = self._finder.look(part.queue, [holder])
         job = found[0] if found else part.jobs[place].snapshot()
         job.id = holder
-        return taken_by(job)
+        uid = part.jobs[place].uid
+        return taken_by(job, uid if uid is not None and uid == job.uid else None)
 
 
 def _parts(jobs: Sequence[Job]) -> Iterator[Part]:

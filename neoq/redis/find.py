@@ -57,6 +57,17 @@ class Finder:
         missing -= {job.id for job in found if job.id is not None}
         return found + self._anywhere(sorted(missing)) if missing else found
 
+    def of_uids(self, uids: Iterable[str]) -> list[Job]:
+        """The jobs that have these uids."""
+        queues, names = self._queues.all(), list(uids)
+        commands = [("HMGET", self._queues.keys(queue).key("uids"), *names) for queue in queues]
+        found: list[Job] = []
+        for queue, ids in zip(queues, self._redis.commands(commands), strict=True):
+            here = {one: uid for one, uid in zip(ids, names, strict=True) if one is not None}
+            jobs = self.look(queue, [one for text in here if (one := id_in(text)) is not None])
+            found += [job for job in jobs if job.uid in here.values()]
+        return found
+
     def _anywhere(self, ids: list[int]) -> list[Job]:
         """The jobs of these ids, wherever they are: a queue may have had another number once."""
         found: list[Job] = []

@@ -72,16 +72,19 @@ class Pruner:
             cursors[f"tidy {queue}"] = b"-inf" if last is None else b"(%d" % last
 
     def release(self, cursors: dict[str, Any]) -> None:
-        """Forget fingerprints that no unfinished job holds, from where the last call stopped."""
-        for queue in self._names:
-            cursor: Any = cursors.get(f"release {queue}", 0)
-            for _ in range(0, RELEASED_IN_ALL, RELEASED_AT_ONCE):
-                script = self._queues.scripts.release
-                arguments = script.arguments(cursor=cursor, most=RELEASED_AT_ONCE)
-                cursor = int(self._queues.call(script, queue, arguments)[0])
-                if not cursor:
-                    break
-            cursors[f"release {queue}"] = cursor
+        """Forget fingerprints that no unfinished job holds, and uids that no job has.
+
+        It goes on where the last call stopped.
+        """
+        for script in (self._queues.scripts.release, self._queues.scripts.forget_uids):
+            for queue in self._names:
+                cursor: Any = cursors.get(f"{script.name} {queue}", 0)
+                for _ in range(0, RELEASED_IN_ALL, RELEASED_AT_ONCE):
+                    arguments = script.arguments(cursor=cursor, most=RELEASED_AT_ONCE)
+                    cursor = int(self._queues.call(script, queue, arguments)[0])
+                    if not cursor:
+                        break
+                cursors[f"{script.name} {queue}"] = cursor
 
 
 def _score_of(first: Any) -> float:

@@ -71,6 +71,8 @@ def _extra_of(job: Job) -> bytes:
         extra["key"] = job.key
     if job.group is not None:
         extra["group"] = job.group
+    if job.uid is not None:
+        extra["uid"] = job.uid
     if (meta := kept_meta(job)) is not None:
         extra["meta"] = meta
     return orjson.dumps(extra) if extra else b""
@@ -198,7 +200,7 @@ def _fields_of_life(life: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-_EXTRA = ("deadline", "max_retries", "key", "group", "meta")
+_EXTRA = ("deadline", "max_retries", "key", "group", "uid", "meta")
 _LIFE = {
     "s": "status",
     "n": "retries",
@@ -224,7 +226,7 @@ def _read_extra(job: Job, extra: dict[str, Any]) -> None:
         job.expires = within_calendar(deadline)
     if job.max_retries is not None and not (type(job.max_retries) is int and 0 <= job.max_retries < 2**31):
         raise Unreadable
-    for name in ("key", "group"):
+    for name in ("key", "group", "uid"):
         text = extra.get(name)
         if text is not None and type(text) is not str:
             raise Unreadable

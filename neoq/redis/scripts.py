@@ -79,6 +79,7 @@ class Scripts:
         self.drop = Script("drop", drains=flags)
         self.extend = Script("extend", drains=flags)
         self.finish = Script("finish", drains=flags)
+        self.forget_uids = Script("forget_uids", drains=flags)
         self.gate = Script("gate", drains=False)
         self.kinds = Script("kinds", drains=flags, looks=True)
         self.look = Script("look", drains=flags, looks=True)

@@ -438,11 +438,14 @@ class RedisStore(Store):
         self, wanted: Filter = ALL, *, limit: int = 100, after: int | None = None, before: int | None = None
     ) -> Page:
         """Snapshots of jobs, newest first."""
-        if wanted.ids is None:
+        if wanted.ids is None and wanted.uids is None:
             return self._finder.find(wanted, limit, after, before)
+        finder = self._finder
         jobs = [
             job
-            for job in self._finder.of_ids(wanted.ids)
+            for job in (
+                finder.of_ids(wanted.ids or ()) if wanted.uids is None else finder.of_uids(wanted.uids)
+            )
             if wanted.matches(job)
             and (after is None or job.id < after)
             and (before is None or job.id > before)

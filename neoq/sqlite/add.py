@@ -16,7 +16,7 @@ from neoq.record import Status
 from neoq.sqlite.rows import N_READY, kind_of
 from neoq.sqlite.schema import READY, SCHEDULED
 from neoq.sqlite.session import Session
-from neoq.store import Tick, taken_by
+from neoq.store import Tick, must_not_meet, taken_by
 from neoq.stored import NUMBER, encoded_meta, number_in
 
 MANY = 16  # jobs of one call that are sorted in as they are added: they share the pages that they change
@@ -50,6 +50,13 @@ def _ids_of(row: Sequence[Any] | None) -> list[int] | None:
 
 def add_or_meet(job: Job, session: Session) -> Job:
     """Store a job, or return the unfinished one that has its fingerprint."""
+    if job.uid is not None:
+        holder = session.of_uid(job.uid)
+        if holder is not None:
+            if must_not_meet(job, holder):
+                raise taken_by(holder, job.uid)
+            holder.duplicate = True
+            return holder
     fingerprint_hash = hash_of(job)
     if fingerprint_hash is not None and session.may_be_held(fingerprint_hash):
         holder = session.holder(job, fingerprint_hash)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
+import orjson
+
 from neoq.filter import Filter
 from neoq.record import Status
 from neoq.schedules import Listed
@@ -80,6 +82,9 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[Any]]:
     if wanted.ids is not None:
         where.append("id in (select value from json_each(?))")
         values.append(f"[{','.join(map(str, wanted.ids))}]")
+    if wanted.uids is not None:
+        where.append("uid in (select value from json_each(?))")
+        values.append(orjson.dumps(list(wanted.uids)).decode())
     if wanted.statuses is not None:
         any_of = []
         for status in wanted.statuses:

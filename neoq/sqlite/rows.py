@@ -52,6 +52,7 @@ _IN_DICT = {
     "kind": "kind",
     "key": "key",
     "batch": "group",
+    "uid": "uid",
     "error": "error",
     "traceback": "traceback",
     "attempts": "failed_attempts",
@@ -66,7 +67,7 @@ _ALL = (*_IN_SLOTS, *_IN_DICT, *_OTHERS.split(", "))
 TOKEN_AT, WORKER_AT, LEASE_AT = (_ALL.index(name) for name in ("token", "worker", "lease_until"))
 _NUMBERS_END = _FIRST + 5
 _CHANGING = 7  # columns of a plain job that is ready, which differ; the others are these
-_PLAIN_READY = (*(None,) * 3, 0, None, 0, 0, *(None,) * 8, PENDING, 1, 0, *(None,) * 3, READY, None)
+_PLAIN_READY = (*(None,) * 3, 0, None, 0, 0, *(None,) * 9, PENDING, 1, 0, *(None,) * 3, READY, None)
 _USUAL = (0, None, 0, 0, None)  # priority, worker, crashes, retries and max_retries of most jobs
 _CALLED = {"batch": "group"}  # where `read` calls a column otherwise
 
@@ -88,7 +89,7 @@ _shapes: set[tuple[type, ...]] = set()  # that were looked at and are in order
 _PLAIN = ("queue", "run_after", "created_at", "payload")  # of most jobs there is no more to say
 _DESCRIBED = (
     *_PLAIN,
-    *("priority", "max_retries", "deadline", "fingerprint", "kind", "key", "batch"),
+    *("priority", "max_retries", "deadline", "fingerprint", "kind", "key", "batch", "uid"),
 )
 _attributes_of = attrgetter(*((_IN_SLOTS | _IN_DICT)[column] for column in _DESCRIBED))
 

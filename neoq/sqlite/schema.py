@@ -47,6 +47,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             kind text,
             key text,
             batch text,
+            uid text,
             meta blob,
             codec integer not null default 1,
             payload blob not null,
@@ -67,6 +68,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "create index neoq_dead on neoq_jobs (finished_at) where state = 4",
         "create index neoq_cancelling on neoq_jobs (worker) where cancel = 1",
         "create index neoq_held on neoq_jobs (hash) where holds = 1",
+        "create unique index neoq_uids on neoq_jobs (uid) where uid is not null",
         """
         create table neoq_counts (
             queue text, kind integer, n integer not null, primary key (queue, kind)

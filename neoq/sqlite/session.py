@@ -259,6 +259,11 @@ class Session:
             self.count(queue, kind_of(state, status), -1)
         return [row[:2] for row in rows]
 
+    def of_uid(self, uid: str) -> Job | None:
+        """The job that has a uid."""
+        rows = self.do(f"select {COLUMNS} from neoq_jobs where uid = ?", (uid,)).fetchall()  # noqa: S608
+        return next(map(job_of, rows), None)
+
     # -- jobs by id -------------------------------------------------------------------------------------
 
     def of_ids(self, ids: Sequence[int]) -> list[Job]:

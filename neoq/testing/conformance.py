@@ -35,7 +35,7 @@ from neoq.testing.cases.operating import (
     ProgressCases,
     RetryByHandCases,
 )
-from neoq.testing.cases.options import OwnTimeoutCases, ScheduledAtCases
+from neoq.testing.cases.options import OwnTimeoutCases, ScheduledAtCases, UidCases
 from neoq.testing.cases.payloads import PayloadCases
 from neoq.testing.cases.periodic import CatchUpCases, CronCases, TickCases
 from neoq.testing.cases.records import AttemptCases, KindCases, ScheduleCases
@@ -83,6 +83,7 @@ class BackendConformance(
     CatchUpCases,
     OwnTimeoutCases,
     ScheduledAtCases,
+    UidCases,
     DrainCases,
     ShutdownCases,
     ForkCases,

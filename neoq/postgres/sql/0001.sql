@@ -32,6 +32,7 @@ create table jobs (
     kind text,
     key text,
     batch text,
+    uid text collate "C",
     meta bytea,
     error text,
     traceback text,
@@ -50,6 +51,7 @@ create table jobs (
 -- changes no column of any index, writes to none. To step over what runs is cheap beside that.
 create index jobs_waiting on jobs (queue, priority desc, run_after, id);
 create unique index jobs_held on jobs (holds, queue) where holds is not null;
+create index jobs_uids on jobs (uid) where uid is not null;
 
 create table history (
     id bigint primary key,
@@ -75,6 +77,7 @@ create table history (
     kind text,
     key text,
     batch text,
+    uid text collate "C",
     meta bytea,
     error text,
     traceback text,
@@ -84,6 +87,7 @@ create table history (
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 create index history_ended on history (finished_at) where status <> 4;
 create index history_died on history (finished_at) where status = 4;
+create index history_uids on history (uid) where uid is not null;
 -- What most jobs are not, so that those few are found among millions.
 create index history_rare on history (status, id) where status <> 3;
 

@@ -15,7 +15,7 @@ create function add(
     p_queues text[], p_payloads bytea[], p_holds uuid[], p_added_by uuid[],
     p_at float8[], p_span float8[], p_priorities smallint[], p_uniqueness smallint[], p_on_duplicate smallint[],
     p_max_retries int[], p_deadline float8[], p_deadline_span float8[], p_fingerprints text[], p_kinds text[],
-    p_keys text[], p_batches text[], p_metas bytea[], p_codec smallint, p_notify text
+    p_keys text[], p_batches text[], p_uids text[], p_metas bytea[], p_codec smallint, p_notify text
 ) returns table (
     place int, id bigint, run_after float8, created_at float8, deadline float8, duplicate boolean, ids bigint[]
 ) language plpgsql
@@ -29,29 +29,33 @@ declare
     v_ids bigint[];
     v_job record;
     v_there jobs;
+    v_named record;
 begin
     if p_notify is not null then
         perform pg_notify(channel(), p_notify);
     end if;
     select array_agg(nextval('job_ids')) into v_ids from generate_series(1, v_number);
+    -- Others that add these uids wait, in one order, for the end of this transaction.
+    perform pg_advisory_xact_lock(hashtext(current_schema()), hashtext('uid ' || uid))
+    from (select distinct uid from unnest(p_uids) as uid where uid is not null order by uid) named;
     -- All at once where none has a holder, as in most batches: to look for one before each costs half as much
     -- again. Sorted, so that two callers with the same fingerprints lock them in the same order.
-    if v_number > 1 then
+    if v_number > 1 and p_uids is null then
         begin
             insert into jobs (
                 id, run_after, created_at, deadline, holds, added_by, max_retries, priority, status, uniqueness,
-                codec, queue, payload, fingerprint, kind, key, batch, meta
+                codec, queue, payload, fingerprint, kind, key, batch, uid, meta
             )
             select i.id, coalesce(i.at, v_now + coalesce(i.span, 0)), v_now,
                 coalesce(i.deadline, v_now + i.deadline_span), i.holds, i.added_by, i.max_retries,
                 coalesce(i.priority, 0), 0, coalesce(i.uniqueness, 1), p_codec, i.queue, i.payload, i.fingerprint,
-                i.kind, i.key, i.batch, i.meta
+                i.kind, i.key, i.batch, i.uid, i.meta
             from unnest(
                 v_ids, p_queues, p_payloads, p_holds, p_added_by, p_at, p_span, p_priorities, p_uniqueness,
-                p_max_retries, p_deadline, p_deadline_span, p_fingerprints, p_kinds, p_keys, p_batches, p_metas
+                p_max_retries, p_deadline, p_deadline_span, p_fingerprints, p_kinds, p_keys, p_batches, p_uids, p_metas
             ) as i (
                 id, queue, payload, holds, added_by, at, span, priority, uniqueness,
-                max_retries, deadline, deadline_span, fingerprint, kind, key, batch, meta
+                max_retries, deadline, deadline_span, fingerprint, kind, key, batch, uid, meta
             )
             order by i.holds, i.queue, i.id;
             if coalesce(p_at, p_span, p_deadline, p_deadline_span) is null then
@@ -74,22 +78,37 @@ begin
             coalesce(i.deadline_at, v_now + i.deadline_span) as deadline
         from unnest(
             v_ids, p_queues, p_payloads, p_holds, p_added_by, p_at, p_span, p_priorities, p_uniqueness,
-            p_max_retries, p_deadline, p_deadline_span, p_fingerprints, p_kinds, p_keys, p_batches, p_metas,
+            p_max_retries, p_deadline, p_deadline_span, p_fingerprints, p_kinds, p_keys, p_batches, p_uids, p_metas,
             p_on_duplicate
         ) with ordinality as i (
             id, queue, payload, holds, added_by, at, span, priority, uniqueness,
-            max_retries, deadline_at, deadline_span, fingerprint, kind, key, batch, meta, on_duplicate, place
+            max_retries, deadline_at, deadline_span, fingerprint, kind, key, batch, uid, meta, on_duplicate, place
         )
-        order by i.holds, i.queue, i.id
+        order by case when p_uids is null then i.holds end, case when p_uids is null then i.queue end, i.id
     loop
+        if v_job.uid is not null then
+            -- In one statement: between two a job may move from one table to the other.
+            select u.id, u.queue into v_named from (
+                select id, queue from jobs where uid = v_job.uid
+                union all select id, queue from history where uid = v_job.uid
+            ) u limit 1;
+            if found and (v_named.queue <> v_job.queue or v_job.on_duplicate = 1) then
+                raise exception 'job % has that uid', v_named.id
+                    using errcode = 'NQ001', detail = v_named.id, hint = v_job.uid;
+            elsif found then
+                return query select v_job.place::int, v_named.id, null::float8, null::float8, null::float8, true,
+                    null::bigint[];
+                continue;
+            end if;
+        end if;
         loop
             insert into jobs (
                 id, run_after, created_at, deadline, holds, added_by, max_retries, priority, status, uniqueness,
-                codec, queue, payload, fingerprint, kind, key, batch, meta
+                codec, queue, payload, fingerprint, kind, key, batch, uid, meta
             ) values (
                 v_job.id, v_job.run_after, v_now, v_job.deadline, v_job.holds, v_job.added_by, v_job.max_retries,
                 coalesce(v_job.priority, 0), 0, coalesce(v_job.uniqueness, 1), p_codec, v_job.queue, v_job.payload,
-                v_job.fingerprint, v_job.kind, v_job.key, v_job.batch, v_job.meta
+                v_job.fingerprint, v_job.kind, v_job.key, v_job.batch, v_job.uid, v_job.meta
             ) on conflict (holds, queue) where holds is not null do nothing;
             if found then
                 v_there.id := null;
@@ -300,11 +319,11 @@ begin
         insert into history (
             id, run_after, created_at, ran_at, deadline, progress, finished_at, holds, added_by, retries,
             max_retries, priority, status, uniqueness, crashes, codec, queue, payload, fingerprint, kind, key,
-            batch, meta, error, traceback, attempts, progress_text, result
+            batch, uid, meta, error, traceback, attempts, progress_text, result
         )
         select id, run_after, created_at, coalesce(started + p_skew, ran_at), deadline, progress,
             coalesce(finished + p_skew, clock()), holds, added_by, retries, max_retries, priority, 3, uniqueness,
-            crashes, codec, queue, payload, fingerprint, kind, key, batch, meta, error, traceback, attempts,
+            crashes, codec, queue, payload, fingerprint, kind, key, batch, uid, meta, error, traceback, attempts,
             progress_text, result
         from ended
     ), counted as (
@@ -383,13 +402,13 @@ returns void language sql set search_path from current
 as $$
     insert into history (
         id, run_after, created_at, completed, ran_at, deadline, progress, finished_at, holds, added_by, retries,
-        max_retries, priority, status, uniqueness, crashes, codec, queue, payload, fingerprint, kind, key, batch,
+        max_retries, priority, status, uniqueness, crashes, codec, queue, payload, fingerprint, kind, key, batch, uid,
         meta, error, traceback, attempts, progress_text, result
     ) values (
         p_job.id, p_job.run_after, p_job.created_at, p_completed, p_job.ran_at, p_job.deadline, p_job.progress,
         p_finished, p_job.holds, p_job.added_by, p_job.retries, p_job.max_retries, p_job.priority, p_status,
         p_job.uniqueness, p_job.crashes, p_job.codec, p_job.queue, p_job.payload, p_job.fingerprint, p_job.kind,
-        p_job.key, p_job.batch, p_job.meta, p_job.error, p_job.traceback, p_job.attempts,
+        p_job.key, p_job.batch, p_job.uid, p_job.meta, p_job.error, p_job.traceback, p_job.attempts,
         p_job.progress_text, p_result
     );
     insert into counters (queue, status, n) values (p_job.queue, p_status, 1);

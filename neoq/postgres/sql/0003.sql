@@ -223,11 +223,11 @@ begin
             -- without its deadline, or one that has passed would kill it again
             insert into jobs (
                 id, run_after, created_at, ran_at, holds, added_by, max_retries, priority, status, uniqueness,
-                codec, queue, payload, fingerprint, kind, key, batch, meta, error, traceback, attempts
+                codec, queue, payload, fingerprint, kind, key, batch, uid, meta, error, traceback, attempts
             ) values (
                 v_id, clock(), v_past.created_at, v_past.ran_at, p_holds[i], v_past.added_by, v_past.max_retries,
                 v_past.priority, 0, v_past.uniqueness, v_past.codec, v_past.queue, v_past.payload,
-                v_past.fingerprint, v_past.kind, v_past.key, v_past.batch, v_past.meta, v_past.error,
+                v_past.fingerprint, v_past.kind, v_past.key, v_past.batch, v_past.uid, v_past.meta, v_past.error,
                 v_past.traceback, v_past.attempts
             ) on conflict (holds, queue) where holds is not null do nothing;
             if not found then

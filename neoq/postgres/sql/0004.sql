@@ -24,7 +24,7 @@ $$;
 
 create view all_jobs as
 select
-    j.id, j.queue, j.key, j.fingerprint,
+    j.id, j.queue, j.key, j.uid, j.fingerprint,
     coalesce((array['pending', 'retrying', 'running', 'succeeded', 'dead', 'cancelled'])[j.status + 1], 'unknown')
         as status,
     j.priority, readable_json(j.payload) as payload, m.meta,
@@ -34,12 +34,12 @@ select
     readable_time(j.deadline) as deadline, readable_time(j.ran_at) as started_at,
     readable_time(j.finished_at) as finished_at
 from (
-    select id, queue, key, fingerprint, status, priority, payload, meta, null::bytea as result, error, traceback,
+    select id, queue, key, uid, fingerprint, status, priority, payload, meta, null::bytea as result, error, traceback,
         progress, progress_text, retries, max_retries, crashes, cancel, worker, created_at, run_after, deadline,
         ran_at, null::float8 as finished_at
     from jobs
     union all
-    select id, queue, key, fingerprint, status, priority, payload, meta, result, error, traceback,
+    select id, queue, key, uid, fingerprint, status, priority, payload, meta, result, error, traceback,
         progress, progress_text, retries, max_retries, crashes, false, null, created_at, run_after, deadline,
         ran_at, finished_at
     from history

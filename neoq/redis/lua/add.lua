@@ -1,17 +1,17 @@
 -- Add jobs to a queue, all or none; where an unfinished one has a fingerprint, do as its on_duplicate says.
--- keys: ids jobs ready wait uniq seq idle last payloads life retry ticks gate queues
+-- keys: ids jobs ready wait uniq seq idle last payloads life retry ticks gate queues uids
 -- takes: token room gated channel queue tries base step cron tick
 -- arguments: token ("" for none), room ("" for any: ready jobs there may be), 1 if gate.lua has to let it
 --   pass, the prefix of the workers' channels, the queue, how many workers to try, first id, step between ids,
 --   cron and tick in seconds ("" for none); then for each job: on_duplicate (r return, e raise, p replace, s
---   skip), 1 if it waits, run_after, record, payload where it is apart
+--   skip), 1 if it waits, run_after, record, payload where it is apart, uid ("" for none)
 -- result: {"added", first id, place and id of the holder of each duplicate...}, {"again", ids}, {"full"},
 --   {"unknown"} where the queue has no number, {"shut"} where the gate is, {"known"} for a tick, {"taken",
 --   place, id of the holder or, below 0, its place}
 -- complexity: O(log of the queue) a job; at most 50 jobs
 
 base, step = tonumber(base), tonumber(step)
-local STEP = 5
+local STEP = 6
 local count = (#ARGV - FIRST + 1) / STEP
 
 if call('HEXISTS', QUEUES, queue) == 0 then return { 'unknown' } end
@@ -40,16 +40,32 @@ if room ~= '' then
   if wanted > 0 and ready_of(READY, WAIT, RETRY, now) + wanted > tonumber(room) then return { 'full' } end
 end
 
+-- Which jobs have the uids, and may not be others.
+local holders, taken, named = {}, {}, {}
+local first_named = {}
+for place = 0, count - 1 do
+  local uid = ARGV[FIRST + place * STEP + 5]
+  if uid ~= '' then
+    local stored = first_named[uid] or call('HGET', UIDS, uid)
+    if stored and (type(stored) == 'number' or call('HEXISTS', JOBS, stored) == 1) then
+      if ARGV[FIRST + place * STEP] == 'e' then return { 'taken', place, stored } end
+      taken[place], named[place] = stored, true
+      holders[#holders + 1] = place
+    else
+      first_named[uid] = -place - 1
+    end
+  end
+end
+
 -- Who holds the fingerprints: one that is stored, or an earlier one of this batch.
 local fingerprints, places = {}, {}
 for place = 0, count - 1 do
   local record = ARGV[FIRST + place * STEP + 3]
-  if uniqueness_of(record) ~= 0 then
+  if uniqueness_of(record) ~= 0 and not taken[place] then
     fingerprints[#fingerprints + 1] = fingerprint_of(record)
     places[#places + 1] = place
   end
 end
-local holders, taken = {}, {}
 if #fingerprints > 0 then
   local found = call('HMGET', UNIQ, unpack(fingerprints))
   local first = {}
@@ -83,6 +99,7 @@ for place = 0, count - 1 do
     local due = tonumber(ARGV[at + 2])
     records[#records + 1] = id
     records[#records + 1] = record
+    if ARGV[at + 5] ~= '' then call('HSET', UIDS, ARGV[at + 5], id) end
     if uniqueness_of(record) ~= 0 then
       uniques[#uniques + 1] = fingerprint_of(record)
       uniques[#uniques + 1] = id
@@ -132,7 +149,7 @@ end
 
 local function meet(place, id)
   local at = FIRST + place * STEP
-  if ARGV[at] == 's' then return end
+  if ARGV[at] == 's' or named[place] then return end
   local before = sound(call('HGET', JOBS, id))
   if not before or before == NO_RECORD then return end
   local life = call('HGET', LIFE, id)
@@ -144,6 +161,7 @@ local function meet(place, id)
     local times, old = times_at(new), times_at(before)
     new = (uniqueness_of(before) + (is_apart(new) and 3 or 0)) .. 'o' .. sub(new, 3, times - 1)
       .. sub(before, old, old + 7) .. sub(new, times + 8)
+    new = with_uid_of(before, new)
     call('HSET', JOBS, id, new)
     if is_apart(new) then
       call('HSET', PAYLOADS, id, ARGV[at + 4])

@@ -14,6 +14,7 @@
 --   lease      zset  "id:token:worker", by the time when the lease runs out: to remove it is the fence
 --   cancel     set   ids that were cancelled while they ran
 --   crashed    set   ids of unfinished jobs whose worker died
+--   uids       hash  uid -> id; one whose job does not exist any more counts for nothing
 --   uniq       hash  fingerprint -> id of the unfinished job that holds it
 --   done dead cancelled  zset  id, by the time of its end
 --   seq        the newest id;  idle: set of workers with nothing to do;  paused;  ticks: hash cron -> tick
@@ -132,6 +133,17 @@ local function due_of(record, life)
   if life and life.at then return tonumber(life.at) end
   local due = struct.unpack('<d', record, times_at(record) + 8)
   return due == due and due or 0
+end
+
+-- A record with the uid of another one, which stands in the JSON for clients: a replacement keeps it.
+local function with_uid_of(before, after)
+  local old, at = times_at(before) + 16, times_at(after) + 16
+  local fine, extra = pcall(cjson.decode, sub(before, old + 5, old + 4 + struct.unpack('<I4', before, old + 1)))
+  if not fine or type(extra) ~= 'table' or type(extra.uid) ~= 'string' then return after end
+  local length = struct.unpack('<I4', after, at + 1)
+  local uid = '"uid":' .. cjson.encode(extra.uid) .. '}'
+  local json = length > 2 and sub(after, at + 5, at + 3 + length) .. ',' .. uid or '{' .. uid
+  return sub(after, 1, at) .. struct.pack('<I4', #json) .. json .. sub(after, at + 5 + length)
 end
 
 -- Whether there is a job that may hold a fingerprint.
