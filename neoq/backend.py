@@ -346,6 +346,7 @@ class Backend:
         given: Any = {name: value for name, value in options.items() if name in names}
         given["unique"] = task.unique
         listener = self._listener(task.queue, task.handler, given)
+        listener.whose = "the task's"
         self.engine.listen_task(
             listener,
             (task.kind, *task.aliases),

@@ -403,7 +403,7 @@ class TestDecoration:
 
         assert flaky.enqueue().get(5) == 2
         assert len(told) == 1
-        with pytest.raises(neoq.JobFailed, match="JobTimeout"):
+        with pytest.raises(neoq.JobFailed, match="JobTimeout: ran longer than the task's timeout of 0.05 s"):
             slow.enqueue().get(5)
 
     def test_a_task_has_one_backend(self, tasks: neoq.Tasks, backend: neoq.Backend) -> None:
@@ -668,6 +668,14 @@ class TestSelf:
         assert len(warnings) == 1
         assert "Snooze" in warnings[0].getMessage()
         assert 'unique="until_started"' in warnings[0].getMessage()
+
+
+def test_faults_meet_tasks(tasks: neoq.Tasks, backend: neoq.Backend) -> None:
+    """A fault of add() meets the calls of tasks, too."""
+    task = tasks.task(greet)
+    with testing.Faults(backend).failing("add"), pytest.raises(neoq.BackendUnavailable):
+        task.enqueue("ada")
+    assert task.enqueue("ada").get(5) == "hi ada None"
 
 
 @pytest.mark.parametrize("durable", [False, True])

@@ -373,7 +373,7 @@ def _reason(asked: Interrupt, job: Job, listener: Listener) -> str:
     if asked is JobTimeout and job.timeout is not None:
         return f"ran longer than its timeout of {job.timeout:g} s"
     if asked is JobTimeout and listener.timeout is not None:
-        return f"ran longer than the queue's timeout of {listener.timeout:g} s"
+        return f"ran longer than {listener.whose} timeout of {listener.timeout:g} s"
     return "interrupted"
 
 

@@ -59,6 +59,7 @@ class Listener:
         self.unique = unique
         self.max_result = max_result
         self.call = handler
+        self.whose = "the queue's"  # its options are
         self.routes: Routes | None = None  # of a queue that holds tasks: who runs which kind
         self.surroundings = Surroundings()
 

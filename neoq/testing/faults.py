@@ -163,7 +163,7 @@ class Faults:
                 raise ValueError(f"a store has no call {name!r}; it is one of {', '.join(_OUTAGE)}")
         names = set(calls)
         if "add" in calls and isinstance(self._store, DirectStore):
-            names.add("add_plain")
+            names |= {"add_plain", "add_call"}
         own: dict[str, Any] = self._store.__dict__  # what is set here comes before the methods of the class
         before = {name: own[name] for name in names if name in own}
         own |= {name: partial(way, self._store, getattr(self._store, name)) for name in names}
