@@ -453,10 +453,10 @@ def _unknown(name: str, known: set[str], cls: type[Config]) -> str:
 
 
 def _did_you_mean(name: str, known: set[str]) -> str:
-    import difflib
+    from neoq.remedies import nearest  # where something is refused, and no sooner
 
-    near = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {near[0]}?" if near else f"; the settings are {', '.join(sorted(known))}"
+    near = nearest(name, known)
+    return f"; did you mean {near}?" if near else f"; the settings are {', '.join(sorted(known))}"
 
 
 def _misspelt_variables(environ: Mapping[str, str], known: set[str], cls: type[Config]) -> list[str]:
@@ -474,12 +474,12 @@ def _misspelt_variables(environ: Mapping[str, str], known: set[str], cls: type[C
     if not strange:
         return []
     strange = [name for name in strange if len(name) <= _LONGEST_NAME][:_MOST_TOLD]
-    import difflib
+    from neoq.remedies import nearest
 
     variables = [_variable(name) for name in known]
-    near = {name: difflib.get_close_matches(name, variables, 1, 0.8) for name in strange}
+    near = {name: nearest(name, variables, 0.8) for name in strange}
     return [
-        f"the variable {name} is not a setting of {cls.__name__}; did you mean {match[0]}?"
+        f"the variable {name} is not a setting of {cls.__name__}; did you mean {match}?"
         for name, match in near.items()
         if match
     ]

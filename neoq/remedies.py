@@ -107,11 +107,16 @@ def of_listen(name: str, known: Iterable[str]) -> str:
     return _near(name, known) or f"it takes {', '.join(known)}"
 
 
-def _near(name: str, known: Iterable[str]) -> str | None:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that a misspelt one may have meant."""
     import difflib
 
-    near = difflib.get_close_matches(name[:60], list(known), 1)
-    return f"did you mean {near[0]}?" if near else None
+    return next(iter(difflib.get_close_matches(name[:60], list(known), 1, cutoff)), None)
+
+
+def _near(name: str, known: Iterable[str]) -> str | None:
+    near = nearest(name, known)
+    return None if near is None else f"did you mean {near}?"
 
 
 # ------------------------------------------------------------------------------------------------- schedules

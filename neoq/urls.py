@@ -62,10 +62,10 @@ def _of_scheme(scheme: str, schemes: Iterable[str]) -> str:
         return f"{start}; did you mean {meant.partition('://')[0]}://...? Write {meant}"
     if scheme.partition("+")[0] in _NO_STORE:
         return f"{start}; jobs are kept in memory, in a SQLite file, in Postgres or in Redis: {BEGINNINGS}"
-    import difflib
+    from neoq.remedies import nearest
 
-    near = difflib.get_close_matches(scheme, list(schemes), 1)
-    return f"{start}; {f'did you mean {near[0]}://...? A URL' if near else 'a URL'} begins with {BEGINNINGS}"
+    near = nearest(scheme, schemes)
+    return f"{start}; {f'did you mean {near}://...? A URL' if near else 'a URL'} begins with {BEGINNINGS}"
 
 
 def _of_driver(scheme: str) -> str | None:

@@ -335,7 +335,7 @@ def test_words_of_other_libraries_are_told_what_to_write(backend: neoq.MemBacken
     for words, remedy in (
         ("countdown delay queue_in in_ defer wait", "run_after=60"),
         ("eta at run_at scheduled_at when enqueue_at", "run_after=.*aware datetime"),
-        ("timeout job_timeout time_limit soft_time_limit", r"listen\(queue, handler, timeout=60\)"),
+        ("job_timeout time_limit soft_time_limit", "timeout="),
         ("retry retries max_attempts", r"max_retries=3.*RetryPolicy"),
         ("backoff retry_delay retry_policy", "RetryPolicy"),
         ("depends_on link chain on_success", "enqueue the next job"),

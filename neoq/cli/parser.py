@@ -103,10 +103,10 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """What a misspelt word may have meant: the end of a sentence, or nothing."""
-    import difflib
+    from neoq.remedies import nearest
 
-    near = difflib.get_close_matches(word, list(known), 1, 0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = nearest(word, known)
+    return f"; did you mean {near}?" if near else ""
 
 
 def count(least: int = 1) -> Any:
