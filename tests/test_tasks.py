@@ -403,7 +403,7 @@ class TestDecoration:
 
         assert flaky.enqueue().get(5) == 2
         assert len(told) == 1
-        with pytest.raises(neoq.JobFailed, match=r"JobTimeout: ran longer than the task's timeout of 0\.05 s"):
+        with pytest.raises(neoq.JobFailed, match=r"ran longer than the task's timeout of 0\.05 s"):
             slow.enqueue().get(5)
 
     def test_a_task_has_one_backend(self, tasks: neoq.Tasks, backend: neoq.Backend) -> None:
