@@ -35,28 +35,28 @@ def state_of(job: Job) -> tuple[Any, ...]:
 
 
 class AwaitedJobs:
-    """Every wait of this process."""
+    """Every wait of this process; ``by_id`` is empty where nothing is waited for, and quick to look at."""
 
     def __init__(self, lock: threading.RLock) -> None:
         self._lock = lock
-        self._by_id: dict[int, list[AwaitedJob]] = {}
+        self.by_id: dict[int, list[AwaitedJob]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._by_id)
+        return bool(self.by_id)
 
     def of(self, job_id: int) -> list[AwaitedJob]:
         """The waits for one job."""
         with self._lock:
-            return list(self._by_id.get(job_id, ()))
+            return list(self.by_id.get(job_id, ()))
 
     def ids(self, *, every_change: bool | None = None) -> list[int]:
         """The jobs that are waited for; those whose end, or whose every change, if that is given."""
         with self._lock:
             if every_change is None:
-                return list(self._by_id)
+                return list(self.by_id)
             return [
                 job_id
-                for job_id, awaited in self._by_id.items()
+                for job_id, awaited in self.by_id.items()
                 if any(one.every_change for one in awaited) is every_change
             ]
 
@@ -65,15 +65,15 @@ class AwaitedJobs:
         """Around a wait: inside, its thread hears of changes."""
         awaited = AwaitedJob(job_id, every_change, threading.Condition(self._lock))
         with self._lock:
-            self._by_id.setdefault(job_id, []).append(awaited)
+            self.by_id.setdefault(job_id, []).append(awaited)
         try:
             yield awaited
         finally:
             with self._lock:
-                left = self._by_id[job_id]
+                left = self.by_id[job_id]
                 left.remove(awaited)
                 if not left:
-                    del self._by_id[job_id]
+                    del self.by_id[job_id]
 
     def wait(self, awaited: AwaitedJob, news: int, seconds: float) -> None:
         """Wait until something is known to have changed since ``news``, at most so long."""
@@ -84,7 +84,7 @@ class AwaitedJobs:
         with self._lock:
             for outcome in outcomes:
                 job_id = outcome.lease.job_id
-                for awaited in () if job_id in stale else self._by_id.get(job_id, ()):
+                for awaited in () if job_id in stale else self.by_id.get(job_id, ()):
                     if outcome.status in FINISHED:
                         awaited.outcome = outcome
                     _tell(awaited)
@@ -92,8 +92,8 @@ class AwaitedJobs:
     def note_changed(self, job_ids: Iterable[int] | None) -> None:
         """Let the threads that wait for these jobs look again; None: all."""
         with self._lock:
-            for job_id in list(self._by_id) if job_ids is None else job_ids:
-                for awaited in self._by_id.get(job_id, ()):
+            for job_id in list(self.by_id) if job_ids is None else job_ids:
+                for awaited in self.by_id.get(job_id, ()):
                     _tell(awaited)
 
     def note_found(self, job_ids: Sequence[int], found: Mapping[int, Job]) -> None:
@@ -101,7 +101,7 @@ class AwaitedJobs:
         with self._lock:
             for job_id in job_ids:
                 job = found.get(job_id)
-                for awaited in self._by_id.get(job_id, ()):
+                for awaited in self.by_id.get(job_id, ()):
                     if job is None or job.finished or _is_news(awaited, job):
                         _tell(awaited)
 

@@ -2,8 +2,9 @@
 
 It tells the workers which jobs are waited for, so that they announce these and no others. A worker may not
 hear that, and an announcement may be lost, so the lookout polls as well: rarely where it hears, often where
-it does not, and more rarely the longer the wait. It has a connection while somebody waits, and for a few
-seconds after that.
+it does not, and more rarely the longer the wait. The first polls come soon, since a worker that hears the ask
+late may have settled the job just before. It has a connection while somebody waits, and for a few seconds
+after that.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 ASK_EVERY = 20.0  # seconds between two asks for the same jobs: see REMEMBERED in announcer.py
 LINGER = 5.0  # seconds that the connection stays after the last wait
 SLICE = 0.1  # seconds of hearing, after which it is looked whether somebody still waits
-POLL_FIRST, POLL_HEARING = 0.01, 0.25  # seconds until the first poll, without an ear and with one
-POLL_GROWS = 1.5  # times, from poll to poll, up to job_check_interval
+POLL_FIRST, POLL_HEARING = 0.01, 0.02  # seconds until the first poll, without an ear and with one
+POLL_GROWS, POLL_GROWS_HEARING = 1.5, 2.0  # times, from poll to poll, up to job_check_interval
 DEAF_FOR = 60.0  # seconds until a store that let us not hear is asked again
 REOPEN = (0.1, 2.0)  # seconds between attempts to hear again
 FOUND_AT_ONCE = 500  # jobs of one look
-LOOK_SHARE = 4  # times the time that a look takes passes until the next, where all changes mean a look
+LOOK_SHARE = 4  # times the time that a look took pass until the next one
 
 
 class Lookout:
@@ -45,7 +46,7 @@ class Lookout:
         self._reopen = REOPEN[0]
         self._last_waited = -math.inf
         self._asked_at = -math.inf
-        self._look_at = -math.inf  # not before, where something unnamed has changed
+        self._look_at = -math.inf  # not before
         self._stale = False
         self._poll_at, self._pause = math.inf, POLL_FIRST
         self._loop = Loop("neoq-lookout", self._turn, config.log, away=self._say_away, on_demand=True)
@@ -141,9 +142,10 @@ class Lookout:
         return True
 
     def _poll(self) -> None:
-        self._pause = min(POLL_GROWS * self._pause, self._slowest)
-        self._poll_at = machine.monotonic() + self._pause
+        grows = POLL_GROWS_HEARING if self._hears else POLL_GROWS
+        self._pause = min(grows * self._pause, self._slowest)
         self._look()
+        self._poll_at = max(machine.monotonic() + self._pause, self._look_at)
 
     def _look(self) -> None:
         """Ask the store for all jobs that are waited for."""

@@ -295,7 +295,7 @@ class Runtime:
             self._warn_of(stale)
         if self.stopping is not None:
             self.stopping.note_succeeded(jobs, stale)
-        if self.awaited:
+        if self.awaited.by_id:
             self.awaited.note_outcomes(map(succeeded, jobs), stale)
         if self.waiters:
             self.note_change()
@@ -306,7 +306,7 @@ class Runtime:
             self._warn_of(stale)
         if self.stopping is not None:
             self.stopping.note(outcomes, stale)
-        if self.awaited:
+        if self.awaited.by_id:
             self.awaited.note_outcomes(outcomes, stale)
         if self.announcer is not None:
             self.announcer.note_outcomes(outcomes, stale)
@@ -320,12 +320,12 @@ class Runtime:
 
     def note_claimed(self, jobs: Sequence[Job]) -> None:
         """Jobs were claimed here."""
-        if self.awaited or (self.announcer is not None and self.announcer.was_asked):
+        if self.awaited.by_id or (self.announcer is not None and self.announcer.was_asked):
             self.note_changed([job.id for job in jobs])
 
     def note_changed(self, job_ids: Sequence[int], *, may_have_ended: bool = False) -> None:
         """Jobs were claimed here, have reported progress, or were taken from a worker that died."""
-        if self.awaited:
+        if self.awaited.by_id:
             self.awaited.note_changed(job_ids)
         if self.announcer is not None:
             self.announcer.note_changed(job_ids, may_have_ended=may_have_ended)
