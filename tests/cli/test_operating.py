@@ -86,15 +86,9 @@ def test_commands_change_jobs_on_every_store(url: str) -> None:
     filling = neoq.connect(url, autostart=False)
     jobs = fill(filling)
     looking = neoq.connect(url, autostart=False)
-    stored = child(
-        "enqueue",
-        "emails",
-        "-",
-        "--json",
-        "--url",
-        url,
-        stdin='{"to": "ada"}',
-    ).records[0]
+    arguments = ("enqueue", "emails", "-", "--uid", "ada", "--json", "--url", url)
+    [stored] = child(*arguments, stdin='{"to": "ada"}').records
+    assert child("show", "ada", "--json", "--url", url).records[0]["id"] == stored["id"]
     assert looking.get(stored["id"]).payload == {"to": "ada"}  # type: ignore[union-attr]
     assert child("pause", "emails", "--url", url).out == "emails is paused\n"
     assert looking.queues()[0].paused

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 HELP = "store a job"
 EXAMPLE = """neoq enqueue emails '{"to": "ada@example.com"}' --run-after 2h"""
 GROUP = "Change"
-OPTIONS = ("kind", "run_after", "priority", "key")
+OPTIONS = ("kind", "uid", "run_after", "priority", "key")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -28,6 +28,9 @@ def add_arguments(parser: Parser) -> None:
         "payload", nargs="?", default="{}", metavar="JSON", help="its payload; - reads it from stdin"
     )
     parser.add_argument("--kind", metavar="NAME", help="the task that runs it, such as shop.mail.send")
+    parser.add_argument(
+        "--uid", metavar="TEXT", help="a name of your own, unique among the jobs that are kept"
+    )
     parser.add_argument("--run-after", type=moment, metavar="TIME", help="not before; 2h, 7d or ISO 8601")
     parser.add_argument("--priority", type=int, metavar="N", help="-100 to 100; the highest goes first")
     parser.add_argument("--key", metavar="TEXT", help="a name to find it by")

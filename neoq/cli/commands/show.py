@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from neoq.cli import output
 from neoq.cli.exits import CommandError, Exit
 from neoq.cli.output import compact, plain, span, when
-from neoq.cli.parser import Parser, count
+from neoq.cli.parser import Parser
 from neoq.cli.target import add_store, opened
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ DESCRIPTION = "Show everything that the store knows about a job, with its last e
 
 def add_arguments(parser: Parser) -> None:
     """Which job."""
-    parser.add_argument("id", type=count(), metavar="ID", help="the job")
+    parser.add_argument("id", metavar="ID", help="the job: its id, or its uid")
     parser.add_argument(
         "--follow",
         action="store_true",
@@ -40,11 +40,9 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print it."""
     with opened(args) as backend:
+        job = _find(backend, args.id)
         if args.follow:
-            return _follow(backend, args)
-        job = backend.get(args.id)
-        if job is None:
-            raise CommandError(f"there is no job {args.id}; finished ones are forgotten after the retention")
+            return _follow(backend, job.id, args)
         attempts = backend.attempts(job.id)
     if args.json:
         output.print_json(output.job_record(job) | {"attempts": list(map(output.fields_of, attempts))})
@@ -53,8 +51,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _follow(backend: Backend, args: argparse.Namespace) -> int:
-    for job in backend.watch(args.id):
+def _find(backend: Backend, name: str) -> Job:
+    job = backend.get(int(name)) if name.isdecimal() and len(name) < 20 else None
+    if job is None:
+        job = backend.get(uid=name)
+    if job is None:
+        raise CommandError(f"there is no job {name}; finished ones are forgotten after the retention")
+    return job
+
+
+def _follow(backend: Backend, job_id: int, args: argparse.Namespace) -> int:
+    for job in backend.watch(job_id):
         if args.json:
             output.print_json(output.job_record(job))
         else:
@@ -88,6 +95,7 @@ def _row(attempt: Attempt) -> Sequence[object]:
 
 def _facts(job: Job) -> Iterator[tuple[str, str]]:
     yield "job", f"{job.id} of {plain(job.queue)}"
+    yield "uid", plain(job.uid)
     yield "kind", plain(job.kind)
     yield "status", f"{job.status}{', asked to stop' if job.cancelled and not job.finished else ''}"
     yield "attempt", f"{job.attempt}{'' if job.max_retries is None else f' of {job.max_retries + 1}'}"
