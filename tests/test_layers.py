@@ -25,7 +25,7 @@ NO_LEAVES = STORES | EDGES | {"__init__", "backend", "engine", "testing"}
 # A part that is not named here imports the standard library only (and orjson, which serialises for all).
 EVERYBODY = {"orjson"}
 THIRD_PARTIES = {
-    "cli": {"argcomplete", "rich", "setproctitle", "watchfiles"},
+    "cli": {"argcomplete", "setproctitle", "watchfiles"},
     "cron": {"apscheduler", "cron_descriptor", "inflection"},
     "sqlite": {"sqlite3", "filelock"},
     "postgres": {"psycopg"},

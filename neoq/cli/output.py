@@ -61,8 +61,7 @@ def _as_json(value: Any) -> Any:
 
 def job_record(job: Any) -> dict[str, Any]:
     """The fields of a job, under their own names."""
-    record = {name: getattr(job, name) for name in JOB if hasattr(job, name)}
-    return record | {"progress": job.progress()}
+    return {name: getattr(job, name) for name in JOB} | {"progress": job.progress()}
 
 
 def fields_of(record: Any) -> dict[str, Any]:
