@@ -92,10 +92,10 @@ class Worker:
                 self._reach(backend)
                 self._check_memory()
         except CommandError as error:
-            return Exit.OK if self._stop else self._refuse(error.code, str(error))
+            return self._refuse(error.code, str(error))
         except NeoqError as error:
             return self._refuse(Exit.FAILED, str(error))
-        return Exit.OK if self._stop else self._work(backend)
+        return self._work(backend)
 
     def _load(self, handler: logging.Handler) -> Backend:
         try:
@@ -147,7 +147,7 @@ class Worker:
         """Open the store; wait for it as long as we may."""
         give_up = time.monotonic() + (self._options.wait if self._first else math.inf)
         said = ""
-        while not self._stop:
+        while True:
             try:
                 backend.engine.look()
                 return
@@ -175,8 +175,6 @@ class Worker:
     def _work(self, backend: Backend) -> int:
         self._backend = backend
         self._claiming = True  # from here on a signal only asks us to stop
-        if self._stop:
-            return Exit.OK
         backend.start()
         if self._quiet:
             self._be_quiet()
@@ -240,11 +238,18 @@ class Worker:
         return Exit.INTERRUPTED if report.interrupted or report.lost else Exit.OK
 
     def ask(self, *_: object) -> None:
-        """SIGTERM: stop. Before the first claim there is nothing to end, and an import may last long."""
-        asked, self._stop = self._stop, True
+        """SIGTERM: stop. Before the first claim there is nothing to end, and an import may last long.
+
+        An exception would not do: an import may swallow it.
+        """
+        self._stop = True
         self._wakeup.set()
-        if not (self._claiming or asked):
-            raise SystemExit(0)
+        if not self._claiming:
+            try:
+                sys.stdout.flush()
+            except Exception:  # noqa: S110  # it was being written to
+                pass
+            os._exit(Exit.OK)
 
     # -- the thread that listens to the supervisor ---------------------------------------------------------
 

@@ -105,7 +105,17 @@ def stuck(job):
 
 def test_term_during_the_import(shop: Shop) -> None:
     """TERM while the application is imported ends the command at once, with 0."""
-    shop.write("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    shop.write(
+        """
+import time
+print("importing", flush=True)
+while True:
+    try:
+        time.sleep(60)
+    except BaseException as error:
+        print(f"swallowed {error!r}", flush=True)
+"""
+    )
     with shop.worker() as worker:
         worker.says("importing")
         began = time.monotonic()
@@ -113,6 +123,7 @@ def test_term_during_the_import(shop: Shop) -> None:
         assert worker.ends() == 0
         assert time.monotonic() - began < 4
     assert "Traceback" not in worker.log
+    assert "swallowed" not in worker.log
 
 
 def test_term_during_claims(shop: Shop) -> None:
