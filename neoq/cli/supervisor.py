@@ -80,7 +80,7 @@ class Supervisor:
                 stack.callback(self._sources.close)
             entitle(f"supervisor of {self._options.name} [{self._options.app}]")
             self._log.info(
-                "worker %s: %s in %d processes, supervised by %d",
+                "worker %s: %s with --processes %d, supervised by %d",
                 self._options.name,
                 self._options.app,
                 len(self._places),
@@ -388,12 +388,13 @@ class Supervisor:
             )
             return
         pause = place.note_death(lived)
+        replaced = f"is replaced in {pause:g} s" if pause else "is replaced"
         self._log.error(
-            "process %d (%d) has died after %.1f s, and is replaced%s: %s",
+            "process %d (%d) has died after %.1f s, and %s: %s",
             place.number,
             child.pid,
             lived,
-            f" in {pause:g} s" if pause else "",
+            replaced if self._state.phase == RUNNING else "is not replaced now that nothing is claimed",
             self._reason(child, code),
         )
 
