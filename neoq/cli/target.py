@@ -39,7 +39,7 @@ def app_of(args: argparse.Namespace) -> str:
 
 
 def add_store(parser: Parser) -> None:
-    """Let an operating command be told its store, by an application or a URL."""
+    """Let the options of an operating command name its store, by an application or a URL."""
     parser.add_argument(
         "--app", metavar="APP", help="the store of this application, such as shop:backend ($NEOQ_APP)"
     )

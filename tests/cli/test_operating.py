@@ -1,4 +1,4 @@
-"""The operating commands on every durable store: the real command, as a process of its own."""
+"""The operating commands on every durable store, as processes of their own and, to be quick, in this one."""
 
 from __future__ import annotations
 
@@ -59,40 +59,40 @@ def backend(file_url: str) -> Iterator[neoq.Backend]:
     made.shutdown(0)
 
 
-def test_commands_look_at_every_store(url: str) -> None:
+def test_commands_look_at_every_store(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """On each store the commands that look print its jobs, one JSON object a line, and are no workers."""
-    filling = neoq.connect(url, autostart=False)
+    here, filling = Command(url, capsys), neoq.connect(url, autostart=False)
     jobs = fill(filling)
     listed = child("jobs", "--json", "--url", url).records
     assert {job["status"]: job["id"] for job in listed} == {name: job.id for name, job in jobs.items()}
     assert next(job for job in listed if job["status"] == "succeeded")["result"] == "sent"
     assert {"payload", "created_at", "max_retries", "error", "traceback"} <= listed[0].keys()
-    [queue] = child("queues", "--json", "--url", url).records
+    [queue] = here("queues", "--json").records
     assert (queue["queue"], queue["succeeded"], queue["dead"], queue["retrying"]) == ("emails", 1, 1, 1)
     [stats] = child("stats", "--json", env={"NEOQ_URL": url}).records
     assert stats == {"ready": 0, "scheduled": 0, "retrying": 1, "running": 0, "succeeded": 1, "dead": 1,
                      "cancelled": 0}  # fmt: skip
-    assert child("workers", "--json", "--url", url) == (0, "", "")
+    assert here("workers", "--json") == (0, "", "")
     shown = child("show", str(jobs["dead"].id), "--url", url)
     assert "RuntimeError: no such \\x1b[31mmailbox" in shown.out
     assert "Traceback" in shown.out
-    [attempt] = child("show", str(jobs["dead"].id), "--json", "--url", url).records[0]["attempts"]
+    [attempt] = here("show", str(jobs["dead"].id), "--json").records[0]["attempts"]
     assert (attempt["number"], attempt["error"]) == (1, "RuntimeError: no such \x1b[31mmailbox")
     assert "\x1b" not in shown.out
 
 
-def test_commands_change_jobs_on_every_store(url: str) -> None:
+def test_commands_change_jobs_on_every_store(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """On each store retry, cancel, delete, enqueue, pause and resume do what they are named after."""
-    filling = neoq.connect(url, autostart=False)
+    here, filling = Command(url, capsys), neoq.connect(url, autostart=False)
     jobs = fill(filling)
     looking = neoq.connect(url, autostart=False)
     arguments = ("enqueue", "emails", "-", "--uid", "ada", "--json", "--url", url)
     [stored] = child(*arguments, stdin='{"to": "ada"}').records
-    assert child("show", "ada", "--json", "--url", url).records[0]["id"] == stored["id"]
+    assert here("show", "ada", "--json").records[0]["id"] == stored["id"]
     assert looking.get(stored["id"]).payload == {"to": "ada"}  # type: ignore[union-attr]
-    assert child("pause", "emails", "--url", url).out == "emails is paused\n"
+    assert here("pause", "emails").out == "emails is paused\n"
     assert looking.queues()[0].paused
-    assert child("resume", "emails", "--url", url).code == 0
+    assert here("resume", "emails").code == 0
     assert not looking.queues()[0].paused
     retried = child("retry", "--status", "dead", "--yes", "--url", url)
     assert (retried.code, retried.out) == (0, "retried 1 job\n")
@@ -103,7 +103,7 @@ def test_commands_change_jobs_on_every_store(url: str) -> None:
         (True, None),
         (False, "it has finished already: succeeded"),
     ]
-    deleted = child("delete", "--queue", "emails", "--yes", "--json", "--url", url)
+    deleted = here("delete", "--queue", "emails", "--yes", "--json")
     assert deleted.records == [{"matched": 4, "changed": 4}]
     assert looking.jobs() == []
     looking.shutdown()
@@ -210,7 +210,7 @@ def test_filters_are_those_of_the_backend(command: Command, backend: neoq.Backen
 
 
 def test_purge_forgets_what_ended_long_ago(command: Command, backend: neoq.Backend) -> None:
-    """Purge takes jobs that succeeded or were cancelled, dead ones where it is told, and no younger ones."""
+    """Purge forgets jobs that succeeded or were cancelled, dead jobs with --status, and no younger ones."""
     jobs = fill(neoq.connect(command.url, autostart=False))
     assert "--yes" in command("purge", "--older-than", "0", ends_with=2).err
     assert command("purge", "--older-than", "1h", "--yes").out == "purged 0 jobs\n"
@@ -251,7 +251,7 @@ def test_enqueue_takes_when_and_how(command: Command, backend: neoq.Backend) -> 
 
 
 def test_enqueue_makes_a_job_of_a_task(command: Command, backend: neoq.Backend) -> None:
-    """A job with --kind is run by the task of that name, and one of an unknown kind is told of."""
+    """A task runs the jobs that have its name as --kind; the command warns of a kind that nobody runs."""
     done = threading.Event()
 
     @backend.task(name="send", queue="emails")
@@ -355,10 +355,12 @@ def test_what_is_no_store_is_refused(command: Command, tmp_path: Path) -> None:
     assert "no other process can look at them" in command("stats", ends_with=2).err
 
 
-def test_migrate_makes_tables_and_prints_what_it_would_run(url: str, tmp_path: Path) -> None:
+def test_migrate_makes_tables_and_prints_what_it_would_run(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Migrate --sql prints the same script each time and changes nothing; migrate makes the tables."""
     if url.startswith("redis"):
-        assert child("migrate", "--sql", "--url", url) == (0, "", "")
+        assert Command(url, capsys)("migrate", "--sql") == (0, "", "")
         return
     import sqlite3
 
@@ -370,8 +372,9 @@ def test_migrate_makes_tables_and_prints_what_it_would_run(url: str, tmp_path: P
         if url.startswith("sqlite")
         else f"{url.partition('?')[0]}?schema=s{name}"
     )
+    here = Command(new, capsys)
     script = child("migrate", "--sql", "--url", new)
-    assert child("migrate", "--sql", "--url", new) == script
+    assert here("migrate", "--sql") == script
     assert script.out.startswith("begin")
     if url.startswith("sqlite"):
         assert not (tmp_path / f"{name}.db").exists()
@@ -379,12 +382,12 @@ def test_migrate_makes_tables_and_prints_what_it_would_run(url: str, tmp_path: P
             connection.executescript(script.out)
         connection.close()
     else:
-        assert "has no tables of neoq" in child("stats", "--url", new).err
+        assert "has no tables of neoq" in here("stats", ends_with=1).err
         with psycopg.connect(new.partition("?")[0], autocommit=True) as connection:
             connection.execute(script.out.encode())
-    assert child("migrate", "--sql", "--url", new) == (0, "", "")
-    assert child("migrate", "--url", new).err == "there was nothing to do\n"
-    assert child("stats", "--url", new).code == 0
+    assert here("migrate", "--sql") == (0, "", "")
+    assert here("migrate").err == "there was nothing to do\n"
+    assert here("stats").code == 0
 
 
 def test_a_reader_that_has_enough_is_no_error(file_url: str, backend: neoq.Backend) -> None:
