@@ -22,7 +22,8 @@ FILTERS = ("queue", "status", "kind", "key", "since", "until", "error", "after")
 def add_filters(parser: Parser) -> None:
     """Let a command be about some jobs only."""
     group = parser.add_argument_group(
-        "which jobs", "TIME is ISO 8601, or 2h, 7d ago: when a job ended, else was made"
+        "which jobs",
+        "TIME is ISO 8601, or a span ago (2h, 7d): when a job ended, or was made if it has not ended.",
     )
     add = group.add_argument
     parser.known += [

@@ -44,9 +44,8 @@ def command_of(name: str) -> Command:
 def parser_of(name: str, command: Command, prog: str = "neoq") -> Parser:
     """The parser of a command, which may say how by ``PARSER``, the keywords of argparse."""
     options: dict[str, Any] = getattr(command, "PARSER", {})
-    parser = Parser(
-        f"{prog} {name}", getattr(command, "DESCRIPTION", command.HELP), command.EXAMPLE, **options
-    )
+    description = getattr(command, "DESCRIPTION", f"{command.HELP[0].upper()}{command.HELP[1:]}.")
+    parser = Parser(f"{prog} {name}", description, command.EXAMPLE, **options)
     command.add_arguments(parser)
     return parser
 
