@@ -1,0 +1,237 @@
+"""Neoq in Flask: ``Neoq(app)`` gives an application a backend, by its configuration.
+
+Tasks and handlers run in the context of their application. An object made without an application registers
+tasks and handlers at once, and hands them to each application that it is initialised with.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import flask
+from flask.cli import ScriptInfo, pass_script_info
+
+import neoq
+from neoq.errors import ConfigError, NeoqError
+from neoq.tasks import Task, Tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from neoq.backend import Backend
+    from neoq.job import Job
+
+__all__ = ["Neoq", "application"]
+
+_PREFIX = "NEOQ_"
+_NOT_SETTINGS = frozenset({"url", "app"})
+_WANT_APP = frozenset({"worker", "check", "dashboard"})
+
+
+class Neoq:
+    """The extension: ``Neoq(app)``, or ``neoq = Neoq()`` and later ``neoq.init_app(app)``.
+
+    ``app.config["NEOQ_URL"]`` says where jobs are kept (default: in memory), and each other NEOQ_ key sets
+    the setting of that name, as NEOQ_CONCURRENCY does. ``queue`` is where the jobs of tasks wait, and
+    ``options`` are settings for applications whose configuration does not name them.
+
+    Jobs in memory run in this process. With a durable store this process only enqueues, and
+    ``flask neoq worker`` runs the jobs, unless NEOQ_AUTOSTART is True.
+
+    Raises ConfigError for a setting that is unknown or cannot be used.
+    """
+
+    def __init__(self, app: flask.Flask | None = None, *, queue: str = "default", **options: Any) -> None:
+        self._options = options
+        self._backends: dict[flask.Flask, Backend] = {}
+        self._registered: list[Callable[[Backend], Any]] = []
+        self.tasks = Tasks(queue)
+        """The tasks that `task` makes; more collections come by `include`."""
+        self.tasks.include_in(self)
+        self.task = self.tasks.task
+        """Decorate a function with it to make a task: see `neoq.Tasks`."""
+        if app is not None:
+            self.init_app(app)
+
+    def __repr__(self) -> str:
+        return f"<Neoq of {', '.join(app.name for app in self._backends) or 'no application yet'}>"
+
+    def init_app(self, app: flask.Flask) -> None:
+        """Give an application its backend, and the command ``flask neoq``."""
+        if "neoq" in app.extensions:
+            raise NeoqError(f"the application {app.name!r} has a neoq already: call init_app() once")
+        backend = neoq.connect(app.config.get("NEOQ_URL") or "memory://", **self._settings_of(app))
+        backend.use(_in_context_of(app))
+        for register in self._registered:
+            register(backend)
+        open_ones = {one: its for one, its in self._backends.items() if not its.closed}  # tests make many
+        self._backends = {**open_ones, app: backend}
+        app.extensions["neoq"] = self
+        app.cli.add_command(_command())
+
+    def _settings_of(self, app: flask.Flask) -> dict[str, Any]:
+        settings = dict(self._options)
+        for key, value in app.config.items():
+            name = key.removeprefix(_PREFIX).lower()
+            if key.startswith(_PREFIX) and name not in _NOT_SETTINGS and not name.startswith("worker_"):
+                settings[name] = value
+        in_memory = (app.config.get("NEOQ_URL") or "memory://").partition(":")[0] == "memory"
+        runs_jobs = settings.setdefault("autostart", in_memory)
+        if runs_jobs and _is_reloader(app):
+            settings["autostart"] = runs_jobs = False  # the process that it starts runs the jobs
+        if runs_jobs:
+            _refuse_uwsgi_without_threads()
+        return settings
+
+    # -- register -----------------------------------------------------------------------------------------
+
+    def listen(self, queue: str, handler: Any = None, **options: Any) -> Any:
+        """As `Backend.listen`, in every application; also before there is one."""
+        if handler is None:
+            return lambda function: self.listen(queue, function, **options)
+        self._register(lambda backend: backend.listen(queue, handler, **options))
+        return handler
+
+    def listen_cron(self, spec: str, handler: Any = None, **options: Any) -> Any:
+        """As `Backend.listen_cron`, in every application; also before there is one."""
+        if handler is None:
+            return lambda function: self.listen_cron(spec, function, **options)
+        self._register(lambda backend: backend.listen_cron(spec, handler, **options))
+        return handler
+
+    def queue(self, name: str, **options: Any) -> None:
+        """As `Backend.queue`, in every application; also before there is one."""
+        self._register(lambda backend: backend.queue(name, **options))
+
+    def include(self, *collections: Tasks) -> None:
+        """As `Backend.include`, in every application; also before there is one."""
+        for tasks in collections:
+            tasks.include_in(self)
+
+    def listen_task(self, task: Task[..., Any]) -> None:
+        """Run the jobs of a task in every application; called as its collection is included."""
+        self._register(lambda backend: backend.listen_task(task))
+
+    def _register(self, register: Callable[[Backend], Any]) -> None:
+        for backend in self._backends.values():
+            register(backend)
+        self._registered.append(register)
+
+    # -- use ----------------------------------------------------------------------------------------------
+
+    @property
+    def backend(self) -> Backend:
+        """The backend of the current application, or of the only one.
+
+        Raises Flask's RuntimeError outside of an application context where several applications share this
+        object, and NeoqError where it was initialised with none.
+        """
+        if flask.has_app_context():
+            app: flask.Flask = flask.current_app._get_current_object()  # type: ignore[attr-defined]
+            if app in self._backends:
+                return self._backends[app]
+            raise NeoqError(f"the application {app.name!r} has no neoq: call init_app(app) with it")
+        if not self._backends:
+            raise NeoqError("this Neoq has no application yet: call init_app(app)")
+        if len(self._backends) > 1:
+            return self._backends[flask.current_app._get_current_object()]  # type: ignore[attr-defined]
+        return next(iter(self._backends.values()))
+
+    def backend_of(self, app: flask.Flask) -> Backend:
+        """The backend of an application."""
+        return self._backends[app]
+
+    @property
+    def closed(self) -> bool:
+        """Never: tasks stay with this object, whatever becomes of its backends."""
+        return False
+
+    def enqueue(self, queue: Any, *arguments: Any, **options: Any) -> Job:
+        """As `Backend.enqueue`, in the current application."""
+        return self.backend.enqueue(queue, *arguments, **options)
+
+    def enqueue_call(self, queue: str, kind: str, data: bytes) -> Job:
+        """As `Backend.enqueue_call`, in the current application; tasks use it."""
+        return self.backend.enqueue_call(queue, kind, data)
+
+    def enqueue_many(self, jobs: Iterable[Job], *, transaction: Any = None) -> list[Job]:
+        """As `Backend.enqueue_many`, in the current application."""
+        return self.backend.enqueue_many(jobs, transaction=transaction)
+
+    def wait(self, job_id: int, timeout: timedelta | float | None = None) -> Job:
+        """As `Backend.wait`, in the current application."""
+        return self.backend.wait(job_id, timeout)
+
+
+def _in_context_of(app: flask.Flask) -> Callable[[Job, Callable[..., Any]], Any]:
+    def in_context(job: Job, call_next: Callable[..., Any]) -> Any:
+        with app.app_context():
+            return call_next(job)
+
+    return in_context
+
+
+def _is_reloader(app: flask.Flask, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this is the process of ``flask run --debug`` that only watches files and starts another."""
+    from_command = environ.get("FLASK_RUN_FROM_CLI") == "true" and "run" in sys.argv[1:]
+    return from_command and app.debug and environ.get("WERKZEUG_RUN_MAIN") != "true"
+
+
+def _refuse_uwsgi_without_threads() -> None:
+    uwsgi: Any = sys.modules.get("uwsgi")
+    options = getattr(uwsgi, "opt", None)
+    if options is None or {"enable-threads", b"enable-threads", "threads", b"threads"} & set(options):
+        return
+    problem = (
+        "uWSGI runs this application without threads, so no job would run in it: write enable-threads = true "
+        "in its configuration, or keep jobs in a durable store and run them with flask neoq worker"
+    )
+    raise ConfigError([problem])
+
+
+# -- the command ------------------------------------------------------------------------------------
+
+
+def application() -> flask.Flask:
+    """The application that ``flask`` finds by FLASK_APP, wsgi.py or app.py; for the processes of a worker."""
+    app = ScriptInfo(app_import_path=os.environ.get("FLASK_APP")).load_app()
+    if "neoq" not in app.extensions:
+        raise NeoqError(
+            f"the application {app.name!r} has no neoq: call neoq.flask.Neoq(app), or init_app(app)"
+        )
+    return app
+
+
+def _command() -> Any:
+    """``flask neoq ...``: the command ``neoq`` with this application."""
+    import click
+
+    @click.command(
+        "neoq",
+        short_help="Run background jobs, look at them and steer them.",
+        context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+        add_help_option=False,
+    )
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    @pass_script_info
+    def run(info: ScriptInfo, arguments: tuple[str, ...]) -> None:
+        from neoq.cli.main import main
+
+        if info.app_import_path is not None:
+            os.environ["FLASK_APP"] = info.app_import_path
+        sys.exit(main(_with_app(list(arguments)), prog="flask neoq"))
+
+    return run
+
+
+def _with_app(arguments: list[str]) -> list[str]:
+    """The arguments with the application that a command is to work on."""
+    named = any(one.partition("=")[0] in {"--url", "--app"} for one in arguments)
+    if not arguments or named or {"-h", "--help"} & set(arguments) or arguments[0].startswith("-"):
+        return arguments
+    app = f"{__name__}:application()"
+    return [arguments[0], *([app] if arguments[0] in _WANT_APP else ["--app", app]), *arguments[1:]]
