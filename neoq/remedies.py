@@ -48,8 +48,8 @@ _OF_ENQUEUE: dict[str, str | None] = {
     ),
     **dict.fromkeys(
         "job_id task_id id unique_id unique_key dedupe_key idempotency_key queueing_lock lock".split(),
-        "write uid=... for a name of your own, or fingerprint=... to say what makes it unique; the store chooses "
-        "the id",
+        "write uid=... for a name of your own, or fingerprint=... to say what makes it unique; "
+        "the store chooses the id",
     ),
     **dict.fromkeys(
         "result_ttl failure_ttl keep_result result_expires".split(),
