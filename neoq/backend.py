@@ -102,8 +102,9 @@ class Stats:
 class Backend:
     """Background jobs: listen, enqueue, shut down. Make one of its subclasses, or call `neoq.connect`.
 
-    All methods may be called from any thread. As a context manager it shuts down at the end of the block,
-    and runs what is ready first unless the block ends by an exception.
+    All methods may be called from any thread. As a context manager it runs jobs inside the block, unless
+    ``autostart`` is False. It shuts down at the end, and runs what is ready first unless the block ends by an
+    exception.
     """
 
     config_class: ClassVar[type[Config]] = Config
@@ -566,7 +567,7 @@ class Backend:
     # -- start and stop ----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to run jobs, where ``autostart=False`` has left that open. Idempotent."""
+        """Begin to run jobs, unless listening has: on a durable store it does not by default. Idempotent."""
         self.engine.start()
 
     def shutdown(self, timeout: timedelta | float | None = None, *, drain: bool = False) -> ShutdownReport:
@@ -626,6 +627,8 @@ class Backend:
         return self.engine.drain(_seconds(timeout))
 
     def __enter__(self) -> Self:
+        if self.config.autostart is not False:
+            self.start()
         return self
 
     def __exit__(

@@ -247,7 +247,7 @@ class Settings(TypedDict, total=False):
     max_payload: int
     unique: Unique
     timezone: str
-    autostart: bool
+    autostart: bool | None
     on_error: OnError | None
     logger: str | logging.Logger | logging.LoggerAdapter[Any]
 
@@ -306,7 +306,11 @@ class Config:
         "How long a job is unique by default: until it has finished, not at all, or until it starts.",
     )
     timezone: str = setting("UTC", Kind("a timezone such as Europe/Paris", _zone), "Timezone of cron specs.")
-    autostart: bool = setting(True, FLAG, "False: listen only registers; start() starts the runners.")
+    autostart: bool | None = setting(
+        None,
+        Kind(f"{FLAG.words}, or None", FLAG.parse, none=True),
+        "Whether listening starts the runners; if not, start() does. None: in memory only.",
+    )
     on_error: OnError | None = setting(
         None,
         Kind("a function of job and exception, or None", _function, none=True),

@@ -27,6 +27,12 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture
+def autostart(no_settings_from_outside: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let backends run what they listen to at once, on durable stores too."""
+    monkeypatch.setenv("NEOQ_AUTOSTART", "1")
+
+
 @pytest.fixture(autouse=True)
 def no_threads_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a thread of neoq, or one that would keep the interpreter alive."""

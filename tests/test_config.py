@@ -42,7 +42,7 @@ DEFAULTS = {
     "max_payload": 2**20,
     "unique": True,
     "timezone": "UTC",
-    "autostart": True,
+    "autostart": None,
     "on_error": None,
     "logger": logging.getLogger("neoq"),
 }
@@ -139,7 +139,6 @@ REFUSED: list[tuple[str, Any]] = [
     ("timezone", 7),
     ("timezone", None),
     ("autostart", "maybe"),
-    ("autostart", None),
     ("autostart", 2),
     ("on_error", "print"),
     ("on_error", 7),

@@ -15,6 +15,8 @@ import pytest
 
 import neoq
 
+pytestmark = pytest.mark.usefixtures("autostart")
+
 WHENS = [1577836800.0, 1893456000.0]  # 2020 and 2030
 
 

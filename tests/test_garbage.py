@@ -30,6 +30,8 @@ from tests.garbage import (
 )
 from tests.postgres_server import fresh_schema
 
+pytestmark = pytest.mark.usefixtures("autostart")
+
 QUICK = {"heartbeat": 0.1, "lease": 2.0, "job_check_interval": 0.05}
 SPOILT: list[tuple[str, Any]] = [
     ("meta", b"{"),

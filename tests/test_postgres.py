@@ -47,6 +47,8 @@ from tests.pgbouncer import needs_pgbouncer
 from tests.processes import running
 from tests.servers import PostgresServer
 
+pytestmark = pytest.mark.usefixtures("autostart")
+
 Make = Callable[..., PostgresBackend]
 QUICK = {"job_check_interval": 0.05, "heartbeat": 0.1, "lease": 5.0}
 

@@ -18,6 +18,8 @@ from neoq.memory.queues import HeadTimer
 from neoq.store import Page
 from neoq.threads import Wakeup
 
+pytestmark = pytest.mark.usefixtures("autostart")
+
 PATIENCE = 20.0
 
 

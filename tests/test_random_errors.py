@@ -16,6 +16,8 @@ from neoq.errors import BackendUnavailable
 from neoq.testing.cases.suite import eventually
 from tests.postgres_server import fresh_schema
 
+pytestmark = pytest.mark.usefixtures("autostart")
+
 CALLS = ["claim", "settle", "extend", "beat", "reclaim", "prune", "add_tick", "last_tick", "counts", "find"]
 IN_MEMORY = ["claim", "settle", "add_tick", "last_tick", "release_due"]
 LONG = [pytest.mark.faults, pytest.mark.timeout(600)]

@@ -47,6 +47,8 @@ from tests.servers import (
     running_server,
 )
 
+pytestmark = pytest.mark.usefixtures("autostart")
+
 PATIENCE = 20.0
 AOF = ("--appendonly", "yes")
 

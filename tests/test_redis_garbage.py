@@ -17,6 +17,8 @@ from neoq.redis.backend import RedisBackend
 from neoq.store import Demand
 from tests.garbage import PATIENCE
 
+pytestmark = pytest.mark.usefixtures("autostart")
+
 HASHES = ("jobs", "payloads", "life", "results", "progress", "uniq", "ticks")
 ZSETS = ("ids", "ready", "wait", "retry", "lease", "done", "dead", "cancelled")
 SETS = ("cancel", "crashed", "idle")

@@ -16,6 +16,8 @@ from neoq.engine.engine import Engine
 from neoq.store import Claimed, Demand, QueueCounts
 from tests.servers import running_server
 
+pytestmark = pytest.mark.usefixtures("autostart")
+
 PATIENCE = 15.0
 
 

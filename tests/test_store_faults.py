@@ -15,6 +15,8 @@ from neoq.testing import Faults
 from neoq.testing.cases.suite import PATIENCE, Background, ended
 from tests.postgres_server import fresh_schema
 
+pytestmark = pytest.mark.usefixtures("autostart")
+
 STORES = ["memory", "sqlite", "postgres", "redis"]
 
 

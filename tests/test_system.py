@@ -19,6 +19,8 @@ from neoq.store import Demand
 from neoq.testing.cases.suite import PATIENCE, eventually
 from tests.processes import Child, running
 
+pytestmark = pytest.mark.usefixtures("autostart")
+
 # The drivers bring asyncio, which believes to be on Linux, as they do: so they come first, and keep a little.
 POORER = """
 import asyncio, concurrent.futures, importlib, multiprocessing, os, select, signal, sqlite3, subprocess, sys

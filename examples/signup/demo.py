@@ -87,6 +87,7 @@ def run(console: Console, people: list[dict[str, str]]) -> int:
 def open_backend(sink: Sink) -> neoq.Backend:
     backend = neoq.connect()
     jobs.listen(backend, sink.address)
+    backend.start()
     return backend
 
 

@@ -183,7 +183,13 @@ class Engine(Runtime):
             slot.deliver()
         with self.lock, self._check_lock:
             deferred = any(runner.slot.deferred for runner in self._runners())
-            if self.opened and self.stopping is None and not deferred and not has_late():
+            if (
+                self.opened
+                and not self._idle_unsaid
+                and self.stopping is None
+                and not deferred
+                and not has_late()
+            ):
                 self.needs_check = False
 
     def use_middleware(self, middleware: Middleware) -> None:
@@ -214,7 +220,7 @@ class Engine(Runtime):
             if not self.opened:
                 self.store.open_store(self.notify)
                 self.opened = True
-                self.needs_check = self.stopping is not None
+                self.needs_check = self.stopping is not None or self._idle_unsaid
                 _alive[id(self)] = self
         finally:
             self._opening = False
@@ -224,6 +230,7 @@ class Engine(Runtime):
         with self.lock:
             self._refuse_closed()
             self.started = True
+            self._idle_unsaid = False
             if not self.pools or self.by_hand is not None or self.only_looks:
                 return
             if not self.running:
@@ -279,6 +286,19 @@ class Engine(Runtime):
             self._deliver_pending()
         else:
             self.use()
+        if self._idle_unsaid:
+            self._say_idle()
+
+    def _say_idle(self) -> None:
+        """Say once that what listens here runs no jobs, which on a durable store is the default."""
+        with self.lock:
+            said, self._idle_unsaid = not self._idle_unsaid, False
+        if self.pools and not said and self.by_hand is None:
+            self.config.log.info(
+                "this process runs no jobs of %s, it only enqueues: nothing has called start(), run() or "
+                "`with backend:` here; jobs wait for a process that does, such as the command neoq worker",
+                ", ".join(map(repr, sorted(self.pools))),
+            )
 
     def look(self) -> None:
         """Be ready to be asked about jobs, also after the end."""

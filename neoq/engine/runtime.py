@@ -104,7 +104,8 @@ class Runtime:
         self.routes = Routes()
         self.durable = "durable" in store.features
         self.local = "local" in store.features
-        self.started = config.autostart
+        self.started = not self.durable if config.autostart is None else config.autostart
+        self._idle_unsaid = self.durable and config.autostart is None  # and it may listen
         self._reset()
         self.forget: Callable[[], object] = bool  # called when all is closed
 

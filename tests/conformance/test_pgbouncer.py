@@ -13,6 +13,8 @@ from tests.conformance.test_postgres import TestPostgresBackend as OnPostgres
 from tests.pgbouncer import needs_pgbouncer
 from tests.postgres_server import fresh_schema
 
+pytestmark = pytest.mark.usefixtures("autostart")
+
 PATIENCE = 10.0
 
 

@@ -24,6 +24,8 @@ from tests.faults.proxy import Proxy
 from tests.faults.servers import SERVERS, FaultyServer, Redis
 from tests.processes import running
 
+pytestmark = pytest.mark.usefixtures("autostart")
+
 MINUTES = [pytest.mark.faults, pytest.mark.timeout(600)]
 HASTY = {"lease": "3", "heartbeat": "0.5", "max_crashes": "1000"}
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import neoq
 
-backend = neoq.connect(sys.argv[1], shutdown_timeout=15, concurrency=2)
+backend = neoq.connect(sys.argv[1], shutdown_timeout=15, concurrency=2, autostart=True)
 begun = threading.Semaphore(0)
 
 

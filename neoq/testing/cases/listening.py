@@ -121,6 +121,31 @@ class ListenCases(Suite):
         assert [thread.name for thread in threading.enumerate() if thread.name.startswith("neoq-")] == []
 
     @without("durable")
+    def test_by_default_a_listener_runs_at_once(self, make: Make, seen: Seen) -> None:
+        """Where nothing outlives the process its listeners run jobs by default."""
+        backend = make(autostart=None)
+        backend.listen("q", lambda job: seen(job.id))
+        job = backend.enqueue("q")
+        assert seen.wait() == [job.id]
+
+    @needs("durable")
+    def test_by_default_nobody_runs_durable_jobs(
+        self, make: Make, seen: Seen, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """On a durable store listening runs nothing by default, which the first enqueue says once."""
+        caplog.set_level("INFO", "neoq")
+        backend = make(autostart=None)
+        backend.listen("q", lambda job: seen(job.id))
+        assert backend.jobs() == []
+        jobs = [backend.enqueue("q", {"n": n}) for n in range(2)]
+        said = [line for line in caplog.messages if "runs no jobs" in line]
+        assert len(said) == 1
+        assert "'q'" in said[0]
+        seen.stays(0)
+        backend.start()
+        assert sorted(seen.wait(2)) == [job.id for job in jobs]
+
+    @without("durable")
     def test_a_queue_that_nobody_listens_on(self, backend: Backend) -> None:
         """Where nothing outlives the process a job for a queue without a listener is a NoListenerError."""
         backend.listen("q", ignore)
@@ -312,6 +337,24 @@ class LifeCases(Suite):
             backend.listen("q", lambda job: seen(job.payload["n"]), concurrency=1)
             backend.enqueue_many([Job("q", {"n": n}) for n in range(50)])
         assert seen.items == list(range(50))
+
+    def test_with_runs_jobs_by_default(self, make: Make, seen: Seen) -> None:
+        """A with block runs jobs, on a durable store too, whether its queues come before it or inside."""
+        backend = make(autostart=None)
+        backend.listen("before", lambda job: seen(job.queue))
+        with backend:
+            backend.listen("inside", lambda job: seen(job.queue))
+            backend.enqueue_many([Job("before"), Job("inside")])
+            assert sorted(seen.wait(2)) == ["before", "inside"]
+
+    def test_with_starts_nothing_where_autostart_is_false(self, waiting: Backend, seen: Seen) -> None:
+        """With autostart=False a with block runs no jobs until start()."""
+        with waiting:
+            waiting.listen("q", lambda job: seen(job.id))
+            job = waiting.enqueue("q")
+            seen.stays(0)
+            waiting.start()
+            assert seen.wait() == [job.id]
 
     def test_a_clean_exit_does_not_wait_for_the_future(self, make: Make, seen: Seen) -> None:
         """Leaving a with block does not wait for future jobs."""

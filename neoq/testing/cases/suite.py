@@ -65,7 +65,12 @@ class Suite:
     @pytest.fixture
     def options(self) -> dict[str, Any]:
         """Settings of every backend of the suite; override to add your own."""
-        return {"job_check_interval": 0.05, "shutdown_timeout": 5.0, "heartbeat": 0.1}
+        return {
+            "job_check_interval": 0.05,
+            "shutdown_timeout": 5.0,
+            "heartbeat": 0.1,
+            "autostart": True,  # on a durable store, too
+        }
 
     @pytest.fixture
     def opened(self) -> Iterator[list[Backend]]:

@@ -185,7 +185,7 @@ class TaskCases(Suite):
         def old() -> str:
             return "old"
 
-        second = self.another(first)
+        second = self.another(first, autostart=True)
         try:
 
             @second.task(name="new")
