@@ -36,12 +36,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from neoq.attempts import Attempt
-    from neoq.backend import Backend, Stats
+    from neoq.backend import Backend
     from neoq.config import Config
     from neoq.engine.interrupt import current_job
     from neoq.engine.report import ShutdownReport
     from neoq.job import DuplicateJobError, Job
     from neoq.mem_backend import MemBackend
+    from neoq.operations import Stats
     from neoq.postgres.backend import PostgresBackend
     from neoq.record import Status
     from neoq.redis.backend import RedisBackend
@@ -115,7 +116,7 @@ _ON_DEMAND = {
     "ScheduleInfo": "neoq.schedules",
     "ShutdownReport": "neoq.engine.report",
     "SqliteBackend": "neoq.sqlite",
-    "Stats": "neoq.backend",
+    "Stats": "neoq.operations",
     "Status": "neoq.job",
     "Task": "neoq.tasks",
     "TaskJob": "neoq.tasks",

@@ -1,0 +1,316 @@
+"""Operations: how the jobs of a store are looked at and steered, the same above every store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Unpack, overload
+
+from neoq.attempts import Attempt, attempts_of
+from neoq.boundary import entrances
+from neoq.checks import check_queue, checked_id, checked_uid
+from neoq.engine.engine import Engine
+from neoq.engine.unknown import unknown_kinds
+from neoq.errors import InvalidJobError
+from neoq.filter import ALL, Filter, Filters, OtherFilters, filter_of
+from neoq.job import (
+    DuplicateJobError,
+    Job,
+)
+from neoq.record import Status
+from neoq.schedules import ScheduleInfo, info_of
+from neoq.search import UNFINISHED, count, page_of, pages
+from neoq.store import Action, QueueCounts, Store, WorkerInfo
+from neoq.times import to_datetime, to_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+_CHANGED: dict[Action, frozenset[Status] | None] = {  # where the caller does not say
+    "cancel": UNFINISHED.statuses,
+    "retry": frozenset({Status.DEAD, Status.RETRYING}),
+    "delete": None,
+}
+CHANGED_AT_ONCE = 500  # jobs of one call to the store, so that it holds nobody up for long
+
+
+@dataclass(frozen=True)
+class Stats:
+    """A backend in numbers.
+
+    Jobs in the store by where they are in their life, summed over its queues, and what this process did:
+    ``processed`` attempts that have ended here, ``failed`` of them, ``runners`` alive, ``abandoned``
+    stuck threads that are stuck still, ``skipped_ticks`` of cron whose predecessor was unfinished,
+    ``duplicates`` that were enqueued here and not stored, since an equal job was unfinished.
+    """
+
+    ready: int
+    scheduled: int
+    retrying: int
+    running: int
+    succeeded: int
+    dead: int
+    cancelled: int
+    processed: int
+    failed: int
+    runners: int
+    abandoned: int
+    skipped_ticks: int
+    duplicates: int
+
+
+@entrances()
+class Operations:
+    """What a backend offers to those who look at jobs and steer them; see `neoq.backend.Backend`."""
+
+    engine: Engine
+    store: Store
+
+    # -- looking -----------------------------------------------------------------------------------------
+
+    @overload
+    def get(self, job_id: int) -> Job | None: ...
+    @overload
+    def get(self, *, uid: str) -> Job | None: ...
+    def get(self, job_id: int | None = None, *, uid: str | None = None) -> Job | None:
+        """A snapshot of a job, by its id or its uid, or None where nothing is known of it."""
+        if uid is None:
+            if job_id is None:
+                raise InvalidJobError("get() takes the id of a job, or uid=...")
+            wanted = Filter(ids=[checked_id(job_id)])
+        elif job_id is not None:
+            raise InvalidJobError("get() takes the id of a job or its uid, not both")
+        else:
+            wanted = Filter(uids=[checked_uid(uid)])
+        self.engine.look()
+        return next(iter(self.store.find(wanted, limit=1).jobs), None)
+
+    def jobs(
+        self,
+        queue: str | None = None,
+        status: Status | str | None = None,
+        limit: int = 100,
+        after: int | None = None,
+        *,
+        before: int | None = None,
+        **filters: Unpack[OtherFilters],
+    ) -> list[Job]:
+        """Snapshots of jobs, newest first.
+
+        ``after`` is the id of the last one on the page before, ``before`` that of the first one on the page
+        after. Of filters all must hold: ``kind`` and ``key`` are equal, ``error`` is a part of the job's
+        error, ``payload={"user.id": 7}`` is at that path in its payload. ``since`` and ``until`` take an
+        aware datetime, or a timedelta or seconds ago; they are about the end of a job, and about its creation
+        where it has not ended.
+
+        Raises InvalidJobError for a bad argument.
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise InvalidJobError(f"limit is {limit!r}; it takes an int >= 1")
+        if after is not None and before is not None:
+            raise InvalidJobError("after and before were both given; a page begins at one of them")
+        wanted = self._wanted({"queue": queue, "status": status, **filters})
+        after, before = (None if one is None else checked_id(one) for one in (after, before))
+        self.engine.look()
+        return page_of(self.store, wanted, limit=limit, after=after, before=before)
+
+    def count(self, *, at_most: int | None = None, **filters: Unpack[Filters]) -> int:
+        """How many jobs the filters of `jobs` take; ``at_most`` where there are as many or more."""
+        if at_most is not None and (isinstance(at_most, bool) or not isinstance(at_most, int) or at_most < 1):
+            raise InvalidJobError(f"at_most is {at_most!r}; it takes an int >= 1, or None")
+        wanted = self._wanted(filters)
+        self.engine.look()
+        return count(self.store, wanted, at_most)
+
+    def _wanted(self, filters: Mapping[str, Any]) -> Filter:
+        return filter_of(filters, self.engine.clock.time())
+
+    def wait(self, job_id: int, timeout: timedelta | float | None = None) -> Job:
+        """Wait until a job has finished, and return it.
+
+        Raises TimeoutError when ``timeout`` comes first, and NeoqError where nothing is known of the job:
+        finished ones are kept as ``retention`` and ``max_finished`` say. In a handler it raises NeoqError for
+        an unfinished job of the same queue, whose runners could all wait for one another.
+        """
+        return self.engine.wait(checked_id(job_id), seconds_of(timeout))
+
+    def watch(self, job_id: int, timeout: timedelta | float | None = None) -> Iterator[Job]:
+        """Yield a job as it is now, and again whenever its status or its progress has changed.
+
+        The last one that it yields has finished. Changes in quick succession may be yielded as one, and
+        progress is recorded at most twice a second. Raises what `wait` raises, in the loop.
+        """
+        return self.engine.watch(checked_id(job_id), seconds_of(timeout))
+
+    def attempts(self, job_id: int) -> list[Attempt]:
+        """The attempts of a job that are over, oldest first, at most the newest 20; [] for an unknown one.
+
+        An attempt that failed, timed out, was abandoned, or whose process died leaves one, and so does the
+        one that succeeds. One that was snoozed, cancelled or given back does not.
+        """
+        job = self.get(job_id)
+        return [] if job is None else attempts_of(job)
+
+    def stats(self) -> Stats:
+        """This backend in numbers."""
+        self.engine.look()
+        counts = self.store.counts()
+        pools = list(self.engine.pools.values())
+        return Stats(
+            ready=sum(queue.ready for queue in counts),
+            scheduled=sum(queue.scheduled for queue in counts),
+            retrying=sum(queue.retrying for queue in counts),
+            running=sum(queue.running for queue in counts),
+            succeeded=sum(queue.succeeded for queue in counts),
+            dead=sum(queue.dead for queue in counts),
+            cancelled=sum(queue.cancelled for queue in counts),
+            processed=sum(pool.attempts() for pool in pools),
+            failed=self.engine.failures,
+            runners=sum(len(pool.runners) for pool in pools),
+            abandoned=sum(len(pool.abandoned) for pool in pools),
+            skipped_ticks=self.engine.cron_scheduler.skipped,
+            duplicates=self.engine.duplicates,
+        )
+
+    def queues(self) -> list[QueueCounts]:
+        """Every queue's jobs, counted by where they are in their life."""
+        self.engine.look()
+        unknown = unknown_kinds(self.store)
+        return [
+            replace(counts, unknown=unknown[counts.queue]) if counts.queue in unknown else counts
+            for counts in self.store.counts()
+        ]
+
+    def workers(self) -> list[WorkerInfo]:
+        """The processes that listen on this store and are alive; in memory this one, once it listens."""
+        self.engine.look()
+        return self.store.workers()
+
+    def schedules(self) -> list[ScheduleInfo]:
+        """The schedules that some process on this store listens to, or did within the last day, by name."""
+        self.engine.look()
+        if self.engine.running:
+            self.engine.cron_scheduler.list_schedules()
+        now: Any = to_datetime(self.engine.clock.time())
+        found = [info_of(listed, now) for listed in self.store.schedules()]
+        return [info for info in found if info is not None]
+
+    # -- operating ---------------------------------------------------------------------------------------
+
+    @overload
+    def cancel(self, job_id: int) -> bool: ...
+    @overload
+    def cancel(self, job_id: Iterable[int]) -> set[int]: ...
+    def cancel(self, job_id: int | Iterable[int]) -> bool | set[int]:
+        """Cancel a job: a waiting one at once, a running one by an interrupt; False if there is none.
+
+        Of many ids it returns those whose jobs are, or will be, cancelled.
+        """
+        return self._operate(job_id, "cancel")
+
+    @overload
+    def retry(self, job_id: int) -> bool: ...
+    @overload
+    def retry(self, job_id: Iterable[int]) -> set[int]: ...
+    def retry(self, job_id: int | Iterable[int]) -> bool | set[int]:
+        """Run a dead or waiting job now; a dead one begins again with no retries behind it.
+
+        Raises DuplicateJobError where its fingerprint is taken meanwhile. Of many ids it returns those whose
+        jobs will run, and leaves such a job as it is.
+        """
+        return self._operate(job_id, "retry")
+
+    @overload
+    def delete(self, job_id: int) -> bool: ...
+    @overload
+    def delete(self, job_id: Iterable[int]) -> set[int]: ...
+    def delete(self, job_id: int | Iterable[int]) -> bool | set[int]:
+        """Forget a job that is not running; of many ids it returns those that are forgotten."""
+        return self._operate(job_id, "delete")
+
+    def cancel_all(self, **filters: Unpack[Filters]) -> int:
+        """Cancel the unfinished jobs that the filters of `jobs` take; return how many.
+
+        At least one filter is needed. Jobs that are enqueued meanwhile are left as they are.
+        """
+        return self._operate_all("cancel", filters)
+
+    def retry_all(self, **filters: Unpack[Filters]) -> int:
+        """Run now the jobs that the filters of `jobs` take: without ``status`` the dead and retrying ones.
+
+        As `cancel_all`. A dead job whose fingerprint is taken is left as it is.
+        """
+        return self._operate_all("retry", filters)
+
+    def delete_all(self, **filters: Unpack[Filters]) -> int:
+        """Forget the jobs that the filters of `jobs` take and that do not run; as `cancel_all`."""
+        return self._operate_all("delete", filters)
+
+    def _operate_all(self, action: Action, filters: Filters) -> int:
+        wanted = self._wanted(filters)
+        if wanted == ALL:
+            known = ", ".join(Filters.__annotations__)
+            raise InvalidJobError(
+                f"{action}_all() needs a filter, or it would change every job; filters are {known}"
+            )
+        if wanted.statuses is None:
+            wanted = replace(wanted, statuses=_CHANGED[action])
+        self.engine.look()
+        return sum(len(self._change([job.id for job in page], action)) for page in pages(self.store, wanted))
+
+    def _operate(self, job_id: int | Iterable[int], action: Action) -> bool | set[int]:
+        if isinstance(job_id, (str, bytes)) or not isinstance(job_id, Iterable):
+            job_id = checked_id(job_id)
+            self.engine.look()
+            return bool(self._change_some([job_id], action))
+        ids = list(dict.fromkeys(map(checked_id, job_id)))
+        self.engine.look()
+        return self._change(ids, action)
+
+    def _change(self, ids: list[int], action: Action) -> set[int]:
+        changed: set[int] = set()
+        for start in range(0, len(ids), CHANGED_AT_ONCE):
+            try:
+                changed |= self._change_some(ids[start : start + CHANGED_AT_ONCE], action)
+            except DuplicateJobError:  # of a single one
+                continue
+        return changed
+
+    def _change_some(self, ids: list[int], action: Action) -> frozenset[int]:
+        changed = self.store.change(ids, action)
+        if action == "cancel":
+            self.engine.cancel_running(set(changed.running))
+        touched = changed.done | changed.running
+        if touched:
+            self.engine.note_operated(touched)
+        return touched
+
+    def prune(self) -> int:
+        """Forget finished and dead jobs beyond what the settings keep; return how many. Workers do so too."""
+        self.engine.look()
+        return self.store.prune()
+
+    def pause(self, queue: str) -> None:
+        """Start no more jobs of a queue until `resume`; they can still be enqueued."""
+        check_queue(queue)
+        self.engine.look()
+        self.store.set_paused(queue, True)
+        self.engine.note_change()
+
+    def resume(self, queue: str) -> None:
+        """Let a paused queue go on."""
+        check_queue(queue)
+        self.engine.look()
+        self.store.set_paused(queue, False)
+
+
+def seconds_of(timeout: timedelta | float | None) -> float | None:
+    """A timeout in seconds; None for none."""
+    if timeout is None:
+        return None
+    seconds = to_seconds("timeout", timeout)
+    if seconds < 0:
+        raise InvalidJobError(f"timeout is {timeout!r}; it takes seconds >= 0, or None")
+    return seconds
