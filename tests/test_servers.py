@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.processes import PROGRAMS, Child, running
+from tests.processes import PROGRAMS, running
+from tests.web_servers import PATIENCE, alive, answers, get, gunicorn, port_of, until
 
 pytest.importorskip("flask")
-PATIENCE = 25.0
 
 
 @pytest.fixture
@@ -33,47 +27,8 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
-def until(holds: Callable[[], Any], what: str, child: Child) -> Any:
-    give_up = time.monotonic() + PATIENCE
-    while not (found := holds()):
-        if time.monotonic() > give_up:
-            raise child.failed(f"waited in vain until {what}")
-        time.sleep(0.02)
-    return found
-
-
-def get(port: int, path: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=15) as answer:
-        found: dict[str, Any] = json.load(answer)
-        return found
-
-
-def answers(port: int, path: str) -> dict[str, Any] | None:
-    """What the server says, or None while it does not."""
-    try:
-        return get(port, path)
-    except (
-        OSError,
-        ValueError,
-        http.client.HTTPException,
-    ):  # it is away, or goes in the middle of its answer
-        return None
-
-
 def names(log: Path) -> list[str]:
     return [line.split()[0] for line in log.read_text().splitlines() if not line.startswith("tick")]
-
-
-@contextmanager
-def gunicorn(log: Path, *options: str, env: Mapping[str, str] | None = None) -> Iterator[tuple[Child, int]]:
-    """Run gunicorn on a port of its own."""
-    pytest.importorskip("gunicorn")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--graceful-timeout", "8"]
-    with running([*command, *options, "web_app:app"], env={"JOBS_LOG": str(log), **(env or {})}) as child:
-        until(lambda: answers(port, "/run/hello"), "gunicorn answers", child)
-        yield child, port
 
 
 @pytest.mark.parametrize("use", ["unused", "used"])
@@ -167,19 +122,6 @@ def test_flasks_reloader_restarts_the_jobs_with_the_application(log: Path, tmp_p
         assert names(log).count("first") == 1
         child.signal(signal.SIGINT)
         child.exit_code()
-
-
-def port_of(child: Child) -> int | None:
-    _, found, rest = child.errors.partition("Running on http://127.0.0.1:")
-    return int(rest.split()[0]) if found else None
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_the_reloader_ends_at_ctrl_c(log: Path) -> None:
