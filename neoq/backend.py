@@ -317,6 +317,15 @@ class Backend(Operations):
             lambda: self._listener(task.queue, no_such_task, self._queue_options.get(task.queue, {})),
         )
 
+    def hold_tasks(self, queue: str) -> None:
+        """Let a queue hold tasks before it has one of its own; for integrations with frameworks."""
+
+        def listener() -> Listener:
+            return self._listener(queue, no_such_task, self._queue_options.get(queue, {}))
+
+        if queue not in self.engine.listeners:
+            self.engine.listen_task(listener(), (), (), listener)
+
     def _crons_of(self, task: Task[..., Any]) -> list[Cron]:
         """The schedules of a task: a failed tick is not retried unless the task says so."""
         from neoq.cron import Schedule

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "neoq"
 
 STORES = {"mem_backend", "memory", "sqlite", "postgres", "redis"}
-EDGES = {"__main__", "cli", "flask"}  # they import whatever they need, and nothing imports them
+EDGES = {"__main__", "cli", "django", "flask"}  # they import whatever they need, and nothing imports them
 NO_LEAVES = STORES | EDGES | {"__init__", "backend", "engine", "operations", "testing"}
 
 # A part that is not named here imports the standard library only (and orjson, which serialises for all).

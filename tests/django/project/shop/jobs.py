@@ -1,0 +1,3 @@
+"""Imported by the worker, as tasks.py is."""
+
+imported = True
