@@ -31,7 +31,7 @@ THIRD_PARTIES = {
     "postgres": {"psycopg"},
     "redis": {"redis", "hiredis"},
     "testing": {"pytest", "sqlite3"},
-    "django": {"django", "django_tasks"},
+    "django": {"django", "django_tasks", "psycopg"},
     "flask": {"click", "flask"},
 }
 SINGLE_USE = {"sqlite3"}  # in the standard library, and still a driver

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from django.apps import apps
 from django.core.checks import Error, Warning  # noqa: A004  # Django's name
 from django.db import connections
 
+from neoq.django.contract import BaseTaskBackend
+from neoq.django.installed import aliases, is_installed
 from neoq.django.options import Options
 from neoq.django.registry import make
 from neoq.errors import NeoqError
@@ -15,11 +18,6 @@ from neoq.errors import NeoqError
 
 def check_aliases(**_: Any) -> list[Any]:
     """Check all aliases, where no application of Django Tasks does it."""
-    from django.apps import apps
-
-    from neoq.django.apps import aliases
-    from neoq.django.contract import BaseTaskBackend
-
     if BaseTaskBackend.__module__.startswith("django.") or apps.is_installed("django_tasks"):
         return []
     return [
@@ -53,8 +51,6 @@ def check_alias(alias: str, queues: Iterable[str], given: Any) -> list[Any]:
 
 
 def _check_database(where: str, database: str) -> list[Any]:
-    from neoq.django.apps import is_installed
-
     messages: list[Any] = []
     if not is_installed():
         messages.append(

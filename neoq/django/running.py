@@ -51,14 +51,13 @@ class RunnableTask:
         return run
 
     def _run(self, job: Job) -> Any:
-        from neoq.django.task_backend import TaskBackend
-
+        sender = type(self.task.get_backend())
         result = result_of(job, self.alias, self.task)
         now = timezone.now()
         put(result, status=TaskResultStatus.RUNNING, last_attempted_at=now)
         if result.started_at is None or not attempts_of(job):
             put(result, started_at=now)
-        task_started.send(sender=TaskBackend, task_result=result)
+        task_started.send(sender=sender, task_result=result)
         try:
             context = (TaskContext(task_result=result),) if self.task.takes_context else ()
             value = normalize_json(self.task.call(*context, *result.args, **result.kwargs))
@@ -69,10 +68,10 @@ class RunnableTask:
                 path = f"{kind.__module__}.{kind.__qualname__}"
                 result.errors.append(TaskError(exception_class_path=path, traceback=failure.traceback))
                 put(result, status=TaskResultStatus.FAILED, finished_at=timezone.now())
-                task_finished.send(sender=TaskBackend, task_result=result)
+                task_finished.send(sender=sender, task_result=result)
             raise
         put(result, status=TaskResultStatus.SUCCESSFUL, finished_at=timezone.now(), _return_value=value)
-        task_finished.send(sender=TaskBackend, task_result=result)
+        task_finished.send(sender=sender, task_result=result)
         return value
 
     def _is_last(self, job: Job, error: BaseException) -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from neoq.django.installed import aliases
 from neoq.django.options import Options
 from neoq.django.registry import make
 
 
 def make_tables(using: str) -> None:
     """Make or update the tables, where a database has the jobs of an alias of TASKS."""
-    from neoq.django.apps import aliases
-
     for alias in aliases():
         options = Options.of(alias)
         place = options.place() if options.url is None and options.database == using else None
