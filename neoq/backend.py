@@ -537,9 +537,13 @@ class Backend(Operations):
 
     # -- start and stop ----------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Begin to run jobs, unless listening has: on a durable store it does not by default. Idempotent."""
-        self.engine.start()
+    def start(self, queues: Iterable[str] | None = None) -> None:
+        """Begin to run jobs, unless listening has: on a durable store it does not by default. Idempotent.
+
+        ``queues`` are those to run, of those that have handlers here; None: all. Raises InvalidJobError for
+        one that has none.
+        """
+        self.engine.start(queues)
 
     def shutdown(self, timeout: timedelta | float | None = None, *, drain: bool = False) -> ShutdownReport:
         """Shut down gracefully, and report what became of each job.
@@ -552,9 +556,10 @@ class Backend(Operations):
         """
         return self.engine.shutdown(seconds_of(timeout), drain=drain)
 
-    def run(self) -> ShutdownReport:
+    def run(self, queues: Iterable[str] | None = None) -> ShutdownReport:
         """Run jobs until SIGTERM or SIGINT, then shut down gracefully; for the main thread of a worker.
 
+        ``queues`` are those to run, as for `start`.
         A second signal, half a second later or more, does not let running jobs end: it interrupts them.
         """
         if threading.current_thread() is not threading.main_thread():
@@ -577,7 +582,12 @@ class Backend(Operations):
         signals = (signal.SIGTERM, signal.SIGINT)
         before = [signal.signal(number, ask) for number in signals]
         try:
-            self.start()
+            self.start(queues)
+            if not self.engine.pools:
+                self.config.log.warning(
+                    "run() has nothing to run: this backend listens on no queue; import the modules that "
+                    "have its handlers first"
+                )
             while not asked.acquire(
                 timeout=1.0
             ):  # untimed, it would miss a signal that comes just before it blocks

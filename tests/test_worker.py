@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -287,3 +289,18 @@ def test_a_future_job_that_waits_for_its_timer_is_no_reason_to_look_again() -> N
 
     source = LocalSource(Store(), *[lambda *_: None] * 4, kinds_of=lambda _: None)  # type: ignore[arg-type, list-item]
     assert source.take("q", 10) == ([], False)
+
+
+def test_a_worker_with_nothing_to_run_says_so() -> None:
+    """run() of a backend that listens on no queue warns, and still ends at a signal."""
+    said: list[str] = []
+
+    class Stopping(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+            signal.raise_signal(signal.SIGTERM)
+
+    logger = logging.getLogger("tests.nothing_to_run")
+    logger.addHandler(Stopping())
+    neoq.MemBackend(logger=logger).run()
+    assert [line.partition(":")[0] for line in said] == ["run() has nothing to run"]

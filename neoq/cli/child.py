@@ -136,12 +136,7 @@ class Worker:
             given = options.concurrency.get(queue, options.concurrency.get(""))
             if given is not None:
                 listeners[queue].concurrency = given
-        for queue, pool in list(backend.engine.pools.items()):
-            if queue in self.queues:
-                continue
-            pool.suspended = True
-            if "durable" in backend.features:  # in memory it would refuse jobs for this queue
-                del backend.engine.pools[queue]
+        backend.engine.choose(self.queues)
 
     def _reach(self, backend: Backend) -> None:
         """Open the store; wait for it as long as we may."""

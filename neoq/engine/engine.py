@@ -6,7 +6,7 @@ import _thread
 import atexit
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakValueDictionary
@@ -22,8 +22,10 @@ from neoq.engine.runtime import Ending, Runtime
 from neoq.engine.scheduler import Cron
 from neoq.engine.shutdown import Shutdown, interrupts_us
 from neoq.engine.waiting import Waiting
+from neoq.engine.worker_log import say_started
 from neoq.errors import (
     BackendClosedError,
+    InvalidJobError,
     ListenerExistsError,
     NeoqError,
     NoListenerError,
@@ -121,7 +123,7 @@ class Engine(Runtime):
         with self.lock:
             present = self.listeners[listener.queue]
             present.concurrency, present.capacity = listener.concurrency, listener.capacity
-            if self.running:
+            if self.running and listener.queue in self.pools:
                 self.pools[listener.queue].begin()
 
     def _listen_again(self, listener: Listener, cron: Cron | None) -> None:
@@ -145,7 +147,7 @@ class Engine(Runtime):
             raise ListenerExistsError(f"queue {queue!r} has a handler already; {advice}", queue=queue)
         present.replace(listener)
         present.wrap(self.middleware)
-        if self.running:
+        if self.running and queue in self.pools:
             self.pools[queue].begin()
         if cron is not None and its_cron is not None:
             its_cron.schedule, its_cron.catch_up = cron.schedule, cron.catch_up
@@ -225,8 +227,31 @@ class Engine(Runtime):
         finally:
             self._opening = False
 
-    def start(self) -> None:
+    def choose(self, queues: Iterable[str]) -> None:
+        """Run jobs of these queues only; InvalidJobError for one that has no handler here."""
+        if isinstance(queues, str):
+            raise InvalidJobError(f"queues is {queues!r}; it takes a list: [{queues!r}]")
+        chosen = list(queues)
+        for queue in chosen:
+            if queue not in self.listeners:
+                from neoq.remedies import nearest
+
+                near = nearest(str(queue), self.listeners)
+                known = ", ".join(map(repr, sorted(self.listeners))) or "nothing"
+                advice = f"it listens on {known}" if near is None else f"did you mean {near!r}?"
+                raise InvalidJobError(f"this backend does not listen on queue {queue!r}; {advice}")
+        with self.lock:
+            if self.running and not set(chosen) >= set(self.pools):
+                raise NeoqError(
+                    "queues= comes too late: this process runs jobs already; make it autostart=False"
+                )
+            self.chosen = frozenset(chosen)
+            self._leave_out_others(self.chosen)
+
+    def start(self, queues: Iterable[str] | None = None) -> None:
         """Run jobs: idempotent."""
+        if queues is not None:
+            self.choose(queues)
         with self.lock:
             self._refuse_closed()
             self.started = True
@@ -237,6 +262,8 @@ class Engine(Runtime):
                 refuse_isolated()
                 self._warn_of_green_threads()
             self._open()
+            if self.durable and not self.running:
+                say_started(self.config, self.pools, self.crons, self.clock.time())
             self.running = True
             before_pools_close(_ending)
             for pool in self.pools.values():

@@ -105,6 +105,7 @@ class Runtime:
         self.durable = "durable" in store.features
         self.local = "local" in store.features
         self.started = not self.durable if config.autostart is None else config.autostart
+        self.chosen: frozenset[str] | None = None  # the queues to run; None: all that have handlers
         self._idle_unsaid = self.durable and config.autostart is None  # and it may listen
         self._reset()
         self.forget: Callable[[], object] = bool  # called when all is closed
@@ -161,6 +162,15 @@ class Runtime:
             self.cron_scheduler.add(cron)
         for listener in self.listeners.values():
             self._new_pool(listener)
+        if self.chosen is not None:
+            self._leave_out_others(self.chosen)
+
+    def _leave_out_others(self, chosen: frozenset[str]) -> None:
+        """Keep only the pools of chosen queues at work."""
+        for queue in self.pools.keys() - chosen:
+            self.pools[queue].suspended = True
+            if self.durable:  # in memory it would refuse jobs of this queue
+                del self.pools[queue]
 
     def _settle_later(self, outcomes: list[Outcome], error: Exception) -> None:
         """Leave to a settler what a store in this process has just raised at, as out of memory."""

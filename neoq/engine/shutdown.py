@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from neoq.boundary import entered
 from neoq.clock import machine
 from neoq.engine.report import ShutdownReport
+from neoq.engine.worker_log import say_stopped, say_stopping
 from neoq.errors import BackendError, ShutdownRequested
 from neoq.frames import frames_from
 from neoq.job import Job
@@ -165,6 +166,9 @@ class Shutdown:
         runtime.cron_scheduler.close()
         if not runtime.opened:
             return
+        if runtime.durable and runtime.running:
+            running = sum(runner.slot.job is not None for runner in runtime.all_runners())
+            say_stopping(runtime.config, running, self._timeout)
         runtime.store.stop_waiting()
         if self._drain and runtime.running and own is None:
             try:
@@ -293,6 +297,8 @@ class Shutdown:
                 return
             self._reported = True
             vars(self.report).update(vars(found))
+        if runtime.durable and runtime.running:
+            say_stopped(runtime.config, found)
         if found.lost:
             named = ", ".join(f"job {job.id} of {job.queue}" for job in found.lost[:NAMED_IN_LOG])
             more = f" and {len(found.lost) - NAMED_IN_LOG} more" if len(found.lost) > NAMED_IN_LOG else ""

@@ -120,6 +120,34 @@ class ListenCases(Suite):
         assert len(waiting.jobs()) == 1
         assert [thread.name for thread in threading.enumerate() if thread.name.startswith("neoq-")] == []
 
+    def test_only_some_queues_are_started(self, waiting: Backend, seen: Seen) -> None:
+        """start(queues=[...]) runs these queues only, and a name without a handler is refused."""
+        for queue in ("emails", "reports"):
+            waiting.listen(queue, lambda job: seen(job.queue))
+        with pytest.raises(InvalidJobError, match="did you mean 'emails'"):
+            waiting.start(queues=["email"])
+        waiting.enqueue_many([Job("reports"), Job("emails")])
+        waiting.start(queues=["emails"])
+        assert seen.wait() == ["emails"]
+        seen.stays(1)
+
+    @needs("durable")
+    def test_a_worker_says_what_it_runs_and_how_it_ended(
+        self, waiting: Backend, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A worker logs its queues and crons at its start, the shutdown as it begins, and what it ended."""
+        caplog.set_level("INFO", "neoq")
+        waiting.listen("emails", ignore, concurrency=3)
+        waiting.listen_cron("0 3 * * *", ignore, queue="nightly")
+        waiting.start()
+        waiting.start()
+        waiting.shutdown(1.0)
+        begun, asked, ended = caplog.messages
+        assert "emails (3 at once)" in begun
+        assert "nightly (next " in begun
+        assert asked == "asked to stop: 0 jobs run here and have up to 1 s to end"
+        assert ended == "stopped: 0 jobs finished meanwhile, 0 interrupted, 0 given back, 0 lost"
+
     @without("durable")
     def test_by_default_a_listener_runs_at_once(self, make: Make, seen: Seen) -> None:
         """Where nothing outlives the process its listeners run jobs by default."""
