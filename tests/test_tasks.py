@@ -205,6 +205,43 @@ class TestCalls:
             copied.get()
 
 
+class TestResultsThatDoNotFit:
+    """What get() says of a result that the task's return annotation does not allow."""
+
+    def test_a_result_of_another_type_is_named(self, tasks: neoq.Tasks, backend: neoq.Backend) -> None:
+        """A result that does not fit the annotation raises a PayloadError that names the job and its task."""
+
+        @tasks.task(name="count")
+        def count() -> int:
+            return "three"  # type: ignore[return-value]
+
+        job = count.enqueue()
+        with pytest.raises(
+            neoq.PayloadError,
+            match=rf"^job {job.id} of 'default' \(count\) succeeded, but the result is a str, not int",
+        ):
+            job.get(timeout=10)
+
+    def test_a_result_that_was_not_stored_is_no_none(self, tasks: neoq.Tasks) -> None:
+        """get() of a result that could not be stored raises a PayloadError instead of returning None."""
+
+        @tasks.task(name="text")
+        def text(length: int) -> str:
+            return "x" * length
+
+        @tasks.task(name="maybe")
+        def maybe() -> str | None:
+            return None
+
+        with neoq.MemBackend(max_payload=1000) as small:
+            small.include(tasks)
+            with pytest.raises(
+                neoq.PayloadError, match="could not be stored is null, and its worker has logged"
+            ):
+                text.enqueue(2000).get(timeout=10)
+            assert maybe.enqueue().get(timeout=10) is None
+
+
 class TestUnique:
     """How long equal calls are one job."""
 
@@ -310,6 +347,14 @@ class TestKinds:
         """Kinds mean nothing where a plain handler listens."""
         backend.listen("plain", lambda job: job.kind)
         assert backend.wait(backend.enqueue("plain", kind="k").id, 5).result == "k"
+
+    def test_a_collection_holds_a_name_once(self) -> None:
+        """A second task of a name is refused before its collection has a backend, and the first one stays."""
+        tasks = neoq.Tasks()
+        first = tasks.task(name="mail")(lambda: 1)
+        with pytest.raises(neoq.ListenerExistsError, match="there is a task 'mail' already"):
+            tasks.task(name="mail")(lambda: 2)
+        assert list(tasks) == [first]
 
 
 class TestChangedTasks:

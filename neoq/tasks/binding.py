@@ -184,7 +184,7 @@ class Binding:
         if self._codecs is None:
             self._resolved()
         codec = self._returns
-        return value if value is None or codec is ANY else codec.decode(value, "the result")
+        return value if codec is ANY else codec.decode(value, "the result")
 
 
 def _no_short_way(*_args: Any, **_kwargs: Any) -> None:

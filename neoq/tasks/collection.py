@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Concatenate, Protocol, TypeVar, Unpack, overload
 
 from neoq.checks import check_queue
-from neoq.errors import InvalidJobError, NeoqError
+from neoq.errors import InvalidJobError, ListenerExistsError, NeoqError
 from neoq.job import Job
 from neoq.tasks.task import AsyncTask, P, Queues, R, Task, TaskOptions
 
@@ -93,6 +93,11 @@ class Tasks:
         task: Task[..., Any] = Task(function, self.queue, options)
         if isinstance(function, Task):
             raise InvalidJobError(f"{function.kind} is a task already")
+        if task.kind in self._tasks:
+            raise ListenerExistsError(
+                f"there is a task {task.kind!r} already; give this one another name=, and take what it "
+                "replaces out of its aliases"
+            )
         if self._home is not None:
             self._attach(task, self._home)
         self._tasks[task.kind] = task

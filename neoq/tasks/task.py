@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
 
 from neoq.checks import check_queue
-from neoq.errors import InvalidJobError, NeoqError
+from neoq.errors import InvalidJobError, NeoqError, PayloadError
 from neoq.job import Job, JobOptions
 from neoq.payload import fingerprint_of_kind
 from neoq.record import Status, Unique
 from neoq.tasks.binding import Binding
+from neoq.tasks.codec import Misfit
 
 if TYPE_CHECKING:
     from neoq.config import OnError
@@ -94,7 +95,8 @@ class TaskJob(Job, Generic[R]):
     def get(self, timeout: timedelta | float | None = None) -> R:
         """Wait for the end of the job, and return its result, read as the task's return annotation says.
 
-        Raises `JobFailed` where it ended dead or cancelled, TimeoutError when ``timeout`` comes first.
+        Raises `JobFailed` where it ended dead or cancelled, TimeoutError when ``timeout`` comes first, and
+        PayloadError where the result does not fit the annotation.
         """
         task: Task[Any, R] | None = self.__dict__.get("task")
         if task is None:
@@ -104,7 +106,14 @@ class TaskJob(Job, Generic[R]):
             job = task.backend.wait(self.id, timeout)
         if job.status is not Status.SUCCEEDED:
             raise JobFailed(job)
-        result: R = task.binding.read_result(job.result)
+        try:
+            result: R = task.binding.read_result(job.result)
+        except Misfit as misfit:
+            lost = "; a result that could not be stored is null, and its worker has logged why"
+            raise PayloadError(
+                f"job {job.id} of {job.queue!r} ({task.kind}) succeeded, but {misfit}, as the task's return "
+                f"annotation says{lost if job.result is None else ''}"
+            ) from None
         return result
 
 
