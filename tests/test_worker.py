@@ -304,3 +304,24 @@ def test_a_worker_with_nothing_to_run_says_so() -> None:
     logger.addHandler(Stopping())
     neoq.MemBackend(logger=logger).run()
     assert [line.partition(":")[0] for line in said] == ["run() has nothing to run"]
+
+
+def test_a_queue_that_nobody_listens_to_is_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who enqueues to a queue that no live worker has had for a while is warned once, with the near name."""
+    monkeypatch.setattr("neoq.engine.unheard.LOOK_AFTER", 0.0)
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    with neoq.connect(url) as worker, neoq.connect(url) as producer:
+        worker.listen("emails", lambda _job: None)
+        give_up = time.monotonic() + 10
+        while not worker.workers():
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        for n in range(3):
+            producer.enqueue("email", {"n": n})
+            producer.enqueue("emails", {"n": n})
+    said = [line for line in caplog.messages if "no live worker" in line]
+    assert len(said) == 1
+    assert "'email'" in said[0]
+    assert said[0].endswith("did you mean 'emails'?")

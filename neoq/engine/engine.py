@@ -294,12 +294,15 @@ class Engine(Runtime):
         check_queue(queue)
         if self.needs_check:
             self.use_or_pass()
-        if not self.durable:
-            self.require_listener(queue)
+        self.require_listener(queue)
 
     def require_listener(self, queue: str) -> None:
-        """In memory, refuse a queue that nothing here listens on."""
-        if not self.durable and queue not in self.pools:
+        """In memory, refuse a queue that nothing here listens on; elsewhere see whether somebody does."""
+        if queue in self.pools:
+            return
+        if self.durable:
+            self._unheard.note(queue)
+        else:
             raise NoListenerError(
                 f"nothing in this process listens on queue {queue!r}, and jobs in memory run nowhere else; "
                 f"call listen({queue!r}, handler) first, or use a durable backend"

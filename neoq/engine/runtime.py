@@ -18,6 +18,7 @@ from neoq.engine.pool import Runner, RunnerPool
 from neoq.engine.report import ShutdownReport
 from neoq.engine.scheduler import Cron, CronScheduler
 from neoq.engine.source import LocalSource, Source
+from neoq.engine.unheard import Unheard
 from neoq.engine.unknown import UnknownKinds
 from neoq.errors import (
     JobCancelled,
@@ -146,6 +147,7 @@ class Runtime:
         self.duplicates = 0
         self._told_of_own: set[str] = set()  # queues
         self._second_look = _SecondLook(self._look_again, self.config.job_check_interval)
+        self._unheard = Unheard(self.store, self.config.log)
         self._unknown = UnknownKinds(self.store, self.config.log, self.listeners)
         self.watchdog = Watchdog("neoq-watchdog", self.clock, self._supervised, self.config.log)
         self.cron_scheduler = CronScheduler(self.store, self.config, self.clock)
