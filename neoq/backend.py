@@ -279,8 +279,9 @@ class Backend(Operations):
         Raises ListenerExistsError for a queue that has a plain handler, and for a name that is taken;
         NeoqError for a collection that belongs to another backend, unless that was shut down.
         """
-        for tasks in collections:
-            tasks.include_in(self)
+        from neoq.tasks import Tasks
+
+        Tasks.include_all(collections, self)
 
     def queue(self, name: str, *, concurrency: int = _NOT_GIVEN, capacity: int | None = _NOT_GIVEN) -> None:
         """Say how many jobs of a queue of tasks run at once, and how many may be ready."""

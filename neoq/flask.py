@@ -109,8 +109,7 @@ class Neoq:
 
     def include(self, *collections: Tasks) -> None:
         """As `Backend.include`, in every application; also before there is one."""
-        for tasks in collections:
-            tasks.include_in(self)
+        Tasks.include_all(collections, self)
 
     def listen_task(self, task: Task[..., Any]) -> None:
         """Run the jobs of a task in every application; called as its collection is included."""

@@ -348,6 +348,13 @@ class TestKinds:
         backend.listen("plain", lambda job: job.kind)
         assert backend.wait(backend.enqueue("plain", kind="k").id, 5).result == "k"
 
+    def test_only_collections_are_included(self, backend: neoq.Backend) -> None:
+        """A module, or a single task, given to include() is refused with what include() takes."""
+        with pytest.raises(
+            neoq.InvalidJobError, match=r"include\(\) got <module 'neoq'.* made by neoq.Tasks\(\)"
+        ):
+            backend.include(neoq)  # type: ignore[arg-type]
+
     def test_a_collection_holds_a_name_once(self) -> None:
         """A second task of a name is refused before its collection has a backend, and the first one stays."""
         tasks = neoq.Tasks()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Concatenate, Protocol, TypeVar, Unpack, overload
 
 from neoq.checks import check_queue
@@ -120,6 +120,16 @@ class Tasks:
         except BaseException:
             self._home = before
             raise
+
+    @staticmethod
+    def include_all(collections: Iterable[Any], home: Home) -> None:
+        """Give several collections a backend; InvalidJobError for what is none."""
+        for tasks in collections:
+            if not isinstance(tasks, Tasks):
+                raise InvalidJobError(
+                    f"include() got {tasks!r:.100}; it takes collections of tasks, each made by neoq.Tasks()"
+                )
+            tasks.include_in(home)
 
     def _attach(self, task: Task[..., Any], home: Home) -> None:
         home.listen_task(task)
