@@ -48,6 +48,12 @@ def answers(port: int, path: str) -> dict[str, Any] | None:
         return None
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
 @contextmanager
 def gunicorn(
     log: Path,
@@ -58,8 +64,7 @@ def gunicorn(
 ) -> Iterator[tuple[Child, int]]:
     """Run gunicorn on a port of its own."""
     pytest.importorskip("gunicorn")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--graceful-timeout", "8"]
     with running([*command, *options, app], env={"JOBS_LOG": str(log), **(env or {})}) as child:
         until(lambda: answers(port, ready), "gunicorn answers", child)
