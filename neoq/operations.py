@@ -78,7 +78,7 @@ class Operations:
         """A snapshot of a job, by its id or its uid, or None where nothing is known of it."""
         if uid is None:
             if job_id is None:
-                raise InvalidJobError("get() takes the id of a job, or uid=...")
+                raise InvalidJobError("get() takes the id of a job, which job.id is, or uid=...")
             wanted = Filter(ids=[checked_id(job_id)])
         elif job_id is not None:
             raise InvalidJobError("get() takes the id of a job or its uid, not both")

@@ -232,7 +232,7 @@ class UidCases(Suite):
     @pytest.mark.parametrize("options", [{"retention": 0.0}, {"max_finished": 1}], ids=str)
     def test_a_uid_is_free_when_its_job_is_pruned(self, make: Make, options: dict[str, Any]) -> None:
         """A uid is free again when its job is beyond what is kept, or is not kept at all."""
-        backend = make(**options)
+        backend = make(autostart=True, **options)
         backend.listen("q", ignore)
         backend.enqueue("q", uid="a")
         assert backend.drain(PATIENCE)
