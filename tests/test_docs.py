@@ -230,8 +230,10 @@ def test_the_recipe_of_web_and_worker_runs(tmp_path: Path, postgres_url: str) ->
     page = DOCS / "recipes" / "web-and-worker.md"
     write_files(page, tmp_path)
     variables = {"NEOQ_URL": postgres_url}
+    post = (
         "from app import app; client = app.test_client(); "
         "print(client.post('/signups', json={'to': 'ada@example.com'}).status)"
+    )
     with start_worker("worker.py", tmp_path, variables) as worker:
         try:
             assert run_beside(["-c", post], tmp_path, variables) == "202 ACCEPTED\n"
