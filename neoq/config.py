@@ -235,6 +235,7 @@ class Settings(TypedDict, total=False):
     enqueue_timeout: timedelta | float | None
     concurrency: int
     timeout: timedelta | float | None
+    max_running: int | None
     max_retries: int
     max_abandoned: int
     shutdown_timeout: timedelta | float
@@ -275,6 +276,9 @@ class Config:
         10.0, span(0.0, none=True), "How long a producer waits for room; None: as long as it takes."
     )
     concurrency: int = setting(_default_concurrency, count(1, 10_000), "Runner threads of a queue, at most.")
+    max_running: int | None = setting(
+        None, count(1, none=True), "Jobs that one process runs at once, over all its queues; None: no bound."
+    )
     timeout: float | None = setting(
         600.0, span(0.001, none=True), "How long an attempt may run; None: for ever."
     )

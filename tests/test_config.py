@@ -29,6 +29,7 @@ DEFAULTS = {
     "queue_capacity": None,
     "enqueue_timeout": 10.0,
     "concurrency": min(32, (os.cpu_count() or 1) + 4),
+    "max_running": None,
     "timeout": 600.0,
     "max_retries": 23,
     "max_abandoned": 100,

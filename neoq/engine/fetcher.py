@@ -53,6 +53,8 @@ class Fetcher:
         self._parked = parked
         self._claimed = claimed
         self._interval = config.job_check_interval
+        self._max_running = config.max_running
+        self._turn = 0  # of the pools, where max_running makes them take turns
         self._lease = config.lease
         self._logger = config.log
         self._buffers: dict[str, deque[Job]] = {}
@@ -102,6 +104,8 @@ class Fetcher:
 
     def takes(self, pool: RunnerPool) -> bool:
         """Whether jobs of a queue are claimed here at the next look."""
+        if self._max_running is not None and self._left(self._max_running) <= 0:
+            return False
         return not (self._loop.closing or self._fenced) and self._demand(pool) is not None
 
     def fetch(self) -> None:
@@ -185,6 +189,8 @@ class Fetcher:
         """Claim once for all queues; return the seconds until it is worth trying again."""
         self.busy = True  # before the look at the pools: who holds them meanwhile waits for this claim
         try:
+            if self._max_running is not None:
+                return self._fetch_in_turn(self._max_running)
             demands = (
                 [] if self._fenced else [demand for pool in self._lanes() if (demand := self._demand(pool))]
             )
@@ -192,6 +198,24 @@ class Fetcher:
         finally:
             self.busy = False
             self._parked()
+
+    def _fetch_in_turn(self, most: int) -> float:
+        """Claim for one queue after another while fewer than ``most`` jobs run."""
+        pools, wait = list(self._lanes()), self._interval
+        self._turn += 1
+        for place in range(len(pools)):
+            pool = pools[(self._turn + place) % len(pools)]
+            left, demand = self._left(most), None if self._fenced else self._demand(pool)
+            if demand is not None and left > 0:
+                share = max(1, left // (len(pools) - place))
+                wait = min(wait, self._claim([demand._replace(limit=min(demand.limit, share))]))
+        return wait
+
+    def _left(self, most: int) -> int:
+        """How many more jobs may run: runners that are not parked count, and jobs that wait for one."""
+        pools = list(self._lanes())
+        at_work = sum(len(pool.runners) - len(pool.idle) + pool.handed_over() for pool in pools)
+        return most - at_work - len(self.held())
 
     def _claim(self, demands: list[Demand]) -> float:
         self.claims += 1

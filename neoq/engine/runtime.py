@@ -104,7 +104,7 @@ class Runtime:
         self.listeners: dict[str, Listener] = {}
         self.routes = Routes()
         self.durable = "durable" in store.features
-        self.local = "local" in store.features
+        self.local = "local" in store.features and config.max_running is None  # a fetcher shares it out
         self.started = not self.durable if config.autostart is None else config.autostart
         self.chosen: frozenset[str] | None = None  # the queues to run; None: all that have handlers
         self._idle_unsaid = self.durable and config.autostart is None  # and it may listen

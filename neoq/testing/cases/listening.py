@@ -120,6 +120,29 @@ class ListenCases(Suite):
         assert len(waiting.jobs()) == 1
         assert [thread.name for thread in threading.enumerate() if thread.name.startswith("neoq-")] == []
 
+    def test_a_process_runs_so_many_at_once(self, make: Make, seen: Seen, gate: threading.Event) -> None:
+        """max_running caps what runs at once over all queues, and no queue starves behind a full one."""
+        backend = make(max_running=2, autostart=False, unique=False)
+        lock, running, most = threading.Lock(), 0, 0
+
+        def handler(job: Job) -> None:
+            nonlocal running, most
+            with lock:
+                running += 1
+                most = max(most, running)
+            gate.wait(0.01)
+            with lock:
+                running -= 1
+            seen(job.queue)
+
+        for queue in ("a", "b", "c"):
+            backend.listen(queue, handler, concurrency=4)
+        backend.enqueue_many([Job("a") for _ in range(40)] + [Job("b"), Job("c")])
+        backend.start()
+        order = seen.wait(42)
+        assert most == 2
+        assert max(order.index("b"), order.index("c")) < 20
+
     def test_only_some_queues_are_started(self, waiting: Backend, seen: Seen) -> None:
         """start(queues=[...]) runs these queues only, and a name without a handler is refused."""
         for queue in ("emails", "reports"):
