@@ -199,7 +199,7 @@ def _backend_in(found: Any, app: str) -> Backend:
         raise _refused(f"{app} is an application without neoq: call neoq.flask.Neoq(app), or init_app(app)")
     if callable(found) and not isinstance(found, type):
         raise _refused(f"{app} is a function; to use what it returns, write '{app}()'")
-    raise _refused(f"{app} is a {type(found).__name__}; a neoq backend is needed. {HOW}")
+    raise _refused(f"{app} is of type {type(found).__name__}, not a neoq backend; {HOW}")
 
 
 def _failed(what: str, error: BaseException) -> CommandError:

@@ -70,6 +70,11 @@ def test_help_fits_a_screen_and_ends_with_an_example(name: str) -> None:
         (["check", "SHOP:1 + 1"], 2, "neither an attribute nor a call"),
         (["check", "SHOP:APP"], 3, "has no APP"),
         (["check", "no_such_module"], 3, "there is no module no_such_module"),
+        (
+            ["check", "sys:maxsize"],
+            3,
+            "sys:maxsize is of type int, not a neoq backend; write module:attribute",
+        ),
         (["check", "no-module"], 2, "not the name of a module"),
     ],
 )
