@@ -28,9 +28,11 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def autostart(no_settings_from_outside: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let backends run what they listen to at once, on durable stores too."""
-    monkeypatch.setenv("NEOQ_AUTOSTART", "1")
+def autostart(no_settings_from_outside: None) -> Iterator[None]:
+    """Run jobs of durable stores as soon as a test listens; a patch of its own, which no test undoes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEOQ_AUTOSTART", "1")
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -283,12 +283,12 @@ def test_migration_from_the_first_schema(
     make: Make, postgres_url: str, new_schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Jobs that were stored under the first version of the tables are there after the migration."""
-    monkeypatch.setattr("neoq.postgres.schema.VERSION", 1)
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         from neoq.postgres import schema as postgres_schema
 
-        postgres_schema.migrate(connection, new_schema)
-        monkeypatch.undo()
+        with monkeypatch.context() as old:
+            old.setattr("neoq.postgres.schema.VERSION", 1)
+            postgres_schema.migrate(connection, new_schema)
         connection.execute(
             sql.SQL(
                 "insert into {} (id, run_after, created_at, priority, status, uniqueness, codec, queue,"
