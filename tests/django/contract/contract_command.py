@@ -83,3 +83,10 @@ def test_other_commands_run_no_jobs(store: Any) -> None:
     assert shell.returncode == 0, shell.stderr
     assert store.stats().ready == 2
     assert store.workers() == []
+
+
+def test_tests_of_a_project(store: Any) -> None:
+    """`manage.py test` makes a database with neoq's tables, its tests enqueue, and it drops the database."""
+    done = run("test", "shop.cases", "--noinput")
+    assert done.returncode == 0, done.stderr
+    assert store.jobs() == []
