@@ -538,6 +538,13 @@ def odd_annotation(lock: threading.Event) -> None: ...
 class TestCron:
     """Tasks that run by themselves."""
 
+    def test_a_cron_without_the_arguments_says_where_they_go(
+        self, tasks: neoq.Tasks, backend: neoq.Backend
+    ) -> None:
+        """A cron task with a required parameter and no kwargs= is refused with the place of its arguments."""
+        with pytest.raises(TypeError, match=r"required argument: 'a'; a task with cron= .* from kwargs="):
+            tasks.task(name="t", cron="0 3 * * *")(lambda a: a)
+
     def test_a_cron_task_runs_at_each_tick(self, tasks: neoq.Tasks, backend: neoq.MemBackend) -> None:
         """Its job has the arguments of kwargs and the tick, and other calls are jobs beside it."""
         seen: list[str] = []

@@ -203,7 +203,10 @@ class Task(Generic[P, R]):
 
     def tick(self, cron: str) -> Job:
         """The job of a tick of a cron, which is its fingerprint."""
-        payload = self.binding.payload((), self.options.get("kwargs", {}))
+        try:
+            payload = self.binding.payload((), self.options.get("kwargs", {}))
+        except TypeError as error:
+            raise TypeError(f"{error}; a task with cron= takes its arguments from kwargs={{...}}") from None
         retries = self.options.get("max_retries", 0)
         return Job(self.queue, payload, kind=self.kind, fingerprint=cron, max_retries=retries)
 
