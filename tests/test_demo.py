@@ -40,9 +40,17 @@ runpy.run_path({demo!r}, run_name="__main__")
 """
 
 
-def run_demo(*command: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_demo(
+    *command: str, folder: Path, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=55, check=False, env=environment
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+        cwd=folder,
+        env={**os.environ, "TMPDIR": str(folder), **(environment or {})},
     )
 
 
@@ -57,8 +65,8 @@ def load(name: str) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def whole() -> subprocess.CompletedProcess[str]:
-    return run_demo(str(DEMO))
+def whole(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    return run_demo(str(DEMO), folder=tmp_path_factory.mktemp("demo"))
 
 
 def test_the_whole_demo_reconciles(whole: subprocess.CompletedProcess[str]) -> None:
@@ -66,6 +74,22 @@ def test_the_whole_demo_reconciles(whole: subprocess.CompletedProcess[str]) -> N
     assert whole.returncode == 0, whole.stdout + whole.stderr
     assert "300 signups posted" in whole.stdout
     assert BALANCED in whole.stdout
+
+
+def test_the_demo_says_what_it_does(whole: subprocess.CompletedProcess[str]) -> None:
+    """It begins with what will happen and which store it uses, and nothing is lost there."""
+    first, second, *_ = whole.stdout.splitlines()
+    assert "300 people sign up over HTTP" in first
+    assert "demo.db" in second
+    assert "a second backend finishes" in whole.stdout
+
+
+def test_the_demo_in_memory_reconciles(tmp_path: Path) -> None:
+    """In memory the mails that the shutdown lost are reported, so the account balances, too."""
+    done = run_demo(str(DEMO), "--signups", "60", folder=tmp_path, environment={"NEOQ_URL": "memory://"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "are lost, and listed" in done.stdout
+    assert BALANCED in done.stdout
 
 
 def test_the_demo_is_quiet_on_stderr(whole: subprocess.CompletedProcess[str]) -> None:
@@ -79,12 +103,12 @@ def test_the_demo_prints_plain_lines_without_a_terminal(whole: subprocess.Comple
     assert sum("signups posted |" in line for line in whole.stdout.splitlines()) >= 2
 
 
-def test_the_demo_shows_a_table_on_a_terminal() -> None:
+def test_the_demo_shows_a_table_on_a_terminal(tmp_path: Path) -> None:
     """On a terminal the queues are drawn live."""
     ours, theirs = pty.openpty()
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100", "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
-        [sys.executable, DEMO, "--signups", "20"], stdout=theirs, stderr=theirs, env=environment
+        [sys.executable, DEMO, "--signups", "20"], stdout=theirs, stderr=theirs, env=environment, cwd=tmp_path
     ) as demo:
         os.close(theirs)
         screen = read_all(ours)
@@ -105,20 +129,25 @@ def read_all(terminal: int) -> str:
     return b"".join(chunks).decode()
 
 
-def test_a_mail_that_the_server_forgot_makes_the_demo_fail() -> None:
+def test_a_mail_that_the_server_forgot_makes_the_demo_fail(tmp_path: Path) -> None:
     """The exit status is 1 when one accepted mail is neither delivered nor reported."""
-    done = run_demo("-c", FORGETFUL.format(directory=str(SIGNUP), demo=str(DEMO)))
+    done = run_demo("-c", FORGETFUL.format(directory=str(SIGNUP), demo=str(DEMO)), folder=tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "does not balance" in done.stdout
 
 
-def test_ctrl_c_ends_the_demo_cleanly() -> None:
+def test_ctrl_c_ends_the_demo_cleanly(tmp_path: Path) -> None:
     """An interrupt in the middle ends every thread, without a traceback."""
     with subprocess.Popen(
-        [sys.executable, "-u", DEMO], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-u", DEMO],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
     ) as demo:
         assert demo.stdout is not None
-        assert "signups posted" in demo.stdout.readline()
+        assert any("signups posted" in line for line in iter(demo.stdout.readline, ""))
         demo.send_signal(signal.SIGINT)
         out, err = demo.communicate(timeout=45)
     assert demo.returncode == 130, out + err
@@ -139,9 +168,8 @@ def durable_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_the_demo_survives_kill_9(durable_url: str, tmp_path: Path) -> None:
     """A demo that is killed in the middle is finished by the next, which accounts for the mails of both."""
     environment = os.environ | {"NEOQ_URL": durable_url, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(
-        [sys.executable, "-u", DEMO, "--signups", "120"], stdout=subprocess.PIPE, text=True, env=environment
-    ) as demo:
+    command = [sys.executable, "-u", DEMO, "--signups", "120"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path) as demo:
         assert demo.stdout is not None
         for line in demo.stdout:
             if " signups posted" in line and not line.startswith("0 "):
@@ -151,7 +179,7 @@ def test_the_demo_survives_kill_9(durable_url: str, tmp_path: Path) -> None:
         left = sum(queue.unfinished for queue in backend.queues())
     assert left > 0
     assert list(tmp_path.glob("neoq-demo-*.journal"))
-    done = run_demo(str(DEMO), "--signups", "60", environment=environment)
+    done = run_demo(str(DEMO), "--signups", "60", folder=tmp_path, environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "finishing the jobs of an earlier run" in done.stdout
     assert re.search(r"welcome: [1-9]\d* promised, [1-9]\d* delivered, 0 missing", done.stdout), done.stdout

@@ -1,9 +1,9 @@
 """Sign up a crowd over HTTP while jobs send the mails, shut down in the middle, and account for every mail.
 
-NEOQ_URL chooses where the jobs are kept. The default is memory: there, jobs that have not run at the
-shutdown are lost, and listed. Elsewhere a second backend finishes them. If the demo is killed, the next
-run first finishes its jobs, and accounts for its mails. The exit status is 1 if the accepted mails are
-not the delivered mails plus the mails reported as lost.
+NEOQ_URL chooses where the jobs are kept; by default in the file demo.db. Jobs that have not run at the
+shutdown are finished by a second backend. If the demo is killed, the next run first finishes its jobs, and
+accounts for its mails. In memory such jobs are lost, and listed. The exit status is 1 if the accepted
+mails are not the delivered mails plus the mails reported as lost.
 """
 
 from __future__ import annotations
@@ -61,11 +61,12 @@ def read_options() -> argparse.Namespace:
 
 
 def run(console: Console, people: list[dict[str, str]]) -> int:
-    url = os.environ.get("NEOQ_URL") or "memory://"
+    url = os.environ.setdefault("NEOQ_URL", "sqlite:///demo.db")
     journal = Journal(None) if url.startswith("memory:") else Journal.of(url)
     with closing(journal), Sink(journal) as sink, Screen(console) as screen:
         with open_backend(sink) as backend:
             durable = "durable" in backend.features
+            introduce(console, backend, len(people))
             if durable:
                 finish(backend, screen, "finishing the jobs of an earlier run")
                 if not account_for_earlier(console, journal, sink):
@@ -82,6 +83,17 @@ def run(console: Console, people: list[dict[str, str]]) -> int:
         Ledger(kind, Counter(accepted[kind]), sink.delivered[kind], ids_of(report, kind)) for kind in MAILS
     ]
     return account(console, people, crowd, sink, ledgers)
+
+
+def introduce(console: Console, backend: neoq.Backend, people: int) -> None:
+    """Say what the demo is about to do, and with which store."""
+    left = "are finished by a second backend" if "durable" in backend.features else "are lost, and listed"
+    console.print(
+        f"{people} people sign up over HTTP, and background jobs send their mails. In the middle the backend "
+        f"is shut down: jobs that have not run {left}. At the end every mail is accounted for.\n"
+        f"The jobs are kept by {backend!r}; NEOQ_URL chooses another store.",
+        soft_wrap=True,
+    )
 
 
 def open_backend(sink: Sink) -> neoq.Backend:
