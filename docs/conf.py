@@ -29,6 +29,7 @@ nitpick_ignore_regex = [
         r"neoq\.(backend\.(AnyHandler|ListenOptions|EnqueueMiddleware)|job\.JobOptions|clock\.Clock)",
     ),
     ("py:class", r"neoq\.(config\.Settings|\w+\.config\.\w+Settings)"),
+    ("py:class", r"neoq\.(filter\.(Other)?Filters|tasks\.task\.(R|P|CallOptions|Using))"),
 ]
 
 
