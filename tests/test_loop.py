@@ -31,6 +31,8 @@ NO_LOOPS = {
     ("pool.py", "_run"): "a runner: it goes on after any error, and is replaced where it hangs",
     ("shutdown.py", "_close_after"): "the end of one shutdown",
     ("engine.py", "shut_down"): "one shutdown",
+    ("child.py", "_listen"): "reads the pipe of the supervisor until its end",
+    ("reload.py", "listen"): "watchfiles, until the worker ends",
 }
 
 

@@ -234,7 +234,7 @@ def test_no_thread_runs_a_job_once_the_block_has_begun(backend: neoq.MemBackend)
 
 def test_a_durable_backend_claims_nothing_inside_the_block(tmp_path: Path) -> None:
     """The thread that fetches jobs rests as well: what was enqueued in the block is dropped at its end."""
-    backend = neoq.connect(f"sqlite:///{tmp_path}/jobs.db", job_check_interval=0.01)
+    backend = neoq.connect(f"sqlite:///{tmp_path}/jobs.db", job_check_interval=0.01, autostart=True)
     backend.listen("q", lambda job: None)
     backend.wait(backend.enqueue("q").id or 0, 10)
     with testing.enqueued(backend) as jobs:
