@@ -38,6 +38,9 @@ def class_of(schema: str) -> int:
     return zlib.crc32(f"neoq {schema}".encode()) & 0x7FFFFFFF
 
 
+_left_open: list[tuple[socket.socket, socket.socket]] = []  # of threads that a dead network still holds
+
+
 class WorkerPresence:
     """This process as a worker: its number, its lock, and the thread that receives notifications."""
 
@@ -169,10 +172,13 @@ class WorkerPresence:
             wakeup = self._bell
         if wakeup is not None:
             wakeup[1].send(b"!")
-        if self._loop.join(2.0) and wakeup is not None:
+        ended = self._loop.join(2.0)
+        if wakeup is not None and ended:
             wakeup[0].close()
             wakeup[1].close()
             self._bell = None
+        elif wakeup is not None:
+            _left_open.append(wakeup)
         try:
             if self.number is not None:
                 with self._connections.use() as connection:

@@ -147,7 +147,7 @@ class FarWaitCases(Suite):
         assert waiter.result() == list(range(50))
 
     @needs("shared")
-    def test_progress_is_seen_elsewhere(
+    def test_progress_is_seen_elsewhere_at_once(
         self, make: Make, join: Make, seen: Seen, gate: threading.Event
     ) -> None:
         """A report of progress is soon seen in another process, long before the next heartbeat."""
