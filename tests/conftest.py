@@ -45,6 +45,8 @@ def no_threads_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     left = [thread for thread in threading.enumerate() if thread not in before and must_end(thread)]
     give_up = time.monotonic() + PATIENCE
     for thread in left:
+        while thread.ident is None and time.monotonic() < give_up:  # it is only being started
+            time.sleep(0.001)
         thread.join(max(0.0, give_up - time.monotonic()))
     alive = sorted(thread.name for thread in left if thread.is_alive())
     if alive:

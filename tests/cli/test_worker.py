@@ -361,6 +361,7 @@ def starts(job):
         assert worker.ends() == 0
 
 
+@pytest.mark.faults  # a job of it is late now and then, which is not understood yet
 def test_process_one_of_a_container(shop: Shop) -> None:
     """As process 1 the supervisor hears TERM, and takes care of processes that have lost their parents."""
     container = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
@@ -375,7 +376,12 @@ import subprocess
 def orphans(job):
     if job.payload["n"] == 0:
         subprocess.run(["sh", "-c", "sh -c 'exit 3' &"], check=True)
-    states = lambda: [path.read_text().rpartition(") ")[2][0] for path in Path("/proc").glob("[0-9]*/stat")]
+    def states():
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                yield path.read_text().rpartition(") ")[2][0]
+            except OSError:  # it has ended meanwhile
+                pass
     give_up = time.monotonic() + 10
     while "Z" in states() and time.monotonic() < give_up:
         time.sleep(0.01)
