@@ -287,7 +287,7 @@ def test_a_future_job_that_waits_for_its_timer_is_no_reason_to_look_again() -> N
             now = datetime.now(UTC)
             return Claimed([], now - timedelta(milliseconds=1), now)
 
-    source = LocalSource(Store(), *[lambda *_: None] * 4, kinds_of=lambda _: None)  # type: ignore[arg-type, list-item]
+    source = LocalSource(Store(), *[lambda *_: None] * 3, kinds_of=lambda _: None)  # type: ignore[arg-type, list-item]
     assert source.take("q", 10) == ([], False)
 
 

@@ -19,7 +19,7 @@ from neoq.engine.settler import Settler
 from neoq.errors import BackendError, NeoqError
 from neoq.job import Job
 from neoq.loop import Loop
-from neoq.store import Claimed, Demand, Outcome, Store, Successes, given_back
+from neoq.store import Claimed, Demand, Outcome, Store, given_back
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -85,13 +85,9 @@ class Fetcher:
             self._loop.wake()
         return jobs, bool(buffer)
 
-    def settle(self, outcomes: list[Outcome]) -> None:
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Leave outcomes to the settler."""
         self._settler.put(outcomes)
-
-    def settle_succeeded(self, jobs: list[Job]) -> None:
-        """Leave successes to the settler."""
-        self._settler.put(Successes(jobs))
 
     def nothing_to_do(self, queue: str) -> None:  # noqa: ARG002
         """A runner of this queue is free."""

@@ -22,7 +22,7 @@ from neoq.errors import JobInterrupted
 from neoq.frames import gc_paused, stack_frames
 from neoq.job import Job
 from neoq.loop import try_later
-from neoq.store import given_back
+from neoq.store import Successes, given_back
 from neoq.threads import Wakeup, start
 
 if TYPE_CHECKING:
@@ -431,7 +431,7 @@ class Runner:
         except IndexError:
             pass
         self.processed += len(succeeded)
-        self.pool.source.settle_succeeded(succeeded)
+        self.pool.source.settle(Successes(succeeded))
 
     def _abandon(self, job: Job) -> None:
         """Settle the attempt of a thread that ignored its interrupt, and replace that thread."""

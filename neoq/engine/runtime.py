@@ -30,7 +30,7 @@ from neoq.loop import has_late, revive
 from neoq.payload import sized_result
 from neoq.record import Status
 from neoq.search import UNFINISHED, pages
-from neoq.store import Extended, Lease, Outcome, Store, StoreContext, WorkerInfo, lease_of, succeeded
+from neoq.store import Extended, Lease, Outcome, Store, StoreContext, WorkerInfo, lease_of
 from neoq.system import host_name
 from neoq.threads import BoundedCall, await_change
 from neoq.times import to_datetime
@@ -56,9 +56,6 @@ class Ending(Protocol):
 
     def note(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
         """Outcomes are recorded; the stale ones were dropped."""
-
-    def note_succeeded(self, jobs: Sequence[Job], stale: set[int]) -> None:
-        """Successes are recorded; the stale ones were dropped."""
 
     def hurry(self) -> None:
         """Let running jobs end no longer: interrupt them."""
@@ -192,7 +189,6 @@ class Runtime:
             return LocalSource(
                 self.store,
                 self.settled,
-                self.succeeded,
                 self.parked,
                 self._settle_later,
                 kinds_of=lambda queue: self.listeners[queue].kinds,
@@ -301,17 +297,6 @@ class Runtime:
         """Whether a job that is ready now in a queue of a store that is a round trip away is taken here."""
         pool = self.pools.get(queue)
         return pool is not None and self.fetcher is not None and self.fetcher.takes(pool)
-
-    def succeeded(self, jobs: Sequence[Job], stale: set[int]) -> None:
-        """Successes are recorded; the stale ones were dropped."""
-        if stale:
-            self._warn_of(stale)
-        if self.stopping is not None:
-            self.stopping.note_succeeded(jobs, stale)
-        if self.awaited.by_id:
-            self.awaited.note_outcomes(map(succeeded, jobs), stale)
-        if self.waiters:
-            self.note_change()
 
     def settled(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
         """Outcomes are recorded; the stale ones were dropped."""

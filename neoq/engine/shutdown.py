@@ -69,11 +69,6 @@ class Shutdown:
                 elif outcome.status is Status.PENDING and outcome.started_at is None:
                     self._returned.add(job_id)
 
-    def note_succeeded(self, jobs: Sequence[Job], stale: set[int]) -> None:
-        """Remember what succeeded meanwhile."""
-        with self._lock:
-            self._ended.update(job.id for job in jobs if job.id is not None and job.id not in stale)
-
     def hurry(self) -> None:
         """Wait for jobs no longer: those that run are interrupted. A signal handler may call it."""
         if not self._hurried:

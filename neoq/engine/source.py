@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from neoq.job import Job
-from neoq.store import Demand, Outcome, Store, Successes, succeeded
+from neoq.store import Demand, Outcome, Store
 
 Settled = Callable[[Sequence[Outcome], set[int]], None]
-Succeeded = Callable[[Sequence[Job], set[int]], None]
 
 
 class Source(Protocol):
@@ -18,11 +17,8 @@ class Source(Protocol):
     def take(self, queue: str, limit: int) -> tuple[Sequence[Job], bool]:
         """Up to ``limit`` jobs to run now, and whether there are more."""
 
-    def settle(self, outcomes: list[Outcome]) -> None:
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Take over outcomes; they are recorded now or soon."""
-
-    def settle_succeeded(self, jobs: list[Job]) -> None:
-        """Take over jobs that succeeded."""
 
     def nothing_to_do(self, queue: str) -> None:
         """A runner found nothing, and parks."""
@@ -39,7 +35,6 @@ class LocalSource:
         self,
         store: Store,
         settled: Settled,
-        succeeded: Succeeded,
         parked: Callable[[], None],
         later: Callable[[list[Outcome], Exception], None],
         *,
@@ -48,7 +43,6 @@ class LocalSource:
         self._store = store
         self._kinds_of = kinds_of
         self._settled = settled
-        self._succeeded = succeeded
         self._parked = parked
         self._later = later
 
@@ -58,23 +52,14 @@ class LocalSource:
         # Without jobs, what is due is a future job that the timer has not made ready yet: it notifies.
         return jobs, bool(jobs) and due is not None and due <= now
 
-    def settle(self, outcomes: list[Outcome]) -> None:
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Record outcomes in the store."""
         try:
             stale = self._store.settle(outcomes)
         except Exception as error:
-            self._later(outcomes, error)
+            self._later(list(outcomes), error)
         else:
             self._settled(outcomes, stale)
-
-    def settle_succeeded(self, jobs: list[Job]) -> None:
-        """Record successes in the store."""
-        try:
-            stale = self._store.settle(Successes(jobs))
-        except Exception as error:
-            self._later([succeeded(job) for job in jobs], error)
-        else:
-            self._succeeded(jobs, stale)
 
     def nothing_to_do(self, queue: str) -> None:  # noqa: ARG002
         """Tell who waits for quiet."""
