@@ -137,7 +137,8 @@ def _count(value: Any) -> int:
     return int(value)
 
 
-def _flag(value: Any) -> bool:
+def flag_in(text: str) -> bool:
+    """What a text such as 1, yes or off says; KeyError for what is no such word."""
     words = {
         "1": True,
         "true": True,
@@ -148,9 +149,11 @@ def _flag(value: Any) -> bool:
         "no": False,
         "off": False,
     }
-    if isinstance(value, bool):
-        return value
-    return words[value.lower()]
+    return words[text.lower()]
+
+
+def _flag(value: Any) -> bool:
+    return value if isinstance(value, bool) else flag_in(value)
 
 
 def _unique(value: Any) -> bool | str:

@@ -10,17 +10,6 @@ from typing import Any, NoReturn
 
 from neoq.cli.exits import CommandError, Exit
 
-_WORDS = {
-    "1": True,
-    "true": True,
-    "yes": True,
-    "on": True,
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
-}
-
 
 class Parser(argparse.ArgumentParser):
     """A parser of one command; a wrong command line is a CommandError."""
@@ -85,7 +74,9 @@ class Parser(argparse.ArgumentParser):
     def _value(self, variable: str, text: str, action: argparse.Action) -> Any:
         try:
             if action.nargs == 0:
-                return _WORDS[text.lower()]
+                from neoq.config import flag_in  # most command lines need no settings
+
+                return flag_in(text)
             value: Any = action.type(text) if callable(action.type) else text
         except KeyError:
             self.error(f"the variable {variable} is {text!r}; it takes 1 or 0")

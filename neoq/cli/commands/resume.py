@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from neoq.cli import output
-from neoq.cli.filters import say_if_unknown
-from neoq.cli.parser import Parser
-from neoq.cli.target import add_store, opened
+from neoq.cli.pausing import add_arguments, set_paused
+
+__all__ = ["add_arguments"]
 
 HELP = "let a paused queue go on"
 EXAMPLE = "neoq resume emails"
 GROUP = "Change"
 
 
-def add_arguments(parser: Parser) -> None:
-    """Which queues."""
-    parser.add_argument("queues", nargs="+", metavar="QUEUE", help="these queues")
-    output.add_json(parser)
-    add_store(parser)
-
-
 def run(args: argparse.Namespace) -> int:
     """Do it."""
-    with opened(args) as backend:
-        for queue in args.queues:
-            say_if_unknown(backend, queue)
-            backend.resume(queue)
-            if args.json:
-                output.print_json({"queue": queue, "paused": False})
-            else:
-                print(f"{output.plain(queue)} is resumed")
-    return 0
+    return set_paused(args, paused=False)
