@@ -16,11 +16,11 @@ from neoq.redis.find import Finder
 from neoq.redis.keys import MOST, Ids, ids_in
 from neoq.redis.queues import RedisQueues
 from neoq.redis.rows import ON_DUPLICATE, record_of, score_of
+from neoq.redis.scripts import AT_ONCE
 from neoq.store import must_not_meet, refuse_taken_uids, taken_by
 from neoq.times import latest
 
 TOGETHER = MOST  # jobs of one queue that are added all or none
-AT_ONCE = 50  # jobs of one script: each costs more while the server enlarges the tables of a million jobs
 BYTES_AT_ONCE = 256 * 1024  # of payload in one script, unless one job has more
 
 

@@ -19,11 +19,10 @@ from neoq.redis.leases import Leased
 from neoq.redis.mending import is_wrong_type
 from neoq.redis.queues import RedisQueues
 from neoq.redis.rows import job_of
+from neoq.redis.scripts import AT_ONCE
 from neoq.store import Claimed, Demand, Lease, Outcome
 from neoq.stored import Reported, unreadable_end
 from neoq.times import to_datetime
-
-AT_ONCE = 50  # jobs of one script, so that none holds the server for long
 
 
 class Claims:

@@ -10,9 +10,9 @@ from neoq.redis.alive import Workers
 from neoq.redis.config import RedisConfig
 from neoq.redis.find import Finder
 from neoq.redis.queues import RedisQueues
+from neoq.redis.scripts import AT_ONCE
 from neoq.store import WORKER_DIED, Reclaimed
 
-AT_ONCE = 50  # jobs of one script, so that none holds the server for long
 SWEEP_EVERY = 60.0  # seconds between looks for leases that ran out and that no dead worker accounts for
 SWEPT_AT_ONCE = 1000  # leases of a queue
 BEYOND_LEASES = 2 * 86400.0  # seconds from now by which every lease has ended: the longest is a day

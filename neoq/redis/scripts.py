@@ -13,6 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+# Jobs of one script, so that none holds the server for long: adding one costs more while the server enlarges
+# the tables of a million jobs.
+AT_ONCE = 50
 _DIRECTORY = Path(__file__).parent / "lua"
 _DRAIN = "#!lua flags=allow-oom\n"  # what makes room in a full server must run there
 _LOOK = "#!lua flags=no-writes\n"  # the same, and replicas run it, for users who may not write too

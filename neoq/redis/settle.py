@@ -14,9 +14,9 @@ from neoq.redis.errors import has_broken, is_full
 from neoq.redis.leases import NOT_OURS, Leased
 from neoq.redis.queues import RedisQueues
 from neoq.redis.rows import change_of, held_by, lease_name, progress_of, success_of
+from neoq.redis.scripts import AT_ONCE
 from neoq.store import Extended, Lease, Outcome
 
-AT_ONCE = 50  # jobs of one script, so that none holds the server for long
 BYTES_AT_ONCE = 256 * 1024  # of results in one script, or a single one
 Batch = tuple[str, bool, list[Outcome]]  # of one queue, whether they succeeded
 

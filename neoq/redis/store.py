@@ -29,6 +29,7 @@ from neoq.redis.mending import Mender, is_wrong_type
 from neoq.redis.pruning import Pruner
 from neoq.redis.queues import RedisQueues, pairs_of
 from neoq.redis.reclaim import Reclaimer
+from neoq.redis.scripts import AT_ONCE
 from neoq.redis.settle import Outcomes
 from neoq.redis.wake import Subscriber
 from neoq.schedules import Listed
@@ -58,7 +59,6 @@ from neoq.times import to_datetime
 M = TypeVar("M", bound=Callable[..., Any])
 
 ASKS, CHANGES = "asks", "changes"  # channels, beside those named after workers
-AT_ONCE = 50  # jobs of one script, so that none holds the server for long
 KINDS_AT_ONCE = 500  # jobs whose kinds one script counts
 
 
