@@ -129,16 +129,14 @@ class Neoq:
         Raises Flask's RuntimeError outside of an application context where several applications share this
         object, and NeoqError where it was initialised with none.
         """
-        if flask.has_app_context():
-            app: flask.Flask = flask.current_app._get_current_object()  # type: ignore[attr-defined]
-            if app in self._backends:
-                return self._backends[app]
-            raise NeoqError(f"the application {app.name!r} has no neoq: call init_app(app) with it")
-        if not self._backends:
-            raise NeoqError("this Neoq has no application yet: call init_app(app)")
-        if len(self._backends) > 1:
-            return self._backends[flask.current_app._get_current_object()]  # type: ignore[attr-defined]
-        return next(iter(self._backends.values()))
+        if not flask.has_app_context() and len(self._backends) < 2:
+            if not self._backends:
+                raise NeoqError("this Neoq has no application yet: call init_app(app)")
+            return next(iter(self._backends.values()))
+        name = flask.current_app.name  # outside of a context it raises
+        if flask.current_app in self._backends:  # a proxy, which is equal to its application
+            return self._backends[flask.current_app]
+        raise NeoqError(f"the application {name!r} has no neoq: call init_app(app) with it")
 
     def backend_of(self, app: flask.Flask) -> Backend:
         """The backend of an application."""

@@ -165,7 +165,6 @@ def test_there_is_no_circle() -> None:
 
 # Names that begin with _ and are meant for others, or have no public way.
 ALLOWED = {
-    "_get_current_object": "werkzeug: the documented way to the object behind a proxy",
     "_replace": "the public method of a named tuple",
     "_exit": "os: ends a process at once",
     "_getframe": "sys: the frame of the caller",
