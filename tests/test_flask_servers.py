@@ -20,7 +20,7 @@ import pytest
 
 import neoq
 from tests.processes import PROGRAMS, Child, running
-from tests.web_servers import answers, get, gunicorn, port_of, until
+from tests.web_servers import alive, answers, both_workers_serve, get, gunicorn, port_of, until
 
 pytest.importorskip("flask")
 APP = "flask_app:create_app()"
@@ -94,16 +94,7 @@ def test_each_worker_of_gunicorn_runs_its_jobs_in_memory(log: Path, options: lis
     """With two workers, forked before or after the import, each job runs once where it was asked for."""
     env = {"USE_BEFORE_FORK": "1"} if use == "used" else {}
     with gunicorn(log, "--workers", "2", *options, app=APP, env=env) as (child, port):
-        served = set()
-
-        def both_served() -> bool:
-            found = get(port, f"/run/job-{time.monotonic_ns()}")
-            assert found["ran"]["pid"] == found["pid"]
-            served.add(found["pid"])
-            return len(served) == 2
-
-        until(both_served, "both workers have served", child)
-        assert child.pid not in served
+        both_workers_serve(child, port)
         child.signal(signal.SIGTERM)
         assert child.exit_code() == 0
         assert "Traceback" not in child.errors
@@ -119,20 +110,12 @@ def test_sighup_under_load_loses_nothing_in_memory(log: Path, options: list[str]
         first = get(port, "/run/first")["pid"]
         with load(port, child) as posted:
             child.signal(signal.SIGHUP)
-            until(lambda: is_replaced(first), "a worker is replaced", child)
+            until(lambda: not alive(first), "a worker is replaced", child)
         child.signal(signal.SIGTERM)
         assert child.exit_code() == 0
         times = collections.Counter(names(log))
         assert not set(posted.accepted) - set(times)
         assert set(times.values()) == {1}
-
-
-def is_replaced(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
 
 
 @both
@@ -143,7 +126,7 @@ def test_workers_that_are_killed_under_load_lose_no_job(log: Path, url: str, opt
         first = get(port, "/later/first/0.0")["pid"]
         with load(port, child) as posted:
             os.kill(first, signal.SIGKILL)
-            until(lambda: is_replaced(first), "the worker is gone", child)
+            until(lambda: not alive(first), "the worker is gone", child)
             child.signal(signal.SIGHUP)
         child.signal(signal.SIGTERM)
         assert child.exit_code() == 0

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.processes import PROGRAMS, running
-from tests.web_servers import PATIENCE, alive, answers, get, gunicorn, port_of, until
+from tests.web_servers import PATIENCE, alive, answers, both_workers_serve, get, gunicorn, port_of, until
 
 pytest.importorskip("flask")
 
@@ -37,16 +37,7 @@ def test_gunicorn_workers_each_run_their_own_jobs(log: Path, options: list[str],
     """With two workers, forked before or after the import, each job runs in its own process."""
     env = {"USE_BEFORE_FORK": "1"} if use == "used" else {}
     with gunicorn(log, "--workers", "2", *options, env=env) as (child, port):
-        served = set()
-
-        def both_served() -> bool:
-            found = get(port, f"/run/job{len(served)}-{time.monotonic_ns()}")
-            assert found["ran"]["pid"] == found["pid"]
-            served.add(found["pid"])
-            return len(served) == 2
-
-        until(both_served, "both workers have served", child)
-        assert child.pid not in served
+        both_workers_serve(child, port)
         child.signal(signal.SIGTERM)
         assert child.exit_code() == 0
     assert len(names(log)) == len(set(names(log))) + names(log).count("at-import") - (

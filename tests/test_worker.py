@@ -309,7 +309,7 @@ def test_a_worker_with_nothing_to_run_says_so() -> None:
 def test_a_queue_that_nobody_listens_to_is_named_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who enqueues to a queue that no live worker has had for a while is warned once, with the near name."""
+    """A caller that enqueues where no worker has listened for a while is warned once, with the near name."""
     monkeypatch.setattr("neoq.engine.unheard.LOOK_AFTER", 0.0)
     url = f"sqlite:///{tmp_path}/jobs.db"
     with neoq.connect(url) as worker, neoq.connect(url) as producer:

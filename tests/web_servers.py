@@ -76,6 +76,20 @@ def port_of(child: Child) -> int | None:
     return int(rest.split()[0]) if found else None
 
 
+def both_workers_serve(child: Child, port: int) -> None:
+    """Ask until two workers, neither of them the first process, have each run a job of their own."""
+    served = set()
+
+    def both_served() -> bool:
+        found = get(port, f"/run/job{len(served)}-{time.monotonic_ns()}")
+        assert found["ran"]["pid"] == found["pid"]
+        served.add(found["pid"])
+        return len(served) == 2
+
+    until(both_served, "both workers have served", child)
+    assert child.pid not in served
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
