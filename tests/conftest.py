@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import threading
@@ -25,6 +26,14 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("NEOQ_") and not name.startswith("NEOQ_TEST_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def no_stacks_of_long_tests(request: pytest.FixtureRequest) -> None:
+    """Print no stacks of a test that has more time: printing those of running threads crashed Python 3.13."""
+    mark = request.node.get_closest_marker("timeout")
+    if mark is not None and mark.args[0] > float(request.config.getini("faulthandler_timeout")):
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture
