@@ -35,8 +35,9 @@ class Loop:
     ``turn`` returns how many seconds to wait for the next one; None waits for a ring. Nothing that it raises
     ends the thread: it is logged, and the pause before the next turn grows. ``away`` says so for a
     BackendError, with the error and the pause; anything else is logged with its traceback.
-    ``owes`` tells whether there is something to be done yet before a closed loop may end. ``on_demand``: the
-    first ring starts it.
+    ``owes`` tells whether there is something to be done yet before a closed loop may end. ``ended`` is called
+    by the thread at its end: it releases what the turns have opened, however late that is.
+    ``on_demand``: the first ring starts it.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Loop:
         *,
         away: Callable[[BackendError, float], None] | None = None,
         owes: Callable[[], bool] | None = None,
+        ended: Callable[[], None] | None = None,
         pauses: tuple[float, float] = (FIRST_PAUSE, LAST_PAUSE),
         on_demand: bool = False,
     ) -> None:
@@ -59,6 +61,7 @@ class Loop:
         self._log = log
         self._away = away
         self._owes = owes
+        self._ended = ended
         self._first, self._last = pauses
         self._pause = self._first
         self._said, self._said_at = "", 0.0
@@ -140,6 +143,8 @@ class Loop:
             except BaseException:  # what is done about an exception failed itself: memory has run out
                 self.wakeup.wait(self._last)
         _living.discard(self)
+        if self._ended is not None:
+            self._ended()
 
     def _round(self) -> None:
         try:

@@ -197,6 +197,31 @@ def test_a_thread_is_started_whatever_its_start_raises(monkeypatch: pytest.Monke
         threads.start(thread)
 
 
+def test_a_loop_that_ends_late_releases_what_its_turns_have_opened(loops: list[Loop]) -> None:
+    """Its thread calls ``ended`` once, after the last turn, also where close() did not wait for that turn."""
+    in_turn, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    calls: list[str] = []
+
+    def turn() -> float:
+        in_turn.set()
+        assert go_on.wait(5)
+        calls.append("turn")
+        return 0.0
+
+    def release() -> None:
+        calls.append("ended")
+        ended.set()
+
+    loop = make(loops, turn, ended=release)
+    loop.start()
+    assert in_turn.wait(5)
+    assert not loop.close(0.01)
+    assert calls == []
+    go_on.set()
+    assert ended.wait(5)
+    assert calls == ["turn", "ended"]
+
+
 def test_every_thread_of_the_package_is_a_loop() -> None:
     """Each threading.Thread that the package makes runs a Loop, or is in the list of those that do not."""
     found = set()

@@ -49,7 +49,14 @@ class Lookout:
         self._look_at = -math.inf  # not before
         self._stale = False
         self._poll_at, self._pause = math.inf, POLL_FIRST
-        self._loop = Loop("neoq-lookout", self._turn, config.log, away=self._say_away, on_demand=True)
+        self._loop = Loop(
+            "neoq-lookout",
+            self._turn,
+            config.log,
+            away=self._say_away,
+            ended=self._close_ear,
+            on_demand=True,
+        )
 
     def follow(self, awaited: AwaitedJob) -> bool:
         """Look for a job from now on; whether workers were asked at once, so that its thread looks again."""

@@ -38,9 +38,6 @@ def class_of(schema: str) -> int:
     return zlib.crc32(f"neoq {schema}".encode()) & 0x7FFFFFFF
 
 
-_left_open: list[tuple[socket.socket, socket.socket]] = []  # of threads that a dead network still holds
-
-
 class WorkerPresence:
     """This process as a worker: its number, its lock, and the thread that receives notifications."""
 
@@ -77,10 +74,16 @@ class WorkerPresence:
         self._connection: Connection | None = None
         self._lock = threading.RLock()
         self._bell: tuple[socket.socket, socket.socket] | None = None
+        self._left = False  # close() is over
         self._fresh = True  # nothing was received on this connection yet
         self._looked = 0.0  # monotonic: for workers that died
         self._loop = Loop(
-            "neoq-listener", self._turn, log, away=self._say_lost, pauses=(FIRST_PAUSE, LAST_PAUSE)
+            "neoq-listener",
+            self._turn,
+            log,
+            away=self._say_lost,
+            ended=self._release,
+            pauses=(FIRST_PAUSE, LAST_PAUSE),
         )
 
     def hold(self) -> int:
@@ -169,16 +172,10 @@ class WorkerPresence:
         """Stop listening, and leave the workers. A worker that still has leases is only marked as gone."""
         with self._lock:
             self._loop.close()
-            wakeup = self._bell
-        if wakeup is not None:
-            wakeup[1].send(b"!")
-        ended = self._loop.join(2.0)
-        if wakeup is not None and ended:
-            wakeup[0].close()
-            wakeup[1].close()
-            self._bell = None
-        elif wakeup is not None:
-            _left_open.append(wakeup)
+            if self._bell is not None:
+                self._bell[1].send(b"!")
+        if self._loop.join(2.0):  # its thread may never have begun
+            self._release()
         try:
             if self.number is not None:
                 with self._connections.use() as connection:
@@ -187,6 +184,18 @@ class WorkerPresence:
                         statements.forget_worker if owes_nothing else statements.leave, (self.number,)
                     )
         finally:
+            with self._lock:
+                self._left = True
+            self.let_go()
+
+    def _release(self) -> None:
+        """Close what the thread waits for, at its end, which is late where a dead network holds it."""
+        with self._lock:
+            bell, self._bell = self._bell, None
+            left = self._left
+        for end in bell or ():
+            end.close()
+        if left:
             self.let_go()
 
     # -- listening --------------------------------------------------------------------------------------
