@@ -185,7 +185,7 @@ def connect(url: str | None = None, *, environ: Mapping[str, str] | None = None,
     scheme, separator, rest = url.partition("://")
     name = _SCHEMES.get(scheme.lower())
     if name is None or not separator or rest[-1:] in {"'", '"'}:
-        from neoq.urls import advice
+        from neoq.wording.urls import advice
 
         raise ConfigError([advice(url, _SCHEMES)])
     backend: type[Backend] = __getattr__(name)
@@ -196,7 +196,7 @@ def _made(backend: type[Backend], url: str, options: Mapping[str, Any]) -> Backe
     """Make the backend of a URL. Its errors do not show the URL's secrets."""
     from dataclasses import fields
 
-    from neoq.redact import Hider, misread, secrets_of
+    from neoq.wording.redact import Hider, misread, secrets_of
 
     problem = misread(url)
     problems = [problem] if problem else []

@@ -12,10 +12,10 @@ from typing import Any
 
 import orjson
 
-from neoq.bounds import cut
 from neoq.job import Job
 from neoq.record import Status
 from neoq.times import to_datetime
+from neoq.wording.bounds import cut
 
 KEPT = 20  # the newest
 MAX_KEPT_ERROR, MAX_KEPT_TRACEBACK = 2 * 1024, 8 * 1024  # bytes of each

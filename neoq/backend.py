@@ -10,7 +10,6 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypedDict, TypeVar, Unpack, overload
 
-from neoq.boundary import entrances
 from neoq.checks import check_queue
 from neoq.clock import Clock, machine
 from neoq.config import Config, OnError, query_of
@@ -31,9 +30,10 @@ from neoq.job import (
 from neoq.operations import Operations, seconds_of
 from neoq.payload import encode_payload, refuse_size
 from neoq.record import Unique
-from neoq.redact import HOW_TO_WRITE
 from neoq.retry import RetryPolicy
 from neoq.store import DirectStore, Store
+from neoq.threads.boundary import entrances
+from neoq.wording.redact import HOW_TO_WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -230,7 +230,7 @@ class Backend(Operations):
         config = self.config
         unknown = set(options) - ListenOptions.__annotations__.keys()
         if unknown:
-            from neoq.remedies import of_listen  # where something is refused, and no sooner
+            from neoq.wording.remedies import of_listen  # where something is refused, and no sooner
 
             known = [*ListenOptions.__annotations__, "timezone", "catch_up"]
             told = [f"{name}: {of_listen(name, known)}" for name in sorted(unknown)]

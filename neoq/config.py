@@ -13,9 +13,9 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
-from neoq.bounds import MAX_TRACEBACK, cut, shortened
 from neoq.errors import ConfigError, InvalidJobError
-from neoq.redact import Hider, Secret, Url, secrets_of
+from neoq.wording.bounds import MAX_TRACEBACK, cut, shortened
+from neoq.wording.redact import Hider, Secret, Url, secrets_of
 
 if TYPE_CHECKING:
     from neoq.job import Job
@@ -464,7 +464,7 @@ def _unknown(name: str, known: set[str], cls: type[Config]) -> str:
 
 
 def _did_you_mean(name: str, known: set[str]) -> str:
-    from neoq.remedies import nearest  # where something is refused, and no sooner
+    from neoq.wording.remedies import nearest  # where something is refused, and no sooner
 
     near = nearest(name, known)
     return f"; did you mean {near}?" if near else f"; the settings are {', '.join(sorted(known))}"
@@ -485,7 +485,7 @@ def _misspelt_variables(environ: Mapping[str, str], known: set[str], cls: type[C
     if not strange:
         return []
     strange = [name for name in strange if len(name) <= _LONGEST_NAME][:_MOST_TOLD]
-    from neoq.remedies import nearest
+    from neoq.wording.remedies import nearest
 
     variables = [_variable(name) for name in known]
     near = {name: nearest(name, variables, 0.8) for name in strange}

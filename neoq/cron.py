@@ -18,7 +18,7 @@ from zlib import crc32
 from zoneinfo import ZoneInfo
 
 from neoq.errors import CronError
-from neoq.remedies import of_cron
+from neoq.wording.remedies import of_cron
 
 _Set = frozenset[int]
 _MICROSECOND = timedelta(microseconds=1)

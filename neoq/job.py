@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 import orjson
 
-from neoq.boundary import entrances
-from neoq.bounds import cut
 from neoq.checks import (
     check_queue,
     check_size_of_meta,
@@ -36,7 +34,9 @@ from neoq.payload import (
     refuse_size,
 )
 from neoq.record import FINISHED, PENDING, OnDuplicate, Record, Status, Unique
+from neoq.threads.boundary import entrances
 from neoq.times import When, add_span, epoch_or_span, to_datetime
+from neoq.wording.bounds import cut
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -458,7 +458,7 @@ def refuse_unknown(call: str, options: Mapping[str, Any]) -> None:
     """Raise TypeError for the first option that jobs do not have, with what to write in its place."""
     for name in options:
         if name not in JobOptions.__annotations__:
-            from neoq.remedies import of_enqueue  # where something is refused, and no sooner
+            from neoq.wording.remedies import of_enqueue  # where something is refused, and no sooner
 
             remedy = of_enqueue(name, JobOptions.__annotations__)
             raise TypeError(f"{call}() does not know {name}; {remedy}") from None

@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from neoq.attempts import Attempt, attempts_of
-from neoq.boundary import entrances
 from neoq.checks import check_queue, checked_id, checked_uid
 from neoq.engine.engine import Engine
 from neoq.engine.unknown import unknown_kinds
@@ -22,6 +21,7 @@ from neoq.record import Status
 from neoq.schedules import ScheduleInfo, info_of
 from neoq.search import UNFINISHED, count, page_of, pages
 from neoq.store import Action, QueueCounts, Store, WorkerInfo
+from neoq.threads.boundary import entrances
 from neoq.times import to_datetime, to_seconds
 
 if TYPE_CHECKING:

@@ -161,7 +161,7 @@ def _number(value: float, path: str, queue: str | None) -> float:
 
 
 def _advice(value: Any) -> str:
-    from neoq.remedies import of_value  # where something is refused, and no sooner
+    from neoq.wording.remedies import of_value  # where something is refused, and no sooner
 
     return f" ({_describe(value)}: send {of_value(value)})"
 

@@ -19,8 +19,8 @@ from neoq.attempts import one_more
 from neoq.filter import ALL, Filter
 from neoq.job import DuplicateJobError, Job
 from neoq.record import FINISHED, Status
-from neoq.reentry import GUARDED, guarded
 from neoq.schedules import Listed
+from neoq.threads.reentry import GUARDED, guarded
 
 if TYPE_CHECKING:
     from neoq.clock import Clock

@@ -6,7 +6,7 @@ import os
 import select
 from collections.abc import Callable, Collection
 
-from neoq.boundary import entrance
+from neoq.threads.boundary import entrance
 
 
 def at_fork(

@@ -19,15 +19,15 @@ from typing import Any, TypeVar
 import pytest
 
 import neoq
-from neoq.boundary import entered, entrance, is_entrance, is_wall, wall
 from neoq.engine import interrupt as timeouts
 from neoq.engine.report import ShutdownReport
 from neoq.errors import NeoqError
-from neoq.frames import frames_from
 from neoq.job import Job
 from neoq.memory.store import MemStore
 from neoq.sqlite.store import SqliteStore
 from neoq.store import Page, QueueCounts
+from neoq.threads.boundary import entered, entrance, is_entrance, is_wall, wall
+from neoq.threads.frames import frames_from
 
 PATIENCE = 10.0
 PACKAGE = Path(neoq.__file__).parent

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from neoq.engine.interrupt import must_not_interrupt
-from neoq.frames import gc_paused, stack_frames
+from neoq.threads.frames import gc_paused, stack_frames
 
 PATIENCE = 10.0
 DEPTH = 50

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 import neoq
-from neoq import threads
 from neoq.errors import BackendError, BackendUnavailable
-from neoq.loop import Loop
 from neoq.testing.cases.suite import eventually
+from neoq.threads import lifecycle
+from neoq.threads.loop import Loop
 
 PACKAGE = Path(neoq.__file__).parent
 LOG = logging.getLogger("neoq.test")
@@ -25,8 +25,8 @@ LOG = logging.getLogger("neoq.test")
 # Threads that are no loop of ours, and why.
 NO_LOOPS = {
     ("loop.py", "_run"): "the loop itself",
-    ("threads.py", "_run"): "one piece of work",
-    ("threads.py", "lambda: returned.append(work())"): "one piece of work, which may hang",
+    ("lifecycle.py", "_run"): "one piece of work",
+    ("lifecycle.py", "lambda: returned.append(work())"): "one piece of work, which may hang",
     ("pool.py", "task"): "one call of on_error",
     ("pool.py", "_run"): "a runner: it goes on after any error, and is replaced where it hangs",
     ("shutdown.py", "_close_after"): "the end of one shutdown",
@@ -194,7 +194,7 @@ def test_a_thread_is_started_whatever_its_start_raises(monkeypatch: pytest.Monke
     thread = threading.Thread(target=lambda: None)
     monkeypatch.setattr(threading.Thread, "start", fails)
     with pytest.raises(MemoryError):
-        threads.start(thread)
+        lifecycle.start(thread)
 
 
 def test_a_loop_that_ends_late_releases_what_its_turns_have_opened(loops: list[Loop]) -> None:

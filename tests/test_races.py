@@ -13,10 +13,10 @@ import pytest
 
 import neoq
 from neoq.clock import SystemClock
-from neoq.loop import Loop
 from neoq.memory.queues import HeadTimer
 from neoq.store import Page
-from neoq.threads import Wakeup
+from neoq.threads.lifecycle import Wakeup
+from neoq.threads.loop import Loop
 
 pytestmark = pytest.mark.usefixtures("autostart")
 

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import neoq
-from neoq.redact import Hider, Url, misread, shown
+from neoq.wording.redact import Hider, Url, misread, shown
 
 SECRET = "S3cretMarker"
 PLACES = (

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from neoq.errors import NeoqError
-from neoq.threads import Wakeup, refuse_isolated, start
+from neoq.threads.lifecycle import Wakeup, refuse_isolated, start
 
 ROUNDS = 500
 

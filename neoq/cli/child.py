@@ -29,7 +29,7 @@ from neoq.cli.titles import entitle
 from neoq.cli.wire import Message, Wire
 from neoq.errors import BackendError, BackendUnavailable, NeoqError
 from neoq.system import at_fork
-from neoq.threads import Wakeup
+from neoq.threads.lifecycle import Wakeup
 
 if TYPE_CHECKING:
     import logging

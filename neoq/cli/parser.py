@@ -94,7 +94,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """What a misspelt word may have meant: the end of a sentence, or nothing."""
-    from neoq.remedies import nearest
+    from neoq.wording.remedies import nearest
 
     near = nearest(word, known)
     return f"; did you mean {near}?" if near else ""

@@ -13,8 +13,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from neoq.attempts import one_more
-from neoq.boundary import wall
-from neoq.bounds import MAX_ERROR, MAX_TRACEBACK, MAX_TYPE, cut
 from neoq.engine.listener import Listener
 from neoq.engine.results import plain_json, undone
 from neoq.errors import (
@@ -35,8 +33,10 @@ from neoq.payload import sized_result
 from neoq.record import Status
 from neoq.retry import RetryPolicy
 from neoq.store import ROLLED_BACK, Failure, Outcome, given_back, lease_of, succeeded
-from neoq.threads import in_time
+from neoq.threads.boundary import wall
+from neoq.threads.lifecycle import in_time
 from neoq.times import latest, to_seconds
+from neoq.wording.bounds import MAX_ERROR, MAX_TRACEBACK, MAX_TYPE, cut
 
 if TYPE_CHECKING:
     from neoq.engine.interrupt import Interrupt, Slot, Watchdog

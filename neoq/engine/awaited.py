@@ -11,7 +11,7 @@ from typing import Any
 from neoq.job import Job
 from neoq.record import FINISHED
 from neoq.store import Outcome
-from neoq.threads import await_change
+from neoq.threads.lifecycle import await_change
 
 
 @dataclass(eq=False)

@@ -11,10 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakValueDictionary
 
-from neoq.boundary import entrance
 from neoq.checks import check_queue
 from neoq.clock import machine
 from neoq.engine.at_exit import before_pools_close
+from neoq.engine.interactive import is_interactive, named_alike, place_of
 from neoq.engine.interrupt import current_slot
 from neoq.engine.listener import Listener, Middleware
 from neoq.engine.report import ShutdownReport
@@ -31,12 +31,12 @@ from neoq.errors import (
     NoListenerError,
 )
 from neoq.job import Job
-from neoq.loop import has_late, revive, tell_of_late
-from neoq.reentry import reentered
-from neoq.session import is_interactive, named_alike, place_of
 from neoq.store import Store
 from neoq.system import at_fork
-from neoq.threads import green_threads, refuse_isolated
+from neoq.threads.boundary import entrance
+from neoq.threads.lifecycle import green_threads, refuse_isolated
+from neoq.threads.loop import has_late, revive, tell_of_late
+from neoq.threads.reentry import reentered
 
 if TYPE_CHECKING:
     from neoq.config import Config
@@ -234,7 +234,7 @@ class Engine(Runtime):
         chosen = list(queues)
         for queue in chosen:
             if queue not in self.listeners:
-                from neoq.remedies import nearest
+                from neoq.wording.remedies import nearest
 
                 near = nearest(str(queue), self.listeners)
                 known = ", ".join(map(repr, sorted(self.listeners))) or "nothing"

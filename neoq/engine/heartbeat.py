@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.job import Job
-from neoq.loop import Loop
 from neoq.store import Extended, Lease, Outcome, Store, WorkerInfo, lease_of
+from neoq.threads.loop import Loop
 
 if TYPE_CHECKING:
     from neoq.config import Config

@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from neoq.boundary import entrance, is_entrance, is_wall
 from neoq.clock import Clock
 from neoq.config import SafeLogger
 from neoq.engine.coroutines import close_loop
 from neoq.errors import DeadlineExceeded, JobInterrupted, JobTimeout, UnsupportedError
-from neoq.frames import gc_paused, stack_frames
-from neoq.loop import Loop
+from neoq.threads.boundary import entrance, is_entrance, is_wall
+from neoq.threads.frames import gc_paused, stack_frames
+from neoq.threads.loop import Loop
 
 if TYPE_CHECKING:
     from neoq.job import Job

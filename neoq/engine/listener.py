@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from neoq.config import SafeLogger
 from neoq.engine.coroutines import as_function
+from neoq.engine.interactive import is_interactive, named_alike
 from neoq.engine.results import not_begun, undone
 from neoq.engine.surroundings import Surroundings
 from neoq.errors import ListenerExistsError, NeoqError
 from neoq.job import Job
 from neoq.record import Unique
 from neoq.retry import RetryPolicy
-from neoq.session import is_interactive, named_alike
 
 if TYPE_CHECKING:
     import logging

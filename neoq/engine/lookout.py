@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from neoq.clock import machine
 from neoq.engine.awaited import AwaitedJob, AwaitedJobs
 from neoq.errors import BackendError
-from neoq.loop import Loop
 from neoq.store import ANNOUNCED_AT_ONCE, Ear, Store
+from neoq.threads.loop import Loop
 
 if TYPE_CHECKING:
     from neoq.config import Config

@@ -19,11 +19,11 @@ from neoq.engine.attempt import Judged, abandoned, attempt
 from neoq.engine.coroutines import close_loop
 from neoq.engine.interrupt import FLUSH_AFTER, Interrupt, Slot, Watchdog, enter
 from neoq.errors import JobInterrupted
-from neoq.frames import gc_paused, stack_frames
 from neoq.job import Job
-from neoq.loop import try_later
 from neoq.store import Successes, given_back
-from neoq.threads import Wakeup, start
+from neoq.threads.frames import gc_paused, stack_frames
+from neoq.threads.lifecycle import Wakeup, start
+from neoq.threads.loop import try_later
 
 if TYPE_CHECKING:
     from contextvars import Context

@@ -26,13 +26,13 @@ from neoq.errors import (
 )
 from neoq.filter import Filter
 from neoq.job import Job
-from neoq.loop import has_late, revive
 from neoq.payload import sized_result
 from neoq.record import Status
 from neoq.search import UNFINISHED, pages
 from neoq.store import Extended, Lease, Outcome, Store, StoreContext, WorkerInfo, lease_of
 from neoq.system import host_name
-from neoq.threads import BoundedCall, await_change
+from neoq.threads.lifecycle import BoundedCall, await_change
+from neoq.threads.loop import has_late, revive
 from neoq.times import to_datetime
 from neoq.version import __version__
 
@@ -90,7 +90,7 @@ class Runtime:
     once it is being shut down. ``by_hand`` runs what is ready while a test holds the threads.
     """
 
-    opens_stores = True  # a frame of it is no reentry: see `neoq.reentry`
+    opens_stores = True  # a frame of it is no reentry: see `neoq.threads.reentry`
 
     def __init__(self, config: Config, store_class: type[Store]) -> None:
         self.config = config

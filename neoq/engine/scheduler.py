@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from neoq.clock import machine
 from neoq.errors import BackendError
 from neoq.job import Job
-from neoq.loop import Loop
 from neoq.schedules import describe
 from neoq.store import Store, Tick
+from neoq.threads.loop import Loop
 from neoq.times import to_datetime
 
 if TYPE_CHECKING:

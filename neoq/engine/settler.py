@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
-from neoq.loop import Loop
 from neoq.record import Status
 from neoq.store import Failure, Outcome, Store
+from neoq.threads.loop import Loop
 
 MAX_BATCH = 1000
 MAX_WAITING = 10_000  # outcomes; runners wait beyond

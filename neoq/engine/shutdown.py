@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from neoq.boundary import entered
 from neoq.clock import machine
 from neoq.engine.report import ShutdownReport
 from neoq.engine.worker_log import say_stopped, say_stopping
 from neoq.errors import BackendError, ShutdownRequested
-from neoq.frames import frames_from
 from neoq.job import Job
 from neoq.record import FINISHED, Status
 from neoq.store import Outcome, given_back
-from neoq.threads import start
+from neoq.threads.boundary import entered
+from neoq.threads.frames import frames_from
+from neoq.threads.lifecycle import start
 
 if TYPE_CHECKING:
     from neoq.engine.pool import Runner

@@ -42,7 +42,7 @@ class Unheard:
         self._since[queue] = math.inf
         if queue in heard:
             return
-        from neoq.remedies import nearest
+        from neoq.wording.remedies import nearest
 
         near = nearest(queue, heard)
         known = ", ".join(map(repr, sorted(heard))) or "none"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from neoq.boundary import entrance
 from neoq.clock import machine
 from neoq.engine.awaited import AwaitedJob, state_of
 from neoq.engine.interrupt import Slot, current_slot
 from neoq.engine.runtime import Runtime
 from neoq.errors import BackendClosedError, BackendError, BackendUnavailable, NeoqError
 from neoq.job import Job
-from neoq.loop import has_late, revive
+from neoq.threads.boundary import entrance
+from neoq.threads.loop import has_late, revive
 
 OUTCOME_ARRIVES_WITHIN = 1.0  # seconds until the outcome of a job that ran here is known here
 WATCH_EVERY = 0.02  # seconds between looks at a job in memory that is watched

@@ -19,9 +19,9 @@ from queue import Queue
 from typing import TYPE_CHECKING, Any
 
 from neoq.job import Job
-from neoq.loop import Logger, Loop
 from neoq.record import PENDING, Status
 from neoq.store import QueueCounts
+from neoq.threads.loop import Logger, Loop
 
 if TYPE_CHECKING:
     from neoq.clock import Clock

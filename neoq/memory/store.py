@@ -10,7 +10,6 @@ from datetime import datetime
 from itertools import repeat
 from typing import Any, ClassVar
 
-from neoq.boundary import entrance
 from neoq.errors import BackendClosedError, UnsupportedError
 from neoq.filter import ALL, Filter
 from neoq.job import Job, call_of, data_of, is_special, queue_of
@@ -20,7 +19,6 @@ from neoq.memory.queues import Key, Plain, QueueState, job_of
 from neoq.memory.room import Room
 from neoq.memory.table import Table, snapshot
 from neoq.record import Status
-from neoq.reentry import guarded, reentered
 from neoq.schedules import Listed
 from neoq.store import (
     Action,
@@ -42,6 +40,8 @@ from neoq.store import (
     refuse_taken_uids,
     taken_by,
 )
+from neoq.threads.boundary import entrance
+from neoq.threads.reentry import guarded, reentered
 from neoq.times import to_datetime
 
 _PENDING, _RUNNING, _RETRYING = Status.PENDING, Status.RUNNING, Status.RETRYING

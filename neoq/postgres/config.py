@@ -9,7 +9,7 @@ from typing import Any
 
 from neoq.config import FLAG, Config, Kind, Settings, count, setting, span, url_kind
 from neoq.postgres.connections import bad_conninfo, describe
-from neoq.redact import misread
+from neoq.wording.redact import misread
 
 
 def _schema(value: Any) -> str:

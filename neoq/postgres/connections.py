@@ -25,8 +25,8 @@ from psycopg.pq.abc import PGresult
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.postgres.arrays import register
-from neoq.redact import HOW_TO_WRITE, Hider, Url, secrets_of
 from neoq.system import at_fork, wait_to_read
+from neoq.wording.redact import HOW_TO_WRITE, Hider, Url, secrets_of
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 Values = Sequence[Any] | Mapping[str, Any]  # of a statement: by place, or by name

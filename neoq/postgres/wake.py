@@ -17,13 +17,13 @@ import psycopg
 from neoq.clock import machine
 from neoq.config import SafeLogger
 from neoq.errors import BackendError
-from neoq.loop import Loop
 from neoq.messages import ask_in, text_of_ids
 from neoq.postgres.connections import Connection, Connections
 from neoq.postgres.statements import Statements, changes_channel_of, channel_of
 from neoq.store import Notify, WorkerInfo
 from neoq.stored import restricted
 from neoq.system import wait_to_read
+from neoq.threads.loop import Loop
 
 APART = 0.01  # seconds between two notifications of one process, at least
 FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0  # seconds between attempts to connect again

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from neoq.redact import misread
+from neoq.wording.redact import misread
 
 SCHEMES: tuple[str, ...] = (
     *("redis", "redis+unix", "redis+sentinel", "redis+cluster"),

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neoq.config import OPTIONAL_TEXT, SECRET, Config, Kind, Settings, count, setting, span, url_kind
-from neoq.redact import misread, shown
 from neoq.redis.address import Address
+from neoq.wording.redact import misread, shown
 
 
 def _prefix(value: Any) -> str:

@@ -10,12 +10,12 @@ import redis
 
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
-from neoq.redact import Hider
 from neoq.redis.address import Address
 from neoq.redis.client import Clients, check_server, connection_of_pool, disconnect_unused, info_of
 from neoq.redis.errors import DRIVER_ERRORS, connection_broke, wrapped
 from neoq.redis.exchange import exchange
 from neoq.redis.scripts import Script, Scripts
+from neoq.wording.redact import Hider
 
 if TYPE_CHECKING:
     from neoq.config import SafeLogger

@@ -5,8 +5,8 @@ from __future__ import annotations
 import redis
 
 from neoq.errors import BackendError, BackendUnavailable
-from neoq.redact import Hider
 from neoq.redis.address import Address
+from neoq.wording.redact import Hider
 
 DRIVER_ERRORS = (
     redis.RedisError,

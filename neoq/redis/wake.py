@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from neoq.loop import Loop
 from neoq.redis.connection import RedisConnection
 from neoq.redis.errors import DRIVER_ERRORS
 from neoq.redis.exchange import read, send
+from neoq.threads.loop import Loop
 
 if TYPE_CHECKING:
     from neoq.config import SafeLogger

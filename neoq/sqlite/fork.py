@@ -10,8 +10,8 @@ import threading
 import weakref
 from typing import Protocol
 
-from neoq.boundary import entrance
 from neoq.system import at_fork
+from neoq.threads.boundary import entrance
 
 
 class ForkAware(Protocol):

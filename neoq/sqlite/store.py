@@ -18,7 +18,6 @@ from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.filter import ALL, Filter
 from neoq.job import Job
-from neoq.loop import Loop
 from neoq.record import Status
 from neoq.schedules import Listed
 from neoq.sqlite.alive import Seen, Sign
@@ -49,6 +48,7 @@ from neoq.store import (
     WorkerInfo,
 )
 from neoq.stored import Reported, number_in
+from neoq.threads.loop import Loop
 from neoq.times import to_datetime
 
 if TYPE_CHECKING:

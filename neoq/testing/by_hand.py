@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from neoq.backend import Backend
-from neoq.boundary import entrance
 from neoq.engine.attempt import attempt
 from neoq.engine.interrupt import running_in
 from neoq.errors import Signal
 from neoq.job import Job, call_of, plain
 from neoq.store import Demand, Successes
 from neoq.testing.transactions import Transactions
+from neoq.threads.boundary import entrance
 
 if TYPE_CHECKING:
     from neoq.engine.listener import Listener

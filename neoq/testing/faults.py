@@ -156,7 +156,7 @@ class Faults:
     def _around(self, calls: tuple[str, ...], fault: Fault, way: Real) -> Iterator[Fault]:
         """Let calls go through a function for as long as the block lasts.
 
-        Its first argument is the store: such a frame counts as the store's own, see `neoq.reentry`.
+        Its first argument is the store: such a frame counts as the store's own, see `neoq.threads.reentry`.
         """
         for name in calls:
             if name.startswith("_") or not callable(getattr(Store, name, None)):

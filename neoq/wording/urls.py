@@ -62,7 +62,7 @@ def _of_scheme(scheme: str, schemes: Iterable[str]) -> str:
         return f"{start}; did you mean {meant.partition('://')[0]}://...? Write {meant}"
     if scheme.partition("+")[0] in _NO_STORE:
         return f"{start}; jobs are kept in memory, in a SQLite file, in Postgres or in Redis: {BEGINNINGS}"
-    from neoq.remedies import nearest
+    from neoq.wording.remedies import nearest
 
     near = nearest(scheme, schemes)
     return f"{start}; {f'did you mean {near}://...? A URL' if near else 'a URL'} begins with {BEGINNINGS}"

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from neoq.boundary import entrance, is_entrance
 from neoq.errors import NeoqError
-from neoq.frames import frames_from
+from neoq.threads.boundary import entrance, is_entrance
+from neoq.threads.frames import frames_from
 
 GUARDED = (
     *("open_store", "close_store", "add", "add_tick", "last_tick", "list_schedules", "schedules"),

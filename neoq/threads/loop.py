@@ -12,10 +12,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from neoq.boundary import entrance
 from neoq.clock import machine
 from neoq.errors import BackendError
-from neoq.threads import Wakeup, join, start
+from neoq.threads.boundary import entrance
+from neoq.threads.lifecycle import Wakeup, join, start
 
 FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0  # seconds after a round that failed
 TRY_AGAIN = 0.5  # seconds between attempts to start what could not be started

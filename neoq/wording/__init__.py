@@ -1,0 +1,1 @@
+"""What errors and logs say: advice, limits for texts, and no secrets."""
