@@ -1,7 +1,8 @@
 """The layers of the package: which part may import which, as the sources say; imports for types count.
 
 Leaves stand at the top of the package, or in `threads` and `wording`, and import only leaves. The engine
-imports leaves and itself. The backend imports both. A store imports leaves, `backend`, itself and its one driver.
+imports leaves and itself. The backend imports both. A store imports leaves, `backend`, itself and its one
+driver.
 """
 
 from __future__ import annotations
