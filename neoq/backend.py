@@ -393,7 +393,8 @@ class Backend(Operations):
         """Store a job and return a snapshot of it; takes a `Job`, or a queue, a payload and Job's keywords.
 
         The payload is serialised now: later changes to it are not seen. Where an unfinished job has the same
-        fingerprint that one is returned, with ``duplicate=True`` (or as ``on_duplicate`` says).
+        fingerprint that one is returned, with ``duplicate=True`` and its own uid, or none (or as
+        ``on_duplicate`` says). A job with a ``uid`` meets it only where it asks for ``unique`` as well.
         ``transaction`` is a connection of yours whose commit the job waits for (backends that share one).
 
         Raises InvalidJobError, PayloadError, NoListenerError, DuplicateJobError, QueueFullError,

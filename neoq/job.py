@@ -90,7 +90,8 @@ class Job(Record):
     the queue or the backend, whose default is True.
     ``on_duplicate`` says what an enqueue does that meets an unfinished job of equal fingerprint.
     ``uid`` is a name of your own, of up to 255 characters, by which ``get(uid=...)`` finds the job; while a
-    job is kept no other one has its uid, and an enqueue with that uid returns it as a duplicate.
+    job is kept no other one has its uid, and an enqueue with that uid returns it as a duplicate. A job with
+    a uid is unique by its fingerprint only if it has ``unique`` or ``fingerprint``, too.
     ``kind`` names the task that runs it, on a queue of tasks.
 
     Jobs that a backend returns are snapshots; the one that a handler gets also has `remaining`,
@@ -140,6 +141,7 @@ class Job(Record):
         kind: str | None = None,
     ) -> None:
         """Check and take over what is more than a queue and a payload."""
+        unique = _said_unique(unique, uid, fingerprint)
         if unique is None:
             unique = True
         else:
@@ -397,6 +399,11 @@ _DESCRIBED = frozenset(
     ).split()
 )  # what a user may say of a job, beyond the plain
 _ASKED = frozenset({"asked_run_after", "asked_deadline"})
+
+
+def _said_unique(unique: Unique | None, uid: str | None, fingerprint: str | None) -> Unique | None:
+    """What a job says of itself: one that has a uid and nothing else to be compared is told by its uid."""
+    return False if unique is None and uid is not None and fingerprint is None else unique
 
 
 def _own_uid(uid: Any, on_duplicate: OnDuplicate) -> str:

@@ -181,6 +181,27 @@ class UidCases(Suite):
         assert len(backend.jobs()) == 1
         assert backend.stats().duplicates == 1
 
+    def test_a_uid_tells_equal_jobs_apart(self, waiting: Backend) -> None:
+        """Equal jobs with uids of their own are two jobs, whatever the queue says, and each is found."""
+        waiting.listen("q", ignore, unique="until_started")
+        waiting.enqueue("q", {"n": 1}, unique=True)
+        added = [waiting.enqueue("q", {"n": 1}, uid=uid) for uid in ("a", "b")]
+        added += waiting.enqueue_many([Job("q", {"n": 1}, uid=uid) for uid in ("c", "d")])
+        assert [job.duplicate for job in added] == [False] * 4
+        assert [id_of(found(waiting, uid)) for uid in "abcd"] == [job.id for job in added]
+        assert waiting.count(queue="q") == 5
+
+    @pytest.mark.parametrize("asked", [{"unique": True}, {"fingerprint": "f"}], ids=str)
+    def test_a_uid_that_is_not_used(self, waiting: Backend, asked: dict[str, Any]) -> None:
+        """A uid names nothing where its job asks to be unique too, and meets an unfinished equal one."""
+        waiting.listen("q", ignore)
+        job = waiting.enqueue("q", {"n": 1}, uid="a", **asked)
+        met = waiting.enqueue("q", {"n": 1}, uid="b", **asked)
+        assert (met.id, met.duplicate, met.uid) == (job.id, True, "a")
+        assert waiting.get(uid="b") is None
+        assert waiting.delete(id_of(job))
+        assert not waiting.enqueue("q", {"n": 1}, uid="b", **asked).duplicate
+
     def test_a_uid_of_another_queue(self, waiting: Backend) -> None:
         """A uid that a job of another queue has is refused, and the error names that job."""
         for queue in ("p", "q"):
