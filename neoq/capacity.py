@@ -40,20 +40,25 @@ def bounds_of(jobs: Sequence[Job], context: StoreContext) -> dict[str, int]:
 def new_of(jobs: Sequence[Job], queues: Iterable[str], duplicates: Collection[int]) -> dict[str, int]:
     """As `wanted_of`, without duplicates, which take no room.
 
-    Duplicates are the jobs at these places of the batch, and jobs that equal an earlier one of the batch.
+    Duplicates are the jobs at these places of the batch, and jobs that equal an earlier one of the batch, by
+    fingerprint or uid.
     """
     numbers = dict.fromkeys(queues, 0)
     seen: set[tuple[str, str]] = set()
     for place, job in enumerate(jobs):
-        if job.queue not in numbers:
+        if job.queue not in numbers or place in duplicates:
             continue
-        if job.unique:
-            name = job.queue, job.fingerprint
-            if place in duplicates or name in seen:
-                continue
-            seen.add(name)
-        numbers[job.queue] += not job.waits
+        names = _names_of(job)
+        if seen.isdisjoint(names):
+            seen.update(names)
+            numbers[job.queue] += not job.waits
     return numbers
+
+
+def _names_of(job: Job) -> list[tuple[str, str]]:
+    """What a job is compared by; no queue has the empty name."""
+    names = [(job.queue, job.fingerprint)] if job.unique else []
+    return names if job.uid is None else [*names, ("", job.uid)]
 
 
 def refuse_too_many(wanted: Mapping[str, int], capacities: Mapping[str, float]) -> None:

@@ -305,13 +305,19 @@ class Adder:
         return accept(jobs, rows)
 
     def duplicates(self, execute: Transaction, jobs: Sequence[Job]) -> set[int]:
-        """The places of jobs whose fingerprints unfinished jobs have."""
+        """The places of jobs whose fingerprints unfinished jobs have, or whose uids any jobs have."""
         arrays = execute.arrays
         values = {
             "queues": arrays.texts([job.queue for job in jobs]),
             "holds": arrays.uuids([held(job) for job in jobs]),
         }
-        return {place - 1 for (place,) in execute(self._statements.held, values, "n")}
+        places = {place - 1 for (place,) in execute(self._statements.held, values, "n")}
+        uids = [job.uid for job in jobs if job.uid is not None]
+        if uids:
+            named = execute(self._statements.named, {"uids": arrays.texts(uids)}, "t")
+            known = {uid for (uid,) in named}
+            places |= {place for place, job in enumerate(jobs) if job.uid in known}
+        return places
 
     # -- holders ----------------------------------------------------------------------------------------
 

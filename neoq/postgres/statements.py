@@ -164,6 +164,9 @@ class Statements:
                 with ordinality i (queue, holds, place)
             where exists (select 1 from {s}.jobs j where j.holds = i.holds and j.queue = i.queue)
         """
+        self.named = " union all ".join(
+            f"select uid from {s}.{table} where uid = any (%(uids)s::text[])" for table in ("jobs", "history")
+        )
         self.last_id = f"select last_value from {s}.job_ids"
         self.ready_within = f"select {self._call('ready_within', 'queue text, limit int')}"
         self.name_queues = f"""

@@ -143,8 +143,10 @@ class Adder:
         return added
 
     def duplicates(self, jobs: Sequence[Job]) -> set[int]:
-        """The places of jobs whose fingerprints unfinished jobs have."""
-        places = set[int]()
+        """The places of jobs whose fingerprints unfinished jobs have, or whose uids any jobs have."""
+        uids = {job.uid for job in jobs if job.uid is not None}
+        known = {job.uid for job in self._finder.of_uids(uids)} if uids else uids
+        places = {place for place, job in enumerate(jobs) if job.uid in known}
         for part in _parts(jobs):
             unique = [(place, job) for place, job in zip(part.places, part.jobs, strict=True) if job.unique]
             key = self._queues.keys(part.queue).key("uniq")

@@ -123,9 +123,12 @@ def full_queue(session: Session, wanted: dict[str, int], capacities: dict[str, i
 
 
 def duplicates(session: Session, jobs: Sequence[Job]) -> set[int]:
-    """The places of jobs whose fingerprints unfinished jobs have."""
+    """The places of jobs whose fingerprints unfinished jobs have, or whose uids any jobs have."""
     places = set()
     for place, job in enumerate(jobs):
+        if job.uid is not None and session.of_uid(job.uid) is not None:
+            places.add(place)
+            continue
         fingerprint_hash = hash_of(job)
         if (
             fingerprint_hash is not None

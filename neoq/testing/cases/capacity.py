@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -207,6 +208,34 @@ class CapacityCases(Suite):
         assert (replaced.id, replaced.payload) == (first.id, {"n": 1})
         [replaced] = backend.enqueue_many([Job("q", {"n": 2}, fingerprint="f", on_duplicate="replace")])
         assert (replaced.id, replaced.payload) == (first.id, {"n": 2})
+
+    @pytest.mark.parametrize("options", [{}, {"unique": True}], ids=str)
+    def test_a_duplicate_by_its_uid_takes_no_room(self, make: Make, options: dict[str, Any]) -> None:
+        """A full queue returns a job that has the uid, finished or not, alone or in a batch."""
+        backend = make(autostart=False, queue_capacity=2, enqueue_timeout=SOON)
+        backend.listen("q", ignore)
+        done = backend.enqueue("q", {"n": 0}, uid="done")
+        assert backend.cancel(id_of(done))
+        [first, _] = backend.enqueue_many([Job("q", {"n": n}, uid=f"u{n}") for n in (1, 2)])
+        many = [Job("q", {"n": 9}, uid=uid, **options) for uid in ("done", "u1", "u1")]
+        met = [backend.enqueue("q", {"n": n}, uid="u1", **options) for n in (1, 9)]
+        met += [backend.enqueue("q", {"n": 9}, uid="done", **options), *backend.enqueue_many(many)]
+        assert [job.id for job in met] == [first.id, first.id, done.id, done.id, first.id, first.id]
+        assert all(job.duplicate for job in met)
+        with pytest.raises(DuplicateJobError, match="uid 'u1'"):
+            backend.enqueue("q", {"n": 9}, uid="u1", on_duplicate="raise")
+        with pytest.raises(QueueFullError):
+            backend.enqueue_many([Job("q", {"n": 9}, uid="u1"), Job("q", {"n": 9}, uid="new")])
+        assert len(unfinished_jobs(backend)) == 2
+
+    def test_equal_uids_of_a_batch_take_one_place(self, make: Make) -> None:
+        """Jobs of one batch that have the same uid are one job, and take the room of one."""
+        backend = make(autostart=False, queue_capacity=1, enqueue_timeout=SOON)
+        backend.listen("q", ignore)
+        added = backend.enqueue_many([Job("q", {"n": n}, uid="a") for n in range(3)])
+        assert [(job.id, job.duplicate) for job in added] == [
+            (added[0].id, duplicate) for duplicate in (False, True, True)
+        ]
 
     @pytest.mark.parametrize("number", [4, 120])
     def test_only_the_new_jobs_of_a_batch_take_room(self, make: Make, number: int) -> None:
