@@ -5,18 +5,15 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterable
-from datetime import timedelta, tzinfo
-from functools import partial
+from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, Unpack, overload
 
-from neoq.checks import check_queue
 from neoq.clock import Clock, machine
-from neoq.config import Config, OnError, query_of
+from neoq.config import Config, query_of
 from neoq.engine.engine import Engine
-from neoq.engine.listener import Handler, Listener, Middleware, no_such_task
+from neoq.engine.listener import Middleware
 from neoq.engine.report import ShutdownReport
-from neoq.engine.scheduler import Cron
 from neoq.errors import ConfigError, InvalidJobError, NeoqError
 from neoq.job import (
     Job,
@@ -27,10 +24,9 @@ from neoq.job import (
     queue_of,
     refuse_unknown,
 )
+from neoq.listening import Listening
 from neoq.operations import Operations, seconds_of
 from neoq.payload import encode_payload, refuse_size
-from neoq.record import Unique
-from neoq.retry import RetryPolicy
 from neoq.store import DirectStore, Store
 from neoq.threads.boundary import entrances
 from neoq.wording.redact import HOW_TO_WRITE
@@ -39,29 +35,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from urllib.parse import SplitResult
 
-    from neoq.tasks import Task, Tasks
+    from neoq.tasks import Tasks
     from neoq.tasks.collection import Decorator
 
 SECOND_SIGNAL = 0.5  # seconds after the first, or it is the same
 EnqueueMiddleware = Callable[[Job, Callable[..., Job]], Job]
-AnyHandler = TypeVar("AnyHandler", bound=Handler)
-_NOT_GIVEN: Any = object()
-
-
-class ListenOptions(TypedDict, total=False):
-    """The keywords of ``listen``; what is not given comes from the backend's `Config`."""
-
-    concurrency: int
-    timeout: timedelta | float | None
-    capacity: int | None
-    max_retries: int
-    retry: RetryPolicy
-    on_error: OnError | None
-    unique: Unique
 
 
 @entrances()
-class Backend(Operations):
+class Backend(Listening, Operations):
     """Background jobs: listen, enqueue, shut down. Make one of its subclasses, or call `neoq.connect`.
 
     All methods may be called from any thread. As a context manager it runs jobs inside the block, unless
@@ -122,7 +104,7 @@ class Backend(Operations):
         self.store = self.engine.store
         self._direct = self.store if isinstance(self.store, DirectStore) else None
         self._own_tasks: Tasks | None = None
-        self._queue_options: dict[str, ListenOptions] = {}
+        self._queue_options = {}
         self._enqueue_middleware: list[EnqueueMiddleware] = []
         self._max_payload = self.config.max_payload
         self._look_at_enqueue()
@@ -147,119 +129,6 @@ class Backend(Operations):
     def clock(self, clock: Clock) -> None:
         self.engine.clock.follow(clock)
 
-    # -- listen ------------------------------------------------------------------------------------------
-
-    @overload
-    def listen(self, queue: str, handler: AnyHandler, **options: Unpack[ListenOptions]) -> AnyHandler: ...
-    @overload
-    def listen(self, queue: str, **options: Unpack[ListenOptions]) -> Callable[[AnyHandler], AnyHandler]: ...
-    def listen(self, queue: str, handler: Any = _NOT_GIVEN, **options: Unpack[ListenOptions]) -> Any:
-        """Run a queue's jobs with ``handler(job)``; without a handler it is a decorator.
-
-        ``concurrency`` runners at most; ``timeout`` an attempt in seconds or as a timedelta (None: for
-        ever); ``capacity`` ready jobs before producers wait; ``max_retries`` and ``retry`` for attempts that
-        fail; ``on_error(job, exception)`` after each of these; ``unique`` of jobs that this process enqueues
-        there and that do not say it themselves. What is not given comes from the Config.
-
-        Raises ListenerExistsError for a queue that has a handler, InvalidJobError for a bad argument.
-        """
-        check_queue(queue)
-        if handler is _NOT_GIVEN or handler is None:
-            return lambda function: self.listen(queue, function, **options)
-        self.engine.listen(self._listener(queue, handler, options))
-        self._look_at_enqueue()
-        return handler
-
-    @overload
-    def listen_cron(
-        self,
-        spec: str,
-        handler: AnyHandler,
-        *,
-        queue: str | None = None,
-        timezone: str | tzinfo = ...,
-        catch_up: bool = False,
-        **options: Unpack[ListenOptions],
-    ) -> AnyHandler: ...
-    @overload
-    def listen_cron(
-        self,
-        spec: str,
-        *,
-        queue: str | None = None,
-        timezone: str | tzinfo = ...,
-        catch_up: bool = False,
-        **options: Unpack[ListenOptions],
-    ) -> Callable[[AnyHandler], AnyHandler]: ...
-    def listen_cron(
-        self,
-        spec: str,
-        handler: Any = _NOT_GIVEN,
-        *,
-        queue: str | None = None,
-        timezone: str | tzinfo = _NOT_GIVEN,
-        catch_up: bool = False,
-        **options: Unpack[ListenOptions],
-    ) -> Any:
-        """Run ``handler(job)`` whenever a cron spec says; without a handler it is a decorator.
-
-        ``job.payload["scheduled_at"]`` is the tick, ISO 8601 in UTC. The queue is named after the spec
-        unless ``queue`` names it. A failed tick is not retried unless ``max_retries`` says so.
-        ``catch_up`` enqueues one tick for those missed while nothing ran (durable backends).
-
-        Raises CronError for a bad spec or timezone, ListenerExistsError where the name is taken.
-        """
-        from neoq.cron import Schedule
-
-        _checked_catch_up(catch_up)
-        schedule = Schedule(spec, self.config.timezone if timezone is _NOT_GIVEN else timezone)
-        name = schedule.queue_name if queue is None else queue
-        if handler is _NOT_GIVEN or handler is None:
-            return lambda function: self.listen_cron(
-                spec, function, queue=queue, timezone=schedule.timezone, catch_up=catch_up, **options
-            )
-        options.setdefault("max_retries", 0)
-        cron = Cron(name, schedule, catch_up=catch_up)
-        self.engine.listen(self._listener(name, handler, options), cron)
-        self._look_at_enqueue()
-        return handler
-
-    def _listener(self, queue: str, handler: Any, options: ListenOptions) -> Listener:
-        check_queue(queue)
-        _check_handler(queue, handler)
-        config = self.config
-        unknown = set(options) - ListenOptions.__annotations__.keys()
-        if unknown:
-            from neoq.wording.remedies import of_listen  # where something is refused, and no sooner
-
-            known = [*ListenOptions.__annotations__, "timezone", "catch_up"]
-            told = [f"{name}: {of_listen(name, known)}" for name in sorted(unknown)]
-            raise InvalidJobError(f"listen does not know {'; '.join(told)}", queue=queue)
-        retry = options.get("retry", RetryPolicy())
-        if not isinstance(retry, RetryPolicy):
-            raise InvalidJobError(f"retry is {retry!r}; it takes a RetryPolicy", queue=queue)
-        given = {name: options[name] for name in options if name not in {"retry", "capacity"}}  # type: ignore[literal-required]
-        if "capacity" in options:
-            given["queue_capacity"] = options["capacity"]
-        checked = config.replace(given, queue)
-        return Listener(
-            queue,
-            handler,
-            concurrency=checked.concurrency,
-            timeout=checked.timeout,
-            capacity=checked.queue_capacity,
-            max_retries=checked.max_retries,
-            retry=retry,
-            on_error=checked.on_error,
-            clock=self.engine.clock,
-            logger=config.logger,
-            failed=self.engine.count_failure,
-            unique=checked.unique,
-            max_result=config.max_payload,
-        )
-
-    # -- tasks -------------------------------------------------------------------------------------------
-
     @property
     def task(self) -> Decorator:
         """Make a function a task of this backend: ``@backend.task``, with or without options.
@@ -282,66 +151,6 @@ class Backend(Operations):
         from neoq.tasks import Tasks
 
         Tasks.include_all(collections, self)
-
-    def queue(self, name: str, *, concurrency: int = _NOT_GIVEN, capacity: int | None = _NOT_GIVEN) -> None:
-        """Say how many jobs of a queue of tasks run at once, and how many may be ready."""
-        check_queue(name)
-        given: ListenOptions = {}
-        if concurrency is not _NOT_GIVEN:
-            given["concurrency"] = concurrency
-        if capacity is not _NOT_GIVEN:
-            given["capacity"] = capacity
-        present = self.engine.listeners.get(name)
-        if present is not None and present.routes is None:
-            raise InvalidJobError(
-                f"queue {name!r} has a plain handler: give concurrency and capacity to listen()", queue=name
-            )
-        options: ListenOptions = {**self._queue_options.get(name, {}), **given}
-        listener = self._listener(name, no_such_task, options)
-        self._queue_options[name] = options
-        if present is not None:
-            self.engine.configure(listener)
-
-    def listen_task(self, task: Task[..., Any]) -> None:
-        """Run the jobs of a task; called as its collection is included."""
-        options = task.options
-        crons = self._crons_of(task) if "cron" in options else []
-        names = ("timeout", "max_retries", "retry", "on_error")
-        given: Any = {name: value for name, value in options.items() if name in names}
-        given["unique"] = task.unique
-        listener = self._listener(task.queue, task.handler, given)
-        listener.whose = "the task's"
-        self.engine.listen_task(
-            listener,
-            (task.kind, *task.aliases),
-            crons,
-            lambda: self._listener(task.queue, no_such_task, self._queue_options.get(task.queue, {})),
-        )
-
-    def hold_tasks(self, queue: str) -> None:
-        """Let a queue hold tasks before it has one of its own; for integrations with frameworks."""
-
-        def listener() -> Listener:
-            return self._listener(queue, no_such_task, self._queue_options.get(queue, {}))
-
-        if queue not in self.engine.listeners:
-            self.engine.listen_task(listener(), (), (), listener)
-
-    def _crons_of(self, task: Task[..., Any]) -> list[Cron]:
-        """The schedules of a task: a failed tick is not retried unless the task says so."""
-        from neoq.cron import Schedule
-
-        options = task.options
-        specs = (options["cron"],) if isinstance(options["cron"], str) else tuple(options["cron"])
-        zone = options.get("timezone", self.config.timezone)
-        catch_up = _checked_catch_up(options.get("catch_up", False))
-        crons = []
-        for spec in specs:
-            name = task.kind if len(specs) == 1 else f"{task.kind} {spec}"
-            call = partial(task.tick, name)
-            call()  # its arguments are checked here, and not at the first tick
-            crons.append(Cron(task.queue, Schedule(spec, zone), catch_up=catch_up, name=name, call=call))
-        return crons
 
     @property
     def closed(self) -> bool:
@@ -657,39 +466,6 @@ def _given(job: Any, payload: Any, options: JobOptions) -> Job:
         extra = ", ".join([*(["payload"] if payload is not None else []), *options])
         raise InvalidJobError(f"enqueue(job) takes everything from the Job; {extra} was given beside it")
     return job.fresh()
-
-
-def _check_handler(queue: str, handler: Any) -> None:
-    import inspect
-
-    problem = None
-    if not callable(handler):
-        problem = "is not callable"
-    elif _is_generator_function(handler) or _is_generator_function(type(handler).__call__):
-        problem = "is a generator function, whose body a call does not run; take out the yield"
-    else:
-        try:
-            inspect.signature(handler).bind(None)
-        except TypeError:
-            problem = (
-                f"cannot be called with one argument, the job: its signature is {inspect.signature(handler)}"
-            )
-        except ValueError:
-            pass  # written in C, with no signature to look at
-    if problem is not None:
-        raise InvalidJobError(f"the handler {handler!r} of queue {queue!r} {problem}", queue=queue)
-
-
-def _is_generator_function(function: Any) -> bool:
-    import inspect
-
-    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-
-
-def _checked_catch_up(catch_up: Any) -> bool:
-    if not isinstance(catch_up, bool):
-        raise InvalidJobError(f"catch_up is {catch_up!r}; it takes True or False")
-    return catch_up
 
 
 def _check_callable(name: str, value: Any) -> None:

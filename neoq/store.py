@@ -9,22 +9,55 @@ from __future__ import annotations
 
 import abc
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
-from neoq.attempts import one_more
 from neoq.filter import ALL, Filter
 from neoq.job import DuplicateJobError, Job
-from neoq.record import FINISHED, Status
+from neoq.outcome import Failure, Lease, Outcome, Successes, lease_of, record_crash, record_outcome
+from neoq.record import Status
 from neoq.schedules import Listed
 from neoq.threads.reentry import GUARDED, guarded
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
     from neoq.config import Config
+
+__all__ = [  # for those who write stores: see docs/writing-a-backend.md
+    "ANNOUNCED_AT_ONCE",
+    "KINDS_LOOKED_AT",
+    "SCHEDULES_KEPT",
+    "Action",
+    "Changed",
+    "Claimed",
+    "Demand",
+    "DirectStore",
+    "Ear",
+    "Extended",
+    "Failure",
+    "Lease",
+    "Notice",
+    "Notify",
+    "Outcome",
+    "Page",
+    "QueueCounts",
+    "Reclaimed",
+    "Store",
+    "StoreContext",
+    "Successes",
+    "Tick",
+    "WorkerInfo",
+    "lease_of",
+    "must_not_meet",
+    "record_crash",
+    "record_outcome",
+    "refuse_taken_uids",
+    "taken_by",
+    "warn_of_dropped",
+]
 
 _BEYOND = 2**63 - 1  # all ids
 Notice = Literal["ready", "called", "cancel", "pause"]
@@ -55,131 +88,6 @@ class Claimed(NamedTuple):
     now: datetime
 
 
-class Lease(NamedTuple):
-    """The right to settle one job: ``token`` is drawn at each claim, so an older claim's no longer fits."""
-
-    job_id: int
-    queue: str
-    token: int
-    progress: tuple[float, str] | None = None
-
-
-class Failure(NamedTuple):
-    """Why an attempt failed."""
-
-    type: str
-    message: str
-    traceback: str
-
-
-WORKER_DIED = "WorkerDied: the process ended, or was silent for as long as a lease"
-ROLLED_BACK = Failure("RolledBack", "the transaction that job.complete() settled it in was rolled back", "")
-
-
-class Outcome(NamedTuple):
-    """How an attempt ended; the policy is already decided.
-
-    ``status`` is SUCCEEDED, DEAD, CANCELLED, RETRYING (failed, again at ``run_after``) or PENDING (given
-    back or snoozed). ``charged`` says whether the attempt counts as a retry. Times are seconds since the
-    epoch on this process's clock. ``failed_attempts`` takes the place of what the job has
-    there; None leaves it.
-    """
-
-    lease: Lease
-    status: Status
-    run_after: float | None = None
-    charged: bool = False
-    started_at: float | None = None
-    finished_at: float | None = None
-    failure: Failure | None = None
-    result: bytes | None = None
-    follow: tuple[Job, ...] = ()
-    failed_attempts: bytes | None = None
-
-
-def lease_of(job: Job) -> Lease:
-    """The lease of a job that was claimed here."""
-    return Lease(job.id, job.queue, job.token, job.progress_report)
-
-
-def succeeded(job: Job) -> Outcome:
-    """The outcome of a job that has run and succeeded here."""
-    return Outcome(
-        lease_of(job), Status.SUCCEEDED, None, False, job.started, job.finished_on, None, job.result_body
-    )
-
-
-class Successes(Sequence[Outcome]):
-    """The outcomes of jobs of one queue that have run and succeeded here, each made where it is looked at.
-
-    `MemStore.settle` looks at the jobs instead. With an Outcome for each, a job there would cost half as much
-    again: 24,000 instructions in place of 15,000 from claim to settle.
-    """
-
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self.jobs = jobs
-
-    def __len__(self) -> int:
-        return len(self.jobs)
-
-    def __getitem__(self, place: Any) -> Any:
-        return (
-            list(map(succeeded, self.jobs))[place]
-            if isinstance(place, slice)
-            else succeeded(self.jobs[place])
-        )
-
-    def __iter__(self) -> Iterator[Outcome]:
-        return map(succeeded, self.jobs)
-
-
-def record_outcome(job: Job, outcome: Outcome, now: float) -> None:
-    """Write into the record of a running job how its attempt ended, as `Store.settle` is to.
-
-    A job that was cancelled while it ran, and has not finished, is CANCELLED: it does not run again.
-    """
-    status = outcome.status
-    if job.cancel_asked and status not in FINISHED:
-        status = Status.CANCELLED
-    job.started = outcome.started_at or (job.started if job.retries else None)
-    job.retries += outcome.charged
-    job.result_body = outcome.result
-    job.progress_report = outcome.lease.progress or job.progress_report
-    if outcome.run_after is not None:
-        job.due = outcome.run_after
-    if outcome.failure is not None:
-        job.error = f"{outcome.failure.type}: {outcome.failure.message}"
-        job.traceback = outcome.failure.traceback
-    job.failed_attempts = outcome.failed_attempts or job.failed_attempts
-    _end_lease(job, status, outcome.finished_at or now)
-
-
-def record_crash(job: Job, max_crashes: int, now: float) -> None:
-    """Write into the record of a running job that its worker died, as `Store.reclaim` is to."""
-    job.crashes += 1
-    job.failed_attempts = crashed(job, now)
-    status = Status.RETRYING if job.retries else Status.PENDING
-    if job.cancel_asked:
-        status = Status.CANCELLED
-    elif job.crashes >= max_crashes:
-        status = Status.DEAD
-        job.error = f"WorkerDied: {job.crashes} workers died while they ran it (max_crashes)"
-    _end_lease(job, status, now)
-
-
-def crashed(job: Job, now: float) -> bytes:
-    """The failed attempts of a running job whose worker died, with that one."""
-    return one_more(job.failed_attempts, WORKER_DIED, started=job.started, finished=now, worker=job.worker)
-
-
-def _end_lease(job: Job, status: Status, now: float) -> None:
-    job.status, job.token, job.worker, job.cancel_asked = status, 0, None, False
-    if status in FINISHED:
-        job.finished_on = now
-    else:
-        job.progress_report = None
-
-
 def taken_by(holder: Job, uid: str | None = None) -> DuplicateJobError:
     """The error of who must not be a duplicate, and is one: by its fingerprint, or by this uid."""
     if not holder.id:  # it has none yet
@@ -204,11 +112,6 @@ def refuse_taken_uids(jobs: Sequence[Job], known: Mapping[str, Job]) -> None:
             holder = holders.setdefault(job.uid, job)
             if holder is not job and must_not_meet(job, holder):
                 raise taken_by(holder, job.uid)
-
-
-def given_back(job: Job) -> Outcome:
-    """The outcome of a job that was claimed here and not started."""
-    return Outcome(lease_of(job), Status.PENDING, job.due)
 
 
 class Page(NamedTuple):

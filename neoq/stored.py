@@ -17,8 +17,9 @@ import orjson
 
 from neoq.config import SafeLogger
 from neoq.job import Job, blank
+from neoq.outcome import Failure, Outcome, lease_of
 from neoq.record import Status, Unique
-from neoq.store import Failure, Outcome, QueueCounts, WorkerInfo, lease_of
+from neoq.store import QueueCounts, WorkerInfo
 from neoq.times import within_calendar
 
 STATUSES = (

@@ -33,6 +33,7 @@ from neoq import (
     Status,
     UnsupportedError,
 )
+from neoq.outcome import Lease, Outcome
 from neoq.postgres.add import Adder
 from neoq.postgres.arrays import Array, byteas, texts, uuids
 from neoq.postgres.connections import Connections
@@ -40,7 +41,7 @@ from neoq.postgres.rows import find_query, held
 from neoq.postgres.schema import VERSION
 from neoq.postgres.statements import Statements
 from neoq.postgres.wake import Notifier, class_of
-from neoq.store import Demand, Lease, Outcome
+from neoq.store import Demand
 from neoq.testing import Faults
 from neoq.testing.cases.suite import PATIENCE, Background, Seen, ended, eventually, in_threads, prepared
 from tests.pgbouncer import needs_pgbouncer
@@ -390,9 +391,9 @@ def test_no_statement_reads_the_whole_table(
         backend.enqueue_many([Job("q", {"n": n, "m": m}) for m in range(10)])
         backend.enqueue("q", {"again": 1})
         jobs = backend.store.claim([Demand("q", 100), Demand("other", 100)]).jobs
-        backend.store.extend([neoq.store.lease_of(job) for job in jobs])
-        retried = [neoq.store.given_back(job) for job in jobs[:5]]
-        backend.store.settle([neoq.store.succeeded(job) for job in jobs[5:]] + retried)
+        backend.store.extend([neoq.outcome.lease_of(job) for job in jobs])
+        retried = [neoq.outcome.given_back(job) for job in jobs[:5]]
+        backend.store.settle([neoq.outcome.succeeded(job) for job in jobs[5:]] + retried)
     assert whole_reads() == before
 
 
@@ -400,7 +401,7 @@ def test_prune_reads_only_what_it_forgets(backend: PostgresBackend, admin: psyco
     """However many jobs have ended since, prune reads only those that ended before: the index has them."""
     history = sql.Identifier(schema := backend.config.schema, "history")
     backend.enqueue_many([Job("q", {"n": n}) for n in range(30)])
-    backend.store.settle([neoq.store.succeeded(job) for job in backend.store.claim([Demand("q", 30)]).jobs])
+    backend.store.settle([neoq.outcome.succeeded(job) for job in backend.store.claim([Demand("q", 30)]).jobs])
     columns = [
         name
         for (name,) in admin.execute(
@@ -451,7 +452,7 @@ def test_five_hundred_queues(make: Make) -> None:
     backend.enqueue_many([Job(name, {"n": 1}) for name in names])
     claimed = backend.store.claim([Demand(name, 1) for name in names])
     assert sorted(job.queue for job in claimed.jobs) == sorted(names)
-    backend.store.settle([neoq.store.given_back(job) for job in claimed.jobs])
+    backend.store.settle([neoq.outcome.given_back(job) for job in claimed.jobs])
     for name in names[:20]:
         backend.listen(name, lambda job: seen(job.queue))
     backend.start()
@@ -512,7 +513,7 @@ def buried(backend: PostgresBackend, number: int) -> list[Job]:
     for n in range(number):
         backend.enqueue("q", {"n": n})
         [job] = backend.store.claim([Demand("q", 1)]).jobs
-        dead = neoq.store.succeeded(job)._replace(status=Status.DEAD, finished_at=1000.0 + n)
+        dead = neoq.outcome.succeeded(job)._replace(status=Status.DEAD, finished_at=1000.0 + n)
         backend.store.settle([dead])
         jobs.append(job)
     return jobs

@@ -23,6 +23,7 @@ import neoq
 from neoq.clock import SystemClock
 from neoq.engine.shutdown import CLOSING_GRACE
 from neoq.job import Job
+from neoq.outcome import Outcome, lease_of, succeeded
 from neoq.record import Status
 from neoq.redis import exchange as redis_exchange
 from neoq.redis.add import Adder
@@ -32,7 +33,7 @@ from neoq.redis.find import Finder
 from neoq.redis.leases import Leased
 from neoq.redis.mending import Mender
 from neoq.redis.scripts import Script
-from neoq.store import Demand, Outcome, lease_of, succeeded
+from neoq.store import Demand
 from neoq.testing import Faults
 from neoq.testing.cases.seam import prepared
 from neoq.testing.cases.suite import Background

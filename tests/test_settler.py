@@ -11,8 +11,9 @@ import pytest
 
 from neoq.engine.settler import Settler
 from neoq.errors import BackendError, BackendUnavailable
+from neoq.outcome import Failure, Lease, Outcome
 from neoq.record import Status
-from neoq.store import Extended, Failure, Lease, Outcome, Store
+from neoq.store import Extended, Store
 from neoq.testing.cases.suite import eventually
 
 LOG = logging.getLogger("neoq.test")

@@ -31,9 +31,9 @@ from neoq.errors import (
     UnsupportedError,
 )
 from neoq.job import Job
+from neoq.outcome import Failure
 from neoq.record import Status
 from neoq.retry import RetryPolicy
-from neoq.store import Failure
 
 CLOCK = SystemClock()
 QUIET = logging.getLogger("tests.quiet")

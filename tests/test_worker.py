@@ -17,8 +17,9 @@ import neoq
 from neoq.engine.interrupt import current_slot
 from neoq.engine.pool import Runner
 from neoq.engine.source import LocalSource
+from neoq.outcome import Outcome
 from neoq.sqlite.store import SqliteStore
-from neoq.store import Claimed, Demand, Outcome
+from neoq.store import Claimed, Demand
 
 PATIENCE = 10.0
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from neoq.clock import machine
 from neoq.errors import BackendError
+from neoq.outcome import Outcome
 from neoq.record import FINISHED
-from neoq.store import ANNOUNCED_AT_ONCE, Outcome, Store
+from neoq.store import ANNOUNCED_AT_ONCE, Store
 from neoq.threads.loop import Loop
 
 if TYPE_CHECKING:

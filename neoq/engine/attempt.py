@@ -29,10 +29,10 @@ from neoq.errors import (
     Snooze,
 )
 from neoq.job import Job
+from neoq.outcome import ROLLED_BACK, Failure, Outcome, given_back, lease_of, succeeded
 from neoq.payload import sized_result
 from neoq.record import Status
 from neoq.retry import RetryPolicy
-from neoq.store import ROLLED_BACK, Failure, Outcome, given_back, lease_of, succeeded
 from neoq.threads.boundary import wall
 from neoq.threads.lifecycle import in_time
 from neoq.times import latest, to_seconds

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from neoq.job import Job
+from neoq.outcome import Outcome
 from neoq.record import FINISHED
-from neoq.store import Outcome
 from neoq.threads.lifecycle import await_change
 
 

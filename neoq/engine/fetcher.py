@@ -18,7 +18,8 @@ from neoq.clock import machine
 from neoq.engine.settler import Settler
 from neoq.errors import BackendError, NeoqError
 from neoq.job import Job
-from neoq.store import Claimed, Demand, Outcome, Store, given_back
+from neoq.outcome import Outcome, given_back
+from neoq.store import Claimed, Demand, Store
 from neoq.threads.loop import Loop
 
 if TYPE_CHECKING:

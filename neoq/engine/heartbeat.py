@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.job import Job
-from neoq.store import Extended, Lease, Outcome, Store, WorkerInfo, lease_of
+from neoq.outcome import Lease, Outcome, lease_of
+from neoq.store import Extended, Store, WorkerInfo
 from neoq.threads.loop import Loop
 
 if TYPE_CHECKING:

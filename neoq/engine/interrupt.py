@@ -27,7 +27,7 @@ from neoq.threads.loop import Loop
 
 if TYPE_CHECKING:
     from neoq.job import Job
-    from neoq.store import Outcome
+    from neoq.outcome import Outcome
 
 GRACE = 1.0  # seconds between an interrupt and the abandonment of the thread that ignored it
 REDELIVER_EVERY = 0.002  # seconds between looks whether a thread has left what must not be broken off

@@ -20,7 +20,7 @@ from neoq.engine.coroutines import close_loop
 from neoq.engine.interrupt import FLUSH_AFTER, Interrupt, Slot, Watchdog, enter
 from neoq.errors import JobInterrupted
 from neoq.job import Job
-from neoq.store import Successes, given_back
+from neoq.outcome import Successes, given_back
 from neoq.threads.frames import gc_paused, stack_frames
 from neoq.threads.lifecycle import Wakeup, start
 from neoq.threads.loop import try_later

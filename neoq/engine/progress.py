@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from neoq.clock import machine
 from neoq.errors import BackendError
 from neoq.job import Job
-from neoq.store import Extended, Lease, Store, lease_of
+from neoq.outcome import Lease, lease_of
+from neoq.store import Extended, Store
 from neoq.threads.loop import Loop
 
 if TYPE_CHECKING:

@@ -26,10 +26,11 @@ from neoq.errors import (
 )
 from neoq.filter import Filter
 from neoq.job import Job
+from neoq.outcome import Lease, Outcome, lease_of
 from neoq.payload import sized_result
 from neoq.record import Status
 from neoq.search import UNFINISHED, pages
-from neoq.store import Extended, Lease, Outcome, Store, StoreContext, WorkerInfo, lease_of
+from neoq.store import Extended, Store, StoreContext, WorkerInfo
 from neoq.system import host_name
 from neoq.threads.lifecycle import BoundedCall, await_change
 from neoq.threads.loop import has_late, revive

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
+from neoq.outcome import Failure, Outcome
 from neoq.record import Status
-from neoq.store import Failure, Outcome, Store
+from neoq.store import Store
 from neoq.threads.loop import Loop
 
 MAX_BATCH = 1000

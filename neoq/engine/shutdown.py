@@ -14,8 +14,8 @@ from neoq.engine.report import ShutdownReport
 from neoq.engine.worker_log import say_stopped, say_stopping
 from neoq.errors import BackendError, ShutdownRequested
 from neoq.job import Job
+from neoq.outcome import Outcome, given_back
 from neoq.record import FINISHED, Status
-from neoq.store import Outcome, given_back
 from neoq.threads.boundary import entered
 from neoq.threads.frames import frames_from
 from neoq.threads.lifecycle import start

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from neoq.job import Job
-from neoq.store import Demand, Outcome, Store
+from neoq.outcome import Outcome
+from neoq.store import Demand, Store
 
 Settled = Callable[[Sequence[Outcome], set[int]], None]
 

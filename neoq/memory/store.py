@@ -18,6 +18,7 @@ from neoq.memory.config import MemConfig
 from neoq.memory.queues import Key, Plain, QueueState, job_of
 from neoq.memory.room import Room
 from neoq.memory.table import Table, snapshot
+from neoq.outcome import Lease, Outcome, Successes
 from neoq.record import Status
 from neoq.schedules import Listed
 from neoq.store import (
@@ -27,13 +28,10 @@ from neoq.store import (
     Demand,
     DirectStore,
     Extended,
-    Lease,
     Notify,
-    Outcome,
     Page,
     QueueCounts,
     Reclaimed,
-    Successes,
     Tick,
     WorkerInfo,
     must_not_meet,

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from neoq.filter import Filter
 from neoq.job import DuplicateJobError, Job
 from neoq.memory.queues import FutureJobs, Plain, QueueState, Records, job_of
+from neoq.outcome import Outcome
 from neoq.record import FINISHED, Status
-from neoq.store import Action, Changed, Notify, Outcome, Page, taken_by, warn_of_dropped
+from neoq.store import Action, Changed, Notify, Page, taken_by, warn_of_dropped
 
 if TYPE_CHECKING:
     from neoq.clock import Clock

@@ -10,11 +10,11 @@ import orjson
 
 from neoq.filter import Filter
 from neoq.job import Job, blank
+from neoq.outcome import Outcome
 from neoq.payload import CODEC, digest
 from neoq.postgres.arrays import bools, byteas, float8s, int2s, int4s, int8s, texts, uuids
 from neoq.postgres.statements import Statements
 from neoq.record import FINISHED, OnDuplicate, Status
-from neoq.store import Outcome
 from neoq.stored import (
     NUMBER,
     STATUS_OF,

@@ -8,6 +8,7 @@ from typing import Any
 
 from neoq.config import SafeLogger
 from neoq.errors import BackendError, BackendUnavailable
+from neoq.outcome import ROLLED_BACK, Outcome
 from neoq.postgres.arrays import int8s
 from neoq.postgres.connections import Connections
 from neoq.postgres.rows import BINARY, add_values, settle_values, succeed_values
@@ -15,7 +16,6 @@ from neoq.postgres.statements import Statements
 from neoq.postgres.transactions import Transaction
 from neoq.postgres.wake import payload_for
 from neoq.record import Status
-from neoq.store import ROLLED_BACK, Outcome
 
 Attempt = tuple[int, int]  # job id and token
 

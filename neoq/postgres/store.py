@@ -15,6 +15,7 @@ from neoq.errors import BackendError, BackendUnavailable
 from neoq.filter import ALL, Filter
 from neoq.job import DuplicateJobError, Job
 from neoq.messages import text_of_ask, text_of_ids
+from neoq.outcome import WORKER_DIED, Lease, Outcome
 from neoq.postgres.add import Adder, duplicate_of, holder_in, is_duplicate
 from neoq.postgres.arrays import byteas, float8s, int8s, texts, uuids
 from neoq.postgres.claim import Claimer
@@ -30,16 +31,13 @@ from neoq.record import Status
 from neoq.schedules import Listed
 from neoq.store import (
     KINDS_LOOKED_AT,
-    WORKER_DIED,
     Action,
     Changed,
     Claimed,
     Demand,
     Ear,
     Extended,
-    Lease,
     Notify,
-    Outcome,
     Page,
     QueueCounts,
     Reclaimed,

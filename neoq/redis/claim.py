@@ -9,6 +9,7 @@ from typing import Any
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.job import Job
+from neoq.outcome import Lease, Outcome
 from neoq.record import Status
 from neoq.redis.alive import Workers
 from neoq.redis.config import RedisConfig
@@ -20,7 +21,7 @@ from neoq.redis.mending import is_wrong_type
 from neoq.redis.queues import RedisQueues
 from neoq.redis.rows import job_of
 from neoq.redis.scripts import AT_ONCE
-from neoq.store import Claimed, Demand, Lease, Outcome
+from neoq.store import Claimed, Demand
 from neoq.stored import Reported, unreadable_end
 from neoq.times import to_datetime
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from neoq.outcome import Lease, Outcome
 from neoq.redis.queues import RedisQueues
-from neoq.store import Lease, Outcome
 
 # The token of a job's lease, and the job's record and state as they were claimed.
 Known = tuple[int, bytes, bytes | None]

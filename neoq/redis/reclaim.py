@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from neoq.clock import machine
+from neoq.outcome import WORKER_DIED
 from neoq.redis.alive import Workers
 from neoq.redis.config import RedisConfig
 from neoq.redis.find import Finder
 from neoq.redis.queues import RedisQueues
 from neoq.redis.scripts import AT_ONCE
-from neoq.store import WORKER_DIED, Reclaimed
+from neoq.store import Reclaimed
 
 SWEEP_EVERY = 60.0  # seconds between looks for leases that ran out and that no dead worker accounts for
 SWEPT_AT_ONCE = 1000  # leases of a queue

@@ -13,9 +13,9 @@ from typing import Any
 import orjson
 
 from neoq.job import Job, blank
+from neoq.outcome import Outcome
 from neoq.payload import CODEC, fingerprint
 from neoq.record import Status, Unique
-from neoq.store import Outcome
 from neoq.stored import NUMBER, STATUSES, Unreadable, kept_meta, read, shown, take_meta
 from neoq.times import within_calendar
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from neoq.errors import BackendError, BackendUnavailable
+from neoq.outcome import Lease, Outcome
 from neoq.record import Status
 from neoq.redis.add import Adder
 from neoq.redis.config import RedisConfig
@@ -15,7 +16,7 @@ from neoq.redis.leases import NOT_OURS, Leased
 from neoq.redis.queues import RedisQueues
 from neoq.redis.rows import change_of, held_by, lease_name, progress_of, success_of
 from neoq.redis.scripts import AT_ONCE
-from neoq.store import Extended, Lease, Outcome
+from neoq.store import Extended
 
 BYTES_AT_ONCE = 256 * 1024  # of results in one script, or a single one
 Batch = tuple[str, bool, list[Outcome]]  # of one queue, whether they succeeded

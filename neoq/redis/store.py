@@ -15,6 +15,7 @@ from neoq.errors import BackendError, BackendUnavailable, UnsupportedError
 from neoq.filter import ALL, Filter
 from neoq.job import Job
 from neoq.messages import ask_in, text_of_ask, text_of_ids
+from neoq.outcome import Lease, Outcome
 from neoq.redis.add import Adder, NoRoom
 from neoq.redis.alive import Workers
 from neoq.redis.claim import Claims
@@ -42,9 +43,7 @@ from neoq.store import (
     Demand,
     Ear,
     Extended,
-    Lease,
     Notify,
-    Outcome,
     Page,
     QueueCounts,
     Reclaimed,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from neoq.job import Job
+from neoq.outcome import ROLLED_BACK, Lease, Outcome, crashed
 from neoq.record import FINISHED as FINISHED_STATUSES
 from neoq.record import Status
 from neoq.sqlite.add import add_or_meet
@@ -22,7 +23,7 @@ from neoq.sqlite.rows import (
 )
 from neoq.sqlite.schema import DEAD, FINISHED, READY, RUNNING, SCHEDULED
 from neoq.sqlite.session import Session
-from neoq.store import ROLLED_BACK, Extended, Lease, Outcome, Reclaimed, crashed
+from neoq.store import Extended, Reclaimed
 from neoq.stored import NUMBER, number_in
 
 HeldLease = tuple[int, int, float]  # a job's id, the token of its claim, and until when it is ours

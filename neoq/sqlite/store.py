@@ -18,6 +18,7 @@ from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.filter import ALL, Filter
 from neoq.job import Job
+from neoq.outcome import Lease, Outcome
 from neoq.record import Status
 from neoq.schedules import Listed
 from neoq.sqlite.alive import Seen, Sign
@@ -37,9 +38,7 @@ from neoq.store import (
     Demand,
     Ear,
     Extended,
-    Lease,
     Notify,
-    Outcome,
     Page,
     QueueCounts,
     Reclaimed,

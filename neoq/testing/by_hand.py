@@ -14,7 +14,8 @@ from neoq.engine.attempt import attempt
 from neoq.engine.interrupt import running_in
 from neoq.errors import Signal
 from neoq.job import Job, call_of, plain
-from neoq.store import Demand, Successes
+from neoq.outcome import Successes
+from neoq.store import Demand
 from neoq.testing.transactions import Transactions
 from neoq.threads.boundary import entrance
 

@@ -22,10 +22,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from neoq import DuplicateJobError, MemBackend, SqliteBackend
 from neoq.backend import Backend
 from neoq.job import Job
+from neoq.outcome import Failure, Lease, Outcome
 from neoq.postgres.backend import PostgresBackend
 from neoq.record import FINISHED, Status, Unique
 from neoq.redis.backend import RedisBackend
-from neoq.store import Demand, Failure, Lease, Outcome, QueueCounts
+from neoq.store import Demand, QueueCounts
 from neoq.testing import Faults
 from tests.postgres_server import fresh_schema
 

@@ -14,9 +14,10 @@ from neoq.attempts import one_more
 from neoq.backend import Backend
 from neoq.errors import JobCancelled
 from neoq.job import DuplicateJobError, Job
+from neoq.outcome import WORKER_DIED, Failure
 from neoq.record import Status
 from neoq.retry import RetryPolicy
-from neoq.store import WORKER_DIED, Demand, Failure, Reclaimed, Tick
+from neoq.store import Demand, Reclaimed, Tick
 from neoq.testing.cases.seam import claim, how_it_ended, lease_of, look, numbers
 from neoq.testing.cases.suite import (
     LATER,

@@ -11,9 +11,10 @@ from neoq.backend import Backend
 from neoq.cron import Schedule
 from neoq.errors import CronError, ListenerExistsError
 from neoq.job import Job
+from neoq.outcome import Outcome
 from neoq.record import Status
 from neoq.retry import RetryPolicy
-from neoq.store import Demand, Outcome, Tick
+from neoq.store import Demand, Tick
 from neoq.testing.cases.seam import how_it_ended
 from neoq.testing.cases.suite import (
     Make,

@@ -11,8 +11,9 @@ import pytest
 from neoq.backend import Backend
 from neoq.errors import UnsupportedError
 from neoq.job import DuplicateJobError, Job
+from neoq.outcome import Failure, Lease, Outcome
 from neoq.record import Status
-from neoq.store import Demand, Failure, Lease, Outcome, WorkerInfo
+from neoq.store import Demand, WorkerInfo
 from neoq.testing.cases.suite import (
     LATER,
     Make,
