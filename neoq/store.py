@@ -418,7 +418,8 @@ class Store(abc.ABC):
 class DirectStore(Store):
     """A store in the memory of this process, where a call costs more than what it does.
 
-    Measured for `MemStore`: an enqueue takes 2.9 us by `add_plain`, and 3.2 us (10% more) by `add`.
+    Measured for `MemStore`: an enqueue takes 2.9 us by `add_plain`, and 3.2 us (10% more) by `add`. To look
+    for a job where there is none takes 0.6 us by `take`, and 2.7 us by `claim`; to find one 2.8 and 4.7 us.
     """
 
     @abc.abstractmethod
@@ -428,6 +429,10 @@ class DirectStore(Store):
     @abc.abstractmethod
     def add_call(self, queue: str, data: bytes, now: float, kind: str) -> Job:
         """As `add`, for one job that is nothing but the call of a task, and not unique."""
+
+    @abc.abstractmethod
+    def take(self, queue: str, limit: int, kinds: frozenset[str] | None) -> tuple[Sequence[Job], bool]:
+        """As `claim`, for one queue: the jobs, and whether more are ready."""
 
 
 def warn_of_dropped(config: Config, job_id: Any, queue: str) -> None:

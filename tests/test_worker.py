@@ -150,15 +150,15 @@ def test_a_runner_that_fails_as_it_parks_is_not_called() -> None:
     """A store that raises as a runner looks once more before it waits does not break a later enqueue."""
     failed, runs = threading.Event(), threading.Semaphore(0)
     with neoq.MemBackend(autostart=False) as backend:
-        claim = backend.store.claim
+        take = backend.store.take
 
-        def failing(demand: Sequence[Demand]) -> Claimed:
+        def failing(*wanted: Any) -> tuple[Sequence[neoq.Job], bool]:
             if backend.engine.pools["q"].idle and not failed.is_set():
                 failed.set()
                 raise MemoryError
-            return claim(demand)
+            return take(*wanted)
 
-        backend.store.claim = failing  # type: ignore[method-assign]
+        backend.store.take = failing  # type: ignore[method-assign]
         backend.listen("q", lambda _job: runs.release())
         backend.start()
         backend.enqueue("q", {"n": 0})

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from neoq.job import Job
 from neoq.outcome import Outcome
-from neoq.store import Demand, Store
+from neoq.store import Demand, DirectStore, Store
 
 Settled = Callable[[Sequence[Outcome], set[int]], None]
 
@@ -42,6 +42,7 @@ class LocalSource:
         kinds_of: Callable[[str], frozenset[str] | None],
     ) -> None:
         self._store = store
+        self._direct = store if isinstance(store, DirectStore) else None
         self._kinds_of = kinds_of
         self._settled = settled
         self._parked = parked
@@ -49,6 +50,8 @@ class LocalSource:
 
     def take(self, queue: str, limit: int) -> tuple[Sequence[Job], bool]:
         """Claim from the store."""
+        if self._direct is not None:
+            return self._direct.take(queue, limit, self._kinds_of(queue))
         jobs, due, now = self._store.claim([Demand(queue, limit, self._kinds_of(queue))])
         # Without jobs, what is due is a future job that the timer has not made ready yet: it notifies.
         return jobs, bool(jobs) and due is not None and due <= now

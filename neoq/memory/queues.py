@@ -363,8 +363,10 @@ class FutureJobs:
 
     def next_due(self) -> float | None:
         """When the next one is due, or None (a void entry may be taken for one)."""
-        heads = [heap[0][0] for heap in (self._near, self._far) if heap]
-        return min(heads, default=None)
+        near, far = self._near, self._far
+        if near and far:
+            return min(near[0][0], far[0][0])
+        return near[0][0] if near else far[0][0] if far else None
 
     def void(self, job_id: int, record: Job | None) -> None:
         """Count one entry out, whose job has another record now, or none."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from neoq.capacity import closed, new_of, no_room, refuse_too_many
 from neoq.clock import machine
-from neoq.job import Job
+from neoq.job import Job, data_of
 from neoq.memory.queues import QueueState
 
 if TYPE_CHECKING:
@@ -53,13 +53,14 @@ class Room:
         }
         if all(n <= capacities[queue] and not self.is_full(states[queue], n) for queue, n in wanted.items()):
             return
-        wanted = self._new_of(jobs, states)
+        new_of = partial(self._new_of, jobs, states, not special)
+        wanted = new_of()
         refuse_too_many(wanted, capacities)
         if self._context.in_runner():  # a handler that waited for itself would wait for ever
             return
         while full := [queue for queue, n in wanted.items() if n and self.is_full(states[queue], n)]:
-            self.wait(states[full[0]], partial(self._new_in, full[0], jobs, states))
-            wanted = self._new_of(jobs, states)
+            self.wait(states[full[0]], lambda: new_of()[full[0]])
+            wanted = new_of()
 
     def may_have(self, state: QueueState) -> bool:
         """Whether to wake producers: asked by a runner that has started all that was handed to it before."""
@@ -89,10 +90,10 @@ class Room:
         """Whether an unfinished job has this one's fingerprint, or any job its uid."""
         return job.uid in self._uids or (bool(job.unique) and state.key(job) in state.holders)
 
-    def _new_of(self, jobs: Sequence[Job], states: dict[str, QueueState]) -> dict[str, int]:
-        """How many ready jobs a batch brings each queue, duplicates aside."""
+    def _new_of(self, jobs: Sequence[Job], states: dict[str, QueueState], plain: bool) -> dict[str, int]:
+        """How many ready jobs a batch brings each queue, duplicates aside; ``plain``: none is special."""
+        state = states[jobs[0].queue]
+        if plain and len(states) == 1 and not state.hashed:  # asked at every look at a full queue
+            return {state.queue: len(set(map(data_of, jobs)).difference(state.holders))}
         held = [place for place, job in enumerate(jobs) if self.is_held(job, states[job.queue])]
         return new_of(jobs, states, held)
-
-    def _new_in(self, queue: str, jobs: Sequence[Job], states: dict[str, QueueState]) -> int:
-        return self._new_of(jobs, states)[queue]

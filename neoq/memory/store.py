@@ -57,7 +57,7 @@ class MemStore(DirectStore):
     @staticmethod
     def _guard(method: Callable[..., Any]) -> Callable[..., Any]:
         """Refuse what comes while this very thread holds the lock."""
-        if method.__name__ in {"add_plain", "add_call"}:  # the hot path, which looks by itself
+        if method.__name__ in {"add_plain", "add_call", "take"}:  # the hot path, which looks by itself
             return entrance(method)
         if method.__name__ == "open_store":
             return guarded(method)
@@ -114,18 +114,25 @@ class MemStore(DirectStore):
         lock = self._lock
         if lock._is_owned():  # type: ignore[attr-defined]
             raise reentered()
+        table = self._table
+        if table.in_use:
+            table.give_way()
         with lock:
-            if self._room.closed:
-                self._refuse_outsiders(queue)
-            if data in holders:
-                return self._meet(holders[data], None, state)
-            if ready.length >= state.plenty and self._room.is_full(state, 1):
-                return self._add_alone(plain_job(queue, data, now))
-            self._table.last_id = job_id = self._table.last_id + 1
-            plain = job_id, queue, data, now
-            was_empty = not ready.length
-            ready.push_new(plain, now)
-            holders[data] = job_id
+            table.in_use = True
+            try:
+                if self._room.closed:
+                    self._refuse_outsiders(queue)
+                if data in holders:
+                    return self._meet(holders[data], None, state)
+                if ready.length >= state.plenty and self._room.is_full(state, 1):
+                    return self._add_alone(plain_job(queue, data, now))
+                table.last_id = job_id = table.last_id + 1
+                plain = job_id, queue, data, now
+                was_empty = not ready.length
+                ready.push_new(plain, now)
+                holders[data] = job_id
+            finally:
+                table.in_use = False
         if was_empty:  # a runner that was woken for an earlier job finds this one too
             self._notify(queue, "ready")
         return job_of(plain)
@@ -137,35 +144,56 @@ class MemStore(DirectStore):
             raise reentered()
         if state is None or state.ready.length + 1 > state.plenty:
             return self.add((call_of(queue, data, now, kind),), token=b"")[0]
+        table = self._table
+        if table.in_use:
+            table.give_way()
         with self._lock:
-            if self._room.closed:
-                self._refuse_outsiders(queue)
-            self._table.last_id = job_id = self._table.last_id + 1
-            call = job_id, queue, data, now, kind
-            was_empty = not state.ready.length
-            state.ready.push_new(call, now)
+            table.in_use = True
+            try:
+                if self._room.closed:
+                    self._refuse_outsiders(queue)
+                table.last_id = job_id = table.last_id + 1
+                call = job_id, queue, data, now, kind
+                was_empty = not state.ready.length
+                state.ready.push_new(call, now)
+            finally:
+                table.in_use = False
         if was_empty:
             self._notify(queue, "ready")
         return job_of(call)
 
     def _add_alone(self, job: Job) -> Job:
         """One job; mostly it is more than a queue and a payload."""
+        table = self._table
+        if table.in_use:
+            table.give_way()
         with self._lock:
-            if self._room.closed:
-                self._refuse_outsiders(job.queue)
-            state = self._queues.get(job.queue) or self._table.new_queue(job.queue)
-            if not job.waits and self._room.is_full(state, 1):  # a duplicate takes no room
-                self._room.wait(state, lambda: int(not self._room.is_held(job, state)))
-            was_empty = not state.ready.length
-            added = self._add_one(job, state)
+            table.in_use = True
+            try:
+                if self._room.closed:
+                    self._refuse_outsiders(job.queue)
+                state = self._queues.get(job.queue) or self._table.new_queue(job.queue)
+                if not job.waits and self._room.is_full(state, 1):  # a duplicate takes no room
+                    self._room.wait(state, lambda: int(not self._room.is_held(job, state)))
+                was_empty = not state.ready.length
+                added = self._add_one(job, state)
+            finally:
+                table.in_use = False
         if was_empty:
             self._notify(job.queue, "ready")
         return added
 
     def _add_batch(self, jobs: Sequence[Job], token: bytes, *, follows: bool = False) -> list[Job]:
         empty: list[QueueState] = []
+        table = self._table
+        if table.in_use:
+            table.give_way()
         with self._lock:
-            added = self._add_locked(jobs, token, empty, follows)
+            table.in_use = True
+            try:
+                added = self._add_locked(jobs, token, empty, follows)
+            finally:
+                table.in_use = False
         for state in empty:
             self._notify(state.queue, "ready")
         return added
@@ -322,6 +350,21 @@ class MemStore(DirectStore):
         now: Any = to_datetime(self.clock.time())
         return Claimed(claimed, now if more else to_datetime(due), now)
 
+    def take(self, queue: str, limit: int, kinds: frozenset[str] | None) -> tuple[list[Job], bool]:
+        """The hot path of claim: one queue, and no times."""
+        table, lock = self._table, self._lock
+        if lock._is_owned():  # type: ignore[attr-defined]
+            raise reentered()
+        if table.in_use:
+            table.give_way()
+        with lock:
+            table.in_use = True
+            try:
+                taken = self._take(queue, limit, kinds)
+            finally:
+                table.in_use = False
+        return taken
+
     def _take(self, queue: str, limit: int, kinds: frozenset[str] | None) -> tuple[list[Job], bool]:
         state = self._queues.get(queue)
         if state is None:
@@ -358,6 +401,9 @@ class MemStore(DirectStore):
         if isinstance(outcomes, Successes):
             return self._settle_succeeded(outcomes.jobs)
         stale: set[int] = set()
+        table = self._table
+        if table.in_use:
+            table.give_way()
         with self._lock:
             for outcome in outcomes:
                 lease = outcome.lease
@@ -365,7 +411,7 @@ class MemStore(DirectStore):
                 if not isinstance(job, Job) or job.token != lease.token or job.status is not _RUNNING:
                     stale.add(lease.job_id)
                     continue
-                self._table.settle(job, self._queues[lease.queue], outcome)
+                table.settle(job, self._queues[lease.queue], outcome)
         for outcome in outcomes:
             if outcome.follow and outcome.lease.job_id not in stale:
                 self._add_batch(outcome.follow, b"", follows=True)
@@ -378,7 +424,11 @@ class MemStore(DirectStore):
         state = self._queues[jobs[0].queue]
         hold, hashed = state.holders.pop, state.hashed
         settled = 0
+        table = self._table
+        if table.in_use:
+            table.give_way()
         with self._lock:
+            table.in_use = True
             try:
                 for job in jobs:
                     if records.get(job.id) is not job or job.status is not _RUNNING:
@@ -395,7 +445,8 @@ class MemStore(DirectStore):
             finally:  # also of those before one that raises, as out of memory
                 state.running -= settled
                 state.succeeded += settled
-            self._table.drop_finished()
+                table.in_use = False
+            table.drop_finished()
         return stale
 
     def extend(self, leases: Sequence[Lease]) -> Extended:

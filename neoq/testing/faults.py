@@ -162,8 +162,9 @@ class Faults:
             if name.startswith("_") or not callable(getattr(Store, name, None)):
                 raise ValueError(f"a store has no call {name!r}; it is one of {', '.join(_OUTAGE)}")
         names = set(calls)
-        if "add" in calls and isinstance(self._store, DirectStore):
-            names |= {"add_plain", "add_call"}
+        if isinstance(self._store, DirectStore):
+            names |= {"add_plain", "add_call"} if "add" in calls else set()
+            names |= {"take"} if "claim" in calls else set()
         own: dict[str, Any] = self._store.__dict__  # what is set here comes before the methods of the class
         before = {name: own[name] for name in names if name in own}
         own |= {name: partial(way, self._store, getattr(self._store, name)) for name in names}
