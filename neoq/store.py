@@ -210,7 +210,8 @@ class StoreContext:
     jobs of it were claimed here and have not started. ``may_still_add`` tells whether the calling thread runs
     a job and may enqueue while the backend shuts down. ``takes`` tells whether a job that is ready now in a
     queue would be claimed by this process. ``asked`` takes, from any thread, the ids of a `Store.ask` of
-    another process, and whether that wants to hear of every change.
+    another process, and whether that wants to hear of every change. A store that can announce an end in the
+    commit that records it asks ``ends_asked_for`` which to announce, and tells ``announced`` which it has.
     """
 
     clock: Clock
@@ -218,6 +219,8 @@ class StoreContext:
     is_running: Callable[[], bool]
     in_runner: Callable[[], bool]
     asked: Callable[[Sequence[int], bool], None]
+    ends_asked_for: Callable[[Sequence[Outcome]], list[int]]
+    announced: Callable[[Sequence[int]], None]
     capacity_of: Callable[[str], int | None]
     handed_over: Callable[[str], int]
     may_still_add: Callable[[], bool]

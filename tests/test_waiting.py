@@ -111,6 +111,28 @@ def test_a_worker_that_begins_later(server: FaultyServer, queue: str) -> None:
             assert waiter.result().result == "done"
 
 
+@pytest.mark.usefixtures("without_polls")
+@pytest.mark.parametrize("server", ["postgres"], indirect=True)
+def test_the_end_is_announced_by_its_commit(
+    server: FaultyServer, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Postgres the end of a job is announced by the commit that records it."""
+    began, gate = threading.Event(), threading.Event()
+    with neoq.connect(server.url()) as worker, neoq.connect(server.url(), autostart=False) as other:
+        worker.listen(queue, held(began, gate))
+        job = other.enqueue(queue)
+        announced = counted(monkeypatch, worker.store, "announce")
+        waiter = Background(lambda: other.wait(job.id, PATIENCE))
+        assert began.wait(PATIENCE)
+        announcer = worker.engine.announcer
+        assert announcer is not None
+        eventually(lambda: announcer.was_asked, "the worker is asked")
+        gate.set()
+        assert waiter.result().result == "done"
+        eventually(lambda: not announcer.was_asked, "the ask is answered")
+        assert announced == []
+
+
 def test_nothing_is_announced_that_nobody_waits_for(
     server: FaultyServer, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

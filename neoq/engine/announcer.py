@@ -70,6 +70,20 @@ class Announcer:
                         del self._asked[job_id]
         self.announce(changed)
 
+    def ends_asked_for(self, outcomes: Iterable[Outcome]) -> list[int]:
+        """The jobs of these outcomes whose end another process waits for."""
+        if not self._asked:
+            return []
+        with self._lock:
+            ids = [outcome.lease.job_id for outcome in outcomes]
+            return [job_id for job_id in ids if self._is_asked(job_id, ends=True)]
+
+    def note_announced(self, job_ids: Iterable[int]) -> None:
+        """The store itself has announced the end of these jobs."""
+        with self._lock:
+            for job_id in job_ids:
+                self._asked.pop(job_id, None)
+
     def note_changed(self, job_ids: Iterable[int], *, may_have_ended: bool = False) -> None:
         """Jobs have changed, as a worker that runs jobs knows."""
         if self._asked:

@@ -116,6 +116,8 @@ class Runtime:
             is_running=lambda: self.running,
             in_runner=self.in_runner,
             asked=self.asked,
+            ends_asked_for=self.ends_asked_for,
+            announced=self.note_announced,
             capacity_of=self.capacity_of,
             handed_over=self.handed_over,
             may_still_add=self.may_still_add,
@@ -316,6 +318,15 @@ class Runtime:
         """Another process waits for these jobs, or watches them."""
         if self.announcer is not None:
             self.announcer.note_asked(job_ids, every_change)
+
+    def ends_asked_for(self, outcomes: Sequence[Outcome]) -> list[int]:
+        """The jobs of these outcomes whose end another process waits for."""
+        return [] if self.announcer is None else self.announcer.ends_asked_for(outcomes)
+
+    def note_announced(self, job_ids: Sequence[int]) -> None:
+        """The store has announced the end of these jobs as it recorded it."""
+        if self.announcer is not None:
+            self.announcer.note_announced(job_ids)
 
     def note_claimed(self, jobs: Sequence[Job]) -> None:
         """Jobs were claimed here."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from typing import Any
 
+from neoq.clock import machine
 from neoq.config import SafeLogger
 from neoq.errors import BackendError, BackendUnavailable
+from neoq.messages import text_of_ids
 from neoq.outcome import ROLLED_BACK, Outcome
 from neoq.postgres.arrays import int8s
 from neoq.postgres.connections import Connections
 from neoq.postgres.rows import BINARY, add_values, settle_values, succeed_values
 from neoq.postgres.statements import Statements
 from neoq.postgres.transactions import Transaction
-from neoq.postgres.wake import payload_for
+from neoq.postgres.wake import APART, payload_for
 from neoq.record import Status
+from neoq.store import ANNOUNCED_AT_ONCE, StoreContext
 
 Attempt = tuple[int, int]  # job id and token
 
@@ -24,11 +28,21 @@ class Settlement:
     """Settles the outcomes of one process."""
 
     def __init__(
-        self, connections: Connections, statements: Statements, *, keep: bool, log: SafeLogger
+        self,
+        connections: Connections,
+        statements: Statements,
+        *,
+        keep: bool,
+        channel: str,
+        context: StoreContext,
+        log: SafeLogger,
     ) -> None:
         self._connections = connections
         self._statements = statements
         self._keep = keep
+        self._channel = channel  # of changes
+        self._context = context
+        self._announced_at = -math.inf  # monotonic
         self._log = log
         self.skew = 0.0  # seconds that the server's clock is ahead of ours; 0 for a small difference
         self._unsure: set[Attempt] = set()  # sent, and the reply was lost
@@ -74,7 +88,17 @@ class Settlement:
 
     def _succeed(self, outcomes: list[Outcome]) -> set[int]:
         values = succeed_values(outcomes, self.skew, keep=self._keep)
-        return _missing(outcomes, self._connections.execute(self._statements.succeed, values))
+        ended = self._context.ends_asked_for(outcomes)
+        now = machine.monotonic()
+        # A notification holds a lock over the whole server as it commits: those that follow closely go apart.
+        if not ended or len(ended) > ANNOUNCED_AT_ONCE or now - self._announced_at < APART:
+            return _missing(outcomes, self._connections.execute(self._statements.succeed, values))
+        values |= {"channel": self._channel, "told": text_of_ids(ended)}
+        rows = self._connections.execute(self._statements.succeed_and_announce, values)
+        stale = _missing(outcomes, rows)
+        self._announced_at = now
+        self._context.announced([job_id for job_id in ended if job_id not in stale])
+        return stale
 
     def _settle(self, outcomes: list[Outcome]) -> set[int]:
         if not any(outcome.follow for outcome in outcomes):

@@ -65,6 +65,9 @@ class Statements:
             "skew float8, keep boolean",
         )
         self.succeed = f"select * from {succeed}"
+        self.succeed_and_announce = (
+            f"select ended.* from (select pg_notify(%(channel)s::text, %(told)s::text)) said, {succeed} ended"
+        )
         settle = self._call(
             "settle",
             "ids bigint[], tokens bigint[], statuses smallint[], run_after float8[], charged boolean[], "

@@ -77,7 +77,14 @@ class PostgresStore(Store):
             self._connections, self._statements, self._notifier, forgets=config.retention == 0
         )
         self._home = Home(self._connections)
-        self._settlement = Settlement(self._own, self._statements, keep=config.retention != 0, log=config.log)
+        self._settlement = Settlement(
+            self._own,
+            self._statements,
+            keep=config.retention != 0,
+            channel=changes_channel_of(config.schema),
+            context=self.context,
+            log=config.log,
+        )
         try:
             self._look_at_server()
         except BaseException:
