@@ -138,12 +138,15 @@ class Backend(Listening, Operations):
         if self._own_tasks is None:
             from neoq.tasks import Tasks
 
-            self._own_tasks = Tasks()
-            self._own_tasks.include_in(self)
+            tasks = Tasks()
+            Tasks.include_all([tasks], self)
+            self._own_tasks = tasks
         return self._own_tasks.task
 
     def include(self, *collections: Tasks) -> None:
         """Run the tasks of collections, and send their jobs here; also those that are added to them later.
+
+        All are included, or none where it raises.
 
         Raises ListenerExistsError for a queue that has a plain handler, and for a name that is taken;
         NeoqError for a collection that belongs to another backend, unless that was shut down.

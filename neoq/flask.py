@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ class Neoq:
         self._registered: list[Callable[[Backend], Any]] = []
         self.tasks = Tasks(queue)
         """The tasks that `task` makes; more collections come by `include`."""
-        self.tasks.include_in(self)
+        Tasks.include_all([self.tasks], self)
         self.task = self.tasks.task
         """Decorate a function with it to make a task: see `neoq.Tasks`."""
         if app is not None:
@@ -111,9 +111,9 @@ class Neoq:
         """As `Backend.include`, in every application; also before there is one."""
         Tasks.include_all(collections, self)
 
-    def listen_task(self, task: Task[..., Any]) -> None:
-        """Run the jobs of a task in every application; called as its collection is included."""
-        self._register(lambda backend: backend.listen_task(task))
+    def listen_tasks(self, tasks: Sequence[Task[..., Any]]) -> None:
+        """Run the jobs of tasks in every application; called as their collections are included."""
+        self._register(lambda backend: backend.listen_tasks(tasks))
 
     def _register(self, register: Callable[[Backend], Any]) -> None:
         for backend in self._backends.values():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta, tzinfo
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, overload
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, overload
 from neoq.checks import check_queue
 from neoq.config import Config, OnError
 from neoq.engine.engine import Engine
-from neoq.engine.listener import Handler, Listener, no_such_task
+from neoq.engine.listener import Handler, Listener, Route, no_such_task
 from neoq.engine.scheduler import Cron
 from neoq.errors import InvalidJobError
 from neoq.record import Unique
@@ -173,8 +173,11 @@ class Listening:
         if present is not None:
             self.engine.configure(listener)
 
-    def listen_task(self, task: Task[..., Any]) -> None:
-        """Run the jobs of a task; called as its collection is included."""
+    def listen_tasks(self, tasks: Sequence[Task[..., Any]]) -> None:
+        """Run the jobs of tasks: of all, or of none where it raises. Called as collections are included."""
+        self.engine.listen_tasks([self._route_of(task) for task in tasks])
+
+    def _route_of(self, task: Task[..., Any]) -> Route:
         options = task.options
         crons = self._crons_of(task) if "cron" in options else []
         names = ("timeout", "max_retries", "retry", "on_error")
@@ -182,21 +185,16 @@ class Listening:
         given["unique"] = task.unique
         listener = self._listener(task.queue, task.handler, given)
         listener.whose = "the task's"
-        self.engine.listen_task(
-            listener,
-            (task.kind, *task.aliases),
-            crons,
-            lambda: self._listener(task.queue, no_such_task, self._queue_options.get(task.queue, {})),
-        )
+        return Route(listener, (task.kind, *task.aliases), crons, self._holder_of(task.queue))
 
     def hold_tasks(self, queue: str) -> None:
         """Let a queue hold tasks before it has one of its own; for integrations with frameworks."""
-
-        def listener() -> Listener:
-            return self._listener(queue, no_such_task, self._queue_options.get(queue, {}))
-
         if queue not in self.engine.listeners:
-            self.engine.listen_task(listener(), (), (), listener)
+            self.engine.listen_tasks([Route(None, (), (), self._holder_of(queue))])
+
+    def _holder_of(self, queue: str) -> Listener:
+        """The listener of a queue that holds tasks."""
+        return self._listener(queue, no_such_task, self._queue_options.get(queue, {}))
 
     def _crons_of(self, task: Task[..., Any]) -> list[Cron]:
         """The schedules of a task: a failed tick is not retried unless the task says so."""

@@ -355,6 +355,50 @@ class TestKinds:
         ):
             backend.include(neoq)  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("flaw", ["timeout", "cron", "plain", "taken", "twice", "foreign", "no tasks"])
+    def test_collections_are_included_all_or_none(self, backend: neoq.Backend, flaw: str) -> None:
+        """An include() that is refused leaves nothing behind, whatever came first, and may be repeated."""
+        good, bad, more = neoq.Tasks("good"), neoq.Tasks("bad"), neoq.Tasks("bad")
+        first = good.task(name="first", cron="@every 1h")(lambda: 1)
+        bad.task(name="second")(lambda: 2)
+        backend.listen("plain", lambda job: None)
+        backend.task(name="taken")(lambda: None)
+        before = set(backend.engine.listeners), list(backend.engine.crons)
+        other = neoq.MemBackend()
+        if flaw == "foreign":
+            other.include(more)
+        else:
+            options: dict[str, Any] = {
+                "timeout": {"timeout": -1},
+                "cron": {"cron": "never"},
+                "plain": {"queue": "plain"},
+                "taken": {"aliases": ("taken",)},
+                "twice": {"name": "first"},
+            }.get(flaw, {})
+            more.task(**{"name": "third", **options})(lambda: 3)
+        given: Any = (good, bad, more, neoq) if flaw == "no tasks" else (good, bad, more)
+        with pytest.raises(neoq.NeoqError):
+            backend.include(*given)
+        assert (set(backend.engine.listeners), backend.engine.crons) == before
+        with pytest.raises(neoq.NeoqError, match=r"backend\.include\(tasks\)"):
+            first.enqueue()
+        backend.include(good, bad, good)
+        assert first.enqueue().get(5) == 1
+        other.shutdown()
+
+    def test_tasks_wait_for_a_store_that_is_away(self, tmp_path: Path) -> None:
+        """An include() that has to open its store, and cannot, leaves nothing behind."""
+        path = tmp_path / "missing" / "jobs.db"
+        tasks = neoq.Tasks()
+        task = tasks.task(name="one")(lambda: 1)
+        backend = neoq.connect(f"sqlite:///{path}", autostart=True)
+        with pytest.raises(neoq.BackendError):
+            backend.include(tasks)
+        path.parent.mkdir()
+        backend.include(tasks)
+        assert task.enqueue().get(10) == 1
+        backend.shutdown()
+
     def test_a_collection_holds_a_name_once(self) -> None:
         """A second task of a name is refused before its collection has a backend, and the first one stays."""
         tasks = neoq.Tasks()

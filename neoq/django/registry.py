@@ -91,7 +91,7 @@ def _run(made: Joined, options: Options, task: Any) -> None:
     kinds = {kind for kind, _ in _tasks[options.alias]}
     made.hold_tasks(task.queue_name)
     if task.module_path in kinds and task.module_path not in made.engine.routes.kinds:
-        made.listen_task(RunnableTask(task, options))  # type: ignore[arg-type]
+        made.listen_tasks([RunnableTask(task, options)])  # type: ignore[list-item]
 
 
 def forget() -> None:

@@ -26,7 +26,7 @@ from neoq.retry import RetryPolicy
 
 
 class RunnableTask:
-    """A task of Django, with what `Backend.listen_task` asks of one of neoq."""
+    """A task of Django, with what `Backend.listen_tasks` asks of one of neoq."""
 
     aliases: tuple[str, ...] = ()
     unique = False

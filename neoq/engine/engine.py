@@ -16,7 +16,7 @@ from neoq.clock import machine
 from neoq.engine.at_exit import before_pools_close
 from neoq.engine.interactive import is_interactive, named_alike, place_of
 from neoq.engine.interrupt import current_slot
-from neoq.engine.listener import Listener, Middleware
+from neoq.engine.listener import Listener, Middleware, Route
 from neoq.engine.report import ShutdownReport
 from neoq.engine.runtime import Ending, Runtime
 from neoq.engine.scheduler import Cron
@@ -89,34 +89,45 @@ class Engine(Runtime):
         if not self.local:
             self._look_for_others(listener)
 
-    def listen_task(
-        self, listener: Listener, kinds: Sequence[str], crons: Sequence[Cron], queue: Callable[[], Listener]
-    ) -> None:
-        """Register the listener of a task's kinds, and that of its queue where ``queue`` is to make it."""
+    def listen_tasks(self, routes: Sequence[Route]) -> None:
+        """Register the listeners of tasks, and those of queues that have none yet: all, or none."""
         with self.lock:
             self._refuse_closed()
-            present = self.listeners.get(listener.queue)
-            if present is not None and present.routes is None:
-                raise ListenerExistsError(
-                    f"queue {listener.queue!r} has a plain handler, so it cannot hold the task {kinds[0]}; "
-                    "give the task another queue=",
-                    queue=listener.queue,
-                )
-            self.routes.add(kinds, listener)
-            listener.wrap(self.middleware)
-            if present is None:
-                first = queue()
-                first.routes = self.routes
-                self.listeners[first.queue] = first
-                self._new_pool(first)
-            for cron in crons:
-                self.crons.append(cron)
-                self.cron_scheduler.add(cron)
+            for route in routes:
+                self._refuse_plain(route)
+            by_kind = self.routes.with_more(routes)
+            if self.started and self.by_hand is None and not self.only_looks:
+                self._open()  # here, where a store that is away leaves nothing behind
+            self.routes.take(by_kind)
+            for route in routes:
+                self._take_route(route)
             if self.started:
                 self.start()
-            if self.running:  # jobs of this kind may wait
+            if self.running:  # jobs of these kinds may wait
                 for pool in self.pools.values():
                     self.notify(pool.queue, "ready")
+
+    def _refuse_plain(self, route: Route) -> None:
+        queue = route.of_queue.queue
+        present = self.listeners.get(queue)
+        if present is not None and present.routes is None:
+            raise ListenerExistsError(
+                f"queue {queue!r} has a plain handler, so it cannot hold the task {route.kinds[0]}; "
+                "give the task another queue=",
+                queue=queue,
+            )
+
+    def _take_route(self, route: Route) -> None:
+        if route.listener is not None:
+            route.listener.wrap(self.middleware)
+        of_queue = route.of_queue
+        if of_queue.queue not in self.listeners:
+            of_queue.routes = self.routes
+            self.listeners[of_queue.queue] = of_queue
+            self._new_pool(of_queue)
+        for cron in route.crons:
+            self.crons.append(cron)
+            self.cron_scheduler.add(cron)
 
     def configure(self, listener: Listener) -> None:
         """Let a queue that holds tasks have the concurrency and capacity of a listener."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from neoq.config import SafeLogger
 from neoq.engine.coroutines import as_function
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from neoq.clock import Clock
     from neoq.config import OnError
+    from neoq.engine.scheduler import Cron
 
 Handler = Callable[[Job], Any]
 Middleware = Callable[[Job, Handler], Any]
@@ -109,6 +110,15 @@ class Listener:
         self.logger.error("on_error of queue %s failed for job %s", self.queue, job.id, exc_info=raised)
 
 
+class Route(NamedTuple):
+    """What runs the jobs of a task: a listener for its kinds, and that of its queue where it has none yet."""
+
+    listener: Listener | None
+    kinds: tuple[str, ...]
+    crons: Sequence[Cron]
+    of_queue: Listener
+
+
 class Routes:
     """The listeners of a backend's tasks by kind. ``kinds`` is what its claims ask for."""
 
@@ -116,20 +126,28 @@ class Routes:
         self.by_kind: dict[str | None, Listener] = {}
         self.kinds: frozenset[str] = frozenset()
 
-    def add(self, kinds: Iterable[str], listener: Listener) -> None:
-        """Let a listener run jobs of some kinds; ListenerExistsError where another one does."""
-        kinds = tuple(kinds)
-        for kind in kinds:
-            present = self.by_kind.get(kind)
-            if present is None or (is_interactive() and named_alike(present.handler, listener.handler)):
-                continue
-            raise ListenerExistsError(
-                f"there is a task {kind!r} already; give this one another name=, and take what it replaces "
-                "out of its aliases",
-                queue=listener.queue,
-            )
-        self.by_kind = {**self.by_kind, **dict.fromkeys(kinds, listener)}
-        self.kinds = self.kinds.union(kinds)
+    def with_more(self, routes: Iterable[Route]) -> dict[str | None, Listener]:
+        """The listeners with those of more tasks; ListenerExistsError where another one has a kind."""
+        by_kind = dict(self.by_kind)
+        for listener, kinds, _, _ in routes:
+            for kind in kinds:
+                present = by_kind.get(kind)
+                assert listener is not None
+                if present is not None and not (
+                    is_interactive() and named_alike(present.handler, listener.handler)
+                ):
+                    raise ListenerExistsError(
+                        f"there is a task {kind!r} already; give this one another name=, and take what it "
+                        "replaces out of its aliases",
+                        queue=listener.queue,
+                    )
+                by_kind[kind] = listener
+        return by_kind
+
+    def take(self, by_kind: dict[str | None, Listener]) -> None:
+        """Use the listeners of `with_more`."""
+        self.by_kind = by_kind
+        self.kinds = frozenset(kind for kind in by_kind if kind is not None)
 
 
 def no_such_task(job: Job) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Concatenate, Protocol, TypeVar, Unpack, overload
 
 from neoq.checks import check_queue
@@ -20,8 +20,8 @@ class Home(Queues, Protocol):
     def closed(self) -> bool:
         """Whether it was shut down."""
 
-    def listen_task(self, task: Task[..., Any]) -> None:
-        """Run the jobs of a task."""
+    def listen_tasks(self, tasks: Sequence[Task[..., Any]]) -> None:
+        """Run the jobs of tasks: of all, or of none where it raises."""
 
 
 class Decorator:
@@ -99,38 +99,45 @@ class Tasks:
                 "replaces out of its aliases"
             )
         if self._home is not None:
-            self._attach(task, self._home)
+            task.backend = self._home
+            self._home.listen_tasks([task])
         self._tasks[task.kind] = task
         return task
 
-    def include_in(self, home: Home) -> None:
-        """Give its tasks a backend; called by `Backend.include`."""
+    @staticmethod
+    def include_all(collections: Iterable[Any], home: Home) -> None:
+        """Give collections a backend, all or none; called by `Backend.include`."""
+        moved: list[tuple[Tasks, Home | None]] = []
+        try:
+            for tasks in collections:
+                if not isinstance(tasks, Tasks):
+                    raise InvalidJobError(
+                        f"include() got {tasks!r:.100}; it takes collections of tasks, each made by "
+                        "neoq.Tasks()"
+                    )
+                before = tasks.move(home)
+                if before is not home:
+                    moved.append((tasks, before))
+            if new := [task for tasks, _ in moved for task in tasks]:
+                home.listen_tasks(new)
+        except BaseException:
+            for tasks, before in moved:
+                tasks.move_back(before)
+            raise
+
+    def move(self, home: Home) -> Home | None:
+        """Let its tasks have a backend, and return that before, which has to be the same or shut down."""
         before = self._home
-        if before is home:
-            return
-        if before is not None and not before.closed:
+        if before is not None and before is not home and not before.closed:
             raise NeoqError(
                 f"{self!r:.200} belongs to another backend, which is not shut down; a collection has one "
                 "backend: shut the first one down, or make a collection for each"
             )
+        self.move_back(home)
+        return before
+
+    def move_back(self, home: Home | None) -> None:
+        """Let its tasks have the backend that they had before, or none."""
         self._home = home
-        try:
-            for task in self:
-                self._attach(task, home)
-        except BaseException:
-            self._home = before
-            raise
-
-    @staticmethod
-    def include_all(collections: Iterable[Any], home: Home) -> None:
-        """Give several collections a backend; InvalidJobError for what is none."""
-        for tasks in collections:
-            if not isinstance(tasks, Tasks):
-                raise InvalidJobError(
-                    f"include() got {tasks!r:.100}; it takes collections of tasks, each made by neoq.Tasks()"
-                )
-            tasks.include_in(home)
-
-    def _attach(self, task: Task[..., Any], home: Home) -> None:
-        home.listen_task(task)
-        task.backend = home
+        for task in self:
+            task.backend = home

@@ -168,7 +168,7 @@ class Task(Generic[P, R]):
         return self._backend
 
     @backend.setter
-    def backend(self, backend: Queues) -> None:
+    def backend(self, backend: Queues | None) -> None:
         self._backend = backend
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> TaskJob[R]:
