@@ -32,6 +32,7 @@ lint: $(VENV)/.has-lint ## Check the format and the style of the code
 .PHONY: type
 type: $(VENV)/.has-lint $(VENV)/.has-test ## Check the types of the package and of its public names
 	$(BIN)/mypy
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 .PHONY: docs
 docs: $(VENV)/.has-docs ## Build the documentation into docs/_build/html

@@ -6,9 +6,6 @@ import asyncio
 import contextvars
 import logging
 import pickle
-import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -797,14 +794,3 @@ def test_helpers_take_tasks(tasks: neoq.Tasks, tmp_path: Path, durable: bool) ->
 
         with pytest.raises(ZeroDivisionError):
             fail.enqueue()
-
-
-@pytest.mark.skipif(
-    shutil.which("pyright") is None, reason="pyright is not installed; mypy reads the same file"
-)
-def test_pyright_knows_the_types_of_tasks() -> None:
-    """The file that mypy checks holds for pyright, too."""
-    root = Path(__file__).parents[1]
-    command = ["pyright", "--pythonpath", sys.executable, str(root / "tests" / "typing" / "tasks.py")]
-    run = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=50, check=False)
-    assert run.returncode == 0, run.stdout

@@ -1,6 +1,6 @@
-"""Tasks as a type checker sees them: checked by mypy in `make type` (and pyright, where it is), never run.
+"""Tasks as a type checker sees them: checked by mypy and pyright in `make type`, never run.
 
-A line that must be refused carries a `type: ignore`; mypy complains where such a line is accepted after all.
+A line that must be refused carries a `type: ignore`; both complain where such a line is accepted after all.
 """
 
 from __future__ import annotations
