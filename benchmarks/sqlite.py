@@ -58,6 +58,7 @@ def drain_neoq(path: str, count: int) -> float:
     backend = fill(path, count)
     start = time.perf_counter()
     backend.listen("work", lambda job: handled.note(job.payload), concurrency=RUNNERS)
+    backend.start()
     handled.wait()
     backend.drain()
     seconds = time.perf_counter() - start
@@ -213,6 +214,7 @@ def drain_of(name: str, quick: bool) -> Measures:
         backend = fill(path, waiting)
         start = time.perf_counter()
         backend.listen("work", lambda job: handled.note(job.payload), concurrency=RUNNERS)
+        backend.start()
         handled.wait()
         seconds = time.perf_counter() - start
         backend.shutdown(timeout=1)
@@ -225,6 +227,7 @@ def idle(name: str, quick: bool) -> Measures:
     with a_file() as path:
         backend = fill(path, 1)
         backend.listen("work", lambda job: None, concurrency=RUNNERS)
+        backend.start()
         backend.drain()
         time.sleep(1.0)
         before = time.process_time()

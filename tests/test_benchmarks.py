@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ def bench(*arguments: str, directory: Path = BENCHMARKS) -> subprocess.Completed
         text=True,
         timeout=55,
         check=False,
+        env={name: value for name, value in os.environ.items() if name != "NEOQ_AUTOSTART"},
     )
 
 
@@ -44,6 +46,16 @@ def test_a_quick_run_measures_and_judges(tmp_path: Path) -> None:
     assert {("throughput", "neoq"), ("throughput", "ThreadPoolExecutor"), ("latency", "neoq")} <= measured
     verdicts = {line["verdict"] for line in lines if line["kind"] == "bar"}
     assert verdicts <= {"reached", "missed"}
+
+
+def test_contests_on_a_file(tmp_path: Path) -> None:
+    """Jobs in a SQLite file are enqueued and run, as a user's program would run them."""
+    log = tmp_path / "bench.jsonl"
+    done = bench("sqlite-drain", "sqlite-enqueue", "sqlite-idle", "--json", str(log))
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    measured = {line["contest"] for line in lines if line.get("contender") == "neoq"}
+    assert measured == {"sqlite-drain", "sqlite-enqueue", "sqlite-idle"}
 
 
 @pytest.mark.parametrize("server", ["postgres", "redis"])
