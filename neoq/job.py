@@ -141,22 +141,14 @@ class Job(Record):
         kind: str | None = None,
     ) -> None:
         """Check and take over what is more than a queue and a payload."""
-        unique = _said_unique(unique, uid, fingerprint)
-        if unique is None:
-            unique = True
-        else:
-            self.says_unique = True
+        unique = self._said_unique(unique, uid, fingerprint)
         asked = (run_after, deadline, max_retries, timeout, uid, fingerprint, key, meta, kind)
         usual = unique is True and on_duplicate == "return" and priority.__class__ is int and not priority
         self.special = not usual or any(value is not None for value in asked)
         if not self.special:
             return
-        if run_after is not None:
-            self.asked_run_after = epoch_or_span("run_after", run_after)
-            self.due = self.asked_run_after[0]
-        if deadline is not None:
-            self.asked_deadline = epoch_or_span("deadline", deadline)
-            self.expires = self.asked_deadline[0]
+        if run_after is not None or deadline is not None:
+            self._set_times(run_after, deadline)
         self.priority = checked_int("priority", priority, -100, 100)
         if max_retries is not None:
             self.max_retries = checked_int("max_retries", max_retries, 0, 2**31 - 1)
@@ -174,6 +166,21 @@ class Job(Record):
             self.meta = checked_meta(meta)
         if kind is not None:
             self.kind = checked_text("kind", kind)
+
+    def _said_unique(self, unique: Unique | None, uid: str | None, fingerprint: str | None) -> Unique:
+        """How long it is unique. One that has a uid and nothing else to be compared is told by its uid."""
+        if unique is None and (uid is None or fingerprint is not None):
+            return True
+        self.says_unique = True
+        return False if unique is None else unique
+
+    def _set_times(self, run_after: When | None, deadline: When | None) -> None:
+        if run_after is not None:
+            self.asked_run_after = epoch_or_span("run_after", run_after)
+            self.due = self.asked_run_after[0]
+        if deadline is not None:
+            self.asked_deadline = epoch_or_span("deadline", deadline)
+            self.expires = self.asked_deadline[0]
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled and copied: a snapshot, without the attempt that this process makes."""
@@ -399,11 +406,6 @@ _DESCRIBED = frozenset(
     ).split()
 )  # what a user may say of a job, beyond the plain
 _ASKED = frozenset({"asked_run_after", "asked_deadline"})
-
-
-def _said_unique(unique: Unique | None, uid: str | None, fingerprint: str | None) -> Unique | None:
-    """What a job says of itself: one that has a uid and nothing else to be compared is told by its uid."""
-    return False if unique is None and uid is not None and fingerprint is None else unique
 
 
 def _own_uid(uid: Any, on_duplicate: OnDuplicate) -> str:

@@ -12,6 +12,7 @@ import pytest
 import redis
 
 import neoq
+from neoq.engine import quiet
 from neoq.engine.engine import Engine
 from neoq.store import Claimed, Demand, QueueCounts
 from tests.servers import running_server
@@ -237,21 +238,22 @@ def test_a_drain_misses_no_change(
     redis_url: str, redis_prefix: Callable[[], str], monkeypatch: pytest.MonkeyPatch, late: str
 ) -> None:
     """A drain looks again at once if the last job is settled just as it looks, or as that is announced."""
-    plain, may_end, looked = getattr(Engine, late), threading.Event(), threading.Event()
+    owner: Any = Engine if late == "settled" else quiet
+    plain, may_end, looked = getattr(owner, late), threading.Event(), threading.Event()
 
     def settled(engine: Engine, *arguments: Any) -> None:
         plain(engine, *arguments)
         looked.wait(0.2)
 
     def is_quiet(engine: Engine) -> bool:
-        quiet: bool = plain(engine)
+        is_now: bool = plain(engine)
         if not may_end.is_set():
             may_end.set()
             while not plain(engine):
                 threading.Event().wait(0.01)
-        return quiet
+        return is_now
 
-    monkeypatch.setattr(Engine, late, {"settled": settled, "is_quiet": is_quiet}[late])
+    monkeypatch.setattr(owner, late, {"settled": settled, "is_quiet": is_quiet}[late])
     with neoq.RedisBackend(redis_url, prefix=redis_prefix(), **SELDOM) as backend:
         backend.listen("q", lambda _job: may_end.wait(PATIENCE))
         backend.enqueue("q")

@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     import logging
 
     from neoq.backend import Backend
-    from neoq.engine.report import ShutdownReport
-    from neoq.engine.runtime import Ending
+    from neoq.engine.report import Ending, ShutdownReport
 
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTSTP, signal.SIGUSR1)
 BEAT = 1.0  # seconds between looks at how things stand

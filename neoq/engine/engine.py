@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _thread
-import atexit
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,12 +12,13 @@ from weakref import WeakValueDictionary
 
 from neoq.checks import check_queue
 from neoq.clock import machine
-from neoq.engine.at_exit import before_pools_close
+from neoq.engine.at_exit import alive, finish_before_pools_close
 from neoq.engine.interactive import is_interactive, named_alike, place_of
 from neoq.engine.interrupt import current_slot
 from neoq.engine.listener import Listener, Middleware, Route
-from neoq.engine.report import ShutdownReport
-from neoq.engine.runtime import Ending, Runtime
+from neoq.engine.quiet import await_quiet
+from neoq.engine.report import Ending, ShutdownReport
+from neoq.engine.runtime import Runtime
 from neoq.engine.scheduler import Cron
 from neoq.engine.shutdown import Shutdown, interrupts_us
 from neoq.engine.waiting import Waiting
@@ -33,7 +33,6 @@ from neoq.errors import (
 from neoq.job import Job
 from neoq.store import Store
 from neoq.system import at_fork
-from neoq.threads.boundary import entrance
 from neoq.threads.lifecycle import green_threads, refuse_isolated
 from neoq.threads.loop import has_late, revive, tell_of_late
 from neoq.threads.reentry import reentered
@@ -54,7 +53,7 @@ class Engine(Runtime):
 
     def __init__(self, config: Config, store_class: type[Store]) -> None:
         super().__init__(config, store_class)
-        self.forget = partial(_alive.pop, id(self), None)
+        self.forget = partial(alive.pop, id(self), None)
         self._waiting = Waiting(self)
         _engines[id(self)] = self
 
@@ -234,7 +233,7 @@ class Engine(Runtime):
                 self.store.open_store(self.notify)
                 self.opened = True
                 self.needs_check = self.stopping is not None or self._idle_unsaid
-                _alive[id(self)] = self
+                alive[id(self)] = self
         finally:
             self._opening = False
 
@@ -276,7 +275,7 @@ class Engine(Runtime):
             if self.durable and not self.running:
                 say_started(self.config, self.pools, self.crons, self.clock.time())
             self.running = True
-            before_pools_close(_ending)
+            finish_before_pools_close()
             for pool in self.pools.values():
                 pool.begin()
             self.cron_scheduler.start()
@@ -464,7 +463,7 @@ class Engine(Runtime):
             return
         give_up = self.ends_at = machine.monotonic() + self.config.shutdown_timeout
         if not self.durable:  # what is ready is run, too
-            self.await_quiet(give_up)
+            await_quiet(self, give_up)
             return
         for pool in self.pools.values():
             pool.suspended = True
@@ -485,13 +484,12 @@ class Engine(Runtime):
             raise BackendClosedError("this backend was shut down; make a new one")
 
 
-_alive: dict[int, Engine] = {}  # engines whose store is open
 _engines: WeakValueDictionary[int, Engine] = WeakValueDictionary()
 
 
 def _attend() -> None:
     """The next call at each backend is to ask again for the threads that are missing."""
-    for engine in list(_alive.values()):
+    for engine in list(alive.values()):
         engine.needs_check = True
 
 
@@ -502,26 +500,5 @@ def _forked() -> None:
             engine.forked()
 
 
-@entrance
-def _ending() -> None:
-    for engine in list(_alive.values()):
-        try:
-            engine.finish_at_exit()
-        except (KeyboardInterrupt, SystemExit):  # what still runs is interrupted
-            engine.ends_at = 0.0
-        except Exception as error:
-            engine.config.log.debug("the end of the interpreter is not waited for: %s", error)
-
-
-@entrance
-def _exiting() -> None:
-    for engine in list(_alive.values()):
-        try:
-            engine.stop_at_exit()
-        except KeyboardInterrupt:  # it has hurried, and said what was lost
-            pass
-
-
 at_fork(after_in_child=_forked)
 tell_of_late(_attend)
-atexit.register(_exiting)

@@ -380,3 +380,22 @@ class Watchdog:
         except Exception:
             self._log.exception("the watchdog goes on after an error")
             return now + GRACE
+
+
+class SecondLook:
+    """Makes up for what was left undone where a signal handler raised, once in each ``interval``.
+
+    Remote stores need none: there the fetcher looks for jobs as often.
+    """
+
+    def __init__(self, look: Callable[[], None], interval: float) -> None:
+        self._look = look
+        self._interval = interval
+        self._due = -math.inf
+
+    def check(self, now: float) -> float:
+        """Look if it is time: the watchdog's call."""
+        if now >= self._due:
+            self._due = now + self._interval
+            self._look()
+        return self._due

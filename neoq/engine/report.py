@@ -1,10 +1,13 @@
-"""What became of each job when a backend was shut down."""
+"""A shutdown as its callers see it, and what became of each job."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from neoq.job import Job
+from neoq.outcome import Outcome
 
 
 @dataclass
@@ -28,3 +31,18 @@ class ShutdownReport:
             f"{len(self.finished)} finished, {len(self.interrupted)} interrupted, "
             f"{len(self.given_back)} given back, {len(self.lost)} lost"
         )
+
+
+class Ending(Protocol):
+    """A shutdown, and what it notes of jobs that end meanwhile."""
+
+    drained: bool
+
+    def note(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
+        """Outcomes are recorded; the stale ones were dropped."""
+
+    def hurry(self) -> None:
+        """Let running jobs end no longer: interrupt them."""
+
+    def run(self) -> ShutdownReport:
+        """Shut down, or wait until that is done; return the report."""

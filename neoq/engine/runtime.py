@@ -8,14 +8,14 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from neoq.clock import LiveClock, machine
+from neoq.clock import LiveClock
 from neoq.engine.awaited import AwaitedJobs
-from neoq.engine.interrupt import Slot, Supervised, Watchdog, current_slot
+from neoq.engine.interrupt import SecondLook, Slot, Supervised, Watchdog, current_slot
 from neoq.engine.listener import Listener, Middleware, Routes
 from neoq.engine.pool import Runner, RunnerPool
-from neoq.engine.report import ShutdownReport
+from neoq.engine.report import Ending
 from neoq.engine.scheduler import Cron, CronScheduler
 from neoq.engine.source import LocalSource, Source
 from neoq.engine.unheard import Unheard
@@ -24,7 +24,6 @@ from neoq.errors import (
     JobCancelled,
     StaleLeaseError,
 )
-from neoq.filter import Filter
 from neoq.job import Job
 from neoq.outcome import Lease, Outcome, lease_of
 from neoq.payload import sized_result
@@ -45,43 +44,6 @@ if TYPE_CHECKING:
     from neoq.engine.lookout import Lookout
     from neoq.engine.progress import ProgressWriter
     from neoq.engine.settler import Settler
-
-
-_WAITING = frozenset({Status.PENDING, Status.RETRYING})
-
-
-class Ending(Protocol):
-    """A shutdown, and what it notes of jobs that end meanwhile."""
-
-    drained: bool
-
-    def note(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
-        """Outcomes are recorded; the stale ones were dropped."""
-
-    def hurry(self) -> None:
-        """Let running jobs end no longer: interrupt them."""
-
-    def run(self) -> ShutdownReport:
-        """Shut down, or wait until that is done; return the report."""
-
-
-class _SecondLook:
-    """Makes up for what was left undone where a signal handler raised, once in each ``interval``.
-
-    Remote stores need none: there the fetcher looks for jobs as often.
-    """
-
-    def __init__(self, look: Callable[[], None], interval: float) -> None:
-        self._look = look
-        self._interval = interval
-        self._due = -math.inf
-
-    def check(self, now: float) -> float:
-        """Look if it is time: the watchdog's call."""
-        if now >= self._due:
-            self._due = now + self._interval
-            self._look()
-        return self._due
 
 
 class Runtime:
@@ -146,7 +108,7 @@ class Runtime:
         self.failures = 0
         self.duplicates = 0
         self._told_of_own: set[str] = set()  # queues
-        self._second_look = _SecondLook(self._look_again, self.config.job_check_interval)
+        self._second_look = SecondLook(self._look_again, self.config.job_check_interval)
         self._unheard = Unheard(self.store, self.config.log)
         self._unknown = UnknownKinds(self.store, self.config.log, self.listeners)
         self.watchdog = Watchdog("neoq-watchdog", self.clock, self._supervised, self.config.log)
@@ -199,7 +161,6 @@ class Runtime:
         # Imported only here: most programs that keep jobs in memory never need them.
         from neoq.engine.announcer import Announcer
         from neoq.engine.fetcher import Fetcher
-        from neoq.engine.heartbeat import Heartbeat
         from neoq.engine.lookout import Lookout
         from neoq.engine.progress import ProgressWriter
         from neoq.engine.settler import Settler
@@ -224,22 +185,27 @@ class Runtime:
             extended=self.note_extended,
             written=self.note_changed,
         )
-        self.heartbeat = Heartbeat(
+        self.heartbeat = self._new_heartbeat(self.settler, self.fetcher)
+        return self.fetcher
+
+    def _new_heartbeat(self, settler: Settler, fetcher: Fetcher) -> Heartbeat:
+        from neoq.engine.heartbeat import Heartbeat
+
+        return Heartbeat(
             self.store,
-            config,
+            self.config,
             held=self.held,
-            unsettled=self.settler.unsettled,
+            unsettled=settler.unsettled,
             info=self.worker_info,
             extended=self.note_extended,
             abandon_leases=self.abandon_leases,
             reclaimed=self.note_reclaimed,
-            fence=self.fetcher.fence,
+            fence=fetcher.fence,
             duties={
                 "list of schedules": self.cron_scheduler.list_schedules,
                 "look for unknown kinds": self._unknown.look,
             },
         )
-        return self.fetcher
 
     def _new_pool(self, listener: Listener) -> None:
         pool = self.pools[listener.queue] = RunnerPool(
@@ -500,57 +466,6 @@ class Runtime:
         """Count one failed attempt."""
         with self.changing:
             self.failures += 1
-
-    def is_quiet(self) -> bool:
-        """Whether nothing is ready or runs here."""
-        claims = self.fetcher.claims if self.fetcher is not None else 0
-        if self._is_busy():
-            return False
-        for counts in self.store.counts():
-            pool = self.pools.get(counts.queue)
-            if pool is None or pool.without_threads:
-                continue
-            if counts.ready and not counts.paused and self._may_claim(pool):
-                return False
-            if counts.running and self.local:
-                return False
-        return self.fetcher is None or (claims == self.fetcher.claims and not self._is_busy())
-
-    def _may_claim(self, pool: RunnerPool) -> bool:
-        """Whether some job that is ready is of a kind that is claimed here."""
-        kinds = pool.listener.kinds
-        if kinds is None:
-            return True
-        now = self.clock.time()
-        waiting = Filter(queue=pool.queue, statuses=_WAITING)
-        return any(
-            job.kind in kinds and job.due <= now  # type: ignore[operator]
-            for page in pages(self.store, waiting)
-            for job in page
-        )
-
-    def _is_busy(self) -> bool:
-        """Whether a job is on its way from or to a store that is a round trip away."""
-        if self.fetcher is None or self.settler is None:
-            return False
-        return (
-            self.fetcher.busy
-            or bool(self.fetcher.held())
-            or any(len(pool.idle) < len(pool.runners) for pool in list(self.pools.values()))
-            or bool(self.settler.unsettled())
-        )
-
-    def await_quiet(self, give_up: float, broken_off: Callable[[], bool] = bool) -> bool:
-        """Wait until `is_quiet`, at most until ``give_up`` (monotonic) or until it is broken off."""
-        with self.waiting():
-            while True:
-                seen = self.changes
-                if self.is_quiet():
-                    return True
-                left = give_up - machine.monotonic()
-                if left <= 0 or broken_off():
-                    return False
-                self.wait_for_change(left, seen)
 
     def unfinished(self) -> list[Job]:
         """Every job that has not ended, oldest first."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from neoq.clock import machine
+from neoq.engine.quiet import await_quiet
 from neoq.engine.report import ShutdownReport
 from neoq.engine.worker_log import say_stopped, say_stopping
 from neoq.errors import BackendError, ShutdownRequested
@@ -168,7 +169,7 @@ class Shutdown:
         if self._drain and runtime.running and own is None:
             try:
                 with self._impatient():
-                    self.drained = runtime.await_quiet(give_up, lambda: self._hurried)
+                    self.drained = await_quiet(runtime, give_up, lambda: self._hurried)
             except BackendError as error:
                 runtime.config.log.warning("nothing more is drained: %s", error)
         if runtime.fetcher is not None:

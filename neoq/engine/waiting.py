@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from neoq.clock import machine
 from neoq.engine.awaited import AwaitedJob, state_of
 from neoq.engine.interrupt import Slot, current_slot
+from neoq.engine.quiet import await_quiet, is_quiet
 from neoq.engine.runtime import Runtime
 from neoq.errors import BackendClosedError, BackendError, BackendUnavailable, NeoqError
 from neoq.job import Job
@@ -29,10 +30,10 @@ class Waiting:
         if self._runtime.by_hand is not None:
             self._runtime.by_hand()
             return True
-        if not self._runtime.running and not self._runtime.is_quiet():
+        if not self._runtime.running and not is_quiet(self._runtime):
             raise NeoqError("drain() waits for jobs that nothing runs: call start() first")
         try:
-            return self._runtime.await_quiet(math.inf if timeout is None else machine.monotonic() + timeout)
+            return await_quiet(self._runtime, math.inf if timeout is None else machine.monotonic() + timeout)
         except BackendError:
             if self._runtime.stopping is None or not self._runtime.stopping.drained:
                 raise

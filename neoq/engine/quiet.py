@@ -1,0 +1,69 @@
+"""Quiet: nothing is ready or runs here, which a drain waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from neoq.clock import machine
+from neoq.engine.pool import RunnerPool
+from neoq.engine.runtime import Runtime
+from neoq.filter import Filter
+from neoq.record import Status
+from neoq.search import pages
+
+_WAITING = frozenset({Status.PENDING, Status.RETRYING})
+
+
+def await_quiet(runtime: Runtime, give_up: float, broken_off: Callable[[], bool] = bool) -> bool:
+    """Wait until `is_quiet`, at most until ``give_up`` (monotonic) or until it is broken off."""
+    with runtime.waiting():
+        while True:
+            seen = runtime.changes
+            if is_quiet(runtime):
+                return True
+            left = give_up - machine.monotonic()
+            if left <= 0 or broken_off():
+                return False
+            runtime.wait_for_change(left, seen)
+
+
+def is_quiet(runtime: Runtime) -> bool:
+    """Whether nothing is ready or runs here."""
+    claims = runtime.fetcher.claims if runtime.fetcher is not None else 0
+    if _is_busy(runtime):
+        return False
+    for counts in runtime.store.counts():
+        pool = runtime.pools.get(counts.queue)
+        if pool is None or pool.without_threads:
+            continue
+        if counts.ready and not counts.paused and _may_claim(runtime, pool):
+            return False
+        if counts.running and runtime.local:
+            return False
+    return runtime.fetcher is None or (claims == runtime.fetcher.claims and not _is_busy(runtime))
+
+
+def _may_claim(runtime: Runtime, pool: RunnerPool) -> bool:
+    """Whether some job that is ready is of a kind that is claimed here."""
+    kinds = pool.listener.kinds
+    if kinds is None:
+        return True
+    now = runtime.clock.time()
+    waiting = Filter(queue=pool.queue, statuses=_WAITING)
+    return any(
+        job.kind in kinds and job.due <= now  # type: ignore[operator]
+        for page in pages(runtime.store, waiting)
+        for job in page
+    )
+
+
+def _is_busy(runtime: Runtime) -> bool:
+    """Whether a job is on its way from or to a store that is a round trip away."""
+    if runtime.fetcher is None or runtime.settler is None:
+        return False
+    return (
+        runtime.fetcher.busy
+        or bool(runtime.fetcher.held())
+        or any(len(pool.idle) < len(pool.runners) for pool in list(runtime.pools.values()))
+        or bool(runtime.settler.unsettled())
+    )
