@@ -354,8 +354,8 @@ class Backend(Listening, Operations):
     def start(self, queues: Iterable[str] | None = None) -> None:
         """Begin to run jobs, unless listening has: on a durable store it does not by default. Idempotent.
 
-        ``queues`` are those to run, of those that have handlers here; None: all. Raises InvalidJobError for
-        one that has none.
+        ``queues`` are those to run, of those that have handlers here; None: all. Crons of the others do not
+        tick here. Raises InvalidJobError for one that has none.
         """
         self.engine.start(queues)
 

@@ -53,7 +53,9 @@ class Scene:
     def __init__(self) -> None:
         self.wall = Wall()
         self.store = Ticks(self.wall)
-        self.cron_scheduler = CronScheduler(cast("Store", self.store), Config(), self.wall)
+        self.cron_scheduler = CronScheduler(
+            cast("Store", self.store), Config(), self.wall, lambda _queue: True
+        )
 
     def add(self, spec: str, queue: str = "q", schedule: Any = None) -> None:
         self.cron_scheduler.add(Cron(queue, schedule or Schedule(spec), catch_up=False))

@@ -256,7 +256,7 @@ class Engine(Runtime):
                     "queues= comes too late: this process runs jobs already; make it autostart=False"
                 )
             self.chosen = frozenset(chosen)
-            self._leave_out_others(self.chosen)
+            self.leave_out_others()
 
     def start(self, queues: Iterable[str] | None = None) -> None:
         """Run jobs: idempotent."""
@@ -273,7 +273,7 @@ class Engine(Runtime):
                 self._warn_of_green_threads()
             self._open()
             if self.durable and not self.running:
-                say_started(self.config, self.pools, self.crons, self.clock.time())
+                say_started(self.config, self.pools, self.cron_scheduler.at_work(), self.clock.time())
             self.running = True
             finish_before_pools_close()
             for pool in self.pools.values():
@@ -405,7 +405,7 @@ class Engine(Runtime):
             self.by_hand = None
             self.cron_scheduler.suspended = False
             for pool in self.pools.values():
-                pool.suspended = False
+                pool.suspended = not self.runs(pool.queue)
             if self.started and self.stopping is None:
                 self.start()
 

@@ -112,7 +112,7 @@ class Runtime:
         self._unheard = Unheard(self.store, self.config.log)
         self._unknown = UnknownKinds(self.store, self.config.log, self.listeners)
         self.watchdog = Watchdog("neoq-watchdog", self.clock, self._supervised, self.config.log)
-        self.cron_scheduler = CronScheduler(self.store, self.config, self.clock)
+        self.cron_scheduler = CronScheduler(self.store, self.config, self.clock, self.runs)
         self.settler: Settler | None = None
         self.fetcher: Fetcher | None = None
         self.heartbeat: Heartbeat | None = None
@@ -126,12 +126,14 @@ class Runtime:
             self.cron_scheduler.add(cron)
         for listener in self.listeners.values():
             self._new_pool(listener)
-        if self.chosen is not None:
-            self._leave_out_others(self.chosen)
 
-    def _leave_out_others(self, chosen: frozenset[str]) -> None:
+    def runs(self, queue: str) -> bool:
+        """Whether jobs of a queue are run here, once anything is: it was not left out."""
+        return self.chosen is None or queue in self.chosen
+
+    def leave_out_others(self) -> None:
         """Keep only the pools of chosen queues at work."""
-        for queue in self.pools.keys() - chosen:
+        for queue in [queue for queue in self.pools if not self.runs(queue)]:
             self.pools[queue].suspended = True
             if self.durable:  # in memory it would refuse jobs of this queue
                 del self.pools[queue]
@@ -217,6 +219,7 @@ class Runtime:
             new_slot=self.new_slot,
         )
         pool.suspended = self.by_hand is not None
+        self.leave_out_others()
 
     def new_slot(self) -> Slot:
         """A slot for one thread that runs jobs."""

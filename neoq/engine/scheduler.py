@@ -119,10 +119,11 @@ class Cron:
 
 
 class CronScheduler:
-    """Enqueues the ticks of all crons of a backend."""
+    """Enqueues the ticks of the crons of a backend whose queues run here."""
 
-    def __init__(self, store: Store, config: Config, clock: Clock) -> None:
+    def __init__(self, store: Store, config: Config, clock: Clock, runs: Callable[[str], bool]) -> None:
         self._store = store
+        self._runs = runs
         self._clock = clock
         self._interval = config.job_check_interval
         self._max_payload = config.max_payload
@@ -145,15 +146,14 @@ class CronScheduler:
 
     def list_schedules(self) -> None:
         """Let the store tell of the schedules; again now and then, or it would forget them."""
-        with self._lock:
-            told = {cron.name: describe(cron.schedule, cron.queue) for cron in self._crons}
+        told = {cron.name: describe(cron.schedule, cron.queue) for cron in self.at_work()}
         if told and (told != self._told or machine.monotonic() >= self._tell_at):
             self._store.list_schedules(told)
             self._told, self._tell_at = told, machine.monotonic() + LIST_EVERY
 
     def start(self) -> None:
         """Start the thread, if there is anything to tick."""
-        if self._crons:
+        if self.at_work():
             self._loop.start()
 
     def close(self) -> None:
@@ -184,9 +184,13 @@ class CronScheduler:
         if failed is not None:
             raise failed
 
-    def _awake(self) -> list[Cron]:
+    def at_work(self) -> list[Cron]:
+        """The crons whose queues run here: the ticks of the others come from processes that run these."""
         with self._lock:
-            return [cron for cron in self._crons if not cron.rests]
+            return [cron for cron in self._crons if self._runs(cron.queue)]
+
+    def _awake(self) -> list[Cron]:
+        return [cron for cron in self.at_work() if not cron.rests]
 
     def _let_rest(self, cron: Cron, error: Exception) -> None:
         """Say that a schedule fails, and leave it alone for a while."""

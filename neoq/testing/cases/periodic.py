@@ -23,6 +23,7 @@ from neoq.testing.cases.suite import (
     busy,
     ended,
     eventually,
+    id_of,
     ignore,
     in_threads,
     needs,
@@ -109,6 +110,21 @@ class CronCases(Suite):
         assert handler(Job("q")) == "called"
         with pytest.raises(ListenerExistsError):
             waiting.listen(Schedule("@hourly").queue_name, ignore)
+
+    def test_a_cron_of_a_queue_that_is_not_run(self, waiting: Backend) -> None:
+        """A cron ticks and is listed only where its queue runs, whenever it was registered."""
+        waiting.listen_cron(SECOND, ignore, queue="before", catch_up=True)
+        waiting.listen_cron(SECOND, ignore, queue="runs")
+        waiting.start(queues=["runs"])
+        waiting.listen_cron(SECOND, ignore, queue="after")
+        waiting.listen("later", ignore)
+        left_out = waiting.enqueue("later")
+        eventually(lambda: waiting.stats().succeeded >= 2, "two ticks of the queue that runs")
+        assert [one.queue for one in waiting.schedules()] == ["runs"]
+        assert {job.queue for job in waiting.jobs(limit=1000)} == {"runs", "later"}
+        found = waiting.get(id_of(left_out))
+        assert found is not None
+        assert found.status is Status.PENDING
 
     def test_a_name_that_is_taken(self, waiting: Backend) -> None:
         """Two crons of one description clash, and the error says to pass queue=, which helps."""
