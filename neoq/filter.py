@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import orjson
 
@@ -17,6 +17,7 @@ from neoq.record import FINISHED, Status
 from neoq.times import epoch_or_span
 
 Path = tuple[str, ...]
+Order = Literal["newest", "oldest"]
 AT_LEAST = 500  # rows that are asked for, if some may have another payload after all
 _EXACT_INTEGERS = 10**15  # below, JSON writes a number in one way
 
@@ -167,6 +168,13 @@ def filter_of(filters: Mapping[str, Any], now: float) -> Filter:
         error=_text("error", filters.get("error")),
         payload=_payload(payload),
     )
+
+
+def is_oldest(order: Order) -> bool:
+    """Whether the oldest jobs come first; InvalidJobError for an unknown order."""
+    if order not in {"newest", "oldest"}:
+        raise InvalidJobError(f'order is {order!r:.80}; it takes "newest" or "oldest"')
+    return order == "oldest"
 
 
 def _text(name: str, value: Any) -> str | None:

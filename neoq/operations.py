@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from neoq.attempts import Attempt, attempts_of
@@ -12,7 +13,7 @@ from neoq.checks import check_queue, checked_id, checked_uid
 from neoq.engine.engine import Engine
 from neoq.engine.unknown import unknown_kinds
 from neoq.errors import InvalidJobError
-from neoq.filter import ALL, Filter, Filters, OtherFilters, filter_of
+from neoq.filter import ALL, Filter, Filters, Order, OtherFilters, filter_of, is_oldest
 from neoq.job import (
     DuplicateJobError,
     Job,
@@ -95,15 +96,16 @@ class Operations:
         after: int | None = None,
         *,
         before: int | None = None,
+        order: Order = "newest",
         **filters: Unpack[OtherFilters],
     ) -> list[Job]:
-        """Snapshots of jobs, newest first.
+        """Snapshots of jobs in the order of their enqueues: the newest first, or the oldest.
 
         ``after`` is the id of the last one on the page before, ``before`` that of the first one on the page
-        after. Of filters all must hold: ``kind`` and ``key`` are equal, ``error`` is a part of the job's
-        error, ``payload={"user.id": 7}`` is at that path in its payload. ``since`` and ``until`` take an
-        aware datetime, or a timedelta or seconds ago; they are about the end of a job, and about its creation
-        where it has not ended.
+        after, in either order. Of filters all must hold: ``kind`` and ``key`` are equal, ``error`` is a part
+        of the job's error, ``payload={"user.id": 7}`` is at that path in its payload. ``since`` and ``until``
+        take an aware datetime, or a timedelta or seconds ago; they are about the end of a job, and about its
+        creation where it has not ended.
 
         Raises InvalidJobError for a bad argument.
         """
@@ -111,10 +113,28 @@ class Operations:
             raise InvalidJobError(f"limit is {limit!r}; it takes an int >= 1")
         if after is not None and before is not None:
             raise InvalidJobError("after and before were both given; a page begins at one of them")
+        oldest = is_oldest(order)
         wanted = self._wanted({"queue": queue, "status": status, **filters})
         after, before = (None if one is None else checked_id(one) for one in (after, before))
         self.engine.look()
-        return page_of(self.store, wanted, limit=limit, after=after, before=before)
+        return page_of(self.store, wanted, limit=limit, after=after, before=before, oldest=oldest)
+
+    def iter_jobs(
+        self,
+        queue: str | None = None,
+        status: Status | str | None = None,
+        *,
+        order: Order = "newest",
+        **filters: Unpack[OtherFilters],
+    ) -> Iterator[Job]:
+        """Yield snapshots of all jobs that the filters of `jobs` take; they are read in pages of 500.
+
+        Newest first it leaves out jobs that are enqueued meanwhile. Oldest first they come last.
+        """
+        oldest = is_oldest(order)
+        wanted = self._wanted({"queue": queue, "status": status, **filters})
+        self.engine.look()
+        return chain.from_iterable(pages(self.store, wanted, oldest=oldest))
 
     def count(self, *, at_most: int | None = None, **filters: Unpack[Filters]) -> int:
         """How many jobs the filters of `jobs` take; ``at_most`` where there are as many or more."""

@@ -10,14 +10,27 @@ from neoq.record import FINISHED, Status
 from neoq.store import Store
 
 UNFINISHED = Filter(statuses=frozenset(Status) - FINISHED)
+_FIRST = 0  # below every id
 PAGE = 500  # jobs that one call of a store returns, so that it holds nobody up for long
 _COUNTED = FINISHED | {Status.RUNNING}  # of these a store knows the number
 
 
 def page_of(
-    store: Store, wanted: Filter, *, limit: int, after: int | None = None, before: int | None = None
+    store: Store,
+    wanted: Filter,
+    *,
+    limit: int,
+    after: int | None = None,
+    before: int | None = None,
+    oldest: bool = False,
 ) -> list[Job]:
-    """The newest jobs below the id ``after``, or the oldest above the id ``before``; newest first."""
+    """The first jobs behind the one of the id ``after``, or the last in front of the one of ``before``.
+
+    Newest first, or ``oldest`` first.
+    """
+    if oldest:
+        after, before = before, _FIRST if after is None and before is None else after
+        return page_of(store, wanted, limit=limit, after=after, before=before)[::-1]
     found: list[Job] = []
     while len(found) < limit:
         page = store.find(wanted, limit=limit - len(found), after=after, before=before)
@@ -28,14 +41,14 @@ def page_of(
     return found
 
 
-def pages(store: Store, wanted: Filter) -> Iterator[list[Job]]:
-    """All jobs, newest first, in pages; those that come in between are left out."""
-    after: int | None = None
+def pages(store: Store, wanted: Filter, *, oldest: bool = False) -> Iterator[list[Job]]:
+    """All jobs in pages, newest first, without those that come in between; or ``oldest`` first, with them."""
+    rest = _FIRST if oldest else None
     while True:
-        page = store.find(wanted, limit=PAGE, after=after)
+        page = store.find(wanted, limit=PAGE, **{"before" if oldest else "after": rest})
         if page.jobs:
-            yield page.jobs
-        if (after := page.rest) is None:
+            yield page.jobs[::-1] if oldest else page.jobs
+        if (rest := page.rest) is None:
             return
 
 

@@ -42,7 +42,7 @@ def add_filters(parser: Parser) -> None:
             metavar="PATH=VALUE",
             help="with this in their payload: user.id=7; may be repeated",
         ),
-        add("--after", type=count(), metavar="ID", help="older than this one"),
+        add("--after", type=count(), metavar="ID", help="after this one in the list"),
     ]
 
 
@@ -71,7 +71,7 @@ def filters_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def pages(backend: Backend, filters: dict[str, Any], limit: int | None = None) -> Iterator[list[Job]]:
-    """The jobs that match, newest first, some hundreds at a time."""
+    """The jobs that match, in pages of some hundreds."""
     left = limit
     while left is None or left > 0:
         size = PAGE if left is None else min(PAGE, left)

@@ -66,6 +66,10 @@ def test_commands_look_at_every_store(url: str, capsys: pytest.CaptureFixture[st
     listed = child("jobs", "--json", "--url", url).records
     assert {job["status"]: job["id"] for job in listed} == {name: job.id for name, job in jobs.items()}
     assert next(job for job in listed if job["status"] == "succeeded")["result"] == "sent"
+    oldest = here("jobs", "--oldest", "--limit", "2", "--json").records
+    assert [job["id"] for job in oldest] == [job["id"] for job in listed[:0:-1]]
+    [last] = here("jobs", "--oldest", "--after", str(oldest[-1]["id"]), "--json").records
+    assert last["id"] == listed[0]["id"]
     assert {"payload", "created_at", "max_retries", "error", "traceback"} <= listed[0].keys()
     [queue] = here("queues", "--json").records
     assert (queue["queue"], queue["succeeded"], queue["dead"], queue["retrying"]) == ("emails", 1, 1, 1)

@@ -19,6 +19,7 @@ DESCRIPTION = "List jobs, newest first, with their error if they have one, else 
 def add_arguments(parser: Parser) -> None:
     """Which jobs, and how many."""
     add_filters(parser)
+    parser.add_argument("--oldest", action="store_true", help="oldest first")
     parser.add_argument("--limit", type=count(), default=50, metavar="N", help="at most (default: 50)")
     output.add_json(parser)
     add_store(parser)
@@ -26,12 +27,13 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print them."""
+    order = {"order": "oldest"} if args.oldest else {}
     with opened(args) as backend:
         if say_if_unknown(backend, args.queue):  # the store would look at every job
             return 0
         listed, last = 0, None
         found = []
-        for page in pages(backend, filters_of(args), args.limit):
+        for page in pages(backend, filters_of(args) | order, args.limit):
             listed, last = listed + len(page), page[-1].id
             if args.json:
                 for job in page:

@@ -100,6 +100,31 @@ class FilterCases(Suite):
         with pytest.raises(InvalidJobError, match="after and before"):
             backend.jobs(before=ids[0], after=ids[0])
 
+    def test_oldest_first(self, backend: Backend, ended_jobs: list[Job]) -> None:
+        """In the other order after goes on to newer jobs, and before turns back to older ones."""
+        ids = [id_of(job) for job in ended_jobs]
+        first = backend.jobs(limit=2, order="oldest")
+        second = backend.jobs(limit=2, order="oldest", after=id_of(first[-1]))
+        assert [job.id for job in (*first, *second)] == ids[:4]
+        assert [job.id for job in backend.jobs(limit=2, order="oldest", before=ids[4])] == ids[2:4]
+        assert numbers(backend.jobs("q", order="oldest", after=ids[1])) == [3, 5]
+        assert numbers(backend.jobs(status=Status.DEAD, order="oldest")) == [1, 4]
+        with pytest.raises(InvalidJobError, match="order is 'up'"):
+            backend.jobs(order="up")  # type: ignore[arg-type]
+
+    def test_all_that_match(self, waiting: Backend) -> None:
+        """iter_jobs() yields every job that the filters take, in both orders, also more than a page."""
+        waiting.listen("q", ignore)
+        waiting.enqueue_many([Job("q", {"n": n, "odd": n % 2 == 1}) for n in range(1100)])
+        odd = list(range(1, 1100, 2))
+        assert numbers(list(waiting.iter_jobs("q", payload={"odd": True}, order="oldest"))) == odd
+        newest_first = waiting.iter_jobs(status="pending", payload={"odd": True})
+        newest = next(newest_first)
+        waiting.enqueue("q", {"n": 1100, "odd": True})
+        assert numbers([newest, *newest_first]) == odd[::-1]
+        with pytest.raises(InvalidJobError, match="status is 'done'"):
+            waiting.iter_jobs(status="done")
+
     def test_times_are_of_the_end(self, backend: Backend) -> None:
         """Since and until are about the end of a job, and about its creation where it waits."""
         backend.listen("q", ignore)
