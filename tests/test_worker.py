@@ -20,6 +20,7 @@ from neoq.engine.source import LocalSource
 from neoq.outcome import Outcome
 from neoq.sqlite.store import SqliteStore
 from neoq.store import Claimed, Demand
+from neoq.testing.cases import suite
 
 PATIENCE = 10.0
 
@@ -310,19 +311,33 @@ def test_a_worker_with_nothing_to_run_says_so() -> None:
 def test_a_queue_that_nobody_listens_to_is_named_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A caller that enqueues where no worker has listened for a while is warned once, with the near name."""
-    monkeypatch.setattr("neoq.engine.unheard.LOOK_AFTER", 0.0)
+    """A queue to which no worker listens is named once, by a thread of its own, with the near name."""
+    monkeypatch.setattr("neoq.engine.unheard.LOOK_EVERY", 0.01)
     url = f"sqlite:///{tmp_path}/jobs.db"
     with neoq.connect(url) as worker, neoq.connect(url) as producer:
         worker.listen("emails", lambda _job: None)
-        give_up = time.monotonic() + 10
-        while not worker.workers():
-            assert time.monotonic() < give_up
-            time.sleep(0.01)
+        suite.eventually(worker.workers, "a worker")
+        looked_by: list[str] = []
+        workers = producer.store.workers
+
+        def look() -> Any:
+            looked_by.append(threading.current_thread().name)
+            return workers()
+
+        monkeypatch.setattr(producer.store, "workers", look)
         for n in range(3):
-            producer.enqueue("email", {"n": n})
-            producer.enqueue("emails", {"n": n})
-    said = [line for line in caplog.messages if "no live worker" in line]
-    assert len(said) == 1
-    assert "'email'" in said[0]
+            for queue in ("emails", "email"):
+                producer.enqueue(queue, {"n": n})
+
+        def lines() -> list[str]:
+            return [line for line in caplog.messages if "no live worker" in line]
+
+        suite.eventually(lines, "the warning")
+        producer.enqueue("other")
+        suite.eventually(lambda: lines()[1:], "another one")
+        producer.enqueue("email", {"n": 3})
+    said = lines()
+    assert ["'email'" in said[0], "'other'" in said[1]] == [True, True]
+    assert len(said) == 2
+    assert set(looked_by) == {"neoq-unheard"}
     assert said[0].endswith("did you mean 'emails'?")

@@ -311,7 +311,8 @@ class Engine(Runtime):
         if queue in self.pools:
             return
         if self.durable:
-            self._unheard.note(queue)
+            if self.unheard is not None:
+                self.unheard.note(queue)
         else:
             raise NoListenerError(
                 f"nothing in this process listens on queue {queue!r}, and jobs in memory run nowhere else; "

@@ -18,7 +18,6 @@ from neoq.engine.pool import Runner, RunnerPool
 from neoq.engine.report import Ending
 from neoq.engine.scheduler import Cron, CronScheduler
 from neoq.engine.source import LocalSource, Source
-from neoq.engine.unheard import Unheard
 from neoq.engine.unknown import UnknownKinds
 from neoq.errors import (
     JobCancelled,
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from neoq.engine.lookout import Lookout
     from neoq.engine.progress import ProgressWriter
     from neoq.engine.settler import Settler
+    from neoq.engine.unheard import Unheard
 
 
 class Runtime:
@@ -109,7 +109,6 @@ class Runtime:
         self.duplicates = 0
         self._told_of_own: set[str] = set()  # queues
         self._second_look = SecondLook(self._look_again, self.config.job_check_interval)
-        self._unheard = Unheard(self.store, self.config.log)
         self._unknown = UnknownKinds(self.store, self.config.log, self.listeners)
         self.watchdog = Watchdog("neoq-watchdog", self.clock, self._supervised, self.config.log)
         self.cron_scheduler = CronScheduler(self.store, self.config, self.clock, self.runs)
@@ -119,6 +118,7 @@ class Runtime:
         self.announcer: Announcer | None = None
         self.lookout: Lookout | None = None
         self.progress: ProgressWriter | None = None
+        self.unheard: Unheard | None = None
         self.bounded_call = BoundedCall("neoq-shutdown")
         self.source: Source = self._new_source()
         for cron in self.crons:
@@ -166,6 +166,7 @@ class Runtime:
         from neoq.engine.lookout import Lookout
         from neoq.engine.progress import ProgressWriter
         from neoq.engine.settler import Settler
+        from neoq.engine.unheard import Unheard
 
         config = self.config
         self.settler = Settler(self.store, self.settled, config.log)
@@ -180,6 +181,7 @@ class Runtime:
         )
         self.announcer = Announcer(self.store, config)
         self.lookout = Lookout(self.store, config, self.awaited)
+        self.unheard = Unheard(self.store, config.log)
         self.progress = ProgressWriter(
             self.store,
             config,

@@ -256,7 +256,7 @@ class Shutdown:
             self._unsettled |= {outcome.lease.job_id for outcome in left}
         if runtime.heartbeat is not None:
             runtime.heartbeat.close()
-        for part in (runtime.progress, runtime.announcer, runtime.lookout):
+        for part in (runtime.progress, runtime.announcer, runtime.lookout, runtime.unheard):
             if part is not None:
                 part.close()
         if report:

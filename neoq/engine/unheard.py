@@ -1,45 +1,64 @@
-"""Queues to which this process enqueues and no live worker listens: each is named once."""
+"""Queues to which this process enqueues and no live worker listens: each is named once, after a minute."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from neoq.clock import machine
-from neoq.errors import BackendError
+from neoq.threads.loop import Loop
 
 if TYPE_CHECKING:
     from neoq.config import SafeLogger
+    from neoq.errors import BackendError
     from neoq.store import Store
 
-LOOK_AFTER = 60.0  # seconds between an enqueue and a look, and between two looks
+LOOK_EVERY = 30.0  # seconds between an enqueue and the first of two looks, and between these
 
 
 class Unheard:
-    """Looks at the workers of a store, and warns of a queue that none had at two looks, a minute apart."""
+    """Looks at the workers of a store, in a thread, and warns of a queue that none had at two looks."""
 
     def __init__(self, store: Store, log: SafeLogger) -> None:
         self._store = store
         self._log = log
-        self._since: dict[str, float] = {}  # monotonic, of the last look; infinite where no more is needed
-        self._missing: set[str] = set()  # at the last look
+        self._noted: set[str] = set()
+        self._look_at: dict[str, float] = {}  # monotonic, of queues that no look has found yet
+        self._missing: set[str] = set()  # at the first look
+        self._loop = Loop("neoq-unheard", self._turn, log, away=self._say_away, on_demand=True)
 
     def note(self, queue: str) -> None:
-        """Something is enqueued to a queue that this process does not listen to."""
-        now = machine.monotonic()
-        if now - self._since.setdefault(queue, now) >= LOOK_AFTER:
-            self._since[queue] = now
-            try:
-                heard = {name for worker in self._store.workers() for name in worker.queues}
-            except BackendError:  # the enqueue that follows says so
-                return
-            self._judge(queue, heard)
+        """Something is enqueued to a queue that this process does not run."""
+        if queue not in self._noted:
+            self._look_at[queue] = machine.monotonic() + LOOK_EVERY
+            self._noted.add(queue)
+            self._loop.wake()
 
-    def _judge(self, queue: str, heard: set[str]) -> None:
+    def close(self) -> None:
+        """Look no more."""
+        self._loop.close(1.0)
+
+    def _say_away(self, error: BackendError, pause: float) -> None:
+        self._log.debug("the workers of the store are looked at again in %.1f s: %s", pause, error)
+
+    def _turn(self) -> float | None:
+        waiting = dict(self._look_at)
+        if not waiting:
+            return None
+        now = machine.monotonic()
+        if now >= min(waiting.values()):
+            heard = {name for worker in self._store.workers() for name in worker.queues}
+            for queue, at in waiting.items():
+                if now >= at:
+                    self._judge(queue, heard, now)
+            return 0.0
+        return min(waiting.values()) - now
+
+    def _judge(self, queue: str, heard: set[str], now: float) -> None:
         if queue not in heard and queue not in self._missing:
             self._missing.add(queue)
+            self._look_at[queue] = now + LOOK_EVERY
             return
-        self._since[queue] = math.inf
+        del self._look_at[queue]
         if queue in heard:
             return
         from neoq.wording.remedies import nearest
