@@ -396,6 +396,7 @@ class Backend(Listening, Operations):
         signals = (signal.SIGTERM, signal.SIGINT)
         before = [signal.signal(number, ask) for number in signals]
         try:
+            self.engine.is_worker = True
             self.start(queues)
             if not self.engine.pools:
                 self.config.log.warning(

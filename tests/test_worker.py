@@ -308,6 +308,27 @@ def test_a_worker_with_nothing_to_run_says_so() -> None:
     assert [line.partition(":")[0] for line in said] == ["run() has nothing to run"]
 
 
+def test_a_worker_in_memory_says_what_it_runs(caplog: pytest.LogCaptureFixture) -> None:
+    """run() says in memory what a worker says on any store; one that only runs by itself is quiet."""
+    caplog.set_level("INFO", "neoq")
+    with neoq.MemBackend() as quiet:
+        quiet.listen("q", lambda _job: None)
+        quiet.wait(quiet.enqueue("q").id, 10)
+    assert caplog.messages == []
+    backend = neoq.MemBackend()
+
+    @backend.listen("emails", concurrency=3)
+    def stop(_job: neoq.Job) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    backend.enqueue("emails", run_after=0.1)
+    backend.run()
+    begun, asked, ended = caplog.messages
+    assert begun.endswith("runs jobs in memory: queues emails (3 at once); crons none")
+    assert asked.startswith("asked to stop: ")
+    assert ended.startswith("stopped: ")
+
+
 def test_a_queue_that_nobody_listens_to_is_named_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -169,6 +169,7 @@ class Worker:
     def _work(self, backend: Backend) -> int:
         self._backend = backend
         self._claiming = True  # from here on a signal only asks us to stop
+        backend.engine.is_worker = True
         backend.start()
         if self._quiet:
             self._be_quiet()

@@ -272,8 +272,10 @@ class Engine(Runtime):
                 refuse_isolated()
                 self._warn_of_green_threads()
             self._open()
-            if self.durable and not self.running:
-                say_started(self.config, self.pools, self.cron_scheduler.at_work(), self.clock.time())
+            if self.is_worker and not self.said_started:
+                self.said_started = True
+                crons, now = self.cron_scheduler.at_work(), self.clock.time()
+                say_started(self.config, self.pools, crons, now, durable=self.durable)
             self.running = True
             finish_before_pools_close()
             for pool in self.pools.values():

@@ -95,6 +95,8 @@ class Runtime:
         self._opening = False
         self.ends_at: float | None = None  # monotonic: since the main thread has ended
         self.running = False
+        self.said_started = False
+        self.is_worker = self.durable  # and says what it runs; in memory most programs do something else
         self.lock = threading.RLock()
         self.pools: dict[str, RunnerPool] = {}
         self.changing = threading.RLock()

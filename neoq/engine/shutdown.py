@@ -162,7 +162,7 @@ class Shutdown:
         runtime.cron_scheduler.close()
         if not runtime.opened:
             return
-        if runtime.durable and runtime.running:
+        if runtime.is_worker and runtime.running:
             running = sum(runner.slot.job is not None for runner in runtime.all_runners())
             say_stopping(runtime.config, running, self._timeout)
         runtime.store.stop_waiting()
@@ -293,7 +293,7 @@ class Shutdown:
                 return
             self._reported = True
             vars(self.report).update(vars(found))
-        if runtime.durable and runtime.running:
+        if runtime.is_worker and runtime.running:
             say_stopped(runtime.config, found)
         if found.lost:
             named = ", ".join(f"job {job.id} of {job.queue}" for job in found.lost[:NAMED_IN_LOG])

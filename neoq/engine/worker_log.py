@@ -15,13 +15,18 @@ if TYPE_CHECKING:
     from neoq.engine.scheduler import Cron
 
 
-def say_started(config: Config, pools: Mapping[str, RunnerPool], crons: Iterable[Cron], now: float) -> None:
+def say_started(
+    config: Config, pools: Mapping[str, RunnerPool], crons: Iterable[Cron], now: float, *, durable: bool
+) -> None:
     """Say what this process runs from now on, and where."""
     changed = config.changed()
+    place = (
+        changed.get("path") or changed.get("url") or f"the store that {type(config).__name__} has by default"
+    )
     config.log.info(
-        "neoq %s runs jobs of %s: queues %s; crons %s",
+        "neoq %s runs jobs %s: queues %s; crons %s",
         __version__,
-        changed.get("path") or changed.get("url") or f"the store that {type(config).__name__} has by default",
+        f"of {place}" if durable else "in memory",
         ", ".join(f"{queue} ({pool.listener.concurrency} at once)" for queue, pool in pools.items()),
         ", ".join(f"{cron.name} ({_next(cron, now)})" for cron in crons) or "none",
     )
