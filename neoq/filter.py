@@ -18,6 +18,7 @@ from neoq.times import epoch_or_span
 
 Path = tuple[str, ...]
 Order = Literal["newest", "oldest"]
+Time = Literal["created", "due", "finished"]
 AT_LEAST = 500  # rows that are asked for, if some may have another payload after all
 _EXACT_INTEGERS = 10**15  # below, JSON writes a number in one way
 
@@ -29,6 +30,7 @@ class OtherFilters(TypedDict, total=False):
     key: str | None
     since: datetime | timedelta | float | None
     until: datetime | timedelta | float | None
+    time: Time | None
     error: str | None
     payload: Mapping[str, Any] | None
 
@@ -44,9 +46,9 @@ class Filters(OtherFilters, total=False):
 class Filter:
     """The jobs that are wanted: all conditions hold for them; None asks for nothing.
 
-    ``since`` (included) and ``until`` (excluded) are seconds since the epoch, of a job's end, or of its
-    creation where it has not ended. ``error`` is a part of its error. ``payload`` has paths into it, and the
-    values that are there.
+    ``since`` (included) and ``until`` (excluded) are seconds since the epoch: of a job's creation or of its
+    due time, if ``time`` says so, else of its end, or of its creation where it has not ended. ``error`` is a
+    part of its error. ``payload`` has paths into it, and the values that are there.
     """
 
     ids: Collection[int] | None = None
@@ -57,6 +59,7 @@ class Filter:
     key: str | None = None
     since: float | None = None
     until: float | None = None
+    time: Literal["created", "due"] | None = None
     error: str | None = None
     payload: tuple[tuple[Path, Any], ...] = ()
 
@@ -64,6 +67,11 @@ class Filter:
     def narrow(self) -> bool:
         """Whether it may leave out many jobs, so that a store looks at a bounded number of them in a call."""
         return self.ids is None and self.uids is None and self != ALL
+
+    @property
+    def by_end(self) -> bool:
+        """Whether jobs that have ended are wanted only where that was in a span of time."""
+        return self.time is None and (self.since is not None or self.until is not None)
 
     def matches(self, job: Job) -> bool:
         """Whether a job is wanted."""
@@ -82,7 +90,11 @@ class Filter:
     def _is_in_time(self, job: Job) -> bool:
         if self.since is None and self.until is None:
             return True
-        at = (job.finished_on if job.status in FINISHED else job.created) or 0.0
+        if self.time == "due":
+            at = job.due
+        else:
+            at = job.finished_on if self.time is None and job.status in FINISHED else job.created
+        at = at or 0.0
         return (self.since is None or at >= self.since) and (self.until is None or at < self.until)
 
     def matches_payload(self, job: Job) -> bool:
@@ -158,16 +170,34 @@ def filter_of(filters: Mapping[str, Any], now: float) -> Filter:
         raise InvalidJobError(
             "since is not before until, so no job can match; both take a time or a time ago"
         )
+    time, statuses = _which_time(filters.get("time"), None if status is None else Status(status))
     return Filter(
         queue=queue,
-        statuses=None if status is None else frozenset({Status(status)}),
+        statuses=statuses,
         kind=_text("kind", filters.get("kind")),
         key=_text("key", filters.get("key")),
         since=since,
         until=until,
+        time=None if since is None and until is None else time,
         error=_text("error", filters.get("error")),
         payload=_payload(payload),
     )
+
+
+def _which_time(
+    time: Any, status: Status | None
+) -> tuple[Literal["created", "due"] | None, frozenset[Status] | None]:
+    """The time that since and until are about, None for the end, and the statuses of jobs that have it."""
+    statuses = None if status is None else frozenset({status})
+    if time is None:
+        return None, statuses
+    if not isinstance(time, str) or time not in {"created", "due", "finished"}:
+        raise InvalidJobError(f'time is {time!r:.80}; it takes "created", "due" or "finished"')
+    if time != "finished":
+        return time, statuses  # type: ignore[return-value]
+    if status is not None and status not in FINISHED:
+        raise InvalidJobError(f'time is "finished", and a job that is {status} has not ended; leave one out')
+    return None, statuses or FINISHED
 
 
 def is_oldest(order: Order) -> bool:

@@ -104,7 +104,8 @@ class Operations:
         ``after`` is the id of the last one on the page before, ``before`` that of the first one on the page
         after, in either order. Of filters all must hold: ``kind`` and ``key`` are equal, ``error`` is a part
         of the job's error, ``payload={"user.id": 7}`` is at that path in its payload. ``since`` and ``until``
-        take an aware datetime, or a timedelta or seconds ago; they are about the end of a job, and about its
+        take an aware datetime, or a timedelta or seconds ago; ``time`` says of what: "created", "due", or
+        "finished", which only jobs have that have ended. Without it that is the end of a job, and its
         creation where it has not ended.
 
         Raises InvalidJobError for a bad argument.
@@ -275,8 +276,11 @@ class Operations:
             raise InvalidJobError(
                 f"{action}_all() needs a filter, or it would change every job; filters are {known}"
             )
-        if wanted.statuses is None:
-            wanted = replace(wanted, statuses=_CHANGED[action])
+        if filters.get("status") is None:
+            changed, ended = _CHANGED[action], wanted.statuses
+            wanted = replace(wanted, statuses=changed & ended if changed and ended else changed or ended)
+        if wanted.statuses == frozenset():
+            return 0
         self.engine.look()
         return sum(len(self._change([job.id for job in page], action)) for page in pages(self.store, wanted))
 

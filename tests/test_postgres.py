@@ -33,11 +33,12 @@ from neoq import (
     Status,
     UnsupportedError,
 )
+from neoq.filter import filter_of
 from neoq.outcome import Lease, Outcome
 from neoq.postgres.add import Adder
 from neoq.postgres.arrays import Array, byteas, texts, uuids
 from neoq.postgres.connections import Connections
-from neoq.postgres.rows import find_query, held
+from neoq.postgres.rows import ended_query, find_query, held
 from neoq.postgres.schema import VERSION
 from neoq.postgres.statements import Statements
 from neoq.postgres.wake import Notifier, class_of
@@ -364,6 +365,32 @@ def test_claims_go_by_the_index(backend: PostgresBackend, admin: psycopg.Connect
     assert "Sort" not in plan
     assert "Seq Scan" not in plan
     assert "rows=100" in plan.replace("rows=100.00", "rows=100")
+
+
+def test_jobs_are_found_by_their_end(backend: PostgresBackend, admin: psycopg.Connection[Any]) -> None:
+    """Few jobs that ended in a span of time are found by an index at once, among any number of others."""
+    schema = backend.config.schema
+    statement = (
+        "insert into {} (id, run_after, created_at, finished_at, retries, priority, status, uniqueness,"
+        " crashes, codec, queue, payload) select nextval({}::regclass), g, g, g, 0, 0,"
+        " 3 + (g % 100 = 0)::int, 0, 0, 1, 'q', '{{}}' from generate_series(1, 30000) g"
+    )
+    admin.execute(sql.SQL(statement).format(sql.Identifier(schema, "history"), f"{schema}.job_ids"))
+    admin.execute(sql.SQL("analyze {}").format(sql.Identifier(schema, "history")))
+    wanted = filter_of({"since": at(99), "until": at(102)}, 0.0)
+    query, values = ended_query(Statements(schema), wanted) or ("", [])
+    plan = admin.execute(f"explain (costs off) {query}".encode(), values).fetchall()  # type: ignore[arg-type]
+    scans = re.findall(r"(\S+ Scan)(?: using (\S+))? on history", "\n".join(line for (line,) in plan))
+    assert scans == [("Index Scan", "history_died"), ("Index Scan", "history_ended")]
+    found = backend.store.find(wanted, limit=2)
+    assert [job.created for job in found.jobs] == [101.0, 100.0]
+    assert [job.created for job in backend.store.find(wanted, limit=2, after=found.rest).jobs] == [99.0]
+    assert backend.store.find(filter_of({"until": at(102), "status": "dead"}, 0.0)).rest is None
+
+
+def at(seconds: float) -> datetime:
+    """A time since the epoch."""
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def test_no_statement_reads_the_whole_table(

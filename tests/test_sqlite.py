@@ -584,6 +584,8 @@ def test_what_was_undone_is_not_known(path: Path) -> None:
             "finished",
         ),
         ("select id from neoq_jobs where state = 4 order by finished_at, id limit 9", "dead"),
+        ("select id from neoq_jobs where state = 3 and finished_at >= 1 and finished_at < 9", "finished"),
+        ("select id from neoq_jobs where state = 4 and finished_at >= 1", "dead"),
         ("select 1 from neoq_jobs where hash = 7 and holds = 1", "held"),
     ],
 )

@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 
 PAGE = 500
 STATUSES = ("pending", "running", "retrying", "succeeded", "dead", "cancelled")
-FILTERS = ("queue", "status", "kind", "key", "since", "until", "error", "after")
+TIMES = ("created", "due", "finished")
+FILTERS = ("queue", "status", "kind", "key", "since", "until", "time", "error", "after")
 
 
 def add_filters(parser: Parser) -> None:
     """Let a command be about some jobs only."""
     group = parser.add_argument_group(
         "which jobs",
-        "TIME is ISO 8601, or a span ago (2h, 7d): when a job ended, or was made if it has not ended.",
+        "TIME is ISO 8601, or a span ago (2h, 7d): when a job ended, or was made if it has not ended,\n"
+        "or what --time says.",
     )
     add = group.add_argument
     parser.known += [
@@ -33,6 +35,12 @@ def add_filters(parser: Parser) -> None:
         add("--key", metavar="TEXT", help="with this key"),
         add("--since", type=moment, metavar="TIME", help="not before"),
         add("--until", type=moment, metavar="TIME", help="before"),
+        add(
+            "--time",
+            choices=TIMES,
+            metavar="WHICH",
+            help="that --since and --until mean: created, due, finished (ended jobs only)",
+        ),
         add("--error", metavar="TEXT", help="with this in their error"),
         add(
             "--payload",

@@ -34,7 +34,9 @@ _ON_DUPLICATE: dict[OnDuplicate, int] = {"return": 0, "raise": 1, "replace": 2}
 
 MOST = 2**31 - 1  # rows
 LOOKED_AT_ONCE = 10_000  # jobs of a table, for a filter that may leave most of them out
+FEW = 5000  # jobs that are found by the time of their end, and sorted
 _BEYOND = 2**63 - 1
+_TIMES = {"created": "created_at", "due": "run_after"}
 _PLAIN = (0, 0, 1, *(None,) * 12)  # what most jobs have from crashes on
 
 
@@ -262,8 +264,12 @@ def find_query(
     after: int | None = None,
     before: int | None = None,
     rest: int | None = None,
+    ended: list[int] | None = None,
 ) -> tuple[str, list[Any]]:
-    """The query for snapshots, and its values: newest first, or oldest first for those above ``before``."""
+    """The query for snapshots, and its values: newest first, or oldest first for those above ``before``.
+
+    ``ended`` are the ids of those that have ended, where they are known.
+    """
     order = "desc" if before is None else "asc"
     bounds = [("id < %s", after), ("id > %s", before), ("id >= %s" if before is None else "id <= %s", rest)]
     parts, given = [], list[Any]()
@@ -273,7 +279,10 @@ def find_query(
             if table == "jobs"
             else (statements.find_finished, "finished_at")
         )
-        where, values = _conditions(wanted, time, bounds)
+        where, values = _conditions(wanted, _TIMES[wanted.time] if wanted.time else time, bounds)
+        if ended is not None and table == "history":
+            where.append("id = any (%s::bigint[])")
+            values.append(ended)
         parts.append(find.format(" and ".join([_of_status(numbers), *where]), order))
         given += [*values, limit]
     if len(parts) == 1:
@@ -326,18 +335,40 @@ def _conditions(
     return where, values
 
 
+def ended_query(statements: Statements, wanted: Filter) -> tuple[str, list[Any]] | None:
+    """The query for the ids of jobs that ended in a span of time, one more than `FEW` at most.
+
+    None where the filter asks for no such span.
+    """
+    numbers = dict(_tables(wanted)).get("history", [])
+    if not wanted.by_end or numbers == []:
+        return None
+    bounds = {"finished_at >= %s": wanted.since, "finished_at < %s": wanted.until}
+    where = [condition for condition, value in bounds.items() if value is not None]
+    given = [value for value in bounds.values() if value is not None]
+    dead = NUMBER[Status.DEAD]
+    parts = [
+        statements.ended_between.format(" and ".join([f"status {which} {dead}", *where]))
+        for which in ("=", "<>")
+        if numbers is None or (dead in numbers if which == "=" else set(numbers) - {dead})
+    ]
+    return " union all ".join(parts), [*given, FEW + 1] * len(parts)
+
+
 def window_query(
-    statements: Statements, wanted: Filter, after: int | None, before: int | None
+    statements: Statements, wanted: Filter, after: int | None, before: int | None, *, unfinished: bool = False
 ) -> tuple[str, list[Any]]:
     """The query for the ids of the last jobs that a look goes to, one for each table that has more.
 
-    Of jobs in history that have not succeeded an index has each status, and others there are not counted.
+    That is "" where there is no such table. ``unfinished``: history is left out. Of jobs in history that have
+    not succeeded an index has each status, and others there are not counted.
     """
     start = before if before is not None else _BEYOND if after is None else after
     window = statements.window_upwards if before is not None else statements.window_downwards
     parts = [
         window.format(table, _of_status(numbers if table == "history" and len(numbers or ()) == 1 else None))
         for table, numbers in _tables(wanted)
+        if table == "jobs" or not unfinished
     ]
     return " union all ".join(parts), [value for _ in parts for value in (start, LOOKED_AT_ONCE - 1)]
 

@@ -230,6 +230,8 @@ class Statements:
             f"(select id from {s}.{{}} where {{}} and id {than} %s order by id {order} offset %s limit 1)"
             for than, order in (("<", "desc"), (">", "asc"))
         )
+        # In order, so that the plan goes along one of the indexes and ends at the limit.
+        self.ended_between = f"(select id from {s}.history where {{}} order by finished_at limit %s)"
         # One row for each queue, and one look at the clock: for each job they would cost most of it.
         self.counts = f"""
             select queue, kind, n from (

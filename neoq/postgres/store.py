@@ -22,7 +22,7 @@ from neoq.postgres.claim import Claimer
 from neoq.postgres.config import PostgresConfig
 from neoq.postgres.connections import Connections, Values
 from neoq.postgres.ear import PostgresEar
-from neoq.postgres.rows import MOST, find_query, held, job_of, text, window_query
+from neoq.postgres.rows import FEW, MOST, ended_query, find_query, held, job_of, text, window_query
 from neoq.postgres.settle import Settlement
 from neoq.postgres.statements import Statements, changes_channel_of
 from neoq.postgres.transactions import Home, Transaction
@@ -472,13 +472,23 @@ class PostgresStore(Store):
     ) -> Page:
         """Snapshots of jobs, newest first."""
         look, limit = self._connections.look, min(limit, MOST)
-        rest = None
+        rest = ended = None
         if wanted.narrow:
-            query, values = window_query(self._statements, wanted, after, before)
-            ends = [end for (end,) in look(query, values) if end is not None]
+            if (by_end := ended_query(self._statements, wanted)) is not None:
+                ended = [job_id for (job_id,) in look(*by_end)]
+                ended = ended if len(ended) <= FEW else None
+            unfinished = ended is not None
+            query, values = window_query(self._statements, wanted, after, before, unfinished=unfinished)
+            ends = [end for (end,) in look(query, values) if end is not None] if query else []
             rest = (max if before is None else min)(ends, default=None)
         query, values = find_query(
-            self._statements, wanted, limit=wanted.rows(limit), after=after, before=before, rest=rest
+            self._statements,
+            wanted,
+            limit=wanted.rows(limit),
+            after=after,
+            before=before,
+            rest=rest,
+            ended=ended,
         )
         jobs, rest = wanted.cut([job_of(row) for row in look(query, values)], limit, rest)
         return Page(jobs if before is None else jobs[::-1], rest)

@@ -21,6 +21,8 @@ LOOKS = 3  # at most, for jobs that end while they are looked at
 LOOKED_IN_ALL = 2000  # jobs of a queue, by one call, for a filter that may leave most of them out
 PAGE = 500  # leases that one command looks at
 FEW = 5000  # jobs of a status that are read as a whole to find the newest of them
+SKEW = 60.0  # seconds by which a worker's clock may be ahead of the server's
+_ENDED = frozenset({"done", "dead", "cancelled"})
 _PLACES = {
     Status.PENDING: ("ready", "wait", "retry"),
     Status.RETRYING: ("ready", "wait", "retry"),
@@ -165,7 +167,7 @@ class Finder:
         self, queue: str, wanted: Filter, limit: int, after: int | None, before: int | None
     ) -> Page:
         """The jobs of one queue, in the order of the walk."""
-        members = None if wanted.statuses is None else self._few_of(queue, wanted.statuses)
+        members = self._few_of(queue, wanted)
         if members is not None:
             ids = [
                 one for one in members if (after is None or one < after) and (before is None or one > before)
@@ -187,15 +189,24 @@ class Finder:
                 return Page(found, chunk[-1])
         return Page(found)
 
-    def _few_of(self, queue: str, statuses: Iterable[Status]) -> list[int] | None:
-        """The jobs that may have one of these statuses, where they are few enough to read them all."""
-        keys = self._queues.keys(queue)
-        places = {place for status in statuses for place in _PLACES[status]}
-        if sum(self._redis.commands([("ZCARD", keys.key(place)) for place in places])) > FEW:
+    def _few_of(self, queue: str, wanted: Filter) -> list[int] | None:
+        """The jobs that may have the status, and the end, that are wanted; None for too many to read all."""
+        recent = wanted.since if wanted.by_end else None
+        if wanted.statuses is None and recent is None:
             return None
-        members = self._redis.commands([("ZRANGE", keys.key(place), 0, -1) for place in places])
+        keys = self._queues.keys(queue)
+        places = {place for status in wanted.statuses or _PLACES for place in _PLACES[status]}
+        # A job that has ended is there under the time at which that was recorded.
+        starts = {
+            place: "-inf" if recent is None or place not in _ENDED else repr(recent - SKEW)
+            for place in places
+        }
+        spans = [(keys.key(place), start, "+inf") for place, start in starts.items()]
+        if sum(self._redis.commands([("ZCOUNT", *span) for span in spans])) > FEW:
+            return None
+        members = self._redis.commands([("ZRANGEBYSCORE", *span) for span in spans])
         ids = [
-            stored_in(place, member) for place, found in zip(places, members, strict=True) for member in found
+            stored_in(place, member) for place, found in zip(starts, members, strict=True) for member in found
         ]
         return [one for one in ids if one is not None]
 

@@ -22,7 +22,7 @@ from neoq.sqlite.rows import (
     job_of,
     states_and_status,
 )
-from neoq.sqlite.schema import DEAD, NEW, READY, RUNNING, SCHEDULED
+from neoq.sqlite.schema import DEAD, FINISHED, NEW, READY, RUNNING, SCHEDULED
 from neoq.store import KINDS_LOOKED_AT, Page, QueueCounts, WorkerInfo
 from neoq.stored import counts_of, kinds_in, number_in, texts_in
 from neoq.times import to_datetime
@@ -31,6 +31,9 @@ LOOKED_AT_ONCE = 10_000  # jobs, for a filter that may leave most of them out
 FEW = 5000  # jobs that are found by the index of their state, and sorted
 MOST = _BEYOND = 2**63 - 1
 _UNSORTED = frozenset({Status.SUCCEEDED, Status.CANCELLED})  # one index has both, and there may be millions
+_TIMES = {None: "coalesce(finished_at, created_at)", "created": "created_at", "due": "run_after"}
+_ENDED = frozenset({FINISHED, DEAD})
+_NEW = "select id from neoq_jobs where id > (select n from neoq_counts where queue = '' and kind = 0)"
 _KINDS = {READY: (N_READY,), SCHEDULED: (N_SCHEDULED, N_RETRYING), RUNNING: (N_RUNNING,), DEAD: (N_DEAD,)}
 
 _COUNTS = (  # in one statement, because `index_new` changes both
@@ -59,7 +62,8 @@ def find(file: SqliteFile, wanted: Filter, limit: int, after: int | None, before
         if few is None:
             rest = _end_of_window(file, after, before)
         else:
-            where.append(few)
+            where.append(few[0])
+            values += few[1]
     for condition, value in (
         ("id < ?", after),
         ("id > ?", before),
@@ -91,12 +95,13 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[Any]]:
             states, number = states_and_status(status)
             any_of.append(f"(state in ({','.join(map(str, states))}) and status = {number})")
         where.append(f"({' or '.join(any_of) or '0'})")
+    time = _TIMES[wanted.time]
     for condition, value in (
         ("queue = ?", wanted.queue),
         ("kind = ?", wanted.kind),
         ("key = ?", wanted.key),
-        ("coalesce(finished_at, created_at) >= ?", wanted.since),
-        ("coalesce(finished_at, created_at) < ?", wanted.until),
+        (f"{time} >= ?", wanted.since),
+        (f"{time} < ?", wanted.until),
         ("instr(error, ?) > 0", wanted.error),
     ):
         if value is not None:
@@ -108,23 +113,38 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[Any]]:
     return where, values
 
 
-def _few(file: SqliteFile, wanted: Filter) -> str | None:
-    """A condition that an index answers, for jobs of statuses that few have; None for other jobs."""
-    if wanted.statuses is None or wanted.statuses & _UNSORTED:
+def _few(file: SqliteFile, wanted: Filter) -> tuple[str, list[float]] | None:
+    """A condition that indexes answer, and its values, for jobs that are few by their states and ends."""
+    statuses = frozenset(Status) if wanted.statuses is None else wanted.statuses
+    if statuses & _UNSORTED and not wanted.by_end:
         return None
-    states = {state for status in wanted.statuses for state in states_and_status(status)[0]} - {NEW}
-    kinds = {kind for state in states for kind in _KINDS[state]}
+    states = {state for status in statuses for state in states_and_status(status)[0]} - {NEW}
+    queries = [f"select id from neoq_jobs where state = {state}" for state in sorted(states - _ENDED)]  # noqa: S608
+    if READY in states:
+        queries.append(_NEW)
+    values: list[float] = []
+    if wanted.by_end:
+        bounds = {"finished_at >= ?": wanted.since, "finished_at < ?": wanted.until}
+        span = "".join(f" and {condition}" for condition, value in bounds.items() if value is not None)
+        given = [value for value in bounds.values() if value is not None]
+        for state in sorted(states & _ENDED):
+            queries.append(f"select id from neoq_jobs where state = {state}{span}")  # noqa: S608
+            values += given
+        states -= _ENDED
+    elif DEAD in states:
+        queries.append(f"select id from neoq_jobs where state = {DEAD}")  # noqa: S608
+    kinds = ",".join(str(kind) for state in states for kind in _KINDS[state])
     [(number,)] = file.read(
-        f"select sum(n) from neoq_counts where queue <> '' and kind in ({','.join(map(str, kinds))})"  # noqa: S608
+        f"select sum(n) from neoq_counts where queue <> '' and kind in ({kinds})"  # noqa: S608
     )
     if not isinstance(number or 0, int) or (number or 0) > FEW:
         return None
-    ids = [f"select id from neoq_jobs where state = {state}" for state in sorted(states)]  # noqa: S608
-    if READY in states:
-        ids.append(
-            "select id from neoq_jobs where id > (select n from neoq_counts where queue = '' and kind = 0)"
-        )
-    return f"id in ({' union all '.join(ids)})"
+    ids = " union all ".join(queries)
+    if wanted.by_end:
+        [(number,)] = file.read(f"select count(*) from ({ids} limit ?)", (*values, FEW + 1))  # noqa: S608
+        if number > FEW:
+            return None
+    return f"id in ({ids})", values
 
 
 def _end_of_window(file: SqliteFile, after: int | None, before: int | None) -> int | None:

@@ -70,6 +70,8 @@ def test_commands_look_at_every_store(url: str, capsys: pytest.CaptureFixture[st
     assert [job["id"] for job in oldest] == [job["id"] for job in listed[:0:-1]]
     [last] = here("jobs", "--oldest", "--after", str(oldest[-1]["id"]), "--json").records
     assert last["id"] == listed[0]["id"]
+    finished = here("jobs", "--time", "finished", "--since", "1h", "--json").records
+    assert {job["status"] for job in finished} == {"succeeded", "dead"}
     assert {"payload", "created_at", "max_retries", "error", "traceback"} <= listed[0].keys()
     [queue] = here("queues", "--json").records
     assert (queue["queue"], queue["succeeded"], queue["dead"], queue["retrying"]) == ("emails", 1, 1, 1)

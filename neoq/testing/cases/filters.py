@@ -10,7 +10,7 @@ import pytest
 
 from neoq.backend import Backend
 from neoq.errors import InvalidJobError
-from neoq.filter import Filter
+from neoq.filter import Filter, Time
 from neoq.job import Job
 from neoq.record import Status
 from neoq.testing.cases.suite import LATER, Suite, ended, id_of, ignore, reached
@@ -137,6 +137,35 @@ class FilterCases(Suite):
         before = waits.created_at - timedelta(milliseconds=1)  # type: ignore[operator]
         assert numbers(backend.jobs("q", until=before)) == []
 
+    def test_which_time(self, backend: Backend) -> None:
+        """Time says whether since and until mean the creation, the due time or the end of a job."""
+        backend.listen("q", ignore)
+        waits = backend.enqueue("q", {"n": 0}, run_after=LATER)
+        done = ended(backend, backend.enqueue("q", {"n": 1}, run_after=0.3))
+        assert done.created_at is not None
+        assert done.run_after is not None
+        assert done.finished_at is not None
+        moment = timedelta(milliseconds=10)
+        while_it_waited = done.created_at + (done.run_after - done.created_at) / 2
+        times: dict[Time, datetime] = {
+            "created": done.created_at,
+            "due": done.run_after,
+            "finished": done.finished_at,
+        }
+        for time, at in times.items():
+            assert 1 in numbers(backend.jobs("q", since=at - moment, until=at + moment, time=time))
+        assert numbers(backend.jobs("q", since=while_it_waited, time="created")) == []
+        assert numbers(backend.jobs("q", until=while_it_waited, time="created")) == [1, 0]
+        assert numbers(backend.jobs("q", since=while_it_waited, time="due")) == [1, 0]
+        assert numbers(backend.jobs("q", since=while_it_waited, until=done.finished_at, time="due")) == [1]
+        assert numbers(backend.jobs("q", until=while_it_waited, time="due")) == []
+        assert numbers(backend.jobs("q", since=while_it_waited, time="finished")) == [1]
+        assert numbers(backend.jobs("q", time="finished")) == [1]
+        assert backend.count(queue="q", until=while_it_waited, time="finished") == 0
+        assert backend.cancel_all(queue="q", time="finished") == 0
+        assert backend.cancel_all(until=while_it_waited, time="created") == 1
+        assert backend.get(id_of(waits)).status is Status.CANCELLED  # type: ignore[union-attr]
+
     def test_a_rare_job_among_many(self, waiting: Backend) -> None:
         """Jobs are found though a store looks at fewer than all of them in a call."""
         waiting.listen("q", ignore, capacity=None)
@@ -161,6 +190,8 @@ class FilterCases(Suite):
             ({"since": datetime(2026, 1, 1)}, "since is the naive datetime"),  # noqa: DTZ001
             ({"until": -5}, "until is -5, in the future"),
             ({"since": 5, "until": 60}, "since is not before until"),
+            ({"time": "later"}, "time is 'later'"),
+            ({"time": "finished", "status": "running"}, "has not ended"),
             ({"payload": {}}, "payload is {}"),
             ({"payload": "x"}, "payload is 'x'"),
             ({"payload": {"a..b": 1}}, r"path 'a\.\.b'"),
