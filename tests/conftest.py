@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-pytest_plugins = ["tests.postgres_server", "tests.pgbouncer", "tests.redis_server"]
+pytest_plugins = ["tests.postgres_server", "tests.pgbouncer", "tests.redis_server", "tests.newest_django"]
 PATIENCE = 5.0
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

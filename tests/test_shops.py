@@ -1,4 +1,4 @@
-"""The example of a shop in Flask, over HTTP, with real mails, and with kill -9 in the middle."""
+"""The shops in Flask and Django, over HTTP, with real mails, and with kill -9 in the middle."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -23,11 +24,12 @@ import neoq
 from tests.processes import ROOT, Child, running
 from tests.web_servers import free_port, until
 
-pytest.importorskip("flask")
 pytest.importorskip("gunicorn")
 Image = pytest.importorskip("PIL.Image")
 controller = pytest.importorskip("aiosmtpd.controller")
-SHOP = ROOT / "examples" / "flask_shop"
+TOKEN = "t" * 32
+FORM = {"Cookie": f"csrftoken={TOKEN}", "X-CSRFToken": TOKEN}  # Django wants to see both
+pytestmark = pytest.mark.timeout(240)  # the first run makes a virtual environment
 HANDS = 4  # jobs of the queue "mail" that a worker runs at once
 
 
@@ -46,7 +48,14 @@ class Mailbox:
 class Shop:
     """The processes of a shop in a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    place: Path
+    web_command: tuple[str, ...]
+    worker_command: tuple[str, ...]
+    orders_of: str  # what reads id, email, item and the time of the invoice
+    invoice: str  # the kind of the job
+
+    def __init__(self, folder: Path, python: str) -> None:
+        self.python = python
         self.folder = folder
         self.database = folder / "shop.db"
         self.mailbox = Mailbox()
@@ -54,7 +63,7 @@ class Shop:
         self.mail_server = controller.Controller(self.mailbox, hostname="127.0.0.1", port=mail_port)
         self.mail_server.start()
         self.env = {
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{SHOP}",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{self.place}",
             "SHOP_DATA": str(folder),
             "SHOP_SMTP": f"127.0.0.1:{mail_port}",
             "NEOQ_LEASE": "3",
@@ -62,16 +71,19 @@ class Shop:
             "NEOQ_RUNTIME_DIR": str(folder),
         }
 
+    def prepare(self) -> None:
+        """Make what must be there before the first process."""
+
     @contextmanager
     def web(self) -> Iterator[Child]:
-        command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{self.port}", "--threads", "4"]
-        with running([*command, "shop:create_app()"], env=self.env) as child:
+        command = [self.python, "-m", "gunicorn", "--bind", f"127.0.0.1:{self.port}", "--threads", "4"]
+        with running([*command, *self.web_command], env=self.env) as child:
             until(lambda: self.ask("GET", "/")[0] == 200, "the web process answers", child)
             yield child
 
     @contextmanager
     def worker(self) -> Iterator[Child]:
-        command = [sys.executable, "-m", "flask", "--app", "shop", "neoq", "worker", "--processes", "2"]
+        command = [self.python, *self.worker_command, "neoq", "worker", "--processes", "2"]
         with running(command, env=self.env) as child:
             yield child
 
@@ -89,7 +101,7 @@ class Shop:
     def _send(self, method: str, path: str, body: bytes, kind: str) -> tuple[int, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
         try:
-            connection.request(method, path, body, {"Content-Type": kind})
+            connection.request(method, path, body, {"Content-Type": kind, **FORM})
             answer = connection.getresponse()
             found = answer.read()
             is_json = answer.headers.get_content_type() == "application/json"
@@ -104,13 +116,48 @@ class Shop:
 
     def orders(self) -> list[tuple[int, str, str, str | None]]:
         with closing(sqlite3.connect(self.database)) as database:
-            return database.execute("select id, email, item, invoiced from orders").fetchall()
+            return database.execute(self.orders_of).fetchall()
+
+    def order_of(self, job: neoq.Job) -> int:
+        """The number of the order that a job sends the invoice of."""
+        number: int = job.payload["order"]
+        return number
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path)
+class FlaskShop(Shop):
+    place = ROOT / "examples" / "flask_shop"
+    web_command = ("shop:create_app()",)
+    worker_command = ("-m", "flask", "--app", "shop")
+    orders_of = "select id, email, item, invoiced from orders"
+    invoice = "jobs.invoice"
+
+
+class DjangoShop(Shop):
+    place = ROOT / "examples" / "django_shop"
+    web_command = ("wsgi",)
+    worker_command = (str(place / "manage.py"),)
+    orders_of = "select id, email, item, invoiced from shop_order"
+    invoice = "shop.tasks.invoice"
+
+    def prepare(self) -> None:
+        command = [self.python, str(self.place / "manage.py"), "migrate"]
+        subprocess.run(command, env=os.environ | self.env, check=True, capture_output=True, timeout=30)
+
+    def order_of(self, job: neoq.Job) -> int:
+        number: int = job.payload["kwargs"]["order"]
+        return number
+
+
+@pytest.fixture(params=["Flask", "Django", "newest Django"])
+def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
+    python = sys.executable
+    if request.param == "newest Django":
+        python = request.getfixturevalue("newest_django")
+    else:
+        pytest.importorskip(request.param.lower())
+    shop = (FlaskShop if request.param == "Flask" else DjangoShop)(tmp_path, python)
     try:
+        shop.prepare()
         yield shop
     finally:
         shop.mail_server.stop()
@@ -142,11 +189,12 @@ def test_the_shop_does_what_its_page_offers(shop: Shop) -> None:
     assert len(shop.orders()) == 1
 
 
-def test_the_command_of_the_readme_starts_everything(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [FlaskShop, DjangoShop])
+def test_the_command_of_the_readme_starts_everything(kind: type[Shop], tmp_path: Path) -> None:
     """One command starts the mail server, the web process and the worker; Ctrl-C ends all of them."""
-    shop = Shop(tmp_path)
+    shop = kind(tmp_path, sys.executable)
     shop.mail_server.stop()
-    with running([sys.executable, SHOP / "start.py"], env=shop.env | {"PORT": str(shop.port)}) as child:
+    with running([sys.executable, shop.place / "start.py"], env=shop.env | {"PORT": str(shop.port)}) as child:
         until(lambda: shop.ask("GET", "/")[0] == 200, "the web process answers", child)
         assert shop.ask("POST", "/order", email="ada@shop.example", item="tea")[0] == 202
         child.until("Subject: Invoice 1")
@@ -215,7 +263,7 @@ def test_every_job_is_accounted_for_when_processes_are_killed(shop: Shop) -> Non
     with shop.backend() as backend:
         counts = {counts.queue: counts for counts in backend.queues()}
         assert counts["mail"].dead == 0
-        invoices = [job.payload["order"] for job in backend.jobs("mail", kind="jobs.invoice", limit=10_000)]
+        invoices = [shop.order_of(job) for job in backend.jobs("mail", kind=shop.invoice, limit=10_000)]
     orders = shop.orders()
     assert sorted(invoices) == [number for number, *_ in orders]  # committed together, one for each
     assert set(crowd.orders) <= set(invoices)
