@@ -26,7 +26,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(?!neoq\.).*"),
     (
         "py:class",
-        r"neoq\.(backend\.EnqueueMiddleware|listening\.(AnyHandler|ListenOptions)|job\.JobOptions|clock\.Clock)",
+        r"neoq\.(backend\.EnqueueMiddleware|batch\.BatchMiddleware|listening\.(AnyHandler|ListenOptions)|job\.JobOptions|clock\.Clock)",
     ),
     ("py:class", r"neoq\.(config\.Settings|\w+\.config\.\w+Settings)"),
     ("py:class", r"neoq\.(filter\.(Other)?Filters|tasks\.task\.(R|P|CallOptions|Using))"),

@@ -9,6 +9,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, Unpack, overload
 
+from neoq.batch import Batch, BatchMiddleware
 from neoq.clock import Clock, machine
 from neoq.config import Config, query_of
 from neoq.engine.engine import Engine
@@ -106,6 +107,7 @@ class Backend(Listening, Operations):
         self._own_tasks: Tasks | None = None
         self._queue_options = {}
         self._enqueue_middleware: list[EnqueueMiddleware] = []
+        self._batch_middleware: list[BatchMiddleware] = []
         self._max_payload = self.config.max_payload
         self._look_at_enqueue()
 
@@ -175,11 +177,22 @@ class Backend(Listening, Operations):
         self._enqueue_middleware.append(middleware)
         self._look_at_enqueue()
 
+    def use_batch(self, middleware: BatchMiddleware) -> None:
+        """Put ``middleware(batch, call_next) -> jobs`` around every call of enqueue and of enqueue_many.
+
+        The first is outermost, and all are around those of `use_enqueue`. It gets a `neoq.batch.Batch`: the
+        jobs, which are not stored yet, and how the caller enqueues them. ``call_next()`` stores them.
+        """
+        _check_callable("middleware", middleware)
+        self._batch_middleware.append(middleware)
+        self._look_at_enqueue()
+
     def _look_at_enqueue(self) -> None:
         """Learn whether a job may be stored as it is given, as most are."""
         uniques = [self.config.unique, *(one.unique for one in self.engine.listeners.values())]
         self._defaults = any(unique is not True for unique in uniques)
-        self._plainly = not (self._defaults or self._enqueue_middleware)
+        self._wrapped = bool(self._enqueue_middleware or self._batch_middleware)
+        self._plainly = not (self._defaults or self._wrapped)
 
     # -- enqueue -----------------------------------------------------------------------------------------
 
@@ -231,7 +244,7 @@ class Backend(Listening, Operations):
     def enqueue_call(self, queue: str, kind: str, data: bytes) -> Job:
         """Store the call of a task that has no options and is not unique; used by `Task.enqueue`."""
         engine = self.engine
-        if self._enqueue_middleware:
+        if self._wrapped:
             return self._enqueue_special(call_of(queue, data, 0.0, kind), None, {}, None)
         if engine.needs_check or queue not in engine.pools:
             engine.admit(queue)
@@ -246,6 +259,16 @@ class Backend(Listening, Operations):
         job = _given(queue, payload, options)
         if self._defaults or job.kind is not None:
             self._say_unique(job)
+        if self._batch_middleware:
+            batch = Batch([job], many=False, transaction=transaction)
+            return batch.through(self._batch_middleware, self._store_one)[0]
+        return self._enqueue_one(job, transaction)
+
+    def _store_one(self, batch: Batch) -> list[Job]:
+        (job,) = batch.jobs
+        return [self._enqueue_one(job, batch.transaction)]
+
+    def _enqueue_one(self, job: Job, transaction: Any) -> Job:
         if not self._enqueue_middleware:
             return self._enqueue(job, transaction)
 
@@ -294,9 +317,8 @@ class Backend(Listening, Operations):
         Of equal fingerprints the later are duplicates of the first. Raises what `enqueue` raises; a bad job
         is named by its place in the list.
         """
-        engine = self.engine
-        if engine.needs_check:
-            engine.use_or_pass()
+        if self.engine.needs_check:
+            self.engine.use_or_pass()
         batch = list(jobs)
         payloads = plain_payloads(batch) if self._plainly else None
         if payloads is None:
@@ -304,8 +326,17 @@ class Backend(Listening, Operations):
             for job in batch:
                 if self._defaults or job.kind is not None:
                     self._say_unique(job)
-            if self._enqueue_middleware:
-                batch = self._batch_through_middleware(batch)
+            if self._batch_middleware and batch:
+                whole = Batch(batch, many=True, transaction=transaction)
+                return whole.through(self._batch_middleware, self._store_many)
+        return self._enqueue_batch(batch, payloads, transaction)
+
+    def _store_many(self, batch: Batch) -> list[Job]:
+        return self._enqueue_batch(batch.jobs, None, batch.transaction)
+
+    def _enqueue_batch(self, batch: list[Job], payloads: list[bytes] | None, transaction: Any) -> list[Job]:
+        if self._enqueue_middleware:
+            batch = self._batch_through_middleware(batch)
         self._prepare_batch(batch, payloads)
         if not batch:
             return []
@@ -313,7 +344,7 @@ class Backend(Listening, Operations):
         if added != batch:  # some are not the jobs that were given
             for job in added:
                 if job.duplicate:
-                    engine.note_duplicate(job)
+                    self.engine.note_duplicate(job)
         return added
 
     def _prepare_batch(self, batch: list[Job], payloads: list[bytes] | None) -> None:

@@ -595,8 +595,8 @@ def test_a_second_handler_of_a_queue_is_refused(backend: neoq.MemBackend) -> Non
 
 @pytest.mark.parametrize("middleware", [7, None, "print"], ids=repr)
 def test_middleware_that_cannot_be_called_is_refused(backend: neoq.MemBackend, middleware: Any) -> None:
-    """use() and use_enqueue() take functions."""
-    for use in (backend.use, backend.use_enqueue):
+    """use(), use_enqueue() and use_batch() take functions."""
+    for use in (backend.use, backend.use_enqueue, backend.use_batch):
         with pytest.raises(neoq.InvalidJobError, match="middleware"):
             use(middleware)
 

@@ -10,6 +10,7 @@ import pytest
 
 import neoq
 from neoq.backend import Backend
+from neoq.batch import Batch
 from neoq.errors import ConfigError, InvalidJobError, ListenerExistsError, NoListenerError, UnsupportedError
 from neoq.job import Job
 from neoq.testing.cases.suite import (
@@ -346,6 +347,59 @@ class MiddlewareCases(Suite):
         assert [job.payload["n"] for job in jobs] == [1, 2]
         for n in (1, 2):
             assert [name for name, number in seen.items if number == n] == ["outer", "inner"]
+
+    def test_middleware_around_a_batch(self, waiting: Backend, seen: Seen) -> None:
+        """use_batch wraps each call as a whole, the first outermost, around use_enqueue; meta is stored."""
+
+        def layer(name: str) -> Callable[[Batch, Callable[[], list[Job]]], list[Job]]:
+            def middleware(batch: Batch, call_next: Callable[[], list[Job]]) -> list[Job]:
+                seen((name, len(batch.jobs), batch.many))
+                for job in batch.jobs:
+                    job.meta = {**job.meta, name: "yes"}
+                added = call_next()
+                seen((name, [job.id for job in added]))
+                return added
+
+            return middleware
+
+        def single(job: Job, call_next: Callable[[], Job]) -> Job:
+            seen(("single", sorted(job.meta)))
+            return call_next()
+
+        for name in ("outer", "inner"):
+            waiting.use_batch(layer(name))
+        waiting.listen("q", ignore)
+        job = waiting.enqueue("q", {"n": 0})
+        assert seen.items == [
+            ("outer", 1, False),
+            ("inner", 1, False),
+            ("inner", [job.id]),
+            ("outer", [job.id]),
+        ]
+        waiting.use_enqueue(single)
+        seen.items.clear()
+        jobs = waiting.enqueue_many([Job("q", {"n": n}) for n in (1, 2)])
+        assert seen.items[:3] == [("outer", 2, True), ("inner", 2, True), ("single", ["inner", "outer"])]
+        assert waiting.enqueue_many([]) == []
+        for one in (job, *jobs):
+            found = waiting.get(one.id)
+            assert found is not None
+            assert found.meta == {"outer": "yes", "inner": "yes"}
+
+    def test_a_batch_is_checked_after_its_middleware(self, waiting: Backend) -> None:
+        """What middleware around a batch assigns is checked before anything is stored."""
+
+        def spoil(batch: Batch, call_next: Callable[[], list[Job]]) -> list[Job]:
+            batch.jobs[-1].meta = {"n": 7}  # type: ignore[dict-item]
+            return call_next()
+
+        waiting.use_batch(spoil)
+        waiting.listen("q", ignore)
+        with pytest.raises(InvalidJobError, match="meta"):
+            waiting.enqueue("q")
+        with pytest.raises(InvalidJobError, match="meta"):
+            waiting.enqueue_many([Job("q"), Job("q", {"n": 1})])
+        assert waiting.count() == 0
 
     def test_it_may_refuse_an_enqueue(self, waiting: Backend) -> None:
         """An exception of a middleware around enqueue reaches the caller, and nothing is stored."""
