@@ -31,6 +31,8 @@ import memory
 import on_postgres
 import on_redis
 import sqlite
+import supervised
+import tasks
 import throughput
 import wait
 from contenders import CONTENDERS
@@ -50,6 +52,8 @@ CONTESTS: dict[str, Contest] = {
     **on_redis.CONTESTS,
     **sqlite.CONTESTS,
     **wait.CONTESTS,
+    **tasks.CONTESTS,
+    **supervised.CONTESTS,
     **command.CONTESTS,
 }
 CHILD_SECONDS = 600
