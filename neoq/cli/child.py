@@ -172,7 +172,7 @@ class Worker:
         backend.engine.is_worker = True
         backend.start()
         if self._quiet:
-            self._be_quiet()
+            backend.engine.stop_claiming()
         self._await_claim(backend)
         self._wire.send(
             "claiming",
@@ -283,24 +283,16 @@ class Worker:
         elif what == "quiet":
             self._quiet = True
             if self._backend is not None:
-                self._be_quiet()
+                self._backend.engine.stop_claiming()
         elif what == "stacks":
             logs.write_whole(self._stacks())
         elif what == "beat":
             self._told_at = -math.inf
 
-    def _be_quiet(self) -> None:
-        assert self._backend is not None
-        engine = self._backend.engine
-        for pool in engine.pools.values():
-            pool.suspended = True
-        if engine.fetcher is not None:
-            engine.fetcher.give_back()
-
     def _beat(self, backend: Backend) -> None:
         """Tell how things stand, where that is new or was not told for a while."""
         if self._quiet:
-            self._be_quiet()  # again: a claim may have been under way
+            backend.engine.stop_claiming()  # again: a claim may have been under way
         size, pools = _memory(), backend.engine.pools
         running = {
             queue: [

@@ -460,6 +460,16 @@ class Engine(Runtime):
         _thread.start_new_thread(thread.start, ())
         return stopping.report
 
+    def stop_claiming(self) -> None:
+        """Claim nothing more, and give back what has not begun; running jobs may end.
+
+        A claim that is under way may still bring jobs: a later call gives those back.
+        """
+        for pool in self.pools.values():
+            pool.suspended = True
+        if self.fetcher is not None:
+            self.fetcher.give_back()
+
     def finish_at_exit(self) -> None:
         """Let jobs end as the main thread does; nothing is closed, since other threads may still enqueue."""
         if self.stopping is not None or not self.running or self.by_hand is not None:
@@ -468,8 +478,7 @@ class Engine(Runtime):
         if not self.durable:  # what is ready is run, too
             await_quiet(self, give_up)
             return
-        for pool in self.pools.values():
-            pool.suspended = True
+        self.stop_claiming()
         with self.waiting():
             while not all(runner.parked for runner in self._runners()) and machine.monotonic() < give_up:
                 self.wait_for_change(0.01, self.changes)
