@@ -8,10 +8,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
+PATIENCE = 0.2  # seconds to wait for another process to end its line
 FIELDS = ("job_id", "queue", "attempt")
 
 
@@ -53,7 +58,7 @@ class _Json(logging.Formatter):
 
 
 class _WholeLines(logging.Handler):
-    """Writes each record in one call of the system, so that the lines of several processes do not mix."""
+    """Writes each record as a whole, so that the lines of several processes do not mix."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -63,10 +68,46 @@ class _WholeLines(logging.Handler):
 
 
 def write_whole(text: str) -> None:
-    """Write lines to standard error at once."""
+    """Write lines to standard error, with nothing of another process of this worker in between."""
     data = f"{text}\n".encode("utf-8", "backslashreplace")
-    while data:
-        data = data[os.write(2, data) :]
+    with _locked():
+        while data:
+            data = data[os.write(2, data) :]
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """Inside, standard error is ours, as far as that can be had."""
+    import fcntl  # not on Windows, where the parser reads this module and no worker runs
+
+    locked = _lock(fcntl)
+    try:
+        yield
+    finally:
+        if locked:
+            fcntl.lockf(2, fcntl.LOCK_UN)
+
+
+def _lock(fcntl: ModuleType) -> bool:
+    """Take the lock of a pipe or a socket, which parts what is longer than 4 KB; a file does not.
+
+    A process that was stopped within a line holds the others up for a moment only.
+    """
+    give_up = time.monotonic() + PATIENCE
+    try:
+        mode = os.fstat(2).st_mode
+        while stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+            try:
+                fcntl.lockf(2, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                if time.monotonic() > give_up:
+                    return False
+                time.sleep(0.001)
+            else:
+                return True
+    except OSError:  # closed, or of a kind that knows no locks
+        pass
+    return False
 
 
 def logger() -> logging.Logger:
