@@ -22,7 +22,7 @@ from neoq.engine.runtime import Runtime
 from neoq.engine.scheduler import Cron
 from neoq.engine.shutdown import Shutdown, interrupts_us
 from neoq.engine.waiting import Waiting
-from neoq.engine.worker_log import say_started
+from neoq.engine.worker_log import say_started, warn_of_green_threads
 from neoq.errors import (
     BackendClosedError,
     InvalidJobError,
@@ -33,7 +33,7 @@ from neoq.errors import (
 from neoq.job import Job
 from neoq.store import Store
 from neoq.system import at_fork
-from neoq.threads.lifecycle import green_threads, refuse_isolated
+from neoq.threads.lifecycle import refuse_isolated
 from neoq.threads.loop import has_late, revive, tell_of_late
 from neoq.threads.reentry import reentered
 
@@ -270,7 +270,7 @@ class Engine(Runtime):
                 return
             if not self.running:
                 refuse_isolated()
-                self._warn_of_green_threads()
+                warn_of_green_threads(self.config)
             self._open()
             if self.is_worker and not self.said_started:
                 self.said_started = True
@@ -290,14 +290,6 @@ class Engine(Runtime):
                 self.fetcher.call()
             else:
                 self.wake_ready()
-
-    def _warn_of_green_threads(self) -> None:
-        if (patched_by := green_threads()) is not None:
-            self.config.log.warning(
-                "handlers run in green threads, for %s has patched threading: no timeout, cancel or shutdown "
-                "can interrupt them there; run the jobs in a process without it",
-                patched_by,
-            )
 
     # -- enqueue -----------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What a worker says at INFO: what it runs, that it was asked to stop, and what became of its jobs."""
+"""What a worker logs: what it runs, that it was asked to stop, and what became of its jobs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from neoq.threads.lifecycle import green_threads
 from neoq.version import __version__
 
 if TYPE_CHECKING:
@@ -30,6 +31,16 @@ def say_started(
         ", ".join(f"{queue} ({pool.listener.concurrency} at once)" for queue, pool in pools.items()),
         ", ".join(f"{cron.name} ({_next(cron, now)})" for cron in crons) or "none",
     )
+
+
+def warn_of_green_threads(config: Config) -> None:
+    """Warn of a process in which no handler can be interrupted."""
+    if (patched_by := green_threads()) is not None:
+        config.log.warning(
+            "handlers run in green threads, for %s has patched threading: no timeout, cancel or shutdown "
+            "can interrupt them there; run the jobs in a process without it",
+            patched_by,
+        )
 
 
 def _next(cron: Cron, now: float) -> str:

@@ -13,24 +13,25 @@ from neoq.capacity import Room, bounds_of, new_of, no_room, refuse_too_many, wan
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.filter import ALL, Filter
-from neoq.job import DuplicateJobError, Job
+from neoq.job import Job
 from neoq.messages import text_of_ask, text_of_ids
 from neoq.outcome import WORKER_DIED, Lease, Outcome
-from neoq.postgres.add import Adder, duplicate_of, holder_in, is_duplicate
-from neoq.postgres.arrays import byteas, float8s, int8s, texts, uuids
+from neoq.postgres.add import Adder
+from neoq.postgres.arrays import byteas, float8s, int8s, texts
 from neoq.postgres.claim import Claimer
 from neoq.postgres.config import PostgresConfig
 from neoq.postgres.connections import Connections, Values
 from neoq.postgres.ear import PostgresEar
-from neoq.postgres.rows import FEW, MOST, ended_query, find_query, held, job_of, text, window_query
+from neoq.postgres.find import Finder
+from neoq.postgres.operate import Operator
+from neoq.postgres.rows import job_of, text
 from neoq.postgres.settle import Settlement
 from neoq.postgres.statements import Statements, changes_channel_of
 from neoq.postgres.transactions import Home, Transaction
-from neoq.postgres.wake import Notifier, WorkerPresence, notification, payload_for
+from neoq.postgres.wake import Notifier, WorkerPresence, notification
 from neoq.record import Status
 from neoq.schedules import Listed
 from neoq.store import (
-    KINDS_LOOKED_AT,
     Action,
     Changed,
     Claimed,
@@ -46,7 +47,6 @@ from neoq.store import (
     WorkerInfo,
     warn_of_dropped,
 )
-from neoq.stored import counts_of, kinds_in, texts_in
 from neoq.times import to_datetime
 
 OWN_THREADS = 6  # that use the server: fetcher, settler, heartbeat, listener, notifier, progress writer
@@ -75,6 +75,10 @@ class PostgresStore(Store):
         self._notifier = Notifier(self._own, config.schema, config.log)
         self._adder = Adder(
             self._connections, self._statements, self._notifier, forgets=config.retention == 0
+        )
+        self._finder = Finder(self._connections, self._statements)
+        self._operator = Operator(
+            self._connections, self._statements, self._finder, self._notifier, config.log
         )
         self._home = Home(self._connections)
         self._settlement = Settlement(
@@ -296,8 +300,7 @@ class PostgresStore(Store):
 
     def schedules(self) -> list[Listed]:
         """The schedules that were listed within a day."""
-        rows = self._connections.look(self._statements.schedules)
-        return [Listed(name, bytes(described), to_datetime(tick)) for name, described, tick in rows]
+        return self._finder.schedules()
 
     # -- claim and settle -------------------------------------------------------------------------------
 
@@ -440,14 +443,7 @@ class PostgresStore(Store):
 
     def workers(self) -> list[WorkerInfo]:
         """The processes that listen on this database and are alive."""
-        rows = self._connections.look(self._statements.workers, (self.config.lease,))
-        return [
-            WorkerInfo(
-                *(name, host, pid, _time_of(began), _time_of(beat), served := texts_in(queues), running),
-                *(kinds_in(kinds, served), version or ""),
-            )
-            for name, host, pid, began, beat, queues, running, kinds, version in rows
-        ]
+        return self._finder.workers(self.config.lease)
 
     # -- jobs that other processes wait for -----------------------------------------------------------
 
@@ -471,100 +467,25 @@ class PostgresStore(Store):
         self, wanted: Filter = ALL, *, limit: int = 100, after: int | None = None, before: int | None = None
     ) -> Page:
         """Snapshots of jobs, newest first."""
-        look, limit = self._connections.look, min(limit, MOST)
-        rest = ended = None
-        if wanted.narrow:
-            if (by_end := ended_query(self._statements, wanted)) is not None:
-                ended = [job_id for (job_id,) in look(*by_end)]
-                ended = ended if len(ended) <= FEW else None
-            unfinished = ended is not None
-            query, values = window_query(self._statements, wanted, after, before, unfinished=unfinished)
-            ends = [end for (end,) in look(query, values) if end is not None] if query else []
-            rest = (max if before is None else min)(ends, default=None)
-        query, values = find_query(
-            self._statements,
-            wanted,
-            limit=wanted.rows(limit),
-            after=after,
-            before=before,
-            rest=rest,
-            ended=ended,
-        )
-        jobs, rest = wanted.cut([job_of(row) for row in look(query, values)], limit, rest)
-        return Page(jobs if before is None else jobs[::-1], rest)
+        return self._finder.find(wanted, limit, after, before)
 
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
-        queues = dict(self._connections.look(self._statements.queues))
-        return counts_of(self._connections.look(self._statements.counts), queues)
+        return self._finder.counts()
 
     def waiting_kinds(self, queues: Sequence[str]) -> dict[tuple[str, str | None], int]:
         """How many jobs of each queue and kind wait, of the first that will be claimed."""
-        return {
-            (queue, kind): number
-            for queue in queues
-            for kind, number in self._connections.look(
-                self._statements.waiting_kinds, (queue, KINDS_LOOKED_AT)
-            )
-        }
+        return self._finder.waiting_kinds(queues)
 
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel, retry or delete jobs."""
-        ids = sorted(set(job_ids))
-        if not ids:
-            return Changed()
-        holds: list[bytes | None] = [None] * len(ids)
-        if action == "retry":
-            dead = {job.id: job for job in self.of_ids(ids) if job.status is Status.DEAD}
-            holds = [held(dead[job_id]) if job_id in dead else None for job_id in ids]
-        try:
-            rows = self._execute(
-                self._statements.change, {"ids": int8s(ids), "holds": uuids(holds), "action": action}
-            )
-        except BackendError as error:
-            if (
-                is_duplicate(error) and len(ids) > 1
-            ):  # nothing was done: find those whose fingerprint is taken
-                return self._change_each(ids, action)
-            if is_duplicate(error):
-                job_id = holder_in(error)
-                raise duplicate_of(next(iter(self.of_ids([job_id])), None), job_id) from None
-            raise
+        changed = self._operator.change(sorted(set(job_ids)), action)
         self._room.make_known()
-        queues = {queue for _, queue, _ in rows}
-        for queue in queues:
+        for queue in changed.queues:
             self._notify(queue, "ready")
-        self._tell("c" if action == "cancel" else "r", queues)
-        return Changed(
-            frozenset(job_id for job_id, _, done in rows if done),
-            frozenset(job_id for job_id, _, done in rows if not done),
-            frozenset(queues),
-        )
-
-    def _change_each(self, ids: Sequence[int], action: Action) -> Changed:
-        """Change jobs in halves, without those that must be left as they are."""
-        changed = Changed()
-        middle = len(ids) // 2
-        for half in (ids[:middle], ids[middle:]):
-            try:
-                changed |= self.change(half, action)
-            except DuplicateJobError:
-                continue
         return changed
 
     def set_paused(self, queue: str, paused: bool) -> None:
         """Pause or resume a queue."""
-        self._execute(self._statements.pause, {"queue": queue, "paused": paused})
+        self._operator.set_paused(queue, paused)
         self._notify(queue, "pause" if paused else "ready")
-        self._tell("p" if paused else "r", [queue])
-
-    def _tell(self, kind: str, queues: Iterable[str]) -> None:
-        """Notify other processes; a failure does not undo what was done."""
-        try:
-            self._execute(*self._notifier.notification(payload_for(kind, queues)))
-        except BackendError as error:
-            self.config.log.warning("other processes were not notified and find out later: %s", error)
-
-
-def _time_of(epoch: float) -> datetime:
-    return to_datetime(epoch)  # type: ignore[return-value]

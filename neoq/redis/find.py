@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -13,8 +13,8 @@ from neoq.record import Status
 from neoq.redis.keys import id_in, ids_in, number_of
 from neoq.redis.queues import RedisQueues
 from neoq.redis.rows import job_of, read_lease
-from neoq.store import Page
-from neoq.stored import mark_unreadable, shown
+from neoq.store import KINDS_LOOKED_AT, Page, QueueCounts
+from neoq.stored import COUNTED, mark_unreadable, shown
 
 LOOKED_AT_ONCE = 50  # jobs that one script looks at
 LOOKS = 3  # at most, for jobs that end while they are looked at
@@ -23,6 +23,7 @@ PAGE = 500  # leases that one command looks at
 FEW = 5000  # jobs of a status that are read as a whole to find the newest of them
 SKEW = 60.0  # seconds by which a worker's clock may be ahead of the server's
 _ENDED = frozenset({"done", "dead", "cancelled"})
+KINDS_AT_ONCE = 500  # jobs whose kinds one script counts
 _PLACES = {
     Status.PENDING: ("ready", "wait", "retry"),
     Status.RETRYING: ("ready", "wait", "retry"),
@@ -145,6 +146,20 @@ class Finder:
 
     def find(self, wanted: Filter, limit: int, after: int | None, before: int | None) -> Page:
         """The newest jobs with ids below ``after``, or the oldest above ``before``."""
+        if wanted.ids is None and wanted.uids is None:
+            return self._walk(wanted, limit, after, before)
+        jobs = [
+            job
+            for job in (self.of_ids(wanted.ids or ()) if wanted.uids is None else self.of_uids(wanted.uids))
+            if wanted.matches(job)
+            and (after is None or job.id < after)
+            and (before is None or job.id > before)
+        ]
+        jobs.sort(key=lambda job: job.id, reverse=True)
+        return Page(jobs[:limit] if before is None else jobs[-limit:])
+
+    def _walk(self, wanted: Filter, limit: int, after: int | None, before: int | None) -> Page:
+        """A page of a filter without ids: each queue is walked, and the pages are merged."""
         every = self._queues.all()
         queues = every if wanted.queue is None else [wanted.queue] if wanted.queue in every else []
         found, rests = list[Job](), list[int]()
@@ -240,6 +255,38 @@ class Finder:
             pairs = _pairs(page)
             yield from _chunks([one for member, _ in pairs for one in ids_in(member) if one > above])
             start = f"({pairs[-1][1]!r}"
+
+    def counts(self) -> list[QueueCounts]:
+        """Every queue that has or had jobs."""
+        queues = self._queues.all()
+        replies = self._redis.call_many(
+            [self._queues.call_of(self._queues.scripts.counts, queue, ()) for queue in queues]
+        )
+        return [
+            QueueCounts(queue, **dict(zip(COUNTED, numbers, strict=True)), paused=bool(paused))
+            for queue, (*numbers, paused) in zip(queues, replies, strict=True)
+        ]
+
+    def waiting_kinds(self, queues: Sequence[str]) -> dict[tuple[str, str | None], int]:
+        """How many jobs of each queue and kind wait, of the first that will be claimed."""
+        waiting: dict[tuple[str, str | None], int] = {}
+        script = self._queues.scripts.kinds
+        for queue in queues:
+            left = KINDS_LOOKED_AT
+            for place in (1, 2, 3):
+                start = 0
+                while left > 0:
+                    asked = min(left, KINDS_AT_ONCE)
+                    arguments = script.arguments(place=place, start=start, most=asked)
+                    number, *told = self._queues.call(script, queue, arguments)
+                    for name, seen in zip(told[::2], told[1::2], strict=True):
+                        kind = (queue, name.decode(errors="replace") or None)
+                        waiting[kind] = waiting.get(kind, 0) + seen
+                    start += asked
+                    left -= number
+                    if number < asked:
+                        break
+        return waiting
 
 
 def _pairs(page: list[Any]) -> list[tuple[bytes, float]]:

@@ -27,15 +27,14 @@ from neoq.redis.idle import IdleQueues
 from neoq.redis.keys import global_key
 from neoq.redis.leases import Leased
 from neoq.redis.mending import Mender, is_wrong_type
+from neoq.redis.operate import Operator
 from neoq.redis.pruning import Pruner
 from neoq.redis.queues import RedisQueues, pairs_of
 from neoq.redis.reclaim import Reclaimer
-from neoq.redis.scripts import AT_ONCE
 from neoq.redis.settle import Outcomes
 from neoq.redis.wake import Subscriber
 from neoq.schedules import Listed
 from neoq.store import (
-    KINDS_LOOKED_AT,
     SCHEDULES_KEPT,
     Action,
     Changed,
@@ -50,7 +49,6 @@ from neoq.store import (
     Store,
     Tick,
     WorkerInfo,
-    taken_by,
     warn_of_dropped,
 )
 from neoq.times import to_datetime
@@ -58,7 +56,6 @@ from neoq.times import to_datetime
 M = TypeVar("M", bound=Callable[..., Any])
 
 ASKS, CHANGES = "asks", "changes"  # channels, beside those named after workers
-KINDS_AT_ONCE = 500  # jobs whose kinds one script counts
 
 
 def _mending(method: M) -> M:
@@ -97,6 +94,7 @@ class RedisStore(Store):
         before = machine.time()
         self._queues.learn_time(self._queues.ask_time(), before)
         self._finder = Finder(self._queues)
+        self._operator = Operator(self._queues, self._finder)
         self._adder = Adder(self._queues, self._finder)
         self._worker = self.context.worker_id
         self._workers = Workers(self._queues, config, self._worker, self.context.worker)
@@ -437,105 +435,32 @@ class RedisStore(Store):
         self, wanted: Filter = ALL, *, limit: int = 100, after: int | None = None, before: int | None = None
     ) -> Page:
         """Snapshots of jobs, newest first."""
-        if wanted.ids is None and wanted.uids is None:
-            return self._finder.find(wanted, limit, after, before)
-        finder = self._finder
-        jobs = [
-            job
-            for job in (
-                finder.of_ids(wanted.ids or ()) if wanted.uids is None else finder.of_uids(wanted.uids)
-            )
-            if wanted.matches(job)
-            and (after is None or job.id < after)
-            and (before is None or job.id > before)
-        ]
-        jobs.sort(key=lambda job: job.id, reverse=True)
-        return Page(jobs[:limit] if before is None else jobs[-limit:])
+        return self._finder.find(wanted, limit, after, before)
 
     @_mending
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
-        queues = self._queues.all()
-        replies = self._redis.call_many(
-            [self._queues.call_of(self._scripts.counts, queue, ()) for queue in queues]
-        )
-        return [
-            QueueCounts(queue, **dict(zip(_COUNTED, numbers, strict=True)), paused=bool(paused))
-            for queue, (*numbers, paused) in zip(queues, replies, strict=True)
-        ]
+        return self._finder.counts()
 
     @_mending
     def waiting_kinds(self, queues: Sequence[str]) -> dict[tuple[str, str | None], int]:
         """How many jobs of each queue and kind wait, of the first that will be claimed."""
-        waiting: dict[tuple[str, str | None], int] = {}
-        script = self._scripts.kinds
-        for queue in queues:
-            left = KINDS_LOOKED_AT
-            for place in (1, 2, 3):
-                start = 0
-                while left > 0:
-                    asked = min(left, KINDS_AT_ONCE)
-                    arguments = script.arguments(place=place, start=start, most=asked)
-                    number, *told = self._queues.call(script, queue, arguments)
-                    for name, seen in zip(told[::2], told[1::2], strict=True):
-                        kind = (queue, name.decode(errors="replace") or None)
-                        waiting[kind] = waiting.get(kind, 0) + seen
-                    start += asked
-                    left -= number
-                    if number < asked:
-                        break
-        return waiting
+        return self._finder.waiting_kinds(queues)
 
     @_mending
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel, retry or delete jobs."""
-        done, running, queues = set[int](), set[int](), set[str]()
-        by_queue: dict[str, list[int]] = {}
-        asked = list(job_ids)
-        for job in self._finder.of_ids(asked):
-            by_queue.setdefault(job.queue, []).append(job.id)
-        for queue, ids in by_queue.items():
-            for start in range(0, len(ids), AT_ONCE):
-                script = self._scripts.change
-                arguments = script.arguments(action=action, **self._queues.waking(queue))
-                reply = self._queues.call(script, queue, [*arguments, *ids[start : start + AT_ONCE]])
-                if reply[2] and len(asked) == 1:
-                    raise taken_by(self._finder.look(queue, [int(reply[2][1])])[0])
-                done |= set(map(int, reply[0]))
-                running |= set(map(int, reply[1]))
-                if reply[0]:
-                    queues.add(queue)
-                if reply[1]:
-                    self._publish_cancel(queue, [int(stored) for stored in reply[1]])
+        changed = self._operator.change(list(job_ids), action)
         self._room.make_known()
-        for queue in queues:
-            self._idle.mark_changed(queue)
-            self._notify(queue, "ready")
-        return Changed(frozenset(done), frozenset(running), frozenset(queues))
-
-    def _publish_cancel(self, queue: str, stored: list[int]) -> None:
-        """Tell the workers of running jobs about the cancel; their next `extend` tells them, too."""
-        leases = self._finder.leases_of(queue, stored).values()
-        workers = {lease.rpartition(b":")[2] for lease in leases}
-        channel = self._queues.channel.encode()
-        self._redis.commands([("PUBLISH", channel + name, "") for name in sorted(workers)])
+        self._tell_ready(changed.queues)
+        return changed
 
     @_mending
     def set_paused(self, queue: str, paused: bool) -> None:
         """Hold a queue's jobs back, or let them go."""
-        self._queues.register(queue)
-        keys, channel = self._queues.keys(queue), self._queues.channel
-        if paused:
-            self._redis.command("SET", keys.key("paused"), 1)
-        else:
-            self._redis.command("DEL", keys.key("paused"))
-            idle = self._redis.command("SMEMBERS", keys.key("idle"))
-            self._redis.commands([("PUBLISH", channel.encode() + name, queue) for name in idle])
+        self._operator.set_paused(queue, paused)
         self._idle.mark_changed(queue)
         self._notify(queue, "pause" if paused else "ready")
-
-
-_COUNTED = ("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled")
 
 
 def _no_transactions(what: str) -> UnsupportedError:
