@@ -326,7 +326,7 @@ def test_a_worker_in_memory_says_what_it_runs(caplog: pytest.LogCaptureFixture) 
     begun, asked, ended = caplog.messages
     assert begun.endswith("runs jobs in memory: queues emails (3 at once); crons none")
     assert asked.startswith("asked to stop: ")
-    assert ended.startswith("stopped: ")
+    assert ended.startswith("stopped; ")
 
 
 def test_a_queue_that_nobody_listens_to_is_named_once(

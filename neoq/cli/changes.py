@@ -12,7 +12,7 @@ from neoq.cli import output
 from neoq.cli.exits import CommandError, Exit
 from neoq.cli.filters import PAGE, add_filters, filters_of, pages, say_if_unknown
 from neoq.cli.output import many, say
-from neoq.cli.parser import Parser, count
+from neoq.cli.parser import Parser
 from neoq.cli.target import add_store, opened
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SAMPLE = 5  # jobs that are shown before a change
 REASONS = 10  # jobs of a page-wise change of which the report says why they were left
+GONE = "there is no such job; finished ones are forgotten after the retention"
 COUNTED = 10_000  # jobs that are counted one by one
 _COUNTED_AS = {
     "pending": ("ready", "scheduled"), "retrying": ("retrying",), "running": ("running",),
@@ -55,7 +56,7 @@ class Report:
 
 def add_arguments(parser: Parser, verb: Verb) -> None:
     """Ids or filters, and whether to do it at once."""
-    parser.add_argument("ids", nargs="*", type=count(), metavar="ID", help="these jobs")
+    parser.add_argument("ids", nargs="*", metavar="ID", help="these jobs, by their ids or uids")
     add_filters(parser)
     add_consent(parser, verb)
 
@@ -95,26 +96,42 @@ def by_filter(verb: Verb, filters: dict[str, Any], args: argparse.Namespace) -> 
 # -- by ids --------------------------------------------------------------------------------------------------
 
 
-def _by_ids(backend: Backend, verb: Verb, ids: list[int], args: argparse.Namespace) -> int:
+def _by_ids(backend: Backend, verb: Verb, names: list[str], args: argparse.Namespace) -> int:
     failed = False
-    for start in range(0, len(ids), PAGE):
-        page = ids[start : start + PAGE]
-        changed = set() if args.dry_run else verb.apply(backend, page)
-        for job_id in page:
-            reason = None if job_id in changed else why_not(backend, verb, job_id, dry=args.dry_run)
+    for start in range(0, len(names), PAGE):
+        page = dict.fromkeys(_id_of(backend, name) for name in names[start : start + PAGE])
+        ids = [one for one in page if isinstance(one, int)]
+        changed = set() if args.dry_run else verb.apply(backend, ids)
+        for one in page:
+            if isinstance(one, str):
+                reason: str | None = GONE
+            else:
+                reason = None if one in changed else why_not(backend, verb, one, dry=args.dry_run)
             failed = failed or reason is not None
-            _tell(verb, job_id, reason, args)
+            _tell(verb, one, reason, args)
     return Exit.FAILED if failed else Exit.OK
 
 
-def _tell(verb: Verb, job_id: int, reason: str | None, args: argparse.Namespace) -> None:
+def _id_of(backend: Backend, name: str) -> int | str:
+    """The id of a job, or the name that no job has."""
+    job = job_named(backend, name)
+    return name if job is None else job.id
+
+
+def job_named(backend: Backend, name: str) -> Job | None:
+    """The job of an id, or else of a uid."""
+    job = backend.get(int(name)) if name.isdecimal() and len(name) < 20 else None
+    return backend.get(uid=name) if job is None else job
+
+
+def _tell(verb: Verb, name: int | str, reason: str | None, args: argparse.Namespace) -> None:
     if args.json:
         changed = reason is None and not args.dry_run
-        output.print_json({"id": job_id, "changed": changed, "reason": reason})
+        output.print_json({"id": name, "changed": changed, "reason": reason})
     elif reason is None:
-        print(f"job {job_id}: {'would be ' if args.dry_run else ''}{verb.past}")
+        print(f"job {name}: {'would be ' if args.dry_run else ''}{verb.past}")
     else:
-        say(f"job {job_id} was not {verb.past}: {output.plain(reason)}")
+        say(f"job {output.plain(str(name))} was not {verb.past}: {output.plain(reason)}")
 
 
 def why_not(backend: Backend, verb: Verb, job_id: int, *, dry: bool = False) -> str | None:
@@ -123,7 +140,7 @@ def why_not(backend: Backend, verb: Verb, job_id: int, *, dry: bool = False) -> 
 
     job = backend.get(job_id)
     if job is None:
-        return "there is no such job; finished ones are forgotten after the retention"
+        return GONE
     status = str(job.status)
     if status not in verb.possible:
         hint = {"delete": "; cancel it first", "retry": ""}.get(verb.name, "")

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from neoq.cli import logs, target
 from neoq.cli.exits import CommandError, Exit
 from neoq.cli.options import WorkerOptions
+from neoq.cli.output import many
 from neoq.cli.parser import did_you_mean
 from neoq.cli.titles import entitle
 from neoq.cli.wire import Message, Wire
@@ -151,6 +152,8 @@ class Worker:
                 if said != str(error):
                     said = str(error)
                     self._log.warning("the store cannot be reached yet: %s", error)
+            except BackendError as error:  # to wait helps nothing: it is no store of ours
+                raise CommandError(str(error), Exit.UNREACHABLE) from error
             self._wakeup.wait(AGAIN)
 
     def _check_memory(self) -> None:
@@ -208,7 +211,7 @@ class Worker:
 
     def _look_at_jobs(self, backend: Backend) -> None:
         if self._max_jobs is not None and (done := _attempts(backend)) >= self._max_jobs:
-            self._ask_for_recycling(f"it has run {done} jobs (--max-jobs)")
+            self._ask_for_recycling(f"it has run {many(done)} (--max-jobs)")
 
     def _ask_for_recycling(self, why: str) -> None:
         now = time.monotonic()

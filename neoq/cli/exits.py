@@ -13,7 +13,7 @@ class Exit(IntEnum):
     FAILED = 1
     USAGE = 2
     NOT_IMPORTED = 3  # the application cannot be imported
-    UNREACHABLE = 4  # the store cannot be reached
+    UNREACHABLE = 4  # the store cannot be reached, or is none
     INTERRUPTED = 5  # stopped, and jobs were interrupted
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import re
 import sys
+from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -43,11 +45,24 @@ def command_of(name: str) -> Command:
 
 def parser_of(name: str, command: Command, prog: str = "neoq") -> Parser:
     """The parser of a command, which may say how by ``PARSER``, the keywords of argparse."""
-    options: dict[str, Any] = getattr(command, "PARSER", {})
+    options: dict[str, Any] = dict(getattr(command, "PARSER", {}))
+    if "usage" in options:
+        options["usage"] = _as_called(options["usage"], prog)
     description = getattr(command, "DESCRIPTION", f"{command.HELP[0].upper()}{command.HELP[1:]}.")
-    parser = Parser(f"{prog} {name}", description, command.EXAMPLE, **options)
+    parser = Parser(f"{prog} {name}", description, _as_called(command.EXAMPLE, prog), **options)
     command.add_arguments(parser)
+    for action in parser.known if prog != "neoq" else ():
+        if action.dest == "app" and not action.option_strings:
+            action.help = SUPPRESS
     return parser
+
+
+def _as_called(line: str, prog: str) -> str:
+    """A command line as it is called by ``prog``: a framework's own command names the application itself."""
+    if prog == "neoq":
+        return line
+    words = re.sub(r" (\[APP\]|(--app |--url )?(shop:|sqlite:|postgresql:)\S+)", "", line)
+    return prog + words.removeprefix("neoq")
 
 
 def main(arguments: list[str] | None = None, prog: str = "neoq") -> int:
@@ -84,7 +99,7 @@ def main(arguments: list[str] | None = None, prog: str = "neoq") -> int:
 
 def run(prog: str, name: str, command: Command, arguments: list[str]) -> int:
     """Run one command; errors that its user can mend are CommandErrors."""
-    from neoq.errors import BackendUnavailable, ConfigError, NeoqError
+    from neoq.errors import BackendError, BackendUnavailable, ConfigError, NeoqError, UnsupportedError
 
     parser = parser_of(name, command, prog)
     args = parser.parse(arguments)
@@ -103,7 +118,8 @@ def run(prog: str, name: str, command: Command, arguments: list[str]) -> int:
     except BackendUnavailable as error:
         raise CommandError(f"the store cannot be reached: {error}", Exit.UNREACHABLE) from error
     except NeoqError as error:
-        raise CommandError(str(error)) from error
+        of_store = isinstance(error, BackendError) and not isinstance(error, UnsupportedError)
+        raise CommandError(str(error), Exit.UNREACHABLE if of_store else Exit.FAILED) from error
 
 
 def print_overview(prog: str) -> None:
@@ -116,6 +132,6 @@ def print_overview(prog: str) -> None:
             lines += [f"{group}:", *(f"  {name:<10} {commands[name].HELP}" for name in members), ""]
     lines += [
         f"{prog} COMMAND --help says more of each.",
-        f"example: {prog} worker shop:backend --processes 2",
+        f"example: {_as_called('neoq worker shop:backend --processes 2', prog)}",
     ]
     print("\n".join(lines))

@@ -164,6 +164,6 @@ def when(moment: datetime | None) -> str:
     return "-" if moment is None else f"{moment.isoformat(timespec='milliseconds')} ({ago(moment)})"
 
 
-def many(number: int, word: str = "job") -> str:
+def many(number: int, word: str = "job", words: str = "") -> str:
     """``1 job``, ``1,200 jobs``."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
+    return f"{number:,} {word if number == 1 else words or f'{word}s'}"

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from neoq.cli.options import WorkerOptions
+from neoq.cli.output import many
 from neoq.cli.places import CLAIMING, Child, Place
 
 RUNNING, QUIET, STOPPING = "running", "quiet", "stopping"
@@ -38,7 +39,7 @@ class State:
             return "stopping" if self.phase == STOPPING else "quiet: nothing is claimed"
         claiming = sum(place.is_claiming() for place in self._places)
         if claiming < len(self._places):
-            return f"{claiming} of {len(self._places)} processes claim jobs"
+            return f"{claiming} of {many(len(self._places), 'process', 'processes')} claim jobs"
         if not all(child.beat.get("reached", True) for child in self._children()):
             return "the store does not answer"
         return None
@@ -49,7 +50,8 @@ class State:
         running = sum(busy for child in children for busy, _ in child.beat.get("running", {}).values())
         claiming = sum(place.is_claiming() for place in self._places)
         done = sum(child.beat.get("done", 0) for child in children)
-        return f"{claiming}/{len(self._places)} processes claim, {running} jobs run, {done} attempts done"
+        claim = f"{claiming}/{len(self._places)} processes claim"
+        return f"{claim}, {many(running)} running, {many(done, 'attempt')} done"
 
     def answer(self, path: str) -> tuple[int, str] | None:
         """The answer to a probe: its code and text."""

@@ -22,6 +22,7 @@ from typing import IO
 from neoq.cli import deaths, logs
 from neoq.cli.exits import CommandError, Exit
 from neoq.cli.options import WorkerOptions
+from neoq.cli.output import many
 from neoq.cli.places import CLAIMING, Child, Place
 from neoq.cli.probes import Probes
 from neoq.cli.reload import Sources, syntax_error
@@ -139,10 +140,10 @@ class Supervisor:
             raise CommandError(text, Exit(code))
         if self._interrupted or self._killed:
             self._log.warning(
-                "worker %s has ended: %d jobs were interrupted, %d processes were killed",
+                "worker %s has ended: %s interrupted, %s killed",
                 self._options.name,
-                self._interrupted,
-                self._killed,
+                many(self._interrupted),
+                many(self._killed, "process", "processes"),
             )
             return Exit.INTERRUPTED
         self._log.info("worker %s has ended, and no job was interrupted", self._options.name)

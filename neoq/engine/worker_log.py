@@ -53,13 +53,14 @@ def _next(cron: Cron, now: float) -> str:
 
 def say_stopping(config: Config, running: int, seconds: float) -> None:
     """Say how many jobs run, and for how long a shutdown waits at most."""
-    config.log.info("asked to stop: %d jobs run here and have up to %g s to end", running, seconds)
+    jobs = "1 job that runs here has" if running == 1 else f"{running} jobs that run here have"
+    config.log.info("asked to stop: %s up to %g s to end", jobs, seconds)
 
 
 def say_stopped(config: Config, report: ShutdownReport) -> None:
     """Say what became of the jobs that ran."""
     config.log.info(
-        "stopped: %d jobs finished meanwhile, %d interrupted, %d given back, %d lost",
+        "stopped; jobs that finished meanwhile: %d, interrupted: %d, given back: %d, lost: %d",
         len(report.finished),
         len(report.interrupted),
         len(report.given_back),

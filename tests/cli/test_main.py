@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,20 @@ def test_help_fits_a_screen_and_ends_with_an_example(name: str) -> None:
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 100
     assert lines[-1].startswith("example: neoq ")
+
+
+@pytest.mark.parametrize("prog", ["flask neoq", "manage.py neoq"])
+def test_help_inside_of_a_framework(prog: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a framework names the application, a help shows none, and the command as it is called."""
+    for arguments in ([], *([name, "--help"] for name in names())):
+        with suppress(SystemExit):  # of argparse, after a help
+            main(arguments, prog)
+        said = capsys.readouterr().out
+        assert said.splitlines()[-1].startswith(f"example: {prog} ")
+        assert "shop:backend" not in said.splitlines()[-1]
+        assert "[APP]" not in said
+        assert "module:factory()" not in said
+        assert said.startswith(f"usage: {prog} ")
 
 
 @pytest.mark.parametrize(

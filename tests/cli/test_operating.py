@@ -16,6 +16,7 @@ import pytest
 
 import neoq
 from neoq.cli.filters import PAGE
+from neoq.cli.main import main
 from neoq.job import Job
 from neoq.record import Status
 from tests.cli.operating import ROOT, Command, child, fill
@@ -388,7 +389,7 @@ def test_migrate_makes_tables_and_prints_what_it_would_run(
             connection.executescript(script.out)
         connection.close()
     else:
-        assert "has no tables of neoq" in here("stats", ends_with=1).err
+        assert "has no tables of neoq" in here("stats", ends_with=4).err
         with psycopg.connect(new.partition("?")[0], autocommit=True) as connection:
             connection.execute(script.out.encode())
     assert here("migrate", "--sql") == (0, "", "")
@@ -423,3 +424,41 @@ def test_ctrl_c_ends_a_watch_with_130(file_url: str) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
         assert process.stderr.read() == b""
+
+
+def test_jobs_by_their_uids(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """show, cancel, retry and delete find a job by its uid, also one of digits, and name what is unknown."""
+    command, backend = Command(url, capsys), neoq.connect(url, autostart=False)
+    jobs = backend.enqueue_many([Job("q", uid=uid, run_after=3600) for uid in ("order-7", "77777")])
+    backend.shutdown(0)
+    ids = [job.id for job in jobs]
+    assert json.loads(command("show", "order-7", "--json").out)["id"] == ids[0]
+    done = command("cancel", "order-7", "77777", str(ids[0]), "missing", ends_with=1)
+    assert done.code == 1
+    assert done.out.splitlines() == [f"job {ids[0]}: cancelled", f"job {ids[1]}: cancelled"]
+    assert done.err.startswith("job missing was not cancelled: there is no such job")
+    assert "finished already" in command("retry", "order-7", ends_with=1).err
+    told = command("delete", "order-7", "missing", "--json", ends_with=1).out.splitlines()
+    assert [(told["id"], told["changed"]) for told in map(json.loads, told)] == [
+        (ids[0], True),
+        ("missing", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["stats"], ["jobs"], ["retry", "1"], ["migrate"], ["check", "garbled"]]
+)
+def test_a_file_that_is_no_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """A file that is no database ends a command with 4, and a message that names the file and what to do."""
+    path = tmp_path / "jobs.db"
+    path.write_bytes(b"garbage " * 1000)
+    (tmp_path / "garbled.py").write_text(f"import neoq\nbackend = neoq.connect('sqlite:///{path}')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    place = [] if "check" in arguments else ["--url", f"sqlite:///{path}"]
+    code = main([*arguments, *place])
+    said = capsys.readouterr().err
+    sys.modules.pop("garbled", None)
+    assert code == 4
+    assert said.startswith(f"neoq: cannot use {path}: it is no SQLite database; name another file")

@@ -524,7 +524,7 @@ def test_probes(shop: Shop) -> None:
         assert http(int(port), "/livez", "POST").startswith("HTTP/1.1 405 ")
         assert health(shop, "--name", "mails", "--ready") == (
             0,
-            "ok: 1/1 processes claim, 0 jobs run, 0 attempts done\n",
+            "ok: 1/1 processes claim, 0 jobs running, 0 attempts done\n",
         )
         assert health(shop, "--name", "others")[0] == 1
         with shop.worker("--name", "mails") as second:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from neoq.cli import target
 from neoq.cli.exits import Exit
+from neoq.cli.output import many
 from neoq.cli.parser import Parser, did_you_mean
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def _check(app: str, *, as_json: bool) -> int:
         print(f"store: {backend!r}, reached in {reached - imported:.2f} s")
         for queue in queues:
             timeout = "no timeout" if queue["timeout"] is None else f"timeout {queue['timeout']:g} s"
-            retries = f"{queue['max_retries']} retries"
-            print(f"queue {queue['queue']}: {queue['concurrency']} threads, {timeout}, {retries}")
+            retries = many(queue["max_retries"], "retry", "retries")
+            print(f"queue {queue['queue']}: {many(queue['concurrency'], 'thread')}, {timeout}, {retries}")
             if "cron" in queue:
                 print(f"  cron {queue['cron']}, next {queue['next']}")
         for problem in problems:
@@ -90,6 +91,7 @@ def _problems_of(backend: Backend) -> Iterator[str]:
     for counts in backend.queues():
         if counts.unfinished and counts.queue not in listeners and counts.queue not in heard:
             near = did_you_mean(counts.queue, listeners)
-            yield f"{counts.unfinished} jobs wait in queue {counts.queue}, and nobody listens on it{near}"
+            waiting = f"{many(counts.unfinished)} wait{'s' if counts.unfinished == 1 else ''}"
+            yield f"{waiting} in queue {counts.queue}, and nobody listens on it{near}"
         elif counts.paused:
             yield f"queue {counts.queue} is paused"

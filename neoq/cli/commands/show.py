@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from neoq.cli import output
+from neoq.cli.changes import job_named
 from neoq.cli.exits import CommandError, Exit
 from neoq.cli.output import compact, plain, span, when
 from neoq.cli.parser import Parser
@@ -52,9 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _find(backend: Backend, name: str) -> Job:
-    job = backend.get(int(name)) if name.isdecimal() and len(name) < 20 else None
-    if job is None:
-        job = backend.get(uid=name)
+    job = job_named(backend, name)
     if job is None:
         raise CommandError(f"there is no job {name}; finished ones are forgotten after the retention")
     return job

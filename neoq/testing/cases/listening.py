@@ -169,8 +169,8 @@ class ListenCases(Suite):
         begun, asked, ended = caplog.messages
         assert "emails (3 at once)" in begun
         assert "nightly (next " in begun
-        assert asked == "asked to stop: 0 jobs run here and have up to 1 s to end"
-        assert ended == "stopped: 0 jobs finished meanwhile, 0 interrupted, 0 given back, 0 lost"
+        assert asked == "asked to stop: 0 jobs that run here have up to 1 s to end"
+        assert ended == "stopped; jobs that finished meanwhile: 0, interrupted: 0, given back: 0, lost: 0"
 
     @without("durable")
     def test_by_default_a_listener_runs_at_once(self, make: Make, seen: Seen) -> None:
