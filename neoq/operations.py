@@ -33,6 +33,7 @@ _CHANGED: dict[Action, frozenset[Status] | None] = {  # where the caller does no
     "cancel": UNFINISHED.statuses,
     "retry": frozenset({Status.DEAD, Status.RETRYING}),
     "delete": None,
+    "run": frozenset({Status.PENDING, Status.RETRYING}),
 }
 CHANGED_AT_ONCE = 500  # jobs of one call to the store, so that it holds nobody up for long
 
@@ -268,6 +269,13 @@ class Operations:
     def delete_all(self, **filters: Unpack[Filters]) -> int:
         """Forget the jobs that the filters of `jobs` take and that do not run; as `cancel_all`."""
         return self._operate_all("delete", filters)
+
+    def run_all(self, **filters: Unpack[Filters]) -> int:
+        """Run now the jobs that the filters of `jobs` take and that wait for a later time; as `cancel_all`.
+
+        These are future jobs and those that wait for a retry. Dead jobs stay dead; see `retry_all`.
+        """
+        return self._operate_all("run", filters)
 
     def _operate_all(self, action: Action, filters: Filters) -> int:
         wanted = self._wanted(filters)

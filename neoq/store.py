@@ -62,7 +62,7 @@ __all__ = [  # for those who write stores: see docs/writing-a-backend.md
 _BEYOND = 2**63 - 1  # all ids
 Notice = Literal["ready", "called", "cancel", "pause"]
 Notify = Callable[[str, Notice], None]
-Action = Literal["cancel", "retry", "delete"]
+Action = Literal["cancel", "retry", "delete", "run"]
 SCHEDULES_KEPT = 86400.0  # seconds since a process has listed them
 KINDS_LOOKED_AT = 10_000  # waiting jobs of a queue whose kinds are counted
 ANNOUNCED_AT_ONCE = 300  # ids, at most, of one call of `Store.ask` or `Store.announce`
@@ -409,6 +409,7 @@ class Store(abc.ABC):
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel (a running one is only marked, and reported), retry now, or delete jobs.
 
+        ``run`` makes due now what waits for a later time, and leaves all other jobs as they are.
         Raises DuplicateJobError for one job to retry whose fingerprint is taken; of several, such jobs are
         left as they are.
         """

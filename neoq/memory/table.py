@@ -279,7 +279,8 @@ class Table:
 
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel, retry or delete jobs."""
-        operate = {"cancel": self._cancel, "retry": self._retry, "delete": self._delete}[action]
+        acts = {"cancel": self._cancel, "retry": self._retry, "delete": self._delete, "run": self._run}
+        operate = acts[action]
         done, running, queues = set(), set(), set()
         ids = list(job_ids)
         for job_id in ids:
@@ -329,6 +330,13 @@ class Table:
         job.expires = None  # or one that has passed would kill it again
         self.schedule(job, state)
         self._notify(job.queue, "ready")
+        return True
+
+    def _run(self, job: Job, state: QueueState) -> bool:
+        now = self._clock.time()
+        if job.status not in _WAITING or job.due <= now:  # type: ignore[operator]
+            return False
+        self.move(job, state, now)
         return True
 
     def _delete(self, job: Job, state: QueueState) -> bool:

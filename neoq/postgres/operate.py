@@ -43,10 +43,12 @@ class Operator:
         if action == "retry":
             dead = {job.id: job for job in self._finder.of_ids(ids) if job.status is Status.DEAD}
             holds = [held(dead[job_id]) if job_id in dead else None for job_id in ids]
+        values = {"ids": int8s(ids), "holds": uuids(holds), "action": action}
+        statement = self._statements.change
+        if action == "run":
+            statement, values = self._statements.run_now, {"ids": int8s(ids)}
         try:
-            rows = self._connections.execute(
-                self._statements.change, {"ids": int8s(ids), "holds": uuids(holds), "action": action}
-            )
+            rows = self._connections.execute(statement, values)
         except BackendError as error:
             if (
                 is_duplicate(error) and len(ids) > 1

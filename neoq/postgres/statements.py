@@ -119,6 +119,13 @@ class Statements:
         s = self._schema
         change = self._call("change", "ids bigint[], holds uuid[], action text")
         self.change = f"select id, queue, done from {change}"
+        self.run_now = f"""
+            update {s}.jobs set run_after = {s}.clock() where id in (
+                select id from {s}.jobs
+                where id = any (%(ids)s::bigint[]) and status < 2 and run_after > {s}.clock()
+                order by id for update
+            ) returning id, queue, true
+        """
         self.tick = f"select {self._call('tick', 'cron text, tick float8')}"
         self.last_tick = f"select tick from {s}.ticks where cron = %s"
         self.list_schedules = f"""

@@ -22,7 +22,7 @@ _TOKENS_KEPT = 86400.0  # seconds
 def change(session: Session, job_ids: Sequence[int], action: Action) -> Changed:
     """Cancel, retry or delete jobs."""
     session.index_new()
-    operate = {"cancel": _cancel, "retry": _retry, "delete": _delete}[action]
+    operate = {"cancel": _cancel, "retry": _retry, "delete": _delete, "run": _run}[action]
     done, running, queues = set(), set(), set()
     uncertain = set()  # queues with an unreadable job: how it was counted is unknown
     for job in session.of_ids(job_ids):
@@ -87,6 +87,13 @@ def _retry(session: Session, job: Job) -> bool:
     _count_out(session, job)
     session.count(job.queue, N_READY, 1)
     return True
+
+
+def _run(session: Session, job: Job) -> bool:
+    waits = job.status in {Status.PENDING, Status.RETRYING} and job.due > session.now  # type: ignore[operator]
+    if waits:
+        move(session, job, session.now)
+    return waits
 
 
 def _delete(session: Session, job: Job) -> bool:

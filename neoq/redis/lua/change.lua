@@ -1,7 +1,7 @@
--- Cancel, retry or delete jobs.
+-- Cancel, retry or delete jobs, or run now those that wait for a later time.
 -- keys: jobs life payloads results ready wait retry cancel crashed uniq done_jobs dead_jobs cancelled_jobs ids idle
 -- takes: action channel queue tries
--- arguments: cancel, retry or delete, the prefix of the workers' channels, the queue, how many workers to
+-- arguments: cancel, retry, delete or run, the prefix of the workers' channels, the queue, how many workers to
 --   try; then ids
 -- result: {ids that it was done to, ids that run, whose workers the client notifies, and id and holder of
 --   each that cannot be retried, for its fingerprint is taken}
@@ -57,6 +57,10 @@ local function retry(id, record, life)
   return true
 end
 
+local function run(id, record, life)
+  return life.s < SUCCEEDED and due_of(record, life) > now and retry(id, record, life)
+end
+
 local function delete(id, record)
   take_out(id, record)
   release(id, record)
@@ -66,7 +70,7 @@ local function delete(id, record)
   return true
 end
 
-local acts = { cancel = cancel, retry = retry, delete = delete }
+local acts = { cancel = cancel, retry = retry, delete = delete, run = run }
 for at = FIRST, #ARGV do
   local id = ARGV[at]
   local record = sound(call('HGET', JOBS, id))

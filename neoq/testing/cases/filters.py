@@ -13,6 +13,7 @@ from neoq.errors import InvalidJobError
 from neoq.filter import Filter, Time
 from neoq.job import Job
 from neoq.record import Status
+from neoq.retry import RetryPolicy
 from neoq.testing.cases.suite import LATER, Suite, ended, id_of, ignore, reached
 
 
@@ -209,7 +210,7 @@ class FilterCases(Suite):
         with pytest.raises(TypeError, match="colour"):
             waiting.count(colour="red")  # type: ignore[call-arg]
 
-    @pytest.mark.parametrize("action", ["retry_all", "cancel_all", "delete_all"])
+    @pytest.mark.parametrize("action", ["retry_all", "cancel_all", "delete_all", "run_all"])
     def test_a_change_without_a_filter(self, waiting: Backend, action: str) -> None:
         """A change of all jobs there are is refused: it is seldom meant."""
         waiting.listen("q", ignore)
@@ -259,6 +260,26 @@ class FilterCases(Suite):
         assert numbers(backend.jobs()) == [5, 4, 3, 1]
         assert backend.delete_all(since=timedelta(hours=1)) == 4
         assert backend.jobs() == []
+
+    @pytest.mark.usefixtures("ended_jobs")
+    def test_run_all(self, backend: Backend) -> None:
+        """run_all() runs now what waits for a later time, a retry too, and leaves other jobs as they are."""
+        backend.listen("r", fails, max_retries=1, retry=RetryPolicy(delay=3600.0))
+        retries = reached(backend, backend.enqueue("r", {"n": 8, "error": "x"}), Status.RETRYING)
+        backend.pause("q")
+        backend.pause("r")
+        options: dict[str, Any] = {"unique": False}
+        later = [backend.enqueue("q", {"n": n}, run_after=LATER, **options) for n in (6, 7)]
+        due = backend.enqueue("q", {"n": 9})
+        assert backend.run_all(payload={"n": 7}) == 1
+        assert backend.run_all(since=timedelta(hours=1)) == 2
+        assert backend.run_all(since=timedelta(hours=1)) == 0
+        assert backend.run_all(status=Status.DEAD) == 0
+        assert numbers(backend.jobs(status=Status.DEAD)) == [4, 1]
+        backend.resume("q")
+        assert {ended(backend, job).status for job in (*later, due)} == {Status.SUCCEEDED}
+        backend.resume("r")
+        assert ended(backend, retries).status is Status.DEAD
 
     def test_jobs_that_run_are_cancelled_and_kept(self, backend: Backend, gate: Any) -> None:
         """cancel_all() interrupts the jobs that run; delete_all() leaves them."""
