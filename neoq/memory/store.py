@@ -15,7 +15,7 @@ from neoq.filter import ALL, Filter
 from neoq.job import Job, call_of, data_of, is_special, queue_of
 from neoq.job import plain as plain_job
 from neoq.memory.config import MemConfig
-from neoq.memory.queues import Key, Plain, QueueState, job_of
+from neoq.memory.queues import Plain, QueueState, job_of
 from neoq.memory.room import Room
 from neoq.memory.table import Table, snapshot
 from neoq.outcome import Lease, Outcome, Successes
@@ -35,7 +35,6 @@ from neoq.store import (
     Tick,
     WorkerInfo,
     must_not_meet,
-    refuse_taken_uids,
     taken_by,
 )
 from neoq.threads.boundary import entrance
@@ -123,7 +122,7 @@ class MemStore(DirectStore):
                 if self._room.closed:
                     self._refuse_outsiders(queue)
                 if data in holders:
-                    return self._meet(holders[data], None, state)
+                    return table.meet(holders[data], None, state)
                 if ready.length >= state.plenty and self._room.is_full(state, 1):
                     return self._add_alone(plain_job(queue, data, now))
                 table.last_id = job_id = table.last_id + 1
@@ -213,7 +212,7 @@ class MemStore(DirectStore):
         if not follows:  # who settles is who makes room, and must not wait for it
             self._room.make(jobs, states, special)
         if special:
-            self._refuse_duplicates(jobs, states)
+            self._table.refuse_duplicates(jobs, states)
         empty += [state for state in states.values() if not state.ready.length]
         if special or len(states) > 1 or states[jobs[0].queue].hashed:
             added = [self._add_one(job, states[job.queue]) for job in jobs]
@@ -235,7 +234,7 @@ class MemStore(DirectStore):
             met.duplicate = True
             return met
         holder = state.holders.get(state.key(job)) if job.unique else None
-        return self._table.accept(job, state) if holder is None else self._meet(holder, job, state)
+        return self._table.accept(job, state) if holder is None else self._table.meet(holder, job, state)
 
     def _add_plain_batch(self, jobs: Sequence[Job], state: QueueState) -> list[Job]:
         """The hot path of enqueue_many: jobs of one queue that are due now, and nothing but a payload.
@@ -256,43 +255,6 @@ class MemStore(DirectStore):
         for job, job_id in zip(jobs, ids, strict=True):
             job.id = job_id
         return list(jobs)
-
-    def _meet(self, holder_id: int, job: Job | None, state: QueueState) -> Job:
-        """Enqueue a job (None: a plain one) whose fingerprint an unfinished one has."""
-        if job is not None and job.on_duplicate == "raise":
-            raise taken_by(snapshot(self._jobs[holder_id]))
-        replaces = job is not None and job.on_duplicate == "replace"
-        if replaces:
-            state.record(holder_id)
-        holder = self._jobs[holder_id]
-        if isinstance(holder, Job) and holder.status is not _RUNNING:
-            due = self.clock.time() if job is None else job.due
-            if replaces:
-                holder = self._table.move(holder, state, due, job)
-            elif holder.status is _RETRYING and due < holder.due:  # type: ignore[operator]
-                holder = self._table.move(holder, state, due)
-        met = snapshot(holder)
-        met.duplicate = True
-        return met
-
-    def _refuse_duplicates(self, jobs: Sequence[Job], states: dict[str, QueueState]) -> None:
-        """Raise for the first on_duplicate="raise" that meets a job, stored or earlier in the batch."""
-        refuse_taken_uids(jobs, self._table.of_uids(job.uid for job in jobs))
-        if all(job.on_duplicate != "raise" for job in jobs):
-            return
-        earlier: dict[tuple[str, Key], Job] = {}
-        unique = [job for job in jobs if job.unique]
-        for job in unique:  # all before the first is used: a job's key may change those of its whole queue
-            states[job.queue].key(job)
-        for job in unique:
-            state = states[job.queue]
-            key = state.key(job)
-            if job.on_duplicate == "raise":
-                if (holder := state.holders.get(key)) is not None:
-                    raise taken_by(snapshot(self._jobs[holder]))
-                if (job.queue, key) in earlier:
-                    raise taken_by(earlier[job.queue, key].snapshot())
-            earlier[job.queue, key] = job
 
     def _remember(self, token: bytes, added: list[Job]) -> None:
         self._added[token] = [job.id for job in added if job.id is not None]

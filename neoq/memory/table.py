@@ -6,16 +6,16 @@ import os
 import threading
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from neoq.filter import Filter
 from neoq.job import DuplicateJobError, Job
-from neoq.memory.queues import FutureJobs, Plain, QueueState, Records, job_of
+from neoq.memory.queues import FutureJobs, Key, Plain, QueueState, Records, job_of
 from neoq.outcome import Outcome
 from neoq.record import FINISHED, Status
-from neoq.store import Action, Changed, Notify, Page, taken_by, warn_of_dropped
+from neoq.store import Action, Changed, Notify, Page, refuse_taken_uids, taken_by, warn_of_dropped
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -111,6 +111,43 @@ class Table:
         self.schedule(record, state)
         self._notify(record.queue, "ready")
         return record
+
+    def meet(self, holder_id: int, job: Job | None, state: QueueState) -> Job:
+        """Enqueue a job (None: a plain one) whose fingerprint an unfinished one has."""
+        if job is not None and job.on_duplicate == "raise":
+            raise taken_by(snapshot(self.jobs[holder_id]))
+        replaces = job is not None and job.on_duplicate == "replace"
+        if replaces:
+            state.record(holder_id)
+        holder = self.jobs[holder_id]
+        if isinstance(holder, Job) and holder.status is not _RUNNING:
+            due = self._clock.time() if job is None else job.due
+            if replaces:
+                holder = self.move(holder, state, due, job)
+            elif holder.status is Status.RETRYING and due < holder.due:  # type: ignore[operator]
+                holder = self.move(holder, state, due)
+        met = snapshot(holder)
+        met.duplicate = True
+        return met
+
+    def refuse_duplicates(self, jobs: Sequence[Job], states: dict[str, QueueState]) -> None:
+        """Raise for the first on_duplicate="raise" that meets a job, stored or earlier in the batch."""
+        refuse_taken_uids(jobs, self.of_uids(job.uid for job in jobs))
+        if all(job.on_duplicate != "raise" for job in jobs):
+            return
+        earlier: dict[tuple[str, Key], Job] = {}
+        unique = [job for job in jobs if job.unique]
+        for job in unique:  # all before the first is used: a job's key may change those of its whole queue
+            states[job.queue].key(job)
+        for job in unique:
+            state = states[job.queue]
+            key = state.key(job)
+            if job.on_duplicate == "raise":
+                if (holder := state.holders.get(key)) is not None:
+                    raise taken_by(snapshot(self.jobs[holder]))
+                if (job.queue, key) in earlier:
+                    raise taken_by(earlier[job.queue, key].snapshot())
+            earlier[job.queue, key] = job
 
     def stand_in(self, record: Job, state: QueueState) -> Job:
         """Replace a waiting record by a copy, so that what points at the old one is void."""
