@@ -52,6 +52,19 @@ def test_int_to_the_whole_group_counts_once(shop: Shop) -> None:
     assert "KeyboardInterrupt" not in worker.log
 
 
+def test_term_twice_at_once_counts_once(shop: Shop) -> None:
+    """Two TERMs at once, as of a service manager and its cgroup, still let the jobs that run end."""
+    with shop.worker() as worker:
+        worker.claims()
+        shop.add(1, seconds=1)
+        shop.until({0}, "began")
+        worker.signal(signal.SIGTERM)
+        worker.says("asked to stop by SIGTERM")
+        os.killpg(worker.pid, signal.SIGTERM)
+        assert worker.ends() == 0
+    assert shop.numbers() == {0}
+
+
 def test_a_second_term_interrupts_jobs(shop: Shop) -> None:
     """A second TERM, half a second later, interrupts what runs: exit code 5, and the job is given back."""
     with shop.worker() as worker:
@@ -437,6 +450,29 @@ def grows(job):
 
 # -- new code ---------------------------------------------------------------------------------------------
 
+DEPLOYED = """
+from pathlib import Path
+import neoq
+
+HERE = Path(__file__).parent
+backend = neoq.connect(f"sqlite:///{{HERE}}/jobs.db", autostart=False, unique=False)
+tasks = neoq.Tasks(queue="tasks")
+
+def note(kind):
+    with open(HERE / "ledger", "a") as file:
+        file.write(f"ran {{kind}} {{__name__}} - -\\n")
+
+@tasks.task(name="stays")
+def stays():
+    note("stays")
+
+@tasks.task(name="{0}")
+def changes():
+    note("{0}")
+
+backend.include(tasks)
+"""
+
 
 def test_hup_replaces_the_children_without_a_gap(shop: Shop) -> None:
     """HUP under load: every child is replaced, its successor first, and no job is lost or interrupted."""
@@ -469,6 +505,30 @@ def test_hup_with_broken_code_keeps_the_old(shop: Shop) -> None:
         assert all(map(alive, old))
         worker.signal(signal.SIGTERM)
         assert worker.ends() == 0
+
+
+def test_new_code_beside_old_workers(shop: Shop) -> None:
+    """In a deploy jobs of a new task wait for new code, those of a dropped task for old code."""
+    for name, program in (("old", DEPLOYED.format("left")), ("new", DEPLOYED.format("came"))):
+        (shop.folder / f"{name}.py").write_text(program, encoding="utf-8")
+    kinds = ("stays", "came", "left")
+    with shop.worker("--name", "old", app="old:backend") as old:
+        old.claims()
+        shop.backend.enqueue_many([neoq.Job("tasks", {}, kind=kind) for kind in kinds])
+        until(lambda: len(shop.ledger("ran")) == 2, "what the old code knows")
+        with shop.worker("--name", "new", app="new:backend") as new:
+            new.claims()
+            until(lambda: len(shop.ledger("ran")) == 3, "what the new code knows")
+            shop.backend.enqueue_many([neoq.Job("tasks", {}, kind=kind) for kind in kinds])
+            until(lambda: len(shop.ledger("ran")) == 6, "all kinds")
+            old.signal(signal.SIGTERM)
+            assert old.ends() == 0
+            shop.backend.enqueue_many([neoq.Job("tasks", {}, kind=kind) for kind in kinds])
+            until(lambda: len(shop.ledger("ran")) == 8, "what the new code knows")
+    ran = [(kind, who) for kind, who, *_ in shop.ledger("ran")]
+    assert {pair for pair in ran if pair[0] != "stays"} == {("left", "old"), ("came", "new")}
+    assert [job.kind for job in shop.backend.jobs("tasks", Status.PENDING)] == ["left"]
+    assert not shop.backend.jobs("tasks", Status.DEAD)
 
 
 def version_that_runs(shop: Shop) -> str:

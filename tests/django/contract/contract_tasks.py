@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from django.db import connections, transaction
-from django.test import override_settings
+from django.http import HttpRequest, HttpResponse
+from django.test import Client, override_settings
+from django.urls import path
 from django.utils import timezone as django_timezone
 from shop import tasks
 from shop.models import Order
@@ -289,6 +291,25 @@ def test_a_transaction_that_is_rolled_back(store: Any) -> None:
         raise ZeroDivisionError
     assert store.jobs() == []
     assert not Order.objects.exists()
+
+
+def order_for(request: HttpRequest, name: str) -> HttpResponse:
+    """A view that enqueues in a transaction, and raises there where asked to."""
+    with transaction.atomic():
+        tasks.mail.enqueue(Order.objects.create(name=name).pk)
+        if request.GET.get("fails"):
+            raise ZeroDivisionError
+    return HttpResponse(name)
+
+
+@override_settings(ROOT_URLCONF=(path("order/<name>", order_for),))
+def test_a_request_that_raises_in_its_transaction(store: Any) -> None:
+    """A view that raises after an enqueue inside atomic() leaves no job; the next request has its own."""
+    client = Client(raise_request_exception=False)
+    assert client.get("/order/gone?fails=1").status_code == 500
+    assert (store.jobs(), Order.objects.count()) == ([], 0)
+    assert client.get("/order/here").status_code == 200
+    assert len(store.jobs()) == Order.objects.count() == 1
 
 
 def test_a_transaction_that_is_committed(running: Any, finished: Finished) -> None:
