@@ -108,7 +108,10 @@ class Child:
 
 @contextmanager
 def running(
-    command: str | Sequence[str | Path], *arguments: str, env: Mapping[str, str] | None = None
+    command: str | Sequence[str | Path],
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path = PROGRAMS,
 ) -> Iterator[Child]:
     """Run a program of tests/programs, by name, or any command, in its own session; kill it at the end."""
     if isinstance(command, str):
@@ -120,7 +123,7 @@ def running(
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            cwd=PROGRAMS,
+            cwd=cwd,
             env={**os.environ, **_SETTINGS, **(env or {})},
             start_new_session=True,
         )

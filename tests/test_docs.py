@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import neoq
+from tests.processes import running
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -242,6 +243,38 @@ def test_the_recipe_of_web_and_worker_runs(tmp_path: Path, postgres_url: str) ->
             assert worker.wait(timeout=20) == 0
         finally:
             worker.kill()
+
+
+ASK = """
+import asyncio, httpx
+from app import app, lifespan
+
+async def main():
+    transport = httpx.ASGITransport(app)
+    async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        for path in "/signups/ada@example.com", "/invitations/bob@example.com":
+            answer = await client.post(path)
+            job = f"/jobs/{answer.json()['job']}"
+            changes = await client.get(f"{job}/changes")
+            print(answer.status_code, changes.text.split()[-1], (await client.get(job)).json()["result"])
+        print((await client.get("/jobs/12345")).status_code)
+
+asyncio.run(main())
+"""
+
+
+def test_the_application_in_fastapi_and_its_worker_run(tmp_path: Path) -> None:
+    """What the endpoints of the page enqueue is done by `neoq worker`, and their clients see it end."""
+    write_files(DOCS / "fastapi.md", tmp_path)
+    variables = {"NEOQ_RUNTIME_DIR": str(tmp_path)}
+    with running([sys.executable, "-m", "neoq", "worker", "jobs"], env=variables, cwd=tmp_path) as worker:
+        assert run_beside(["-c", ASK], tmp_path, variables).splitlines() == [
+            "202 succeeded welcome, ada@example.com",
+            "202 succeeded an invitation, bob@example.com",
+            "404",
+        ]
+        worker.signal(signal.SIGTERM)
+        worker.ends_well()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
