@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "neoq"
 DATA_FILES = {".py", ".sql", ".html", ".lua", ".typed"}
 CORE = {"apscheduler", "cron-descriptor", "inflection", "orjson"}
-EXTRAS = {"postgres", "redis", "cli", "reload", "worker", "demo", "test", "lint", "docs", "bench"}
+EXTRAS = {"postgres", "redis", "cli", "reload", "tracing", "worker", "demo", "test", "lint", "docs", "bench"}
 
 pytestmark = pytest.mark.skipif(not (PACKAGE / "__init__.py").exists(), reason="there is no package yet")
 

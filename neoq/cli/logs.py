@@ -5,56 +5,22 @@ An application that configures logging itself keeps its own way, unless the comm
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import stat
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+
+from neoq.logs import JsonFormatter
 
 PATIENCE = 0.2  # seconds to wait for another process to end its line
-FIELDS = ("job_id", "queue", "attempt")
-
-
-class _Job(logging.Filter):
-    """Adds the job that this thread runs to every record."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        interrupt = sys.modules.get("neoq.engine.interrupt")  # the supervisor never imports it
-        job = None if interrupt is None else interrupt.current_job()
-        if job is not None and not hasattr(record, "job_id"):
-            record.job_id, record.queue, record.attempt = job.id, job.queue, job.attempt
-        return True
 
 
 class _Text(logging.Formatter):
     def __init__(self, who: str) -> None:
         super().__init__(f"%(asctime)s %(levelname)s {who} %(name)s: %(message)s")
-
-
-class _Json(logging.Formatter):
-    def __init__(self, who: str) -> None:
-        super().__init__()
-        self._who = who
-
-    def format(self, record: logging.LogRecord) -> str:
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        line: dict[str, Any] = {
-            "time": f"{moment}.{int(record.msecs):03}Z",
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-            "worker": self._who,
-            "pid": os.getpid(),
-        }
-        line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
 
 
 class _WholeLines(logging.Handler):
@@ -118,8 +84,7 @@ def logger() -> logging.Logger:
 def handler(who: str, log_format: str | None) -> logging.Handler:
     """The handler of a process of the worker command."""
     made = _WholeLines()
-    made.addFilter(_Job())
-    made.setFormatter(_Json(who) if log_format == "json" else _Text(who))
+    made.setFormatter(JsonFormatter({"worker": who}) if log_format == "json" else _Text(who))
     return made
 
 
