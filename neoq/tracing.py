@@ -85,7 +85,8 @@ class _Enqueues:
     def __call__(self, batch: Batch, call_next: Callable[[], list[Job]]) -> list[Job]:
         # In a transaction of the caller's it is the caller's commit that sends the jobs.
         operation = "send" if batch.transaction is None else "create"
-        free = [job for job in batch.jobs if not _has_carrier(job)]
+        fields = propagate.get_global_textmap().fields
+        free = [job for job in batch.jobs if not _has_carrier(job, fields)]
         attributes = _attributes(operation, {job.queue for job in batch.jobs})
         if batch.many:
             attributes["messaging.batch.message_count"] = len(batch.jobs)
@@ -98,8 +99,7 @@ class _Enqueues:
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
-            for job in free:
-                self._send_along(job, batch.many)
+            self._send_along(free, batch.many, fields)
             try:
                 added = call_next()
             except BaseException as error:
@@ -109,28 +109,31 @@ class _Enqueues:
                 span.set_attributes(_identity(added[0]))
             return added
 
-    def _send_along(self, job: Job, many: bool) -> None:
-        """Put the current span into the meta of a job, or one of the job's own."""
-        carrier: dict[str, str] = {}
-        if many and self._create_spans:
-            attributes = _attributes("create", {job.queue})
-            span = self._tracer.start_span(
-                _name("create", attributes), kind=SpanKind.PRODUCER, attributes=attributes
-            )
-            propagate.inject(carrier, trace.set_span_in_context(span))
-            span.end()
-        else:
-            propagate.inject(carrier)
-        if not carrier:
-            return
-        fields = propagate.get_global_textmap().fields
-        kept = {key: value for key, value in job.meta.items() if key not in fields and key != NOTE}
-        at, span_asked = job.asked_run_after
-        if many and not self._create_spans:
-            carrier[NOTE] = "many"
-        elif at is not None or span_asked is not None:
-            carrier[NOTE] = f"+{span_asked!r}" if at is None else repr(at)
-        job.meta = {**kept, **carrier}
+    def _send_along(self, jobs: list[Job], many: bool, fields: set[str]) -> None:
+        """Put the current span into the meta of jobs, or a span of each job's own."""
+        current: dict[str, str] = {}
+        propagate.inject(current)
+        for job in jobs:
+            carrier = self._created(job) if many and self._create_spans else dict(current)
+            if not carrier:
+                continue
+            at, wait = job.asked_run_after
+            if many and not self._create_spans:
+                carrier[NOTE] = "many"
+            elif at is not None or wait is not None:
+                carrier[NOTE] = f"+{wait!r}" if at is None else repr(at)
+            kept = {key: value for key, value in job.meta.items() if key not in fields and key != NOTE}
+            job.meta = {**kept, **carrier}
+
+    def _created(self, job: Job) -> dict[str, str]:
+        """Make a span for one job of many, and return what leads to it."""
+        attributes, carrier = _attributes("create", {job.queue}), dict[str, str]()
+        span = self._tracer.start_span(
+            _name("create", attributes), kind=SpanKind.PRODUCER, attributes=attributes
+        )
+        propagate.inject(carrier, trace.set_span_in_context(span))
+        span.end()
+        return carrier
 
 
 class _Attempts:
@@ -202,12 +205,11 @@ def _begins(job: Job) -> bool:
     return abs(due.timestamp() - asked) <= TOLERANCE
 
 
-def _has_carrier(job: Job) -> bool:
+def _has_carrier(job: Job, fields: set[str]) -> bool:
     """Whether the caller has given a job a trace of its own.
 
     A handler that passes its job's ``meta`` on does not mean the trace in there.
     """
-    fields = propagate.get_global_textmap().fields
     running = neoq.current_job()
     inherited: Mapping[str, str] = {} if running is None else running.meta
     return any(job.meta[field] != inherited.get(field) for field in fields if field in job.meta)
