@@ -229,7 +229,7 @@ class Backend(Listening, Operations):
             return self._enqueue_special(queue, payload, options, transaction)
         engine = self.engine
         if engine.needs_check or queue not in engine.pools:
-            engine.admit(queue)
+            engine.check_enqueue(queue)
         data = encode_payload(payload, queue)
         if len(data) > self._max_payload:
             refuse_size(data, self._max_payload, queue)
@@ -247,7 +247,7 @@ class Backend(Listening, Operations):
         if self._wrapped:
             return self._enqueue_special(call_of(queue, data, 0.0, kind), None, {}, None)
         if engine.needs_check or queue not in engine.pools:
-            engine.admit(queue)
+            engine.check_enqueue(queue)
         if len(data) > self._max_payload:
             refuse_size(data, self._max_payload, queue)
         now = engine.clock.time()
@@ -282,7 +282,7 @@ class Backend(Listening, Operations):
     def _enqueue(self, job: Job, transaction: Any) -> Job:
         engine = self.engine
         if engine.needs_check or job.queue not in engine.pools:
-            engine.admit(job.queue)
+            engine.check_enqueue(job.queue)
         job.prepare(engine.clock.time(), self._max_payload)
         return self._add(job, transaction)
 
@@ -318,7 +318,7 @@ class Backend(Listening, Operations):
         is named by its place in the list.
         """
         if self.engine.needs_check:
-            self.engine.use_or_pass()
+            self.engine.ensure_open_or_in_handler()
         batch = list(jobs)
         payloads = plain_payloads(batch) if self._plainly else None
         if payloads is None:

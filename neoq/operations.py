@@ -86,7 +86,7 @@ class Operations:
             raise InvalidJobError("get() takes the id of a job or its uid, not both")
         else:
             wanted = Filter(uids=[checked_uid(uid)])
-        self.engine.look()
+        self.engine.ensure_readable()
         return next(iter(self.store.find(wanted, limit=1).jobs), None)
 
     def jobs(
@@ -118,7 +118,7 @@ class Operations:
         oldest = is_oldest(order)
         wanted = self._wanted({"queue": queue, "status": status, **filters})
         after, before = (None if one is None else checked_id(one) for one in (after, before))
-        self.engine.look()
+        self.engine.ensure_readable()
         return page_of(self.store, wanted, limit=limit, after=after, before=before, oldest=oldest)
 
     def iter_jobs(
@@ -135,7 +135,7 @@ class Operations:
         """
         oldest = is_oldest(order)
         wanted = self._wanted({"queue": queue, "status": status, **filters})
-        self.engine.look()
+        self.engine.ensure_readable()
         return chain.from_iterable(pages(self.store, wanted, oldest=oldest))
 
     def count(self, *, at_most: int | None = None, **filters: Unpack[Filters]) -> int:
@@ -143,7 +143,7 @@ class Operations:
         if at_most is not None and (isinstance(at_most, bool) or not isinstance(at_most, int) or at_most < 1):
             raise InvalidJobError(f"at_most is {at_most!r}; it takes an int >= 1, or None")
         wanted = self._wanted(filters)
-        self.engine.look()
+        self.engine.ensure_readable()
         return count(self.store, wanted, at_most)
 
     def _wanted(self, filters: Mapping[str, Any]) -> Filter:
@@ -177,7 +177,7 @@ class Operations:
 
     def stats(self) -> Stats:
         """This backend in numbers."""
-        self.engine.look()
+        self.engine.ensure_readable()
         counts = self.store.counts()
         pools = list(self.engine.pools.values())
         return Stats(
@@ -198,7 +198,7 @@ class Operations:
 
     def queues(self) -> list[QueueCounts]:
         """Every queue's jobs, counted by where they are in their life."""
-        self.engine.look()
+        self.engine.ensure_readable()
         unknown = unknown_kinds(self.store)
         return [
             replace(counts, unknown=unknown[counts.queue]) if counts.queue in unknown else counts
@@ -207,12 +207,12 @@ class Operations:
 
     def workers(self) -> list[WorkerInfo]:
         """The processes that listen on this store and are alive; in memory this one, once it listens."""
-        self.engine.look()
+        self.engine.ensure_readable()
         return self.store.workers()
 
     def schedules(self) -> list[ScheduleInfo]:
         """The schedules that some process on this store listens to, or did within the last day, by name."""
-        self.engine.look()
+        self.engine.ensure_readable()
         if self.engine.running:
             self.engine.cron_scheduler.list_schedules()
         now: Any = to_datetime(self.engine.clock.time())
@@ -289,16 +289,16 @@ class Operations:
             wanted = replace(wanted, statuses=changed & ended if changed and ended else changed or ended)
         if wanted.statuses == frozenset():
             return 0
-        self.engine.look()
+        self.engine.ensure_readable()
         return sum(len(self._change([job.id for job in page], action)) for page in pages(self.store, wanted))
 
     def _operate(self, job_id: int | Iterable[int], action: Action) -> bool | set[int]:
         if isinstance(job_id, (str, bytes)) or not isinstance(job_id, Iterable):
             job_id = checked_id(job_id)
-            self.engine.look()
+            self.engine.ensure_readable()
             return bool(self._change_some([job_id], action))
         ids = list(dict.fromkeys(map(checked_id, job_id)))
-        self.engine.look()
+        self.engine.ensure_readable()
         return self._change(ids, action)
 
     def _change(self, ids: list[int], action: Action) -> set[int]:
@@ -321,20 +321,20 @@ class Operations:
 
     def prune(self) -> int:
         """Forget finished and dead jobs beyond what the settings keep; return how many. Workers do so too."""
-        self.engine.look()
+        self.engine.ensure_readable()
         return self.store.prune()
 
     def pause(self, queue: str) -> None:
         """Start no more jobs of a queue until `resume`; they can still be enqueued."""
         check_queue(queue)
-        self.engine.look()
+        self.engine.ensure_readable()
         self.store.set_paused(queue, True)
         self.engine.note_change()
 
     def resume(self, queue: str) -> None:
         """Let a paused queue go on."""
         check_queue(queue)
-        self.engine.look()
+        self.engine.ensure_readable()
         self.store.set_paused(queue, False)
 
 

@@ -89,7 +89,7 @@ class Claimed(NamedTuple):
 
 
 def taken_by(holder: Job, uid: str | None = None) -> DuplicateJobError:
-    """The error of who must not be a duplicate, and is one: by its fingerprint, or by this uid."""
+    """The error for a job that must not be a duplicate but is: by its fingerprint, or by this uid."""
     if not holder.id:  # it has none yet
         holder_is = "an earlier job of the same call has"
     else:
@@ -207,9 +207,9 @@ class StoreContext:
     ``worker`` describes this process; its id stays the same until a fork. ``is_running`` tells whether this
     process runs jobs, ``in_runner`` whether the calling thread does, which then must not wait for room.
     ``capacity_of`` a queue is how many ready jobs it may hold, None without a bound; ``handed_over`` how many
-    jobs of it were claimed here and have not started. ``may_still_add`` tells whether the calling thread runs
-    a job and may enqueue while the backend shuts down. ``takes`` tells whether a job that is ready now in a
-    queue would be claimed by this process. ``asked`` takes, from any thread, the ids of a `Store.ask` of
+    jobs of it were claimed here and have not started. ``may_enqueue_while_closing`` tells whether the calling
+    thread runs a job, and so may still enqueue. ``takes`` tells whether a job that is ready now in a queue
+    would be claimed by this process. ``asked`` takes, from any thread, the ids of a `Store.ask` of
     another process, and whether that wants to hear of every change. A store that can announce an end in the
     commit that records it asks ``ends_asked_for`` which to announce, and tells ``announced`` which it has.
     """
@@ -223,7 +223,7 @@ class StoreContext:
     announced: Callable[[Sequence[int]], None]
     capacity_of: Callable[[str], int | None]
     handed_over: Callable[[str], int]
-    may_still_add: Callable[[], bool]
+    may_enqueue_while_closing: Callable[[], bool]
     takes: Callable[[str], bool]
 
     @property

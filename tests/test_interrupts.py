@@ -598,7 +598,7 @@ def test_who_enqueues_just_before_the_raise_waits_for_it(
         looked.set()
         give_up = time.monotonic() + PATIENCE
         while time.monotonic() < give_up and not at_the_door.is_set():
-            if sys._current_frames()[ident].f_code is timeouts.Slot.deliver.__code__:
+            if sys._current_frames()[ident].f_code is timeouts.AttemptSlot.deliver.__code__:
                 at_the_door.set()
         return inside
 

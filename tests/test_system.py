@@ -112,7 +112,7 @@ def test_a_worker_that_lives_is_left_alone(path: Path) -> None:
         backend.listen("q", lambda _job: "elsewhere")
         eventually(lambda: len(backend.workers()) == 2, "both are listed")
         [job] = backend.jobs()
-        assert locks_for(backend.config.path, "0" * 32).look(job.worker or "") is Sign.LIVES
+        assert locks_for(backend.config.path, "0" * 32).sign_of(job.worker or "") is Sign.LIVES
         assert job.crashes == 0
         child.signal(signal.SIGKILL)
         found = backend.wait(job.id or 0, backend.config.lease / 2)
@@ -126,8 +126,8 @@ def test_nothing_is_known_of_a_worker_without_a_file(path: Path) -> None:
     """A lock that is not there proves nothing, nor does a name that is none of a worker."""
     path.touch()
     locks = locks_for(str(path), "1" * 32)
-    assert locks.look("0" * 32) is Sign.UNKNOWN
-    assert locks.look("../elsewhere") is Sign.UNKNOWN
+    assert locks.sign_of("0" * 32) is Sign.UNKNOWN
+    assert locks.sign_of("../elsewhere") is Sign.UNKNOWN
     locks.release()
     assert not locks.held
 

@@ -18,7 +18,7 @@ import pytest
 
 from neoq.clock import SystemClock
 from neoq.engine.attempt import abandoned, attempt
-from neoq.engine.interrupt import GRACE, Slot, Watchdog
+from neoq.engine.interrupt import GRACE, AttemptSlot, Watchdog
 from neoq.engine.listener import Listener
 from neoq.errors import (
     DeadlineExceeded,
@@ -70,8 +70,8 @@ def new_job(number: int = 1, deadline: float | None = None) -> Job:
     return job
 
 
-def new_slot() -> Slot:
-    slot = Slot(CLOCK)
+def new_slot() -> AttemptSlot:
+    slot = AttemptSlot(CLOCK)
     slot.ident = threading.get_ident()
     return slot
 
@@ -87,7 +87,7 @@ class End(NamedTuple):
     run_after: float | None = None
 
 
-def tried(job: Job, work: Listener, slot: Slot, watchdog: Watchdog | None = None) -> End | None:
+def tried(job: Job, work: Listener, slot: AttemptSlot, watchdog: Watchdog | None = None) -> End | None:
     """Run one attempt in this thread; None where it was abandoned."""
     came = attempt(job, work, slot, watchdog)
     if came is None:
@@ -116,7 +116,7 @@ def spin(seconds: float = PATIENCE) -> None:
         pass
 
 
-def interrupt_from_elsewhere(slot: Slot, job: Job, why: type[JobInterrupted] = JobTimeout) -> None:
+def interrupt_from_elsewhere(slot: AttemptSlot, job: Job, why: type[JobInterrupted] = JobTimeout) -> None:
     """Have another thread interrupt the attempt, and wait until it has."""
     thread = Other(lambda: slot.interrupt(job, why))
     thread.join(PATIENCE)
@@ -423,7 +423,7 @@ class Telling:
 
     wakes_at = math.inf
 
-    def __init__(self, slot: Slot) -> None:
+    def __init__(self, slot: AttemptSlot) -> None:
         self.slot = slot
         self.landed = False
 
@@ -539,7 +539,7 @@ class Watched:
     """A slot under a watchdog, with what the watchdog did to it."""
 
     def __init__(self) -> None:
-        self.slot = Slot(CLOCK)
+        self.slot = AttemptSlot(CLOCK)
         self.abandoned: list[Job] = []
         self.happened = threading.Event()
         self.watchdog = Watchdog("neoq-watchdog-test", CLOCK, lambda: [self])

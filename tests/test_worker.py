@@ -16,7 +16,7 @@ import pytest
 import neoq
 from neoq.engine.interrupt import current_slot
 from neoq.engine.pool import Runner
-from neoq.engine.source import LocalSource
+from neoq.engine.source import DirectSource
 from neoq.outcome import Outcome
 from neoq.sqlite.store import SqliteStore
 from neoq.store import Claimed, Demand
@@ -289,7 +289,7 @@ def test_a_future_job_that_waits_for_its_timer_is_no_reason_to_look_again() -> N
             now = datetime.now(UTC)
             return Claimed([], now - timedelta(milliseconds=1), now)
 
-    source = LocalSource(Store(), *[lambda *_: None] * 3, kinds_of=lambda _: None)  # type: ignore[arg-type, list-item]
+    source = DirectSource(Store(), *[lambda *_: None] * 3, kinds_of=lambda _: None)  # type: ignore[arg-type, list-item]
     assert source.take("q", 10) == ([], False)
 
 

@@ -144,7 +144,7 @@ class Worker:
         said = ""
         while True:
             try:
-                backend.engine.look()
+                backend.engine.ensure_readable()
                 return
             except BackendUnavailable as error:
                 if time.monotonic() >= give_up:

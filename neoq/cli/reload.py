@@ -69,7 +69,7 @@ class Sources:
 
         threading.Thread(target=listen, name="neoq-reload", daemon=True).start()
 
-    def look(self, now: float) -> tuple[set[str], float]:
+    def poll(self, now: float) -> tuple[set[str], float]:
         """The files that have changed, once a burst of changes is over; and when to look again."""
         if self._told or now >= self._due:
             self._told = False  # before we look: what is told meanwhile is looked at again

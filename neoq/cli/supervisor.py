@@ -470,7 +470,7 @@ class Supervisor:
     def _look_at_sources(self, now: float) -> float:
         if self._sources is None:
             return math.inf
-        changed, due = self._sources.look(now)
+        changed, due = self._sources.poll(now)
         if changed:
             problem = syntax_error(changed)
             if problem is not None:

@@ -39,7 +39,7 @@ from neoq.times import latest, to_seconds
 from neoq.wording.bounds import MAX_ERROR, MAX_TRACEBACK, MAX_TYPE, cut
 
 if TYPE_CHECKING:
-    from neoq.engine.interrupt import Interrupt, Slot, Watchdog
+    from neoq.engine.interrupt import AttemptSlot, Interrupt, Watchdog
 
 LONGEST_DELAY = 1.0  # seconds that a retry policy may take for an attempt whose thread was abandoned
 T = TypeVar("T")
@@ -50,7 +50,7 @@ T = TypeVar("T")
 # Outcome for each success would cost 13,000 instructions more per job of a memory drain, which takes 34,000.
 @wall
 def attempt(
-    job: Job, listener: Listener, slot: Slot, watchdog: Watchdog | None = None
+    job: Job, listener: Listener, slot: AttemptSlot, watchdog: Watchdog | None = None
 ) -> Job | Outcome | None:
     """Run one attempt in this thread, and in its context: see `Surroundings`."""
     now = listener.clock.time
@@ -103,7 +103,7 @@ class _Ending:
         self,
         job: Job,
         listener: Listener,
-        slot: Slot,
+        slot: AttemptSlot,
         watchdog: Watchdog | None,
     ) -> None:
         self.job = job
@@ -377,7 +377,7 @@ def _reason(asked: Interrupt, job: Job, listener: Listener) -> str:
     return "interrupted"
 
 
-def abandoned(job: Job, listener: Listener, slot: Slot, asked: Interrupt) -> Judged:
+def abandoned(job: Job, listener: Listener, slot: AttemptSlot, asked: Interrupt) -> Judged:
     """The outcome of an attempt whose thread was abandoned, the error for on_error, and how to log it."""
     if slot.outcome is not None:  # it was over, and what followed did not heed its interrupt
         return slot.outcome, None, _say_nothing

@@ -45,7 +45,7 @@ class Engine(Runtime):
     """The threads of one backend, and which calls are allowed when.
 
     ``needs_check`` is True while an enqueue has to ask first: before the store is open, after a fork, and
-    once it is being shut down. ``by_hand`` runs what is ready while a test holds the threads.
+    once it is being shut down. ``manual_run`` runs what is ready while a test holds the threads.
     """
 
     only_looks: ClassVar[bool] = False
@@ -95,7 +95,7 @@ class Engine(Runtime):
             for route in routes:
                 self._refuse_plain(route)
             by_kind = self.routes.with_more(routes)
-            if self.started and self.by_hand is None and not self.only_looks:
+            if self.started and self.manual_run is None and not self.only_looks:
                 self._open()  # here, where a store that is away leaves nothing behind
             self.routes.take(by_kind)
             for route in routes:
@@ -213,8 +213,8 @@ class Engine(Runtime):
 
     # -- starting ----------------------------------------------------------------------------------------
 
-    def use(self) -> None:
-        """Be ready for a call: open the store at the first one, and start what was to start by itself."""
+    def ensure_open(self) -> None:
+        """Open the store at the first call, and start the threads if they are to start by themselves."""
         if not self.needs_check:
             return
         self._deliver_pending()
@@ -266,7 +266,7 @@ class Engine(Runtime):
             self._refuse_closed()
             self.started = True
             self._idle_unsaid = False
-            if not self.pools or self.by_hand is not None or self.only_looks:
+            if not self.pools or self.manual_run is not None or self.only_looks:
                 return
             if not self.running:
                 refuse_isolated()
@@ -293,11 +293,11 @@ class Engine(Runtime):
 
     # -- enqueue -----------------------------------------------------------------------------------------
 
-    def admit(self, queue: str) -> None:
+    def check_enqueue(self, queue: str) -> None:
         """Raise where an enqueue is not allowed: the backend is closed, or nothing here runs that queue."""
         check_queue(queue)
         if self.needs_check:
-            self.use_or_pass()
+            self.ensure_open_or_in_handler()
         self.require_listener(queue)
 
     def require_listener(self, queue: str) -> None:
@@ -315,12 +315,12 @@ class Engine(Runtime):
                 queue=queue,
             )
 
-    def use_or_pass(self) -> None:
-        """As `use`, but handlers may still enqueue while the backend is being shut down."""
+    def ensure_open_or_in_handler(self) -> None:
+        """As `ensure_open`, but handlers may still enqueue while the backend is being shut down."""
         if self.stopping is not None and self.opened and self.in_runner():
             self._deliver_pending()
         else:
-            self.use()
+            self.ensure_open()
         if self._idle_unsaid:
             self._say_idle()
 
@@ -328,19 +328,19 @@ class Engine(Runtime):
         """Say once that what listens here runs no jobs, which on a durable store is the default."""
         with self.lock:
             said, self._idle_unsaid = not self._idle_unsaid, False
-        if self.pools and not said and self.by_hand is None:
+        if self.pools and not said and self.manual_run is None:
             self.config.log.info(
                 "this process runs no jobs of %s, it only enqueues: nothing has called start(), run() or "
                 "`with backend:` here; jobs wait for a process that does, such as the command neoq worker",
                 ", ".join(map(repr, sorted(self.pools))),
             )
 
-    def look(self) -> None:
-        """Be ready to be asked about jobs, also after the end."""
+    def ensure_readable(self) -> None:
+        """Open the store for a call that only reads, which is allowed after the shutdown, too."""
         if self.needs_check:
             self._deliver_pending()
         if not self.opened:
-            self.use()
+            self.ensure_open()
 
     # -- looking -----------------------------------------------------------------------------------------
 
@@ -351,7 +351,7 @@ class Engine(Runtime):
         slot = current_slot()
         if slot is None or slot.job is None or slot.job.id != job.id or job.queue in self._told_of_own:
             return
-        if self.in_runner() or self.by_hand is not None:
+        if self.in_runner() or self.manual_run is not None:
             self._told_of_own.add(job.queue)
             self.config.log.warning(
                 "job %s of %s has enqueued its own duplicate, so nothing was stored: it is unique until it "
@@ -362,12 +362,12 @@ class Engine(Runtime):
 
     # -- drain, wait and shutdown ------------------------------------------------------------------------
 
-    def suspend(self, by_hand: Callable[[], int]) -> None:
+    def suspend(self, manual_run: Callable[[], int]) -> None:
         """Let the threads rest, once their jobs have ended: a test runs what is ready by hand."""
         with self.lock:
-            if self.by_hand is not None:
+            if self.manual_run is not None:
                 raise NeoqError("this backend is run by hand already: inline and clock cannot be combined")
-            self.by_hand = by_hand
+            self.manual_run = manual_run
             self.cron_scheduler.suspended = True
             for pool in self.pools.values():
                 pool.suspended = True
@@ -397,7 +397,7 @@ class Engine(Runtime):
     def resume(self) -> None:
         """Let the threads work again."""
         with self.lock:
-            self.by_hand = None
+            self.manual_run = None
             self.cron_scheduler.suspended = False
             for pool in self.pools.values():
                 pool.suspended = not self.runs(pool.queue)
@@ -408,17 +408,17 @@ class Engine(Runtime):
         """Wait until `is_quiet`; False where the time ran out."""
         if self.in_runner():
             raise NeoqError("drain() inside a handler would wait for its own job to end")
-        self.use()
+        self.ensure_open()
         return self._waiting.drain(timeout)
 
     def wait(self, job_id: int, timeout: float | None) -> Job:
         """Wait until a job has finished."""
-        self.look()
+        self.ensure_readable()
         return self._waiting.wait(job_id, timeout)
 
     def watch(self, job_id: int, timeout: float | None) -> Iterator[Job]:
         """Yield a job now and at each change, until it has finished."""
-        self.look()
+        self.ensure_readable()
         return self._waiting.watch(job_id, timeout)
 
     def shutdown(self, timeout: float | None, *, drain: bool) -> ShutdownReport:
@@ -464,7 +464,7 @@ class Engine(Runtime):
 
     def finish_at_exit(self) -> None:
         """Let jobs end as the main thread does; nothing is closed, since other threads may still enqueue."""
-        if self.stopping is not None or not self.running or self.by_hand is not None:
+        if self.stopping is not None or not self.running or self.manual_run is not None:
             return
         give_up = self.ends_at = machine.monotonic() + self.config.shutdown_timeout
         if not self.durable:  # what is ready is run, too

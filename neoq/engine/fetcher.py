@@ -34,7 +34,7 @@ SHORT = 0.005  # seconds between looks whether a claim has ended, while a shutdo
 
 
 class Fetcher:
-    """A `Source` whose jobs were fetched by a thread of its own."""
+    """A `JobSource` whose jobs were fetched by a thread of its own."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Fetcher:
         """Leave outcomes to the settler."""
         self._settler.put(outcomes)
 
-    def nothing_to_do(self, queue: str) -> None:  # noqa: ARG002
+    def note_idle(self, queue: str) -> None:  # noqa: ARG002
         """A runner of this queue is free."""
         self._loop.wake()
         self._parked()

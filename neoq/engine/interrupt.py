@@ -51,7 +51,7 @@ _clear_in_thread = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void
 )
 
 
-class Slot:
+class AttemptSlot:
     """What one runner thread runs, and until when.
 
     The runner writes ``job`` without a lock, for that is the hot path. An interrupter sets ``asked``
@@ -276,7 +276,7 @@ class Slot:
 _current = threading.local()
 
 
-def current_slot() -> Slot | None:
+def current_slot() -> AttemptSlot | None:
     """The slot of this thread, if it is a runner's."""
     return getattr(_current, "slot", None)
 
@@ -287,14 +287,14 @@ def current_job() -> Job | None:
     return None if slot is None else slot.job
 
 
-def enter(slot: Slot) -> None:
+def enter(slot: AttemptSlot) -> None:
     """Let this thread be the runner of a slot."""
     slot.ident = threading.get_ident()
     _current.slot = slot
 
 
 @contextmanager
-def running_in(slot: Slot) -> Iterator[Slot]:
+def running_in(slot: AttemptSlot) -> Iterator[AttemptSlot]:
     """Let this thread be the runner of a slot inside the block; blocks may be nested."""
     before = current_slot()
     enter(slot)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from neoq.config import Lines
 from neoq.engine.attempt import Judged, abandoned, attempt
 from neoq.engine.coroutines import close_loop
-from neoq.engine.interrupt import FLUSH_AFTER, Interrupt, Slot, Watchdog, enter
+from neoq.engine.interrupt import FLUSH_AFTER, AttemptSlot, Interrupt, Watchdog, enter
 from neoq.errors import JobInterrupted
 from neoq.job import Job
 from neoq.outcome import Successes, given_back
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from neoq.clock import Clock
     from neoq.engine.listener import Listener
-    from neoq.engine.source import Source
+    from neoq.engine.source import JobSource
 
 MAX_AHEAD = 64  # jobs handed to a runner at once, at most
 AHEAD_SECONDS = 0.005  # and never beyond what takes longer than this
@@ -48,11 +48,11 @@ class RunnerPool:
         self,
         listener: Listener,
         *,
-        source: Source,
+        source: JobSource,
         watchdog: Watchdog,
         clock: Clock,
         max_abandoned: int,
-        new_slot: Callable[[], Slot],
+        new_slot: Callable[[], AttemptSlot],
     ) -> None:
         self.listener = listener
         self.queue = listener.queue
@@ -263,7 +263,7 @@ class RunnerPool:
 class Runner:
     """One thread that runs jobs, with what was handed to it ahead and what it has done."""
 
-    def __init__(self, pool: RunnerPool, slot: Slot, ahead: deque[Job], number: int) -> None:
+    def __init__(self, pool: RunnerPool, slot: AttemptSlot, ahead: deque[Job], number: int) -> None:
         self.pool = pool
         self.slot = slot
         self.ahead = ahead
@@ -400,7 +400,7 @@ class Runner:
         pool.idle.append(self)
         try:
             if not (pool.stopping or self._find()):
-                pool.source.nothing_to_do(pool.queue)
+                pool.source.note_idle(pool.queue)
                 self.parked = True
                 self.wakeup.wait(None)
         finally:

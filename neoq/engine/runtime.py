@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from neoq.clock import LiveClock
 from neoq.engine.awaited import AwaitedJobs
-from neoq.engine.interrupt import SecondLook, Slot, Supervised, Watchdog, current_slot
+from neoq.engine.interrupt import AttemptSlot, SecondLook, Supervised, Watchdog, current_slot
 from neoq.engine.listener import Listener, Middleware, Routes
 from neoq.engine.pool import Runner, RunnerPool
 from neoq.engine.report import Ending
 from neoq.engine.scheduler import Cron, CronScheduler
-from neoq.engine.source import LocalSource, Source
+from neoq.engine.source import DirectSource, JobSource
 from neoq.engine.unknown import UnknownKinds
 from neoq.errors import (
     JobCancelled,
@@ -50,7 +50,7 @@ class Runtime:
     """The parts of one backend: its store, the pools of its queues, and the threads that serve them.
 
     ``needs_check`` is True while an enqueue has to ask first: before the store is open, after a fork, and
-    once it is being shut down. ``by_hand`` runs what is ready while a test holds the threads.
+    once it is being shut down. ``manual_run`` runs what is ready while a test holds the threads.
     """
 
     opens_stores = True  # a frame of it is no reentry: see `neoq.threads.reentry`
@@ -82,7 +82,7 @@ class Runtime:
             announced=self.note_announced,
             capacity_of=self.capacity_of,
             handed_over=self.handed_over,
-            may_still_add=self.may_still_add,
+            may_enqueue_while_closing=self.may_enqueue_while_closing,
             takes=self.takes,
         )
 
@@ -90,7 +90,7 @@ class Runtime:
         """A fresh life: at first, and in the child of a fork."""
         self.needs_check = True
         self._check_lock = threading.RLock()  # innermost: an interrupter comes with its slot's lock
-        self.by_hand: Callable[[], int] | None = None
+        self.manual_run: Callable[[], int] | None = None
         self.opened = False
         self._opening = False
         self.ends_at: float | None = None  # monotonic: since the main thread has ended
@@ -122,7 +122,7 @@ class Runtime:
         self.progress: ProgressWriter | None = None
         self.unheard: Unheard | None = None
         self.bounded_call = BoundedCall("neoq-shutdown")
-        self.source: Source = self._new_source()
+        self.source: JobSource = self._new_source()
         for cron in self.crons:
             cron.seen = cron.first = cron.away = None
             self.cron_scheduler.add(cron)
@@ -153,9 +153,9 @@ class Runtime:
             "the store did not take %d outcomes: they are settled again", len(outcomes), exc_info=error
         )
 
-    def _new_source(self) -> Source:
+    def _new_source(self) -> JobSource:
         if self.local:
-            return LocalSource(
+            return DirectSource(
                 self.store,
                 self.settled,
                 self.parked,
@@ -209,7 +209,7 @@ class Runtime:
             fence=fetcher.fence,
             duties={
                 "list of schedules": self.cron_scheduler.list_schedules,
-                "look for unknown kinds": self._unknown.look,
+                "look for unknown kinds": self._unknown.log_new,
             },
         )
 
@@ -222,15 +222,15 @@ class Runtime:
             max_abandoned=self.config.max_abandoned,
             new_slot=self.new_slot,
         )
-        pool.suspended = self.by_hand is not None
+        pool.suspended = self.manual_run is not None
         self.leave_out_others()
 
-    def new_slot(self) -> Slot:
+    def new_slot(self) -> AttemptSlot:
         """A slot for one thread that runs jobs."""
         complete = self._complete if "transactions" in self.store.features else None
-        slot = Slot(self.clock, complete, self._require_check)
+        slot = AttemptSlot(self.clock, complete, self._require_check)
         slot.max_progress = self.config.max_payload
-        if self.progress is not None and self.by_hand is None:
+        if self.progress is not None and self.manual_run is None:
             slot.on_report = self.progress.note_report
         return slot
 
@@ -367,7 +367,7 @@ class Runtime:
         seconds = min(seconds, self.config.job_check_interval)
         await_change(self.changing, self.changed, lambda: seen == self.changes, seconds)
 
-    def may_still_add(self) -> bool:
+    def may_enqueue_while_closing(self) -> bool:
         """Whether this thread runs a job that still counts: it may enqueue while the backend shuts down."""
         slot = current_slot()
         return slot is not None and not slot.abandoned and self.in_runner()
@@ -408,7 +408,7 @@ class Runtime:
 
     def _look_again(self) -> None:
         self.wake_ready()
-        self._unknown.look()
+        self._unknown.log_new()
 
     def all_runners(self) -> list[Runner]:
         """Every runner whose thread lives, the abandoned ones included."""

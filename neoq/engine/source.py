@@ -12,20 +12,20 @@ from neoq.store import Demand, DirectStore, Store
 Settled = Callable[[Sequence[Outcome], set[int]], None]
 
 
-class Source(Protocol):
+class JobSource(Protocol):
     """Where a pool's jobs come from, and where their outcomes go."""
 
     def take(self, queue: str, limit: int) -> tuple[Sequence[Job], bool]:
         """Up to ``limit`` jobs to run now, and whether there are more."""
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
-        """Take over outcomes; they are recorded now or soon."""
+        """Take over outcomes, which are recorded now or soon."""
 
-    def nothing_to_do(self, queue: str) -> None:
+    def note_idle(self, queue: str) -> None:
         """A runner found nothing, and parks."""
 
 
-class LocalSource:
+class DirectSource:
     """A store whose claim and settle cost no round trip: the runners call it themselves.
 
     ``later`` takes over the outcomes that the store did not take. ``kinds_of`` a queue of tasks is what is
@@ -65,6 +65,6 @@ class LocalSource:
         else:
             self._settled(outcomes, stale)
 
-    def nothing_to_do(self, queue: str) -> None:  # noqa: ARG002
-        """Tell who waits for quiet."""
+    def note_idle(self, queue: str) -> None:  # noqa: ARG002
+        """Wake the threads that wait for quiet."""
         self._parked()

@@ -47,7 +47,7 @@ class UnknownKinds:
         self._due = -math.inf  # monotonic
         self._told: set[tuple[str, str]] = set()
 
-    def look(self) -> None:
+    def log_new(self) -> None:
         """Log the kinds that were not logged before, where some listener here does not run every kind."""
         now = machine.monotonic()
         if now < self._due or all(one.kinds is None for one in list(self._listeners.values())):

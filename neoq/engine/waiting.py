@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from neoq.clock import machine
 from neoq.engine.awaited import AwaitedJob, state_of
-from neoq.engine.interrupt import Slot, current_slot
+from neoq.engine.interrupt import AttemptSlot, current_slot
 from neoq.engine.quiet import await_quiet, is_quiet
 from neoq.engine.runtime import Runtime
 from neoq.errors import BackendClosedError, BackendError, BackendUnavailable, NeoqError
@@ -27,8 +27,8 @@ class Waiting:
 
     def drain(self, timeout: float | None) -> bool:
         """Wait until `is_quiet`; False where the time ran out."""
-        if self._runtime.by_hand is not None:
-            self._runtime.by_hand()
+        if self._runtime.manual_run is not None:
+            self._runtime.manual_run()
             return True
         if not self._runtime.running and not is_quiet(self._runtime):
             raise NeoqError("drain() waits for jobs that nothing runs: call start() first")
@@ -57,8 +57,8 @@ class Waiting:
         self, job_id: int, limit: _Limit, *, every_change: bool = False, seen: Job | None = None
     ) -> Job:
         """Wait until a job has finished; or, with ``every_change``, until it differs from what was seen."""
-        if self._runtime.by_hand is not None:
-            self._runtime.by_hand()
+        if self._runtime.manual_run is not None:
+            self._runtime.manual_run()
             limit = _Limit(0)  # nothing else happens while this thread waits
         slot = current_slot()
         asked = False
@@ -80,7 +80,7 @@ class Waiting:
                 limit.refuse_late(job)
                 self._wait_for_news(awaited, news, limit, slot)
 
-    def _wait_for_news(self, awaited: AwaitedJob, news: int, limit: _Limit, slot: Slot | None) -> None:
+    def _wait_for_news(self, awaited: AwaitedJob, news: int, limit: _Limit, slot: AttemptSlot | None) -> None:
         """Wait until the job is worth a look, or time is up; in memory, also for a while and no more."""
         runtime = self._runtime
         every = runtime.config.job_check_interval
@@ -95,7 +95,7 @@ class Waiting:
             if runtime.lookout is None or awaited.news != news:
                 return
 
-    def _refuse_own(self, job: Job, slot: Slot | None) -> None:
+    def _refuse_own(self, job: Job, slot: AttemptSlot | None) -> None:
         """Raise where a handler would wait for its own job, or for a runner of its own queue."""
         own = None if slot is None else slot.job
         if own is None or own.queue != job.queue or not self._runtime.in_runner():

@@ -224,7 +224,7 @@ class MemStore(DirectStore):
 
     def _refuse_outsiders(self, queue: str) -> None:
         """While the backend shuts down only handlers that still count may enqueue."""
-        if not self.context.may_still_add():
+        if not self.context.may_enqueue_while_closing():
             raise BackendClosedError("this backend was shut down; make a new one", queue=queue)
 
     def _add_one(self, job: Job, state: QueueState) -> Job:

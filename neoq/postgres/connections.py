@@ -165,7 +165,7 @@ class Connections:
             self._lost = [*self._lost[-99:], self._sessions.get(connection, 0)]
         return self.wrapped(error, connection)
 
-    def look(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
+    def read(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
         """Execute one statement that reads, and wait no longer for a locked table than our sessions do."""
         if self.direct:
             return self.execute(statement, values)

@@ -25,15 +25,15 @@ class Finder:
 
     def find(self, wanted: Filter, limit: int, after: int | None, before: int | None) -> Page:
         """Snapshots of jobs, newest first."""
-        look, limit = self._connections.look, min(limit, MOST)
+        read, limit = self._connections.read, min(limit, MOST)
         rest = ended = None
         if wanted.narrow:
             if (by_end := ended_query(self._statements, wanted)) is not None:
-                ended = [job_id for (job_id,) in look(*by_end)]
+                ended = [job_id for (job_id,) in read(*by_end)]
                 ended = ended if len(ended) <= FEW else None
             unfinished = ended is not None
             query, values = window_query(self._statements, wanted, after, before, unfinished=unfinished)
-            ends = [end for (end,) in look(query, values) if end is not None] if query else []
+            ends = [end for (end,) in read(query, values) if end is not None] if query else []
             rest = (max if before is None else min)(ends, default=None)
         query, values = find_query(
             self._statements,
@@ -44,7 +44,7 @@ class Finder:
             rest=rest,
             ended=ended,
         )
-        jobs, rest = wanted.cut([job_of(row) for row in look(query, values)], limit, rest)
+        jobs, rest = wanted.cut([job_of(row) for row in read(query, values)], limit, rest)
         return Page(jobs if before is None else jobs[::-1], rest)
 
     def of_ids(self, ids: Collection[int]) -> list[Job]:
@@ -53,27 +53,27 @@ class Finder:
 
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
-        queues = dict(self._connections.look(self._statements.queues))
-        return counts_of(self._connections.look(self._statements.counts), queues)
+        queues = dict(self._connections.read(self._statements.queues))
+        return counts_of(self._connections.read(self._statements.counts), queues)
 
     def waiting_kinds(self, queues: Sequence[str]) -> dict[tuple[str, str | None], int]:
         """How many jobs of each queue and kind wait, of the first that will be claimed."""
         return {
             (queue, kind): number
             for queue in queues
-            for kind, number in self._connections.look(
+            for kind, number in self._connections.read(
                 self._statements.waiting_kinds, (queue, KINDS_LOOKED_AT)
             )
         }
 
     def schedules(self) -> list[Listed]:
         """The schedules that were listed within a day."""
-        rows = self._connections.look(self._statements.schedules)
+        rows = self._connections.read(self._statements.schedules)
         return [Listed(name, bytes(described), to_datetime(tick)) for name, described, tick in rows]
 
     def workers(self, lease: float) -> list[WorkerInfo]:
         """The processes that listen and whose last heartbeat is not older than a lease."""
-        rows = self._connections.look(self._statements.workers, (lease,))
+        rows = self._connections.read(self._statements.workers, (lease,))
         return [
             WorkerInfo(
                 *(name, host, pid, _time_of(began), _time_of(beat), served := texts_in(queues), running),

@@ -130,8 +130,8 @@ class PostgresStore(Store):
                 postgres_schema.migrate(connection, self.config.schema)
             else:
                 postgres_schema.check(connection, self.config.schema)
-        [(self._adder.last_id,)] = self._connections.look(self._statements.last_id)
-        self._adder.queues = {row[0] for row in self._connections.look(self._statements.queues)}
+        [(self._adder.last_id,)] = self._connections.read(self._statements.last_id)
+        self._adder.queues = {row[0] for row in self._connections.read(self._statements.queues)}
 
     def migration(self) -> list[str]:
         """The statements by which `open_store` would make or update the tables now."""
@@ -290,7 +290,7 @@ class PostgresStore(Store):
 
     def last_tick(self, cron: str) -> datetime | None:
         """The newest tick of a cron in any process."""
-        rows = self._connections.look(self._statements.last_tick, (cron,))
+        rows = self._connections.read(self._statements.last_tick, (cron,))
         return to_datetime(rows[0][0]) if rows else None
 
     def list_schedules(self, schedules: Mapping[str, bytes]) -> None:

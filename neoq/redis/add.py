@@ -436,7 +436,7 @@ class Adder:
 
     def _meet(self, part: Part, holders: dict[int, int]) -> None:
         """Put the jobs that hold the fingerprints in the places of the duplicates."""
-        found = {job.id: job for job in self._finder.look(part.queue, list(set(holders.values())))}
+        found = {job.id: job for job in self._finder.snapshots(part.queue, list(set(holders.values())))}
         for place, name in holders.items():
             job = found.get(name, part.jobs[place]).snapshot()  # the holder may be deleted by now
             job.id, job.duplicate = name, True
@@ -446,7 +446,7 @@ class Adder:
         """Take the jobs that this token has added before, as the server remembers them."""
         marks = [b"%d" % one for one in ids_in(text)] if b":" in text else text.split()
         stored = [int(mark.rstrip(b"!")) for mark in marks]
-        found = {job.id: job for job in self._finder.look(part.queue, stored)}
+        found = {job.id: job for job in self._finder.snapshots(part.queue, stored)}
         for place, (one, mark) in enumerate(zip(stored, marks, strict=True)):
             job = found.get(one, part.jobs[place]).snapshot()
             job.id, job.duplicate = one, mark.endswith(b"!")
@@ -455,7 +455,7 @@ class Adder:
     def _taken(self, part: Part, place: int, holder: int) -> DuplicateJobError:
         if holder < 0:  # an earlier job of the batch
             return taken_by(part.jobs[-holder - 1])
-        found = self._finder.look(part.queue, [holder])
+        found = self._finder.snapshots(part.queue, [holder])
         job = found[0] if found else part.jobs[place].snapshot()
         job.id = holder
         uid = part.jobs[place].uid

@@ -35,7 +35,7 @@ _PLACES = {
 
 
 class Finder:
-    """Finds jobs, in steps that hold nobody up."""
+    """Finds jobs in short steps, so that other clients of the server do not wait."""
 
     def __init__(self, queues: RedisQueues) -> None:
         self._queues = queues
@@ -56,7 +56,7 @@ class Finder:
         missing = {one for of_number in by_number.values() for one in of_number}
         for queue, number in list(numbers.items()):
             if number in by_number:
-                found += self.look(queue, by_number[number])
+                found += self.snapshots(queue, by_number[number])
         missing -= {job.id for job in found if job.id is not None}
         return found + self._anywhere(sorted(missing)) if missing else found
 
@@ -67,7 +67,7 @@ class Finder:
         found: list[Job] = []
         for queue, ids in zip(queues, self._redis.commands(commands), strict=True):
             here = {one: uid for one, uid in zip(ids, names, strict=True) if one is not None}
-            jobs = self.look(queue, [one for text in here if (one := id_in(text)) is not None])
+            jobs = self.snapshots(queue, [one for text in here if (one := id_in(text)) is not None])
             found += [job for job in jobs if job.uid in here.values()]
         return found
 
@@ -80,10 +80,10 @@ class Finder:
             commands = [("HMGET", self._queues.keys(queue).key("jobs"), *ids) for queue in some]
             for queue, records in zip(some, self._redis.commands(commands), strict=True):
                 here = [one for one, record in zip(ids, records, strict=True) if record is not None]
-                found += self.look(queue, here)
+                found += self.snapshots(queue, here)
         return found
 
-    def look(self, queue: str, stored: list[int]) -> list[Job]:
+    def snapshots(self, queue: str, stored: list[int]) -> list[Job]:
         """Snapshots of the jobs of a queue that exist, by their ids."""
         jobs: list[Job] = []
         for chunk in _chunks(stored):
@@ -102,7 +102,7 @@ class Finder:
         return [job for job in jobs if job.body is not None]
 
     def _look_at(self, queue: str, stored: list[int]) -> tuple[Any, dict[int, bytes]]:
-        """What there is of jobs, and the leases of those that run; anew where one has ended meanwhile."""
+        """The records of jobs, and the leases of those that run; read again if one has ended meanwhile."""
         for _ in range(LOOKS):
             reply = self._queues.call(self._queues.scripts.look, queue, stored)
             run = [one for one, runs in zip(stored, reply[5], strict=True) if runs]
@@ -112,7 +112,7 @@ class Finder:
         return reply, leases
 
     def leases(self, queue: str, pattern: str) -> set[bytes]:
-        """The leases of a queue whose names are like a pattern, read in pages that hold nobody up."""
+        """The leases of a queue whose names are like a pattern, read in short pages."""
         key, cursor, found = self._queues.keys(queue).key("lease"), 0, set[bytes]()
         while True:
             cursor, page = self._redis.command("ZSCAN", key, cursor, "MATCH", pattern, "COUNT", PAGE)
@@ -128,7 +128,7 @@ class Finder:
         return {one: leases[one] for one in stored if one in leases}
 
     def add_payloads(self, jobs: list[Job]) -> None:
-        """Fetch the payloads that are kept apart; a job that exists without its own cannot be read."""
+        """Fetch the payloads that are stored separately. A job that has lost its payload cannot be read."""
         for queue in {job.queue for job in jobs}:
             for job, payload in self._fetch("payloads", queue, [job for job in jobs if job.queue == queue]):
                 job.body = payload
@@ -139,7 +139,7 @@ class Finder:
                     mark_unreadable(job, "its payload is gone")
 
     def _fetch(self, what: str, queue: str, jobs: list[Job]) -> Iterator[tuple[Job, bytes | None]]:
-        """What is large, for jobs of a queue: each by itself, so that the server gives others their turn."""
+        """Large values of jobs, one command each, so that the server can serve others in between."""
         key = self._queues.keys(queue).key(what)
         found = self._redis.commands([("HGET", key, job.id) for job in jobs], near=key)
         return zip(jobs, found, strict=True)
@@ -159,7 +159,7 @@ class Finder:
         return Page(jobs[:limit] if before is None else jobs[-limit:])
 
     def _walk(self, wanted: Filter, limit: int, after: int | None, before: int | None) -> Page:
-        """A page of a filter without ids: each queue is walked, and the pages are merged."""
+        """A page of the jobs that match a filter without ids: the pages of all queues, merged."""
         every = self._queues.all()
         queues = every if wanted.queue is None else [wanted.queue] if wanted.queue in every else []
         found, rests = list[Job](), list[int]()
@@ -194,7 +194,7 @@ class Finder:
             chunks = self._downwards(queue, after, limit)
         found, looked = list[Job](), 0
         for chunk in chunks:
-            jobs = self.look(queue, chunk)
+            jobs = self.snapshots(queue, chunk)
             jobs.sort(key=lambda job: job.id, reverse=before is None)
             found += [job for job in jobs if wanted.matches(job)]
             looked += len(chunk)
@@ -205,7 +205,7 @@ class Finder:
         return Page(found)
 
     def _few_of(self, queue: str, wanted: Filter) -> list[int] | None:
-        """The jobs that may have the status, and the end, that are wanted; None for too many to read all."""
+        """The ids of jobs that may match by status and end; None if they are too many to read."""
         recent = wanted.since if wanted.by_end else None
         if wanted.statuses is None and recent is None:
             return None
@@ -226,7 +226,7 @@ class Finder:
         return [one for one in ids if one is not None]
 
     def _downwards(self, queue: str, below: int | None, limit: int) -> Iterator[list[int]]:
-        """The ids of a queue, newest first, in chunks: existing ones and such that were dropped."""
+        """The ids of a queue, newest first, in chunks: existing ones and some that were dropped."""
         key, step = self._queues.keys(queue).key("ids"), min(limit, LOOKED_AT_ONCE)
         start: Any = "+inf" if below is None else f"({below}"
         while page := self._redis.command(
@@ -248,7 +248,7 @@ class Finder:
         """The ids of a queue, oldest first, as `_downwards`."""
         key = self._queues.keys(queue).key("ids")
         first = self._redis.command("ZREVRANGEBYSCORE", key, above, "-inf", "WITHSCORES", "LIMIT", 0, 1)
-        start: Any = f"({above}" if not first else repr(_pairs(first)[0][1])  # a batch may go on above
+        start: Any = f"({above}" if not first else repr(_pairs(first)[0][1])  # that batch may have ids above
         while page := self._redis.command(
             "ZRANGEBYSCORE", key, start, "+inf", "WITHSCORES", "LIMIT", 0, LOOKED_AT_ONCE
         ):
@@ -296,14 +296,14 @@ def _pairs(page: list[Any]) -> list[tuple[bytes, float]]:
 
 
 def stored_in(place: str, member: bytes) -> int | None:
-    """The id in a member of one of our lists; None where another hand has written something else."""
+    """The id in a member of one of our lists; None if another program has written something else."""
     if place == "lease":
         return id_in(member.partition(b":")[0])
     return id_in(member[3:] if place in {"wait", "retry"} else member)
 
 
 def check_payloads(jobs: Iterable[Job]) -> list[Job]:
-    """Read the payloads, as whoever looks at jobs would; mark and return the jobs that cannot be read."""
+    """Parse the payloads; mark and return the jobs that cannot be read."""
     unread = []
     for job in jobs:
         try:

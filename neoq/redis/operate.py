@@ -30,7 +30,7 @@ class Operator:
                 arguments = script.arguments(action=action, **self._queues.waking(queue))
                 reply = self._queues.call(script, queue, [*arguments, *ids[start : start + AT_ONCE]])
                 if reply[2] and len(job_ids) == 1:
-                    raise taken_by(self._finder.look(queue, [int(reply[2][1])])[0])
+                    raise taken_by(self._finder.snapshots(queue, [int(reply[2][1])])[0])
                 done |= set(map(int, reply[0]))
                 running |= set(map(int, reply[1]))
                 if reply[0]:

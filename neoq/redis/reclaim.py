@@ -66,8 +66,8 @@ class Reclaimer:
         for start in range(0, len(leases), AT_ONCE):
             arguments = [*header, *leases[start : start + AT_ONCE]]
             returned, dead = self._queues.call(script, queue, arguments)
-            reclaimed.returned.extend(self._finder.look(queue, [int(stored) for stored in returned]))
-            reclaimed.dead.extend(self._finder.look(queue, [int(stored) for stored in dead]))
+            reclaimed.returned.extend(self._finder.snapshots(queue, [int(stored) for stored in returned]))
+            reclaimed.dead.extend(self._finder.snapshots(queue, [int(stored) for stored in dead]))
 
     def _sweep(self, reclaimed: Reclaimed) -> None:
         """Look for leases that ran out, whichever worker has them, and for jobs that are in no index."""

@@ -180,7 +180,7 @@ class WorkerLocks:
 
     # -- those of others --------------------------------------------------------------------------------
 
-    def look(self, worker: str) -> Sign:
+    def sign_of(self, worker: str) -> Sign:
         """What the lock of a worker says."""
         if worker == self.worker:
             return Sign.LIVES
@@ -202,7 +202,7 @@ class WorkerLocks:
 
     def is_dead(self, worker: str) -> bool:
         """Whether the lock of a worker proves that it died."""
-        return self.look(worker) is Sign.DIED
+        return self.sign_of(worker) is Sign.DIED
 
     def forget(self, worker: str) -> None:
         """Remove the file of a worker that died, if we may."""

@@ -53,7 +53,7 @@ class FileLocks(WorkerLocks):
         with suppress(OSError):  # others work here
             self._directory.rmdir()
 
-    def look(self, worker: str) -> Sign:
+    def sign_of(self, worker: str) -> Sign:
         """What the lock of a worker says."""
         if worker == self.worker:
             return Sign.LIVES
@@ -74,7 +74,7 @@ class FileLocks(WorkerLocks):
         return Sign.DIED
 
     def _sweep(self, worker: str) -> None:
-        if self.look(worker) is Sign.DIED:
+        if self.sign_of(worker) is Sign.DIED:
             self.forget(worker)
 
     def _lock_of(self, worker: str) -> FileLock:

@@ -270,7 +270,7 @@ class SqliteStore(Store):
         left = self._leases_seen.unchanged({row[1:] for row in rows}, now, lease)
         silent = {worker for worker, _ in self._beats_seen.unchanged({*beats}, now, lease)}
         known = {row[0] for row in (*rows, *beats)}
-        signs = {worker: self._locks.look(worker) for worker in known}
+        signs = {worker: self._locks.sign_of(worker) for worker in known}
         dead = {worker for worker, sign in signs.items() if sign is Sign.DIED}
         gone = {worker for worker in silent if signs[worker] is Sign.UNKNOWN}
         reclaimed = Reclaimed([], [])

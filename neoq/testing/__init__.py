@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from neoq.testing.by_hand import inline
 from neoq.testing.faults import Fault, Faults
+from neoq.testing.manual import inline
 from neoq.testing.recording import enqueued
 from neoq.testing.virtual_clock import VirtualClock, clock
 

@@ -35,7 +35,7 @@ class Helpers:
 
     def inline(self, backend: Backend) -> None:
         """From here on jobs run at once, in the thread that enqueues them."""
-        from neoq.testing.by_hand import inline
+        from neoq.testing.manual import inline
 
         self._stack.enter_context(inline(backend))
         self._empty(backend)

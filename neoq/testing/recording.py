@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from neoq.job import Job
-from neoq.testing.by_hand import ByHand, after_add
+from neoq.testing.manual import ManualRunner, after_add
 
 if TYPE_CHECKING:
     from neoq.backend import Backend
@@ -30,9 +30,9 @@ def enqueued(backend: Backend) -> Iterator[list[Job]]:
         jobs[:] = [job for job in jobs if job.id not in ids]
 
     with ExitStack() as stack:
-        alone = backend.engine.by_hand is None
+        alone = backend.engine.manual_run is None
         if alone:
-            stack.enter_context(ByHand(backend).hold())
+            stack.enter_context(ManualRunner(backend).threads_suspended())
             stack.callback(lambda: [backend.delete(job.id) for job in jobs if job.id is not None])
         transactions = stack.enter_context(after_add(backend, record, joined=record))
         transactions.on_rollback.append(drop)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from neoq.errors import UnsupportedError
 from neoq.mem_backend import MemBackend
-from neoq.testing.by_hand import ByHand, after_add
+from neoq.testing.manual import ManualRunner, after_add
 
 if TYPE_CHECKING:
     from neoq.backend import Backend
@@ -22,9 +22,9 @@ _ROUNDING = 1e-5  # seconds: a sum of spans is due at the sum of the advances, w
 class VirtualClock:
     """The time of one memory backend. Made by `clock`."""
 
-    def __init__(self, backend: MemBackend, by_hand: ByHand, start: float) -> None:
+    def __init__(self, backend: MemBackend, runner: ManualRunner, start: float) -> None:
         self._backend = backend
-        self._by_hand = by_hand
+        self._runner = runner
         self._now = self._start = start
 
     def time(self) -> float:
@@ -57,7 +57,7 @@ class VirtualClock:
             raise ValueError(f"the clock cannot advance to {until}")
         if until < self._now - _ROUNDING:
             raise ValueError(f"the clock shows {self.now} already, and does not go back")
-        ran = self._by_hand.run_ready()
+        ran = self._runner.run_ready()
         while (due := self._next_due()) is not None and due <= until + _ROUNDING:
             self._now = max(self._now, due)
             ran += self._step()
@@ -67,7 +67,7 @@ class VirtualClock:
     def _step(self) -> int:
         self._backend.store.release_due()
         self._backend.engine.cron_scheduler.fire()
-        return self._by_hand.run_ready()
+        return self._runner.run_ready()
 
     def _next_due(self) -> float | None:
         tick = self._backend.engine.cron_scheduler.next_due()
@@ -91,11 +91,11 @@ def clock(backend: Backend, start: datetime | None = None) -> Iterator[VirtualCl
     """
     if not isinstance(backend, MemBackend):
         raise UnsupportedError("only jobs in memory take their time from a clock of yours: use MemBackend")
-    by_hand = ByHand(backend)
+    runner = ManualRunner(backend)
     live = backend.engine.clock
     before = live.time, live.monotonic
-    with by_hand.hold(), after_add(backend, list):
-        virtual = VirtualClock(backend, by_hand, before[0]() if start is None else _timestamp("clock", start))
+    with runner.threads_suspended(), after_add(backend, list):
+        virtual = VirtualClock(backend, runner, before[0]() if start is None else _timestamp("clock", start))
         backend.store.hold_timers(True)
         live.time, live.monotonic = virtual.time, virtual.monotonic
         backend.engine.cron_scheduler.forget_time()  # what was looked at by the time of the machine

@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 _transactions: WeakKeyDictionary[Backend, Transactions] = WeakKeyDictionary()
 
 
-class ByHand:
-    """Runs a backend's ready jobs when it is told to, while the backend's own threads rest."""
+class ManualRunner:
+    """Runs a backend's ready jobs on request, while the backend's own threads are suspended."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
 
     @entrance
     @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Let the backend's threads rest inside the block."""
+    def threads_suspended(self) -> Iterator[None]:
+        """Suspend the backend's threads inside the block."""
         engine = self.backend.engine
-        engine.look()
+        engine.ensure_readable()
         engine.suspend(self.run_ready)
         try:
             yield
@@ -98,11 +98,11 @@ def inline(backend: Backend) -> Iterator[None]:
     jobs wait; there are no timeouts. Only the jobs of this process's listeners run. With ``transaction=`` a
     job runs at the commit, on any backend, and is gone with a rollback.
     """
-    by_hand = ByHand(backend)
+    runner = ManualRunner(backend)
 
     def run() -> None:
         errors: list[BaseException] = []
-        by_hand.run_ready(errors.append)
+        runner.run_ready(errors.append)
         if errors:
             raise errors[0]
 
@@ -110,7 +110,7 @@ def inline(backend: Backend) -> Iterator[None]:
         run()
         return [_as_it_is(backend, job) for job in added]
 
-    with by_hand.hold(), after_add(backend, after, run=run):
+    with runner.threads_suspended(), after_add(backend, after, run=run):
         yield
 
 
