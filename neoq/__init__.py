@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from neoq.engine.interrupt import current_job
     from neoq.engine.report import ShutdownReport
     from neoq.job import DuplicateJobError, Job
+    from neoq.line import JobLine
     from neoq.mem_backend import MemBackend
     from neoq.operations import Stats
     from neoq.postgres.backend import PostgresBackend
@@ -69,6 +70,7 @@ __all__ = [
     "JobCancelled",
     "JobFailed",
     "JobInterrupted",
+    "JobLine",
     "JobTimeout",
     "ListenerExistsError",
     "MemBackend",
@@ -106,6 +108,7 @@ _ON_DEMAND = {
     "Config": "neoq.config",
     "DuplicateJobError": "neoq.job",
     "Job": "neoq.job",
+    "JobLine": "neoq.line",
     "JobFailed": "neoq.tasks",
     "MemBackend": "neoq.mem_backend",
     "PostgresBackend": "neoq.postgres",

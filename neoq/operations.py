@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from neoq.attempts import Attempt, attempts_of
 from neoq.checks import check_queue, checked_id, checked_uid
@@ -18,6 +18,7 @@ from neoq.job import (
     DuplicateJobError,
     Job,
 )
+from neoq.line import JobLine, line_of
 from neoq.record import Status
 from neoq.schedules import ScheduleInfo, info_of
 from neoq.search import UNFINISHED, count, page_of, pages
@@ -89,6 +90,7 @@ class Operations:
         self.engine.ensure_readable()
         return next(iter(self.store.find(wanted, limit=1).jobs), None)
 
+    @overload
     def jobs(
         self,
         queue: str | None = None,
@@ -98,8 +100,34 @@ class Operations:
         *,
         before: int | None = None,
         order: Order = "newest",
+        brief: Literal[False] = False,
         **filters: Unpack[OtherFilters],
-    ) -> list[Job]:
+    ) -> list[Job]: ...
+    @overload
+    def jobs(
+        self,
+        queue: str | None = None,
+        status: Status | str | None = None,
+        limit: int = 100,
+        after: int | None = None,
+        *,
+        before: int | None = None,
+        order: Order = "newest",
+        brief: Literal[True],
+        **filters: Unpack[OtherFilters],
+    ) -> list[JobLine]: ...
+    def jobs(
+        self,
+        queue: str | None = None,
+        status: Status | str | None = None,
+        limit: int = 100,
+        after: int | None = None,
+        *,
+        before: int | None = None,
+        order: Order = "newest",
+        brief: bool = False,
+        **filters: Unpack[OtherFilters],
+    ) -> list[Job] | list[JobLine]:
         """Snapshots of jobs in the order of their enqueues: the newest first, or the oldest.
 
         ``after`` is the id of the last one on the page before, ``before`` that of the first one on the page
@@ -109,7 +137,8 @@ class Operations:
         "finished", which only jobs have that have ended. Without it that is the end of a job, and its
         creation where it has not ended.
 
-        Raises InvalidJobError for a bad argument.
+        With ``brief`` each is a `JobLine`, which has the first kilobyte of the payload, and no result and no
+        traceback. Raises InvalidJobError for a bad argument.
         """
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise InvalidJobError(f"limit is {limit!r}; it takes an int >= 1")
@@ -119,7 +148,10 @@ class Operations:
         wanted = self._wanted({"queue": queue, "status": status, **filters})
         after, before = (None if one is None else checked_id(one) for one in (after, before))
         self.engine.ensure_readable()
-        return page_of(self.store, wanted, limit=limit, after=after, before=before, oldest=oldest)
+        found = page_of(
+            self.store, wanted, limit=limit, after=after, before=before, oldest=oldest, brief=brief
+        )
+        return [line_of(job) for job in found] if brief else found
 
     def iter_jobs(
         self,

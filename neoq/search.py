@@ -23,17 +23,19 @@ def page_of(
     after: int | None = None,
     before: int | None = None,
     oldest: bool = False,
+    brief: bool = False,
 ) -> list[Job]:
     """The first jobs behind the one of the id ``after``, or the last in front of the one of ``before``.
 
-    Newest first, or ``oldest`` first.
+    Newest first, or ``oldest`` first; ``brief``: as `Store.find_brief` returns them.
     """
     if oldest:
         after, before = before, _FIRST if after is None and before is None else after
-        return page_of(store, wanted, limit=limit, after=after, before=before)[::-1]
+        return page_of(store, wanted, limit=limit, after=after, before=before, brief=brief)[::-1]
+    find = store.find_brief if brief else store.find
     found: list[Job] = []
     while len(found) < limit:
-        page = store.find(wanted, limit=limit - len(found), after=after, before=before)
+        page = find(wanted, limit=limit - len(found), after=after, before=before)
         found = [*found, *page.jobs] if before is None else [*page.jobs, *found]
         if page.rest is None:
             break

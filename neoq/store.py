@@ -384,6 +384,15 @@ class Store(abc.ABC):
         be more although it found fewer: then `Page.rest` is what to give as ``after`` or ``before`` next.
         """
 
+    def find_brief(
+        self, wanted: Filter = ALL, *, limit: int = 100, after: int | None = None, before: int | None = None
+    ) -> Page:
+        """As `find`, for lists: of a payload it may return the first `PREVIEW` + 1 bytes only.
+
+        It may leave out results, tracebacks and attempts, too.
+        """
+        return self.find(wanted, limit=limit, after=after, before=before)
+
     def of_ids(self, ids: Collection[int]) -> list[Job]:
         """Snapshots of the jobs of these ids that exist, newest first."""
         return self.find(Filter(ids=ids), limit=len(ids)).jobs if ids else []

@@ -388,6 +388,16 @@ def test_jobs_are_found_by_their_end(backend: PostgresBackend, admin: psycopg.Co
     assert backend.store.find(filter_of({"until": at(102), "status": "dead"}, 0.0)).rest is None
 
 
+def test_a_list_reads_the_beginnings_of_payloads(backend: PostgresBackend) -> None:
+    """A brief look leaves results and tracebacks in the server, and all but a kilobyte of each payload."""
+    statements = Statements(backend.config.schema)
+    for query in (statements.brief_unfinished, statements.brief_finished):
+        assert not {"payload", "traceback", "result", "attempts"} & set(re.split(r"[\s,]+", query))
+    backend.enqueue("q", {"text": "x" * 100_000})
+    [job] = backend.store.find_brief(limit=1).jobs
+    assert job.body == b'{"text":"' + b"x" * 1016
+
+
 def at(seconds: float) -> datetime:
     """A time since the epoch."""
     return datetime.fromtimestamp(seconds, UTC)

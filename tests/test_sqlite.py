@@ -598,6 +598,13 @@ def test_work_goes_by_index(path: Path, backend: SqliteBackend, query: str, inde
     assert "TEMP B-TREE" not in plan
 
 
+def test_a_list_reads_the_beginnings_of_payloads(backend: SqliteBackend) -> None:
+    """A brief look reads a kilobyte of each payload at most."""
+    backend.enqueue("q", {"text": "x" * 100_000})
+    [job] = backend.store.find_brief(limit=1).jobs
+    assert job.body == b'{"text":"' + b"x" * 1016
+
+
 # -- several processes -----------------------------------------------------------------------------------
 
 

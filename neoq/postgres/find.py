@@ -8,7 +8,7 @@ from datetime import datetime
 from neoq.filter import Filter
 from neoq.job import Job
 from neoq.postgres.connections import Connections
-from neoq.postgres.rows import FEW, MOST, ended_query, find_query, job_of, window_query
+from neoq.postgres.rows import FEW, MOST, brief_job_of, ended_query, find_query, job_of, window_query
 from neoq.postgres.statements import Statements
 from neoq.schedules import Listed
 from neoq.store import KINDS_LOOKED_AT, Page, QueueCounts, WorkerInfo
@@ -23,8 +23,12 @@ class Finder:
         self._connections = connections
         self._statements = statements
 
-    def find(self, wanted: Filter, limit: int, after: int | None, before: int | None) -> Page:
-        """Snapshots of jobs, newest first."""
+    def find(
+        self, wanted: Filter, limit: int, after: int | None, before: int | None, *, brief: bool = False
+    ) -> Page:
+        """Snapshots of jobs, newest first; ``brief``: as `Store.find_brief` says."""
+        brief = brief and not wanted.payload  # whose values may stand anywhere in it
+        as_job = brief_job_of if brief else job_of
         read, limit = self._connections.read, min(limit, MOST)
         rest = ended = None
         if wanted.narrow:
@@ -43,8 +47,9 @@ class Finder:
             before=before,
             rest=rest,
             ended=ended,
+            brief=brief,
         )
-        jobs, rest = wanted.cut([job_of(row) for row in read(query, values)], limit, rest)
+        jobs, rest = wanted.cut([as_job(row) for row in read(query, values)], limit, rest)
         return Page(jobs if before is None else jobs[::-1], rest)
 
     def of_ids(self, ids: Collection[int]) -> list[Job]:

@@ -167,6 +167,7 @@ _FIND = (  # the columns of a `find_query`, as `read` calls them
     *("traceback", "progress", "progress_text", "token", "worker", "cancel", "waits", "finished_at"),
     *("result", "attempts"),
 )
+_PAYLOAD_AT = _FIND.index("payload")
 _CLAIM = (
     *("id", "queue", "priority", "run_after", "created_at", "payload", "crashes", "retries", "uniqueness"),
     *("max_retries", "deadline", "fingerprint", "kind", "key", "group", "uid", "meta", "error", "traceback"),
@@ -256,6 +257,13 @@ def _job_of(row: Sequence[Any]) -> Job:
     return job
 
 
+def brief_job_of(row: Sequence[Any]) -> Job:
+    """As `job_of`, for a row whose payload may be cut; that is the body of the job, and nobody reads it."""
+    job = job_of([*row[:_PAYLOAD_AT], b"{}", *row[_PAYLOAD_AT + 1 :]])
+    job.body = bytes(row[_PAYLOAD_AT])
+    return job
+
+
 def find_query(
     statements: Statements,
     wanted: Filter,
@@ -265,6 +273,7 @@ def find_query(
     before: int | None = None,
     rest: int | None = None,
     ended: list[int] | None = None,
+    brief: bool = False,
 ) -> tuple[str, list[Any]]:
     """The query for snapshots, and its values: newest first, or oldest first for those above ``before``.
 
@@ -275,9 +284,9 @@ def find_query(
     parts, given = [], list[Any]()
     for table, numbers in _tables(wanted):
         find, time = (
-            (statements.find_unfinished, "created_at")
+            (statements.brief_unfinished if brief else statements.find_unfinished, "created_at")
             if table == "jobs"
-            else (statements.find_finished, "finished_at")
+            else (statements.brief_finished if brief else statements.find_finished, "finished_at")
         )
         where, values = _conditions(wanted, _TIMES[wanted.time] if wanted.time else time, bounds)
         if ended is not None and table == "history":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+from neoq.line import PREVIEW
 from neoq.payload import CODEC
 from neoq.store import SCHEDULES_KEPT
 from neoq.stored import LAST_CRASH
@@ -15,6 +18,18 @@ _CLAIMED = """
     id, queue, priority, run_after, created_at, payload, crashes, retries, uniqueness, max_retries, deadline,
     fingerprint, kind, key, batch, uid, meta, error, traceback, attempts
 """
+
+
+def _brief(find: str) -> str:
+    """As a query for snapshots, with the beginnings of payloads, and without what else is large."""
+    for column, instead in (
+        ("payload", f"substring(payload for {PREVIEW + 1})"),
+        ("traceback", "null::text"),
+        ("result", "null::bytea"),
+        ("attempts", "null::bytea"),
+    ):
+        find = re.sub(rf"(?<=, ){column}\b", instead, find, count=1)
+    return find
 
 
 def channel_of(schema: str) -> str:
@@ -233,6 +248,9 @@ class Statements:
             f"(select {self._unfinished()} from {s}.jobs where {{}} order by id {{}} limit %s)"
         )
         self.find_finished = f"(select {finished} from {s}.history where {{}} order by id {{}} limit %s)"
+        self.brief_unfinished, self.brief_finished = (
+            _brief(find) for find in (self.find_unfinished, self.find_finished)
+        )
         self.window_downwards, self.window_upwards = (
             f"(select id from {s}.{{}} where {{}} and id {than} %s order by id {order} offset %s limit 1)"
             for than, order in (("<", "desc"), (">", "asc"))

@@ -469,6 +469,12 @@ class PostgresStore(Store):
         """Snapshots of jobs, newest first."""
         return self._finder.find(wanted, limit, after, before)
 
+    def find_brief(
+        self, wanted: Filter = ALL, *, limit: int = 100, after: int | None = None, before: int | None = None
+    ) -> Page:
+        """As `find`, without what may be large."""
+        return self._finder.find(wanted, limit, after, before, brief=True)
+
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
         return self._finder.counts()

@@ -83,8 +83,8 @@ class Finder:
                 found += self.snapshots(queue, here)
         return found
 
-    def snapshots(self, queue: str, stored: list[int]) -> list[Job]:
-        """Snapshots of the jobs of a queue that exist, by their ids."""
+    def snapshots(self, queue: str, stored: list[int], *, brief: bool = False) -> list[Job]:
+        """Snapshots of the jobs of a queue that exist, by their ids; ``brief``: without their results."""
         jobs: list[Job] = []
         for chunk in _chunks(stored):
             reply, leases = self._look_at(queue, chunk)
@@ -97,7 +97,8 @@ class Finder:
                     jobs.append(job)
         self.add_payloads([job for job in jobs if job.body is None])
         check_payloads(jobs)
-        for job, result in self._fetch("results", queue, [job for job in jobs if job.finished]):
+        finished = [] if brief else [job for job in jobs if job.finished]
+        for job, result in self._fetch("results", queue, finished):
             job.result_body = _checked_result(job, result)
         return [job for job in jobs if job.body is not None]
 
@@ -144,10 +145,12 @@ class Finder:
         found = self._redis.commands([("HGET", key, job.id) for job in jobs], near=key)
         return zip(jobs, found, strict=True)
 
-    def find(self, wanted: Filter, limit: int, after: int | None, before: int | None) -> Page:
-        """The newest jobs with ids below ``after``, or the oldest above ``before``."""
+    def find(
+        self, wanted: Filter, limit: int, after: int | None, before: int | None, *, brief: bool = False
+    ) -> Page:
+        """The newest jobs with ids below ``after``, or the oldest above ``before``; ``brief``: no results."""
         if wanted.ids is None and wanted.uids is None:
-            return self._walk(wanted, limit, after, before)
+            return self._walk(wanted, limit, after, before, brief=brief)
         jobs = [
             job
             for job in (self.of_ids(wanted.ids or ()) if wanted.uids is None else self.of_uids(wanted.uids))
@@ -158,13 +161,15 @@ class Finder:
         jobs.sort(key=lambda job: job.id, reverse=True)
         return Page(jobs[:limit] if before is None else jobs[-limit:])
 
-    def _walk(self, wanted: Filter, limit: int, after: int | None, before: int | None) -> Page:
+    def _walk(
+        self, wanted: Filter, limit: int, after: int | None, before: int | None, *, brief: bool
+    ) -> Page:
         """A page of the jobs that match a filter without ids: the pages of all queues, merged."""
         every = self._queues.all()
         queues = every if wanted.queue is None else [wanted.queue] if wanted.queue in every else []
         found, rests = list[Job](), list[int]()
         for name in queues:
-            page = self._of_queue(name, wanted, limit, after, before)
+            page = self._of_queue(name, wanted, limit, after, before, brief=brief)
             found += page.jobs
             if page.rest is not None:
                 rests.append(page.rest)
@@ -179,7 +184,14 @@ class Finder:
         return Page(found[::-1] if upwards else found, rest)
 
     def _of_queue(
-        self, queue: str, wanted: Filter, limit: int, after: int | None, before: int | None
+        self,
+        queue: str,
+        wanted: Filter,
+        limit: int,
+        after: int | None,
+        before: int | None,
+        *,
+        brief: bool,
     ) -> Page:
         """The jobs of one queue, in the order of the walk."""
         members = self._few_of(queue, wanted)
@@ -194,7 +206,7 @@ class Finder:
             chunks = self._downwards(queue, after, limit)
         found, looked = list[Job](), 0
         for chunk in chunks:
-            jobs = self.snapshots(queue, chunk)
+            jobs = self.snapshots(queue, chunk, brief=brief)
             jobs.sort(key=lambda job: job.id, reverse=before is None)
             found += [job for job in jobs if wanted.matches(job)]
             looked += len(chunk)

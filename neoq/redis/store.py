@@ -438,6 +438,13 @@ class RedisStore(Store):
         return self._finder.find(wanted, limit, after, before)
 
     @_mending
+    def find_brief(
+        self, wanted: Filter = ALL, *, limit: int = 100, after: int | None = None, before: int | None = None
+    ) -> Page:
+        """As `find`, without results."""
+        return self._finder.find(wanted, limit, after, before, brief=True)
+
+    @_mending
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
         return self._finder.counts()

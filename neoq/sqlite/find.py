@@ -13,12 +13,14 @@ from neoq.record import Status
 from neoq.schedules import Listed
 from neoq.sqlite.file import SqliteFile
 from neoq.sqlite.rows import (
+    BRIEF_COLUMNS,
     COLUMNS,
     N_DEAD,
     N_READY,
     N_RETRYING,
     N_RUNNING,
     N_SCHEDULED,
+    brief_job_of,
     job_of,
     states_and_status,
 )
@@ -53,8 +55,18 @@ _WAITING_KINDS = (
 )
 
 
-def find(file: SqliteFile, wanted: Filter, limit: int, after: int | None, before: int | None) -> Page:
-    """Snapshots of jobs, newest first."""
+def find(
+    file: SqliteFile,
+    wanted: Filter,
+    limit: int,
+    after: int | None,
+    before: int | None,
+    *,
+    brief: bool = False,
+) -> Page:
+    """Snapshots of jobs, newest first; ``brief``: as `Store.find_brief` says."""
+    brief = brief and not wanted.payload  # whose values may stand anywhere in it
+    columns, read = (BRIEF_COLUMNS, brief_job_of) if brief else (COLUMNS, job_of)
     where, values = _conditions(wanted)
     rest: int | None = None
     if wanted.narrow:
@@ -74,10 +86,10 @@ def find(file: SqliteFile, wanted: Filter, limit: int, after: int | None, before
             values.append(value)
     order = "desc" if before is None else "asc"
     rows = file.read(
-        f"select {COLUMNS} from neoq_jobs where {' and '.join(where)} order by id {order} limit ?",  # noqa: S608
+        f"select {columns} from neoq_jobs where {' and '.join(where)} order by id {order} limit ?",  # noqa: S608
         (*values, wanted.rows(limit)),
     )
-    jobs, rest = wanted.cut([job_of(row) for row in rows], limit, rest)
+    jobs, rest = wanted.cut([read(row) for row in rows], limit, rest)
     return Page(jobs if before is None else jobs[::-1], rest)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from neoq.job import Job, blank
+from neoq.line import PREVIEW
 from neoq.payload import CODEC
 from neoq.record import FINISHED as FINISHED_STATUSES
 from neoq.record import Status
@@ -62,9 +63,15 @@ _STATES = range(6)
 _SHAPES_KEPT = 500
 _OTHERS = "status, uniqueness, cancel, meta, progress, progress_text, state, lease_until"
 COLUMNS = f"{', '.join(_IN_SLOTS)}, {', '.join(_IN_DICT)}, {_OTHERS}"
+_BRIEF = {
+    "payload": f"substr(payload, 1, {PREVIEW + 1})",
+    **dict.fromkeys(("result", "traceback", "attempts"), "null"),
+}
+BRIEF_COLUMNS = ", ".join(_BRIEF.get(column, column) for column in COLUMNS.split(", "))
 _FIRST, _REST = len(_IN_SLOTS), len(_IN_SLOTS) + len(_IN_DICT)
 _ALL = (*_IN_SLOTS, *_IN_DICT, *_OTHERS.split(", "))
 TOKEN_AT, WORKER_AT, LEASE_AT = (_ALL.index(name) for name in ("token", "worker", "lease_until"))
+_PAYLOAD_AT = _ALL.index("payload")
 _NUMBERS_END = _FIRST + 5
 _CHANGING = 7  # columns of a plain job that is ready, which differ; the others are these
 _PLAIN_READY = (*(None,) * 3, 0, None, 0, 0, *(None,) * 9, PENDING, 1, 0, *(None,) * 3, READY, None)
@@ -120,6 +127,14 @@ def job_of(row: Sequence[Any]) -> Job:
         there = state in _STATES and type(state) is int
         problems = [] if there else [f"state holds {shown(state)}, which is not 0 to {len(_STATES) - 1}"]
         return read(fields, problems=problems)
+
+
+def brief_job_of(row: Sequence[Any]) -> Job:
+    """As `job_of`, for a row whose payload may be cut; that is the body of the job, and nobody reads it."""
+    job = job_of((*row[:_PAYLOAD_AT], b"{}", *row[_PAYLOAD_AT + 1 :]))
+    beginning = row[_PAYLOAD_AT]
+    job.body = beginning if isinstance(beginning, bytes) else str(beginning).encode(errors="replace")
+    return job
 
 
 def _check_shape(shape: tuple[type, ...]) -> None:

@@ -329,6 +329,12 @@ class SqliteStore(Store):
         """Snapshots of jobs, newest first."""
         return sqlite_look.find(self._file, wanted, min(limit, sqlite_look.MOST), after, before)
 
+    def find_brief(
+        self, wanted: Filter = ALL, *, limit: int = 100, after: int | None = None, before: int | None = None
+    ) -> Page:
+        """As `find`, without what may be large."""
+        return sqlite_look.find(self._file, wanted, min(limit, sqlite_look.MOST), after, before, brief=True)
+
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
         return sqlite_look.counts(self._file, self.clock.time())

@@ -21,7 +21,7 @@ from neoq.threads.frames import frames_from
 GUARDED = (
     *("open_store", "close_store", "add", "add_tick", "last_tick", "list_schedules", "schedules"),
     *("claim", "extend", "settle", "reclaim", "prune", "beat", "workers"),
-    *("find", "counts", "waiting_kinds", "change", "set_paused"),
+    *("find", "find_brief", "counts", "waiting_kinds", "change", "set_paused"),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -111,7 +112,29 @@ class FilterCases(Suite):
         assert numbers(backend.jobs("q", order="oldest", after=ids[1])) == [3, 5]
         assert numbers(backend.jobs(status=Status.DEAD, order="oldest")) == [1, 4]
         with pytest.raises(InvalidJobError, match="order is 'up'"):
-            backend.jobs(order="up")  # type: ignore[arg-type]
+            backend.jobs(order="up")  # type: ignore[call-overload]
+
+    def test_brief(self, backend: Backend) -> None:
+        """A line of a list has the beginning of the payload, and what else a job has that is not large."""
+        backend.listen("q", fails, max_retries=0)
+        job = ended(backend, backend.enqueue("q", {"n": 1, "error": "bad"}, key="k", uid="u"))
+        large = ended(backend, backend.enqueue("q", {"text": "ä" * 100_000}))
+        waits = backend.enqueue("q", {"n": 2}, run_after=LATER, priority=3, max_retries=4)
+        lines = backend.jobs("q", brief=True, order="oldest")
+        assert [line.id for line in lines] == [job.id, large.id, waits.id]
+        for line, known in zip(lines, (job, large, waits), strict=True):
+            shared = {field.name for field in fields(line)} - {"preview"}
+            assert {name: getattr(line, name) for name in shared} == {
+                name: getattr(known, name) for name in shared
+            }
+            assert line.finished == known.finished
+        assert [lines[0].preview, lines[2].preview] == ['{"error":"bad","n":1}', '{"n":2}']
+        assert lines[1].preview.startswith('{"text":"ää')
+        assert lines[1].preview.endswith("ä…")
+        assert 1020 <= len(lines[1].preview.encode()) <= 1024
+        [line] = backend.jobs(payload={"n": 1}, status=Status.DEAD, brief=True)
+        assert (line.uid, line.error) == ("u", "RuntimeError: bad")
+        assert [line.id for line in backend.jobs(limit=1, after=waits.id, brief=True)] == [large.id]
 
     def test_all_that_match(self, waiting: Backend) -> None:
         """iter_jobs() yields every job that the filters take, in both orders, also more than a page."""
