@@ -18,7 +18,7 @@ help: ## Show this help
 		/^[a-z-]+:.*## / {printf "  %-8s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: $(VENV)/.has-demo ## Run the demo: a Flask application that sends its mails in background jobs
+demo: $(VENV)/.has-demo ## Run the demo: a Flask application, and a worker beside it that sends its mails
 	@$(BIN)/python examples/signup/demo.py $(ARGS)
 
 .PHONY: check

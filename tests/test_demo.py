@@ -81,7 +81,19 @@ def test_the_demo_says_what_it_does(whole: subprocess.CompletedProcess[str]) -> 
     first, second, *_ = whole.stdout.splitlines()
     assert "300 people sign up over HTTP" in first
     assert "demo.db" in second
-    assert "a second backend finishes" in whole.stdout
+
+
+def test_the_demo_shows_the_worker_command(whole: subprocess.CompletedProcess[str]) -> None:
+    """`neoq worker` runs the jobs beside the web process, and is replaced by another in the middle."""
+    lines = whole.stdout.splitlines()
+    starts = [number for number, line in enumerate(lines) if line.startswith("$ neoq worker worker:backend")]
+    assert len(starts) == 2
+    between = "\n".join(lines[starts[0] : starts[1]])
+    assert "claims jobs" in between
+    assert "asked to stop by SIGTERM" in between
+    assert "signups posted" in between
+    assert "claims jobs" in "\n".join(lines[starts[1] :])
+    assert "refused" not in whole.stdout
 
 
 def test_the_demo_in_memory_reconciles(tmp_path: Path) -> None:
@@ -114,7 +126,8 @@ def test_the_demo_shows_a_table_on_a_terminal(tmp_path: Path) -> None:
         screen = read_all(ours)
     assert demo.returncode == 0, screen
     assert "\x1b[" in screen
-    assert "runners" in screen
+    assert "workers" in screen
+    assert "claims jobs" in screen
     assert BALANCED in screen
 
 

@@ -32,6 +32,7 @@ class Crowd:
 
     def __init__(self, address: tuple[str, int], people: list[Person], journal: Journal) -> None:
         self.address = address
+        self.size = len(people)
         self._journal = journal
         self.answers: list[tuple[int, dict[str, Any]]] = []
         self._waiting: SimpleQueue[Person] = SimpleQueue()

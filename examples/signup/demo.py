@@ -1,9 +1,10 @@
-"""Sign up a crowd over HTTP while jobs send the mails, shut down in the middle, and account for every mail.
+"""Sign up a crowd over HTTP, replace the worker that sends the mails, and account for every mail.
 
-NEOQ_URL chooses where the jobs are kept; by default in the file demo.db. Jobs that have not run at the
-shutdown are finished by a second backend. If the demo is killed, the next run first finishes its jobs, and
-accounts for its mails. In memory such jobs are lost, and listed. The exit status is 1 if the accepted
-mails are not the delivered mails plus the mails reported as lost.
+NEOQ_URL chooses where the jobs are kept; by default in the file demo.db. The command `neoq worker` runs them
+beside the web process. If the demo is killed, the next run first finishes its jobs, and accounts for its
+mails. In memory the web process runs the jobs itself, and is shut down in the middle: the jobs that have not
+run are lost, and listed. The exit status is 1 if the accepted mails are not the delivered mails plus those
+reported as lost.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from contextlib import closing, contextmanager
 
 import jobs
 from app import create_app
+from beside import Worker
 from crowd import Crowd, read_people
 from flask import Flask
 from journal import Journal
@@ -45,7 +47,7 @@ def main() -> int:
         level=level, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
     )
     try:
-        return run(console, read_people(options.signups))
+        return run(console, read_people(options.signups), verbose=options.verbose)
     except KeyboardInterrupt:
         console.print("interrupted before the account was made")
         return 130
@@ -60,23 +62,25 @@ def read_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(console: Console, people: list[dict[str, str]]) -> int:
+def run(console: Console, people: list[dict[str, str]], *, verbose: bool) -> int:
     url = os.environ.setdefault("NEOQ_URL", "sqlite:///demo.db")
-    journal = Journal(None) if url.startswith("memory:") else Journal.of(url)
-    with closing(journal), Sink(journal) as sink, Screen(console) as screen:
-        with open_backend(sink) as backend:
-            durable = "durable" in backend.features
-            introduce(console, backend, len(people))
-            if durable:
+    in_memory = url.startswith("memory:")
+    journal = Journal(None) if in_memory else Journal.of(url)
+    report = neoq.ShutdownReport()
+    with closing(journal), Sink(journal) as sink, Screen(console) as screen, neoq.connect() as backend:
+        introduce(console, backend, len(people), in_memory=in_memory)
+        if in_memory:
+            jobs.listen(backend, sink.address)
+            with serve(create_app(backend)) as address, Crowd(address, people, journal) as crowd:
+                report = shut_down_in_the_middle(backend, crowd, screen)
+        else:
+            with Worker(console, sink.address, verbose=verbose) as worker:
                 finish(backend, screen, "finishing the jobs of an earlier run")
                 if not account_for_earlier(console, journal, sink):
                     return 1
-            with serve(create_app(backend)) as address, Crowd(address, people, journal) as crowd:
-                report = shut_down_in_the_middle(backend, crowd, screen, len(people) * 2 // 3)
-        if durable:  # nothing was lost there
-            with open_backend(sink) as second:
-                finish(second, screen, "a second backend finishes the jobs that were given back")
-                report = second.shutdown()
+                with serve(create_app(backend)) as address, Crowd(address, people, journal) as crowd:
+                    replace_the_worker_in_the_middle(worker, backend, crowd, screen)
+                finish(backend, screen, "everybody has posted")
         journal.clear()
     accepted = crowd.accepted()
     ledgers = [
@@ -85,22 +89,18 @@ def run(console: Console, people: list[dict[str, str]]) -> int:
     return account(console, people, crowd, sink, ledgers)
 
 
-def introduce(console: Console, backend: neoq.Backend, people: int) -> None:
+def introduce(console: Console, backend: neoq.Backend, people: int, *, in_memory: bool) -> None:
     """Say what the demo is about to do, and with which store."""
-    left = "are finished by a second backend" if "durable" in backend.features else "are lost, and listed"
+    sender, middle = "a worker beside the web process sends", "the worker is replaced, as by a deploy"
+    if in_memory:
+        sender = "background jobs send"
+        middle = "the backend is shut down: jobs that have not run are lost, and listed"
     console.print(
-        f"{people} people sign up over HTTP, and background jobs send their mails. In the middle the backend "
-        f"is shut down: jobs that have not run {left}. At the end every mail is accounted for.\n"
+        f"{people} people sign up over HTTP, and {sender} their mails. In the middle {middle}. "
+        "At the end every mail is accounted for.\n"
         f"The jobs are kept by {backend!r}; NEOQ_URL chooses another store.",
         soft_wrap=True,
     )
-
-
-def open_backend(sink: Sink) -> neoq.Backend:
-    backend = neoq.connect()
-    jobs.listen(backend, sink.address)
-    backend.start()
-    return backend
 
 
 @contextmanager
@@ -118,17 +118,30 @@ def serve(app: Flask) -> Iterator[tuple[str, int]]:
         server.server_close()
 
 
-def shut_down_in_the_middle(
-    backend: neoq.Backend, crowd: Crowd, screen: Screen, after: int
-) -> neoq.ShutdownReport:
-    """Shut the backend down after this many answers, while the crowd continues to post."""
-    while crowd.busy and len(crowd.answers) < after:
-        time.sleep(0.1)
-        screen.show(backend, f"{len(crowd.answers)} signups posted")
+def shut_down_in_the_middle(backend: neoq.Backend, crowd: Crowd, screen: Screen) -> neoq.ShutdownReport:
+    """Shut the backend down while the crowd continues to post."""
+    watch(backend, crowd, screen, until=crowd.size * 2 // 3)
     report = backend.shutdown(timeout=10)
     while crowd.busy:
         time.sleep(0.1)
     return report
+
+
+def replace_the_worker_in_the_middle(
+    worker: Worker, backend: neoq.Backend, crowd: Crowd, screen: Screen
+) -> None:
+    """Stop the worker, and start another, while the crowd continues to post."""
+    watch(backend, crowd, screen, until=crowd.size // 2)
+    worker.stop()
+    worker.start()
+    watch(backend, crowd, screen, until=crowd.size)
+
+
+def watch(backend: neoq.Backend, crowd: Crowd, screen: Screen, until: int) -> None:
+    """Show the queues until the crowd has so many answers."""
+    while crowd.busy and len(crowd.answers) < until:
+        time.sleep(0.1)
+        screen.show(backend, f"{len(crowd.answers)} signups posted")
 
 
 def finish(backend: neoq.Backend, screen: Screen, title: str) -> None:
@@ -163,9 +176,10 @@ def account(
     console: Console, people: list[dict[str, str]], crowd: Crowd, sink: Sink, ledgers: list[Ledger]
 ) -> int:
     answers = crowd.statuses()
+    refused = f", {answers[503]} refused after the shutdown (503)" if answers[503] else ""
     console.print(
         f"{len(people)} signups posted: {answers[202]} accepted, {answers[200]} twice, "
-        f"{answers[400]} invalid, {answers[503]} refused after the shutdown (503)",
+        f"{answers[400]} invalid{refused}",
         soft_wrap=True,
     )
     console.print(f"{sink.turned_away} mails rejected temporarily, and retried")

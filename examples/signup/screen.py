@@ -41,8 +41,8 @@ class Screen:
 
 
 def _table(backend: neoq.Backend, title: str) -> Table:
-    stats = backend.stats()
-    caption = f"{stats.runners} runners, {stats.failed} failed attempts, {stats.abandoned} abandoned threads"
+    workers = ", ".join(f"{worker.pid} runs {worker.running}" for worker in backend.workers())
+    caption = f"workers: {workers or 'none'}"
     table = Table("queue", title=title, caption=caption, title_justify="left", caption_justify="left")
     for name in COUNTS:
         table.add_column(name, justify="right")
@@ -56,6 +56,4 @@ def _line(backend: neoq.Backend, title: str) -> str:
     for queue in backend.queues():
         counts = ", ".join(f"{count} {name}" for name in COUNTS if (count := getattr(queue, name)))
         parts.append(f"{queue.queue} {counts or 'empty'}")
-    if abandoned := backend.stats().abandoned:
-        parts.append(f"{abandoned} abandoned threads")
     return " | ".join(parts)
