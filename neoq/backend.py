@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, Unpack, overload
 
 from neoq.batch import Batch, BatchMiddleware
-from neoq.clock import Clock, machine
+from neoq.clock import Clock
 from neoq.config import Config, query_of
 from neoq.engine.engine import Engine
 from neoq.engine.listener import Middleware
 from neoq.engine.report import ShutdownReport
-from neoq.errors import ConfigError, InvalidJobError, NeoqError
+from neoq.engine.signals import run_until_signalled
+from neoq.errors import ConfigError, InvalidJobError
 from neoq.job import (
     Job,
     JobOptions,
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from neoq.tasks import Tasks
     from neoq.tasks.collection import Decorator
 
-SECOND_SIGNAL = 0.5  # seconds after the first, or it is the same
 EnqueueMiddleware = Callable[[Job, Callable[..., Job]], Job]
 
 
@@ -407,44 +405,7 @@ class Backend(Listening, Operations):
         ``queues`` are those to run, as for `start`.
         A second signal, half a second later or more, does not let running jobs end: it interrupts them.
         """
-        if threading.current_thread() is not threading.main_thread():
-            raise NeoqError("run() waits for signals, which only the main thread gets; elsewhere use start()")
-        # A lock and no Event: the set() of one takes a lock that the wait() under this handler may hold.
-        asked = threading.Lock()
-        asked.acquire()
-        times: list[float] = []  # when we were asked, and asked again
-
-        def ask(*_: object) -> None:
-            now = machine.monotonic()
-            if not times:
-                times.append(now)
-                asked.release()
-            elif now - times[0] >= SECOND_SIGNAL:  # both at once is a supervisor that passes a signal on
-                times.append(now)
-                if (stopping := self.engine.stopping) is not None:
-                    stopping.hurry()
-
-        signals = (signal.SIGTERM, signal.SIGINT)
-        before = [signal.signal(number, ask) for number in signals]
-        try:
-            self.engine.is_worker = True
-            self.start(queues)
-            if not self.engine.pools:
-                self.config.log.warning(
-                    "run() has nothing to run: this backend listens on no queue; import the modules that "
-                    "have its handlers first"
-                )
-            while not asked.acquire(
-                timeout=1.0
-            ):  # untimed, it would miss a signal that comes just before it blocks
-                pass
-            stopping = self.engine.begin_shutdown(None, drain=False)
-            if len(times) > 1:  # the second came before there was anything to hurry
-                stopping.hurry()
-            return stopping.run()
-        finally:
-            for number, handler in zip(signals, before, strict=True):
-                signal.signal(number, handler)
+        return run_until_signalled(self.engine, queues)
 
     def drain(self, timeout: timedelta | float | None = None) -> bool:
         """Wait until every job that is ready or running here is settled; False if ``timeout`` comes first.

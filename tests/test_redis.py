@@ -177,6 +177,7 @@ def test_a_server_that_evicts(policy: str, fits: bool) -> None:
         backend = neoq.connect(server.url, autostart=False)
         if fits:
             assert backend.enqueue("q").id
+            backend.shutdown()
         else:
             with pytest.raises(neoq.ConfigError, match="maxmemory-policy noeviction"):
                 backend.enqueue("q")

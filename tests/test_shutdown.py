@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import neoq
-from neoq.backend import SECOND_SIGNAL
+from neoq.engine.signals import SECOND_SIGNAL
 from tests.processes import ROOT, running
 
 PATIENCE = 20.0

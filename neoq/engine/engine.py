@@ -16,7 +16,7 @@ from neoq.engine.at_exit import alive, finish_before_pools_close
 from neoq.engine.interactive import is_interactive, named_alike, place_of
 from neoq.engine.interrupt import current_slot
 from neoq.engine.listener import Listener, Middleware, Route
-from neoq.engine.quiet import await_quiet
+from neoq.engine.quiet import await_quiet, await_rest
 from neoq.engine.report import Ending, ShutdownReport
 from neoq.engine.runtime import Runtime
 from neoq.engine.scheduler import Cron
@@ -194,7 +194,7 @@ class Engine(Runtime):
         if slot is not None:
             slot.deliver()
         with self.lock, self._check_lock:
-            deferred = any(runner.slot.deferred for runner in self._runners())
+            deferred = any(runner.slot.deferred for runner in self.runners())
             if (
                 self.opened
                 and not self._idle_unsaid
@@ -372,27 +372,10 @@ class Engine(Runtime):
             for pool in self.pools.values():
                 pool.suspended = True
         try:
-            self._await_rest(machine.monotonic() + self.config.shutdown_timeout)
+            await_rest(self, machine.monotonic() + self.config.shutdown_timeout)
         except BaseException:
             self.resume()
             raise
-
-    def _await_rest(self, give_up: float) -> None:
-        """Wait until the threads have ended what they held as they were told to rest."""
-        with self.waiting():
-            while not self._rests():
-                if machine.monotonic() > give_up:
-                    raise NeoqError("jobs of this backend still run in threads; drain it before")
-                self.wait_for_change(0.01, self.changes)
-
-    def _rests(self) -> bool:
-        if not all(runner.parked for runner in self._runners()):
-            return False
-        if self.fetcher is not None:
-            if self.fetcher.busy:
-                return False
-            self.fetcher.give_back()
-        return self.settler is None or not self.settler.unsettled()
 
     def resume(self) -> None:
         """Let the threads work again."""
@@ -472,7 +455,7 @@ class Engine(Runtime):
             return
         self.stop_claiming()
         with self.waiting():
-            while not all(runner.parked for runner in self._runners()) and machine.monotonic() < give_up:
+            while not all(runner.parked for runner in self.runners()) and machine.monotonic() < give_up:
                 self.wait_for_change(0.01, self.changes)
 
     def stop_at_exit(self) -> None:

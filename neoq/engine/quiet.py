@@ -1,4 +1,4 @@
-"""Quiet: nothing is ready or runs here, which a drain waits for."""
+"""Quiet: nothing is ready or runs here, which a drain waits for; and rest, which a test waits for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from neoq.clock import machine
 from neoq.engine.pool import RunnerPool
 from neoq.engine.runtime import Runtime
+from neoq.errors import NeoqError
 from neoq.filter import Filter
 from neoq.record import Status
 from neoq.search import pages
@@ -67,3 +68,22 @@ def _is_busy(runtime: Runtime) -> bool:
         or any(len(pool.idle) < len(pool.runners) for pool in list(runtime.pools.values()))
         or bool(runtime.settler.unsettled())
     )
+
+
+def await_rest(runtime: Runtime, give_up: float) -> None:
+    """Wait until the suspended threads have ended the jobs that they had."""
+    with runtime.waiting():
+        while not _rests(runtime):
+            if machine.monotonic() > give_up:
+                raise NeoqError("jobs of this backend still run in threads; drain it before")
+            runtime.wait_for_change(0.01, runtime.changes)
+
+
+def _rests(runtime: Runtime) -> bool:
+    if not all(runner.parked for runner in runtime.runners()):
+        return False
+    if runtime.fetcher is not None:
+        if runtime.fetcher.busy:
+            return False
+        runtime.fetcher.give_back()
+    return runtime.settler is None or not runtime.settler.unsettled()

@@ -392,12 +392,13 @@ class Runtime:
         """Whether this process runs jobs."""
         return self.running and bool(self.pools)
 
-    def _runners(self) -> list[Runner]:
+    def runners(self) -> list[Runner]:
+        """Every runner that was not abandoned."""
         return [runner for pool in list(self.pools.values()) for runner in list(pool.runners)]
 
     def _supervised(self) -> Iterator[Supervised]:
         """What the watchdog looks at."""
-        yield from self._runners()
+        yield from self.runners()
         yield self._second_look if self.heartbeat is None else self.heartbeat
 
     def wake_ready(self) -> None:
@@ -412,17 +413,17 @@ class Runtime:
 
     def all_runners(self) -> list[Runner]:
         """Every runner whose thread lives, the abandoned ones included."""
-        return self._runners() + [
+        return self.runners() + [
             runner for pool in list(self.pools.values()) for runner in list(pool.abandoned)
         ]
 
     def _running(self) -> list[Job]:
-        return [job for runner in self._runners() if (job := runner.slot.job) is not None]
+        return [job for runner in self.runners() if (job := runner.slot.job) is not None]
 
     def held(self) -> list[Job]:
         """Every job that this process has taken and that has not ended: fetched, handed over, or running."""
         held = self.fetcher.held() if self.fetcher is not None else []
-        for runner in self._runners():
+        for runner in self.runners():
             held += list(runner.ahead)
             if (job := runner.slot.job) is not None:
                 held.append(job)
@@ -442,7 +443,7 @@ class Runtime:
         for job in filter(is_meant, self.held()):
             job.lease_lost = job.lease_lost or lost
             job.cancel_asked = True
-        for runner in self._runners():
+        for runner in self.runners():
             running = runner.slot.job
             if running is None or not is_meant(running):
                 continue
@@ -454,7 +455,7 @@ class Runtime:
         """This process, as other workers see it."""
         now = to_datetime(self.clock.time())
         assert now is not None
-        running = sum(runner.slot.job is not None for runner in self._runners())
+        running = sum(runner.slot.job is not None for runner in self.runners())
         began: datetime = to_datetime(self.began) or now
         kinds = {queue: self.listeners[queue].kinds for queue in sorted(self.pools)}
         return WorkerInfo(

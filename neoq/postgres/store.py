@@ -95,6 +95,13 @@ class PostgresStore(Store):
             self._close_connections()
             raise
         self._notify = notify
+        self._tables_version = 0  # that was warned of
+        self._room = Room()
+        self._open_worker(notify)
+
+    def _open_worker(self, notify: Notify) -> None:
+        """Make what only a process that runs jobs uses."""
+        config = self.config
         self._worker = self.context.worker_id
         self._presence = WorkerPresence(
             self._own,
@@ -115,8 +122,6 @@ class PostgresStore(Store):
             context=self.context,
             log=config.log,
         )
-        self._tables_version = 0  # that was warned of
-        self._room = Room()
 
     def _look_at_server(self) -> None:
         """Refuse a server that is too old, and bring the tables up to date."""

@@ -86,9 +86,8 @@ class RedisStore(Store):
     def open_store(self, notify: Notify) -> None:
         """Connect, and look whether the server may keep jobs."""
         config = self.config
-        connection = self._connect()
+        self._redis = connection = self._connect()
         self._notify = notify
-        self._redis = connection
         self._scripts = connection.scripts
         self._queues = RedisQueues(connection, config.prefix)
         before = machine.time()

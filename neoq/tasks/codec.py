@@ -102,9 +102,6 @@ def _misfit(place: str, value: Any, wanted: str) -> Misfit:
     return Misfit(f"{place} is {'an' if kind[:1].lower() in 'aeio' else 'a'} {kind}, not {wanted}")
 
 
-# -- single values ---------------------------------------------------------------------------------------
-
-
 def _as_it_is(name: str, classes: tuple[type, ...], wire: str, *, but: type | None = None) -> Codec:
     def check(value: Any, place: str) -> Any:
         if not isinstance(value, classes) or (but is not None and isinstance(value, but)):
@@ -247,9 +244,6 @@ def _union(annotation: Any, arguments: tuple[Any, ...], where: str) -> Codec:
     )
 
 
-# -- many values -----------------------------------------------------------------------------------------
-
-
 def _list(annotation: Any, arguments: tuple[Any, ...], where: str) -> Codec:
     return _many(
         annotation, list, (list, tuple) if get_origin(annotation) in _LOOSE else (list,), arguments, where
@@ -354,9 +348,6 @@ def _dict(annotation: Any, arguments: tuple[Any, ...], where: str) -> Codec:
             raise Misfit(f"{place} has a key that is no int: {name}") from None
 
     return Codec(name, encode, decode, frozenset({_OBJECT}))
-
-
-# -- classes with fields ---------------------------------------------------------------------------------
 
 
 class _Field(NamedTuple):
