@@ -183,6 +183,20 @@ def test_an_application_that_cannot_be_imported(shop: Shop) -> None:
     assert "neoq/cli" not in worker.log
 
 
+def test_an_application_that_is_imported_twice(shop: Shop) -> None:
+    """An application that is imported under a second name, too, runs each job once, and by the first."""
+    (shop.folder / "inner").mkdir()
+    (shop.folder / "inner" / "shop.py").symlink_to(shop.file)
+    app = APP.replace("os.getpid()", "__name__").replace("(__file__)", "(__file__).resolve()")
+    shop.write(app + "\nif __name__ == 'shop':\n    import inner.shop\n")
+    shop.add(50)
+    with shop.worker() as worker:
+        shop.until(set(range(50)))
+        worker.signal(signal.SIGTERM)
+        assert worker.ends() == 0
+    assert [fields[1] for fields in shop.ledger("began")] == ["shop"] * 50
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
