@@ -322,7 +322,8 @@ class Operations:
         if wanted.statuses == frozenset():
             return 0
         self.engine.ensure_readable()
-        return sum(len(self._change([job.id for job in page], action)) for page in pages(self.store, wanted))
+        found = pages(self.store, wanted, brief=True)
+        return sum(len(self._change([job.id for job in page], action)) for page in found)
 
     def _operate(self, job_id: int | Iterable[int], action: Action) -> bool | set[int]:
         if isinstance(job_id, (str, bytes)) or not isinstance(job_id, Iterable):

@@ -43,11 +43,12 @@ def page_of(
     return found
 
 
-def pages(store: Store, wanted: Filter, *, oldest: bool = False) -> Iterator[list[Job]]:
+def pages(store: Store, wanted: Filter, *, oldest: bool = False, brief: bool = False) -> Iterator[list[Job]]:
     """All jobs in pages, newest first, without those that come in between; or ``oldest`` first, with them."""
+    find = store.find_brief if brief else store.find
     rest = _FIRST if oldest else None
     while True:
-        page = store.find(wanted, limit=PAGE, **{"before" if oldest else "after": rest})
+        page = find(wanted, limit=PAGE, **{"before" if oldest else "after": rest})
         if page.jobs:
             yield page.jobs[::-1] if oldest else page.jobs
         if (rest := page.rest) is None:
@@ -63,7 +64,7 @@ def count(store: Store, wanted: Filter, at_most: int | None = None) -> int:
             if wanted.queue in {None, counts.queue}:
                 number += sum(getattr(counts, status.value) for status in statuses)
         return number if at_most is None else min(number, at_most)
-    for page in pages(store, wanted):
+    for page in pages(store, wanted, brief=True):
         number += len(page)
         if at_most is not None and number >= at_most:
             return at_most

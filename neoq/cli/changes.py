@@ -18,6 +18,7 @@ from neoq.cli.target import add_store, opened
 if TYPE_CHECKING:
     from neoq.backend import Backend
     from neoq.job import Job
+    from neoq.line import JobLine
 
 SAMPLE = 5  # jobs that are shown before a change
 REASONS = 10  # jobs of a page-wise change of which the report says why they were left
@@ -222,8 +223,9 @@ def _tell_all(verb: Verb, report: Report, reasons: list[str], *, json: bool) -> 
 
 def _matches(
     backend: Backend, verb: Verb, filters: dict[str, Any], limit: int | None = None
-) -> Iterator[list[Job]]:
-    """The jobs that match and can be changed, in pages."""
+) -> Iterator[list[JobLine]]:
+    """The jobs that match and can be changed, in pages of lines."""
+    filters = filters | {"brief": True}
     if "status" in filters:
         yield from pages(backend, filters, limit)
         return
@@ -248,7 +250,7 @@ def _matching(backend: Backend, verb: Verb, filters: dict[str, Any], quickly: bo
     return total
 
 
-def sample_lines(jobs: list[Job]) -> list[str]:
+def sample_lines(jobs: list[JobLine]) -> list[str]:
     """Some jobs as a table."""
     from neoq.cli.listing import job_rows
 

@@ -12,7 +12,6 @@ from neoq.cli.parser import Parser, count, did_you_mean, moment
 
 if TYPE_CHECKING:
     from neoq.backend import Backend
-    from neoq.job import Job
 
 PAGE = 500
 STATUSES = ("pending", "running", "retrying", "succeeded", "dead", "cancelled")
@@ -78,8 +77,8 @@ def filters_of(args: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def pages(backend: Backend, filters: dict[str, Any], limit: int | None = None) -> Iterator[list[Job]]:
-    """The jobs that match, in pages of some hundreds."""
+def pages(backend: Backend, filters: dict[str, Any], limit: int | None = None) -> Iterator[list[Any]]:
+    """The jobs that match, or lines of them if the filters have ``brief``, in pages of some hundreds."""
     left = limit
     while left is None or left > 0:
         size = PAGE if left is None else min(PAGE, left)

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from neoq.cli.output import ago, compact, many, plain, span
+from neoq.cli.output import ago, many, plain, span
 
 if TYPE_CHECKING:
-    from neoq.job import Job
+    from neoq.line import JobLine
     from neoq.store import QueueCounts, WorkerInfo
 
 Table = tuple[Sequence[str], list[Sequence[object]]]
@@ -18,7 +18,7 @@ COUNTS = ("ready", "scheduled", "retrying", "running", "succeeded", "dead", "can
 ABOUT = 60  # characters of a payload or an error in a row
 
 
-def job_rows(jobs: Iterable[Job]) -> Table:
+def job_rows(jobs: Iterable[JobLine]) -> Table:
     """Jobs: each with what is most telling of its state."""
     now = datetime.now(UTC)
     jobs = list(jobs)
@@ -32,18 +32,18 @@ def job_rows(jobs: Iterable[Job]) -> Table:
             str(job.status),
             _attempts(job),
             _when(job, now),
-            plain(job.error, ABOUT) if job.error else compact(job.payload, ABOUT),
+            plain(job.error or job.preview, ABOUT),
         )
         for job in jobs
     ]
 
 
-def _attempts(job: Job) -> str:
+def _attempts(job: JobLine) -> str:
     """Which attempt is the latest or the next, of how many if the job itself says it."""
     return f"{job.attempt}" if job.max_retries is None else f"{job.attempt}/{job.max_retries + 1}"
 
 
-def _when(job: Job, now: datetime) -> str:
+def _when(job: JobLine, now: datetime) -> str:
     if job.finished:
         return ago(job.finished_at, now)
     if job.status == "running":

@@ -27,13 +27,13 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print them."""
-    order = {"order": "oldest"} if args.oldest else {}
+    filters = filters_of(args) | {"brief": not args.json, "order": "oldest" if args.oldest else "newest"}
     with opened(args) as backend:
         if say_if_unknown(backend, args.queue):  # the store would look at every job
             return 0
         listed, last = 0, None
         found = []
-        for page in pages(backend, filters_of(args) | order, args.limit):
+        for page in pages(backend, filters, args.limit):
             listed, last = listed + len(page), page[-1].id
             if args.json:
                 for job in page:

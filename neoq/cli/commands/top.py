@@ -58,7 +58,7 @@ def screen_lines(backend: Backend, queues: list[QueueCounts], rate: float | None
     from neoq.record import Status
 
     workers = backend.workers()
-    running = backend.jobs(status=Status.RUNNING, limit=SHOWN)
+    running = backend.jobs(status=Status.RUNNING, limit=SHOWN, brief=True)
     listeners = listeners_of(workers)
     busiest = sorted(queues, key=lambda one: (-one.unfinished, one.queue))
     total = sum(one.running for one in queues)
