@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 from neoq.attempts import Attempt, attempts_of
 from neoq.checks import check_queue, checked_id, checked_uid
 from neoq.engine.engine import Engine
+from neoq.engine.search import UNFINISHED, count, page_of, pages
 from neoq.engine.unknown import unknown_kinds
 from neoq.errors import InvalidJobError
 from neoq.filter import ALL, Filter, Filters, Order, OtherFilters, filter_of, is_oldest
@@ -21,7 +22,6 @@ from neoq.job import (
 from neoq.line import JobLine, line_of
 from neoq.record import Status
 from neoq.schedules import ScheduleInfo, info_of
-from neoq.search import UNFINISHED, count, page_of, pages
 from neoq.store import Action, QueueCounts, Store, WorkerInfo
 from neoq.threads.boundary import entrances
 from neoq.times import to_datetime, to_seconds

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from neoq import BackendError, BackendUnavailable, group_commit
-from neoq.group_commit import Call, GroupCommit
 from neoq.testing.cases.suite import PATIENCE, eventually
+from neoq.threads.group_commit import Call, GroupCommit
 
 
 def nothing(calls: Sequence[Call[int, int]]) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from neoq.clock import machine
 from neoq.engine.pool import RunnerPool
 from neoq.engine.runtime import Runtime
+from neoq.engine.search import pages
 from neoq.errors import NeoqError
 from neoq.filter import Filter
 from neoq.record import Status
-from neoq.search import pages
 
 _WAITING = frozenset({Status.PENDING, Status.RETRYING})
 

@@ -17,6 +17,7 @@ from neoq.engine.listener import Listener, Middleware, Routes
 from neoq.engine.pool import Runner, RunnerPool
 from neoq.engine.report import Ending
 from neoq.engine.scheduler import Cron, CronScheduler
+from neoq.engine.search import UNFINISHED, pages
 from neoq.engine.source import DirectSource, JobSource
 from neoq.engine.unknown import UnknownKinds
 from neoq.errors import (
@@ -27,7 +28,6 @@ from neoq.job import Job
 from neoq.outcome import Lease, Outcome, lease_of
 from neoq.payload import sized_result
 from neoq.record import Status
-from neoq.search import UNFINISHED, pages
 from neoq.store import Extended, Store, StoreContext, WorkerInfo
 from neoq.system import host_name
 from neoq.threads.lifecycle import BoundedCall, await_change

@@ -11,7 +11,6 @@ from psycopg.pq.abc import PGresult
 
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.filter import Filter
-from neoq.group_commit import Call, GroupCommit
 from neoq.job import DuplicateJobError, Job
 from neoq.postgres.arrays import byteas, texts, uuids
 from neoq.postgres.connections import Connection, Connections, Values, is_alive
@@ -21,6 +20,7 @@ from neoq.postgres.transactions import Execute, Transaction, driver_error, sqlst
 from neoq.postgres.wake import Notifier, payload_for
 from neoq.record import Status
 from neoq.store import taken_by
+from neoq.threads.group_commit import Call, GroupCommit
 
 FEW = 4  # callers: not worth waiting for
 DUPLICATE = "NQ001"

@@ -91,6 +91,13 @@ def script(connection: psycopg.Connection[Any], schema: str) -> list[str]:
     return ["begin", *_FIRST, *_missing(connection, schema), "commit"]
 
 
+def refuse_old(connection: psycopg.Connection[Any], where: str) -> None:
+    """Raise BackendError for a server that is too old."""
+    version = connection.info.server_version // 10000
+    if version < 13:
+        raise BackendError(f"{where} is PostgreSQL {version}; neoq needs 13 or newer")
+
+
 def migrate(connection: psycopg.Connection[Any], schema: str) -> None:
     """Bring the tables of a schema up to date; does nothing where they are."""
     if _is_up_to_date(connection, schema):

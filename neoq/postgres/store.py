@@ -126,11 +126,7 @@ class PostgresStore(Store):
     def _look_at_server(self) -> None:
         """Refuse a server that is too old, and bring the tables up to date."""
         with self._connections.use() as connection:
-            version = connection.info.server_version // 10000
-            if version < 13:
-                raise BackendError(
-                    f"{self._connections.where} is PostgreSQL {version}; neoq needs 13 or newer"
-                )
+            postgres_schema.refuse_old(connection, self._connections.where)
             if self.config.migrate:
                 postgres_schema.migrate(connection, self.config.schema)
             else:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
-from neoq.group_commit import Call, GroupCommit
 from neoq.sqlite.fork import note_closed, note_open
 from neoq.sqlite.place import Identity, Place
 from neoq.sqlite.schema import VERSION, is_whole, statements_for
+from neoq.threads.group_commit import Call, GroupCommit
 
 if TYPE_CHECKING:
     from neoq.sqlite.session import Session

@@ -1,1 +1,1 @@
-"""Threads: how they start, loop and end, and where a thread is inside neoq."""
+"""Threads: how they start, loop, end and share a commit, and where a thread is inside neoq."""
