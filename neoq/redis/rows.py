@@ -90,6 +90,11 @@ def job_of(id_of_job: int, queue: str, record: bytes, life: bytes | None) -> Job
         return _in_parts(id_of_job, queue, record, life)
 
 
+def may_have(record: bytes, parts: list[list[bytes]]) -> bool:
+    """Whether the payload of a record may have one of each of these parts; one that is kept apart may."""
+    return record[:1] > b"2" or all(any(part in record for part in ones) for ones in parts)
+
+
 def _job_of(id_of_job: int, queue: str, record: bytes, life: bytes | None) -> Job:
     """As `job_of`, in a hurry; raises where something is not as we write it."""
     job = blank(queue)

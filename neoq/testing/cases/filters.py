@@ -190,6 +190,15 @@ class FilterCases(Suite):
         assert backend.cancel_all(until=while_it_waited, time="created") == 1
         assert backend.get(id_of(waits)).status is Status.CANCELLED  # type: ignore[union-attr]
 
+    def test_a_large_payload_is_searched(self, waiting: Backend) -> None:
+        """A job is found by a value in its payload, however large that is and whatever stands around it."""
+        waiting.listen("q", ignore)
+        payloads = [{"text": "x" * size, "n": {"\u00e9 /": "\u2603 /"}, "m": size} for size in (1, 200_000)]
+        waiting.enqueue_many([Job("q", payload) for payload in payloads] + [Job("q", {"n": 1})])
+        found = waiting.jobs("q", payload={"n.\u00e9 /": "\u2603 /"})
+        assert [job.payload["m"] for job in found] == [200_000, 1]
+        assert [job.payload["m"] for job in waiting.jobs("q", payload={"m": 200_000})] == [200_000]
+
     def test_a_rare_job_among_many(self, waiting: Backend) -> None:
         """Jobs are found though a store looks at fewer than all of them in a call."""
         waiting.listen("q", ignore, capacity=None)
