@@ -191,6 +191,7 @@ def test_a_worker_that_died_is_found_out_whatever_its_row_says(postgres_url: str
     alive.start()
     assert dead(alive, job).error is not None
     alive.shutdown()
+    gone.shutdown(timeout=0)
 
 
 def test_each_migration_leaves_a_sign() -> None:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from neoq import BackendError, BackendUnavailable, group_commit
+from neoq import BackendError, BackendUnavailable
 from neoq.testing.cases.suite import PATIENCE, eventually
+from neoq.threads import group_commit
 from neoq.threads.group_commit import Call, GroupCommit
 
 

@@ -497,6 +497,10 @@ def test_ctrl_c_at_the_end_of_a_script_names_what_is_lost() -> None:
         assert "Traceback" not in child.errors
 
 
+@pytest.mark.skipif(
+    (3, 12) <= sys.version_info < (3, 12, 2),
+    reason="Python 3.12.0 and 3.12.1 start no thread once the main thread has ended (gh-113964)",
+)
 @pytest.mark.parametrize("url", ["memory://", "sqlite:///{}/jobs.db"], ids=["memory", "sqlite"])
 def test_thread_pools_work_at_the_end_of_a_script(url: str, tmp_path: Path) -> None:
     """A job that runs as the interpreter ends may use a thread pool, and asyncio.to_thread."""

@@ -1127,7 +1127,8 @@ def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
     gone.rmdir()
     with pytest.raises(ConfigError, match=r"jobs\.db', relative to a working directory that is gone"):
         SqliteBackend("jobs.db", autostart=False).enqueue("q")
-    SqliteBackend(tmp_path / "jobs.db", autostart=False).enqueue("q")
+    with SqliteBackend(tmp_path / "jobs.db", autostart=False) as backend:
+        backend.enqueue("q")
 
 
 @pytest.mark.parametrize(("mode", "given"), [(0o600, "600"), (0o640, 0o640), (0o666, "0o666")])

@@ -44,14 +44,14 @@ _COUNTS = (  # in one statement, because `index_new` changes both
     " where id > (select n from neoq_counts where queue = '' and kind = 0) group by 1, 2"
 )
 _WAITING_KINDS = (
-    "select case typeof(kind) when 'text' then kind end, count(*) from (select kind from ("
-    " select * from (select kind from neoq_jobs where state = 0 and queue = ?1"
-    " order by priority desc, run_after limit ?2)"
-    " union all select * from (select kind from neoq_jobs where state = 1 and queue = ?1"
-    " order by run_after limit ?2)"
-    " union all select * from (select kind from neoq_jobs"
-    " where id > (select n from neoq_counts where queue = '' and kind = 0) and queue = ?1 limit ?2)"
-    ") limit ?2) group by 1"
+    "select case typeof(kind) when 'text' then kind end, count(*) from (select kind from ("  # noqa: S608
+    " select * from (select kind from neoq_jobs where state = 0 and queue = ?"
+    f" order by priority desc, run_after limit {KINDS_LOOKED_AT})"
+    " union all select * from (select kind from neoq_jobs where state = 1 and queue = ?"
+    f" order by run_after limit {KINDS_LOOKED_AT})"
+    " union all select * from (select kind from neoq_jobs where id > (select n from neoq_counts"
+    f" where queue = '' and kind = 0) and queue = ? limit {KINDS_LOOKED_AT})"
+    f") limit {KINDS_LOOKED_AT}) group by 1"
 )
 
 
@@ -191,7 +191,7 @@ def waiting_kinds(file: SqliteFile, queues: Iterable[str]) -> dict[tuple[str, st
     return {
         (queue, kind): number
         for queue in queues
-        for kind, number in file.read(_WAITING_KINDS, (queue, KINDS_LOOKED_AT))
+        for kind, number in file.read(_WAITING_KINDS, (queue, queue, queue))
     }
 
 
