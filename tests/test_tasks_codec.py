@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NewType, NotRequired, Ty
 from uuid import UUID
 
 import orjson
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -237,3 +238,40 @@ def test_aware_datetimes_keep_their_instant() -> None:
     back = codec.decode(codec.encode(datetime(2030, 1, 1, tzinfo=UTC), "x"), "x")
     assert back == datetime(2030, 1, 1, tzinfo=UTC)
     assert back.utcoffset() == timedelta(0)
+
+
+class Line(pydantic.BaseModel):
+    """A part of an order, strict and under names of its own."""
+
+    model_config = pydantic.ConfigDict(strict=True)
+    product: str = pydantic.Field(alias="productName")
+    ordered_at: datetime
+    price: Decimal
+
+
+class Names(pydantic.RootModel[list[str] | None]):
+    """A model that is stored as a list, or as null."""
+
+
+LINE = Line(productName="pen", ordered_at=datetime(2026, 1, 1, tzinfo=UTC), price=Decimal("1.10"))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [(Line, LINE), (Line | None, LINE), (Line | None, None), (list[Line], [LINE]), (Names, Names(["ada"]))],
+)
+def test_a_model_of_pydantic_comes_back_as_it_was(annotation: Any, value: Any) -> None:
+    """A model travels by its aliases, and may be optional."""
+    codec = codec_of(annotation, "x")
+    assert codec.decode(json.loads(json.dumps(codec.encode(value, "x"))), "x") == value
+
+
+def test_what_makes_no_model_is_refused() -> None:
+    """A value that is not the model is refused at enqueue, and a stored one that makes none as it is read."""
+    codec = codec_of(Line, "x")
+    with pytest.raises(Misfit, match="x is a dict, not Line"):
+        codec.encode({"productName": "pen"}, "x")
+    with pytest.raises(Misfit, match=r"x makes no Line: ordered_at: Field required$"):
+        codec.decode({"productName": "pen", "price": "1"}, "x")
+    with pytest.raises(neoq.InvalidJobError, match="look the same"):
+        codec_of(Names | None, "x")

@@ -460,19 +460,28 @@ def _typed_dict(cls: Any, _arguments: tuple[Any, ...], where: str) -> Codec:
     return _with_fields(cls, required, lambda value: value, where)
 
 
+def _faults_of(error: Any) -> str:
+    """What pydantic found, in a line that shows no value."""
+    found = error.errors(include_url=False, include_input=False) if hasattr(error, "errors") else ()
+    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found) or str(error)
+
+
 def _pydantic(cls: Any, _arguments: tuple[Any, ...], _where: str) -> Codec:
     def encode(value: Any, place: str) -> Any:
         if not isinstance(value, cls):
             raise _misfit(place, value, cls.__name__)
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", by_alias=True, round_trip=True)
 
     def decode(value: Any, place: str) -> Any:
         try:
-            return cls.model_validate(value)
+            return cls.model_validate_json(
+                orjson.dumps(value)
+            )  # a strict model takes text for a date only so
         except ValueError as error:
-            raise Misfit(f"{place} makes no {cls.__name__}: {error}") from error
+            raise Misfit(f"{place} makes no {cls.__name__}: {_faults_of(error)}") from error
 
-    return Codec(cls.__name__, encode, decode, _ANYTHING)
+    root = getattr(cls, "__pydantic_root_model__", False)
+    return Codec(cls.__name__, encode, decode, _ANYTHING if root else frozenset({_OBJECT}))
 
 
 _LOOSE = frozenset({abc.Sequence, abc.Iterable, abc.Collection})
