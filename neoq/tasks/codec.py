@@ -25,15 +25,9 @@ from neoq.errors import InvalidJobError, NeoqError
 
 Convert = Callable[[Any, str], Any]  # takes a value, and the place that a Misfit names
 
-_STRING, _NUMBER, _TRUTH, _NULL, _ARRAY, _OBJECT = (
-    "string",
-    "number",
-    "true or false",
-    "null",
-    "array",
-    "object",
-)
-_ANYTHING = frozenset({_STRING, _NUMBER, _TRUTH, _NULL, _ARRAY, _OBJECT})
+_WIRE = ("string", "number", "true or false", "null", "array", "object")
+_STRING, _NUMBER, _TRUTH, _NULL, _ARRAY, _OBJECT = _WIRE
+_ANYTHING = frozenset(_WIRE)
 
 
 class Misfit(NeoqError):
@@ -462,7 +456,7 @@ def _typed_dict(cls: Any, _arguments: tuple[Any, ...], where: str) -> Codec:
 
 def _faults_of(error: Any) -> str:
     """What pydantic found, in a line that shows no value."""
-    found = error.errors(include_url=False, include_input=False) if hasattr(error, "errors") else ()
+    found = error.errors() if hasattr(error, "errors") else ()
     return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found) or str(error)
 
 
@@ -480,8 +474,8 @@ def _pydantic(cls: Any, _arguments: tuple[Any, ...], _where: str) -> Codec:
         except ValueError as error:
             raise Misfit(f"{place} makes no {cls.__name__}: {_faults_of(error)}") from error
 
-    root = getattr(cls, "__pydantic_root_model__", False)
-    return Codec(cls.__name__, encode, decode, _ANYTHING if root else frozenset({_OBJECT}))
+    shapes = _ANYTHING if getattr(cls, "__pydantic_root_model__", False) else {_OBJECT}
+    return Codec(cls.__name__, encode, decode, frozenset(shapes))
 
 
 _LOOSE = frozenset({abc.Sequence, abc.Iterable, abc.Collection})
