@@ -189,17 +189,28 @@ def test_the_shop_does_what_its_page_offers(shop: Shop) -> None:
     assert len(shop.orders()) == 1
 
 
-@pytest.mark.parametrize("kind", [FlaskShop, DjangoShop])
-def test_the_command_of_the_readme_starts_everything(kind: type[Shop], tmp_path: Path) -> None:
-    """One command starts the mail server, the web process and the worker; Ctrl-C ends all of them."""
+@pytest.mark.parametrize(
+    ("kind", "end"),
+    [
+        (FlaskShop, (os.killpg, signal.SIGINT)),  # as a terminal does
+        (DjangoShop, (os.killpg, signal.SIGINT)),
+        (FlaskShop, (os.kill, signal.SIGTERM)),
+    ],
+)
+def test_the_command_of_the_readme_starts_everything(
+    kind: type[Shop], end: tuple[Callable[[int, int], None], int], tmp_path: Path
+) -> None:
+    """One command starts the mail server, the web process and the worker; Ctrl-C or TERM ends all of them."""
     shop = kind(tmp_path, sys.executable)
     shop.mail_server.stop()
     with running([sys.executable, shop.place / "start.py"], env=shop.env | {"PORT": str(shop.port)}) as child:
         until(lambda: shop.ask("GET", "/")[0] == 200, "the web process answers", child)
         assert shop.ask("POST", "/order", email="ada@shop.example", item="tea")[0] == 202
         child.until("Subject: Invoice 1")
-        os.killpg(child.pid, signal.SIGINT)  # as a terminal does
+        send, number = end
+        send(child.pid, number)
         child.ends_well()
+    assert shop.ask("GET", "/") == (0, None)
 
 
 def ended(shop: Shop, job: int) -> Callable[[], Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ COMMANDS = {
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as with Ctrl-C
     print(f"first: python {' '.join(MIGRATE)}", flush=True)
     subprocess.run([sys.executable, *MIGRATE], cwd=HERE, check=True)
     processes = []
@@ -26,7 +28,7 @@ def main() -> None:
         processes.append(subprocess.Popen([sys.executable, *command], cwd=HERE))
     try:
         processes[1].wait()
-    except KeyboardInterrupt:  # all of them have heard of it
+    except KeyboardInterrupt:  # a terminal has told all of them, and a kill only this one
         pass
     finally:
         for process in reversed(processes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,13 +17,14 @@ COMMANDS = {
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as with Ctrl-C
     processes = []
     for name, command in COMMANDS.items():
         print(f"{name}: python {' '.join(command)}", flush=True)
         processes.append(subprocess.Popen([sys.executable, *command], cwd=Path(__file__).parent))
     try:
         processes[1].wait()
-    except KeyboardInterrupt:  # all of them have heard of it
+    except KeyboardInterrupt:  # a terminal has told all of them, and a kill only this one
         pass
     finally:
         for process in reversed(processes):
