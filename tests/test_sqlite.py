@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -160,6 +161,14 @@ def test_importing_neoq_imports_no_sqlite() -> None:
         "neoq.SqliteBackend; assert 'sqlite3' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+
+
+def test_no_statement_has_numbered_placeholders() -> None:
+    """No statement says ?1, of which early releases of Python 3.12 warn and all others say nothing."""
+    package = Path(neoq.__file__).parent / "sqlite"
+    sources = {path.name: path.read_text() for path in package.glob("*.py")}
+    assert "find.py" in sources
+    assert [name for name, source in sources.items() if re.search(r"\?\d", source)] == []
 
 
 def test_an_unknown_name_of_the_package() -> None:
