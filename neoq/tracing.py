@@ -17,7 +17,7 @@ from neoq.backend import Backend
 from neoq.batch import Batch
 from neoq.errors import ConfigError, JobCancelled, NeoqError, ShutdownRequested, Snooze
 from neoq.job import Job
-from neoq.wording.bounds import MAX_TYPE, cut
+from neoq.wording.bounds import MAX_TYPE, class_name, cut, full_name
 
 try:
     from opentelemetry import context as contexts
@@ -258,10 +258,9 @@ def _failed(span: Span, error: BaseException) -> None:
             span.set_attribute("neoq.job.outcome", outcome)
             return
     cls = type(error)
-    name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
     try:
-        text = f"{cls.__name__}: {error}"
+        text = f"{class_name(cls)}: {error}"
     except Exception:
-        text = cls.__name__
-    span.set_attribute("error.type", cut(name, MAX_TYPE))
+        text = class_name(cls)
+    span.set_attribute("error.type", cut(full_name(cls), MAX_TYPE))
     span.set_status(StatusCode.ERROR, cut(text, MAX_DESCRIPTION))

@@ -426,6 +426,33 @@ def test_an_exception_that_cannot_be_read(memory: neoq.MemBackend, spans: Spans)
     assert len(by_type["ValueError"] or "") < 2000
 
 
+class Nameless(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name == "__qualname__":
+            raise RuntimeError("no name")
+        return super().__getattribute__(name)
+
+
+class Unnamed(Exception, metaclass=Nameless):
+    """An exception of a class that does not tell its name."""
+
+
+def test_a_class_that_does_not_tell_its_name(memory: neoq.MemBackend, spans: Spans) -> None:
+    """The error of the job is the handler's own, whatever the metaclass of its class overrides."""
+    instrument(memory, tracer_provider=spans.provider)
+
+    def handler(_job: Job) -> None:
+        raise Unnamed("away")
+
+    memory.listen("q", handler, max_retries=0)
+    memory.enqueue("q")
+    assert memory.drain(20)
+    [job] = memory.jobs()
+    assert job.error == "Unnamed: away"
+    [process] = spans.all("process")
+    assert attributes(process)["error.type"] == f"{__name__}.Unnamed"
+
+
 def test_a_timeout_and_a_cancelled_job(memory: neoq.MemBackend, spans: Spans) -> None:
     """A timeout is an error; an attempt that was cancelled is none, and both spans end."""
     instrument(memory, tracer_provider=spans.provider)

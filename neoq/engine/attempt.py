@@ -36,7 +36,7 @@ from neoq.retry import RetryPolicy
 from neoq.threads.boundary import wall
 from neoq.threads.lifecycle import in_time
 from neoq.times import latest, to_seconds
-from neoq.wording.bounds import MAX_ERROR, MAX_TRACEBACK, MAX_TYPE, cut
+from neoq.wording.bounds import MAX_ERROR, MAX_TRACEBACK, MAX_TYPE, class_name, cut
 
 if TYPE_CHECKING:
     from neoq.engine.interrupt import AttemptSlot, Interrupt, Watchdog
@@ -261,7 +261,7 @@ def _at_least(
 
 
 def _unread(error: BaseException) -> Failure:
-    return Failure(_class_name(type(error)), "<its message could not be read>", "")
+    return Failure(class_name(type(error)), "<its message could not be read>", "")
 
 
 def _log_unread(job: Job, listener: Listener) -> None:
@@ -401,20 +401,17 @@ def _log_hanging_delay(job: Job, listener: Listener, error: BaseException, outco
 def describe(error: BaseException) -> Failure:
     """An exception as type, message and traceback, whatever its own methods do."""
     return Failure(
-        cut(_class_name(type(error)), MAX_TYPE),
+        cut(class_name(type(error)), MAX_TYPE),
         cut(_read(lambda: str(error), "message"), MAX_ERROR),
         cut(_read(lambda: "".join(traceback.format_exception(error)), "traceback"), MAX_TRACEBACK),
     )
-
-
-_class_name = type.__dict__["__name__"].__get__  # as it is, whatever a metaclass makes of it
 
 
 def _read(read: Callable[[], str], what: str) -> str:
     try:
         return read()
     except BaseException as broken:
-        return f"<its {what} could not be read: {_class_name(type(broken))}>"
+        return f"<its {what} could not be read: {class_name(type(broken))}>"
 
 
 def _instant(delay: timedelta | float | datetime, now: float) -> float:

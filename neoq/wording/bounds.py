@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 MAX_TYPE = 1024  # bytes of an exception's class
 MAX_ERROR = 8 * 1024  # bytes of an exception's message
@@ -67,10 +67,8 @@ def _notes_of(error: BaseException) -> str:
 def _stand_in(error: BaseException, left: int) -> BaseException:
     """A copy of an exception: its class's name, traceback and causes, and a part of its text."""
     cls = type(error)
-    names: dict[str, Any] = {name: _OF_CLASS[name](cls) for name in ("__module__", "__qualname__")}
-    other: BaseException = type(_OF_CLASS["__name__"](cls), (Exception,), names)(
-        cut(_text_of(error), MAX_ERROR)
-    )
+    names = {"__module__": _module_of(cls), "__qualname__": _qualname_of(cls)}
+    other: BaseException = type(class_name(cls), (Exception,), names)(cut(_text_of(error), MAX_ERROR))
     if notes := _notes_of(error):
         other.add_note(cut(notes, MAX_ERROR))
     if left > 1 and error.__cause__ is not None:
@@ -81,6 +79,12 @@ def _stand_in(error: BaseException, left: int) -> BaseException:
     return other
 
 
-_OF_CLASS: dict[str, Any] = {  # these descriptors ignore what a metaclass overrides
-    name: type.__dict__[name].__get__ for name in ("__name__", "__module__", "__qualname__")
-}
+# These descriptors ignore what a metaclass overrides.
+class_name: Callable[[type], str] = type.__dict__["__name__"].__get__
+_module_of, _qualname_of = (type.__dict__[name].__get__ for name in ("__module__", "__qualname__"))
+
+
+def full_name(cls: type) -> str:
+    """The name of a class with its module, unless that is builtins."""
+    module, name = _module_of(cls), _qualname_of(cls)
+    return str(name) if module == "builtins" else f"{module}.{name}"
