@@ -53,14 +53,14 @@ class Room:
         }
         if all(n <= capacities[queue] and not self.is_full(states[queue], n) for queue, n in wanted.items()):
             return
-        new_of = partial(self._new_of, jobs, states, not special)
-        wanted = new_of()
+        count_new = partial(self._new_of, jobs, states, not special)
+        wanted = count_new()
         refuse_too_many(wanted, capacities)
         if self._context.in_runner():  # a handler that waited for itself would wait for ever
             return
         while full := [queue for queue, n in wanted.items() if n and self.is_full(states[queue], n)]:
-            self.wait(states[full[0]], lambda: new_of()[full[0]])
-            wanted = new_of()
+            self.wait(states[full[0]], lambda: count_new()[full[0]])
+            wanted = count_new()
 
     def may_have(self, state: QueueState) -> bool:
         """Whether to wake producers: asked by a runner that has started all that was handed to it before."""

@@ -41,8 +41,7 @@ from neoq.threads.boundary import entrance
 from neoq.threads.reentry import guarded, reentered
 from neoq.times import to_datetime
 
-_PENDING, _RUNNING, _RETRYING = Status.PENDING, Status.RUNNING, Status.RETRYING
-_SUCCEEDED = Status.SUCCEEDED
+_RUNNING, _SUCCEEDED = Status.RUNNING, Status.SUCCEEDED
 _REMEMBERED_TOKENS = 1000
 _CLOCK_SLIPPED = 60.0  # seconds: a tick that much older than the last one is a new one, of a clock set back
 
