@@ -39,25 +39,19 @@ class Operator:
         """Cancel, retry or delete jobs."""
         if not ids:
             return Changed()
-        holds: list[bytes | None] = [None] * len(ids)
-        if action == "retry":
-            dead = {job.id: job for job in self._finder.of_ids(ids) if job.status is Status.DEAD}
-            holds = [held(dead[job_id]) if job_id in dead else None for job_id in ids]
-        values = {"ids": int8s(ids), "holds": uuids(holds), "action": action}
-        statement = self._statements.change
-        if action == "run":
-            statement, values = self._statements.run_now, {"ids": int8s(ids)}
+        statement, values = self._statements.run_now, {"ids": int8s(ids)}
+        if action != "run":
+            statement = self._statements.change
+            values |= {"holds": uuids(self._holds(ids, action)), "action": action}
         try:
             rows = self._connections.execute(statement, values)
         except BackendError as error:
-            if (
-                is_duplicate(error) and len(ids) > 1
-            ):  # nothing was done: find those whose fingerprint is taken
+            if not is_duplicate(error):
+                raise
+            if len(ids) > 1:  # nothing was done: find those whose fingerprint is taken
                 return self._change_each(ids, action)
-            if is_duplicate(error):
-                job_id = holder_in(error)
-                raise duplicate_of(next(iter(self._finder.of_ids([job_id])), None), job_id) from None
-            raise
+            job_id = holder_in(error)
+            raise duplicate_of(next(iter(self._finder.of_ids([job_id])), None), job_id) from None
         queues = {queue for _, queue, _ in rows}
         self._tell("c" if action == "cancel" else "r", queues)
         return Changed(
@@ -65,6 +59,13 @@ class Operator:
             frozenset(job_id for job_id, _, done in rows if not done),
             frozenset(queues),
         )
+
+    def _holds(self, ids: Sequence[int], action: Action) -> list[bytes | None]:
+        """The fingerprints that dead jobs take again as they are retried."""
+        if action != "retry":
+            return [None] * len(ids)
+        dead = {job.id: job for job in self._finder.of_ids(ids) if job.status is Status.DEAD}
+        return [held(dead[job_id]) if job_id in dead else None for job_id in ids]
 
     def _change_each(self, ids: Sequence[int], action: Action) -> Changed:
         """Change jobs in halves, without those that must be left as they are."""
