@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import re
 import signal
 import sqlite3
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -827,25 +828,21 @@ def test_a_full_queue_does_not_wait_inside_a_transaction(path: Path) -> None:
 
 def test_a_stale_lease_aborts_the_transaction(path: Path) -> None:
     """job.complete() of a job that another worker has by now raises StaleLeaseError."""
-    raised: list[BaseException] = []
+    raised: queue.Queue[neoq.StaleLeaseError] = queue.Queue()
 
     def handler(job: neoq.Job) -> None:
-        job.token += 1
-        connection = sqlite3.connect(path)
-        try:
-            job.complete(connection)
-        except neoq.StaleLeaseError as error:
-            raised.append(error)
-        finally:
-            job.token -= 1
-            connection.close()
+        with job.shield(), closing(sqlite3.connect(path)) as connection:  # the heartbeat may tell first
+            connection.execute("update neoq_jobs set token = token + 1")
+            connection.commit()
+            try:
+                job.complete(connection)
+            except neoq.StaleLeaseError as error:
+                raised.put(error)
 
     with SqliteBackend(path) as backend:
         backend.listen("q", handler)
         job = backend.enqueue("q")
-        assert job.id is not None
-        backend.wait(job.id, PATIENCE)
-    assert len(raised) == 1
+        assert raised.get(timeout=PATIENCE).job_id == job.id
 
 
 # -- odd contents ----------------------------------------------------------------------------------------
