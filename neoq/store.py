@@ -167,7 +167,9 @@ class QueueCounts:
     """The jobs of one queue, counted by where they are in their life.
 
     ``unknown`` has the kinds of waiting jobs that no live worker runs, and how many of each; "(none)" stands
-    for jobs without a kind.
+    for jobs without a kind. ``oldest_due`` is when the oldest ready job became due, ``oldest_started`` when
+    the longest running one was started; None where there is none. ``counted_at`` is when the jobs were
+    counted, None for just now. Counts with the same numbers are equal, whatever their times.
     """
 
     queue: str
@@ -180,6 +182,9 @@ class QueueCounts:
     cancelled: int = 0
     paused: bool = False
     unknown: Mapping[str, int] = field(default_factory=dict, hash=False)
+    oldest_due: datetime | None = field(default=None, compare=False)
+    oldest_started: datetime | None = field(default=None, compare=False)
+    counted_at: datetime | None = field(default=None, compare=False)
 
     @property
     def unfinished(self) -> int:

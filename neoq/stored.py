@@ -20,7 +20,7 @@ from neoq.job import Job, blank
 from neoq.outcome import Failure, Outcome, lease_of
 from neoq.record import Status, Unique
 from neoq.store import QueueCounts, WorkerInfo
-from neoq.times import within_calendar
+from neoq.times import to_datetime, within_calendar
 
 STATUSES = (
     Status.PENDING,
@@ -201,20 +201,29 @@ def check_numbers(job: Job) -> None:
         raise Unreadable
 
 
-def counts_of(rows: Iterable[tuple[str, int, int]], paused: Mapping[str, bool]) -> list[QueueCounts]:
-    """Counts of each queue from (queue, place in `COUNTED`, number); a place may come more than once.
+def counts_of(
+    rows: Iterable[tuple[str, int, int, Any]], paused: Mapping[str, bool], counted_at: float | None = None
+) -> list[QueueCounts]:
+    """Counts of each queue from (queue, place in `COUNTED`, number, time); a place may come more than once.
 
+    The time is when the oldest ready job became due, or the longest running one was started; else None.
     ``paused`` has queues that are there without jobs, too. A row that no store has written is left out.
     """
     numbers: dict[str, dict[str, Any]] = {queue: {} for queue in paused}
-    for queue, place, number in rows:
+    oldest: dict[tuple[str, str], float] = {}
+    for queue, place, number, time in rows:
         if type(queue) is str and type(place) is type(number) is int and 0 <= place < len(COUNTED):
-            of_queue = numbers.setdefault(queue, {})
-            of_queue[COUNTED[place]] = of_queue.get(COUNTED[place], 0) + number
+            of_queue, name = numbers.setdefault(queue, {}), COUNTED[place]
+            of_queue[name] = of_queue.get(name, 0) + number
+            if (at := number_in(time)) is not None:
+                oldest[queue, name] = min(at, oldest.get((queue, name), at))
     return [
         QueueCounts(
             queue,
             paused=paused.get(queue, False),
+            oldest_due=to_datetime(oldest.get((queue, "ready"))),
+            oldest_started=to_datetime(oldest.get((queue, "running"))),
+            counted_at=to_datetime(counted_at),
             **{field: max(0, number) for field, number in numbers[queue].items()},
         )
         for queue in sorted(numbers)

@@ -171,6 +171,16 @@ class ReadyQueue(Queue[Job | Plain]):
                     self.aside[job_id] = job
         return taken
 
+    def may_be_oldest(self) -> list[Job | Plain]:
+        """Ready jobs of which one became due first: mostly one; all, where they have several priorities."""
+        entries, records = self._in_order, self._records
+        if entries and _place(entries[0])[0] == _place(entries[-1])[0]:  # then in order of their due times
+            first = next((job for job in entries if not _is_void(job, records)), None)
+            found = [] if first is None else [first]
+        else:
+            found = list(entries)
+        return [*found, *[entry[-1] for entry in self._others], *self.aside.values()]
+
     def swap(self, record: Job) -> None:
         """Let a job have another record, and with it another entry of the same place."""
         entry = (*_place(record), next(self._serial), record)
@@ -203,6 +213,24 @@ class ReadyQueue(Queue[Job | Plain]):
 
     def _get(self) -> Job | Plain:
         return self.take(1, None)[0]
+
+
+def oldest_due(waiting: list[Job | Plain], records: Records) -> float | None:
+    """When the first of some ready jobs became due; those that have another record now do not count."""
+    return min((_place(job)[1] for job in waiting if not _is_void(job, records)), default=None)
+
+
+def oldest_started(records: list[Job | Plain], running: int) -> dict[str, float]:
+    """For each queue when the first of its running jobs was started; there are so many in all."""
+    oldest: dict[str, float] = {}
+    for job in records:
+        if running and isinstance(job, Job) and job.status is Status.RUNNING:
+            running -= 1
+            if job.started is not None:  # else it is handed out, and has not begun
+                oldest[job.queue] = min(job.started, oldest.get(job.queue, job.started))
+        elif not running:
+            break
+    return oldest
 
 
 def _place(job: Job | Plain) -> Place:

@@ -453,10 +453,7 @@ class MemStore(DirectStore):
 
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
-        with self._lock:
-            states = list(self._queues.values())
-            counted = list(map(QueueState.counts, states))
-        return sorted(counted, key=lambda counts: counts.queue)
+        return self._table.counts()
 
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel, retry or delete jobs."""

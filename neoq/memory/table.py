@@ -7,15 +7,35 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from neoq.filter import Filter
 from neoq.job import DuplicateJobError, Job
-from neoq.memory.queues import FutureJobs, Key, Plain, QueueState, Records, job_of
+from neoq.memory.queues import (
+    FutureJobs,
+    Key,
+    Plain,
+    QueueState,
+    Records,
+    job_of,
+    oldest_due,
+    oldest_started,
+)
 from neoq.outcome import Outcome
 from neoq.record import FINISHED, Status
-from neoq.store import Action, Changed, Notify, Page, refuse_taken_uids, taken_by, warn_of_dropped
+from neoq.store import (
+    Action,
+    Changed,
+    Notify,
+    Page,
+    QueueCounts,
+    refuse_taken_uids,
+    taken_by,
+    warn_of_dropped,
+)
+from neoq.times import to_datetime
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -313,6 +333,25 @@ class Table:
                     found.append(job)
         rest = ids[candidates[looked - 1]] if 0 < looked < len(candidates) else None
         return Page(found if before is None else found[::-1], rest)
+
+    def counts(self) -> list[QueueCounts]:
+        """Every queue that has or had jobs; called without the lock."""
+        with self.lock:
+            states = list(self.queues.values())
+            counted = list(map(QueueState.counts, states))
+            waiting = [state.ready.may_be_oldest() for state in states]
+            running = sum(counts.running for counts in counted)
+            records = list(self.jobs.values()) if running else []
+        started = oldest_started(records, running)  # without the lock: there may be many
+        counted = [
+            replace(
+                counts,
+                oldest_due=to_datetime(oldest_due(jobs, self.jobs)),
+                oldest_started=to_datetime(started.get(counts.queue)),
+            )
+            for counts, jobs in zip(counted, waiting, strict=True)
+        ]
+        return sorted(counted, key=lambda counts: counts.queue)
 
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel, retry or delete jobs."""

@@ -259,18 +259,22 @@ class Statements:
         self.ended_between = f"(select id from {s}.history where {{}} order by finished_at limit %s)"
         # One row for each queue, and one look at the clock: for each job they would cost most of it.
         self.counts = f"""
-            select queue, kind, n from (
+            select queue, kind, n, oldest from (
                 select queue, count(*) filter (where status in (0, 1) and run_after <= now) as ready,
+                    min(run_after) filter (where status in (0, 1) and run_after <= now) as due,
+                    min(ran_at) filter (where status = 2) as started,
                     count(*) filter (where status = 0 and run_after > now) as scheduled,
                     count(*) filter (where status = 1 and run_after > now) as retrying,
                     count(*) filter (where status = 2) as running,
                     count(*) filter (where status not in (0, 1, 2)) as bad
                 from {s}.jobs cross join (select {s}.clock() as now offset 0) moment group by queue
             ) unfinished
-            cross join lateral (values (0, ready), (1, scheduled), (2, retrying), (3, running), (5, bad))
-                kinds (kind, n)
+            cross join lateral (
+                values (0, ready, due), (1, scheduled, null), (2, retrying, null), (3, running, started),
+                    (5, bad, null)
+            ) kinds (kind, n, oldest)
             where n > 0
-            union all select queue, 1 + status, least(sum(n), {2**62})::bigint from {s}.counters
+            union all select queue, 1 + status, least(sum(n), {2**62})::bigint, null from {s}.counters
             where status between 3 and 5 group by 1, 2
         """
 

@@ -16,6 +16,7 @@ from neoq.redis.queues import RedisQueues
 from neoq.redis.rows import job_of, may_have, read_lease
 from neoq.store import KINDS_LOOKED_AT, Page, QueueCounts
 from neoq.stored import COUNTED, mark_unreadable, shown
+from neoq.times import to_datetime
 
 LOOKED_AT_ONCE = 50  # jobs that one script looks at
 SENT_TOGETHER = 10  # such scripts, in one round trip
@@ -306,8 +307,14 @@ class Finder:
             [self._queues.call_of(self._queues.scripts.counts, queue, ()) for queue in queues]
         )
         return [
-            QueueCounts(queue, **dict(zip(COUNTED, numbers, strict=True)), paused=bool(paused))
-            for queue, (*numbers, paused) in zip(queues, replies, strict=True)
+            QueueCounts(
+                queue,
+                **dict(zip(COUNTED, numbers, strict=True)),
+                paused=bool(paused),
+                oldest_due=to_datetime(float(due)) if due else None,
+                oldest_started=to_datetime(float(claimed) / 1e6) if claimed else None,
+            )
+            for queue, (*numbers, paused, due, claimed) in zip(queues, replies, strict=True)
         ]
 
     def waiting_kinds(self, queues: Sequence[str]) -> dict[tuple[str, str | None], int]:

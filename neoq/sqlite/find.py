@@ -39,9 +39,19 @@ _NEW = "select id from neoq_jobs where id > (select n from neoq_counts where que
 _KINDS = {READY: (N_READY,), SCHEDULED: (N_SCHEDULED, N_RETRYING), RUNNING: (N_RUNNING,), DEAD: (N_DEAD,)}
 
 _COUNTS = (  # in one statement, because `index_new` changes both
-    "select queue, kind, n from neoq_counts where queue <> ''"
-    " union all select queue, run_after > ?, count(*) from neoq_jobs"
+    "select queue, kind, n, null from neoq_counts where queue <> ''"
+    " union all select queue, run_after > ?, count(*), min(run_after) from neoq_jobs"
     " where id > (select n from neoq_counts where queue = '' and kind = 0) group by 1, 2"
+)
+_OLDEST = (  # one look at an index for each priority of a queue, and for each queue
+    "with recursive level (queue, priority) as ("  # noqa: S608
+    " select queue, (select max(priority) from neoq_jobs where state = 0 and queue = counted.queue)"
+    " from neoq_counts counted where kind = 0 and n > 0 and queue <> ''"
+    " union all select queue, (select max(priority) from neoq_jobs where state = 0"
+    " and queue = level.queue and priority < level.priority) from level where priority is not null)"
+    f" select queue, {N_READY}, 0, (select min(run_after) from neoq_jobs where state = 0"
+    " and queue = level.queue and priority = level.priority) from level where priority is not null"
+    f" union all select queue, {N_RUNNING}, 0, min(ran_at) from neoq_jobs where state = 2 group by queue"
 )
 _WAITING_KINDS = (
     "select case typeof(kind) when 'text' then kind end, count(*) from (select kind from ("  # noqa: S608
@@ -176,13 +186,16 @@ def counts(file: SqliteFile, now: float) -> list[QueueCounts]:
         queue
         for (queue,) in file.read("select queue from neoq_queues where paused = 1 and typeof(queue) = 'text'")
     }
-    for queue in {queue for queue, kind, number in rows if type(queue) is str and kind in {1, 2} and number}:
-        for status, number in file.read(
-            "select status, count(*) from neoq_jobs where state = 1 and queue = ? and run_after <= ?"
-            " and status in (0, 1) group by status",
+    for queue in {
+        queue for queue, kind, number, _ in rows if type(queue) is str and kind in {1, 2} and number
+    }:
+        for status, number, due in file.read(
+            "select status, count(*), min(run_after) from neoq_jobs where state = 1 and queue = ?"
+            " and run_after <= ? and status in (0, 1) group by status",
             (queue, now),
-        ):
-            rows += [(queue, 0, number), (queue, 1 + status, -number)]  # due, and nobody has looked yet
+        ):  # due, and nobody has looked yet
+            rows += [(queue, N_READY, number, due), (queue, 1 + status, -number, None)]
+    rows += file.read(_OLDEST)
     return counts_of(rows, dict.fromkeys(paused, True))
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from neoq.testing.cases.attempts import AftermathCases, SurroundingsCases, UndoneCases
 from neoq.testing.cases.capacity import CapacityCases
+from neoq.testing.cases.counting import CountCases
 from neoq.testing.cases.durable import DurableCases, LeaseCases, SharedCases, TransactionCases
 from neoq.testing.cases.endings import DrainCases, ForkCases, ShutdownCases
 from neoq.testing.cases.filters import FilterCases
@@ -74,6 +75,7 @@ class BackendConformance(
     DeleteCases,
     PauseCases,
     LookingCases,
+    CountCases,
     FilterCases,
     ListenCases,
     MiddlewareCases,
