@@ -21,18 +21,19 @@ PACKAGE = ROOT / "neoq"
 
 STORES = {"mem_backend", "memory", "sqlite", "postgres", "redis"}
 # They import whatever they need, and nothing but another edge imports them.
-EDGES = {"__main__", "cli", "django", "flask", "logs", "tracing"}
+EDGES = {"__main__", "cli", "dashboard", "django", "flask", "logs", "tracing"}
 NO_LEAVES = STORES | EDGES | {"__init__", "backend", "engine", "listening", "operations", "testing"}
 
 # A part that is not named here imports the standard library only (and orjson, which serialises for all).
 EVERYBODY = {"orjson"}
 THIRD_PARTIES = {
-    "cli": {"argcomplete", "setproctitle", "watchfiles"},
+    "cli": {"argcomplete", "setproctitle", "waitress", "watchfiles"},
     "cron": {"apscheduler", "cron_descriptor", "inflection"},
     "sqlite": {"sqlite3", "filelock"},
     "postgres": {"psycopg"},
     "redis": {"redis", "hiredis"},
     "testing": {"pytest", "sqlite3"},
+    "dashboard": {"jinja2", "markupsafe"},
     "django": {"django", "django_tasks", "psycopg"},
     "flask": {"click", "flask"},
     "tracing": {"opentelemetry"},
@@ -47,6 +48,7 @@ NOT_AT_IMPORT = {
     "django",
     "flask",
     "inflection",
+    "jinja2",
     "logging",
     "multiprocessing",
     "opentelemetry",

@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "neoq"
-DATA_FILES = {".py", ".sql", ".html", ".lua", ".typed"}
+DATA_FILES = {".py", ".sql", ".html", ".lua", ".typed", ".css", ".js", ".svg", ".txt"}
 CORE = {"apscheduler", "cron-descriptor", "inflection", "orjson"}
 EXTRAS = {"postgres", "redis", "cli", "reload", "tracing", "worker", "demo", "test", "lint", "docs", "bench"}
 

@@ -1,0 +1,136 @@
+"""Board: what all pages of a process share, asked of the store at most once in two seconds."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from neoq.errors import BackendError, NeoqError
+
+if TYPE_CHECKING:
+    from neoq.backend import Backend
+    from neoq.dashboard.mask import Mask
+    from neoq.schedules import ScheduleInfo
+    from neoq.store import QueueCounts, WorkerInfo
+
+T = TypeVar("T")
+FRESH = 2.0  # seconds for which nobody asks again
+PATIENCE = 1.0  # seconds that a page waits for an answer, if it can show an older one
+FIRST_PATIENCE = 5.0  # seconds that it waits if it cannot
+
+
+class StoreAway(BackendError):
+    """The store does not answer, and there is nothing older to show."""
+
+
+@dataclass(frozen=True)
+class Seen(Generic[T]):
+    """The last known answer of the store, its age in seconds, and why there is no newer one, if so."""
+
+    value: T
+    age: float
+    late: str | None = None
+
+
+class Look(Generic[T]):
+    """One question to the store: asked by one thread at a time, and not again while the answer is fresh."""
+
+    def __init__(self, ask: Callable[[], T], clock: Callable[[], float] = time.monotonic) -> None:
+        self._ask = ask
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._answer: tuple[T, float] | None = None
+        self._error: BaseException | None = None
+        self._asked_at = float("-inf")
+        self._flight: threading.Event | None = None
+
+    def seen(self) -> Seen[T]:
+        """The answer; StoreAway where there never was one."""
+        flight = self._flight_of_now()
+        answered = flight is None or flight.wait(FIRST_PATIENCE if self._answer is None else PATIENCE)
+        with self._lock:
+            answer, error = self._answer, self._error
+        if answer is None:
+            if error is None or isinstance(error, BackendError):
+                raise StoreAway(str(error or f"it has not answered for {FIRST_PATIENCE:g} s")) from error
+            raise error
+        late = str(error) if error else None if answered else f"it has not answered for {PATIENCE:g} s"
+        return Seen(answer[0], self._clock() - answer[1], late)
+
+    def forget(self) -> None:
+        """Ask anew next time: somebody has changed something."""
+        with self._lock:
+            self._asked_at = float("-inf")
+
+    def _flight_of_now(self) -> threading.Event | None:
+        """The question that is on its way, or begins now; None while the answer is fresh."""
+        with self._lock:
+            now = self._clock()
+            if self._flight is None and now - self._asked_at >= FRESH:
+                self._asked_at = now
+                self._flight = threading.Event()
+                threading.Thread(
+                    target=self._fly, args=(self._flight,), name="neoq-dashboard-look", daemon=True
+                ).start()
+            return self._flight
+
+    def _fly(self, flight: threading.Event) -> None:
+        answer: T | None = None
+        error: BaseException | None = None
+        try:
+            answer = self._ask()
+        except NeoqError as failed:
+            error = failed
+        except BaseException as failed:
+            error = failed
+        with self._lock:
+            if error is None:
+                self._answer = (answer, self._clock())  # type: ignore[assignment]
+            self._error = error
+            self._flight = None
+        flight.set()
+
+
+class Board:
+    """What pages get to work with: the backend, the mask, and what all of them share."""
+
+    def __init__(self, backend: Backend, mask: Mask) -> None:
+        self.backend = backend
+        self.mask = mask
+        self._counts = Look(backend.queues)
+        self._workers = Look(backend.workers)
+        self._schedules = Look(backend.schedules)
+
+    def counts(self) -> Seen[list[QueueCounts]]:
+        """Every queue's jobs, counted."""
+        return self._counts.seen()
+
+    def workers(self) -> Seen[list[WorkerInfo]]:
+        """The processes that run jobs."""
+        return self._workers.seen()
+
+    def schedules(self) -> Seen[list[ScheduleInfo]]:
+        """The schedules."""
+        return self._schedules.seen()
+
+    def changed(self) -> None:
+        """Let the next page show what an action did."""
+        for look in (self._counts, self._workers):
+            look.forget()
+
+    def heard(self) -> dict[str, int] | None:
+        """How many processes listen on each queue; None where that is not known, as in memory."""
+        if "durable" not in self.backend.features:
+            return None
+        heard: dict[str, int] = {}
+        for worker in self.workers().value:
+            for queue in worker.queues:
+                heard[queue] = heard.get(queue, 0) + 1
+        return heard
+
+    def settings(self) -> dict[str, Any]:
+        """The backend as a page names it."""
+        return {"store": type(self.backend).__name__}

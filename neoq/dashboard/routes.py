@@ -1,0 +1,32 @@
+"""Routes: which path is answered by which page, and what it takes to ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from neoq.dashboard.board import Board
+from neoq.dashboard.pages import queues
+from neoq.dashboard.request import Request
+from neoq.dashboard.response import Answer
+
+
+class Route(NamedTuple):
+    """A page. ``queue`` is the field of the query that names a queue, which the request must be let into."""
+
+    path: str
+    page: Callable[[Request, Board], Answer]
+    method: str = "GET"
+    queue: str | None = None
+    title: str | None = None  # in the navigation, if it is there
+
+
+ROUTES = (Route("queues", queues.page, title="Queues"),)
+BY_PATH = {(route.method, route.path): route for route in ROUTES}
+NAVIGATION = tuple(route for route in ROUTES if route.title)
+FIRST = "queues"  # until there is an overview
+
+
+def methods_of(path: str) -> list[str]:
+    """The methods that a path is answered for."""
+    return sorted({route.method for route in ROUTES if route.path == path})

@@ -1,0 +1,84 @@
+"""View: makes HTML of a template and the data of a page, all of it or one region."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from neoq.dashboard.filters import FILTERS
+from neoq.dashboard.request import Request
+
+_HERE = Path(__file__).parent
+STATIC = _HERE / "static"
+_REGION = re.compile(r"[a-z][a-z0-9-]*")
+_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+_TIMES = re.compile(r"(<time [^>]*>)[^<]*(</time>)")
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters.update(FILTERS)
+    environment.globals.update(region=_region_attributes)
+    return environment
+
+
+def html_of(request: Request, template: str, data: Mapping[str, Any]) -> tuple[str, bool]:
+    """The page, or the region of it that the request names, and whether it is the region.
+
+    The region of the id ``queue-list`` is the block ``region_queue_list`` of its template.
+    """
+    found = _environment().get_template(template)
+    wanted = request.region or ""
+    block = _block_of(found, f"region_{wanted.replace('-', '_')}") if _REGION.fullmatch(wanted) else None
+    if block is None:
+        return found.render(data), False
+    return "".join(block(found.new_context(dict(data)))), True
+
+
+def _block_of(template: Template, name: str) -> Any:
+    return template.blocks.get(name)
+
+
+def etag_of(html: str) -> str:
+    """The ETag of a region. How long ago a time was does not count: the script keeps that up to date."""
+    steady = _TIMES.sub(r"\1\2", html).encode("utf-8", "replace")
+    return f'"{hashlib.sha256(steady).hexdigest()[:24]}"'
+
+
+def _region_attributes(name: str, request: Request) -> Markup:
+    """The attributes of an element that refreshes itself."""
+    return Markup(
+        'id="{0}" hx-get="{1}" hx-trigger="neoq:refresh" hx-target="this" hx-select="#{0}" '
+        'hx-swap="morph:outerHTML"'
+    ).format(name, request.here)
+
+
+@cache
+def static_file(name: str) -> tuple[bytes, str, str] | None:
+    """A file of the folder static: its bytes, its type and its hash."""
+    path = STATIC / name
+    if path.suffix not in _TYPES or "/" in name or not path.is_file():
+        return None
+    body = path.read_bytes()
+    return body, _TYPES[path.suffix], hashlib.sha256(body).hexdigest()[:12]
+
+
+def static_url(request: Request, name: str) -> str:
+    """A link to a static file, which is another one when the file has changed."""
+    found = static_file(name)
+    return request.url(f"static/{name}", {"v": found[2] if found else None})
