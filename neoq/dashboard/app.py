@@ -125,7 +125,7 @@ class Dashboard:
         )
         response = Response(html.encode("utf-8", "replace"), answer.status)
         if is_region:
-            return _region(request, html, response)
+            return _region(request, html, response, answer)
         if cookie is not None:
             response.headers.append(("Set-Cookie", cookie))
         if said is not None:
@@ -172,9 +172,12 @@ def _redirect(request: Request, answer: Redirect) -> Response:
     return Response(status=303, headers=sent)
 
 
-def _region(request: Request, html: str, response: Response) -> Response:
+def _region(request: Request, html: str, response: Response, page: Page) -> Response:
     etag = view.etag_of(html)
     response.headers.append(("ETag", etag))
+    late = max((seen.age for seen in page.seen if seen.late), default=None)
+    if late is not None:  # the banner that says so is not in a region
+        response.headers.append(("Neoq-Age", f"{late:.0f}"))
     if etag in request.environ.get("HTTP_IF_NONE_MATCH", ""):
         response.body, response.status = b"", 304
     return response

@@ -60,12 +60,12 @@ def etag_of(html: str) -> str:
     return f'"{hashlib.sha256(steady).hexdigest()[:24]}"'
 
 
-def _region_attributes(name: str, request: Request) -> Markup:
-    """The attributes of an element that refreshes itself."""
+def _region_attributes(name: str, request: Request, every: int = 0) -> Markup:
+    """The attributes of an element that refreshes itself, at most once in so many seconds."""
     return Markup(
-        'id="{0}" hx-get="{1}" hx-trigger="neoq:refresh" hx-target="this" hx-select="#{0}" '
-        'hx-swap="morph:outerHTML"'
-    ).format(name, request.here)
+        'id="{0}" data-live data-every="{2}" hx-get="{1}" hx-trigger="neoq:refresh" hx-target="this" '
+        'hx-select="#{0}" hx-swap="morph:outerHTML"'
+    ).format(name, request.here, every)
 
 
 @cache

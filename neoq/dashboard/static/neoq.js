@@ -69,6 +69,7 @@ idiomorph changes what differs. The pages are no-store, so the ETags are kept he
   // -- refreshing -------------------------------------------------------------------------------------------
 
   const etags = new Map();
+  const askedAt = new Map(); // regions that change seldom have data-every
   let every = Number(kept.read("every", "2"));
   if (!CHOICES.some(([seconds]) => seconds === every)) every = 2;
   let timer = 0, pending = 0, failures = 0, failure = "", due = 0;
@@ -116,14 +117,19 @@ idiomorph changes what differs. The pages are no-store, so the ETags are kept he
 
   function refresh(asked = false) {
     clearTimeout(timer);
-    const wanted = regions();
-    if (!wanted.length) return;
+    const now = Date.now();
+    const wanted = regions().filter((region) => asked === true || now - (askedAt.get(region.id) ?? 0) >= region.dataset.every * 1000);
+    if (!regions().length) return;
     if (pending || (asked !== true && rest())) {
       timer = setTimeout(refresh, 1000);
       return show();
     }
     pending = wanted.length;
-    for (const region of wanted) htmx.trigger(region, "neoq:refresh");
+    if (!pending) return later();
+    for (const region of wanted) {
+      askedAt.set(region.id, now);
+      htmx.trigger(region, "neoq:refresh");
+    }
   }
 
   function failed(text) {
@@ -159,6 +165,7 @@ idiomorph changes what differs. The pages are no-store, so the ETags are kept he
     else if (status === 503) failed("The store does not answer.");
     else if (status === 0) failed("The dashboard does not answer.");
     else if (status >= 400) failed(`The dashboard answers ${status}.`);
+    else if (detail.xhr.getResponseHeader("Neoq-Age")) failed("The store does not answer; these numbers are older.");
     else if (!pending) {
       if (failure) announce("The dashboard answers again.");
       failures = 0;
