@@ -187,6 +187,11 @@ def _static(request: Request) -> Response:
     found = view.static_file(request.path.removeprefix("static/"))
     if found is None or request.method not in {"GET", "HEAD"}:
         return Response(b"There is no such file.\n", 404, "text/plain; charset=utf-8")
-    body, content_type, version = found
-    kind: headers.Kind = "static" if request.query.get("v") == version else "page"
-    return Response(body, content_type=content_type, kind=kind)
+    kind: headers.Kind = "static" if request.query.get("v") == found.version else "page"
+    response = Response(found.body, content_type=found.content_type, kind=kind)
+    response.headers.append(("Vary", "Accept-Encoding"))
+    # Pages are never packed: how long one is would tell of its secrets to somebody who puts words into it.
+    if "gzip" in request.environ.get("HTTP_ACCEPT_ENCODING", ""):
+        response.body = found.packed
+        response.headers.append(("Content-Encoding", "gzip"))
+    return response

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
@@ -68,17 +69,27 @@ def _region_attributes(name: str, request: Request, every: int = 0) -> Markup:
     ).format(name, request.here, every)
 
 
+class StaticFile(NamedTuple):
+    """A file of the folder static, as it is and packed; ``version`` is the hash of what it holds."""
+
+    body: bytes
+    packed: bytes
+    content_type: str
+    version: str
+
+
 @cache
-def static_file(name: str) -> tuple[bytes, str, str] | None:
-    """A file of the folder static: its bytes, its type and its hash."""
+def static_file(name: str) -> StaticFile | None:
+    """A file of the folder static."""
     path = STATIC / name
     if path.suffix not in _TYPES or "/" in name or not path.is_file():
         return None
     body = path.read_bytes()
-    return body, _TYPES[path.suffix], hashlib.sha256(body).hexdigest()[:12]
+    version = hashlib.sha256(body).hexdigest()[:12]
+    return StaticFile(body, gzip.compress(body, mtime=0), _TYPES[path.suffix], version)
 
 
 def static_url(request: Request, name: str) -> str:
     """A link to a static file, which is another one when the file has changed."""
     found = static_file(name)
-    return request.url(f"static/{name}", {"v": found[2] if found else None})
+    return request.url(f"static/{name}", {"v": found.version if found else None})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import threading
 from typing import Any
@@ -71,6 +72,17 @@ def test_static_files_are_cached_for_ever_under_their_hash(client: Client) -> No
         assert found.status_code == 200
         assert "immutable" in found.headers["Cache-Control"]
     assert "immutable" not in client.get("/static/neoq.css?v=other").headers["Cache-Control"]
+
+
+def test_static_files_are_packed_for_those_who_unpack(client: Client) -> None:
+    """A browser that takes gzip gets its files so, and the pages, which hold secrets, as they are."""
+    plain = client.get("/static/neoq.js")
+    packed = client.get("/static/neoq.js", headers={"Accept-Encoding": "br, gzip"})
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(packed.data) == plain.data
+    assert len(packed.data) < len(plain.data) / 2
+    assert "Accept-Encoding" in plain.headers["Vary"]
+    assert "Content-Encoding" not in client.get("/queues", headers={"Accept-Encoding": "gzip"}).headers
 
 
 @pytest.mark.parametrize("path", ["static/../app.py", "static/nothing.css", "static//etc/passwd", "static/"])
