@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from neoq.dashboard.access import Access
+from neoq.dashboard.access import RIGHTS, Access
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from neoq.backend import Backend
     from neoq.dashboard.app import Dashboard
+    from neoq.dashboard.mask import Formatter, Names
 
-__all__ = ["Access", "wsgi"]
+__all__ = ["RIGHTS", "Access", "wsgi"]
 
 
 def wsgi(
@@ -20,8 +21,8 @@ def wsgi(
     *,
     access: Callable[[dict[str, Any]], Any] | None = None,
     title: str = "neoq",
-    mask: Iterable[str] | None = None,
-    formatter: Callable[[Any], Any] | None = None,
+    mask: Names | None = None,
+    formatter: Formatter | None = None,
     trusted_proxies: int = 0,
 ) -> Dashboard:
     """A WSGI application that shows a backend; mount it wherever you serve one.
@@ -29,8 +30,8 @@ def wsgi(
     ``access(environ)`` says what a request may do: ``"none"``, ``"read"``, a set of "retry", "cancel",
     "delete", "run", "pause", "limit" and "reveal", a mapping of queue names and "*" to these, or an `Access`.
     Without it only this machine may read, and nobody may change anything. ``title`` stands at the top of
-    each page. ``mask`` names more keys whose values are hidden, and ``formatter`` may change what is shown
-    of a payload, a result or meta. ``trusted_proxies`` is how many proxies in front set X-Forwarded-*.
+    each page. ``mask`` is a pattern, names or a function for more keys whose values are hidden, and
+    ``formatter(field, value, job)`` may change what is shown. ``trusted_proxies`` is how many proxies in front set X-Forwarded-*.
     """
     from neoq.dashboard.app import Dashboard
 

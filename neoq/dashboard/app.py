@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 from neoq.dashboard import access as rights
 from neoq.dashboard import forgery, headers, view
 from neoq.dashboard.board import Board
-from neoq.dashboard.mask import Mask
+from neoq.dashboard.mask import Formatter, Mask, Names
 from neoq.dashboard.request import Request
 from neoq.dashboard.response import Answer, Page, Redirect, Refused, Response
 from neoq.dashboard.routes import BY_PATH, FIRST, NAVIGATION, Route, methods_of
@@ -34,8 +34,8 @@ class Dashboard:
         *,
         access: Callable[[dict[str, Any]], Any] | None = None,
         title: str = "neoq",
-        mask: Iterable[str] | None = None,
-        formatter: Callable[[Any], Any] | None = None,
+        mask: Names | None = None,
+        formatter: Formatter | None = None,
         trusted_proxies: int = 0,
     ) -> None:
         self.board = Board(backend, Mask(mask, formatter))

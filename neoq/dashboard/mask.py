@@ -1,37 +1,150 @@
-"""Mask: hides what looks like a secret in payloads, results, meta and errors."""
+"""Hides secrets in what jobs hold: values of keys that look like secrets, and passwords in texts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-HIDDEN = "••••••"
-_NAMES = ("password", "passwd", "secret", "token", "authorization", "cookie", "api_key", "apikey")
+import orjson
+
+from neoq.dashboard.secret_names import is_secret
+from neoq.dashboard.secret_texts import hide
+from neoq.wording.redact import MASK
+
+Formatter = Callable[[str, Any, Any], Any]
+Names = str | re.Pattern[str] | Iterable[str] | Callable[[str], "bool | None"]
+_FAILED = "(the formatter failed; see the log)"
+_NAMES_OF_VALUES = ("name", "key")  # as in {"name": "PASSWORD", "value": "..."}
+_DEEP = 200  # levels; JSON that is nested deeper is hidden as a whole
+_log = logging.getLogger("neoq.dashboard")
 
 
 class Mask:
-    """Hides the values of keys that look like secrets."""
+    """Hides what looks like a secret, for those who may not reveal it.
 
-    def __init__(
-        self, names: Iterable[str] | None = None, formatter: Callable[[Any], Any] | None = None
-    ) -> None:
-        self._names = (*_NAMES, *(name.lower() for name in names or ()))
+    ``names`` are more keys to hide: a regular expression that is searched in a key, names, or a function of
+    a key, which returns True to hide its value, False to show it and None to leave it to the mask.
+
+    ``formatter(field, value, job)`` changes what is shown, for everybody: ``field`` is "payload", "result",
+    "meta", "progress", "preview" (of a list), "error" or "traceback". What it returns is masked in its turn.
+    """
+
+    def __init__(self, names: Names | None = None, formatter: Formatter | None = None) -> None:
+        self._asked = _asker(names)
         self._formatter = formatter
 
-    def hides(self, key: str) -> bool:
+    # -- what is shown ------------------------------------------------------------------------------------
+
+    def value(self, value: Any, *, field: str = "payload", job: Any = None, revealed: bool = False) -> Any:
+        """A value of JSON as it may be shown; ``revealed`` for those who may see secrets."""
+        value = self._formatted(field, value, job)
+        return value if revealed else self._value(value, 0)
+
+    def text(self, text: str | None, *, field: str = "error", job: Any = None, revealed: bool = False) -> str:
+        """A text as it may be shown: an error, a traceback, the first kilobyte of a payload."""
+        text = self._formatted(field, text or "", job)
+        text = text if isinstance(text, str) else str(text)
+        return text if revealed else self._string(text, 0)
+
+    # -- which keys are hidden ----------------------------------------------------------------------------
+
+    def hides(self, name: str) -> bool:
         """Whether the value of a key is hidden."""
-        return any(name in key.lower() for name in self._names)
+        name = unicodedata.normalize("NFKC", name)
+        asked = None if self._asked is None else self._asked(name)
+        return is_secret(name) if asked is None else asked
 
-    def value(self, value: Any) -> Any:
-        """A value as it may be shown."""
-        shown = self._value(value)
-        return shown if self._formatter is None else self._formatter(shown)
+    def refusal_of(self, path: str) -> str | None:
+        """Why jobs cannot be found by the value at a path of their payload; None where they can.
 
-    def text(self, text: str) -> str:
-        """A text, such as an error, as it may be shown."""
-        return text
+        A filter that answers whether a hidden value is the one that was guessed would show it.
+        """
+        hidden = next((part for part in [*path.split("."), path] if self.hides(part)), None)
+        if hidden is None:
+            return None
+        return f"The value of {hidden!r:.80} is hidden, so jobs cannot be found by it."
 
-    def _value(self, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: HIDDEN if self.hides(str(key)) else self._value(one) for key, one in value.items()}
-        return [self._value(one) for one in value] if isinstance(value, list) else value
+    def finds(self, wanted: str, text: str | None) -> bool:
+        """Whether a text that was searched for is also in what is shown of an error."""
+        return wanted in self.text(text)
+
+    # -- the parts ----------------------------------------------------------------------------------------
+
+    def _formatted(self, field: str, value: Any, job: Any) -> Any:
+        if self._formatter is None:
+            return value
+        try:
+            return self._formatter(field, value, job)
+        except Exception:
+            _log.exception("the formatter of the dashboard raised for the %s of job %s", field, _id_of(job))
+            return _FAILED
+
+    def _value(self, value: Any, depth: int) -> Any:
+        if depth > _DEEP:
+            return MASK
+        if isinstance(value, Mapping):
+            named = any(
+                isinstance(value.get(one), str) and self.hides(value[one]) for one in _NAMES_OF_VALUES
+            )
+            return {
+                name: MASK if named and name == "value" and its else self._of_key(str(name), its, depth)
+                for name, its in value.items()
+            }
+        if isinstance(value, (list, tuple)):
+            return [self._value(one, depth + 1) for one in value]
+        return self._string(value, depth) if isinstance(value, str) else value
+
+    def _of_key(self, name: str, value: Any, depth: int) -> Any:
+        if value is None or isinstance(value, bool) or value in ("", [], {}):
+            return value  # there is nothing to hide
+        if self.hides(name) and not (_is_number(value) and name.lower().endswith("tokens")):
+            return MASK
+        return self._value(value, depth + 1)
+
+    def _string(self, text: str, depth: int) -> str:
+        if text.lstrip()[:1] in ("{", "["):
+            try:
+                parsed = orjson.loads(text)
+            except ValueError:
+                return hide(text, self.hides)
+            shown = self._value(parsed, depth + 1)
+            return text if shown == parsed else orjson.dumps(shown).decode()
+        return hide(text, self.hides)
+
+
+def _asker(names: Names | None) -> Callable[[str], bool | None] | None:
+    if names is None:
+        return None
+    if isinstance(names, (str, re.Pattern)):
+        try:
+            found = re.compile(names, re.IGNORECASE) if isinstance(names, str) else names
+        except re.error as error:
+            raise ValueError(f"mask is {names!r:.80}, which is no regular expression: {error}") from None
+        return lambda name: True if found.search(name) else None
+    if callable(names):
+        return _guarded(names)
+    wanted = {str(name).casefold() for name in names}
+    return lambda name: True if name.casefold() in wanted else None
+
+
+def _guarded(asked: Callable[[str], bool | None]) -> Callable[[str], bool | None]:
+    def hides(name: str) -> bool | None:
+        try:
+            answer = asked(name)
+        except Exception:
+            _log.exception("mask= of the dashboard raised for a key, whose value is hidden")
+            return True
+        return None if answer is None else bool(answer)
+
+    return hides
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
+
+
+def _id_of(job: Any) -> Any:
+    return getattr(job, "id", None)
