@@ -31,7 +31,8 @@ def wsgi(
     "delete", "run", "pause", "limit" and "reveal", a mapping of queue names and "*" to these, or an `Access`.
     Without it only this machine may read, and nobody may change anything. ``title`` stands at the top of
     each page. ``mask`` is a pattern, names or a function for more keys whose values are hidden, and
-    ``formatter(field, value, job)`` may change what is shown. ``trusted_proxies`` is how many proxies in front set X-Forwarded-*.
+    ``formatter(field, value, job)`` may change what is shown. ``trusted_proxies`` is how many proxies
+    in front set X-Forwarded-*.
     """
     from neoq.dashboard.app import Dashboard
 

@@ -23,7 +23,7 @@ _TAKES = (
 )
 _log = logging.getLogger("neoq.dashboard")
 
-Environ = Mapping[str, Any]
+Environ = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from neoq.dashboard import access as rights
 from neoq.dashboard import forgery, headers, view
 from neoq.dashboard.board import Board
 from neoq.dashboard.mask import Formatter, Mask, Names
+from neoq.dashboard.proxies import behind
 from neoq.dashboard.request import Request
 from neoq.dashboard.response import Answer, Page, Redirect, Refused, Response
 from neoq.dashboard.routes import BY_PATH, FIRST, NAVIGATION, Route, methods_of
@@ -61,7 +62,7 @@ class Dashboard:
     def _answer(self, environ: dict[str, Any]) -> Response:
         request = Request(environ, "GET", "", Request.of({}).query)
         try:
-            request = Request.of(environ)
+            request = Request.of(behind(environ, self._trusted_proxies))
             if request.path.startswith("static/"):
                 return _static(request)
             return self._sent(request, self._page(request))
@@ -81,18 +82,17 @@ class Dashboard:
 
     def _page(self, request: Request) -> Answer:
         """The answer of the page that is asked for, to those who may ask for it."""
-        request.granted = rights.rights_of(request.environ, self._access, self._trusted_proxies)
+        request.granted = rights.rights_of(request.environ, self._access)
         if request.granted.refusal is not None:
-            raise Refused(403, request.granted.refusal)
+            raise _not_let_in(request.granted)
         route = self._route_of(request)
         if route is None:
             return Redirect(_first(request))
         if route.queue is not None and (queue := request.query.text(route.queue)) is not None:
             request.need_read(queue)
-        if route.method == "POST":
-            why = forgery.refusal_of(request.environ, request.form, request.cookies)
-            if why is not None:
-                raise Refused(403, f"Nothing was changed: {why}.")
+        why = forgery.refusal_of(request.environ, request.form if route.method == "POST" else {})
+        if why is not None:
+            raise Refused(403, why)
         return route.page(request, self.board)
 
     def _route_of(self, request: Request) -> Route | None:
@@ -153,6 +153,13 @@ class Dashboard:
         response = self._sent(request, Page("refused.html", data, error.status))
         response.headers.extend(error.headers)
         return response
+
+
+def _not_let_in(granted: rights.Granted) -> Refused:
+    why = granted.refusal or ""
+    if granted.challenge is None:
+        return Refused(403, why)
+    return Refused(401, why, (("WWW-Authenticate", granted.challenge),))
 
 
 def _first(request: Request) -> str:

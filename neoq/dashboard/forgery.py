@@ -76,8 +76,8 @@ def _refusal_of_origin(environ: Mapping[str, Any], origin: str) -> str | None:
         return None
     return (
         f"This request was sent by {origin!r:.200} to the host {host!r:.200}, so nothing was done. "
-        "If these are one site, a proxy changed the Host: let it pass the Host on, or send X-Forwarded-Host and set "
-        "trusted_proxies."
+        "If these are one site, a proxy changed the Host: let it pass the Host on, or send X-Forwarded-Host "
+        "and set trusted_proxies."
     )
 
 

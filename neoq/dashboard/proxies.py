@@ -10,7 +10,7 @@ _HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?|\[[0-9A-Fa-f:.]+\](:[0-9]+)?")
 _PREFIX = re.compile(r"(/[\w.~!$&'()*+,;=:@-]+)+", re.ASCII)
 
 
-def behind(environ: Mapping[str, Any], trusted_proxies: int) -> Mapping[str, Any]:
+def behind(environ: dict[str, Any], trusted_proxies: int) -> dict[str, Any]:
     """A request as it reached the first of so many trusted proxies, by the X-Forwarded headers they added.
 
     Each proxy adds its client's address at the right end of X-Forwarded-For, so only that many addresses from
