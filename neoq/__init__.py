@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from neoq.attempts import Attempt
+    from neoq.audit import AuditEntry
     from neoq.backend import Backend
     from neoq.config import Config
     from neoq.engine.interrupt import current_job
@@ -50,11 +51,12 @@ if TYPE_CHECKING:
     from neoq.retry import RetryPolicy
     from neoq.schedules import ScheduleInfo
     from neoq.sqlite.backend import SqliteBackend
-    from neoq.store import QueueCounts, WorkerInfo
+    from neoq.store import QueueCounts, ThreadInfo, WorkerInfo
     from neoq.tasks import JobFailed, Task, TaskJob, Tasks
 
 __all__ = [
     "Attempt",
+    "AuditEntry",
     "Backend",
     "BackendClosedError",
     "BackendError",
@@ -95,6 +97,7 @@ __all__ = [
     "Task",
     "TaskJob",
     "Tasks",
+    "ThreadInfo",
     "UnsupportedError",
     "WorkerInfo",
     "connect",
@@ -114,6 +117,7 @@ _ON_DEMAND = {
     "PostgresBackend": "neoq.postgres",
     "QueueCounts": "neoq.store",
     "Attempt": "neoq.attempts",
+    "AuditEntry": "neoq.audit",
     "RedisBackend": "neoq.redis",
     "RetryPolicy": "neoq.retry",
     "ScheduleInfo": "neoq.schedules",
@@ -124,6 +128,7 @@ _ON_DEMAND = {
     "Task": "neoq.tasks",
     "TaskJob": "neoq.tasks",
     "Tasks": "neoq.tasks",
+    "ThreadInfo": "neoq.store",
     "WorkerInfo": "neoq.store",
     "current_job": "neoq.engine.interrupt",
 }

@@ -34,6 +34,7 @@ _MONTHS = (
     *("july", "august", "september", "october", "november", "december"),
 )
 _LONGEST_NAME = 200  # characters that a Job accepts as its queue
+LONGEST_SPEC = 1000  # characters: one that lists every value of every field has some 600
 _DAYS_IN_MONTH = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 _MACROS = {
@@ -355,6 +356,8 @@ _FIELDS = (
 
 
 def _parse(spec: str, zone: tzinfo) -> _Interval | _Calendar:
+    if isinstance(spec, str) and len(spec) > LONGEST_SPEC:
+        raise _error(f"{spec[:40]}...", f"it has {len(spec)} characters, and {LONGEST_SPEC} at most are read")
     if not isinstance(spec, str) or not spec.isascii():
         raise _error(spec, f"a spec is an ASCII string such as '*/5 * * * *'{of_cron(spec)}")
     words = spec.upper().replace("?", "*").split()

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from neoq.attempts import Attempt, attempts_of
+from neoq.audit import AuditEntry, Deed, filter_text, ids_text, recorded
 from neoq.checks import check_queue, checked_id, checked_uid
 from neoq.engine.engine import Engine
 from neoq.engine.search import UNFINISHED, count, page_of, pages
@@ -251,6 +252,17 @@ class Operations:
         found = [info_of(listed, now) for listed in self.store.schedules()]
         return [info for info in found if info is not None]
 
+    def audit(self, limit: int = 100, before: int | None = None) -> list[AuditEntry]:
+        """What was done by those who act under a name, newest first; see `neoq.audit.acting_as`.
+
+        ``before`` is the id of the last entry on the page before. Entries are kept for 30 days.
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise InvalidJobError(f"limit is {limit!r}; it takes an int >= 1")
+        before = None if before is None else checked_id(before)
+        self.engine.ensure_readable()
+        return self.store.audit(limit=limit, before=before)
+
     # -- operating ---------------------------------------------------------------------------------------
 
     @overload
@@ -322,32 +334,37 @@ class Operations:
         if wanted.statuses == frozenset():
             return 0
         self.engine.ensure_readable()
-        found = pages(self.store, wanted, brief=True)
-        return sum(len(self._change([job.id for job in page], action)) for page in found)
+        with recorded(self.store, action, queue=wanted.queue, what=filter_text(wanted)) as deed:
+            for page in pages(self.store, wanted, brief=True):
+                self._change([job.id for job in page], action, deed)
+            return deed.count
 
     def _operate(self, job_id: int | Iterable[int], action: Action) -> bool | set[int]:
         if isinstance(job_id, (str, bytes)) or not isinstance(job_id, Iterable):
             job_id = checked_id(job_id)
             self.engine.ensure_readable()
-            return bool(self._change_some([job_id], action))
+            with recorded(self.store, action, what=ids_text([job_id])) as deed:
+                return bool(self._change_some([job_id], action, deed))
         ids = list(dict.fromkeys(map(checked_id, job_id)))
         self.engine.ensure_readable()
-        return self._change(ids, action)
+        with recorded(self.store, action, what=ids_text(ids)) as deed:
+            return self._change(ids, action, deed)
 
-    def _change(self, ids: list[int], action: Action) -> set[int]:
+    def _change(self, ids: list[int], action: Action, deed: Deed) -> set[int]:
         changed: set[int] = set()
         for start in range(0, len(ids), CHANGED_AT_ONCE):
             try:
-                changed |= self._change_some(ids[start : start + CHANGED_AT_ONCE], action)
+                changed |= self._change_some(ids[start : start + CHANGED_AT_ONCE], action, deed)
             except DuplicateJobError:  # of a single one
                 continue
         return changed
 
-    def _change_some(self, ids: list[int], action: Action) -> frozenset[int]:
+    def _change_some(self, ids: list[int], action: Action, deed: Deed) -> frozenset[int]:
         changed = self.store.change(ids, action)
+        touched = changed.done | changed.running
+        deed.count += len(touched)
         if action == "cancel":
             self.engine.cancel_running(set(changed.running))
-        touched = changed.done | changed.running
         if touched:
             self.engine.note_operated(touched)
         return touched
@@ -355,20 +372,25 @@ class Operations:
     def prune(self) -> int:
         """Forget finished and dead jobs beyond what the settings keep; return how many. Workers do so too."""
         self.engine.ensure_readable()
-        return self.store.prune()
+        with recorded(self.store, "prune") as deed:
+            deed.count = self.store.prune()
+            return deed.count
 
     def pause(self, queue: str) -> None:
         """Start no more jobs of a queue until `resume`; they can still be enqueued."""
-        check_queue(queue)
-        self.engine.ensure_readable()
-        self.store.set_paused(queue, True)
+        self._set_paused(queue, True)
         self.engine.note_change()
 
     def resume(self, queue: str) -> None:
         """Let a paused queue go on."""
+        self._set_paused(queue, False)
+
+    def _set_paused(self, queue: str, paused: bool) -> None:
         check_queue(queue)
         self.engine.ensure_readable()
-        self.store.set_paused(queue, False)
+        with recorded(self.store, "pause" if paused else "resume", queue=queue) as deed:
+            self.store.set_paused(queue, paused)
+            deed.count = 1
 
 
 def seconds_of(timeout: timedelta | float | None) -> float | None:

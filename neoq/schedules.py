@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from neoq.cron import Schedule
 
 TICKS_SHOWN = 5
+LONGEST = 2000  # characters of a text; another program may have written it
 _TOLD = ("spec", "timezone", "description", "queue")
 
 
@@ -25,13 +26,17 @@ class Listed(NamedTuple):
     name: str
     described: bytes
     last_tick: datetime | None
+    last_job_id: int | None = None  # of the last tick that was not skipped
+    skipped: int = 0  # ticks
 
 
 @dataclass(frozen=True)
 class ScheduleInfo:
     """A schedule that some process listens to, or did within the last day.
 
-    ``next_ticks`` are the next five, none where the timezone has no name that is known here.
+    ``next_ticks`` are the next five, none where the timezone has no name that is known here. ``last_job_id``
+    is the id of the job that the last tick enqueued; ``skipped`` counts the ticks that enqueued none, since
+    the job of the one before was unfinished.
     """
 
     name: str
@@ -41,6 +46,8 @@ class ScheduleInfo:
     queue: str
     last_tick: datetime | None
     next_ticks: tuple[datetime, ...]
+    last_job_id: int | None = None
+    skipped: int = 0
 
 
 def describe(schedule: Schedule, queue: str) -> bytes:
@@ -63,8 +70,12 @@ def info_of(listed: Listed, now: datetime) -> ScheduleInfo | None:
         return None
     if not all(isinstance(text, str) for text in (spec, zone, description, queue)):
         return None
+    spec, zone, description, queue = (text[:LONGEST] for text in (spec, zone, description, queue))
     ticks = tuple(islice(_ticks(spec, zone, now), TICKS_SHOWN))
-    return ScheduleInfo(listed.name, spec, zone, description, queue, listed.last_tick, ticks)
+    return ScheduleInfo(
+        *(listed.name, spec, zone, description, queue, listed.last_tick, ticks),
+        *(listed.last_job_id, listed.skipped),
+    )
 
 
 def _ticks(spec: str, timezone: str, now: datetime) -> Iterator[datetime]:

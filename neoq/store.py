@@ -15,6 +15,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
+from neoq.audit import AuditEntry, Entries
 from neoq.filter import ALL, Filter
 from neoq.job import DuplicateJobError, Job
 from neoq.outcome import Failure, Lease, Outcome, Successes, lease_of, record_crash, record_outcome
@@ -48,6 +49,7 @@ __all__ = [  # for those who write stores: see docs/writing-a-backend.md
     "Store",
     "StoreContext",
     "Successes",
+    "ThreadInfo",
     "Tick",
     "WorkerInfo",
     "lease_of",
@@ -144,11 +146,27 @@ class Tick(StrEnum):
 
 
 @dataclass(frozen=True)
+class ThreadInfo:
+    """One thread of a worker that takes jobs of a queue, and the job that it runs, if any, since when.
+
+    An abandoned one was interrupted and did not stop: the attempt is over, and the thread hangs still.
+    """
+
+    queue: str
+    job_id: int | None = None
+    kind: str | None = None
+    since: datetime | None = None
+    abandoned: bool = False
+
+
+@dataclass(frozen=True)
 class WorkerInfo:
     """One process that listens: where it runs, what it serves, when it was last heard of.
 
     ``kinds`` has for each queue the kinds of job that are run there, None where every kind is. ``version`` is
-    that of neoq.
+    that of neoq. ``threads`` are at most the first 100 of those that take jobs: abandoned ones first, then
+    those whose job has run longest, and those that wait last. ``memory`` is what the process has in RAM, in
+    bytes, where the system tells it; ``abandoned`` how many threads hang.
     """
 
     id: str
@@ -160,6 +178,9 @@ class WorkerInfo:
     running: int = 0
     kinds: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict, hash=False)
     version: str = ""
+    threads: tuple[ThreadInfo, ...] = ()
+    memory: int | None = None
+    abandoned: int = 0
 
 
 @dataclass(frozen=True)
@@ -284,6 +305,7 @@ class Store(abc.ABC):
         self.clock = context.clock
         self.inside: set[int] = set()  # the threads that are in a call: see `guarded`
         self.context = context
+        self._entries = Entries()
 
     @abc.abstractmethod
     def open_store(self, notify: Notify) -> None:
@@ -431,6 +453,18 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def set_paused(self, queue: str, paused: bool) -> None:
         """Let a queue's jobs be claimed, or not."""
+
+    def add_audit(self, entry: AuditEntry) -> None:
+        """Keep what somebody did, for `neoq.audit.KEPT` seconds: `prune` forgets what is older.
+
+        The store gives the entry its id, above those of all before it, and the time of its own clock. By
+        default the newest entries are kept in the memory of this process.
+        """
+        self._entries.add(entry, self.clock.time())
+
+    def audit(self, *, limit: int, before: int | None = None) -> list[AuditEntry]:
+        """The newest entries, or the newest of those whose ids are below ``before``, newest first."""
+        return self._entries.newest(limit, before, self.clock.time())
 
 
 class DirectStore(Store):

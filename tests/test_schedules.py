@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
+import orjson
 import pytest
 
+from neoq import CronError
 from neoq.cron import Schedule
-from neoq.schedules import describe
+from neoq.schedules import Listed, describe, info_of
 from tests.garbage import STORES, Spot, target_of
 
 OF_STORE = {
@@ -28,11 +31,24 @@ def test_a_schedule_that_nobody_listens_to_disappears(
         backend.queues()
         if store != "redis":
             backend.store.list_schedules({"old": b"{}"})
-            assert backend.store.schedules() == [("old", b"{}", None)]
+            assert backend.store.schedules() == [("old", b"{}", None, None, 0)]
         target.spoil(spot, long_ago, None)
         assert backend.store.schedules() == []
         told = describe(Schedule("@daily"), "mine")
         backend.store.list_schedules({"mine": told})
-        assert backend.store.schedules() == [("mine", told, None)]
+        assert backend.store.schedules() == [("mine", told, None, None, 0)]
         [info] = backend.schedules()
         assert (info.name, info.queue, info.timezone) == ("mine", "mine", "UTC")
+
+
+def test_a_text_of_any_length_is_bounded() -> None:
+    """What another program has listed is cut, and a spec that is too long is refused before it is read."""
+    described = orjson.dumps(dict.fromkeys(("spec", "timezone", "description", "queue"), "9," * 10000))
+    info = info_of(Listed("name", described, None), datetime.now(UTC))
+    assert info is not None
+    assert {len(text) for text in (info.spec, info.timezone, info.description, info.queue)} == {2000}
+    assert info.next_ticks == ()
+    with pytest.raises(
+        CronError, match=r"'9,9,.*\.\.\.': it has 20008 characters, and 1000 at most are read"
+    ):
+        Schedule("9," * 10_000 + "9 * * * ")

@@ -29,7 +29,7 @@ from neoq.cli.parser import did_you_mean
 from neoq.cli.titles import entitle
 from neoq.cli.wire import Message, Wire
 from neoq.errors import BackendError, BackendUnavailable, NeoqError
-from neoq.system import at_fork
+from neoq.system import at_fork, memory_used
 from neoq.threads.lifecycle import Wakeup
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ SHORT = 0.005  # seconds between looks whether the first claim was made
 FIRST_CLAIM = 5.0  # seconds for it
 AGAIN = 0.5  # seconds between attempts to reach the store
 ASK_AGAIN = 60.0  # seconds after which we ask again to be replaced: the successor may have failed
-PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 JITTER = 0.1
 STANDARD_LIBRARY = str(Path(os.__file__).parent)
 
@@ -353,11 +352,7 @@ def _reaches_store(backend: Backend) -> bool:
 
 def _memory() -> float:
     """The memory of this process in MB, as far as the system says."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
-            return int(file.read().split()[1]) * PAGE / 2**20
-    except OSError:
-        return 0.0
+    return (memory_used() or 0) / 2**20
 
 
 def _source_of(module: Any) -> str | None:

@@ -19,6 +19,7 @@ from neoq.engine.report import Ending
 from neoq.engine.scheduler import Cron, CronScheduler
 from neoq.engine.search import UNFINISHED, pages
 from neoq.engine.source import DirectSource, JobSource
+from neoq.engine.threads import threads_of
 from neoq.engine.unknown import UnknownKinds
 from neoq.errors import (
     JobCancelled,
@@ -29,7 +30,7 @@ from neoq.outcome import Lease, Outcome, lease_of
 from neoq.payload import sized_result
 from neoq.record import Status
 from neoq.store import Extended, Store, StoreContext, WorkerInfo
-from neoq.system import host_name
+from neoq.system import host_name, memory_used
 from neoq.threads.lifecycle import BoundedCall, await_change
 from neoq.threads.loop import has_late, revive
 from neoq.times import to_datetime
@@ -458,6 +459,7 @@ class Runtime:
         running = sum(runner.slot.job is not None for runner in self.runners())
         began: datetime = to_datetime(self.began) or now
         kinds = {queue: self.listeners[queue].kinds for queue in sorted(self.pools)}
+        pools = list(self.pools.values())
         return WorkerInfo(
             self.worker_id,
             host_name(),
@@ -468,6 +470,9 @@ class Runtime:
             running,
             {queue: None if known is None else tuple(sorted(known)) for queue, known in kinds.items()},
             __version__,
+            threads_of(pools),
+            memory_used(),
+            sum(len(pool.abandoned) for pool in pools),
         )
 
     def count_failure(self) -> None:

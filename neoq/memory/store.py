@@ -17,6 +17,7 @@ from neoq.job import plain as plain_job
 from neoq.memory.config import MemConfig
 from neoq.memory.queues import Plain, QueueState, job_of
 from neoq.memory.room import Room
+from neoq.memory.schedules import Schedules
 from neoq.memory.table import Table, snapshot
 from neoq.outcome import Lease, Outcome, Successes
 from neoq.record import Status
@@ -43,7 +44,6 @@ from neoq.times import to_datetime
 
 _RUNNING, _SUCCEEDED = Status.RUNNING, Status.SUCCEEDED
 _REMEMBERED_TOKENS = 1000
-_CLOCK_SLIPPED = 60.0  # seconds: a tick that much older than the last one is a new one, of a clock set back
 
 
 class MemStore(DirectStore):
@@ -75,10 +75,9 @@ class MemStore(DirectStore):
         self._room = Room(self.config, self.context, self._table.uids)
         self._lock, self._queues, self._jobs = self._table.lock, self._table.queues, self._table.jobs
         self._leases = itertools.count(1)
-        self._ticks: dict[str, float] = {}
         self._added: OrderedDict[bytes, list[int]] = OrderedDict()
         self._beats: dict[str, WorkerInfo] = {}
-        self._schedules: dict[str, bytes] = {}
+        self._schedules = Schedules()
 
     def close_store(self) -> None:
         """Stop the threads; what is left stays readable for the report."""
@@ -266,35 +265,32 @@ class MemStore(DirectStore):
         """Record a tick and add its job; capacity does not hold it back."""
         at = tick.timestamp()
         with self._lock:
-            last = self._ticks.get(cron)
-            if last is not None and 0 <= last - at < _CLOCK_SLIPPED:
+            ticks = self._schedules.ticks(cron)
+            if not ticks.is_new(at):
                 return Tick.EXISTS
-            self._ticks[cron] = at
+            ticks.last = at
             state = self._queues.get(job.queue) or self._table.new_queue(job.queue)
             if state.key(job) in state.holders:
+                ticks.skipped += 1
                 return Tick.SKIPPED
-            self._table.accept(job, state)
+            ticks.job_id = self._table.accept(job, state).id
         self._notify(job.queue, "ready")
         return Tick.NEW
 
     def last_tick(self, cron: str) -> datetime | None:
         """The newest tick of a cron in this process."""
         with self._lock:
-            at = self._ticks.get(cron)
-        return to_datetime(at)
+            return to_datetime(self._schedules.ticks(cron).last)
 
     def list_schedules(self, schedules: Mapping[str, bytes]) -> None:
         """Remember the schedules of this process."""
         with self._lock:
-            self._schedules = dict(sorted(schedules.items()))
+            self._schedules.keep(schedules)
 
     def schedules(self) -> list[Listed]:
         """The schedules of this process."""
         with self._lock:
-            return [
-                Listed(name, told, to_datetime(self._ticks.get(name)))
-                for name, told in self._schedules.items()
-            ]
+            return self._schedules.listed()
 
     # -- claim and settle --------------------------------------------------------------------------------
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from neoq import MemBackend
 from neoq.testing import BackendConformance
+from neoq.testing.cases.audit import AuditCases, PastTickCases, WorkerCases
 
 
-class TestMemBackend(BackendConformance):
+class TestMemBackend(AuditCases, WorkerCases, PastTickCases, BackendConformance):
     """MemBackend keeps every promise that a store in one process can make."""
 
     features = MemBackend.features

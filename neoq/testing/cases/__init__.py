@@ -18,6 +18,7 @@ pytest.register_assert_rewrite(
                 "options",
                 "filters",
                 "waiting",
+                "audit",
             ),
         )
     )

@@ -261,7 +261,7 @@ class ScheduleCases(Suite):
         waiting.queues()
         waiting.store.list_schedules({"b": b"1", "a": b"2"})
         waiting.store.list_schedules({"b": b"3", "a": b"2"})
-        assert waiting.store.schedules() == [("a", b"2", None), ("b", b"3", None)]
+        assert waiting.store.schedules() == [("a", b"2", None, None, 0), ("b", b"3", None, None, 0)]
 
     def test_what_is_no_schedule_is_left_out(self, waiting: Backend) -> None:
         """schedules() leaves out what somebody else has listed, and shows no ticks where the spec is none."""
