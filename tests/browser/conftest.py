@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
-from tests.browser.visits import Visits
+import neoq
+from neoq.dashboard import Access, wsgi
+from tests.browser.chromium import CHROMIUM, FLAGS
+from tests.browser.serving import serving
+from tests.browser.shop import Shop, shop
+from tests.browser.visits import PATIENCE, Visits
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-CHROMIUM = os.environ.get("NEOQ_TEST_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-# Nothing but the pages of a test is asked for. There is no sandbox for root, and /dev/shm may be small.
-FLAGS = (
-    "--disable-background-networking --disable-component-update --disable-dev-shm-usage --disable-gpu "
-    "--disable-quic --disable-sync --no-first-run"
-).split() + ["--no-sandbox"] * (os.getuid() == 0)
+# Breaks out of a text, an attribute with either quote, a comment, a script and a template.
+HOSTILE = (
+    "\"'--></title></script></textarea><b id=ran><img src=x onerror=alert(1)>"
+    "<script>alert(2)</script>{{7*191}}"
+)
 HERE = Path(__file__).parent
+
+expect.set_options(timeout=PATIENCE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,3 +54,48 @@ def visit(browser: Browser) -> Iterator[Visits]:
     yield visits
     visits.end()
     assert not visits.complaints, "the browser complained:\n" + "\n".join(visits.complaints)
+
+
+class Shown(NamedTuple):
+    """A shop, and where its dashboard is."""
+
+    shop: Shop
+    address: str
+
+
+RIGHTS = frozenset("retry cancel delete run pause limit reveal".split())
+
+
+def everything(environ: dict[str, Any]) -> Access:
+    """The access of somebody who may do all."""
+    return Access(RIGHTS, user="ada")
+
+
+@contextmanager
+def shown_of(backend: neoq.Backend, text: str = "", **options: Any) -> Iterator[Shown]:
+    """A shop in a backend, and its dashboard."""
+    settings = {"access": everything, "title": "The shop", **options}
+    with shop(backend, text) as filled, serving(wsgi(backend, **settings)) as address:
+        yield Shown(filled, address)
+
+
+@pytest.fixture(scope="package")
+def shown() -> Iterator[Shown]:
+    """A shop that tests only look at."""
+    with shown_of(neoq.MemBackend()) as found:
+        yield found
+
+
+@pytest.fixture(scope="package")
+def hostile() -> Iterator[Shown]:
+    """A shop whose every text tries to run a script."""
+    with shown_of(neoq.MemBackend(), HOSTILE) as found:
+        yield found
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def acting(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shown]:
+    """A shop of the test's own, in memory and in a file."""
+    memory = request.param == "memory"
+    with shown_of(neoq.MemBackend() if memory else neoq.connect(f"sqlite:///{tmp_path}/jobs.db")) as found:
+        yield found

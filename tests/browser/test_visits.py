@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from tests.browser.visits import Visits, hindrances
+from tests.browser.visits import CONTRAST, Visits, hindrances, sideways
 
 CSP = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:"
 
@@ -69,9 +69,15 @@ def test_a_sound_page_has_no_complaints(visit: Visits) -> None:
 def test_axe_finds_what_hinders(visit: Visits) -> None:
     """A field without a name and a text too pale are found."""
     body = "<main><h1>Small</h1><input name=q><p style='color: #bbb'>Pale.</p></main>"
-    found = "\n".join(hindrances(visit(visit.serve(page_of(body)))))
-    assert "label: " in found
-    assert "color-contrast: " in found
+    page = visit(visit.serve(page_of(body)))
+    assert [found.partition(":")[0] for found in hindrances(page)] == ["color-contrast", "label"]
+    assert [found.partition(":")[0] for found in hindrances(page, CONTRAST)] == ["color-contrast"]
+
+
+def test_a_page_that_is_too_wide_is_found(visit: Visits) -> None:
+    """An element that is wider than its window is named."""
+    page = visit(visit.serve(page_of("<main><pre>" + 400 * "wide" + "</pre></main>")))
+    assert any("<pre>" in found for found in sideways(page))
 
 
 def test_without_scripts(visit: Visits) -> None:

@@ -12,9 +12,10 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog,
 
 from tests.browser.serving import serving
 
-PATIENCE = 15_000.0  # milliseconds; the machine may be busy
+PATIENCE = 20_000  # milliseconds; the machine may be busy
 # What axe looks at: WCAG 2.2 at level AA, with all that it builds on.
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+CONTRAST = ["color-contrast", "link-in-text-block"]
 
 
 class Visits:
@@ -25,7 +26,7 @@ class Visits:
     """
 
     def __init__(self, browser: Browser) -> None:
-        self.requests: list[str] = []
+        self.asked = 0  # how often a script asked for something
         self.expected: list[str] = []
         self._browser = browser
         self._complaints: list[str] = []
@@ -34,16 +35,20 @@ class Visits:
 
     def serve(self, app: Any) -> str:
         """Serve an application until the end; its address."""
-        address = self._closing.enter_context(serving(app))
-        self._hosts.add(urlsplit(address).netloc)
-        return address
+        return self._closing.enter_context(serving(app))
 
-    def __call__(self, address: str, **options: Any) -> Page:
-        """Open an address; ``options`` are those of Playwright's ``new_context``."""
+    def __call__(self, address: str, *, clock: bool = False, **options: Any) -> Page:
+        """Open an address; ``options`` are those of Playwright's ``new_context``.
+
+        With a clock the test can make time pass in the page, by ``page.clock``.
+        """
         context = self._closing.enter_context(self._browser.new_context(**options))
         context.set_default_timeout(PATIENCE)
+        self._hosts.add(urlsplit(address).netloc)
         self._listen(context)
         page = context.new_page()
+        if clock:
+            page.clock.install()
         page.goto(address)
         return page
 
@@ -74,15 +79,30 @@ class Visits:
         dialog.dismiss()
 
     def _asked(self, request: Request) -> None:
-        self.requests.append(request.url)
+        self.asked += request.resource_type in {"fetch", "xhr"}
         parts = urlsplit(request.url)
         if parts.scheme not in {"data", "blob", "about"} and parts.netloc not in self._hosts:
             self._complaints.append(f"request to another host: {request.url}")
 
 
-def hindrances(page: Page) -> list[str]:
+def sideways(page: Page) -> list[str]:
+    """The elements that make a page wider than its window, none where nobody needs to scroll sideways."""
+    found: list[str] = page.evaluate(_SIDEWAYS)
+    return found
+
+
+_SIDEWAYS = """() => {
+    const width = document.documentElement.clientWidth;
+    if (document.documentElement.scrollWidth <= width) return [];
+    const all = [...document.body.querySelectorAll("*")];
+    const wide = all.filter(one => one.getBoundingClientRect().right > width + 1);
+    return ["the page"].concat(wide.slice(0, 5).map(one => one.outerHTML.slice(0, 120)));
+}"""
+
+
+def hindrances(page: Page, rules: list[str] = RULES) -> list[str]:
     """What axe finds on a page that keeps somebody from using it, a line for each element."""
-    found = Axe().run(page, options={"runOnly": RULES, "resultTypes": ["violations"]})
+    found = Axe().run(page, options={"runOnly": rules, "resultTypes": ["violations"]})
     return [
         f"{violation['id']}: {node['html'][:160]} ({node['failureSummary'].splitlines()[-1].strip()})"
         for violation in found.response["violations"]
