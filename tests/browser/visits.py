@@ -95,7 +95,7 @@ _SIDEWAYS = """() => {
     const width = document.documentElement.clientWidth;
     if (document.documentElement.scrollWidth <= width) return [];
     const all = [...document.body.querySelectorAll("*")];
-    const wide = all.filter(one => one.getBoundingClientRect().right > width + 1);
+    const wide = all.filter(one => one.getBoundingClientRect().left + one.scrollWidth > width + 1);
     return ["the page"].concat(wide.slice(0, 5).map(one => one.outerHTML.slice(0, 120)));
 }"""
 
