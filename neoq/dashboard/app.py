@@ -48,8 +48,9 @@ class Dashboard:
         """Answer a request, as WSGI has it."""
         response = self._answer(environ)
         body = response.body
+        own = {name for name, _ in response.headers}
         sent = [
-            *headers.of(response.kind),
+            *((name, value) for name, value in headers.of(response.kind) if name not in own),
             ("Content-Type", response.content_type),
             ("Content-Length", str(len(body))),
             *response.headers,

@@ -6,13 +6,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from neoq.errors import BackendError, NeoqError
+from neoq.dashboard.sweeps import Sweeps
+from neoq.errors import BackendError
+from neoq.filter import Filter
 
 if TYPE_CHECKING:
     from neoq.backend import Backend
     from neoq.dashboard.mask import Mask
+    from neoq.job import Job
     from neoq.schedules import ScheduleInfo
     from neoq.store import QueueCounts, WorkerInfo
 
@@ -82,8 +85,6 @@ class Look(Generic[T]):
         error: BaseException | None = None
         try:
             answer = self._ask()
-        except NeoqError as failed:
-            error = failed
         except BaseException as failed:
             error = failed
         with self._lock:
@@ -103,6 +104,7 @@ class Board:
         self._counts = Look(backend.queues)
         self._workers = Look(backend.workers)
         self._schedules = Look(backend.schedules)
+        self.sweeps = Sweeps()
 
     def counts(self) -> Seen[list[QueueCounts]]:
         """Every queue's jobs, counted."""
@@ -121,16 +123,15 @@ class Board:
         for look in (self._counts, self._workers):
             look.forget()
 
-    def heard(self) -> dict[str, int] | None:
-        """How many processes listen on each queue; None where that is not known, as in memory."""
-        if "durable" not in self.backend.features:
-            return None
+    def heard(self) -> dict[str, int]:
+        """How many processes listen on each queue."""
         heard: dict[str, int] = {}
         for worker in self.workers().value:
             for queue in worker.queues:
                 heard[queue] = heard.get(queue, 0) + 1
         return heard
 
-    def settings(self) -> dict[str, Any]:
-        """The backend as a page names it."""
-        return {"store": type(self.backend).__name__}
+    def brief(self, ids: list[int]) -> list[Job]:
+        """The jobs of these ids that exist, with the beginning of their payload only."""
+        self.backend.engine.ensure_readable()
+        return self.backend.store.find_brief(Filter(ids=ids), limit=len(ids)).jobs if ids else []

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from neoq.dashboard.board import Board
-from neoq.dashboard.pages import queues
+from neoq.dashboard.pages import act, confirm, job, jobs, queue, queues, sweep
 from neoq.dashboard.request import Request
 from neoq.dashboard.response import Answer
 
@@ -21,7 +21,16 @@ class Route(NamedTuple):
     title: str | None = None  # in the navigation, if it is there
 
 
-ROUTES = (Route("queues", queues.page, title="Queues"),)
+ROUTES = (
+    Route("queues", queues.page, title="Queues"),
+    Route("queue", queue.page, queue="name"),
+    Route("jobs", jobs.page, queue="queue", title="Jobs"),
+    Route("job", job.page),
+    Route("download", job.download),
+    Route("confirm", confirm.page, queue="queue"),
+    Route("sweep", sweep.page),
+    Route("act", act.page, "POST"),
+)
 BY_PATH = {(route.method, route.path): route for route in ROUTES}
 NAVIGATION = tuple(route for route in ROUTES if route.title)
 FIRST = "queues"  # until there is an overview

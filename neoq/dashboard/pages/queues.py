@@ -12,7 +12,7 @@ def page(request: Request, board: Board) -> Page:
     counts = board.counts()
     heard = board.heard()
     rows = [
-        {"counts": queue, "workers": None if heard is None else heard.get(queue.queue, 0)}
+        {"counts": queue, "workers": heard.get(queue.queue, 0)}
         for queue in counts.value
         if request.granted.may_read(queue.queue)
     ]

@@ -1,0 +1,37 @@
+"""The page that asks before all jobs are changed that a filter takes: how many, and some of them."""
+
+from __future__ import annotations
+
+from neoq.dashboard import shown
+from neoq.dashboard.board import Board
+from neoq.dashboard.changes import CHANGES
+from neoq.dashboard.finder import Finder
+from neoq.dashboard.request import Request
+from neoq.dashboard.response import Page, Refused
+from neoq.dashboard.sweeps import counted
+
+
+def page(request: Request, board: Board) -> Page:
+    """What a change of all that match would do."""
+    change = CHANGES.get(request.query.get("action", ""))
+    finder = Finder.of(request.query, board.mask).frozen()
+    if change is None or finder.wrong or finder.empty:
+        raise Refused(400, "The filter is not right; begin at the page of jobs.")
+    request.need_read(finder.texts.get("queue"))
+    request.need(change.name, finder.texts.get("queue"))
+    number, exact, sample = counted(board.backend, change, finder)
+    data = {
+        "change": change,
+        "finder": finder,
+        "number": number,
+        "exact": exact,
+        "statuses": [status.value for status in change.statuses(finder.texts.get("status"))],
+        "sample": [
+            {"job": job, "state": shown.state(job), "preview": shown.preview(board.mask, job)}
+            for job in sample
+            if finder.shows(board.mask, job)
+        ],
+        "back": request.url("jobs", finder.pairs()),
+        "command": finder.command("retry" if change.name == "run" else change.name),
+    }
+    return Page("confirm.html", data)
