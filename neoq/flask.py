@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import flask
 from flask.cli import ScriptInfo, pass_script_info
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Neoq", "application"]
 
 _PREFIX = "NEOQ_"
-_NOT_SETTINGS = frozenset({"url", "app"})
+_NOT_SETTINGS = frozenset({"url", "app", "dashboard"})
+_LOOKS = ("title", "mask", "formatter")
 _WANT_APP = frozenset({"worker", "check", "dashboard"})
 
 
@@ -39,13 +41,28 @@ class Neoq:
     the setting of that name, as NEOQ_CONCURRENCY does. ``queue`` is where the jobs of tasks wait, and
     ``options`` are settings for applications whose configuration does not name them.
 
+    ``dashboard="/jobs"`` (or NEOQ_DASHBOARD) shows `neoq.dashboard` at that path, inside of the application:
+    its ``before_request`` functions, its session and its login are there, and ``access`` is asked within the
+    request. Without ``access`` only this machine may read. ``title``, ``mask`` and ``formatter`` are those of
+    `neoq.dashboard.wsgi`.
+
     Jobs in memory run in this process. With a durable store this process only enqueues, and
     ``flask neoq worker`` runs the jobs, unless NEOQ_AUTOSTART is True.
 
     Raises ConfigError for a setting that is unknown or cannot be used.
     """
 
-    def __init__(self, app: flask.Flask | None = None, *, queue: str = "default", **options: Any) -> None:
+    def __init__(
+        self,
+        app: flask.Flask | None = None,
+        *,
+        queue: str = "default",
+        dashboard: str | None = None,
+        access: Callable[[dict[str, Any]], Any] | None = None,
+        **options: Any,
+    ) -> None:
+        self._dashboard = dashboard
+        self._looks = {name: options.pop(name) for name in _LOOKS if name in options} | {"access": access}
         self._options = options
         self._backends: dict[flask.Flask, Backend] = {}
         self._registered: list[Callable[[Backend], Any]] = []
@@ -72,6 +89,9 @@ class Neoq:
         self._backends = {**open_ones, app: backend}
         app.extensions["neoq"] = self
         app.cli.add_command(_command())
+        path = app.config.get("NEOQ_DASHBOARD") or self._dashboard
+        if path:
+            _show_dashboard(app, backend, path, self._looks)
 
     def _settings_of(self, app: flask.Flask) -> dict[str, Any]:
         settings = dict(self._options)
@@ -188,6 +208,34 @@ def _refuse_uwsgi_without_threads() -> None:
         "in its configuration, or keep jobs in a durable store and run them with flask neoq worker"
     )
     raise ConfigError([problem])
+
+
+def _show_dashboard(app: flask.Flask, backend: Backend, path: str, looks: Mapping[str, Any]) -> None:
+    """Answer the requests below a path of the application by the dashboard."""
+    from neoq.dashboard import wsgi
+    from neoq.dashboard.mounts import at
+
+    path = f"/{path.strip('/')}"
+    if path == "/" or "<" in path:
+        raise ConfigError([f'dashboard is {path!r}; it takes a path of its own, such as "/jobs"'])
+    pages = wsgi(backend, **looks)
+
+    def neoq_dashboard(page: str = "") -> Any:
+        request = flask.request
+        mount = request.path.removesuffix(page).rstrip("/")
+        if request.mimetype == "application/x-www-form-urlencoded":  # the application may have read it
+            body = urlencode(list(request.form.items(multi=True)), errors="replace").encode()
+        else:
+            body = b""
+        environ = at(request.environ, mount, page, body)
+        return flask.Response.from_app(pages, environ, buffered=True)
+
+    methods = ["GET", "HEAD", "POST"]
+    for rule in (f"{path}/", f"{path}/<path:page>"):
+        app.add_url_rule(rule, "neoq_dashboard", neoq_dashboard, methods=methods)
+    csrf = app.extensions.get("csrf")  # of Flask-WTF; the dashboard's forms have a protection of their own
+    if csrf is not None:
+        csrf.exempt(neoq_dashboard)
 
 
 # -- the command ------------------------------------------------------------------------------------

@@ -34,7 +34,15 @@ def wsgi(
     ``formatter(field, value, job)`` may change what is shown. ``trusted_proxies`` is how many proxies
     in front set X-Forwarded-*.
     """
-    from neoq.dashboard.app import Dashboard
+    try:
+        from neoq.dashboard.app import Dashboard
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in {"jinja2", "markupsafe"}:
+            raise
+        raise ModuleNotFoundError(
+            "neoq.dashboard needs Jinja2, which is not installed: pip install 'neoq[dashboard]'",
+            name=error.name,
+        ) from None
 
     return Dashboard(
         backend,

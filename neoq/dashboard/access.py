@@ -17,6 +17,7 @@ RIGHTS = frozenset({"retry", "cancel", "delete", "run", "pause", "limit", "revea
 
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _FORWARDED = ("FORWARDED", "VIA", "X_FORWARDED_FOR", "X_FORWARDED_HOST", "X_REAL_IP")
+_REFUSED = "You may not see this dashboard: its access= says so."
 _MAX_USER = 100  # characters
 _TAKES = (
     'it returns "none", "read", a set of rights, a mapping of queue names (and "*") to these, or an Access'
@@ -47,6 +48,7 @@ class Granted:
     queues: Mapping[str, frozenset[str] | None] = field(default_factory=dict)
     refusal: str | None = None  # why the sender may see nothing
     challenge: str | None = None  # what a refusal asks a browser for: the value of WWW-Authenticate
+    reply: Callable[..., Any] | None = None  # a WSGI application that answers in place of a refusal
 
     def _of(self, queue: str) -> frozenset[str] | None:
         return self.queues.get(queue, self.others)
@@ -139,15 +141,20 @@ def rights_of(
 ) -> Granted:
     """What the sender of a request may do, by an ``access`` function; without one this machine may read.
 
-    A function that raises, or returns something else than it may, lets nobody in; the log says why.
+    A function that raises, or returns something else than it may, lets nobody in; the log says why. It may
+    also return a WSGI application, such as a redirect to a login, which then answers the request.
     """
     environ = behind(environ, trusted_proxies)
     asked = Loopback() if access is None else access
     try:
         answer = asked(environ)
-    except Exception:
+    except Exception as error:
+        if callable(error):  # as the HTTP errors of Werkzeug are
+            return Granted(refusal=_REFUSED, reply=error)
         _log.exception("access= of the dashboard raised for %s, which is refused", _place(environ))
         return Granted(refusal="The access= of this dashboard failed, so nobody is let in; see the log.")
+    if callable(answer):
+        return Granted(refusal=_REFUSED, reply=answer)
     try:
         granted = _granted(answer, environ)
     except ValueError as error:
@@ -159,8 +166,9 @@ def rights_of(
         return granted
     refusal_of = getattr(asked, "refusal_of", None)
     refusal = refusal_of(environ) if callable(refusal_of) else None
-    refusal = refusal or "You may not see this dashboard: its access= says so."
-    return Granted(user=granted.user, refusal=refusal, challenge=getattr(asked, "challenge", None))
+    return Granted(
+        user=granted.user, refusal=refusal or _REFUSED, challenge=getattr(asked, "challenge", None)
+    )
 
 
 def _granted(answer: Any, environ: Environ) -> Granted:

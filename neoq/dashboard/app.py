@@ -13,7 +13,7 @@ from neoq.dashboard.board import Board
 from neoq.dashboard.mask import Formatter, Mask, Names
 from neoq.dashboard.proxies import behind
 from neoq.dashboard.request import Request
-from neoq.dashboard.response import Answer, Page, Redirect, Refused, Response
+from neoq.dashboard.response import Answer, Page, Redirect, Refused, Reply, Response
 from neoq.dashboard.routes import BY_PATH, FIRST, NAVIGATION, Route, methods_of
 from neoq.errors import BackendError, InvalidJobError
 
@@ -47,6 +47,8 @@ class Dashboard:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request, as WSGI has it."""
         response = self._answer(environ)
+        if isinstance(response, Reply):
+            return response.application(environ, start_response)
         body = response.body
         own = {name for name, _ in response.headers}
         sent = [
@@ -60,13 +62,14 @@ class Dashboard:
         start_response(response.status_line, sent)
         return [] if environ.get("REQUEST_METHOD", "").upper() == "HEAD" else [body]
 
-    def _answer(self, environ: dict[str, Any]) -> Response:
+    def _answer(self, environ: dict[str, Any]) -> Response | Reply:
         request = Request(environ, "GET", "", Request.of({}).query)
         try:
             request = Request.of(behind(environ, self._trusted_proxies))
             if request.path.startswith("static/"):
                 return _static(request)
-            return self._sent(request, self._page(request))
+            answer = self._page(request)
+            return answer if isinstance(answer, Reply) else self._sent(request, answer)
         except Refused as error:
             return self._refusal(request, error)
         except InvalidJobError as error:
@@ -81,9 +84,11 @@ class Dashboard:
 
     # -- what is asked -----------------------------------------------------------------------------------
 
-    def _page(self, request: Request) -> Answer:
+    def _page(self, request: Request) -> Answer | Reply:
         """The answer of the page that is asked for, to those who may ask for it."""
         request.granted = rights.rights_of(request.environ, self._access)
+        if request.granted.reply is not None:
+            return Reply(request.granted.reply)
         if request.granted.refusal is not None:
             raise _not_let_in(request.granted)
         route = self._route_of(request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -43,6 +43,13 @@ class Redirect:
     to: str
     message: str | None = None
     failed: bool = False
+
+
+@dataclass
+class Reply:
+    """A WSGI application that answers in place of the dashboard, such as a redirect to a login."""
+
+    application: Callable[..., Iterable[bytes]]
 
 
 class Refused(Exception):

@@ -21,7 +21,8 @@ SHOWN = Mask()
     "key",
     "password PASSWORD db_passwd userPassword passphrase secret client-secret token accessToken"
     " X-Auth-Token api_key apikey APIKey key signingKey private_key AWS_ACCESS_KEY authorization Cookie"
-    " set-cookie credentials session sessionid auth pwd jwt pin \uff50\uff41\uff53\uff53\uff57\uff4f\uff52\uff44".split(),
+    " set-cookie credentials session sessionid auth pwd jwt pin"
+    " \uff50\uff41\uff53\uff53\uff57\uff4f\uff52\uff44".split(),
 )
 def test_the_value_of_a_secret_key_is_hidden(key: str) -> None:
     """The value of a key that looks like a secret is hidden, however it is written and however deep it is."""
