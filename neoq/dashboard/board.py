@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from neoq.dashboard.failures import Fault, Faults
 from neoq.dashboard.sweeps import Sweeps
 from neoq.errors import BackendError
 from neoq.filter import Filter
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FRESH = 2.0  # seconds for which nobody asks again
+SELDOM = 10.0  # where the answer takes the store more
 PATIENCE = 1.0  # seconds that a page waits for an answer, if it can show an older one
 FIRST_PATIENCE = 5.0  # seconds that it waits if it cannot
 
@@ -41,8 +43,11 @@ class Seen(Generic[T]):
 class Look(Generic[T]):
     """One question to the store: asked by one thread at a time, and not again while the answer is fresh."""
 
-    def __init__(self, ask: Callable[[], T], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, ask: Callable[[], T], clock: Callable[[], float] = time.monotonic, fresh: float = FRESH
+    ) -> None:
         self._ask = ask
+        self._fresh = fresh
         self._clock = clock
         self._lock = threading.Lock()
         self._answer: tuple[T, float] | None = None
@@ -72,7 +77,7 @@ class Look(Generic[T]):
         """The question that is on its way, or begins now; None while the answer is fresh."""
         with self._lock:
             now = self._clock()
-            if self._flight is None and now - self._asked_at >= FRESH:
+            if self._flight is None and now - self._asked_at >= self._fresh:
                 self._asked_at = now
                 self._flight = threading.Event()
                 threading.Thread(
@@ -105,6 +110,7 @@ class Board:
         self._workers = Look(backend.workers)
         self._schedules = Look(backend.schedules)
         self.sweeps = Sweeps()
+        self._faults = Look(Faults(backend).read, fresh=SELDOM)
 
     def counts(self) -> Seen[list[QueueCounts]]:
         """Every queue's jobs, counted."""
@@ -118,9 +124,13 @@ class Board:
         """The schedules."""
         return self._schedules.seen()
 
+    def faults(self) -> Seen[list[Fault]]:
+        """The newest dead jobs, as far as groups need them."""
+        return self._faults.seen()
+
     def changed(self) -> None:
         """Let the next page show what an action did."""
-        for look in (self._counts, self._workers):
+        for look in (self._counts, self._workers, self._schedules, self._faults):
             look.forget()
 
     def heard(self) -> dict[str, int]:

@@ -6,7 +6,19 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from neoq.dashboard.board import Board
-from neoq.dashboard.pages import act, confirm, job, jobs, queue, queues, sweep
+from neoq.dashboard.pages import (
+    act,
+    actions,
+    confirm,
+    failures,
+    job,
+    jobs,
+    queue,
+    queues,
+    schedules,
+    sweep,
+    workers,
+)
 from neoq.dashboard.request import Request
 from neoq.dashboard.response import Answer
 
@@ -29,6 +41,10 @@ ROUTES = (
     Route("download", job.download),
     Route("confirm", confirm.page, queue="queue"),
     Route("sweep", sweep.page),
+    Route("failures", failures.page, title="Failures"),
+    Route("schedules", schedules.page, title="Schedules"),
+    Route("workers", workers.page, title="Workers"),
+    Route("actions", actions.page, title="Actions"),
     Route("act", act.page, "POST"),
 )
 BY_PATH = {(route.method, route.path): route for route in ROUTES}

@@ -8,6 +8,7 @@ from neoq.dashboard.acting import acting, recorded
 from neoq.dashboard.board import Board
 from neoq.dashboard.changes import CHANGES, Change, state_of, told_state
 from neoq.dashboard.finder import Finder
+from neoq.dashboard.pages import failures
 from neoq.dashboard.pages import job as job_page
 from neoq.dashboard.request import Request
 from neoq.dashboard.response import Answer, Page, Redirect, Refused
@@ -32,6 +33,8 @@ def page(request: Request, board: Board) -> Answer:
     change = CHANGES.get(action)
     if change is None:
         raise Refused(400, "There is no such action.")
+    if "group" in request.form:
+        return failures.change_group(request, board, change)
     if "all" in request.form:
         return _sweep(request, board, change)
     return _ticked(request, board, change)
