@@ -39,10 +39,11 @@ class Finder:
         texts = {name: text for name in TEXTS if (text := fields.text(name)) is not None}
         payload = tuple(text for one in fields.all("payload") if (text := one.strip()))[:_MOST_PATHS]
         found = cls(texts, payload, fields.get("order") == "oldest")
-        found.wrong.update(found._mistakes(mask))
+        found.wrong.update(found.mistakes(mask))
         return found
 
-    def _mistakes(self, mask: Mask) -> dict[str, str]:
+    def mistakes(self, mask: Mask) -> dict[str, str]:
+        """What cannot be read, and why, by field."""
         wrong: dict[str, str] = {}
         for name in ("since", "until"):
             if name in self.texts and _moment(self.texts[name]) is None:
