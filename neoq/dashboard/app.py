@@ -14,7 +14,7 @@ from neoq.dashboard.mask import Formatter, Mask, Names
 from neoq.dashboard.proxies import behind
 from neoq.dashboard.request import Request
 from neoq.dashboard.response import Answer, Page, Redirect, Refused, Reply, Response
-from neoq.dashboard.routes import BY_PATH, FIRST, NAVIGATION, Route, methods_of
+from neoq.dashboard.routes import BY_PATH, NAVIGATION, Route, methods_of
 from neoq.errors import BackendError, InvalidJobError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Dashboard:
         method = "GET" if request.method == "HEAD" else request.method
         route = BY_PATH.get((method, request.path))
         # Without a slash behind the mount, relative links would lead out of it.
-        if request.path == "" and (route is None or not request.environ.get("PATH_INFO")):
+        if request.environ.get("SCRIPT_NAME", "").strip("/") and not request.environ.get("PATH_INFO"):
             return None
         if route is None:
             allowed = methods_of(request.path)
@@ -169,11 +169,9 @@ def _not_let_in(granted: rights.Granted) -> Refused:
 
 
 def _first(request: Request) -> str:
-    """The way to the first page from the mount, also where that was asked for without its slash."""
-    if request.environ.get("PATH_INFO"):
-        return FIRST
-    name = request.environ.get("SCRIPT_NAME", "").rpartition("/")[2]
-    return f"{quote(name.encode('latin-1', 'replace'))}/" if name else FIRST
+    """The way to the first page from the mount that was asked for without its slash."""
+    name = request.environ["SCRIPT_NAME"].rstrip("/").rpartition("/")[2]
+    return f"{quote(name.encode('latin-1', 'replace'))}/"
 
 
 def _redirect(request: Request, answer: Redirect) -> Response:

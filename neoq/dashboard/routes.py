@@ -13,6 +13,7 @@ from neoq.dashboard.pages import (
     failures,
     job,
     jobs,
+    overview,
     queue,
     queues,
     schedules,
@@ -34,6 +35,7 @@ class Route(NamedTuple):
 
 
 ROUTES = (
+    Route("", overview.page, title="Overview"),
     Route("queues", queues.page, title="Queues"),
     Route("queue", queue.page, queue="name"),
     Route("jobs", jobs.page, queue="queue", title="Jobs"),
@@ -49,7 +51,6 @@ ROUTES = (
 )
 BY_PATH = {(route.method, route.path): route for route in ROUTES}
 NAVIGATION = tuple(route for route in ROUTES if route.title)
-FIRST = "queues"  # until there is an overview
 
 
 def methods_of(path: str) -> list[str]:
