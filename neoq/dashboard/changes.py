@@ -81,7 +81,9 @@ CHANGES = {
 
 def state_of(job: Job | JobLine) -> str:
     """A job's state as a form carries it, so that the form of an older one is recognised."""
-    return f"{job.status.value}.{job.attempt}.{job.crashes}"
+    waits = job.status in _WAITING and job.run_after is not None
+    due = int(job.run_after.timestamp() * 1000) if waits and job.run_after else 0
+    return f"{job.status.value}.{job.attempt}.{job.crashes}.{due}"
 
 
 def told_state(state: str) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from neoq.backend import Backend
     from neoq.dashboard.changes import Change
     from neoq.dashboard.finder import Finder
+    from neoq.dashboard.mask import Mask
     from neoq.dashboard.request import Request
     from neoq.line import JobLine
 
@@ -29,26 +30,32 @@ SAMPLE = 5
 _PAUSE = 0.02  # between two pages, so that workers claim
 
 
-def pages(backend: Backend, change: Change, finder: Finder) -> Iterator[list[JobLine]]:
-    """The jobs that a filter takes and the change can change, newest first, a status after the other."""
+def pages(
+    backend: Backend, change: Change, finder: Finder, mask: Mask, newest: int | None = None
+) -> Iterator[list[JobLine]]:
+    """The jobs that a filter takes and the change can change, newest first, a status after the other.
+
+    Those that were enqueued after ``newest`` are left, and those in whose errors the text that is searched
+    for is hidden: how many these are would show what is hidden.
+    """
     filters = finder.filters()
     for status in change.statuses(filters.pop("status", None)):
-        after = None
+        after = None if newest is None else newest + 1
         while True:
             found = backend.jobs(status=status, after=after, limit=PAGE, brief=True, **filters)
-            if found:
-                yield found
+            if shown := [job for job in found if finder.shows(mask, job)]:
+                yield shown
             if len(found) < PAGE:
                 break
             after = found[-1].id
 
 
-def counted(backend: Backend, change: Change, finder: Finder) -> tuple[int, bool, list[JobLine]]:
+def counted(backend: Backend, change: Change, finder: Finder, mask: Mask) -> tuple[int, bool, list[JobLine]]:
     """How many jobs a sweep would meet, whether that is all of them, and some of them."""
     give_up = time.monotonic() + COUNT_SECONDS
     number = 0
     sample: list[JobLine] = []
-    for page in pages(backend, change, finder):
+    for page in pages(backend, change, finder, mask):
         number += len(page)
         sample = sample or page[:SAMPLE]
         if time.monotonic() > give_up:
@@ -57,13 +64,29 @@ def counted(backend: Backend, change: Change, finder: Finder) -> tuple[int, bool
 
 
 class Sweep:
-    """One change of all jobs that a filter takes: how far it is, and how to stop it."""
+    """One change of all jobs that a filter takes: how far it is, and how to stop it.
 
-    def __init__(self, change: Change, finder: Finder, request: Request) -> None:
+    ``once`` names the form that asked for it, which is sent twice by a double click; ``newest`` is the newest
+    job that it may change.
+    """
+
+    def __init__(
+        self,
+        change: Change,
+        finder: Finder,
+        request: Request,
+        mask: Mask,
+        *,
+        newest: int | None = None,
+        once: str = "",
+    ) -> None:
         self.id = f"{os.getpid()}-{secrets.token_hex(8)}"
         self.change = change
         self.finder = finder
+        self.newest = newest
+        self.once = once
         self._request = request
+        self._mask = mask
         self.matched = self.changed = 0
         self.error: str | None = None
         self.took: float | None = None
@@ -98,7 +121,7 @@ class Sweep:
             with recorded(
                 self._request, backend.store, self.change.name, queue=self.queue, what=what
             ) as deed:
-                for page in pages(backend, self.change, self.finder):
+                for page in pages(backend, self.change, self.finder, self._mask, self.newest):
                     if self._stop.is_set():
                         break
                     self.matched += len(page)
@@ -131,11 +154,11 @@ class Sweeps:
         return list(self._known.values())
 
     def begin(self, backend: Backend, sweep: Sweep, ended: Callable[[], None]) -> Sweep:
-        """Run a sweep in a thread of its own; one that does the same and runs is returned in its place."""
+        """Run a sweep in a thread of its own, or return the one that does the same or began by its form."""
         with self._lock:
             for known in self._known.values():
                 same = known.finder == sweep.finder and known.change == sweep.change
-                if same and known.state == "running":  # a double click
+                if same and (known.state == "running" or (sweep.once and known.once == sweep.once)):
                     return known
             self._known[sweep.id] = sweep
             while len(self._known) > KEPT and next(iter(self._known.values())).took is not None:

@@ -44,6 +44,7 @@ from django.core.management import call_command  # noqa: E402
 from django.test import Client  # noqa: E402
 from django.urls import include, path  # noqa: E402
 
+from neoq.dashboard.changes import state_of  # noqa: E402
 from neoq.django import backend  # noqa: E402
 
 urlpatterns = [path("admin/", admin.site.urls), path("jobs/", include("neoq.django.urls"))]
@@ -62,7 +63,7 @@ def client_of(name: str | None, *permissions: str, **flags: Any) -> Client:
 
 
 def act(client: Client, job_id: int, action: str, site: str = "same-origin") -> int:
-    form = {"action": action, "job": f"{job_id}.pending.1.0"}
+    form = {"action": action, "job": f"{job_id}.{state_of(jobs.get(job_id))}"}
     kind = "application/x-www-form-urlencoded"
     headers = {"Sec-Fetch-Site": site}
     return client.post("/jobs/act", urlencode(form), content_type=kind, headers=headers).status_code

@@ -105,7 +105,7 @@ def test_what_a_filter_cannot_mean_is_said(backend: Backend, client: Client, que
     """A filter that cannot be read is shown again with what is wrong, and finds nothing."""
     backend.listen("mails", nothing)
     backend.enqueue("mails", {})
-    page = text_of(client.get(f"/jobs?{query}"))
+    page = text_of(client.get(f"/jobs?{query}"), 400)
     assert said in page
     assert ids_in(page) == []
 

@@ -19,6 +19,7 @@ from werkzeug.test import Client
 import neoq
 from neoq.backend import Backend
 from neoq.dashboard import RIGHTS, Access, wsgi
+from neoq.dashboard.changes import state_of
 from neoq.errors import ConfigError
 from neoq.flask import Neoq
 
@@ -32,7 +33,7 @@ def links_of(page: str) -> list[str]:
 
 
 def form(job: neoq.Job, action: str) -> dict[str, str]:
-    return {"action": action, "job": f"{job.id}.{job.status.value}.{job.attempt}.{job.crashes}"}
+    return {"action": action, "job": f"{job.id}.{state_of(job)}"}
 
 
 def enqueued(backend: Any, queue: str = "mails") -> neoq.Job:

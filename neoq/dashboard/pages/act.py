@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import parse_qsl, urlencode
 
 from neoq.dashboard.acting import acting, recorded
@@ -16,6 +17,7 @@ from neoq.dashboard.sweeps import Sweep
 from neoq.job import DuplicateJobError, Job
 
 MOST_TICKED = 500
+_ID = re.compile(r"[0-9]{1,18}")
 _BACK = frozenset(
     {"", "queues", "queue", "jobs", "job", "failures", "schedules", "workers", "actions", "sweep"}
 )
@@ -70,7 +72,8 @@ def _ticked(request: Request, board: Board, change: Change) -> Answer:
     back = back_of(request)
     if not seen:
         return Redirect(back, f"Nothing was {change.past}: no job is ticked.", failed=True)
-    jobs = {job.id: job for job in board.brief(list(seen))}
+    may_read = request.granted.may_read
+    jobs = {job.id: job for job in board.brief(list(seen)) if may_read(job.queue)}
     for job in jobs.values():
         request.need(change.name, job.queue)
     stale = _stale(seen, jobs) or _impossible(change, jobs)
@@ -101,7 +104,7 @@ def _seen(request: Request) -> dict[int, str]:
     seen: dict[int, str] = {}
     for text in request.form.all("job"):
         name, _, state = text.partition(".")
-        if not (name.isascii() and name.isdigit() and 0 < len(name) < 19):
+        if not _ID.fullmatch(name):
             raise Refused(400, "The form names a job that cannot be.")
         seen[int(name)] = state
     if len(seen) > MOST_TICKED:
@@ -120,7 +123,7 @@ def _stale(seen: dict[int, str], jobs: dict[int, Job]) -> str | None:
         if state != state_of(job):
             was, now = told_state(state), job.status.value
             if was == now:
-                return f"job {job_id} was tried again since the page was shown"
+                return f"job {job_id} was tried or changed since the page was shown"
             return f"job {job_id} was {was} when the page was shown, and is {now} now"
     return None
 
@@ -152,7 +155,7 @@ def _reveal(request: Request, board: Board) -> Page:
     """The page of a job with what is hidden; that it was asked for is recorded."""
     job_id = next(iter(_seen(request)), 0)
     job = board.backend.get(job_id) if job_id else None
-    if job is None:
+    if job is None or not request.granted.may_read(job.queue):
         raise Refused(404, "There is no such job.")
     request.need("reveal", job.queue)
     with recorded(request, board.backend.store, "reveal", queue=job.queue, what=f"job {job.id}") as deed:
@@ -169,7 +172,9 @@ def _sweep(request: Request, board: Board, change: Change) -> Redirect:
     if finder.wrong or finder.empty:
         raise Refused(400, "The filter of this form is not right; begin at the page of jobs.")
     request.need(change.name, finder.texts.get("queue"))
-    sweep = Sweep(change, finder.frozen(), request)
+    newest, once = request.form.get("newest", ""), request.form.get("once", "")
+    upto = int(newest) if _ID.fullmatch(newest) else None
+    sweep = Sweep(change, finder.frozen(), request, board.mask, newest=upto, once=once)
     sweep = board.sweeps.begin(board.backend, sweep, board.changed)
     return Redirect(f"sweep?id={sweep.id}")
 

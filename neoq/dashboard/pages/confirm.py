@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 from neoq.dashboard import shown
 from neoq.dashboard.board import Board
 from neoq.dashboard.changes import CHANGES
@@ -19,9 +21,12 @@ def page(request: Request, board: Board) -> Page:
         raise Refused(400, "The filter is not right; begin at the page of jobs.")
     request.need_read(finder.texts.get("queue"))
     request.need(change.name, finder.texts.get("queue"))
-    number, exact, sample = counted(board.backend, change, finder)
+    number, exact, sample = counted(board.backend, change, finder, board.mask)
+    newest = board.backend.jobs(limit=1, brief=True)
     data = {
         "change": change,
+        "newest": newest[0].id if newest else 0,
+        "once": secrets.token_hex(8),
         "finder": finder,
         "number": number,
         "exact": exact,

@@ -37,7 +37,7 @@ def page(request: Request, board: Board) -> Page:
         "changes": _changes(request, finder),
         "command": finder.command("jobs"),
     }
-    return Page("jobs.html", data)
+    return Page("jobs.html", data, 400 if finder.wrong else 200)
 
 
 def _found(request: Request, board: Board, finder: Finder) -> tuple[list[JobLine], str | None, str | None]:
