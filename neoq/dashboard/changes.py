@@ -12,6 +12,15 @@ from neoq.record import Status
 if TYPE_CHECKING:
     from neoq.backend import Backend
 
+LEVELS = {  # where a job is in its life, and the status that it has there
+    "ready": "pending",
+    "scheduled": "pending",
+    "retrying": "retrying",
+    "running": "running",
+    "succeeded": "succeeded",
+    "dead": "dead",
+    "cancelled": "cancelled",
+}
 _WAITING = (Status.PENDING, Status.RETRYING)
 _ENDED = (Status.SUCCEEDED, Status.DEAD, Status.CANCELLED)
 

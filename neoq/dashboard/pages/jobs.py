@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
+from urllib.parse import urlencode
 
 from neoq.dashboard import shown
 from neoq.dashboard.board import Board
-from neoq.dashboard.changes import CHANGES, state_of
-from neoq.dashboard.finder import STATUSES, TIMES, Finder
+from neoq.dashboard.changes import CHANGES, LEVELS, state_of
+from neoq.dashboard.finder import STATUSES, Finder
 from neoq.dashboard.request import Request
 from neoq.dashboard.response import Page
 from neoq.errors import InvalidJobError
 from neoq.line import JobLine
+from neoq.record import Status
+from neoq.store import QueueCounts
 
 LIMIT = 50
+_ENDED = ("succeeded", "dead", "cancelled")
+_TIMES = (("created", "creation"), ("due", "due time"), ("finished", "end"))
 
 
 def page(request: Request, board: Board) -> Page:
@@ -22,20 +26,21 @@ def page(request: Request, board: Board) -> Page:
     finder = Finder.of(request.query, board.mask)
     queue = finder.texts.get("queue")
     request.need_read(queue)
-    began = time.monotonic()
     found, older, newer = ([], None, None) if finder.wrong else _found(request, board, finder)
+    status = finder.texts.get("status")
     data = {
         "finder": finder,
-        "statuses": STATUSES,
-        "times": TIMES,
+        "chips": _chips(request, board, finder),
+        "times": _TIMES,
         "rows": [_row(board, job) for job in found if finder.shows(board.mask, job)],
+        "ended": status in _ENDED or finder.texts.get("time") == "finished",
         "older": None if older is None else request.url("jobs", finder.pairs(after=older)),
         "newer": None if newer is None else request.url("jobs", finder.pairs(before=newer)),
         "first": request.url("jobs", finder.pairs()),
         "paged": "after" in request.query or "before" in request.query,
-        "took": time.monotonic() - began,
         "changes": _changes(request, finder),
         "command": finder.command("jobs"),
+        "back": f"jobs?{urlencode(request.query.pairs)}",
     }
     return Page("jobs.html", data, 400 if finder.wrong else 200)
 
@@ -70,7 +75,35 @@ def _id(request: Request, name: str) -> int | None:
     return int(text)
 
 
+def _chips(request: Request, board: Board, finder: Finder) -> list[dict[str, Any]]:
+    """The statuses as links, with their numbers where these are counted anyway."""
+    queue = finder.texts.get("queue")
+    counts = [
+        one
+        for one in (() if finder.narrow or finder.wrong else board.counts().value)
+        if queue in {None, one.queue} and request.granted.may_read(one.queue)
+    ]
+    here = finder.texts.get("status")
+    return [
+        {
+            "name": status or "any",
+            "url": request.url("jobs", finder.pairs(status=status)),
+            "here": status == here,
+            "count": None if finder.narrow or finder.wrong else _number(counts, status),
+        }
+        for status in (None, *STATUSES)
+    ]
+
+
+def _number(counts: list[QueueCounts], status: str | None) -> int:
+    levels = [level for level, its in LEVELS.items() if status in {None, its}]
+    return sum(getattr(one, level) for one in counts for level in levels)
+
+
 def _row(board: Board, job: JobLine) -> dict[str, Any]:
+    ended, waits = job.finished_at is not None, job.status in {Status.PENDING, Status.RETRYING}
+    when = job.finished_at if ended else job.run_after if waits else job.ran_at
+    label = "Ended" if ended else "Due" if waits else "Ran"
     return {
         "job": job,
         "state": shown.state(job),
@@ -78,6 +111,8 @@ def _row(board: Board, job: JobLine) -> dict[str, Any]:
         "preview": shown.preview(board.mask, job),
         "error": None if job.error is None else board.mask.text(job.error, job=job),
         "seconds": shown.run_seconds(job),
+        "when": when,
+        "when_label": label,
     }
 
 

@@ -5,20 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from neoq.dashboard.board import Board
+from neoq.dashboard.changes import LEVELS
 from neoq.dashboard.request import Request
 from neoq.dashboard.response import Page, Refused
 from neoq.store import QueueCounts
-
-# The levels of a queue, and the jobs that are meant: not every level is a status.
-_LEVELS = {
-    "ready": "pending",
-    "scheduled": "pending",
-    "retrying": "retrying",
-    "running": "running",
-    "succeeded": "succeeded",
-    "dead": "dead",
-    "cancelled": "cancelled",
-}
 
 
 def page(request: Request, board: Board) -> Page:
@@ -34,7 +24,7 @@ def page(request: Request, board: Board) -> Page:
         counts = QueueCounts(name)
     data = {
         "counts": counts,
-        "levels": [_level(request, counts, level, status) for level, status in _LEVELS.items()],
+        "levels": [_level(request, counts, level, status) for level, status in LEVELS.items()],
         "workers": workers,
         "may_pause": request.granted.may("pause", name),
     }
@@ -45,5 +35,6 @@ def _level(request: Request, counts: QueueCounts, level: str, status: str) -> di
     return {
         "name": level,
         "number": getattr(counts, level),
+        "oldest": {"ready": counts.oldest_due, "running": counts.oldest_started}.get(level),
         "url": request.url("jobs", {"queue": counts.queue, "status": status}),
     }
