@@ -16,6 +16,7 @@
     ├─ BackendClosedError             used after shutdown
     └─ BackendError                   the store failed
         ├─ BackendUnavailable         it cannot be reached
+        ├─ LookTimeoutError           a look at many jobs took too long, and was broken off
         ├─ StaleLeaseError            the lease was lost; another worker may have the job
         └─ UnsupportedError           this backend cannot do that
 
@@ -124,6 +125,10 @@ class BackendUnavailable(BackendError):
     def __init__(self, message: str, *, outcome_unknown: bool = False, queue: str | None = None) -> None:
         super().__init__(message, queue=queue)
         self.outcome_unknown = outcome_unknown
+
+
+class LookTimeoutError(BackendError):
+    """A look at the jobs of a store took longer than it may, and was broken off: nothing was changed."""
 
 
 class StaleLeaseError(BackendError):

@@ -23,8 +23,9 @@ from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 from neoq.clock import machine
-from neoq.errors import BackendError, BackendUnavailable
+from neoq.errors import BackendError, BackendUnavailable, LookTimeoutError
 from neoq.postgres.arrays import register
+from neoq.store import LOOK_SECONDS
 from neoq.system import at_fork, wait_to_read
 from neoq.wording.redact import HOW_TO_WRITE, Hider, Url, secrets_of
 
@@ -55,6 +56,7 @@ _LOCKED = """
         and l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
     order by l.mode, c.relname limit 1
 """
+_NOT_ALONG_INDEX = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
 _TRIES = 3  # of a statement that met a deadlock
 LOCK_PATIENCE = "10s"  # to wait for what others have locked
 PLACE_COMES = 10.0  # seconds to wait for one of the connections, all of which are in use
@@ -172,6 +174,32 @@ class Connections:
         with self.use() as connection, connection.transaction():  # behind a PgBouncer no session is ours
             connection.execute("select pg_catalog.set_config('lock_timeout', %s, true)", (LOCK_PATIENCE,))
             return connection.cursor(binary=True).execute(statement, values).fetchall()
+
+    def look(
+        self, statement: str, values: Values = (), *, along_index: bool = False
+    ) -> list[tuple[Any, ...]]:
+        """As `read`, for a statement that may look at very many rows; LookTimeoutError after `LOOK_SECONDS`.
+
+        ``along_index``: its plan goes along an index, whatever the statistics say.
+        """
+        settings = {
+            "lock_timeout": LOCK_PATIENCE,
+            "statement_timeout": f"{int(LOOK_SECONDS * 1000)}ms",
+            **(dict.fromkeys(_NOT_ALONG_INDEX, "off") if along_index else {}),
+        }
+        choose = f"select {', '.join(['pg_catalog.set_config(%s, %s, true)'] * len(settings))}"
+        chosen = [part for setting in settings.items() for part in setting]
+        with self.use() as connection:
+            try:
+                with connection.transaction():
+                    connection.execute(choose, chosen)
+                    # Not prepared: its plan is for these values.
+                    return connection.cursor(binary=True).execute(statement, values, prepare=False).fetchall()
+            except psycopg.errors.QueryCanceled as error:
+                raise LookTimeoutError(
+                    f"{self.where}: a look at the jobs was broken off after {LOOK_SECONDS:g} s; filter by "
+                    "queue, kind or key, which have indexes, or look again when the server is less busy"
+                ) from error
 
     def execute(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
         """Execute one statement, which is a transaction of its own; again where it met a deadlock."""

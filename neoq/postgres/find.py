@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import Any
 
 from neoq.filter import Filter
 from neoq.job import Job
+from neoq.postgres.candidates import Looker
 from neoq.postgres.connections import Connections
-from neoq.postgres.rows import FEW, MOST, brief_job_of, ended_query, find_query, job_of, window_query
+from neoq.postgres.rows import MOST, brief_job_of, find_query, job_of, window_query
 from neoq.postgres.statements import Statements
 from neoq.schedules import Listed
-from neoq.store import KINDS_LOOKED_AT, Page, QueueCounts, WorkerInfo
-from neoq.stored import counts_of, kinds_in, texts_in
+from neoq.store import CHEAP, KINDS_LOOKED_AT, Page, QueueCounts, WorkerInfo
+from neoq.stored import COUNTED, counts_of, kinds_in, texts_in
+from neoq.threads.kept import Kept
 from neoq.times import to_datetime
 
 
@@ -22,6 +25,8 @@ class Finder:
     def __init__(self, connections: Connections, statements: Statements) -> None:
         self._connections = connections
         self._statements = statements
+        self._looker = Looker(connections, statements)
+        self._counted = Kept(self._count, _is_cheap)
 
     def find(
         self, wanted: Filter, limit: int, after: int | None, before: int | None, *, brief: bool = False
@@ -29,16 +34,11 @@ class Finder:
         """Snapshots of jobs, newest first; ``brief``: as `Store.find_brief` says."""
         brief = brief and not wanted.payload  # whose values may stand anywhere in it
         as_job = brief_job_of if brief else job_of
-        read, limit = self._connections.read, min(limit, MOST)
-        rest = ended = None
+        limit, read = min(limit, MOST), self._connections.read
+        rest, among = None, dict[str, list[int]]()
         if wanted.narrow:
-            if (by_end := ended_query(self._statements, wanted)) is not None:
-                ended = [job_id for (job_id,) in read(*by_end)]
-                ended = ended if len(ended) <= FEW else None
-            unfinished = ended is not None
-            query, values = window_query(self._statements, wanted, after, before, unfinished=unfinished)
-            ends = [end for (end,) in read(query, values) if end is not None] if query else []
-            rest = (max if before is None else min)(ends, default=None)
+            read = self._connections.look
+            rest, among = self._narrow(wanted, limit, after, before)
         query, values = find_query(
             self._statements,
             wanted,
@@ -46,11 +46,24 @@ class Finder:
             after=after,
             before=before,
             rest=rest,
-            ended=ended,
+            among=among,
             brief=brief,
         )
         jobs, rest = wanted.cut([as_job(row) for row in read(query, values)], limit, rest)
         return Page(jobs if before is None else jobs[::-1], rest)
+
+    def _narrow(
+        self, wanted: Filter, limit: int, after: int | None, before: int | None
+    ) -> tuple[int | None, dict[str, list[int]]]:
+        """The id of the last job that a look goes to, and the ids of all that may match in some tables."""
+        found = self._looker.candidates(wanted, limit, after, before)
+        query, values = window_query(self._statements, wanted, after, before, known=found)
+        ends = [end for (end,) in self._connections.look(query, values)] if query else []
+        ends += [candidates.end for candidates in found.values()]
+        # In each table all of them: a job may move to the other one before it is read.
+        ids = list({job_id for candidates in found.values() for job_id in candidates.ids})
+        last = (max if before is None else min)((end for end in ends if end is not None), default=None)
+        return last, dict.fromkeys(found, ids)
 
     def of_ids(self, ids: Collection[int]) -> list[Job]:
         """The jobs of these ids that exist."""
@@ -59,7 +72,14 @@ class Finder:
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
         queues = dict(self._connections.read(self._statements.queues))
-        return counts_of(self._connections.read(self._statements.counts), queues)
+        rows, counted_at = self._counted.get()
+        if counted_at is not None:  # what has ended is counted already
+            rows = [row for row in rows if row[1] not in _ENDED_PLACES]
+            rows += self._connections.read(self._statements.counts_ended)
+        return counts_of(rows, queues, counted_at)
+
+    def _count(self) -> list[tuple[Any, ...]]:
+        return self._connections.look(self._statements.counts)
 
     def waiting_kinds(self, queues: Sequence[str]) -> dict[tuple[str, str | None], int]:
         """How many jobs of each queue and kind wait, of the first that will be claimed."""
@@ -86,6 +106,14 @@ class Finder:
             )
             for name, host, pid, began, beat, queues, running, kinds, version in rows
         ]
+
+
+_ENDED_PLACES = frozenset(range(4, len(COUNTED)))
+
+
+def _is_cheap(rows: list[tuple[Any, ...]]) -> bool:
+    """Whether few unfinished jobs were counted, which is done one by one."""
+    return sum(int(row[2]) for row in rows if row[1] not in _ENDED_PLACES) <= CHEAP
 
 
 def _time_of(epoch: float) -> datetime:

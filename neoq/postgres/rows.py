@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -35,7 +35,7 @@ _ON_DUPLICATE: dict[OnDuplicate, int] = {"return": 0, "raise": 1, "replace": 2}
 MOST = 2**31 - 1  # rows
 LOOKED_AT_ONCE = 10_000  # jobs of a table, for a filter that may leave most of them out
 FEW = 5000  # jobs that are found by the time of their end, and sorted
-_BEYOND = 2**63 - 1
+MOST_IDS = 2**63 - 1  # above every id
 _TIMES = {"created": "created_at", "due": "run_after"}
 _PLAIN = (0, 0, 1, *(None,) * 12)  # what most jobs have from crashes on
 
@@ -272,34 +272,34 @@ def find_query(
     after: int | None = None,
     before: int | None = None,
     rest: int | None = None,
-    ended: list[int] | None = None,
+    among: Mapping[str, list[int]] | None = None,
     brief: bool = False,
 ) -> tuple[str, list[Any]]:
     """The query for snapshots, and its values: newest first, or oldest first for those above ``before``.
 
-    ``ended`` are the ids of those that have ended, where they are known.
+    ``among`` has the ids of all that may match, for each table in which they are known.
     """
     order = "desc" if before is None else "asc"
     bounds = [("id < %s", after), ("id > %s", before), ("id >= %s" if before is None else "id <= %s", rest)]
     parts, given = [], list[Any]()
-    for table, numbers in _tables(wanted):
+    for table, numbers in tables_of(wanted):
         find, time = (
             (statements.brief_unfinished if brief else statements.find_unfinished, "created_at")
             if table == "jobs"
             else (statements.brief_finished if brief else statements.find_finished, "finished_at")
         )
-        where, values = _conditions(wanted, _TIMES[wanted.time] if wanted.time else time, bounds)
-        if ended is not None and table == "history":
+        where, values = conditions(wanted, _TIMES[wanted.time] if wanted.time else time, bounds)
+        if among and table in among:
             where.append("id = any (%s::bigint[])")
-            values.append(ended)
-        parts.append(find.format(" and ".join([_of_status(numbers), *where]), order))
+            values.append(among[table])
+        parts.append(find.format(" and ".join([of_status(numbers), *where]), order))
         given += [*values, limit]
     if len(parts) == 1:
         return parts[0], given
     return f"{' union all '.join(parts)} order by 1 {order} limit %s", [*given, limit]
 
 
-def _tables(wanted: Filter) -> list[tuple[str, list[int] | None]]:
+def tables_of(wanted: Filter) -> list[tuple[str, list[int] | None]]:
     """The tables that have such jobs, each with the numbers of the statuses there; None for all."""
     if wanted.statuses is None:
         return [("jobs", None), ("history", None)]
@@ -310,15 +310,17 @@ def _tables(wanted: Filter) -> list[tuple[str, list[int] | None]]:
     return [(table, there) for table, there in numbers.items() if there]
 
 
-def _of_status(numbers: list[int] | None) -> str:
+def of_status(numbers: list[int] | None) -> str:
+    """The condition that a status is one of these numbers; None for any."""
     if numbers is None:
         return "true"
     return f"status = {numbers[0]}" if len(numbers) == 1 else f"status in ({', '.join(map(str, numbers))})"
 
 
-def _conditions(
+def conditions(
     wanted: Filter, time: str, bounds: list[tuple[str, int | None]]
 ) -> tuple[list[str], list[Any]]:
+    """The conditions of a filter, without its statuses, and their values; ``time`` is a column."""
     where, values = list[str](), list[Any]()
     if wanted.ids is not None:
         where.append("id = any (%s::bigint[])")
@@ -349,7 +351,7 @@ def ended_query(statements: Statements, wanted: Filter) -> tuple[str, list[Any]]
 
     None where the filter asks for no such span.
     """
-    numbers = dict(_tables(wanted)).get("history", [])
+    numbers = dict(tables_of(wanted)).get("history", [])
     if not wanted.by_end or numbers == []:
         return None
     bounds = {"finished_at >= %s": wanted.since, "finished_at < %s": wanted.until}
@@ -365,19 +367,24 @@ def ended_query(statements: Statements, wanted: Filter) -> tuple[str, list[Any]]
 
 
 def window_query(
-    statements: Statements, wanted: Filter, after: int | None, before: int | None, *, unfinished: bool = False
+    statements: Statements,
+    wanted: Filter,
+    after: int | None,
+    before: int | None,
+    *,
+    known: Collection[str] = (),
 ) -> tuple[str, list[Any]]:
     """The query for the ids of the last jobs that a look goes to, one for each table that has more.
 
-    That is "" where there is no such table. ``unfinished``: history is left out. Of jobs in history that have
+    That is "" where there is no such table. The ``known`` tables are left out. Of jobs in history that have
     not succeeded an index has each status, and others there are not counted.
     """
-    start = before if before is not None else _BEYOND if after is None else after
+    start = before if before is not None else MOST_IDS if after is None else after
     window = statements.window_upwards if before is not None else statements.window_downwards
     parts = [
-        window.format(table, _of_status(numbers if table == "history" and len(numbers or ()) == 1 else None))
-        for table, numbers in _tables(wanted)
-        if table == "jobs" or not unfinished
+        window.format(table, of_status(numbers if table == "history" and len(numbers or ()) == 1 else None))
+        for table, numbers in tables_of(wanted)
+        if table not in known
     ]
     return " union all ".join(parts), [value for _ in parts for value in (start, LOOKED_AT_ONCE - 1)]
 

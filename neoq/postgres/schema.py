@@ -15,13 +15,14 @@ from psycopg import sql
 
 from neoq.errors import BackendError
 
-VERSION = 4
+VERSION = 5
 SIGNS = (
     "jobs",
     "claim",
     "change",
     "readable_json",
-)  # what each of the migrations has made, table or function
+    "history_found",
+)  # what each of the migrations has made: a table, a function or an index
 TABLES = frozenset({"jobs", "history", "counters", "queues", "schedules", "ticks", "workers"})
 _LOCK = 5_462_193_407_311  # neoq's own, over all schemas
 _FIRST = (
@@ -55,7 +56,10 @@ def _version_by_signs(connection: psycopg.Connection[Any], schema: str) -> int:
         "select proname from pg_proc join pg_namespace n on n.oid = pronamespace where nspname = %s",
         (schema,),
     ).fetchall()
-    names = there | {name for (name,) in functions}
+    indexes = connection.execute(
+        "select indexname from pg_indexes where schemaname = %s", (schema,)
+    ).fetchall()
+    names = there | {name for (name,) in [*functions, *indexes]}
     version = 0
     for sign in SIGNS:
         if sign not in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from neoq.line import PREVIEW
 from neoq.payload import CODEC
@@ -255,9 +256,14 @@ class Statements:
             f"(select id from {s}.{{}} where {{}} and id {than} %s order by id {order} offset %s limit 1)"
             for than, order in (("<", "desc"), (">", "asc"))
         )
+        self.some_unfinished = f"select id from {s}.jobs where {{}} limit %s"
         # In order, so that the plan goes along one of the indexes and ends at the limit.
         self.ended_between = f"(select id from {s}.history where {{}} order by finished_at limit %s)"
         # One row for each queue, and one look at the clock: for each job they would cost most of it.
+        self.counts_ended = f"""
+            select queue, 1 + status, least(sum(n), {2**62})::bigint, null::float8 from {s}.counters
+            where status between 3 and 5 group by 1, 2
+        """
         self.counts = f"""
             select queue, kind, n, oldest from (
                 select queue, count(*) filter (where status in (0, 1) and run_after <= now) as ready,
@@ -274,8 +280,7 @@ class Statements:
                     (5, bad, null)
             ) kinds (kind, n, oldest)
             where n > 0
-            union all select queue, 1 + status, least(sum(n), {2**62})::bigint, null from {s}.counters
-            where status between 3 and 5 group by 1, 2
+            union all {self.counts_ended}
         """
 
         self.waiting_kinds = f"""
@@ -283,6 +288,51 @@ class Statements:
                 select kind from {s}.jobs where queue = %s and status in (0, 1)
                 order by priority desc, run_after, id limit %s
             ) first group by kind
+        """
+
+    def ended_candidates(self, *, by: Collection[str], upwards: bool) -> str:
+        """The query for the ids of jobs that have ended, by an index: by their key, or queue and kind.
+
+        A row without an id says that there are more queues and kinds than may be looked at together.
+        """
+        s, than, order = self._schema, *((">", "asc") if upwards else ("<", "desc"))
+        if "key" in by:
+            return f"""
+                select id from {s}.history where key = %(key)s and status = any (%(statuses)s::smallint[])
+                    and id {than} %(start)s order by id {order} limit %(most)s
+            """
+        # Each step goes to the next name that there is, so that it costs one look whatever lies between.
+        queues = "select %(queue)s::text queue" if "queue" in by else "select queue from next_queue"
+        kinds = "select queue, %(kind)s::text kind from queues" if "kind" in by else "table next_kind"
+        return f"""
+            with recursive next_queue (queue) as (
+                (select queue from {s}.history order by queue limit 1)
+                union all
+                select (select h.queue from {s}.history h where h.queue > n.queue order by 1 limit 1)
+                from next_queue n where n.queue is not null
+            ), queues as ({queues}), next_kind (queue, kind) as (
+                select queue, (
+                    select coalesce(kind, '') from {s}.history h where h.queue = q.queue
+                    order by coalesce(kind, '') limit 1
+                ) from queues q
+                union all select n.queue, (
+                    select coalesce(h.kind, '') from {s}.history h
+                    where h.queue = n.queue and coalesce(h.kind, '') > n.kind
+                    order by coalesce(h.kind, '') limit 1
+                ) from next_kind n where n.kind is not null
+            ), places as materialized (
+                select queue, kind, status from ({kinds}) names
+                cross join unnest(%(statuses)s::smallint[]) status
+                where queue is not null and kind is not null limit %(places)s + 1
+            )
+            (select null::bigint id from places offset %(places)s)
+            union all (
+                select found.id from places p cross join lateral (
+                    select id from {s}.history h
+                    where h.queue = p.queue and coalesce(h.kind, '') = p.kind and h.status = p.status
+                        and id {than} %(start)s order by id {order} limit %(most)s
+                ) found order by found.id {order} limit %(most)s
+            )
         """
 
     def _unfinished(self) -> str:
