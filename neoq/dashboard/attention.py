@@ -61,7 +61,7 @@ def _unheard(counts: Iterable[QueueCounts], heard: Mapping[str, int]) -> list[Ha
     found = [
         Hand("unheard", bad=one.ready > 0, queue=one.queue, number=_waiting(one), since=one.oldest_due)
         for one in counts
-        if _waiting(one) and not heard.get(one.queue)
+        if _waiting(one) and not heard.get(one.queue) and not (one.paused and one.ready)
     ]
     return sorted(found, key=lambda hand: (not hand.bad, -hand.number))
 

@@ -30,6 +30,7 @@ def page(request: Request, board: Board) -> Page:
         "rows": rows,
         "busy": busy[:MOST_THREADS],
         "more": max(0, len(busy) - MOST_THREADS),
+        "running": sum(row["worker"].running for row in rows),
         "versions": len({row["worker"].version for row in rows}),
         "durable": "durable" in board.backend.features,
     }

@@ -334,6 +334,7 @@ idiomorph changes what differs. The pages are no-store, so the ETags are kept he
 
   document.addEventListener("submit", async (event) => {
     const { target: form, submitter } = event;
+    if (form.method === "get") return shorten(form);
     if (form.method !== "post") return;
     event.preventDefault();
     if (form.dataset.sent) return; // a double click
@@ -356,6 +357,15 @@ idiomorph changes what differs. The pages are no-store, so the ETags are kept he
       form.removeAttribute("aria-busy");
     }
   });
+
+  /** Leave empty fields out of the URL of a filter. */
+  function shorten(form) {
+    const empty = [...form.elements].filter((field) => field.name && !field.value && !field.disabled);
+    for (const field of empty) field.disabled = true;
+    setTimeout(() => {
+      for (const field of empty) field.disabled = false;
+    });
+  }
 
   /** Show the page that answers an action: in place of this one, without a jump, if it is the same. */
   function arrive(response, page) {
