@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from neoq.dashboard.failures import Fault, Faults
@@ -25,6 +26,7 @@ FRESH = 2.0  # seconds for which nobody asks again
 SELDOM = 10.0  # where the answer takes the store more
 PATIENCE = 1.0  # seconds that a page waits for an answer, if it can show an older one
 FIRST_PATIENCE = 5.0  # seconds that it waits if it cannot
+MOST_ASKED = 16  # questions of pages that are on their way
 
 
 class StoreAway(BackendError):
@@ -72,18 +74,18 @@ class Look(Generic[T]):
         """Ask anew next time: somebody has changed something."""
         with self._lock:
             self._asked_at = float("-inf")
+            self._flight = None  # what it will answer is from before
 
     def _flight_of_now(self) -> threading.Event | None:
         """The question that is on its way, or begins now; None while the answer is fresh."""
         with self._lock:
             now = self._clock()
-            if self._flight is None and now - self._asked_at >= self._fresh:
-                self._asked_at = now
-                self._flight = threading.Event()
-                threading.Thread(
-                    target=self._fly, args=(self._flight,), name="neoq-dashboard-look", daemon=True
-                ).start()
-            return self._flight
+            if self._flight is not None or now - self._asked_at < self._fresh:
+                return self._flight
+            self._asked_at = now
+            flight = self._flight = threading.Event()
+        _in_thread(partial(self._fly, flight))
+        return flight
 
     def _fly(self, flight: threading.Event) -> None:
         answer: T | None = None
@@ -93,11 +95,20 @@ class Look(Generic[T]):
         except BaseException as failed:
             error = failed
         with self._lock:
-            if error is None:
-                self._answer = (answer, self._clock())  # type: ignore[assignment]
-            self._error = error
-            self._flight = None
+            if self._flight is flight:
+                if error is None:
+                    self._answer = (answer, self._clock())  # type: ignore[assignment]
+                self._error = error
+                self._flight = None
         flight.set()
+
+
+def _in_thread(work: Callable[[], None]) -> None:
+    """Do something in a thread of its own, or here where the system has no more threads."""
+    try:
+        threading.Thread(target=work, name="neoq-dashboard-look", daemon=True).start()
+    except RuntimeError:
+        work()
 
 
 class Board:
@@ -110,6 +121,7 @@ class Board:
         self._workers = Look(backend.workers)
         self._schedules = Look(backend.schedules)
         self.sweeps = Sweeps()
+        self._asking = threading.BoundedSemaphore(MOST_ASKED)
         self._faults = Look(Faults(backend).read, fresh=SELDOM)
 
     def counts(self) -> Seen[list[QueueCounts]]:
@@ -143,5 +155,33 @@ class Board:
 
     def brief(self, ids: list[int]) -> list[Job]:
         """The jobs of these ids that exist, with the beginning of their payload only."""
-        self.backend.engine.ensure_readable()
-        return self.backend.store.find_brief(Filter(ids=ids), limit=len(ids)).jobs if ids else []
+        wanted, backend = Filter(ids=ids), self.backend
+        backend.engine.ensure_readable()
+        return self.ask(lambda: backend.store.find_brief(wanted, limit=len(ids)).jobs) if ids else []
+
+    def ask(self, question: Callable[[], T]) -> T:
+        """What the store answers to a page of its own; StoreAway where it takes too long.
+
+        So a store that hangs holds up some threads that wait for it, and never those that serve pages.
+        """
+        if not self._asking.acquire(blocking=False):
+            raise StoreAway("it has not answered what other pages have asked")
+        answers: list[T] = []
+        errors: list[BaseException] = []
+        answered = threading.Event()
+
+        def ask() -> None:
+            try:
+                answers.append(question())
+            except BaseException as error:
+                errors.append(error)
+            finally:
+                self._asking.release()
+                answered.set()
+
+        _in_thread(ask)
+        if not answered.wait(FIRST_PATIENCE):
+            raise StoreAway(f"it has not answered for {FIRST_PATIENCE:g} s")
+        if errors:
+            raise errors[0]
+        return answers[0]

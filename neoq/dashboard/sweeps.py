@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from neoq.dashboard.acting import recorded
+from neoq.dashboard.search import steps, wanted_by
 from neoq.errors import NeoqError
 
 if TYPE_CHECKING:
@@ -33,21 +34,13 @@ _PAUSE = 0.02  # between two pages, so that workers claim
 def pages(
     backend: Backend, change: Change, finder: Finder, mask: Mask, newest: int | None = None
 ) -> Iterator[list[JobLine]]:
-    """The jobs that a filter takes and the change can change, newest first, a status after the other.
+    """The jobs that a filter takes and the change can change, newest first, in steps that may be empty.
 
     Those that were enqueued after ``newest`` are left, and those in whose errors the text that is searched
     for is hidden: how many these are would show what is hidden.
     """
-    filters = finder.filters()
-    for status in change.statuses(filters.pop("status", None)):
-        after = None if newest is None else newest + 1
-        while True:
-            found = backend.jobs(status=status, after=after, limit=PAGE, brief=True, **filters)
-            if shown := [job for job in found if finder.shows(mask, job)]:
-                yield shown
-            if len(found) < PAGE:
-                break
-            after = found[-1].id
+    for found in steps(backend, wanted_by(backend, finder, change), PAGE, newest):
+        yield [job for job in found if finder.shows(mask, job)]
 
 
 def counted(backend: Backend, change: Change, finder: Finder, mask: Mask) -> tuple[int, bool, list[JobLine]]:
@@ -124,6 +117,8 @@ class Sweep:
                 for page in pages(backend, self.change, self.finder, self._mask, self.newest):
                     if self._stop.is_set():
                         break
+                    if not page:
+                        continue
                     self.matched += len(page)
                     self.changed += len(self.change.apply(backend, [job.id for job in page]))
                     deed.count = self.changed

@@ -209,6 +209,44 @@ def test_a_slow_store_does_not_hold_up_a_page(backend: Backend, monkeypatch: pyt
         let_go.set()
 
 
+def test_a_store_that_hangs_leaves_the_threads_that_serve(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that only the store can fill is given up after a while, and later ones at once."""
+    monkeypatch.setattr(board, "FIRST_PATIENCE", 0.05)
+    monkeypatch.setattr(board, "MOST_ASKED", 2)
+    let_go = threading.Event()
+    monkeypatch.setattr(backend, "get", lambda *_, **__: let_go.wait(30))
+    client = client_of(backend)
+    try:
+        for said in ("has not answered for", "has not answered for", "what other pages have asked"):
+            assert said in text_of(client.get("/job?id=7"), 503)
+    finally:
+        let_go.set()
+
+
+def test_what_was_asked_before_a_change_is_not_shown_after_it() -> None:
+    """A look that was on its way when somebody changed something is asked again."""
+    asked, let_go, answers = threading.Event(), threading.Event(), [1, 2]
+
+    def ask() -> int:
+        answer = answers.pop(0)
+        if answer == 1:
+            asked.set()
+            assert let_go.wait(10)
+        return answer
+
+    look = board.Look(ask)
+    first = threading.Thread(target=look.seen)
+    first.start()
+    assert asked.wait(10)
+    look.forget()
+    assert look.seen().value == 2
+    let_go.set()
+    first.join(10)
+    assert look.seen().value == 2
+
+
 def test_a_failure_of_the_dashboard_is_logged_and_shown_without_a_traceback(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,7 +12,9 @@ from werkzeug.test import Client
 
 import neoq
 from neoq.backend import Backend
+from neoq.dashboard import search
 from neoq.dashboard.pages import jobs as jobs_page
+from neoq.store import Page
 from tests.dashboard.conftest import client_of, text_of
 
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -198,3 +200,31 @@ def test_a_queue_shows_its_levels_and_who_listens(backend: Backend, client: Clie
     assert re.search(r'status=dead">3</a>', page)
     assert client.get("/queue?name=other").status_code == 404
     assert client.get("/queue").status_code == 404
+
+
+@pytest.mark.parametrize("order", ["", "oldest"])
+def test_a_search_that_takes_long_can_go_on(
+    backend: Backend, client: Client, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    """A page that has looked for long enough shows what it found, how far it looked, and a link to go on."""
+    backend.listen("mails", nothing)
+    made = [backend.enqueue("mails", {"n": n}, run_after=3600, key=f"k{n % 4}").id for n in range(12)]
+    find = backend.store.find_brief
+
+    def in_steps(wanted: Any, *, limit: int, after: int | None = None, before: int | None = None) -> Page:
+        rows = find(limit=3, after=after, before=before)
+        jobs = [job for job in rows.jobs if wanted.matches(job)]
+        last = None if not rows.jobs else rows.jobs[-1 if before is None else 0].id
+        return Page(jobs, last)
+
+    monkeypatch.setattr(backend.store, "find_brief", in_steps)
+    monkeypatch.setattr(search, "SECONDS", -1)
+    path, found, looks = f"/jobs?key=k1&order={order}", [], 0
+    while path:
+        page = text_of(client.get(path))
+        found += ids_in(page)
+        looks += 1
+        links = re.findall(r'href="([^"]+)">Look further', page)
+        path = f"/{links[0].replace('&amp;', '&')}" if links else ""
+    assert found == (made[1::4] if order else made[1::4][::-1])
+    assert looks > 3

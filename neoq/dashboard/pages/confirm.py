@@ -21,8 +21,9 @@ def page(request: Request, board: Board) -> Page:
         raise Refused(400, "The filter is not right; begin at the page of jobs.")
     request.need_read(finder.texts.get("queue"))
     request.need(change.name, finder.texts.get("queue"))
-    number, exact, sample = counted(board.backend, change, finder, board.mask)
-    newest = board.backend.jobs(limit=1, brief=True)
+    backend = board.backend
+    number, exact, sample = board.ask(lambda: counted(backend, change, finder, board.mask))
+    newest = board.ask(lambda: backend.jobs(limit=1, brief=True))
     data = {
         "change": change,
         "newest": newest[0].id if newest else 0,

@@ -12,6 +12,8 @@ from neoq.dashboard.board import Board
 from neoq.dashboard.changes import CHANGES, state_of
 from neoq.dashboard.request import Request
 from neoq.dashboard.response import Page, Refused, Response
+from neoq.dashboard.search import search
+from neoq.filter import filter_of
 from neoq.job import Job
 from neoq.record import Status
 
@@ -44,12 +46,12 @@ def download(request: Request, board: Board) -> Response:
 
 def job_of(request: Request, board: Board) -> Job:
     """The job that a request names; Refused where there is none, or it may not be looked at."""
-    name = request.query.text("id") or ""
-    job = None
+    name, backend = request.query.text("id") or "", board.backend
+    job: Job | None = None
     if name.isascii() and name.isdigit() and len(name) <= _MOST_DIGITS and int(name) > 0:
-        job = board.backend.get(int(name))
+        job = board.ask(lambda: backend.get(int(name)))
     if job is None and 0 < len(name) <= 255:
-        job = board.backend.get(uid=name)
+        job = board.ask(lambda: backend.get(uid=name))
     if job is None or not request.granted.may_read(job.queue):
         raise Refused(404, "There is no such job. Jobs that have ended are forgotten after the retention.")
     return job
@@ -163,7 +165,9 @@ def _changes(request: Request, job: Job) -> list[dict[str, Any]]:
 
 def _runs(board: Board, job: Job) -> list[dict[str, Any]]:
     """The last jobs of its queue that have ended, of its own kind if it has one."""
-    found = board.backend.jobs(queue=job.queue, kind=job.kind, time="finished", limit=RUNS, brief=True)
+    backend = board.backend
+    wanted = filter_of({"queue": job.queue, "kind": job.kind, "time": "finished"}, backend.clock.time())
+    found = board.ask(lambda: search(backend, wanted, limit=RUNS)).jobs
     return [{"job": run, "state": shown.state(run), "seconds": shown.run_seconds(run)} for run in found]
 
 

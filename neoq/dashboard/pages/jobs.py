@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from neoq.dashboard import shown
@@ -11,6 +12,7 @@ from neoq.dashboard.changes import CHANGES, LEVELS, state_of
 from neoq.dashboard.finder import STATUSES, Finder
 from neoq.dashboard.request import Request
 from neoq.dashboard.response import Page
+from neoq.dashboard.search import search, wanted_by
 from neoq.errors import InvalidJobError
 from neoq.line import JobLine
 from neoq.record import Status
@@ -26,16 +28,20 @@ def page(request: Request, board: Board) -> Page:
     finder = Finder.of(request.query, board.mask)
     queue = finder.texts.get("queue")
     request.need_read(queue)
-    found, older, newer = ([], None, None) if finder.wrong else _found(request, board, finder)
+    listed = _Listed() if finder.wrong else _listed(request, board, finder)
     status = finder.texts.get("status")
     data = {
         "finder": finder,
         "chips": _chips(request, board, finder),
         "times": _TIMES,
-        "rows": [_row(board, job) for job in found if finder.shows(board.mask, job)],
+        "rows": [_row(board, job) for job in listed.jobs if finder.shows(board.mask, job)],
         "ended": status in _ENDED or finder.texts.get("time") == "finished",
-        "older": None if older is None else request.url("jobs", finder.pairs(after=older)),
-        "newer": None if newer is None else request.url("jobs", finder.pairs(before=newer)),
+        "older": _link(request, finder, "after", listed.older),
+        "newer": _link(request, finder, "before", listed.newer),
+        "go_on": _link(
+            request, finder, "before" if "before" in request.query else "after", listed.stopped_at
+        ),
+        "stopped_at": listed.stopped_at,
         "first": request.url("jobs", finder.pairs()),
         "paged": "after" in request.query or "before" in request.query,
         "changes": _changes(request, finder),
@@ -45,25 +51,40 @@ def page(request: Request, board: Board) -> Page:
     return Page("jobs.html", data, 400 if finder.wrong else 200)
 
 
-def _found(request: Request, board: Board, finder: Finder) -> tuple[list[JobLine], str | None, str | None]:
-    """The jobs of this page, and the ids behind and before which the next ones are, if there are any."""
+class _Listed(NamedTuple):
+    """The jobs of a page, and the ids behind and before which the next ones are, if there are any."""
+
+    jobs: Sequence[JobLine] = ()
+    older: int | None = None
+    newer: int | None = None
+    stopped_at: int | None = None  # not every job was looked at
+
+
+def _listed(request: Request, board: Board, finder: Finder) -> _Listed:
     after, before = (_id(request, name) for name in ("after", "before"))
-    if after is not None and before is not None:
-        after = None
-    order: Any = "oldest" if finder.oldest else "newest"
+    back = before is not None
     try:
-        found = board.backend.jobs(
-            **finder.filters(), order=order, brief=True, limit=LIMIT + 1, after=after, before=before
-        )
+        wanted = wanted_by(board.backend, finder)
     except InvalidJobError as error:
         finder.wrong["form"] = f"{str(error)[:1].upper()}{str(error)[1:]}."
-        return [], None, None
-    more = len(found) > LIMIT
-    found = found[1:] if more and before is not None else found[:LIMIT]
-    if not found:
-        return [], None, None
-    has_older, has_newer = (True, more) if before is not None else (more, after is not None)
-    return found, str(found[-1].id) if has_older else None, str(found[0].id) if has_newer else None
+        return _Listed()
+    found = board.ask(
+        lambda: search(
+            board.backend,
+            wanted,
+            limit=LIMIT + 1,
+            after=None if back else after,
+            before=before,
+            oldest=finder.oldest,
+        )
+    )
+    more = len(found.jobs) > LIMIT
+    jobs = found.jobs[1:] if more and back else found.jobs[:LIMIT]
+    if not jobs:
+        return _Listed(stopped_at=found.rest)
+    has_older, has_newer = (True, more) if back else (more, after is not None)
+    older, newer = jobs[-1].id if has_older else None, jobs[0].id if has_newer else None
+    return _Listed(jobs, older, newer, found.rest)
 
 
 def _id(request: Request, name: str) -> int | None:
@@ -73,6 +94,11 @@ def _id(request: Request, name: str) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise InvalidJobError(f"{name} is {text!r:.40}; it takes the id of a job")
     return int(text)
+
+
+def _link(request: Request, finder: Finder, name: str, job_id: int | None) -> str | None:
+    """The page behind or before a job."""
+    return None if job_id is None else request.url("jobs", finder.pairs(**{name: str(job_id)}))
 
 
 def _chips(request: Request, board: Board, finder: Finder) -> list[dict[str, Any]]:
