@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import orjson
 
-from neoq.errors import BackendError, InvalidJobError
+from neoq.errors import InvalidJobError
 from neoq.times import to_datetime
 from neoq.wording.redact import MASK
 
@@ -152,7 +152,7 @@ def _write(store: Keeper, actor: _Actor, deed: Deed) -> None:
     )  # fmt: skip
     try:
         store.add_audit(entry)
-    except BackendError as error:  # what was done stays done, and its caller is to know
+    except Exception as error:  # what was done stays done, and its caller is to know
         store.config.log.warning("%s is not in the audit: %s", entry, error)
 
 

@@ -11,15 +11,17 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
+from neoq.audit import AuditEntry
 from neoq.config import SafeLogger
 from neoq.job import Job, blank
 from neoq.outcome import Failure, Outcome, lease_of
 from neoq.record import Status, Unique
-from neoq.store import QueueCounts, WorkerInfo
+from neoq.store import QueueCounts, ThreadInfo, WorkerInfo
 from neoq.times import to_datetime, within_calendar
 
 STATUSES = (
@@ -263,6 +265,71 @@ def kinds_in(value: Any, queues: Iterable[str]) -> dict[str, tuple[str, ...] | N
 def restricted(worker: WorkerInfo) -> dict[str, tuple[str, ...]]:
     """What a worker says of the kinds that it runs, to be stored: only of queues where that is not any."""
     return {queue: kinds for queue, kinds in worker.kinds.items() if kinds is not None}
+
+
+def report_of(worker: WorkerInfo) -> bytes:
+    """What a worker says of its threads and its memory, as JSON: a few bytes for each thread."""
+    places = {queue: place for place, queue in enumerate(worker.queues)}
+    threads: list[list[Any]] = []
+    for one in worker.threads:
+        since = None if one.since is None else int(one.since.timestamp() * 1000) / 1000
+        told = [places.get(one.queue, one.queue), one.job_id, since, one.kind, int(one.abandoned)]
+        while told[-1] in {None, 0} and len(told) > 1:
+            told.pop()
+        threads.append(told)
+    return orjson.dumps({"t": threads, "m": worker.memory, "a": worker.abandoned})
+
+
+def reported(worker: WorkerInfo, report: Any) -> WorkerInfo:
+    """A worker with what `report_of` told of it; what cannot be read of that is left out."""
+    try:
+        told: Any = orjson.loads(report) if isinstance(report, (str, bytes)) else report
+        listed = told["t"]
+    except (ValueError, LookupError, TypeError):
+        return worker
+    threads = [_thread(one, worker.queues) for one in (listed if isinstance(listed, list) else ())]
+    memory, abandoned = (number_in(told.get(name), 0, 2**53) for name in "ma")
+    return replace(
+        worker,
+        threads=tuple(one for one in threads if one is not None),
+        memory=None if memory is None else int(memory),
+        abandoned=int(abandoned or 0),
+    )
+
+
+def _thread(told: Any, queues: Sequence[str]) -> ThreadInfo | None:
+    try:
+        queue, job_id, since, kind, abandoned = [*told, *[None] * 4][:5]
+        queue = queues[queue] if type(queue) is int else queue
+    except (TypeError, ValueError, LookupError):
+        return None
+    return ThreadInfo(
+        queue if isinstance(queue, str) else "",
+        job_id if type(job_id) is int else None,
+        kind if isinstance(kind, str) else None,
+        to_datetime(number_in(since)),
+        bool(abandoned),
+    )
+
+
+def ticked_in(job_id: Any, skipped: Any) -> tuple[int | None, int]:
+    """The job of the last tick and the number of those that were skipped, from a bookkeeping row."""
+    number = number_in(skipped, 0, 2**53)
+    return job_id if type(job_id) is int else None, int(number or 0)
+
+
+def entries_in(rows: Iterable[Sequence[Any]]) -> list[AuditEntry]:
+    """Entries of the audit from rows in the order of their fields; what is none is left out."""
+    found = []
+    for row in rows:
+        name, at, user, via, action, count, queue, what = row
+        moment = to_datetime(number_in(at))
+        texts = (user, via, action, what)
+        if moment is None or type(name) is not int or type(count) is not int:
+            continue
+        if all(isinstance(text, str) for text in texts) and (queue is None or isinstance(queue, str)):
+            found.append(AuditEntry(name, moment, user, via, action, count, queue, what))
+    return found
 
 
 def shown(value: Any) -> str:

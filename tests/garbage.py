@@ -23,6 +23,7 @@ from psycopg import sql
 
 import neoq
 from neoq import Backend, Job, Status
+from neoq.audit import acting_as
 from tests.postgres_server import fresh_schema
 
 PATIENCE = 30.0
@@ -203,7 +204,7 @@ class RedisTarget:
     _HASHES = ("jobs", "payloads", "life", "results", "progress", "uniq", "ticks")
     _LISTS = ("ids", "ready", "wait", "retry", "lease", "done", "dead", "cancelled")
     _SETS = ("cancel", "crashed", "idle")
-    _OF_ALL = ("queues", "workers", "crons", "schedules")
+    _OF_ALL = ("queues", "workers", "crons", "schedules", "tick_jobs", "skips", "audit")
     _SCORES = (float("-inf"), -1.0, 0.0, 1.0, 1e9, 2e9, 1e300, float("inf"))
 
     def __init__(self, url: str, prefix: str) -> None:
@@ -214,7 +215,7 @@ class RedisTarget:
             for what in ("job", "other")
         ]
         self.spots += [Spot(name, "other") for name in self._OF_ALL]
-        self.spots += [Spot(name, "number") for name in ("seq", "numbers")]
+        self.spots += [Spot(name, "number") for name in ("seq", "numbers", "audit_ids")]
 
     def connect(self, **options: Any) -> Backend:
         return neoq.RedisBackend(self._url, prefix=self._prefix, **options)
@@ -224,7 +225,7 @@ class RedisTarget:
 
     def spoil(self, spot: Spot, value: Any, job_id: int | None) -> None:
         name, what = spot
-        of_all = name in {*self._OF_ALL, "numbers"}
+        of_all = name in {*self._OF_ALL, "numbers", "audit_ids"}
         key = f"{{{self._prefix}}}:{name}" if of_all else f"{{{self._prefix}:siege}}:{name}"
         data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
         with self._open() as client:
@@ -232,7 +233,7 @@ class RedisTarget:
                 client.set(key, data)
             elif name in self._SETS:
                 client.sadd(key, str(job_id) if what == "job" else data)
-            elif name in self._LISTS:
+            elif name in self._LISTS or name == "audit":
                 score = self._SCORES[len(data) % len(self._SCORES)]
                 client.zadd(key, {self._member(name, job_id) if what == "job" else data: score})
             elif value is None and what == "job":
@@ -329,6 +330,9 @@ class Siege:
             worker.stats()
             worker.workers()
             worker.schedules()
+            worker.audit()
+            with acting_as("ada"):
+                worker.resume("siege")
             for job in worker.jobs(limit=1000):
                 assert isinstance(job.payload, dict)
                 repr((job, job.error, job.result, job.meta, job.run_after, job.created_at, job.deadline))

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
-from neoq import AuditEntry, BackendUnavailable, InvalidJobError, MemBackend
+from neoq import AuditEntry, BackendUnavailable, InvalidJobError, MemBackend, ThreadInfo, WorkerInfo
 from neoq.audit import acting_as, filter_text, ids_text
 from neoq.filter import filter_of
+from neoq.stored import report_of, reported
 from neoq.wording.redact import MASK
+from tests.garbage import STORES, Spot, target_of
 
 
 @pytest.fixture
@@ -90,3 +95,44 @@ def test_an_entry_that_the_store_refuses(backend: MemBackend, caplog: pytest.Log
         backend.pause("q")
     assert [one.paused for one in backend.queues()] == [True]
     assert caplog.messages[-1] == "pause by ada via test: 1 in queue q is not in the audit: gone"
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_entries_are_forgotten(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Entries older than 30 days are not listed, and prune() forgets them; later ones keep their places."""
+    target = target_of(store, request, tmp_path)
+    with target.connect(autostart=False) as backend, acting_as("ada"):
+        backend.pause("q")
+        [entry] = backend.audit()
+        if store == "redis":
+            target.spoil(Spot("audit", "other"), orjson.dumps([1, 1.0, "eve", "x", "run", 1, None, ""]), None)
+        else:
+            target.spoil(Spot("neoq_audit" if store == "sqlite" else "audit", "at"), 1.0, None)
+        assert [one.user for one in backend.audit()] == (["ada"] if store == "redis" else [])
+        backend.prune()
+        backend.resume("q")
+        later = [one for one in backend.audit() if one.action != "pause"]
+        assert [one.action for one in later] == ["resume", "prune"]
+        assert later[0].id > later[1].id > entry.id
+
+
+def test_what_the_threads_of_a_worker_run_is_kept_short() -> None:
+    """A worker tells of at most 100 threads in some bytes each, and what is garbage there is left out."""
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    threads = (
+        ThreadInfo("p", 2**52, "kind", at, True),
+        ThreadInfo("q", 7, None, at),
+        *[ThreadInfo("q")] * 98,
+    )
+    bare = WorkerInfo("id", "host", 1, at, at, ("p", "q"))
+    worker = replace(bare, threads=threads, memory=5 * 2**30, abandoned=1)
+    report = report_of(worker)
+    assert len(report) < 600
+    assert reported(bare, report) == worker
+    for garbage in (None, b"", b"[]", b"7", b'{"t": 1}', b'{"t": [1, {}, [9], [[]]], "m": "x", "a": -1}'):
+        found = reported(bare, garbage)
+        assert (found.memory, found.abandoned, {one.job_id for one in found.threads} <= {None}) == (
+            None,
+            0,
+            True,
+        )

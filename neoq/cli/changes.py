@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from neoq.cli import output
@@ -16,6 +16,7 @@ from neoq.cli.parser import Parser
 from neoq.cli.target import add_store, opened
 
 if TYPE_CHECKING:
+    from neoq.audit import Deed
     from neoq.backend import Backend
     from neoq.job import Job
     from neoq.line import JobLine
@@ -98,16 +99,28 @@ def by_filter(verb: Verb, filters: dict[str, Any], args: argparse.Namespace) -> 
 
 
 def _by_ids(backend: Backend, verb: Verb, names: list[str], args: argparse.Namespace) -> int:
+    from neoq.audit import Deed, ids_text, recorded
+
+    backend.engine.ensure_readable()
+    if args.dry_run:
+        return _each(backend, verb, names, args, Deed(verb.name))
+    with recorded(backend.store, verb.name, what=ids_text(names)) as deed:
+        return _each(backend, verb, names, args, deed)
+
+
+def _each(backend: Backend, verb: Verb, names: list[str], args: argparse.Namespace, deed: Deed) -> int:
     failed = False
     for start in range(0, len(names), PAGE):
         page = dict.fromkeys(_id_of(backend, name) for name in names[start : start + PAGE])
         ids = [one for one in page if isinstance(one, int)]
         changed = set() if args.dry_run else verb.apply(backend, ids)
+        deed.count += len(changed)
         for one in page:
             if isinstance(one, str):
                 reason: str | None = GONE
             else:
                 reason = None if one in changed else why_not(backend, verb, one, dry=args.dry_run)
+                deed.count += reason is None and one not in changed
             failed = failed or reason is not None
             _tell(verb, one, reason, args)
     return Exit.FAILED if failed else Exit.OK
@@ -188,7 +201,35 @@ def _agreed(question: str) -> bool:
 
 def change(backend: Backend, verb: Verb, filters: dict[str, Any], total: int | None, *, json: bool) -> int:
     """Change what matches, page by page, and report; also where it is interrupted."""
+    from neoq.audit import recorded
+
     report = Report()
+    backend.engine.ensure_readable()
+    with recorded(backend.store, verb.name, queue=filters.get("queue"), what=_what(verb, filters)) as deed:
+        try:
+            return _change(backend, verb, filters, total, report, json=json)
+        finally:
+            deed.count = report.changed
+
+
+def _what(verb: Verb, filters: dict[str, Any]) -> str:
+    """A filter, as the audit tells it."""
+    from time import time
+
+    from neoq.audit import filter_text
+    from neoq.filter import filter_of
+    from neoq.record import Status
+
+    wanted = filter_of({name: value for name, value in filters.items() if name != "after"}, time())
+    if wanted.statuses is None:
+        wanted = replace(wanted, statuses=frozenset(map(Status, verb.statuses)))
+    after = f" after={filters['after']}" if "after" in filters else ""
+    return filter_text(wanted) + after
+
+
+def _change(
+    backend: Backend, verb: Verb, filters: dict[str, Any], total: int | None, report: Report, *, json: bool
+) -> int:
     reasons: list[str] = []
     try:
         for page in _matches(backend, verb, filters) if total != 0 else ():

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Table = tuple[Sequence[str], list[Sequence[object]]]
 COUNTS = ("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled")
+RUNS_SHOWN = 3  # jobs of a worker
 ABOUT = 60  # characters of a payload or an error in a row
 
 
@@ -83,7 +84,8 @@ def listeners_of(workers: Iterable[WorkerInfo]) -> dict[str, int]:
 def worker_rows(workers: Iterable[WorkerInfo]) -> Table:
     """Workers: where they are, and what they serve."""
     now = datetime.now(UTC)
-    return ("worker", "host", "pid", "version", "started", "heard of", "running", "queues"), [
+    titles = ("worker", "host", "pid", "version", "started", "heard of", "memory", "running", "abandoned")
+    return (*titles, "queues", "runs"), [
         (
             plain(worker.id, 12),
             plain(worker.host, 40),
@@ -91,11 +93,27 @@ def worker_rows(workers: Iterable[WorkerInfo]) -> Table:
             plain(worker.version),
             ago(worker.started_at, now),
             ago(worker.beat_at, now),
+            "-" if worker.memory is None else f"{worker.memory / 2**20:,.0f}M",
             worker.running,
+            worker.abandoned,
             plain(", ".join(map(partial(_served, worker), worker.queues)), 80),
+            _runs(worker, now),
         )
         for worker in workers
     ]
+
+
+def _runs(worker: WorkerInfo, now: datetime) -> str:
+    """Which jobs a worker runs, or hangs in, since when: the first of them."""
+    busy = [one for one in worker.threads if one.job_id is not None or one.abandoned]
+    told = []
+    for one in busy[:RUNS_SHOWN]:
+        name = "a thread" if one.job_id is None else str(one.job_id)
+        since = "" if one.since is None else f" {span(max(0.0, (now - one.since).total_seconds()))}"
+        kind = "" if one.kind is None else f" {plain(one.kind, 30)}"
+        told.append(f"{name}{kind}{since}{' (hangs)' if one.abandoned else ''}")
+    more = len(busy) - len(told)
+    return ", ".join(told) + (f" and {more} more" if more > 0 else "")
 
 
 def _served(worker: WorkerInfo, queue: str) -> str:

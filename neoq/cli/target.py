@@ -60,14 +60,41 @@ def only_looking() -> Iterator[None]:
         Engine.only_looks = before
 
 
+def login() -> str:
+    """Who runs this command: the login at this host, also where it runs under sudo."""
+    from neoq.system import host_name
+
+    try:
+        name = os.getlogin()
+    except OSError:  # it has no terminal
+        name = _owner()
+    return f"{name}@{host_name()}"
+
+
+def _owner() -> str:
+    """The user whose process this is."""
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.getuid()).pw_name
+    except ImportError:  # Windows
+        return os.environ.get("USERNAME") or "unknown"
+    except KeyError:  # in a container a user may have no name
+        return f"uid {os.getuid()}"
+
+
 @contextmanager
 def opened(args: argparse.Namespace, *, make: bool = False) -> Iterator[Backend]:
     """The backend that an operating command works on, shut down at the end. It runs no jobs.
 
+    What the command changes leaves entries in the audit that name who has logged in here.
+
     The store is, in this order, that of --url, --app, $NEOQ_APP or $NEOQ_URL. With ``make`` its tables are
     made where they are missing; otherwise a misspelt URL would leave an empty store behind.
     """
-    with only_looking():
+    from neoq.audit import acting_as
+
+    with only_looking(), acting_as(login(), via="command"):
         backend = _store_of(args, make)
         try:
             yield backend

@@ -16,6 +16,7 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 
 from neoq import Status
+from neoq.audit import acting_as
 from neoq.backend import Backend
 from neoq.django.installed import aliases
 from neoq.django.models import Job
@@ -131,7 +132,8 @@ class JobAdmin(admin.ModelAdmin):
         do = {"retry": jobs_of.retry, "cancel": jobs_of.cancel, "delete": jobs_of.delete}[action]
         try:
             chosen = [int(one) for one in request.POST.getlist("job")]
-            done = do(chosen) if chosen else set()
+            with acting_as(request.user.get_username() or "unknown", via="admin"):
+                done = do(chosen) if chosen else set()
         except (NeoqError, ValueError) as error:
             messages.error(request, str(error))
         else:

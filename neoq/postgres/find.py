@@ -1,9 +1,8 @@
-"""Looking at a database: at its jobs, by a filter, by id and in numbers; at schedules and workers."""
+"""Looking at the jobs of a database: by a filter, by id and in numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
 from typing import Any
 
 from neoq.filter import Filter
@@ -12,15 +11,13 @@ from neoq.postgres.candidates import Looker
 from neoq.postgres.connections import Connections
 from neoq.postgres.rows import MOST, brief_job_of, find_query, job_of, window_query
 from neoq.postgres.statements import Statements
-from neoq.schedules import Listed
-from neoq.store import CHEAP, KINDS_LOOKED_AT, Page, QueueCounts, WorkerInfo
-from neoq.stored import COUNTED, counts_of, kinds_in, texts_in
+from neoq.store import CHEAP, KINDS_LOOKED_AT, Page, QueueCounts
+from neoq.stored import COUNTED, counts_of
 from neoq.threads.kept import Kept
-from neoq.times import to_datetime
 
 
 class Finder:
-    """Finds and counts jobs, and lists what processes say of themselves."""
+    """Finds and counts jobs."""
 
     def __init__(self, connections: Connections, statements: Statements) -> None:
         self._connections = connections
@@ -91,22 +88,6 @@ class Finder:
             )
         }
 
-    def schedules(self) -> list[Listed]:
-        """The schedules that were listed within a day."""
-        rows = self._connections.read(self._statements.schedules)
-        return [Listed(name, bytes(described), to_datetime(tick)) for name, described, tick in rows]
-
-    def workers(self, lease: float) -> list[WorkerInfo]:
-        """The processes that listen and whose last heartbeat is not older than a lease."""
-        rows = self._connections.read(self._statements.workers, (lease,))
-        return [
-            WorkerInfo(
-                *(name, host, pid, _time_of(began), _time_of(beat), served := texts_in(queues), running),
-                *(kinds_in(kinds, served), version or ""),
-            )
-            for name, host, pid, began, beat, queues, running, kinds, version in rows
-        ]
-
 
 _ENDED_PLACES = frozenset(range(4, len(COUNTED)))
 
@@ -114,7 +95,3 @@ _ENDED_PLACES = frozenset(range(4, len(COUNTED)))
 def _is_cheap(rows: list[tuple[Any, ...]]) -> bool:
     """Whether few unfinished jobs were counted, which is done one by one."""
     return sum(int(row[2]) for row in rows if row[1] not in _ENDED_PLACES) <= CHEAP
-
-
-def _time_of(epoch: float) -> datetime:
-    return to_datetime(epoch)  # type: ignore[return-value]

@@ -15,15 +15,17 @@ from psycopg import sql
 
 from neoq.errors import BackendError
 
-VERSION = 5
+VERSION = 6
 SIGNS = (
     "jobs",
     "claim",
     "change",
     "readable_json",
     "history_found",
+    "audit",
 )  # what each of the migrations has made: a table, a function or an index
-TABLES = frozenset({"jobs", "history", "counters", "queues", "schedules", "ticks", "workers"})
+TABLES = frozenset({"audit", "jobs", "history", "counters", "queues", "schedules", "ticks", "workers"})
+MADE_LATER = {"audit": 6}  # tables, and the migration that has made them where it was not the first
 _LOCK = 5_462_193_407_311  # neoq's own, over all schemas
 _FIRST = (
     "set local lock_timeout = '60s'",
@@ -128,8 +130,9 @@ def _is_up_to_date(connection: psycopg.Connection[Any], schema: str) -> bool:
     there = _tables_of(connection, schema)
     if version == VERSION and there >= {*TABLES, "migrations"} and _is_recorded(connection, schema):
         return True
-    missing = TABLES - there
-    if version and missing and missing != TABLES:
+    known = {table for table in TABLES if MADE_LATER.get(table, 1) <= version}
+    missing = known - there
+    if missing and missing != known:
         raise BackendError(
             f"the schema {schema!r} has lost the tables {', '.join(sorted(missing))} and has others of "
             "neoq's: restore them from a backup, or drop the others too and call neoq.migrate(url)"

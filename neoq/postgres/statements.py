@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from neoq.audit import KEPT
 from neoq.line import PREVIEW
 from neoq.payload import CODEC
 from neoq.store import SCHEDULES_KEPT
@@ -109,7 +110,7 @@ class Statements:
         beat = self._call(
             "beat",
             "number int, id text, host text, pid int, started float8, queues text[], running int, "
-            "locked boolean, kinds text, version text",
+            "locked boolean, kinds text, version text, report text",
         )
         self.beat = f"select {beat}"
         self.forget_worker = f"delete from {s}.workers where number = %s"
@@ -127,8 +128,8 @@ class Statements:
         # A heartbeat in the future would keep a worker alive for ever. NaN counts as greater than any number.
         self.bound_beats = f"update {s}.workers set beat_at = {s}.clock() where beat_at > {s}.clock() + 3600"
         self.workers = f"""
-            select id, host, pid, started_at, beat_at, queues, running, kinds, version from {s}.workers
-            where beat_at >= {s}.clock() - %s order by started_at, id
+            select id, host, pid, started_at, beat_at, queues, running, kinds, version, report
+            from {s}.workers where beat_at >= {s}.clock() - %s order by started_at, id
         """
 
     def _operate(self) -> None:
@@ -143,6 +144,11 @@ class Statements:
             ) returning id, queue, true
         """
         self.tick = f"select {self._call('tick', 'cron text, tick float8')}"
+        self.ticked = f"""
+            update {s}.ticks set job = coalesce(%(job)s::bigint, job),
+                skipped = skipped + (%(job)s::bigint is null)::int
+            where cron = %(cron)s
+        """
         self.last_tick = f"select tick from {s}.ticks where cron = %s"
         self.list_schedules = f"""
             with gone as (
@@ -155,7 +161,7 @@ class Statements:
             on conflict (name) do update set described = excluded.described, listed_at = excluded.listed_at
         """
         self.schedules = f"""
-            select name, described, tick from {s}.schedules left join {s}.ticks on cron = name
+            select name, described, tick, job, skipped from {s}.schedules left join {s}.ticks on cron = name
             where listed_at >= {s}.clock() - {SCHEDULES_KEPT} order by name
         """
         self.prune = f"select {self._call('prune', 'seconds float8, limit int')}"
@@ -165,6 +171,16 @@ class Statements:
             insert into {s}.queues (queue, paused) values (%(queue)s, %(paused)s)
             on conflict (queue) do update set paused = excluded.paused
         """
+        self.add_audit = f"""
+            insert into {s}.audit (at, actor, via, action, number, queue, what)
+            values ({s}.clock(), %(user)s, %(via)s, %(action)s, %(count)s, %(queue)s, %(what)s)
+        """
+        self.audit = f"""
+            select id, at, actor, via, action, number, queue, what from {s}.audit
+            where id < %(before)s::bigint and at >= {s}.clock() - %(kept)s::float8
+            order by id desc limit %(limit)s::bigint
+        """
+        self.prune_audit = f"delete from {s}.audit where at < {s}.clock() - {KEPT}"
         self.queues = f"select queue, paused from {s}.queues"
         self.version = f"select max(version) from {s}.migrations"
 

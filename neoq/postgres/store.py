@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import psycopg
 
 import neoq.postgres.schema as postgres_schema
+from neoq.audit import AuditEntry
 from neoq.capacity import Room, bounds_of, new_of, no_room, refuse_too_many, wanted_of
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
@@ -17,13 +18,15 @@ from neoq.job import Job
 from neoq.messages import text_of_ask, text_of_ids
 from neoq.outcome import WORKER_DIED, Lease, Outcome
 from neoq.postgres.add import Adder
-from neoq.postgres.arrays import byteas, float8s, int8s, texts
+from neoq.postgres.arrays import float8s, int8s, texts
 from neoq.postgres.claim import Claimer
 from neoq.postgres.config import PostgresConfig
 from neoq.postgres.connections import Connections, Values
 from neoq.postgres.ear import PostgresEar
 from neoq.postgres.find import Finder
+from neoq.postgres.ledger import Ledger
 from neoq.postgres.operate import Operator
+from neoq.postgres.pruning import Pruner
 from neoq.postgres.rows import job_of, text
 from neoq.postgres.settle import Settlement
 from neoq.postgres.statements import Statements, changes_channel_of
@@ -45,15 +48,11 @@ from neoq.store import (
     Store,
     Tick,
     WorkerInfo,
-    warn_of_dropped,
 )
-from neoq.times import to_datetime
 
 OWN_THREADS = 6  # that use the server: fetcher, settler, heartbeat, listener, notifier, progress writer
 SERVER_EVERY = 0.2  # seconds between looks whether a server that is away is back
-PRUNED_AT_ONCE = 5000  # so that no statement blocks others for long
 _LEAVES_NOTHING = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED})
-_ENDS = frozenset({Status.SUCCEEDED, Status.CANCELLED})
 
 
 class PostgresStore(Store):
@@ -77,6 +76,8 @@ class PostgresStore(Store):
             self._connections, self._statements, self._notifier, forgets=config.retention == 0
         )
         self._finder = Finder(self._connections, self._statements)
+        self._ledger = Ledger(self._connections, self._own, self._statements)
+        self._pruner = Pruner(self._own, self._statements, config)
         self._operator = Operator(
             self._connections, self._statements, self._finder, self._notifier, config.log
         )
@@ -282,26 +283,24 @@ class PostgresStore(Store):
         self._adder.name_queues({job.queue})  # on a connection of its own: before ours
         with self._connections.use() as connection, connection.transaction():
             joined = Transaction(self._connections, connection)
-            [(new,)] = joined(self._statements.tick, {"cron": cron, "tick": tick.timestamp()})
-            if not new:
+            if not self._ledger.tick(joined, cron, tick):
                 return Tick.EXISTS
             [added] = self._adder.add_joined(joined, [job])
+            self._ledger.ticked(joined, cron, None if added.duplicate else added.id)
         self._notify(job.queue, "ready")
         return Tick.SKIPPED if added.duplicate else Tick.NEW
 
     def last_tick(self, cron: str) -> datetime | None:
         """The newest tick of a cron in any process."""
-        rows = self._connections.read(self._statements.last_tick, (cron,))
-        return to_datetime(rows[0][0]) if rows else None
+        return self._ledger.last_tick(cron)
 
     def list_schedules(self, schedules: Mapping[str, bytes]) -> None:
         """Keep what this process says of its schedules."""
-        values = {"names": texts(list(schedules)), "described": byteas(list(schedules.values()))}
-        self._own.execute(self._statements.list_schedules, values)
+        self._ledger.list_schedules(schedules)
 
     def schedules(self) -> list[Listed]:
         """The schedules that were listed within a day."""
-        return self._finder.schedules()
+        return self._ledger.schedules()
 
     # -- claim and settle -------------------------------------------------------------------------------
 
@@ -319,7 +318,7 @@ class PostgresStore(Store):
         stale = self._settlement.settle(outcomes)
         self._claimer.leased.difference_update((lease.job_id, lease.token) for lease, *_ in outcomes)
         self._settle_left()
-        self._trim_after({outcome.status for outcome in outcomes})
+        self._pruner.trim_after({outcome.status for outcome in outcomes})
         for queue in {
             *(outcome.lease.queue for outcome in outcomes if outcome.status not in _LEAVES_NOTHING),
             *(job.queue for outcome in outcomes for job in outcome.follow),
@@ -331,27 +330,6 @@ class PostgresStore(Store):
         stale = self._settlement.settle_left()
         for job_id in stale:
             self.config.log.warning("job %s was settled elsewhere meanwhile: its outcome is dropped", job_id)
-
-    def _trim_after(self, statuses: set[Status]) -> None:
-        """Drop finished jobs beyond the limits; a failure does not undo what was settled."""
-        try:
-            self._trim(statuses)
-        except BackendError as error:
-            self.config.log.debug("finished jobs beyond the limits are dropped later: %s", error)
-
-    def _trim(self, statuses: set[Status]) -> int:
-        """Drop finished jobs beyond the limits; returns how many."""
-        config, dropped = self.config, 0
-        if config.max_finished is not None and statuses & _ENDS:
-            values = {"dead": False, "limit": config.max_finished}
-            dropped += len(self._own.execute(self._statements.trim, values))
-        if config.max_dead is not None and Status.DEAD in statuses:
-            for job_id, queue in self._own.execute(
-                self._statements.trim, {"dead": True, "limit": config.max_dead}
-            ):
-                dropped += 1
-                warn_of_dropped(config, job_id, queue)
-        return dropped
 
     def extend(self, leases: Sequence[Lease]) -> Extended:
         """Renew leases; tell which are lost, and whose job was cancelled."""
@@ -404,19 +382,7 @@ class PostgresStore(Store):
 
     def prune(self) -> int:
         """Forget finished jobs older than ``retention``, and the oldest beyond max_finished and max_dead."""
-        self._own.execute(self._statements.sum_up)
-        self._own.execute(self._statements.bound_beats)
-        pruned = self._trim(set(_LEAVES_NOTHING))
-        if self.config.retention is None:
-            return pruned
-        while True:  # in parts, so that no statement blocks others for long
-            number: int
-            [(number,)] = self._own.execute(
-                self._statements.prune, {"seconds": self.config.retention, "limit": PRUNED_AT_ONCE}
-            )
-            pruned += number
-            if number < PRUNED_AT_ONCE:
-                return pruned
+        return self._pruner.prune()
 
     def beat(self, worker: WorkerInfo) -> None:
         """Record the heartbeat of this process, and begin to listen for notifications."""
@@ -444,7 +410,7 @@ class PostgresStore(Store):
 
     def workers(self) -> list[WorkerInfo]:
         """The processes that listen on this database and are alive."""
-        return self._finder.workers(self.config.lease)
+        return self._ledger.workers(self.config.lease)
 
     # -- jobs that other processes wait for -----------------------------------------------------------
 
@@ -496,3 +462,11 @@ class PostgresStore(Store):
         """Pause or resume a queue."""
         self._operator.set_paused(queue, paused)
         self._notify(queue, "pause" if paused else "ready")
+
+    def add_audit(self, entry: AuditEntry) -> None:
+        """Keep what somebody did."""
+        self._ledger.add_audit(entry)
+
+    def audit(self, *, limit: int, before: int | None = None) -> list[AuditEntry]:
+        """What was done, newest first."""
+        return self._ledger.audit(limit, before)

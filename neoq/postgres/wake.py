@@ -21,7 +21,7 @@ from neoq.messages import ask_in, text_of_ids
 from neoq.postgres.connections import Connection, Connections
 from neoq.postgres.statements import Statements, changes_channel_of, channel_of
 from neoq.store import Notify, WorkerInfo
-from neoq.stored import restricted
+from neoq.stored import report_of, restricted
 from neoq.system import wait_to_read
 from neoq.threads.loop import Loop
 
@@ -109,6 +109,7 @@ class WorkerPresence:
             "locked": own and self._is_connected(),
             "kinds": orjson.dumps(restricted(worker)).decode(),
             "version": worker.version,
+            "report": report_of(worker).decode(),
         }
         with self._connections.use() as connection:
             try:

@@ -13,7 +13,7 @@ from neoq.clock import machine
 from neoq.redis.keys import global_key
 from neoq.redis.queues import RedisQueues, pairs_of
 from neoq.store import WorkerInfo
-from neoq.stored import Unreadable, kinds_in, restricted, shown
+from neoq.stored import Unreadable, kinds_in, report_of, reported, restricted, shown
 from neoq.times import within_calendar
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class Workers:
                 "running": worker.running,
                 "kinds": restricted(worker),
                 "version": worker.version,
+                "report": orjson.Fragment(report_of(worker)),
                 "heartbeat": self._config.heartbeat,
                 "lease": self._config.lease,
                 "claims": sorted(self.claims_from) if ours else [],
@@ -100,10 +101,13 @@ class Workers:
         known = self._known()
         now = self._queues.ask_time()
         infos = [
-            WorkerInfo(
-                *(name, told["host"], told["pid"], _time_of(told["began"]), _time_of(beat)),
-                *(tuple(told["queues"]), told["running"]),
-                *(kinds_in(told.get("kinds"), told["queues"]), _text_in(told.get("version"))),
+            reported(
+                WorkerInfo(
+                    *(name, told["host"], told["pid"], _time_of(told["began"]), _time_of(beat)),
+                    *(tuple(told["queues"]), told["running"]),
+                    *(kinds_in(told.get("kinds"), told["queues"]), _text_in(told.get("version"))),
+                ),
+                told.get("report"),
             )
             for name, (beat, told) in known.items()
             if now - beat <= told["lease"]

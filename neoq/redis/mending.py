@@ -19,7 +19,11 @@ _OF_QUEUE = {
     b"set": ("cancel", "crashed", "idle"),
     b"string": ("seq",),
 }
-_GLOBAL = {b"hash": ("queues", "workers", "crons", "schedules"), b"string": ("numbers",)}
+_GLOBAL = {
+    b"hash": ("queues", "workers", "crons", "schedules", "tick_jobs", "skips"),
+    b"zset": ("audit",),
+    b"string": ("numbers", "audit_ids"),
+}
 
 
 def is_wrong_type(error: BackendError) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
+from neoq.audit import AuditEntry
 from neoq.capacity import Room, bounds_of, closed, new_of, refuse_too_many, wanted_of
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable, UnsupportedError
@@ -24,18 +24,17 @@ from neoq.redis.connection import RedisConnection
 from neoq.redis.ear import RedisEar
 from neoq.redis.find import Finder
 from neoq.redis.idle import IdleQueues
-from neoq.redis.keys import global_key
 from neoq.redis.leases import Leased
+from neoq.redis.ledger import Ledger
 from neoq.redis.mending import Mender, is_wrong_type
 from neoq.redis.operate import Operator
 from neoq.redis.pruning import Pruner
-from neoq.redis.queues import RedisQueues, pairs_of
+from neoq.redis.queues import RedisQueues
 from neoq.redis.reclaim import Reclaimer
 from neoq.redis.settle import Outcomes
 from neoq.redis.wake import Subscriber
 from neoq.schedules import Listed
 from neoq.store import (
-    SCHEDULES_KEPT,
     Action,
     Changed,
     Claimed,
@@ -51,7 +50,6 @@ from neoq.store import (
     WorkerInfo,
     warn_of_dropped,
 )
-from neoq.times import to_datetime
 
 M = TypeVar("M", bound=Callable[..., Any])
 
@@ -106,7 +104,7 @@ class RedisStore(Store):
             on_reconnect=self._wake_all,
             log=config.log,
         )
-        self._crons: dict[str, str] = {}
+        self._ledger = Ledger(self._queues)
         self._room = Room()
         self._mender = Mender(self._queues, config.log)
         self._idle = IdleQueues(self._queues, config.job_check_interval, self._hears)
@@ -238,12 +236,11 @@ class RedisStore(Store):
     @_mending
     def add_tick(self, cron: str, tick: datetime, job: Job) -> Tick:
         """Record a tick and add its job in one script; capacity does not hold it back."""
-        if self._crons.get(cron) != job.queue:
-            self._redis.command("HSET", global_key(self.config.prefix, "crons"), cron, job.queue)
-            self._crons[cron] = job.queue
+        self._ledger.know(cron, job.queue)
         added = self._adder.add_tick(cron, tick.timestamp(), job)
         if added is None:
             return Tick.EXISTS
+        self._ledger.ticked(cron, None if added.duplicate else added.id)
         if added.duplicate:
             return Tick.SKIPPED
         self._idle.mark_changed(job.queue)
@@ -253,38 +250,17 @@ class RedisStore(Store):
     @_mending
     def last_tick(self, cron: str) -> datetime | None:
         """The newest tick of a cron in any process."""
-        queue = self._redis.command("HGET", global_key(self.config.prefix, "crons"), cron)
-        if queue is None:
-            return None
-        key = self._queues.keys(queue.decode(errors="replace")).key("ticks")
-        tick = self._redis.command("HGET", key, cron)
-        try:
-            return None if tick is None else to_datetime(float(tick))
-        except ValueError:  # another program wrote it: the tick is unknown
-            return None
+        return self._ledger.last_tick(cron)
 
     @_mending
     def list_schedules(self, schedules: Mapping[str, bytes]) -> None:
         """Keep what this process says of its schedules."""
-        key, now = global_key(self.config.prefix, "schedules"), self._queues.ask_time()
-        told = [item for name, said in schedules.items() for item in (name, b"%.6f %b" % (now, said))]
-        self._redis.command("HSET", key, *told)
-        known = pairs_of(self._redis.command("HGETALL", key))
-        old = [name for name, value in known if now - _listed_at(value) > SCHEDULES_KEPT]
-        if old:
-            self._redis.command("HDEL", key, *old)
+        self._ledger.list_schedules(schedules)
 
     @_mending
     def schedules(self) -> list[Listed]:
         """The schedules that were listed within a day."""
-        now, found = self._queues.ask_time(), []
-        for name, value in pairs_of(
-            self._redis.command("HGETALL", global_key(self.config.prefix, "schedules"))
-        ):
-            if now - _listed_at(value) <= SCHEDULES_KEPT:
-                text = name.decode(errors="replace")
-                found.append(Listed(text, value.partition(b" ")[2], self.last_tick(text)))
-        return sorted(found)
+        return self._ledger.schedules()
 
     # -- wakes ------------------------------------------------------------------------------------------
 
@@ -423,6 +399,7 @@ class RedisStore(Store):
             for name, queue in pruner.drop_excess(("dead",), config.max_dead):
                 pruned += 1
                 warn_of_dropped(config, name, queue)
+        self._ledger.forget_old()
         pruner.tidy(self._reclaimer.cursors)
         pruner.release(self._reclaimer.cursors)
         return pruned
@@ -468,6 +445,16 @@ class RedisStore(Store):
         self._idle.mark_changed(queue)
         self._notify(queue, "pause" if paused else "ready")
 
+    @_mending
+    def add_audit(self, entry: AuditEntry) -> None:
+        """Keep what somebody did."""
+        self._ledger.add_audit(entry)
+
+    @_mending
+    def audit(self, *, limit: int, before: int | None = None) -> list[AuditEntry]:
+        """What was done, newest first."""
+        return self._ledger.audit(limit, before)
+
 
 def _no_transactions(what: str) -> UnsupportedError:
     return UnsupportedError(
@@ -475,12 +462,3 @@ def _no_transactions(what: str) -> UnsupportedError:
         "(jobs are unique by fingerprint, so a repeated enqueue adds none), or keep jobs in that database "
         "(postgresql://, sqlite:///)"
     )
-
-
-def _listed_at(value: bytes) -> float:
-    """When a schedule was listed; long ago where somebody else has written something there."""
-    try:
-        at = float(value.partition(b" ")[0])
-    except ValueError:
-        return -math.inf
-    return at if math.isfinite(at) else -math.inf

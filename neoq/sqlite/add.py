@@ -147,7 +147,13 @@ def add_tick(session: Session, cron: str, tick: datetime, job: Job) -> Tick:
     if last is not None and 0 <= last - at < _CLOCK_WAS_WRONG:
         return Tick.EXISTS
     session.do("insert or replace into neoq_ticks values (?,?)", (cron, at))
-    return Tick.NEW if add_or_meet(job, session) is job else Tick.SKIPPED
+    new = add_or_meet(job, session) is job
+    session.do("insert or ignore into neoq_tick_jobs (cron) values (?)", (cron,))
+    if new:
+        session.do("update neoq_tick_jobs set job = ? where cron = ?", (job.id, cron))
+    else:
+        session.do("update neoq_tick_jobs set skipped = skipped + 1 where cron = ?", (cron,))
+    return Tick.NEW if new else Tick.SKIPPED
 
 
 _number = int.from_bytes

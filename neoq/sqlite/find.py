@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from neoq.audit import AuditEntry
 from neoq.filter import Filter
 from neoq.record import Status
 from neoq.schedules import Listed
@@ -26,7 +27,7 @@ from neoq.sqlite.rows import (
 )
 from neoq.sqlite.schema import DEAD, FINISHED, NEW, READY, RUNNING, SCHEDULED
 from neoq.store import KINDS_LOOKED_AT, Page, QueueCounts, WorkerInfo
-from neoq.stored import counts_of, kinds_in, number_in, texts_in
+from neoq.stored import counts_of, entries_in, kinds_in, number_in, reported, texts_in, ticked_in
 from neoq.times import to_datetime
 
 LOOKED_AT_ONCE = 10_000  # jobs, for a filter that may leave most of them out
@@ -211,30 +212,48 @@ def waiting_kinds(file: SqliteFile, queues: Iterable[str]) -> dict[tuple[str, st
 def schedules(file: SqliteFile, listed_since: float) -> list[Listed]:
     """The schedules that were listed since then."""
     rows = file.read(
-        "select name, described, tick from neoq_schedules left join neoq_ticks on cron = name"
+        "select name, described, tick, job, skipped from neoq_schedules"
+        " left join neoq_ticks t on t.cron = name left join neoq_tick_jobs j on j.cron = name"
         " where listed_at >= ? and typeof(name) = 'text' order by name",
         (listed_since,),
     )
-    return [Listed(name, described, to_datetime(number_in(tick))) for name, described, tick in rows]
+    return [
+        Listed(name, described, to_datetime(number_in(tick)), *ticked_in(job, skipped))
+        for name, described, tick, job, skipped in rows
+    ]
 
 
 def workers(file: SqliteFile, heard_since: float, is_dead: Callable[[str], bool]) -> list[WorkerInfo]:
     """The processes that listen on this file and are alive."""
     rows = file.read(
-        "select id, host, pid, started_at, beat_at, queues, running, kinds, version from neoq_workers"
-        " where beat_at >= ? order by started_at, id",
+        "select id, host, pid, started_at, beat_at, queues, running, kinds, version, report from neoq_workers"
+        " left join neoq_reports on worker = id where beat_at >= ? order by started_at, id",
         (heard_since,),
     )
     return [
-        WorkerInfo(
-            *(name, host, pid, _time_of(began), _time_of(beat), served := texts_in(queues), running),
-            *(kinds_in(kinds, served), version if isinstance(version, str) else ""),
+        reported(
+            WorkerInfo(
+                *(name, host, pid, _time_of(began), _time_of(beat), served := texts_in(queues), running),
+                *(kinds_in(kinds, served), version if isinstance(version, str) else ""),
+            ),
+            report,
         )
-        for name, host, pid, began, beat, queues, running, kinds, version in rows
+        for name, host, pid, began, beat, queues, running, kinds, version, report in rows
         if tuple(map(type, (name, host, pid, running))) == (str, str, int, int)  # else it is not ours
         and number_in(beat) is not None
         and not is_dead(name)
     ]
+
+
+def audit(file: SqliteFile, limit: int, before: int | None, kept_since: float) -> list[AuditEntry]:
+    """What was done since then, newest first."""
+    return entries_in(
+        file.read(
+            "select id, at, user, via, action, count, queue, what from neoq_audit"
+            " where id < ? and at >= ? order by id desc limit ?",
+            (_BEYOND if before is None else before, kept_since, limit),
+        )
+    )
 
 
 def _time_of(epoch: float) -> datetime:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import orjson
 
+from neoq.audit import KEPT, AuditEntry
 from neoq.job import DuplicateJobError, Job
 from neoq.record import Status
 from neoq.sqlite.add import hash_of, move
@@ -13,7 +14,7 @@ from neoq.sqlite.rows import N_CANCELLED, N_READY, kind_of
 from neoq.sqlite.schema import DEAD, FINISHED, READY, SCHEDULED
 from neoq.sqlite.session import Session
 from neoq.store import SCHEDULES_KEPT, Action, Changed, WorkerInfo, taken_by
-from neoq.stored import NUMBER, restricted
+from neoq.stored import NUMBER, report_of, restricted
 
 PRUNED_AT_ONCE = 5000  # so that no commit blocks others for long
 _TOKENS_KEPT = 86400.0  # seconds
@@ -137,6 +138,7 @@ def beat(session: Session, worker: WorkerInfo) -> None:
             "version": worker.version,
         },
     )
+    session.do("insert or replace into neoq_reports values (?,?)", (worker.id, report_of(worker)))
 
 
 def list_schedules(session: Session, schedules: Mapping[str, bytes]) -> None:
@@ -148,4 +150,24 @@ def list_schedules(session: Session, schedules: Mapping[str, bytes]) -> None:
 
 def leave(session: Session, workers: Iterable[str]) -> None:
     """Forget workers that are gone."""
-    session.many("delete from neoq_workers where id = ?", [(worker,) for worker in workers])
+    gone = [(worker,) for worker in workers]
+    session.many("delete from neoq_workers where id = ?", gone)
+    session.many("delete from neoq_reports where worker = ?", gone)
+
+
+def add_audit(session: Session, entry: AuditEntry) -> None:
+    """Keep what somebody did. Ids follow the time, so that those of forgotten entries do not come again."""
+    session.do(
+        "insert into neoq_audit select max(?, 1 + coalesce(max(id), 0)), ?,?,?,?,?,?,? from neoq_audit",
+        (
+            int(session.now * 1000),
+            *(session.now, entry.user, entry.via, entry.action, entry.count, entry.queue, entry.what),
+        ),
+    )
+
+
+def forget_old(session: Session) -> None:
+    """Forget what somebody did long ago, and reports of workers that are gone."""
+    session.do("delete from neoq_audit where at < ?", (session.now - KEPT,))
+    # An older neoq that has forgotten a worker knows nothing of its report.
+    session.do("delete from neoq_reports where worker not in (select id from neoq_workers)")

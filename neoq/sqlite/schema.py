@@ -94,6 +94,26 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) without rowid
         """,
     ),
+    (  # Tables of their own: an older neoq that is still running writes whole rows of the others.
+        "create table neoq_reports (worker text primary key, report blob not null) without rowid",
+        """
+        create table neoq_tick_jobs (
+            cron text primary key, job integer, skipped integer not null default 0
+        ) without rowid
+        """,
+        """
+        create table neoq_audit (
+            id integer primary key,
+            at real not null,
+            user text not null,
+            via text not null,
+            action text not null,
+            count integer not null,
+            queue text,
+            what text not null
+        )
+        """,
+    ),
 )
 VERSION = len(MIGRATIONS)
 _creates = re.compile(r"\s*create (?:unique )?(?:table|index|view) (\w+)").match

@@ -192,6 +192,7 @@ def reclaim(session: Session, dead_workers: set[str], not_renewed: set[HeldLease
             _take_back(session, job_of(row), reclaimed)
     for worker in dead_workers:
         session.do("delete from neoq_workers where id = ?", (worker,))
+        session.do("delete from neoq_reports where worker = ?", (worker,))
     return reclaimed
 
 

@@ -13,6 +13,7 @@ import neoq.sqlite.claim as sqlite_claim
 import neoq.sqlite.find as sqlite_look
 import neoq.sqlite.operate as sqlite_operate
 import neoq.sqlite.settle as sqlite_settle
+from neoq.audit import KEPT, AuditEntry
 from neoq.capacity import Room, bounds_of, new_of, no_room, refuse_too_many, wanted_of
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
@@ -292,6 +293,7 @@ class SqliteStore(Store):
 
     def prune(self) -> int:
         """Forget finished jobs older than ``retention``, and the oldest beyond max_finished and max_dead."""
+        self._write(sqlite_operate.forget_old, durable=False)
         pruned = self._write(lambda session: session.drop_surplus(), durable=False)
         # In parts, so that no commit blocks others for long.
         while (number := self._write(sqlite_operate.prune, durable=False)) == PRUNED_AT_ONCE:
@@ -358,6 +360,14 @@ class SqliteStore(Store):
         """Pause or resume a queue."""
         self._write(lambda session: sqlite_operate.set_paused(session, queue, paused))
         self._notify(queue, "pause" if paused else "ready")
+
+    def add_audit(self, entry: AuditEntry) -> None:
+        """Keep what somebody did."""
+        self._write(lambda session: sqlite_operate.add_audit(session, entry))
+
+    def audit(self, *, limit: int, before: int | None = None) -> list[AuditEntry]:
+        """What was done, newest first."""
+        return sqlite_look.audit(self._file, min(limit, sqlite_look.MOST), before, self.clock.time() - KEPT)
 
     def open_ear(self) -> Ear:
         """Watch the file for commits, whoever makes them."""

@@ -20,6 +20,7 @@ with ``transactions`` `connection`.
 from __future__ import annotations
 
 from neoq.testing.cases.attempts import AftermathCases, SurroundingsCases, UndoneCases
+from neoq.testing.cases.audit import AuditCases, PastTickCases, WorkerCases
 from neoq.testing.cases.capacity import CapacityCases
 from neoq.testing.cases.counting import CountCases
 from neoq.testing.cases.durable import DurableCases, LeaseCases, SharedCases, TransactionCases
@@ -76,6 +77,9 @@ class BackendConformance(
     PauseCases,
     LookingCases,
     CountCases,
+    AuditCases,
+    WorkerCases,
+    PastTickCases,
     FilterCases,
     ListenCases,
     MiddlewareCases,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -325,6 +326,57 @@ def test_cron_lists_schedules(command: Command, backend: neoq.Backend) -> None:
     )
     assert len(schedule["next_ticks"]) == 5
     assert "0 3 * * *  Europe/Paris  nightly" in command("cron").out
+
+
+def test_audit_lists_who_did_what(command: Command, backend: neoq.Backend) -> None:
+    """What a command changes leaves one entry that names the login; audit prints them, newest first."""
+    ids = [backend.enqueue("emails", {"n": n}, kind="letter").id for n in range(3)]
+    assert "no entry" in command("audit").err
+    command("cancel", str(ids[0]), "999", ends_with=1)
+    command("retry", str(ids[1]), "--dry-run")
+    command("delete", "--kind", "letter", "--yes")
+    command("purge", "--older-than", "1h", "--yes")
+    command("pause", "emails")
+    command("audit", "--limit", "0", ends_with=2)
+    listed = command("audit", "--json").records
+    assert [(one["action"], one["count"], one["queue"]) for one in listed] == [
+        ("pause", 1, "emails"),
+        ("purge", 0, None),
+        ("delete", 3, None),
+        ("cancel", 1, None),
+    ]
+    assert listed[1]["what"].startswith("status=cancelled,succeeded until=")
+    assert listed[2]["what"] == "status=cancelled,dead,pending,retrying,succeeded kind=letter"
+    assert listed[3]["what"] == f"ids {ids[0]}, 999"
+    assert {one["via"] for one in listed} == {"command"}
+    assert all(one["user"].endswith(f"@{socket.gethostname()}") for one in listed)
+    shown = command("audit", "--limit", "1")
+    assert "pause" in shown.out
+    assert f"--before {listed[0]['id']}" in shown.err
+    assert "purge" in command("audit", "--before", str(listed[0]["id"]), "--limit", "1").out
+
+
+def test_workers_tells_what_they_run(command: Command, file_url: str) -> None:
+    """Workers prints the memory of each, and which jobs its threads run since when."""
+    backend = neoq.connect(file_url, autostart=False, heartbeat=0.1)
+    started, go_on = threading.Event(), threading.Event()
+
+    def handler(_job: neoq.Job) -> None:
+        started.set()
+        go_on.wait(30)
+
+    backend.listen("emails", handler)
+    backend.start()
+    job = backend.enqueue("emails", kind="letter")
+    assert started.wait(10)
+    try:
+        until(lambda: f"{job.id} letter " in command("workers").out, "the job")
+        [worker] = command("workers", "--json").records
+        assert worker["threads"][0]["job_id"] == job.id
+        assert worker["abandoned"] == 0
+    finally:
+        go_on.set()
+        backend.shutdown()
 
 
 def test_any_payload_can_be_printed(file_url: str, backend: neoq.Backend) -> None:

@@ -6,10 +6,9 @@ from typing import Any
 
 from neoq import MemBackend
 from neoq.testing import BackendConformance
-from neoq.testing.cases.audit import AuditCases, PastTickCases, WorkerCases
 
 
-class TestMemBackend(AuditCases, WorkerCases, PastTickCases, BackendConformance):
+class TestMemBackend(BackendConformance):
     """MemBackend keeps every promise that a store in one process can make."""
 
     features = MemBackend.features

@@ -34,14 +34,14 @@ def run(args: argparse.Namespace) -> int:
         for schedule in schedules:
             output.print_json(output.fields_of(schedule))
     elif schedules:
-        head = ("name", "spec", "timezone", "queue", "last", "next", "description")
+        head = ("name", "spec", "timezone", "queue", "last", "job", "skipped", "next", "description")
         print("\n".join(output.table(head, map(_row, schedules))))
     else:
         output.say("the store knows no schedule")
     return 0
 
 
-def _row(schedule: ScheduleInfo) -> tuple[str, ...]:
+def _row(schedule: ScheduleInfo) -> tuple[object, ...]:
     now = datetime.now(UTC)
     following = schedule.next_ticks[0] if schedule.next_ticks else None
     return (
@@ -50,6 +50,8 @@ def _row(schedule: ScheduleInfo) -> tuple[str, ...]:
         plain(schedule.timezone),
         plain(schedule.queue, 30),
         ago(schedule.last_tick, now),
+        "-" if schedule.last_job_id is None else str(schedule.last_job_id),
+        schedule.skipped,
         ago(following, now),
         plain(schedule.description, 60),
     )
