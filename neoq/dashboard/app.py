@@ -175,7 +175,8 @@ def _first(request: Request) -> str:
 
 
 def _redirect(request: Request, answer: Redirect) -> Response:
-    sent = [("Location", request.root + answer.to or "./")]
+    to = request.root + answer.to
+    sent = [("Location", f"./{to}" if to[:1] in ("", "?") else to)]
     if answer.message is not None:
         kind = "failed" if answer.failed else "done"
         text = quote(f"{kind}:{answer.message[:_MOST_SAID]}")

@@ -34,6 +34,6 @@ def _before(request: Request) -> int | None:
     text = request.query.text("before")
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**63):
+    if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text)):
         raise Refused(400, "The page begins at no entry: before takes the id of one.")
     return int(text)
