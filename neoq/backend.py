@@ -237,6 +237,8 @@ class Backend(Listening, Operations):
         job = self._direct.add_plain(queue, data, now)
         if job.body is not data and job.duplicate:  # the first is looked up in a tenth of the time
             engine.note_duplicate(job)
+        else:
+            engine.meter.enqueued[queue] += 1
         return job
 
     def enqueue_call(self, queue: str, kind: str, data: bytes) -> Job:
@@ -251,7 +253,9 @@ class Backend(Listening, Operations):
         now = engine.clock.time()
         if self._direct is None:
             return self._add(call_of(queue, data, now, kind), None)
-        return self._direct.add_call(queue, data, now, kind)
+        job = self._direct.add_call(queue, data, now, kind)
+        engine.meter.enqueued[queue] += 1
+        return job
 
     def _enqueue_special(self, queue: Any, payload: Any, options: JobOptions, transaction: Any) -> Job:
         job = _given(queue, payload, options)
@@ -288,6 +292,8 @@ class Backend(Listening, Operations):
         added = self.store.add((job,), token=self.store.new_token(), transaction=transaction)[0]
         if added.duplicate:
             self.engine.note_duplicate(added)
+        else:
+            self.engine.meter.enqueued[added.queue] += 1
         return added
 
     def _say_unique(self, job: Job) -> None:
@@ -339,10 +345,13 @@ class Backend(Listening, Operations):
         if not batch:
             return []
         added = self.store.add(batch, token=self.store.new_token(), transaction=transaction)
+        accepted = added
         if added != batch:  # some are not the jobs that were given
+            accepted = [job for job in added if not job.duplicate]
             for job in added:
                 if job.duplicate:
                     self.engine.note_duplicate(job)
+        self.engine.meter.note_enqueued(accepted)
         return added
 
     def _prepare_batch(self, batch: list[Job], payloads: list[bytes] | None) -> None:

@@ -13,12 +13,16 @@ WORKER_DIED = "WorkerDied: the process ended, or was silent for as long as a lea
 
 
 class Lease(NamedTuple):
-    """The right to settle one job: ``token`` is drawn at each claim, so an older claim's no longer fits."""
+    """The right to settle one job: ``token`` is drawn at each claim, so an older claim's no longer fits.
+
+    ``due`` is when the job became due, as its store has it: by that waiting is measured.
+    """
 
     job_id: int
     queue: str
     token: int
     progress: tuple[float, str] | None = None
+    due: float | None = None
 
 
 class Failure(NamedTuple):
@@ -55,7 +59,7 @@ class Outcome(NamedTuple):
 
 def lease_of(job: Job) -> Lease:
     """The lease of a job that was claimed here."""
-    return Lease(job.id, job.queue, job.token, job.progress_report)
+    return Lease(job.id, job.queue, job.token, job.progress_report, job.due)
 
 
 def succeeded(job: Job) -> Outcome:

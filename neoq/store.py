@@ -240,6 +240,7 @@ class StoreContext:
     would be claimed by this process. ``asked`` takes, from any thread, the ids of a `Store.ask` of
     another process, and whether that wants to hear of every change. A store that can announce an end in the
     commit that records it asks ``ends_asked_for`` which to announce, and tells ``announced`` which it has.
+    A store with transactions tells ``undone`` of an outcome with the failure `ROLLED_BACK` that it records.
     """
 
     clock: Clock
@@ -253,6 +254,7 @@ class StoreContext:
     handed_over: Callable[[str], int]
     may_enqueue_while_closing: Callable[[], bool]
     takes: Callable[[str], bool]
+    undone: Callable[[Outcome], None]
 
     @property
     def worker_id(self) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from neoq.config import Config
 from neoq.cron import Schedule
+from neoq.engine.meter import Meter
 from neoq.engine.scheduler import Cron, CronScheduler
 from neoq.errors import BackendUnavailable
 from neoq.job import Job
@@ -54,7 +55,7 @@ class Scene:
         self.wall = Wall()
         self.store = Ticks(self.wall)
         self.cron_scheduler = CronScheduler(
-            cast("Store", self.store), Config(), self.wall, lambda _queue: True
+            cast("Store", self.store), Config(), self.wall, lambda _queue: True, Meter()
         )
 
     def add(self, spec: str, queue: str = "q", schedule: Any = None) -> None:

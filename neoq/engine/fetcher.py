@@ -68,6 +68,7 @@ class Fetcher:
         self._over = False  # nobody takes what is fetched now
         self._fenced = False
         self.busy = False  # a claim is under way
+        self.skew = 0.0  # seconds that the store's clock is ahead of ours; 0 for a small difference
         self.claims = 0
         self._lock = threading.Lock()
 
@@ -229,13 +230,15 @@ class Fetcher:
 
     def _compare_clocks(self, claimed: Claimed, began: float) -> None:
         """Let the store's clock judge deadlines, where it differs from ours by more than the claim took."""
-        limited = [job for job in claimed.jobs if job.expires is not None]
-        if not limited:
+        if not claimed.jobs:
             return
         now = claimed.now.timestamp()
-        if now < began - SAME_CLOCK or now > self._clock.time() + SAME_CLOCK:
-            for job in limited:
-                job.clock_skew = now - began
+        same = began - SAME_CLOCK <= now <= self._clock.time() + SAME_CLOCK
+        self.skew = 0.0 if same else now - began
+        if not same:
+            for job in claimed.jobs:
+                if job.expires is not None:
+                    job.clock_skew = self.skew
 
     def _distribute(self, demands: list[Demand], claimed: Claimed) -> float:
         got: dict[str, int] = {}

@@ -18,7 +18,7 @@ from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.job import Job
 from neoq.outcome import Lease, Outcome, lease_of
-from neoq.store import Extended, Store, WorkerInfo
+from neoq.store import Extended, Reclaimed, Store, WorkerInfo
 from neoq.threads.loop import Loop
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Heartbeat:
         unsettled: Callable[[], list[Outcome]],
         info: Callable[[], WorkerInfo],
         extended: Callable[[list[Lease], Extended], None],
-        reclaimed: Callable[[list[Job]], None],
+        reclaimed: Callable[[Reclaimed], None],
         abandon_leases: Callable[[set[tuple[int, int]]], None],
         fence: Callable[[bool], None],
         duties: Mapping[str, Callable[[], None]],
@@ -162,7 +162,7 @@ class Heartbeat:
     def _reclaim(self) -> None:
         reclaimed = self._store.reclaim()
         if reclaimed.returned or reclaimed.dead:
-            self._reclaimed([*reclaimed.returned, *reclaimed.dead])
+            self._reclaimed(reclaimed)
         for job in reclaimed.returned:
             self._logger.warning("job %s of %s is ready again: its worker died", job.id, job.queue)
         for job in reclaimed.dead:

@@ -14,6 +14,7 @@ from neoq.clock import LiveClock
 from neoq.engine.awaited import AwaitedJobs
 from neoq.engine.interrupt import AttemptSlot, SecondLook, Supervised, Watchdog, current_slot
 from neoq.engine.listener import Listener, Middleware, Routes
+from neoq.engine.meter import Meter
 from neoq.engine.pool import Runner, RunnerPool
 from neoq.engine.report import Ending
 from neoq.engine.scheduler import Cron, CronScheduler
@@ -29,7 +30,7 @@ from neoq.job import Job
 from neoq.outcome import Lease, Outcome, lease_of
 from neoq.payload import sized_result
 from neoq.record import Status
-from neoq.store import Extended, Store, StoreContext, WorkerInfo
+from neoq.store import Extended, Reclaimed, Store, StoreContext, WorkerInfo
 from neoq.system import host_name, memory_used
 from neoq.threads.lifecycle import BoundedCall, await_change
 from neoq.threads.loop import has_late, revive
@@ -85,6 +86,7 @@ class Runtime:
             handed_over=self.handed_over,
             may_enqueue_while_closing=self.may_enqueue_while_closing,
             takes=self.takes,
+            undone=self.note_undone,
         )
 
     def _reset(self) -> None:
@@ -110,11 +112,12 @@ class Runtime:
         self.began = self.clock.time()
         self.failures = 0
         self.duplicates = 0
+        self.meter = Meter()
         self._told_of_own: set[str] = set()  # queues
         self._second_look = SecondLook(self._look_again, self.config.job_check_interval)
         self._unknown = UnknownKinds(self.store, self.config.log, self.listeners)
         self.watchdog = Watchdog("neoq-watchdog", self.clock, self._supervised, self.config.log)
-        self.cron_scheduler = CronScheduler(self.store, self.config, self.clock, self.runs)
+        self.cron_scheduler = CronScheduler(self.store, self.config, self.clock, self.runs, self.meter)
         self.settler: Settler | None = None
         self.fetcher: Fetcher | None = None
         self.heartbeat: Heartbeat | None = None
@@ -277,6 +280,7 @@ class Runtime:
 
     def settled(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
         """Outcomes are recorded; the stale ones were dropped."""
+        self.meter.note(outcomes, stale, 0.0 if self.fetcher is None else self.fetcher.skew)
         if stale:
             self._warn_of(stale)
         if self.stopping is not None:
@@ -301,6 +305,12 @@ class Runtime:
         """The store has announced the end of these jobs as it recorded it."""
         if self.announcer is not None:
             self.announcer.note_announced(job_ids)
+
+    def note_undone(self, outcome: Outcome) -> None:
+        """An attempt that its handler had completed is recorded as failed."""
+        self.meter.note_undone(outcome)
+        assert outcome.failure is not None
+        self.config.log.warning("job %s of %s failed: %s", *outcome.lease[:2], outcome.failure.message)
 
     def note_claimed(self, jobs: Sequence[Job]) -> None:
         """Jobs were claimed here."""
@@ -328,9 +338,10 @@ class Runtime:
         self.abandon_leases({(lease.job_id, lease.token) for lease in leases if lease.job_id in lost})
         self.cancel_running(cancelled)
 
-    def note_reclaimed(self, jobs: Sequence[Job]) -> None:
+    def note_reclaimed(self, reclaimed: Reclaimed) -> None:
         """Jobs were taken from workers that died."""
-        self.note_changed([job.id for job in jobs], may_have_ended=True)
+        self.meter.note_lost(*reclaimed)
+        self.note_changed([job.id for jobs in reclaimed for job in jobs], may_have_ended=True)
 
     def _warn_of(self, stale: set[int]) -> None:
         for job_id in stale:

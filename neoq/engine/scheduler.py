@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from neoq.clock import Clock
     from neoq.config import Config
     from neoq.cron import Schedule
+    from neoq.engine.meter import Meter
 
 LIST_EVERY = 600.0  # seconds
 ON_TIME = timedelta(seconds=60)  # a tick that comes later than this was missed
@@ -121,8 +122,11 @@ class Cron:
 class CronScheduler:
     """Enqueues the ticks of the crons of a backend whose queues run here."""
 
-    def __init__(self, store: Store, config: Config, clock: Clock, runs: Callable[[str], bool]) -> None:
+    def __init__(
+        self, store: Store, config: Config, clock: Clock, runs: Callable[[str], bool], meter: Meter
+    ) -> None:
         self._store = store
+        self._meter = meter
         self._runs = runs
         self._clock = clock
         self._interval = config.job_check_interval
@@ -219,7 +223,10 @@ class CronScheduler:
         job = cron.job_of(tick)
         job.scheduled = tick.timestamp()
         job.prepare(self._clock.time(), self._max_payload)
-        if self._store.add_tick(cron.name, tick, job) is Tick.SKIPPED:
+        became = self._store.add_tick(cron.name, tick, job)
+        if became is Tick.NEW:
+            self._meter.enqueued[job.queue] += 1
+        elif became is Tick.SKIPPED:
             self.skipped += 1
             self._logger.warning(
                 "cron %s skips its tick of %s: the one before is unfinished", cron.name, tick

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from neoq.clock import machine
-from neoq.config import SafeLogger
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.messages import text_of_ids
 from neoq.outcome import ROLLED_BACK, Outcome
@@ -35,7 +34,6 @@ class Settlement:
         keep: bool,
         channel: str,
         context: StoreContext,
-        log: SafeLogger,
     ) -> None:
         self._connections = connections
         self._statements = statements
@@ -43,7 +41,6 @@ class Settlement:
         self._channel = channel  # of changes
         self._context = context
         self._announced_at = -math.inf  # monotonic
-        self._log = log
         self.skew = 0.0  # seconds that the server's clock is ahead of ours; 0 for a small difference
         self._unsure: set[Attempt] = set()  # sent, and the reply was lost
         self._lock = threading.Lock()
@@ -140,7 +137,7 @@ class Settlement:
         left = [outcome for outcome in outcomes if outcome.lease.job_id in missing]
         for outcome in outcomes:
             if outcome.failure is ROLLED_BACK and outcome.lease.job_id not in missing:
-                self._log.warning("job %s of %s failed: %s", *outcome.lease[:2], ROLLED_BACK.message)
+                self._context.undone(outcome)
         locked: set[int] = set()
         done: set[int] = set()
         if left:

@@ -88,7 +88,6 @@ class PostgresStore(Store):
             keep=config.retention != 0,
             channel=changes_channel_of(config.schema),
             context=self.context,
-            log=config.log,
         )
         try:
             self._look_at_server()

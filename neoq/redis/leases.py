@@ -45,7 +45,7 @@ class Leased:
         """Forget jobs whose outcomes were recorded, or refused as stale."""
         known = self.of_queue(queue)
         for outcome in outcomes:
-            job_id, _, token, _ = outcome.lease
+            job_id, _, token, *_ = outcome.lease
             ours = known.pop(job_id, None)
             if ours is not None and ours[0] not in {token, 0}:
                 known[job_id] = ours  # claimed again meanwhile

@@ -117,7 +117,7 @@ class Outcomes:
         states: list[Any] = []
         results: list[Any] = []
         for one in batch:
-            job_id, _, token, _ = one.lease
+            job_id, _, token, *_ = one.lease
             ours = known.get(job_id, NOT_OURS)
             if ours[0] != token:
                 ours = NOT_OURS

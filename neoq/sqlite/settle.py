@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from neoq.job import Job
@@ -51,7 +51,13 @@ _TAKE_BACK = (
 _LET_GO = "update neoq_jobs set holds = 0 where id = ?"
 
 
-def settle(session: Session, outcomes: Sequence[Outcome], *, completed: bool = False) -> set[int]:
+def settle(
+    session: Session,
+    outcomes: Sequence[Outcome],
+    undone: Callable[[Outcome], None],
+    *,
+    completed: bool = False,
+) -> set[int]:
     """Record outcomes; return the ids of the stale ones.
 
     A job ``completed`` inside its handler's transaction keeps its token as a negative number, so that the
@@ -70,7 +76,7 @@ def settle(session: Session, outcomes: Sequence[Outcome], *, completed: bool = F
             continue
         del running[lease.job_id]
         if outcome.failure is ROLLED_BACK:
-            session.config.log.warning("job %s of %s failed: %s", *lease[:2], ROLLED_BACK.message)
+            undone(outcome)
         if outcome.status is Status.SUCCEEDED:
             succeeded.append(outcome)
         else:

@@ -242,13 +242,14 @@ class SqliteStore(Store):
 
     def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
         """Record how attempts ended, in one transaction: our own, or the caller's."""
+        undone = self.context.undone
         if transaction is not None:
             return write_within(
                 self._file,
                 transaction,
-                lambda session: sqlite_settle.settle(session, outcomes, completed=True),
+                lambda session: sqlite_settle.settle(session, outcomes, undone, completed=True),
             )
-        stale = self._write(lambda session: sqlite_settle.settle(session, outcomes))
+        stale = self._write(lambda session: sqlite_settle.settle(session, outcomes, undone))
         for queue in {
             *(outcome.lease.queue for outcome in outcomes if outcome.status not in _LEAVES_NOTHING),
             *(job.queue for outcome in outcomes for job in outcome.follow),

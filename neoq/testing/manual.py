@@ -65,10 +65,9 @@ class ManualRunner:
             listener = _watched(listener, on_error)
         with running_in(backend.engine.new_slot()) as slot:
             outcome = listener.surroundings.fresh().run(attempt, job, listener, slot)
-        if outcome is job:
-            backend.store.settle(Successes([job]))
-        elif outcome is not None:
-            backend.store.settle([outcome])  # type: ignore[list-item]
+        if outcome is not None:
+            outcomes = Successes([job]) if outcome is job else [outcome]
+            backend.engine.meter.note(outcomes, backend.store.settle(outcomes))  # type: ignore[arg-type]
 
 
 def _watched(listener: Listener, on_error: Callable[[BaseException], None]) -> Listener:

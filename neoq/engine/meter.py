@@ -1,0 +1,160 @@
+"""The meter: what the jobs of this process came to, by queue, and how long they waited and ran."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from neoq.job import Job, queue_of
+from neoq.outcome import ROLLED_BACK, Outcome, Successes
+from neoq.record import Status
+from neoq.series import BUCKETS, NOTHING, OUTCOMES, Histogram
+
+COUNTED = (*OUTCOMES, "stale")
+_NAMES = {
+    Status.SUCCEEDED: "succeeded",
+    Status.RETRYING: "retried",
+    Status.DEAD: "dead",
+    Status.CANCELLED: "cancelled",
+    Status.PENDING: "snoozed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class QueueTotals:
+    """What one process has counted of a queue since it began.
+
+    ``outcomes`` has a number for each of `OUTCOMES`, and "stale": attempts whose lease was lost, and with it
+    their outcome. ``runs_ok`` are attempts that succeeded or snoozed, ``runs_failed`` the others.
+    """
+
+    outcomes: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0), hash=False)
+    waits: Histogram = NOTHING
+    runs_ok: Histogram = NOTHING
+    runs_failed: Histogram = NOTHING
+    enqueued: int = 0
+
+
+class _Durations:
+    """A histogram that grows."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS) + 1)
+        self.sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one; a clock that was set back makes it no less than nothing."""
+        seconds = max(0.0, seconds)
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
+        self.sum += seconds
+
+    def add_all(self, durations: list[float]) -> None:
+        """Count several; mostly all are in one bucket, and then nothing is done for each."""
+        least = min(durations)
+        place = bisect_left(BUCKETS, least)
+        if least >= 0.0 and place == bisect_left(BUCKETS, max(durations)):
+            self.counts[place] += len(durations)
+            self.sum += sum(durations)
+            return
+        for seconds in durations:
+            self.add(seconds)
+
+    def read(self) -> Histogram:
+        """As it is now."""
+        return Histogram(tuple(self.counts), self.sum)
+
+
+class _Tally:
+    """What is counted of one queue."""
+
+    __slots__ = ("failed", "ok", "outcomes", "waits")
+
+    def __init__(self) -> None:
+        self.outcomes = dict.fromkeys(COUNTED, 0)
+        self.waits, self.ok, self.failed = _Durations(), _Durations(), _Durations()
+
+
+class Meter:
+    """Counts what ends and what is enqueued here; each number only grows.
+
+    ``enqueued`` is added to by whoever stores a job, as ``enqueued[queue] += 1``: no other thread comes in
+    between, since the interpreter hands over at calls and jumps only. All else has a lock, once in a batch.
+    """
+
+    def __init__(self) -> None:
+        self.enqueued: defaultdict[str, int] = defaultdict(int)
+        self._tallies: defaultdict[str, _Tally] = defaultdict(_Tally)
+        self._lock = threading.RLock()  # a signal handler may read while its thread counts
+        self._undone: set[tuple[int, int]] = set()
+
+    def note_enqueued(self, jobs: Iterable[Job]) -> None:
+        """Jobs were stored together."""
+        for queue, number in Counter(map(queue_of, jobs)).items():
+            self.enqueued[queue] += number
+
+    def note(self, outcomes: Sequence[Outcome], stale: Collection[int], skew: float = 0.0) -> None:
+        """Attempts have ended, and but for the stale ones are recorded; the store is ``skew`` s ahead."""
+        with self._lock:
+            if isinstance(outcomes, Successes) and not stale:
+                self._count_successes(outcomes.jobs)
+                return
+            for outcome in outcomes:
+                if outcome.lease.job_id in stale:
+                    self._tallies[outcome.lease.queue].outcomes["stale"] += 1
+                elif outcome.started_at is not None or outcome.status is not Status.PENDING:
+                    self._count(outcome, skew)
+
+    def note_undone(self, outcome: Outcome) -> None:
+        """An attempt that its handler completed has failed: its transaction was rolled back."""
+        self._undone.add((outcome.lease.job_id, outcome.lease.token))
+
+    def note_lost(self, returned: Iterable[Job], dead: Iterable[Job]) -> None:
+        """Attempts have ended with their workers: of jobs that are ready again, and of dead ones."""
+        with self._lock:
+            for name, jobs in (("lost", returned), ("dead", dead)):
+                for job in jobs:
+                    self._tallies[job.queue].outcomes[name] += 1
+
+    def totals(self) -> dict[str, QueueTotals]:
+        """What was counted in this process, by queue."""
+        with self._lock:
+            return {
+                queue: self._read(self._tallies.get(queue) or _Tally(), self.enqueued.get(queue, 0))
+                for queue in sorted({*self._tallies, *list(self.enqueued)})
+            }
+
+    @staticmethod
+    def _read(tally: _Tally, enqueued: int) -> QueueTotals:
+        return QueueTotals(
+            dict(tally.outcomes), tally.waits.read(), tally.ok.read(), tally.failed.read(), enqueued
+        )
+
+    def _count_successes(self, jobs: Sequence[Job]) -> None:
+        """The hot path, of jobs that a runner has settled itself."""
+        tally = self._tallies[jobs[0].queue]
+        tally.outcomes["succeeded"] += len(jobs)
+        tally.waits.add_all([job.started - job.due for job in jobs])  # type: ignore[operator]
+        tally.ok.add_all([job.finished_on - job.started for job in jobs])  # type: ignore[operator]
+
+    def _count(self, outcome: Outcome, skew: float) -> None:
+        lease, status = outcome.lease, outcome.status
+        if outcome.failure is ROLLED_BACK:
+            undone = (lease.job_id, lease.token) in self._undone
+            self._undone.discard((lease.job_id, lease.token))
+            status = status if undone else Status.SUCCEEDED
+        if status is Status.PENDING and outcome.run_after == lease.due:
+            return  # it is given back
+        tally = self._tallies[lease.queue]
+        tally.outcomes[_NAMES[status]] += 1
+        if outcome.started_at is None:
+            return
+        if lease.due is not None:
+            tally.waits.add(outcome.started_at + skew - lease.due)
+        if outcome.finished_at is not None:
+            runs = tally.ok if status in {Status.SUCCEEDED, Status.PENDING} else tally.failed
+            runs.add(outcome.finished_at - outcome.started_at)
