@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from neoq.audit import filter_text
 from neoq.dashboard.acting import recorded
 from neoq.dashboard.search import steps, wanted_by
 from neoq.errors import NeoqError
@@ -109,8 +110,8 @@ class Sweep:
 
     def run(self, backend: Backend) -> None:
         """Do it; whatever happens, it has ended afterwards."""
-        what = self.finder.words()
         try:
+            what = filter_text(wanted_by(backend, self.finder, self.change))
             with recorded(
                 self._request, backend.store, self.change.name, queue=self.queue, what=what
             ) as deed:

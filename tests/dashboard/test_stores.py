@@ -36,7 +36,7 @@ def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
 
 
 def test_jobs_are_shown_and_changed_on_every_store(durable: Backend) -> None:
-    """Each store's jobs are listed, filtered, shown with their attempts and changed, one or all that match."""
+    """Jobs of each store are listed, filtered, shown with their attempts, and changed: one, and all."""
     client = client_of(durable)
     assert "There is no queue yet" in text_of(client.get("/queues"))
     durable.listen("mails", fail, max_retries=0)

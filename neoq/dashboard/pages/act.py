@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qsl, urlencode
 
+from neoq.audit import ids_text
 from neoq.dashboard.acting import acting, recorded
 from neoq.dashboard.board import Board
 from neoq.dashboard.changes import CHANGES, Change, state_of, told_state
@@ -81,8 +82,11 @@ def _ticked(request: Request, board: Board, change: Change) -> Answer:
         return Redirect(back, f"Nothing was {change.past}: {stale}.", failed=True)
     only = next(iter(seen)) if len(seen) == 1 else None
     try:
-        with acting(request):
+        with recorded(
+            request, board.backend.store, change.name, queue=_queue_of(jobs), what=ids_text(list(seen))
+        ) as deed:
             done = {only} if only and _one(board, change, only) else change.apply(board.backend, list(seen))
+            deed.count = len(done)
     except DuplicateJobError as error:
         return _conflict(request, change, only or 0, error.job)
     board.changed()
@@ -93,6 +97,12 @@ def _ticked(request: Request, board: Board, change: Change) -> Answer:
     if left:
         text += f" {_many(left)} left: changed meanwhile, or an equal job is unfinished."
     return Redirect(back, text, failed=not done)
+
+
+def _queue_of(jobs: dict[int, Job]) -> str | None:
+    """The queue that all jobs are in, if they are in one."""
+    queues = {job.queue for job in jobs.values()}
+    return queues.pop() if len(queues) == 1 else None
 
 
 def _one(board: Board, change: Change, job_id: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from neoq.attempts import Attempt, attempts_of
 from neoq.dashboard import shown
 from neoq.dashboard.board import Board
-from neoq.dashboard.changes import CHANGES, state_of
+from neoq.dashboard.changes import CHANGES, Change, state_of
 from neoq.dashboard.request import Request
 from neoq.dashboard.response import Page, Refused, Response
 from neoq.dashboard.search import search
@@ -157,10 +157,16 @@ def _held_up(board: Board, job: Job) -> str | None:
 
 def _changes(request: Request, job: Job) -> list[dict[str, Any]]:
     return [
-        {"change": change, "why_not": change.why_not(job.status)}
+        {"change": change, "why_not": _why_not(change, job)}
         for change in CHANGES.values()
         if request.granted.may(change.name, job.queue)
     ]
+
+
+def _why_not(change: Change, job: Job) -> str | None:
+    if change.name == "run" and shown.state(job) == "ready":
+        return "it is ready already"
+    return change.why_not(job.status)
 
 
 def _runs(board: Board, job: Job) -> list[dict[str, Any]]:
