@@ -21,7 +21,7 @@ PACKAGE = ROOT / "neoq"
 
 STORES = {"mem_backend", "memory", "sqlite", "postgres", "redis"}
 # They import whatever they need, and nothing but another edge imports them.
-EDGES = {"__main__", "cli", "dashboard", "django", "flask", "logs", "tracing"}
+EDGES = {"__main__", "cli", "dashboard", "django", "flask", "logs", "metrics", "tracing"}
 NO_LEAVES = STORES | EDGES | {"__init__", "backend", "engine", "listening", "operations", "testing"}
 
 # A part that is not named here imports the standard library only (and orjson, which serialises for all).
@@ -36,6 +36,7 @@ THIRD_PARTIES = {
     "dashboard": {"jinja2", "markupsafe"},
     "django": {"django", "django_tasks", "psycopg"},
     "flask": {"click", "flask"},
+    "metrics": {"prometheus_client"},
     "tracing": {"opentelemetry"},
 }
 SINGLE_USE = {"sqlite3"}  # in the standard library, and still a driver
@@ -52,6 +53,7 @@ NOT_AT_IMPORT = {
     "logging",
     "multiprocessing",
     "opentelemetry",
+    "prometheus_client",
     "psycopg",
     "psycopg_pool",
     "redis",

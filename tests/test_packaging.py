@@ -20,6 +20,7 @@ PACKAGE = ROOT / "neoq"
 DATA_FILES = {".py", ".sql", ".html", ".lua", ".typed", ".css", ".js", ".svg", ".txt"}
 CORE = {"apscheduler", "cron-descriptor", "inflection", "orjson"}
 EXTRAS = {"postgres", "redis", "cli", "reload", "tracing", "worker", "demo", "test", "lint", "docs", "bench"}
+EXTRAS |= {"metrics"}
 
 pytestmark = pytest.mark.skipif(not (PACKAGE / "__init__.py").exists(), reason="there is no package yet")
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from neoq.cli import logs, target
+from neoq.cli.counting import Counting
 from neoq.cli.exits import CommandError, Exit
 from neoq.cli.options import WorkerOptions
 from neoq.cli.output import many
@@ -67,6 +68,7 @@ class Worker:
         self._orphan = False
         self._quiet = False
         self._backend: Backend | None = None
+        self._counting: Counting | None = None  # where the supervisor exposes metrics
         self._ending: Ending | None = None
         self._ask_at = -math.inf  # monotonic: not before, to be replaced
         self._told: dict[str, Any] = {}
@@ -169,6 +171,8 @@ class Worker:
         self._max_memory = None
 
     def _work(self, backend: Backend) -> int:
+        if self._options.port is not None:
+            self._counting = Counting(self._wire, backend.engine)
         self._backend = backend
         self._claiming = True  # from here on a signal only asks us to stop
         backend.engine.is_worker = True
@@ -224,6 +228,8 @@ class Worker:
         if self._hurry:
             ending.hurry()
         report: ShutdownReport = ending.run()
+        if self._counting is not None:
+            self._counting.tell()
         self._wire.send(
             "ended",
             finished=len(report.finished),
@@ -290,11 +296,15 @@ class Worker:
             logs.write_whole(self._stacks())
         elif what == "beat":
             self._told_at = -math.inf
+        elif what == "look" and self._counting is not None:
+            self._counting.look()
 
     def _beat(self, backend: Backend) -> None:
         """Tell how things stand, where that is new or was not told for a while."""
         if self._quiet:
             backend.engine.stop_claiming()  # again: a claim may have been under way
+        if self._counting is not None:
+            self._counting.tell()
         size, pools = _memory(), backend.engine.pools
         running = {
             queue: [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+from neoq.cli.places import Child
+
 _MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
 _CRASH = "a crash in native code; its stack is above, if Python could still write it"
 _CAUSES = {
@@ -43,3 +45,16 @@ def describe(code: int, *, killed_for_memory: bool) -> str:
     if name == "SIGKILL" and killed_for_memory:
         cause = "its container is out of memory"
     return f"{name}: {cause}"
+
+
+def reason_of(child: Child, code: int, *, stopping: bool) -> str:
+    """The end of a child in one word, of those that `neoq_child_exits_total` counts."""
+    if child.refusal is not None:
+        return "refused"
+    if child.killed is not None:
+        return "killed"
+    if code < 0:
+        return "signal"
+    if child.ended is not None or child.asked:
+        return "replaced" if child.asked and not stopping else "stopped"
+    return "failed"

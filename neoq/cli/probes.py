@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import selectors
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from neoq.cli.exits import CommandError, Exit
@@ -18,17 +18,35 @@ from neoq.cli.runtime_dir import make_folder
 MOST = 4096  # bytes of a request
 PATIENCE = 5.0  # seconds for one
 CLIENTS = 64  # at once
-_REASONS = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+_REASONS = {
+    200: "OK",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+}
 
 Answer = Callable[[str], tuple[int, str] | None]
+Serve = Callable[[socket.socket, str], None]
+
+
+def head_of(code: int, kind: str, length: int) -> bytes:
+    """The head of an answer whose body has that type and length."""
+    return (
+        f"HTTP/1.1 {code} {_REASONS[code]}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n"
+        "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
+    ).encode()
 
 
 class Probes:
     """The sockets that probes come in by, and those who ask just now."""
 
-    def __init__(self, selector: selectors.BaseSelector, answer: Answer) -> None:
+    def __init__(
+        self, selector: selectors.BaseSelector, answer: Answer, served_apart: Mapping[str, Serve]
+    ) -> None:
         self._selector = selector
         self._answer = answer
+        self._served_apart = served_apart  # by path: who takes the client over, with its method
         self._listening: list[socket.socket] = []
         self._clients: dict[socket.socket, tuple[bytes, float]] = {}
         self._path: Path | None = None
@@ -95,24 +113,35 @@ class Probes:
         if piece and b"\r\n\r\n" not in said and len(said) < MOST:
             self._clients[client] = (said, since)
             return
+        if piece and self._hand_over(client, said):
+            return
         if piece:
             self._reply(client, said)
         self._drop(client)
 
+    def _hand_over(self, client: socket.socket, said: bytes) -> bool:
+        method, path = _asked(said)
+        serve = self._served_apart.get(path)
+        if serve is None or method not in {"GET", "HEAD"}:
+            return False
+        self._selector.unregister(client)
+        del self._clients[client]
+        serve(client, method)
+        return True
+
     def _reply(self, client: socket.socket, said: bytes) -> None:
-        method, _, rest = said.decode("latin-1").partition(" ")
-        found = self._answer(rest.partition(" ")[0].partition("?")[0])
-        code, text = found or (404, "the probes are /livez, /readyz and /status\n")
+        method, path = _asked(said)
+        paths = ["/livez", "/readyz", "/status", *self._served_apart]
+        code, text = self._answer(path) or (
+            404,
+            f"the probes are {', '.join(paths[:-1])} and {paths[-1]}\n",
+        )
         if method not in {"GET", "HEAD"}:
             code, text = 405, "GET or HEAD\n"
         body = text.encode()
         kind = "application/json" if text.startswith("{") else "text/plain; charset=utf-8"
-        head = (
-            f"HTTP/1.1 {code} {_REASONS[code]}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
-            "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
-        )
         try:
-            client.sendall(head.encode() + (body if method != "HEAD" else b""))
+            client.sendall(head_of(code, kind, len(body)) + (body if method != "HEAD" else b""))
         except OSError:  # gone, or it does not read: a reply fits into the socket's buffer
             pass
 
@@ -139,6 +168,12 @@ class Probes:
             own.close()
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+
+def _asked(said: bytes) -> tuple[str, str]:
+    """The method and the path of a request."""
+    method, _, rest = said.decode("latin-1").partition(" ")
+    return method, rest.partition(" ")[0].partition("?")[0]
 
 
 def ask(path: Path, what: str, seconds: float = 5.0) -> tuple[int, str]:

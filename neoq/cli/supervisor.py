@@ -6,7 +6,6 @@ loop in one thread: signals, the death of a child, what children say, probes and
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import re
@@ -17,12 +16,13 @@ import time
 from collections import deque
 from contextlib import ExitStack
 from functools import partial
-from typing import IO
 
 from neoq.cli import deaths, logs
 from neoq.cli.exits import CommandError, Exit
+from neoq.cli.metrics import Metrics
 from neoq.cli.options import WorkerOptions
 from neoq.cli.output import many
+from neoq.cli.pidfile import pidfile
 from neoq.cli.places import CLAIMING, Child, Place
 from neoq.cli.probes import Probes
 from neoq.cli.reload import Sources, syntax_error
@@ -48,7 +48,9 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._places = [Place(number) for number in range(1, options.processes + 1)]
         self._state = State(options, self._places)
-        self._probes = Probes(self._selector, self._state.answer)
+        self._metrics = Metrics(self._ask_for_levels)
+        apart = {} if options.port is None else {"/metrics": self._metrics.serve}
+        self._probes = Probes(self._selector, self._state.answer, apart)
         self._systemd = Systemd()
         self._sources = Sources(self._wake) if options.reload else None
         self._woken, self._waker = socket.socketpair()
@@ -64,6 +66,7 @@ class Supervisor:
         self._terminal = os.isatty(0)
         self._memory_kills = deaths.out_of_memory_kills()
         self._watchdog_at = 0.0
+        self._looks = 0  # at the store, for its levels
         self._refused = ""  # why a child was not started, as last told
 
     # -- the loop ----------------------------------------------------------------------------------------
@@ -73,7 +76,7 @@ class Supervisor:
         with ExitStack() as stack:
             stack.callback(self._selector.close)
             if self._options.pidfile is not None:
-                stack.enter_context(_pidfile(self._options.pidfile))
+                stack.enter_context(pidfile(self._options.pidfile))
             stack.callback(self._probes.close)
             self._open_probes()
             self._hear_signals()
@@ -97,7 +100,8 @@ class Supervisor:
     def _open_probes(self) -> None:
         if self._options.port is not None:
             self._log.info(
-                "probes at http://%s/livez and /readyz", self._probes.listen_on(self._options.port)
+                "probes at http://%s/livez and /readyz, metrics at /metrics",
+                self._probes.listen_on(self._options.port),
             )
         path = socket_of(self._options.name)
         try:
@@ -282,6 +286,10 @@ class Supervisor:
         if what == "beat":
             child.beat, child.beat_at = message, time.monotonic()
             self._systemd.status(self._state.summary())
+        elif what == "counted":
+            self._metrics.note_counted(message["figures"])
+        elif what == "levels":
+            self._metrics.note_levels(message["figures"])
         elif what == "claiming":
             self._note_claiming(place, child, message)
         elif what == "refused":
@@ -294,6 +302,14 @@ class Supervisor:
         elif what == "ended":
             child.ended = message
             child.kill_at = time.monotonic() + EXIT_GRACE
+
+    def _ask_for_levels(self) -> bool:
+        """Let one process read the levels of the store, each in its turn; False where none claims jobs."""
+        claiming = [child for child in self._children() if child.state == CLAIMING and not child.asked]
+        if claiming:
+            self._looks += 1
+            claiming[self._looks % len(claiming)].wire.send("look")
+        return bool(claiming)
 
     def _note_claiming(self, place: Place, child: Child, message: Message) -> None:
         child.state = CLAIMING
@@ -351,6 +367,7 @@ class Supervisor:
             place.child, place.incoming = place.incoming, None
         if self._rolling is place:
             self._rolling = None
+        self._metrics.note_exit(deaths.reason_of(child, code, stopping=self._state.phase == STOPPING))
         if self._state.phase == STOPPING:
             self._count_losses(child, code)
         elif not self._begun and child.refusal is not None:
@@ -479,21 +496,3 @@ class Supervisor:
                 some = ", ".join(sorted(map(os.path.relpath, changed))[:3])
                 self._renew(f"{some}{' and more' if len(changed) > 3 else ''} changed")
         return due
-
-
-def _pidfile(path: str) -> IO[str]:
-    """Write our pid into a file that is locked as long as we live; refuse one that another has locked."""
-    try:
-        file = open(path, "a+", encoding="ascii")  # noqa: PTH123, SIM115
-    except OSError as error:
-        raise CommandError(f"--pidfile {path}: {error.strerror}", Exit.USAGE) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        pid = file.read().strip()
-        file.close()
-        raise CommandError(f"--pidfile {path}: a worker runs already, process {pid}", Exit.USAGE) from None
-    file.truncate(0)
-    print(os.getpid(), file=file, flush=True)
-    return file

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from typing import Any
 
 Message = dict[str, Any]
@@ -19,6 +20,7 @@ class Wire:
     def __init__(self, own: socket.socket) -> None:
         self.socket = own
         self._rest = b""
+        self._sending = threading.Lock()  # or the pieces of two long messages would mix
 
     def fileno(self) -> int:
         """Its descriptor, for a selector."""
@@ -31,8 +33,10 @@ class Wire:
 
     def send(self, kind: str, **fields: Any) -> bool:
         """Send a message; False where the other side is gone, or does not read."""
+        message = json.dumps({"is": kind, **fields}).encode() + b"\n"
         try:
-            self.socket.sendall(json.dumps({"is": kind, **fields}).encode() + b"\n")
+            with self._sending:
+                self.socket.sendall(message)
         except OSError:
             return False
         return True

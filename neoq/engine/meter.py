@@ -91,6 +91,8 @@ class Meter:
         self._tallies: defaultdict[str, _Tally] = defaultdict(_Tally)
         self._lock = threading.RLock()  # a signal handler may read while its thread counts
         self._undone: set[tuple[int, int]] = set()
+        self.leases_lost = 0  # jobs that this process had, and that others may have by now
+        self.reclaimed = 0  # jobs that it took from workers that had died
 
     def note_enqueued(self, jobs: Iterable[Job]) -> None:
         """Jobs were stored together."""
@@ -119,6 +121,7 @@ class Meter:
             for name, jobs in (("lost", returned), ("dead", dead)):
                 for job in jobs:
                     self._tallies[job.queue].outcomes[name] += 1
+                    self.reclaimed += 1
 
     def totals(self) -> dict[str, QueueTotals]:
         """What was counted in this process, by queue."""

@@ -51,8 +51,7 @@ if TYPE_CHECKING:
 class Runtime:
     """The parts of one backend: its store, the pools of its queues, and the threads that serve them.
 
-    ``needs_check`` is True while an enqueue has to ask first: before the store is open, after a fork, and
-    once it is being shut down. ``manual_run`` runs what is ready while a test holds the threads.
+    Its public fields are described in `neoq.engine.engine.Engine`.
     """
 
     opens_stores = True  # a frame of it is no reentry: see `neoq.threads.reentry`
@@ -453,6 +452,7 @@ class Runtime:
 
     def _stop(self, is_meant: Callable[[Job], bool], *, lost: bool = False) -> None:
         for job in filter(is_meant, self.held()):
+            self.meter.leases_lost += lost and not job.lease_lost
             job.lease_lost = job.lease_lost or lost
             job.cancel_asked = True
         for runner in self.runners():

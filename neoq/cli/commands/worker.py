@@ -45,7 +45,7 @@ def add_arguments(parser: Parser) -> None:
         metavar="SECONDS",
         help="for running jobs to end (default: the backend's)",
     )
-    add("--port", metavar="[HOST:]PORT", help="answer /livez and /readyz there (host: 127.0.0.1)")
+    add("--port", metavar="[HOST:]PORT", help="answer /livez, /readyz, /metrics there (host: 127.0.0.1)")
     add("--pidfile", metavar="FILE", help="write the supervisor's pid there")
     add("--name", help="for logs and `neoq health` (default: worker)")
     add("--log-format", choices=("text", "json"), help="instead of the application's own")

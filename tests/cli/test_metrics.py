@@ -1,0 +1,101 @@
+"""/metrics of a worker: the sum of what its processes have done, whatever becomes of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.cli.workers import APP, Shop, Worker, until
+
+QUICK = APP.replace("lease=2, heartbeat=0.5, concurrency=4", "lease=2, heartbeat=0.5, concurrency=2")
+
+LAST = 3.0  # seconds: a process tells each second, and on a busy machine later
+NEEDS = "neoq.metrics needs prometheus-client, which is not installed: pip install 'neoq[metrics]'"
+
+
+def scrape(worker: Worker, path: str = "/metrics", method: str = "GET") -> tuple[int, str, str]:
+    """The code, the head and the body of an answer on the worker's port."""
+    (port, *_) = worker.says(r"http://127\.0\.0\.1:(\d+)/livez")
+    with socket.create_connection(("127.0.0.1", int(port)), timeout=20) as client:
+        client.sendall(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        pieces = []
+        while piece := client.recv(65536):
+            pieces.append(piece)
+    head, _, body = b"".join(pieces).decode().partition("\r\n\r\n")
+    return int(head.split()[1]), head, body
+
+
+def samples(worker: Worker) -> dict[tuple[str, ...], float]:
+    """The samples of a scrape, by name and the values of their labels in the order of the labels' names."""
+    code, _, body = scrape(worker)
+    assert code == 200, body
+    return {
+        (one.name, *(value for _, value in sorted(one.labels.items()))): one.value
+        for family in text_string_to_metric_families(body)
+        for one in family.samples
+    }
+
+
+def succeeded(worker: Worker) -> float:
+    """How many attempts have succeeded, as a scrape says."""
+    return samples(worker).get(("neoq_jobs_finished_total", "succeeded", "work"), 0)
+
+
+def test_the_sum_is_what_was_done_while_processes_are_replaced(shop: Shop) -> None:
+    """Over four processes, --max-jobs and a reload one scrape counts the jobs that were done, to the unit."""
+    shop.write(QUICK)
+    shop.add(2000)
+    with shop.worker("--port", "0", "--processes", "4", "--max-jobs", "250") as worker:
+        worker.says(r"is to be replaced: it has run \d+ jobs \(--max-jobs\)", 2)
+        worker.signal(signal.SIGHUP)
+        shop.until(set(range(2000)))
+        until(lambda: succeeded(worker) >= 2000, "all is counted")
+        until(lambda: samples(worker)["neoq_child_exits_total", "replaced"] >= 2, "ends are counted")
+        found = samples(worker)
+        assert found["neoq_jobs_finished_total", "succeeded", "work"] == len(shop.ledger()) == 2000
+        assert found["neoq_job_run_seconds_count", "ok", "work"] == 2000
+        assert found["neoq_job_wait_seconds_count", "work"] == 2000
+        assert found["neoq_child_exits_total", "signal"] == 0
+        assert found["neoq_store_up",] == 1
+        assert found["neoq_jobs", "work", "succeeded"] > 0
+        assert found["neoq_store_seconds_count", "settle"] > 0
+
+
+def test_a_killed_process_takes_at_most_its_last_second_with_it(shop: Shop) -> None:
+    """After kill -9 of a process the sum lacks at most what that did in its last moments."""
+    shop.write(QUICK)
+    shop.add(1200, seconds=0.005)
+    with shop.worker("--port", "0", "--processes", "4") as worker:
+        victim = worker.claims(4)[0]
+        until(lambda: len(shop.ledger()) > 300, "a part is done")
+        os.kill(victim, signal.SIGKILL)
+        killed_at = time.time()
+        shop.until(set(range(1200)))
+        until(lambda: shop.backend.stats().succeeded == 1200, "all are settled")
+        late = [one for one in shop.ledger() if int(one[1]) == victim and float(one[2]) > killed_at - LAST]
+        until(lambda: succeeded(worker) >= 1200 - len(late), "all is counted")
+        found = samples(worker)
+        assert found["neoq_jobs_finished_total", "succeeded", "work"] <= 1200
+        assert found["neoq_child_exits_total", "signal"] == 1
+        assert found["neoq_reclaimed_total",] == found["neoq_jobs_finished_total", "lost", "work"]
+
+
+def test_scrapes_of_a_worker(shop: Shop) -> None:
+    """/metrics is there on the port only, by GET and HEAD; without prometheus-client it names the extra."""
+    (shop.folder / "prometheus_client.py").write_text(
+        "raise ModuleNotFoundError('none', name='prometheus_client')", encoding="utf-8"
+    )
+    with shop.worker("--port", "0") as worker:
+        worker.claims()
+        code, _, body = scrape(worker)
+        assert (code, body) == (501, f"{NEEDS}\n")
+        (shop.folder / "prometheus_client.py").unlink()
+        code, head, body = scrape(worker, method="HEAD")
+        assert (code, body) == (200, "")
+        assert "Content-Type: text/plain; version=" in head
+        assert scrape(worker, method="POST")[0] == 405
+        assert "/status and /metrics" in scrape(worker, "/metric")[2]
