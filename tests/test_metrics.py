@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import sys
 import threading
 from collections.abc import Iterator
@@ -21,7 +22,17 @@ from neoq.errors import BackendUnavailable
 from neoq.job import Job
 from neoq.metrics import levels
 from neoq.metrics.figures import Figures, add, as_message, grown, of_message
-from neoq.metrics.names import METRICS, OPERATIONS, OUTCOMES, REASONS, RUNS, STATES, THREADS
+from neoq.metrics.names import (
+    KIND_RUN,
+    METRICS,
+    MOST_KINDS,
+    OPERATIONS,
+    OUTCOMES,
+    REASONS,
+    RUNS,
+    STATES,
+    THREADS,
+)
 from neoq.series import BUCKETS
 from tests.test_docs import anchors_of
 
@@ -108,6 +119,26 @@ def test_a_queue_has_at_most_80_series(backend: neoq.MemBackend) -> None:
     assert labels == {"le", "outcome", "queue", "state"}
 
 
+def test_kinds_are_counted_where_asked_for(backend: neoq.MemBackend) -> None:
+    """Without count_kinds no label has a kind; with it at most 200 have series, and the others are one."""
+    backend.listen("emails", end_in_every_way)
+    backend.enqueue("emails", {"how": ""}, kind="before")
+    assert backend.drain(20)
+    assert not [key for key in samples(backend) if key[0].startswith(KIND_RUN)]
+    neoq.metrics.count_kinds(backend)
+    neoq.metrics.count_kinds(backend)
+    backend.enqueue("emails", {"how": "dead"})
+    for number in range(MOST_KINDS + 9):
+        backend.enqueue("emails", {"how": "snoozed"}, kind=f"kind-{number}")
+    assert backend.drain(20)
+    found = {key[1:3]: n for key, n in samples(backend).items() if key[0] == f"{KIND_RUN}_count"}
+    assert len(found) == MOST_KINDS + 1
+    assert found["(none)", "failed"] == 1
+    assert found["kind-7", "ok"] == 2
+    assert found["other", "ok"] == 20
+    assert sum(found.values()) == 2 * (MOST_KINDS + 9) + 1
+
+
 def test_levels_are_read_once_in_five_seconds(
     backend: neoq.MemBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,14 +188,44 @@ def test_a_scrape_while_the_store_hangs(backend: neoq.MemBackend, monkeypatch: p
 
 
 def test_one_registry_with_metrics_of_others(backend: neoq.MemBackend) -> None:
-    """The collector goes into a registry of one's own without asking the store, and only once."""
+    """The collector goes into a registry of one's own, once, and says what the text of a scrape says."""
     registry = CollectorRegistry()
     registry.register(neoq.metrics.collector(backend))
-    assert neoq.metrics.collector(backend) is neoq.metrics.collector(backend)
     with pytest.raises(ValueError, match="Duplicated timeseries"):
         registry.register(neoq.metrics.collector(backend))
-    backend.listen("emails", print)
-    assert b'neoq_jobs_finished_total{outcome="succeeded",queue="emails"} 0.0' in generate_latest(registry)
+    backend.listen("emails", end_in_every_way)
+    backend.listen('odd \\ " name', end_in_every_way)
+    neoq.metrics.count_kinds(backend)
+    for queue in ("emails", 'odd \\ " name'):
+        for how in ("", "snoozed", "dead"):
+            backend.enqueue(queue, {"how": how})
+    assert backend.drain(20)
+    ours, theirs = (
+        {
+            (family.name, family.type, family.documentation, one.name, *sorted(one.labels.items())): one.value
+            for family in text_string_to_metric_families(text.decode())
+            for one in family.samples
+        }
+        for text in (neoq.metrics.exposition(backend)[1], generate_latest(registry))
+    )
+    assert ours == theirs
+
+
+def test_calls_of_a_store_are_timed(tmp_path: Path) -> None:
+    """Calls of a store outside of the process are timed by operation, also those in a transaction."""
+    with neoq.connect(f"sqlite:///{tmp_path}/jobs.db", autostart=False) as backend:
+        assert samples(backend)["neoq_store_seconds_count", "add"] == 0
+        backend.listen("emails", lambda job: None)
+        backend.start()
+        with sqlite3.connect(tmp_path / "jobs.db") as connection:
+            backend.enqueue("emails", transaction=connection)
+        connection.close()
+        backend.enqueue("emails", {}, unique=True)
+        assert backend.drain(20)
+        found = samples(backend)
+        assert found["neoq_store_seconds_count", "add"] == 2
+        assert found["neoq_store_seconds_count", "settle"] >= 1
+        assert found["neoq_store_seconds_sum", "claim"] > 0
 
 
 def test_names_are_those_that_prometheus_asks_for() -> None:
@@ -199,7 +260,7 @@ def test_deltas_add_up() -> None:
 
 def test_without_prometheus_client_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where prometheus-client is not installed the error says what to install."""
-    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.setitem(sys.modules, "prometheus_client.core", None)
     monkeypatch.delitem(sys.modules, "neoq.metrics.prometheus", raising=False)
     with (
         neoq.MemBackend() as backend,
@@ -296,7 +357,7 @@ def test_the_dashboard_for_grafana_is_sound() -> None:
     assert variables == set(re.findall(r"\$\{?([a-z]\w+)", json.dumps(made))) - {"__rate_interval"}
     asked = " ".join(target["expr"] for panel in panels for target in panel["targets"])
     shown = {re.sub(r"_(bucket|count|sum)$", "", name) for name in re.findall(r"neoq_\w+", asked)}
-    assert shown == {metric.name for metric in METRICS}
+    assert shown == {metric.name for metric in METRICS} - {KIND_RUN}
 
 
 def test_the_page_lists_every_metric() -> None:

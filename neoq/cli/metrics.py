@@ -14,14 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 from neoq.cli.probes import head_of
-from neoq.metrics.figures import Figures, add, of_message
-from neoq.metrics.names import CHILD_EXITS, REASONS, STORE_UP
+from neoq.metrics.figures import Figures, Key, add, of_message
+from neoq.metrics.names import CHILD_EXITS, KIND_RUN, REASONS, STORE_UP, KnownKinds
+from neoq.metrics.text import CONTENT_TYPE, text_of
 
 KEPT = 5.0  # seconds for which levels are good
 LIMIT = 2.5  # seconds that a scrape waits for them
 AT_ONCE = 4  # scrapes
 PATIENCE = 10.0  # seconds for a client to take its answer
-PLAIN = "text/plain; charset=utf-8"
 AWAY: Figures = {(STORE_UP,): (0,)}
 
 
@@ -36,11 +36,19 @@ class Metrics:
         self._levels: Figures = {}
         self._asked_at = self._read_at = float("-inf")  # monotonic
         self._scrapes = 0
+        self._kinds = KnownKinds()
 
     def note_counted(self, message: list[Any]) -> None:
         """A process tells what it has counted since it told last."""
         with self._changed:
-            add(self._counted, of_message(message))
+            add(self._counted, {self._bounded(key): numbers for key, numbers in of_message(message).items()})
+
+    def _bounded(self, key: Key) -> Key:
+        """The same key with its kind, or "other": each process has first kinds of its own."""
+        if key[0] != KIND_RUN:
+            return key
+        name, queue, kind, outcome = key
+        return name, queue, self._kinds.name_of(kind), outcome
 
     def note_levels(self, message: list[Any]) -> None:
         """A process has read the levels of the store."""
@@ -83,17 +91,13 @@ class Metrics:
 
     def _answer(self) -> tuple[int, str, bytes]:
         if self._scrapes > AT_ONCE:
-            return 503, PLAIN, b"too many scrapes at once\n"
-        try:
-            from neoq.metrics.prometheus import Collector, text_of
-        except ModuleNotFoundError as error:
-            return 501, PLAIN, f"{error}\n".encode()
-        kind, body = text_of(Collector(self._figures))
-        return 200, kind, body
+            return 503, CONTENT_TYPE, b"# too many scrapes at once\n"
+        return 200, CONTENT_TYPE, text_of(self._figures())
 
     def _figures(self) -> Figures:
         with self._changed:
             read = self._changed.wait_for(lambda: self._read_at >= self._asked_at, LIMIT)
-            levels = self._levels if read else AWAY
+            fresh = time.monotonic() - self._read_at < KEPT + LIMIT  # else no process claims jobs, to ask it
+            levels = (self._levels if fresh else {}) if read else AWAY
             exits: Figures = {(CHILD_EXITS, reason): (number,) for reason, number in self._exits.items()}
             return {**self._counted, **exits, **levels}

@@ -22,7 +22,6 @@ _REASONS = {
     200: "OK",
     404: "Not Found",
     405: "Method Not Allowed",
-    501: "Not Implemented",
     503: "Service Unavailable",
 }
 

@@ -18,6 +18,10 @@ OPERATIONS = ("add", "claim", "settle", "extend", "reclaim", "beat", "counts", "
 REASONS = ("stopped", "replaced", "failed", "signal", "killed", "refused")
 
 
+MOST_KINDS = 200  # that have series of their own
+OTHER = "other"  # kinds beyond
+
+
 class Metric(NamedTuple):
     """A metric: its name and type, its labels, and what it is."""
 
@@ -31,6 +35,7 @@ ENQUEUED = "neoq_jobs_enqueued_total"
 FINISHED = "neoq_jobs_finished_total"
 RUN = "neoq_job_run_seconds"
 WAIT = "neoq_job_wait_seconds"
+KIND_RUN = "neoq_kind_run_seconds"
 LEASES_LOST = "neoq_leases_lost_total"
 RECLAIMED = "neoq_reclaimed_total"
 CHILD_EXITS = "neoq_child_exits_total"
@@ -48,6 +53,7 @@ METRICS = (
     Metric(FINISHED, "counter", ("queue", "outcome"), "Attempts that have ended, by what came of them."),
     Metric(RUN, "histogram", ("queue", "outcome"), "How long attempts ran."),
     Metric(WAIT, "histogram", ("queue",), "How long jobs waited from the time they were due."),
+    Metric(KIND_RUN, "histogram", ("queue", "kind", "outcome"), "How long handlers ran, by kind of job."),
     Metric(LEASES_LOST, "counter", (), "Jobs whose lease was lost while this process had them."),
     Metric(RECLAIMED, "counter", (), "Jobs that this process took from workers that had died."),
     Metric(CHILD_EXITS, "counter", ("reason",), "Processes of the worker that have ended."),
@@ -60,3 +66,18 @@ METRICS = (
     Metric(THREADS_NOW, "gauge", ("queue", "state"), "Threads of all workers, by what they do."),
     Metric(STORE_UP, "gauge", (), "1 where the store has answered in time."),
 )
+
+
+class KnownKinds:
+    """The kinds that have series of their own: the first that come, so that their number is bounded."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def name_of(self, kind: str) -> str:
+        """The label of a kind."""
+        if kind not in self._known:
+            if len(self._known) >= MOST_KINDS:
+                return OTHER
+            self._known.add(kind)
+        return kind

@@ -8,6 +8,7 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from neoq.metrics import kinds
 from neoq.metrics.figures import NO_TIMES, Figures
 from neoq.metrics.names import (
     ENQUEUED,
@@ -42,6 +43,7 @@ class Counters:
             (LEASES_LOST,): (engine.meter.leases_lost,),
             (RECLAIMED,): (engine.meter.reclaimed,),
             **self._calls.figures(),
+            **kinds.figures_of(engine),
         }
         for queue in list(engine.pools):  # also before the first job: a rate begins at zero
             figures |= _nothing_yet(queue)

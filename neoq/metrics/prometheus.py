@@ -1,4 +1,4 @@
-"""Figures as prometheus-client takes them: one collector for all of them, and the text of a scrape."""
+"""Figures as prometheus-client takes them: one collector for all of them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,20 @@ from typing import TypeAlias
 
 from neoq.metrics.figures import Figures, Key, Numbers
 from neoq.metrics.names import METRICS, Metric
-from neoq.series import BUCKETS
+from neoq.metrics.text import BOUNDS, by_metric
 
 try:
-    from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-    from prometheus_client.exposition import CONTENT_TYPE_LATEST
     from prometheus_client.registry import Collector as PrometheusCollector
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "prometheus_client":
         raise
     raise ModuleNotFoundError(
-        "neoq.metrics needs prometheus-client, which is not installed: pip install 'neoq[metrics]'",
+        "neoq.metrics.collector needs prometheus-client, which is not installed: pip install 'neoq[metrics]'",
         name="prometheus_client",
     ) from None
 
 Family: TypeAlias = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
-_BOUNDS = (*map(str, map(float, BUCKETS)), "+Inf")
 
 
 class Collector(PrometheusCollector):
@@ -39,29 +36,18 @@ class Collector(PrometheusCollector):
 
     def collect(self) -> Iterator[Family]:
         """The figures as they are now."""
-        by_name: dict[str, dict[Key, Numbers]] = {}
-        for (name, *labels), numbers in self._figures().items():
-            by_name.setdefault(name, {})[tuple(labels)] = numbers
-        for metric in METRICS:
-            if metric.name in by_name:
-                yield _family(metric, by_name[metric.name])
+        for metric, found in by_metric(self._figures()):
+            yield _family(metric, found)
 
 
 def _family(metric: Metric, found: dict[Key, Numbers]) -> Family:
     if metric.type == "histogram":
         times = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
         for labels, (*counts, total) in found.items():
-            times.add_metric(labels, list(zip(_BOUNDS, accumulate(counts), strict=True)), total)
+            times.add_metric(labels, list(zip(BOUNDS, accumulate(counts), strict=True)), total)
         return times
     kind = CounterMetricFamily if metric.type == "counter" else GaugeMetricFamily
     family = kind(metric.name, metric.help, labels=metric.labels)
     for labels, (number,) in found.items():
         family.add_metric(labels, number)
     return family
-
-
-def text_of(collector: Collector) -> tuple[str, bytes]:
-    """The Content-Type and the text of a scrape that has these figures and no other."""
-    registry = CollectorRegistry()
-    registry.register(collector)
-    return CONTENT_TYPE_LATEST, generate_latest(registry)

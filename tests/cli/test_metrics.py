@@ -7,37 +7,15 @@ import signal
 import socket
 import time
 
-from prometheus_client.parser import text_string_to_metric_families
+import pytest
 
+from neoq.cli.metrics import Metrics
+from tests.cli.scraping import samples, scrape
 from tests.cli.workers import APP, Shop, Worker, until
 
 QUICK = APP.replace("lease=2, heartbeat=0.5, concurrency=4", "lease=2, heartbeat=0.5, concurrency=2")
 
 LAST = 3.0  # seconds: a process tells each second, and on a busy machine later
-NEEDS = "neoq.metrics needs prometheus-client, which is not installed: pip install 'neoq[metrics]'"
-
-
-def scrape(worker: Worker, path: str = "/metrics", method: str = "GET") -> tuple[int, str, str]:
-    """The code, the head and the body of an answer on the worker's port."""
-    (port, *_) = worker.says(r"http://127\.0\.0\.1:(\d+)/livez")
-    with socket.create_connection(("127.0.0.1", int(port)), timeout=20) as client:
-        client.sendall(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        pieces = []
-        while piece := client.recv(65536):
-            pieces.append(piece)
-    head, _, body = b"".join(pieces).decode().partition("\r\n\r\n")
-    return int(head.split()[1]), head, body
-
-
-def samples(worker: Worker) -> dict[tuple[str, ...], float]:
-    """The samples of a scrape, by name and the values of their labels in the order of the labels' names."""
-    code, _, body = scrape(worker)
-    assert code == 200, body
-    return {
-        (one.name, *(value for _, value in sorted(one.labels.items()))): one.value
-        for family in text_string_to_metric_families(body)
-        for one in family.samples
-    }
 
 
 def succeeded(worker: Worker) -> float:
@@ -85,17 +63,43 @@ def test_a_killed_process_takes_at_most_its_last_second_with_it(shop: Shop) -> N
 
 
 def test_scrapes_of_a_worker(shop: Shop) -> None:
-    """/metrics is there on the port only, by GET and HEAD; without prometheus-client it names the extra."""
+    """/metrics answers GET and HEAD, and needs no prometheus-client."""
     (shop.folder / "prometheus_client.py").write_text(
         "raise ModuleNotFoundError('none', name='prometheus_client')", encoding="utf-8"
     )
     with shop.worker("--port", "0") as worker:
         worker.claims()
-        code, _, body = scrape(worker)
-        assert (code, body) == (501, f"{NEEDS}\n")
-        (shop.folder / "prometheus_client.py").unlink()
+        assert samples(worker)["neoq_leases_lost_total",] == 0
         code, head, body = scrape(worker, method="HEAD")
         assert (code, body) == (200, "")
         assert "Content-Type: text/plain; version=" in head
         assert scrape(worker, method="POST")[0] == 405
         assert "/status and /metrics" in scrape(worker, "/metric")[2]
+
+
+def served(metrics: Metrics) -> str:
+    """What a scrape gets."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        metrics.serve(theirs, "GET")
+        return b"".join(iter(lambda: ours.recv(65536), b"")).decode()
+
+
+def test_levels_are_asked_of_one_process_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh levels are not asked for again; a process that does not answer means that the store is away."""
+    asked: list[int] = []
+    answers = [True, True, False]
+    made = Metrics(lambda: [asked.append(1), answers[len(asked) - 1]][1])
+    made.note_levels([[["neoq_workers"], [3]]])
+    assert "neoq_workers 3" in served(made)
+    assert asked == []
+    monkeypatch.setattr("neoq.cli.metrics.KEPT", 0.0)
+    monkeypatch.setattr("neoq.cli.metrics.LIMIT", 0.01)
+    said = served(made)
+    assert ("neoq_store_up 0" in said, "neoq_workers" in said, len(asked)) == (True, False, 1)
+    said = served(made)
+    assert ("neoq_store_up 0" in said, len(asked)) == (True, 2)
+    made.note_levels([])
+    said = served(made)
+    assert ("neoq_store_up" in said, "neoq_workers" in said, len(asked)) == (False, False, 3)
+    assert 'neoq_child_exits_total{reason="signal"} 0' in said

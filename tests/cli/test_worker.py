@@ -18,6 +18,7 @@ import pytest
 
 import neoq
 from neoq import Status
+from tests.cli.scraping import samples
 from tests.cli.workers import APP, ROOT, Shop, alive, until
 from tests.servers import running_server
 
@@ -672,14 +673,17 @@ def test_the_supervisor_is_light() -> None:
 
 
 def test_the_store_comes_goes_and_comes_back(shop: Shop) -> None:
-    """--wait bears a store that is away at the start; later the worker lives on without it, not ready."""
+    """--wait bears a store that is away at the start; later the worker lives on without it, not ready.
+
+    Meanwhile a scrape has the counters, and no levels.
+    """
     with running_server("--appendonly", "yes") as server:
         server.kill()
         url = f'"{server.url}", lease=2, heartbeat=0.5, '
         shop.write(
             APP.replace('f"sqlite:///{HERE}/jobs.db", ', url).replace("lease=2, heartbeat=0.5, c", "c")
         )
-        with shop.worker("--wait", "20s") as worker:
+        with shop.worker("--wait", "20s", "--port", "0") as worker:
             worker.says("cannot be reached yet")
             server.start()
             (pid,) = worker.claims()
@@ -687,6 +691,9 @@ def test_the_store_comes_goes_and_comes_back(shop: Shop) -> None:
             server.kill()
             until(lambda: worker.asked("readyz") == (503, "the store does not answer\n"), "it is not ready")
             assert worker.asked("livez")[0] == 200
+            found = samples(worker)
+            assert found["neoq_store_up",] == found["neoq_jobs_finished_total", "succeeded", "work"] == 0
+            assert "neoq_workers" not in {key[0] for key in found}
             server.start()
             until(lambda: worker.asked("readyz")[0] == 200, "the worker is ready again")
             with neoq.connect(server.url, autostart=False) as backend:
