@@ -49,10 +49,7 @@ if TYPE_CHECKING:
 
 
 class Runtime:
-    """The parts of one backend: its store, the pools of its queues, and the threads that serve them.
-
-    Its public fields are described in `neoq.engine.engine.Engine`.
-    """
+    """The parts of one backend: its store, the pools of its queues, and the threads that serve them."""
 
     opens_stores = True  # a frame of it is no reentry: see `neoq.threads.reentry`
 
