@@ -44,6 +44,10 @@ class Dashboard:
         self._title = title
         self._trusted_proxies = trusted_proxies
 
+    def close(self, timeout: float = 5.0) -> None:
+        """Stop changes of all that match that run in the background; for servers that end in order."""
+        self.board.sweeps.stop(timeout)
+
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request, as WSGI has it."""
         response = self._answer(environ)

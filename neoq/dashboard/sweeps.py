@@ -61,7 +61,7 @@ class Sweep:
     """One change of all jobs that a filter takes: how far it is, and how to stop it.
 
     ``once`` names the form that asked for it, which is sent twice by a double click; ``newest`` is the newest
-    job that it may change.
+    job that it may change, ``total`` how many were counted before.
     """
 
     def __init__(
@@ -73,12 +73,14 @@ class Sweep:
         *,
         newest: int | None = None,
         once: str = "",
+        total: int | None = None,
     ) -> None:
         self.id = f"{os.getpid()}-{secrets.token_hex(8)}"
         self.change = change
         self.finder = finder
         self.newest = newest
         self.once = once
+        self.total = total
         self._request = request
         self._mask = mask
         self.matched = self.changed = 0
@@ -148,6 +150,19 @@ class Sweeps:
     def known(self) -> list[Sweep]:
         """All that are kept, the oldest first."""
         return list(self._known.values())
+
+    def running(self) -> list[Sweep]:
+        """Those that have not ended."""
+        return [sweep for sweep in self.known() if sweep.took is None]
+
+    def stop(self, timeout: float) -> None:
+        """Stop all, and wait for them, so that the record tells what each has done."""
+        running = self.running()
+        for sweep in running:
+            sweep.stop()
+        give_up = time.monotonic() + timeout
+        for sweep in running:
+            sweep.wait(max(0.0, give_up - time.monotonic()))
 
     def begin(self, backend: Backend, sweep: Sweep, ended: Callable[[], None]) -> Sweep:
         """Run a sweep in a thread of its own, or return the one that does the same or began by its form."""

@@ -181,6 +181,7 @@ def test_a_sweep_is_stopped(backend: Backend, client: Client, monkeypatch: pytes
     assert at_second.wait(10)
     (sweep,) = client.application.board.sweeps.known()
     assert "Stop" in page
+    assert f"sweep?id={sweep.id}" in text_of(client.get("/jobs"))
     again = text_of(act(client, action="cancel", all="yes", queue="later"))  # a double click
     assert sweep.id in again
     assert "Stopping" in text_of(act(client, action="stop", sweep=sweep.id))
@@ -188,6 +189,20 @@ def test_a_sweep_is_stopped(backend: Backend, client: Client, monkeypatch: pytes
     assert sweep.wait(10)
     assert "Stopped." in text_of(client.get(f"/sweep?id={sweep.id}"))
     assert backend.count(queue="later", status="cancelled") == 10
+
+
+def test_a_server_that_ends_stops_what_runs_and_records_it(
+    backend: Backend, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing the application stops changes of all that match; the record tells how far they came."""
+    monkeypatch.setattr(sweeps, "PAGE", 5)
+    monkeypatch.setattr(sweeps, "_PAUSE", 30.0)
+    later(backend, 20)
+    act(client, action="cancel", all="yes", queue="later")
+    (sweep,) = client.application.board.sweeps.known()
+    client.application.close()
+    assert sweep.state in {"stopped", "done"}
+    assert [entry.count for entry in backend.audit()] == [sweep.changed]
 
 
 def test_nothing_is_changed_without_a_filter(backend: Backend, client: Client) -> None:

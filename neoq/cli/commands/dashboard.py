@@ -111,6 +111,7 @@ def _serve(waitress: Any, application: Any, args: argparse.Namespace) -> None:
             server.run()
         finally:
             server.close()
+            application.close()
 
 
 def _listening(host: str, port: int) -> socket.socket:

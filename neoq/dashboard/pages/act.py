@@ -184,7 +184,8 @@ def _sweep(request: Request, board: Board, change: Change) -> Redirect:
     request.need(change.name, finder.texts.get("queue"))
     newest, once = request.form.get("newest", ""), request.form.get("once", "")
     upto = int(newest) if _ID.fullmatch(newest) else None
-    sweep = Sweep(change, finder.frozen(), request, board.mask, newest=upto, once=once)
+    total = int(counted) if _ID.fullmatch(counted := request.form.get("counted", "")) else None
+    sweep = Sweep(change, finder.frozen(), request, board.mask, newest=upto, once=once, total=total)
     sweep = board.sweeps.begin(board.backend, sweep, board.changed)
     return Redirect(f"sweep?id={sweep.id}")
 

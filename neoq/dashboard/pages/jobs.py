@@ -45,6 +45,7 @@ def page(request: Request, board: Board) -> Page:
         "first": request.url("jobs", finder.pairs()),
         "paged": "after" in request.query or "before" in request.query,
         "changes": _changes(request, finder),
+        "sweeps": [one for one in board.sweeps.running() if request.granted.may_read(one.queue)],
         "command": finder.command("jobs"),
         "back": f"jobs?{urlencode(request.query.pairs)}",
     }
