@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import queue
 import re
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from neoq.metrics.names import (
     THREADS,
 )
 from neoq.series import BUCKETS
+from neoq.store import Extended, lease_of
 from tests.test_docs import anchors_of
 
 
@@ -93,6 +96,23 @@ def test_attempts_are_counted_by_outcome(backend: neoq.MemBackend) -> None:
     assert found["neoq_job_wait_seconds_count", "emails"] == 6
     assert found["neoq_jobs", "emails", "dead"] == 1
     assert found["neoq_workers",] == found["neoq_store_up",] == 1
+
+
+def test_lost_leases_are_counted_once(backend: neoq.MemBackend) -> None:
+    """A job whose lease is lost while it runs is counted once, however often the store says so."""
+    begun: queue.SimpleQueue[Job] = queue.SimpleQueue()
+
+    def run_on(job: Job) -> None:
+        begun.put(job)
+        while not job.cancelled:
+            time.sleep(0.001)
+
+    backend.listen("emails", run_on)
+    backend.enqueue("emails", {})
+    lease = lease_of(begun.get(timeout=20))
+    for _ in range(2):
+        backend.engine.note_extended([lease], Extended({lease.job_id}, set()))
+    assert samples(backend)["neoq_leases_lost_total",] == 1
 
 
 def test_a_rate_begins_at_zero(backend: neoq.MemBackend) -> None:
@@ -196,9 +216,9 @@ def test_one_registry_with_metrics_of_others(backend: neoq.MemBackend) -> None:
     backend.listen("emails", end_in_every_way)
     backend.listen('odd \\ " name', end_in_every_way)
     neoq.metrics.count_kinds(backend)
-    for queue in ("emails", 'odd \\ " name'):
+    for name in ("emails", 'odd \\ " name'):
         for how in ("", "snoozed", "dead"):
-            backend.enqueue(queue, {"how": how})
+            backend.enqueue(name, {"how": how})
     assert backend.drain(20)
     ours, theirs = (
         {
