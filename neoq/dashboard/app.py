@@ -11,6 +11,7 @@ from neoq.dashboard import access as rights
 from neoq.dashboard import forgery, headers, view
 from neoq.dashboard.board import Board
 from neoq.dashboard.mask import Formatter, Mask, Names
+from neoq.dashboard.pages import metrics
 from neoq.dashboard.proxies import behind
 from neoq.dashboard.request import Request
 from neoq.dashboard.response import Answer, Page, Redirect, Refused, Reply, Response
@@ -38,10 +39,12 @@ class Dashboard:
         mask: Names | None = None,
         formatter: Formatter | None = None,
         trusted_proxies: int = 0,
+        metrics_token: str | None = None,
     ) -> None:
         self.board = Board(backend, Mask(mask, formatter))
         self._access = access
         self._title = title
+        self._metrics_token = metrics_token
         self._trusted_proxies = trusted_proxies
 
     def close(self, timeout: float = 5.0) -> None:
@@ -90,7 +93,10 @@ class Dashboard:
 
     def _page(self, request: Request) -> Answer | Reply:
         """The answer of the page that is asked for, to those who may ask for it."""
-        request.granted = rights.rights_of(request.environ, self._access)
+        if metrics.knows(request, self._metrics_token):
+            request.granted = rights.Granted(others=frozenset())
+        else:
+            request.granted = rights.rights_of(request.environ, self._access)
         if request.granted.reply is not None:
             return Reply(request.granted.reply)
         if request.granted.refusal is not None:

@@ -13,6 +13,7 @@ from neoq.dashboard.pages import (
     failures,
     job,
     jobs,
+    metrics,
     overview,
     queue,
     queues,
@@ -47,6 +48,7 @@ ROUTES = (
     Route("schedules", schedules.page, title="Schedules"),
     Route("workers", workers.page, title="Workers"),
     Route("actions", actions.page, title="Actions"),
+    Route("metrics", metrics.page),
     Route("act", act.page, "POST"),
 )
 BY_PATH = {(route.method, route.path): route for route in ROUTES}

@@ -12,6 +12,7 @@ from werkzeug.test import Client
 
 from neoq.backend import Backend
 from neoq.dashboard import board
+from neoq.dashboard.app import Dashboard
 from neoq.errors import BackendUnavailable
 from tests.dashboard.conftest import client_of, text_of
 
@@ -255,3 +256,18 @@ def test_a_failure_of_the_dashboard_is_logged_and_shown_without_a_traceback(
     page = text_of(client_of(backend).get("/queues"), 500)
     assert "ZeroDivisionError" not in page
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_metrics_are_read_with_a_token_or_by_those_who_may_look(backend: Backend) -> None:
+    """The metrics of all queues need the bearer token, or the right to look at every queue."""
+    backend.listen("mails", nothing)
+    backend.enqueue("mails", {})
+    closed = Client(Dashboard(backend, access=lambda environ: "none", metrics_token="hunter2"))
+    found = closed.get("/metrics", headers={"Authorization": "Bearer hunter2"})
+    assert 'queue="mails"' in text_of(found)
+    assert found.headers["Content-Type"].startswith("text/plain")
+    for given in ("Bearer hunter3", "Basic hunter2", "Bearer", ""):
+        assert closed.get("/metrics", headers={"Authorization": given}).status_code == 403
+    assert closed.get("/queues", headers={"Authorization": "Bearer hunter2"}).status_code == 403
+    assert client_of(backend, "read").get("/metrics").status_code == 200
+    assert client_of(backend, {"mails": "read"}).get("/metrics").status_code == 403

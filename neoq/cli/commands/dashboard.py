@@ -57,6 +57,11 @@ def add_arguments(parser: Parser) -> None:
         metavar="FILE",
         help="ask for the password in its first line; needed for a --host that others reach",
     )
+    add(
+        "--metrics-token-file",
+        metavar="FILE",
+        help="let /metrics be read with the bearer token in its first line",
+    )
     add("--title", metavar="TEXT", help="stands at the top of each page (default: neoq)")
 
 
@@ -83,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve until somebody ends it."""
     parser: Parser = args.parser
     parser.read_variables(args, "NEOQ_DASHBOARD_")
-    for name in ("app", "url", "password_file"):
+    for name in ("app", "url", "password_file", "metrics_token_file"):
         vars(args).setdefault(name, None)
     access = _access(args)
     waitress = _waitress()
@@ -134,6 +139,7 @@ def _application(args: argparse.Namespace, backend: Backend, access: Loopback | 
         backend,
         access=access,
         title=getattr(args, "title", "neoq"),
+        metrics_token=_first_line(args.metrics_token_file, "--metrics-token-file"),
     )
 
 
