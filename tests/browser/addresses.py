@@ -6,7 +6,10 @@ from urllib.parse import quote
 
 from tests.browser.shop import Shop
 
-NAMES = ["queues", "no such page"]
+NAMES = [
+    "overview", "queues", "queue", "paused queue", "jobs", "dead jobs", "no jobs", "dead job", "running job",
+    "retrying job", "succeeded job", "failures", "schedules", "workers", "actions", "no such page",
+]  # fmt: skip
 
 
 def address_of(name: str, root: str, shop: Shop) -> str:

@@ -93,9 +93,17 @@ def hostile() -> Iterator[Shown]:
         yield found
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def acting(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shown]:
-    """A shop of the test's own, in memory and in a file."""
-    memory = request.param == "memory"
-    with shown_of(neoq.MemBackend() if memory else neoq.connect(f"sqlite:///{tmp_path}/jobs.db")) as found:
+@pytest.fixture
+def in_memory(visit: Visits) -> Iterator[Shown]:
+    """A shop of the test's own, in memory."""
+    with shown_of(neoq.MemBackend()) as found:
         yield found
+        visit.end()
+
+
+@pytest.fixture
+def in_a_file(visit: Visits, tmp_path: Path) -> Iterator[Shown]:
+    """A shop of the test's own, in a file of SQLite."""
+    with shown_of(neoq.connect(f"sqlite:///{tmp_path}/jobs.db", autostart=False, heartbeat=0.5)) as found:
+        yield found
+        visit.end()

@@ -24,6 +24,7 @@ class Shop:
         self.backend = backend
         self.text = text
         self.ids: dict[str, int] = {}
+        self._number = 0
         self._release = threading.Event()
         self._started = threading.Event()
 
@@ -54,8 +55,10 @@ class Shop:
 
     def add(self, what: str, **options: Any) -> Job:
         """Add a job of the queue that is listened to, which then does what the first word says."""
+        self._number += 1  # no two jobs are equal
         payload = {
             "do": what,
+            "n": self._number,
             "to" + self.text: "ada@example.com" + self.text,
             "items": [{"name": "café " + self.text, "price": 12.5, "id": 2**60}],
             "password": "hunter2",

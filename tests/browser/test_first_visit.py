@@ -29,7 +29,7 @@ def transferred(browser: Browser, *addresses: str) -> list[tuple[int, int]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["queues"])
+@pytest.mark.parametrize("name", ["overview", "jobs", "dead job"])
 def test_first_visit(browser: Browser, shown: Shown, name: str) -> None:
     """The first page takes at most four requests and 60 KB, the next one 15 KB."""
     first = address_of(name, shown.address, shown.shop)
