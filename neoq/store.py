@@ -66,8 +66,6 @@ Notice = Literal["ready", "called", "cancel", "pause"]
 Notify = Callable[[str, Notice], None]
 Action = Literal["cancel", "retry", "delete", "run"]
 SCHEDULES_KEPT = 86400.0  # seconds since a process has listed them
-LOOK_SECONDS = 2.0  # that one look at very many jobs may take
-CHEAP = 10_000  # jobs that are counted anew at each look, where a store must count them one by one
 KINDS_LOOKED_AT = 10_000  # waiting jobs of a queue whose kinds are counted
 ANNOUNCED_AT_ONCE = 300  # ids, at most, of one call of `Store.ask` or `Store.announce`
 

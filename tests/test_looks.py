@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -20,6 +22,7 @@ from neoq.postgres import PostgresBackend, candidates
 from neoq.postgres.candidates import candidates_query
 from neoq.postgres.rows import tables_of
 from neoq.postgres.statements import Statements
+from neoq.sqlite.file import SqliteFile
 from neoq.store import Demand, QueueCounts
 from neoq.testing.cases.suite import PATIENCE, in_threads
 from neoq.threads import kept
@@ -60,8 +63,8 @@ def fill_history(admin: psycopg.Connection[Any], schema: str) -> None:
             "insert into {}.history (id, run_after, created_at, finished_at, retries, priority, status,"
             " uniqueness, crashes, codec, queue, kind, key, payload)"
             " select nextval({}::regclass), g, g, g, 0, 0, case when g % 6000 = 1 then 4 else 3 end, 0, 0, 1,"
-            " case when g % 6000 < 2 and g > 9 then 'rare' else 'q' || g % 50 end,"
-            " case when g % 6000 = 7 then 'rare.kind' when g % 2 = 0 then 'kind' || g % 3 end,"
+            " case when g % 6000 < 2 and g > 9 then 'rare' else 'q' || (g % 50) end,"
+            " case when g % 6000 = 7 then 'rare.kind' when g % 2 = 0 then 'kind' || (g % 3) end,"
             " case when g % 6000 = 9 then 'rare-key' end, '{{}}' from generate_series(1, 20000) g"
         ).format(sql.Identifier(schema), f"{schema}.job_ids")
     )
@@ -156,6 +159,77 @@ def test_a_look_that_takes_too_long(
             [counts] = backend.queues()
             assert (counts.ready, counts.counted_at is not None) == (1, True)
         assert len(backend.jobs("q")) == 1
+
+
+# ---------------------------------------------------------------------------------------------------- SQLite
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[neoq.SqliteBackend]:
+    """A backend on a file that has 20,000 jobs as `fill_history` makes them, and runs nothing."""
+    with neoq.SqliteBackend(tmp_path / "jobs.db", autostart=False) as backend:
+        backend.queues()
+        connection = sqlite3.connect(tmp_path / "jobs.db")
+        connection.execute(
+            "with recursive numbers (g) as (select 1 union all select g + 1 from numbers where g < 20000)"
+            " insert into neoq_jobs (state, status, queue, kind, key, run_after, created_at, finished_at,"
+            " payload) select 3 + (g % 6000 = 1), 3 + (g % 6000 = 1),"
+            " case when g % 6000 < 2 and g > 9 then 'rare' else 'q' || (g % 50) end,"
+            " case when g % 6000 = 7 then 'rare.kind' when g % 2 = 0 then 'kind' || (g % 3) end,"
+            " case when g % 6000 = 9 then 'rare-key' end, g, g, g, '{}' from numbers"
+        )
+        connection.execute("update neoq_counts set n = 20000 where queue = ''")
+        connection.commit()
+        connection.close()
+        yield backend
+
+
+@pytest.mark.parametrize("filters", RARE, ids="+".join)
+def test_rare_jobs_are_found_by_an_index_of_a_file(
+    file: neoq.SqliteBackend, monkeypatch: pytest.MonkeyPatch, filters: dict[str, Any]
+) -> None:
+    """A few jobs among many that have ended are found by an index of them, and no query reads the table."""
+    queries: list[tuple[str, Any]] = []
+    read = SqliteFile.read
+
+    def noted(self: SqliteFile, statement: str, values: Any = (), **options: Any) -> list[Any]:
+        queries.append((statement, values))
+        return read(self, statement, values, **options)
+
+    monkeypatch.setattr(SqliteFile, "read", noted)
+    found = file.jobs(limit=10, **filters)
+    monkeypatch.undo()
+    plans = "\n".join(plan_of(file, *query) for query in queries)
+    assert ("neoq_keys" if "key" in filters else "neoq_found") in plans or "neoq_dead" in plans
+    assert "SCAN neoq_jobs" not in plans.replace("SCAN neoq_jobs USING", "")
+    assert [job.id for job in found] == sorted((job.id for job in found), reverse=True)
+    oldest = file.jobs(limit=10, order="oldest", **filters)
+    assert [job.id for job in oldest] == [job.id for job in reversed(found)]
+    assert len(found) == {"status": 3, "queue": 6, "kind": 4, "key": 4}[list(filters)[-1]]
+    pages = [file.jobs(limit=1, after=job.id, **filters) for job in found]
+    assert [job.id for page in pages for job in page] == [job.id for job in found[1:]]
+
+
+def plan_of(backend: neoq.SqliteBackend, query: str, values: Any) -> str:
+    """How SQLite would read a query."""
+    connection = sqlite3.connect(backend.config.path)
+    try:
+        return "\n".join(row[3] for row in connection.execute(f"explain query plan {query}", values))
+    finally:
+        connection.close()
+
+
+def test_a_look_at_a_file_that_takes_too_long(
+    file: neoq.SqliteBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at a file is broken off after a time, and the connection is as good as before."""
+    expected = [job.id for job in file.jobs("rare")]
+    monkeypatch.setattr("neoq.sqlite.candidates.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("neoq.sqlite.limits.STEPS", 1)
+    with pytest.raises(LookTimeoutError, match="broken off after 2 s; filter by queue"):
+        file.jobs("rare", "succeeded")
+    monkeypatch.undo()
+    assert [job.id for job in file.jobs("rare")] == expected
 
 
 # ------------------------------------------------------------------------------------------------------ Kept

@@ -23,10 +23,10 @@ from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 from neoq.clock import machine
-from neoq.errors import BackendError, BackendUnavailable, LookTimeoutError
+from neoq.errors import BackendError, BackendUnavailable
 from neoq.postgres.arrays import register
-from neoq.store import LOOK_SECONDS
 from neoq.system import at_fork, wait_to_read
+from neoq.threads.kept import LOOK_SECONDS, broken_off
 from neoq.wording.redact import HOW_TO_WRITE, Hider, Url, secrets_of
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -196,10 +196,7 @@ class Connections:
                     # Not prepared: its plan is for these values.
                     return connection.cursor(binary=True).execute(statement, values, prepare=False).fetchall()
             except psycopg.errors.QueryCanceled as error:
-                raise LookTimeoutError(
-                    f"{self.where}: a look at the jobs was broken off after {LOOK_SECONDS:g} s; filter by "
-                    "queue, kind or key, which have indexes, or look again when the server is less busy"
-                ) from error
+                raise broken_off(self.where, LOOK_SECONDS) from error
 
     def execute(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
         """Execute one statement, which is a transaction of its own; again where it met a deadlock."""

@@ -11,9 +11,9 @@ from neoq.postgres.candidates import Looker
 from neoq.postgres.connections import Connections
 from neoq.postgres.rows import MOST, brief_job_of, find_query, job_of, window_query
 from neoq.postgres.statements import Statements
-from neoq.store import CHEAP, KINDS_LOOKED_AT, Page, QueueCounts
+from neoq.store import KINDS_LOOKED_AT, Page, QueueCounts
 from neoq.stored import COUNTED, counts_of
-from neoq.threads.kept import Kept
+from neoq.threads.kept import CHEAP, Kept
 
 
 class Finder:

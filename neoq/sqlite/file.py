@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.sqlite.fork import note_closed, note_open
+from neoq.sqlite.limits import rows_of
 from neoq.sqlite.place import Identity, Place
 from neoq.sqlite.schema import VERSION, is_whole, statements_for
 from neoq.threads.group_commit import Call, GroupCommit
+from neoq.threads.kept import broken_off
 
 if TYPE_CHECKING:
     from neoq.sqlite.session import Session
@@ -288,7 +290,9 @@ class SqliteFile:
     def wrapped(self, error: sqlite3.Error, *, outcome_unknown: bool = False) -> BackendError:
         """One of our errors for one of SQLite's, which is its cause."""
         code = _code(error)
-        if code in _WRONG:
+        if code == sqlite3.SQLITE_INTERRUPT:
+            wrapped: BackendError = broken_off(self.path)
+        elif code in _WRONG:
             wrapped = BackendError(f"cannot use {self.path}: {_WRONG[code]} ({error})")
         elif code == sqlite3.SQLITE_CANTOPEN and len(os.fsencode(self.path)) > LONGEST_PATH:
             wrapped = BackendError(f"cannot use {self.path}: SQLite takes no path as long as that ({error})")
@@ -308,17 +312,17 @@ class SqliteFile:
 
     # -- reading ----------------------------------------------------------------------------------------
 
-    def read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
-        """The rows of one query, as of the last commit."""
+    def read(self, statement: str, values: Sequence[Any] = (), *, seconds: float | None = None) -> list[Any]:
+        """The rows of one query, as of the last commit; LookTimeoutError where it takes longer than that."""
         try:
-            return self._read(statement, values)
+            return self._read(statement, values, seconds)
         except BackendError as error:
             if not _tables_are_gone(error):
                 raise
         self._make_anew()
-        return self._read(statement, values)
+        return self._read(statement, values, seconds)
 
-    def _read(self, statement: str, values: Sequence[Any]) -> list[Any]:
+    def _read(self, statement: str, values: Sequence[Any], seconds: float | None) -> list[Any]:
         with self._read_gate:
             try:
                 if self._reader is not None and not self._place.must_be(self._reader_to):
@@ -327,7 +331,7 @@ class SqliteFile:
                 if self._reader is None:
                     self._reader, self._reader_to = self._connect()
                 reader = self._reader
-                return self._patiently(lambda: reader.execute(statement, values).fetchall())
+                return self._patiently(lambda: rows_of(reader, statement, values, seconds))
             except sqlite3.Error as error:
                 raise self.wrapped(error) from error
             finally:

@@ -12,6 +12,7 @@ from neoq.audit import AuditEntry
 from neoq.filter import Filter
 from neoq.record import Status
 from neoq.schedules import Listed
+from neoq.sqlite.candidates import NEW_IDS, candidates
 from neoq.sqlite.file import SqliteFile
 from neoq.sqlite.rows import (
     BRIEF_COLUMNS,
@@ -36,13 +37,17 @@ MOST = _BEYOND = 2**63 - 1
 _UNSORTED = frozenset({Status.SUCCEEDED, Status.CANCELLED})  # one index has both, and there may be millions
 _TIMES = {None: "coalesce(finished_at, created_at)", "created": "created_at", "due": "run_after"}
 _ENDED = frozenset({FINISHED, DEAD})
-_NEW = "select id from neoq_jobs where id > (select n from neoq_counts where queue = '' and kind = 0)"
 _KINDS = {READY: (N_READY,), SCHEDULED: (N_SCHEDULED, N_RETRYING), RUNNING: (N_RUNNING,), DEAD: (N_DEAD,)}
 
 _COUNTS = (  # in one statement, because `index_new` changes both
     "select queue, kind, n, null from neoq_counts where queue <> ''"
     " union all select queue, run_after > ?, count(*), min(run_after) from neoq_jobs"
     " where id > (select n from neoq_counts where queue = '' and kind = 0) group by 1, 2"
+)
+_DUE = "select count(*), min(run_after) from neoq_jobs where state = 1 and queue = ? and run_after <= ?"
+_RETRYING_DUE = (
+    "select count(*) from neoq_jobs indexed by neoq_retrying"
+    " where status = 1 and queue = ? and state = 1 and run_after <= ?"
 )
 _OLDEST = (  # one look at an index for each priority of a queue, and for each queue
     "with recursive level (queue, priority) as ("  # noqa: S608
@@ -82,11 +87,16 @@ def find(
     rest: int | None = None
     if wanted.narrow:
         few = _few(file, wanted)
-        if few is None:
-            rest = _end_of_window(file, after, before)
-        else:
+        among = None if few is not None else candidates(file, wanted, limit, after, before)
+        if few is not None:
             where.append(few[0])
             values += few[1]
+        elif among is not None:
+            where.append("id in (select value from json_each(?))")
+            values.append(orjson.dumps(among.ids).decode())
+            rest = among.end
+        else:
+            rest = _end_of_window(file, after, before)
     for condition, value in (
         ("id < ?", after),
         ("id > ?", before),
@@ -144,7 +154,7 @@ def _few(file: SqliteFile, wanted: Filter) -> tuple[str, list[float]] | None:
     states = {state for status in statuses for state in states_and_status(status)[0]} - {NEW}
     queries = [f"select id from neoq_jobs where state = {state}" for state in sorted(states - _ENDED)]  # noqa: S608
     if READY in states:
-        queries.append(_NEW)
+        queries.append(NEW_IDS)
     values: list[float] = []
     if wanted.by_end:
         bounds = {"finished_at >= ?": wanted.since, "finished_at < ?": wanted.until}
@@ -190,12 +200,13 @@ def counts(file: SqliteFile, now: float) -> list[QueueCounts]:
     for queue in {
         queue for queue, kind, number, _ in rows if type(queue) is str and kind in {1, 2} and number
     }:
-        for status, number, due in file.read(
-            "select status, count(*), min(run_after) from neoq_jobs where state = 1 and queue = ?"
-            " and run_after <= ? and status in (0, 1) group by status",
-            (queue, now),
-        ):  # due, and nobody has looked yet
-            rows += [(queue, N_READY, number, due), (queue, 1 + status, -number, None)]
+        [(number, oldest)] = file.read(_DUE, (queue, now))
+        [(retrying,)] = file.read(_RETRYING_DUE, (queue, now))  # due, and nobody has looked yet
+        rows += [
+            (queue, N_READY, number, oldest),
+            (queue, N_SCHEDULED, retrying - number, None),
+            (queue, N_RETRYING, -retrying, None),
+        ]
     rows += file.read(_OLDEST)
     return counts_of(rows, dict.fromkeys(paused, True))
 

@@ -114,6 +114,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )
         """,
     ),
+    (  # what finds few jobs among millions; a plain job is in none of them before it ends
+        "create index neoq_found on neoq_jobs (queue, coalesce(kind, ''), status, id) where state in (3, 4)",
+        "create index neoq_keys on neoq_jobs (key, id) where key is not null",
+        "create index neoq_retrying on neoq_jobs (queue, state, run_after) where status = 1",
+    ),
 )
 VERSION = len(MIGRATIONS)
 _creates = re.compile(r"\s*create (?:unique )?(?:table|index|view) (\w+)").match

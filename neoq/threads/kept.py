@@ -1,4 +1,4 @@
-"""What is dear to find out, kept for a while for all who ask: with how old it is."""
+"""Looks at very many jobs: how long one may take, and what it found, kept for a while for all who ask."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from neoq.errors import LookTimeoutError
 
 T = TypeVar("T")
 
+LOOK_SECONDS = 2.0  # that one look at very many jobs may take
+CHEAP = 10_000  # jobs that are counted anew at each look, where a store must count them one by one
 KEPT_AT_LEAST = 2.0  # seconds
 KEPT_AT_MOST = 30.0
 SHARE = 0.02  # of the time that may be spent on finding it out
@@ -55,3 +57,11 @@ class Kept(Generic[T]):
     def _rest(self, began: float) -> None:
         ended = machine.monotonic()
         self._until = ended + min(max(KEPT_AT_LEAST, (ended - began) / SHARE), KEPT_AT_MOST)
+
+
+def broken_off(where: str, seconds: float = LOOK_SECONDS) -> LookTimeoutError:
+    """The error for a look at jobs that took longer than it may."""
+    return LookTimeoutError(
+        f"{where}: a look at the jobs was broken off after {seconds:g} s; filter by queue, kind or key, "
+        "which have indexes, or look again when the store is less busy"
+    )
