@@ -84,7 +84,7 @@ class Dashboard:
         except BackendError as error:
             return self._sent(request, Page("away.html", {"why": str(error)}, 503))
         except Exception:
-            _logger.exception("the dashboard cannot answer %s %s", request.method, request.path)
+            _logger.exception("the dashboard cannot answer %r %r", request.method, request.path)
             return self._refusal(
                 request, Refused(500, "The dashboard failed. The log of its process says why.")
             )

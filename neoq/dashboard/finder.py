@@ -53,10 +53,10 @@ class Finder:
         if self.texts.get("time", "due") not in TIMES:
             wrong["time"] = "There is no such time."
         for text in self.payload:
-            path, equals, _ = text.partition("=")
+            path, equals, value = text.partition("=")
             if not equals or not all(path.split(".")):
                 wrong["payload"] = "Write path=value, such as user.id=7."
-            elif (why := mask.refusal_of(path)) is not None:
+            elif (why := mask.refusal_of(path, value)) is not None:
                 wrong["payload"] = why
         return wrong
 

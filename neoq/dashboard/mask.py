@@ -17,7 +17,7 @@ from neoq.wording.redact import MASK
 Formatter = Callable[[str, Any, Any], Any]
 Names = str | re.Pattern[str] | Iterable[str] | Callable[[str], "bool | None"]
 _FAILED = "(the formatter failed; see the log)"
-_NAMES_OF_VALUES = ("name", "key")  # as in {"name": "PASSWORD", "value": "..."}
+_PAIR = re.compile(r"(?:^|\.)[0-9]+\.value$")  # the value of such a pair in a list
 _DEEP = 200  # levels; JSON that is nested deeper is hidden as a whole
 _log = logging.getLogger("neoq.dashboard")
 
@@ -57,15 +57,20 @@ class Mask:
         asked = None if self._asked is None else self._asked(name)
         return is_secret(name) if asked is None else asked
 
-    def refusal_of(self, path: str) -> str | None:
-        """Why jobs cannot be found by the value at a path of their payload; None where they can.
+    def refusal_of(self, path: str, value: str = "") -> str | None:
+        """Why jobs cannot be found by a value at a path of their payload; None where they can.
 
         A filter that answers whether a hidden value is the one that was guessed would show it.
         """
-        hidden = next((part for part in [*path.split("."), path] if self.hides(part)), None)
-        if hidden is None:
-            return None
-        return f"The value of {hidden!r:.80} is hidden, so jobs cannot be found by it."
+        parts = path.split(".")
+        hidden = next((part for part in [*parts, path] if self.hides(part)), None)
+        if hidden is None and _PAIR.search(path):
+            hidden = parts[-1]
+        if hidden is not None:
+            return f"The value of {hidden!r:.80} is hidden, so jobs cannot be found by it."
+        if self._string(value, 0) != value:
+            return "A part of this value is hidden, so jobs cannot be found by it."
+        return None
 
     def finds(self, wanted: str, text: str | None) -> bool:
         """Whether a text that was searched for is also in what is shown of an error."""
@@ -86,16 +91,18 @@ class Mask:
         if depth > _DEEP:
             return MASK
         if isinstance(value, Mapping):
-            named = any(
-                isinstance(value.get(one), str) and self.hides(value[one]) for one in _NAMES_OF_VALUES
-            )
-            return {
-                name: MASK if named and name == "value" and its else self._of_key(str(name), its, depth)
-                for name, its in value.items()
-            }
+            return {name: self._of_key(str(name), its, depth) for name, its in value.items()}
         if isinstance(value, (list, tuple)):
-            return [self._value(one, depth + 1) for one in value]
+            return [self._item(one, depth + 1) for one in value]
         return self._string(value, depth) if isinstance(value, str) else value
+
+    def _item(self, value: Any, depth: int) -> Any:
+        """An item of a list; one with a name and a value is such a pair as environments are lists of."""
+        if isinstance(value, Mapping) and value.get("value"):
+            names = [value.get("name"), value.get("key")]
+            if any(isinstance(name, str) and self.hides(name) for name in names):
+                value = {**value, "value": MASK}
+        return self._value(value, depth)
 
     def _of_key(self, name: str, value: Any, depth: int) -> Any:
         if value is None or isinstance(value, bool) or value in ("", [], {}):

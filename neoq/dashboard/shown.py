@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -14,6 +15,9 @@ from neoq.record import Status
 
 MOST_SHOWN = 64 * 1024  # bytes of a payload, a result or meta; what is larger is downloaded
 Field = Literal["payload", "result"]
+_DIRECTIONS = re.compile(
+    "[\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
+)  # they hide, or turn, a text
 _PRETTY = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
 
 
@@ -53,9 +57,10 @@ def body_of(job: Job, field: Field) -> bytes | None:
 def pretty(value: Any) -> str:
     """A value as indented JSON; numbers stay as exact as they are stored."""
     try:
-        return orjson.dumps(value, default=str, option=_PRETTY).decode()
+        text = orjson.dumps(value, default=str, option=_PRETTY).decode()
     except (orjson.JSONEncodeError, TypeError):  # what somebody's formatter has made
-        return str(value)
+        text = str(value)
+    return _DIRECTIONS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def preview(mask: Mask, job: JobLine) -> str:

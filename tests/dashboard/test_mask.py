@@ -128,11 +128,26 @@ def test_a_formatter_changes_what_is_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "refused"), [("user.id", False), ("a.Password.x", True), ("api.key", True), ("n.0", False)]
+    ("path", "refused"),
+    [
+        ("user.id", False),
+        ("a.Password.x", True),
+        ("api.key", True),
+        ("n.0", False),
+        ("env.0.value", True),
+        ("a.value", False),
+    ],
 )
 def test_hidden_values_cannot_be_searched_for(path: str, refused: bool) -> None:
     """A filter by a hidden value is refused, since its answer would show whether a guess is right."""
     assert bool(SHOWN.refusal_of(path)) is refused
+
+
+def test_a_value_with_a_secret_in_it_cannot_be_searched_for() -> None:
+    """A filter by a value of which a part is hidden is refused too."""
+    assert SHOWN.refusal_of("url", "redis://ada:guess@cache")
+    assert SHOWN.refusal_of("body", '{"password": "guess"}')
+    assert SHOWN.refusal_of("url", "redis://cache") is None
 
 
 def test_an_error_is_found_by_what_is_shown_of_it() -> None:
