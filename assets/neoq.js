@@ -367,7 +367,7 @@ idiomorph changes what differs. The pages are no-store, so the ETags are kept he
     const said = one("#live", page)?.textContent.trim() ?? "";
     const there = new URL(response.url);
     if (!main) return location.assign(there);
-    if (response.ok && (there.pathname !== location.pathname || there.search !== location.search)) {
+    if (response.ok && response.redirected && (there.pathname !== location.pathname || there.search !== location.search)) {
       try {
         if (said) sessionStorage.setItem("neoq-said", JSON.stringify([said, !!one("#live .bad", page)]));
       } catch {}
