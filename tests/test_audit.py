@@ -64,6 +64,29 @@ def test_the_count_is_exact(backend: MemBackend) -> None:
     assert [(entry.action, entry.count) for entry in backend.audit()] == [("cancel", 1203), ("retry", 1203)]
 
 
+def test_the_first_part_counts(backend: MemBackend) -> None:
+    """An operation that fails in its second part leaves an entry with the count of the first."""
+    backend.listen("q", lambda _: None)
+    for n in range(501):
+        backend.enqueue("q", {"n": n})
+    change, parts = backend.store.change, []
+
+    def fail_later(ids: list[int], action: Any) -> Any:
+        parts.append(len(ids))
+        if len(parts) > 1:
+            raise BackendUnavailable("gone")
+        return change(ids, action)
+
+    with pytest.MonkeyPatch.context() as patch, acting_as("ada"):
+        patch.setattr(backend.store, "change", fail_later)
+        with pytest.raises(BackendUnavailable):
+            backend.cancel_all(queue="q")
+    assert [(entry.count, entry.what) for entry in backend.audit()] == [
+        (500, "status=pending,retrying,running queue=q")
+    ]
+    assert parts == [500, 1]
+
+
 def test_a_thread_acts_for_itself(backend: MemBackend) -> None:
     """Who acts in one thread does not act in another, and blocks nest."""
     with acting_as("ada"):

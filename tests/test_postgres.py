@@ -281,6 +281,22 @@ def test_without_the_right_to_create(
         admin.execute(sql.SQL(revoke).format(**names))
 
 
+def test_a_worker_of_an_older_neoq_lives_on(make: Make, postgres_url: str, new_schema: str) -> None:
+    """After the migration a worker that sends no report still records its heartbeat, and is listed."""
+    backend = make()
+    assert backend.workers() == []
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL(
+                "select {}(p_number => null, p_id => 'old', p_host => 'h', p_pid => 1, p_started => 1,"
+                " p_queues => '{{q}}', p_running => 1, p_locked => false, p_kinds => '{{}}',"
+                " p_version => '1')"
+            ).format(sql.Identifier(new_schema, "beat"))
+        )
+    [worker] = backend.workers()
+    assert (worker.id, worker.threads, worker.memory, worker.abandoned) == ("old", (), None, 0)
+
+
 def test_migration_from_the_first_schema(
     make: Make, postgres_url: str, new_schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

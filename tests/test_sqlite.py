@@ -29,6 +29,7 @@ from neoq import (
     SqliteBackend,
     UnsupportedError,
 )
+from neoq.audit import acting_as
 from neoq.clock import LiveClock
 from neoq.sqlite import add as sqlite_add
 from neoq.sqlite.alive import Sign, WorkerLocks
@@ -224,6 +225,20 @@ def test_a_newer_schema(path: Path, backend: SqliteBackend) -> None:
         SqliteBackend(path).enqueue("q")
     assert connection.execute("select version from neoq_schema").fetchall() == [(VERSION + 1,)]
     connection.close()
+
+
+def test_a_file_of_the_first_schema(path: Path, backend: SqliteBackend) -> None:
+    """A file of an older neoq is migrated: its jobs are there, and so is what is new."""
+    job = backend.enqueue("q")
+    backend.shutdown()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for table in ("neoq_audit", "neoq_reports", "neoq_tick_jobs"):
+            connection.execute(f"drop table {table}")
+        connection.execute("update neoq_schema set version = 1")
+    with SqliteBackend(path, autostart=False) as migrated, acting_as("ada"):
+        assert [one.id for one in migrated.jobs()] == [job.id]
+        migrated.pause("q")
+        assert [entry.action for entry in migrated.audit()] == ["pause"]
 
 
 def test_a_migration_that_fails_leaves_nothing(path: Path) -> None:

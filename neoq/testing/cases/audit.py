@@ -20,7 +20,6 @@ from neoq.testing.cases.suite import (
     Seen,
     Suite,
     busy,
-    ended,
     eventually,
     ignore,
     needs,
@@ -154,9 +153,6 @@ class WorkerCases(Suite):
         [worker] = backend.workers()
         assert worker.abandoned == 0
         assert worker.memory is None or worker.memory > 2**20
-        gate.set()
-        ended(backend, job)
-        eventually(lambda: not threads(), "they wait")
 
     def test_the_first_call(self, waiting: Backend) -> None:
         """workers() works as the first call of a process."""

@@ -239,6 +239,13 @@ class TimeoutCases(Suite):
         eventually(lambda: "in handler" in caplog.text, "where it hangs is logged")
         assert ended(backend, backend.enqueue("q", {"n": 1})).result == "result"
 
+        def hanging() -> list[int | None]:
+            threads = [one for worker in backend.workers() for one in worker.threads]
+            return [one.job_id for one in threads if one.abandoned]
+
+        eventually(lambda: hanging() == [stuck.id], "the worker tells which thread hangs, and in what")
+        assert [worker.abandoned for worker in backend.workers()] == [1]
+
         gate.set()
         late.wait()
         eventually(lambda: backend.stats().abandoned == 0, "the stuck thread comes back and ends")

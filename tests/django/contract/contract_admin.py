@@ -78,13 +78,16 @@ def test_a_job(running: Any, finished: Callable[[Any], Any], client_of: Callable
 def test_actions(
     store: Any, client_of: Callable[..., Client], action: str, permission: str, status: str | None
 ) -> None:
-    """An action works on the chosen jobs, for one who has its permission."""
+    """An action works on the chosen jobs, for one who has its permission, and the audit names them."""
     client = client_of("view", permission)
     first, other = (store.get(uid=tasks.add.enqueue(n).id) for n in range(2))
     assert client.post(LIST, {"action": action, "job": [first.id]}).status_code == 302
     found = store.get(first.id)
     assert (found and found.status) == status
     assert store.get(other.id).status == "pending"
+    entry = store.audit()[0]
+    assert (entry.action, entry.count, entry.via) == (action, 1, "admin")
+    assert entry.user
 
 
 def test_retry(running: Any, finished: Callable[[Any], Any], client_of: Callable[..., Client]) -> None:
