@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from neoq.dashboard.failures import Fault, Faults
 from neoq.dashboard.sweeps import Sweeps
-from neoq.errors import BackendError
+from neoq.errors import BackendError, LookTimeoutError
 from neoq.filter import Filter
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ FRESH = 2.0  # seconds for which nobody asks again
 SELDOM = 10.0  # where the answer takes the store more
 PATIENCE = 1.0  # seconds that a page waits for an answer, if it can show an older one
 FIRST_PATIENCE = 5.0  # seconds that it waits if it cannot
+SHARED = 1.0  # for which a list is the same for all who look at it
+MOST_SHARED = 64  # lists
 MOST_ASKED = 16  # questions of pages that are on their way
 
 
@@ -64,6 +67,8 @@ class Look(Generic[T]):
         with self._lock:
             answer, error = self._answer, self._error
         if answer is None:
+            if isinstance(error, LookTimeoutError):
+                raise error
             if error is None or isinstance(error, BackendError):
                 raise StoreAway(str(error or f"it has not answered for {FIRST_PATIENCE:g} s")) from error
             raise error
@@ -121,6 +126,8 @@ class Board:
         self._workers = Look(backend.workers)
         self._schedules = Look(backend.schedules)
         self.sweeps = Sweeps()
+        self._lock = threading.Lock()
+        self._shared: OrderedDict[Hashable, Look[Any]] = OrderedDict()
         self._asking = threading.BoundedSemaphore(MOST_ASKED)
         self._faults = Look(Faults(backend).read, fresh=SELDOM)
 
@@ -144,6 +151,8 @@ class Board:
         """Let the next page show what an action did."""
         for look in (self._counts, self._workers, self._schedules, self._faults):
             look.forget()
+        with self._lock:
+            self._shared.clear()
 
     def heard(self) -> dict[str, int]:
         """How many processes listen on each queue."""
@@ -158,6 +167,19 @@ class Board:
         wanted, backend = Filter(ids=ids), self.backend
         backend.engine.ensure_readable()
         return self.ask(lambda: backend.store.find_brief(wanted, limit=len(ids)).jobs) if ids else []
+
+    def shared(self, key: Hashable, question: Callable[[], T], *, anew: bool = False) -> Seen[T]:
+        """What many ask alike, such as a list that several look at; ``anew``: as it is now."""
+        with self._lock:
+            look = self._shared.get(key)
+            if look is None:
+                look = self._shared[key] = Look(partial(self.ask, question), fresh=SHARED)
+            self._shared.move_to_end(key)
+            while len(self._shared) > MOST_SHARED:
+                self._shared.popitem(last=False)
+        if anew:
+            look.forget()
+        return look.seen()
 
     def ask(self, question: Callable[[], T]) -> T:
         """What the store answers to a page of its own; StoreAway where it takes too long.

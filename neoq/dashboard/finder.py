@@ -73,7 +73,9 @@ class Finder:
     @property
     def said(self) -> str | None:
         """What is wrong and stands at no field of the form."""
-        return next((self.wrong[name] for name in ("form", "status", "time") if name in self.wrong), None)
+        return next(
+            (self.wrong[name] for name in ("form", "store", "status", "time") if name in self.wrong), None
+        )
 
     def pairs(self, **changes: str | None) -> list[tuple[str, str]]:
         """The fields of a URL that asks for the same, but for some that change; None leaves one out."""

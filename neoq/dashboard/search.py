@@ -44,9 +44,10 @@ def search(
     after: int | None = None,
     before: int | None = None,
     oldest: bool = False,
+    seconds: float | None = None,
 ) -> Found:
     """The first jobs behind an id of the list, or the last in front of one, as far as there is time."""
-    give_up = time.monotonic() + SECONDS
+    give_up = time.monotonic() + (SECONDS if seconds is None else seconds)
     backend.engine.ensure_readable()
     if oldest:  # the store knows one order
         after, before = before, _FIRST if after is None and before is None else after

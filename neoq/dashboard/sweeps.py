@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from neoq.audit import filter_text
 from neoq.dashboard.acting import recorded
 from neoq.dashboard.search import steps, wanted_by
-from neoq.errors import NeoqError
+from neoq.errors import LookTimeoutError, NeoqError
 
 if TYPE_CHECKING:
     from neoq.backend import Backend
@@ -49,11 +49,14 @@ def counted(backend: Backend, change: Change, finder: Finder, mask: Mask) -> tup
     give_up = time.monotonic() + COUNT_SECONDS
     number = 0
     sample: list[JobLine] = []
-    for page in pages(backend, change, finder, mask):
-        number += len(page)
-        sample = sample or page[:SAMPLE]
-        if time.monotonic() > give_up:
-            return number, False, sample
+    try:
+        for page in pages(backend, change, finder, mask):
+            number += len(page)
+            sample = sample or page[:SAMPLE]
+            if time.monotonic() > give_up:
+                return number, False, sample
+    except LookTimeoutError:
+        return number, False, sample
     return number, True, sample
 
 

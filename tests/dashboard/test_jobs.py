@@ -14,6 +14,7 @@ import neoq
 from neoq.backend import Backend
 from neoq.dashboard import search
 from neoq.dashboard.pages import jobs as jobs_page
+from neoq.errors import LookTimeoutError
 from neoq.store import Page
 from tests.dashboard.conftest import client_of, text_of
 
@@ -228,3 +229,38 @@ def test_a_search_that_takes_long_can_go_on(
         path = f"/{links[0].replace('&amp;', '&')}" if links else ""
     assert found == (made[1::4] if order else made[1::4][::-1])
     assert looks > 3
+
+
+def test_a_list_that_many_refresh_is_asked_for_once(
+    backend: Backend, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refreshes of a list share one question a second; a page that is loaded, or an action, asks anew."""
+    backend.listen("mails", nothing)
+    backend.enqueue("mails", {"n": 1}, run_after=3600)
+    asked = []
+    find = backend.store.find_brief
+    monkeypatch.setattr(backend.store, "find_brief", lambda *a, **k: asked.append(1) or find(*a, **k))
+    refresh = {"HX-Request": "true", "HX-Target": "jobs"}
+    for _ in range(3):
+        text_of(client.get("/jobs?queue=mails", headers=refresh))
+    assert len(asked) == 1
+    newest = backend.enqueue("mails", {"n": 2}, run_after=3600).id
+    assert newest in ids_in(text_of(client.get("/jobs?queue=mails")))
+    client.application.board.changed()
+    text_of(client.get("/jobs?queue=mails", headers=refresh))
+    assert len(asked) == 3
+
+
+def test_a_search_that_the_store_breaks_off_is_explained(
+    backend: Backend, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the store breaks a search off the page says so, and a change counts as far as it came."""
+    backend.listen("mails", nothing)
+
+    def broken_off(*_: Any, **__: Any) -> Page:
+        raise LookTimeoutError("a look at the jobs was broken off after 2 s; filter by queue")
+
+    monkeypatch.setattr(backend.store, "find_brief", broken_off)
+    assert "A look at the jobs was broken off after 2 s" in text_of(client.get("/jobs?error=x"), 503)
+    monkeypatch.setattr(backend, "jobs", lambda **_: [])
+    assert "More than 0 jobs" in text_of(client.get("/confirm?action=delete&error=x"))

@@ -13,11 +13,13 @@ from neoq.dashboard.changes import CHANGES, Change, state_of
 from neoq.dashboard.request import Request
 from neoq.dashboard.response import Page, Refused, Response
 from neoq.dashboard.search import search
+from neoq.errors import LookTimeoutError
 from neoq.filter import filter_of
 from neoq.job import Job
 from neoq.record import Status
 
 RUNS = 20  # the last ones of its queue
+RUNS_SECONDS = 0.1  # for which these are looked for
 _COMMANDS = {"retry": "retry", "run": "retry", "cancel": "cancel", "delete": "delete"}
 _MOST_DIGITS = 18
 
@@ -173,7 +175,12 @@ def _runs(board: Board, job: Job) -> list[dict[str, Any]]:
     """The last jobs of its queue that have ended, of its own kind if it has one."""
     backend = board.backend
     wanted = filter_of({"queue": job.queue, "kind": job.kind, "time": "finished"}, backend.clock.time())
-    found = board.ask(lambda: search(backend, wanted, limit=RUNS)).jobs
+    key = ("runs", job.queue, job.kind)
+    try:
+        seen = board.shared(key, lambda: search(backend, wanted, limit=RUNS, seconds=RUNS_SECONDS))
+    except LookTimeoutError:
+        return []
+    found = seen.value.jobs
     return [{"job": run, "state": shown.state(run), "seconds": shown.run_seconds(run)} for run in found]
 
 

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from neoq.dashboard import shown
-from neoq.dashboard.board import Board
+from neoq.dashboard.board import Board, Seen
 from neoq.dashboard.changes import CHANGES, LEVELS, state_of
 from neoq.dashboard.finder import STATUSES, Finder
 from neoq.dashboard.request import Request
 from neoq.dashboard.response import Page
-from neoq.dashboard.search import search, wanted_by
-from neoq.errors import InvalidJobError
+from neoq.dashboard.search import Found, search, wanted_by
+from neoq.errors import InvalidJobError, LookTimeoutError
 from neoq.line import JobLine
 from neoq.record import Status
 from neoq.store import QueueCounts
@@ -28,14 +28,15 @@ def page(request: Request, board: Board) -> Page:
     finder = Finder.of(request.query, board.mask)
     queue = finder.texts.get("queue")
     request.need_read(queue)
-    listed = _Listed() if finder.wrong else _listed(request, board, finder)
-    status = finder.texts.get("status")
+    seen = Seen(_Listed(), 0.0) if finder.wrong else _listed(request, board, finder)
+    listed = seen.value
+    wanted = finder.texts.get("status")
     data = {
         "finder": finder,
         "chips": _chips(request, board, finder),
         "times": _TIMES,
         "rows": [_row(board, job) for job in listed.jobs if finder.shows(board.mask, job)],
-        "ended": status in _ENDED or finder.texts.get("time") == "finished",
+        "ended": wanted in _ENDED or finder.texts.get("time") == "finished",
         "older": _link(request, finder, "after", listed.older),
         "newer": _link(request, finder, "before", listed.newer),
         "go_on": _link(
@@ -49,7 +50,8 @@ def page(request: Request, board: Board) -> Page:
         "command": finder.command("jobs"),
         "back": f"jobs?{urlencode(request.query.pairs)}",
     }
-    return Page("jobs.html", data, 400 if finder.wrong else 200)
+    status = 503 if "store" in finder.wrong else 400 if finder.wrong else 200
+    return Page("jobs.html", data, status, seen=[seen])
 
 
 class _Listed(NamedTuple):
@@ -61,25 +63,34 @@ class _Listed(NamedTuple):
     stopped_at: int | None = None  # not every job was looked at
 
 
-def _listed(request: Request, board: Board, finder: Finder) -> _Listed:
+def _listed(request: Request, board: Board, finder: Finder) -> Seen[_Listed]:
     after, before = (_id(request, name) for name in ("after", "before"))
-    back = before is not None
-    try:
-        wanted = wanted_by(board.backend, finder)
-    except InvalidJobError as error:
-        finder.wrong["form"] = f"{str(error)[:1].upper()}{str(error)[1:]}."
-        return _Listed()
-    found = board.ask(
-        lambda: search(
-            board.backend,
-            wanted,
+    backend, back = board.backend, before is not None
+
+    def question() -> Found:
+        return search(
+            backend,
+            wanted_by(backend, finder),
             limit=LIMIT + 1,
             after=None if back else after,
             before=before,
             oldest=finder.oldest,
         )
-    )
-    more = len(found.jobs) > LIMIT
+
+    try:
+        wanted_by(backend, finder)
+        key = ("jobs", tuple(finder.pairs()), after, before)
+        seen = board.shared(key, question, anew=request.region is None)
+    except (InvalidJobError, LookTimeoutError) as error:
+        place = "store" if isinstance(error, LookTimeoutError) else "form"
+        finder.wrong[place] = f"{str(error)[:1].upper()}{str(error)[1:]}."
+        return Seen(_Listed(), 0.0)
+    return Seen(_page_of(seen.value, after, before), seen.age, seen.late)
+
+
+def _page_of(found: Found, after: int | None, before: int | None) -> _Listed:
+    """The jobs of a page, of which one more was looked for."""
+    more, back = len(found.jobs) > LIMIT, before is not None
     jobs = found.jobs[1:] if more and back else found.jobs[:LIMIT]
     if not jobs:
         return _Listed(stopped_at=found.rest)
