@@ -129,18 +129,27 @@ def times(slots: Sequence[Slot], measure: Measure, name: str, key: str) -> Marku
     return _figure(name, legend, plot + _times(slots), _table(name, heads, rows, key))
 
 
-def spark(slots: Sequence[Slot], words: str) -> Markup:
-    """A chart as small as a word: the attempts that ended, those that failed above the others."""
-    most = max((sum(slot.outcomes.values()) for slot in slots), default=0)
-    scale = HEIGHT / most if most else 0.0
-    bars = [
-        _stack(column, [("succeeded", slot.count(WELL)), ("dead", slot.count(FAILED))], scale)
-        for column, slot in enumerate(slots)
-    ]
+def spark(slots: Sequence[Slot]) -> Markup:
+    """A chart as small as a word: how many attempts ended, those that failed above the others."""
+    most = max((sum(slot.outcomes.values()) for slot in slots), default=0) or 1
+    well, failed = (sum(slot.count(names) for slot in slots) for names in (WELL, FAILED))
+    bars: dict[str, list[str]] = {"succeeded": [], "dead": []}
+    for column, slot in enumerate(slots):
+        top = float(HEIGHT)
+        for name, count in (("succeeded", slot.count(WELL)), ("dead", slot.count(FAILED))):
+            if count:
+                height = max(count * HEIGHT / most, 3 * _LEAST)
+                foot = _short(top)
+                bars[name].append(f"M{column * WIDTH} {foot}v-{_short(height)}h{WIDTH - 1}V{foot}Z")
+                top -= height
+    paths = _EMPTY.join(
+        Markup('<path class="fill-{}" d="{}"></path>').format(name, "".join(parts))
+        for name, parts in bars.items()
+    )
     return Markup(
-        '<svg class="spark" role="img" aria-label="{}" viewBox="0 0 {} {}" preserveAspectRatio="none">'
-        '<path class="grid-line" d="M0 {}H{}"></path>{}</svg>'
-    ).format(words, len(slots) * WIDTH, HEIGHT, HEIGHT, len(slots) * WIDTH, _EMPTY.join(bars))
+        '<svg class="spark" role="img" aria-label="{} well, {} failed in the last hour" viewBox="0 0 {} {}" '
+        'preserveAspectRatio="none"><title>{} well, {} failed in the last hour</title>{}</svg>'
+    ).format(number(well), number(failed), len(slots) * WIDTH, HEIGHT, number(well), number(failed), paths)
 
 
 # -- parts of a chart ----------------------------------------------------------------------------------------
@@ -288,10 +297,10 @@ def _power(of_ten: int) -> str:
 
 
 def _round_up(most: int) -> int:
-    """The next of 1, 2, 4, 6, 10, 20, 40, 60, 100 and so on, so that its half is a plain number too."""
+    """The next round number whose half is one too: 1, 2, 4, 6, 8, 10, 20, 30, 40, 50, 60, 80, 100, ..."""
     size = 1
     while True:
-        for first in (1, 2, 4, 6):
+        for first in (1, 2, 4, 6, 8) if size == 1 else (1, 2, 3, 4, 5, 6, 8):
             if first * size >= most:
                 return first * size
         size *= 10

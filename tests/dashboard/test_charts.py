@@ -69,7 +69,7 @@ def test_failures_have_a_plot_of_their_own() -> None:
     """What failed is drawn to its own scale, so that one dead job among thousands is seen."""
     chart = charts.outcomes(slots(point(1, succeeded=5000, dead=1)), "Attempts", "a")
     well, failed = chart.split("plot-failed")
-    assert 'class="fill-succeeded" x="11" y="16.7" width="8" height="83.3"' in well
+    assert 'class="fill-succeeded" x="11" y="0" width="8" height="100"' in well
     assert "fill-dead" not in well.partition("<svg")[2]
     assert 'class="fill-dead" x="11" y="0" width="8" height="100"' in failed
     assert "plot-failed" not in charts.outcomes(slots(point(1, succeeded=1)), "Attempts", "a")
@@ -105,12 +105,23 @@ def test_nothing_of_a_chart_needs_an_inline_style() -> None:
     """Charts have classes only, which the Content-Security-Policy demands, and their words are escaped."""
     found = slots(point(1, succeeded=3, retried=1, lost=2), point(2, succeeded=1))
     whole = charts.outcomes(found, "<b>A</b>", "a") + charts.times(found, "waits", "<i>W</i>", "w")
-    whole += charts.spark(found, 'x"y')
-    assert not re.search(r"style=|fill=|stroke=|<b>A|<i>W|x\"y", whole)
+    whole += charts.spark(found)
+    assert not re.search(r"style=|fill=|stroke=|<b>A|<i>W", whole)
+
+
+def test_a_small_chart_tells_well_from_failed() -> None:
+    """The chart of a row has a path for what went well and one for what failed, and says both numbers."""
+    chart = charts.spark(slots(point(1, succeeded=3, retried=1), point(2, dead=2)))
+    assert 'aria-label="3 well, 3 failed in the last hour"' in chart
+    paths = dict(re.findall(r'class="fill-(\w+)" d="([^"]*)"', chart))
+    assert paths["succeeded"] == "M10 100v-75h9V100Z"
+    assert paths["dead"] == "M10 25v-25h9V25ZM20 100v-50h9V100Z"
+    assert "<svg" in charts.spark([])
 
 
 @pytest.mark.parametrize(
-    ("most", "bound"), [(1, 1), (2, 2), (3, 4), (5, 6), (7, 10), (11, 20), (61, 100), (12_345, 20_000)]
+    ("most", "bound"),
+    [(1, 1), (2, 2), (3, 4), (5, 6), (7, 8), (11, 20), (61, 80), (262, 300), (12_345, 20_000)],
 )
 def test_the_bound_of_a_scale_is_a_round_number(most: int, bound: int) -> None:
     """The highest number of a scale is the next round one."""
