@@ -19,6 +19,7 @@ from neoq.stored import entries_in, ticked_in
 from neoq.times import to_datetime
 
 FORGOTTEN_AT_ONCE = 500  # entries
+_MOST = 2**62
 _BEFORE_ALL, _AFTER_ALL = b"-inf", b"+inf"
 
 
@@ -100,7 +101,7 @@ class Ledger:
         """What was done, newest first."""
         start = _AFTER_ALL if before is None else b"(%d" % before
         rows = self._redis.command(
-            "ZREVRANGEBYSCORE", self._key("audit"), start, _BEFORE_ALL, "LIMIT", 0, limit
+            "ZREVRANGEBYSCORE", self._key("audit"), start, _BEFORE_ALL, "LIMIT", 0, min(limit, _MOST)
         )
         oldest = self._queues.ask_time() - KEPT
         return [entry for entry in _entries(rows) if entry.at.timestamp() >= oldest]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -12,12 +13,14 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 import neoq
 from neoq.cli.filters import PAGE
 from neoq.cli.main import main
+from neoq.cli.target import login
 from neoq.job import Job
 from neoq.record import Status
 from tests.cli.operating import ROOT, Command, child, fill
@@ -354,6 +357,17 @@ def test_audit_lists_who_did_what(command: Command, backend: neoq.Backend) -> No
     assert "pause" in shown.out
     assert f"--before {listed[0]['id']}" in shown.err
     assert "purge" in command("audit", "--before", str(listed[0]["id"]), "--limit", "1").out
+
+
+def test_the_login_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command acts as who has logged in, else as the user of its process, who may have no name."""
+    host = socket.gethostname()
+    monkeypatch.setattr(os, "getlogin", lambda: "ada")
+    assert login() == f"ada@{host}"
+    monkeypatch.setattr(os, "getlogin", Mock(side_effect=OSError))
+    assert login() == f"{pwd.getpwuid(os.getuid()).pw_name}@{host}"
+    monkeypatch.setattr(pwd, "getpwuid", Mock(side_effect=KeyError))
+    assert login() == f"uid {os.getuid()}@{host}"
 
 
 def test_workers_tells_what_they_run(command: Command, file_url: str) -> None:

@@ -81,6 +81,7 @@ class AuditCases(Suite):
         assert [entry.action for entry in rest] == ["reveal", "reveal", "pause"]
         assert {entry.user for entry in rest} == {"Ada Łovelace 🙂"}
         assert waiting.audit(before=rest[-1].id) == []
+        assert len(waiting.audit(limit=2**70, before=2**70)) == 5
 
     def test_what_went_through_is_recorded(self, waiting: Backend) -> None:
         """An operation that is broken off leaves an entry with what it has done so far."""
