@@ -229,7 +229,7 @@ class Worker:
             ending.hurry()
         report: ShutdownReport = ending.run()
         if self._counting is not None:
-            self._counting.tell()
+            self._counting.tell(at_once=True)
         self._wire.send(
             "ended",
             finished=len(report.finished),

@@ -9,7 +9,9 @@ import time
 
 import pytest
 
+from neoq.cli.counting import Counting
 from neoq.cli.metrics import Metrics
+from neoq.cli.wire import Wire
 from tests.cli.scraping import samples, scrape
 from tests.cli.workers import APP, Shop, Worker, until
 
@@ -46,18 +48,18 @@ def test_the_sum_is_what_was_done_while_processes_are_replaced(shop: Shop) -> No
 def test_a_killed_process_takes_at_most_its_last_second_with_it(shop: Shop) -> None:
     """After kill -9 of a process the sum lacks at most what that did in its last moments."""
     shop.write(QUICK)
-    shop.add(1200, seconds=0.005)
+    shop.add(800, seconds=0.005)
     with shop.worker("--port", "0", "--processes", "4") as worker:
         victim = worker.claims(4)[0]
-        until(lambda: len(shop.ledger()) > 300, "a part is done")
+        until(lambda: len(shop.ledger()) > 200, "a part is done")
         os.kill(victim, signal.SIGKILL)
         killed_at = time.time()
-        shop.until(set(range(1200)))
-        until(lambda: shop.backend.stats().succeeded == 1200, "all are settled")
+        shop.until(set(range(800)))
+        until(lambda: shop.backend.stats().succeeded == 800, "all are settled")
         late = [one for one in shop.ledger() if int(one[1]) == victim and float(one[2]) > killed_at - LAST]
-        until(lambda: succeeded(worker) >= 1200 - len(late), "all is counted")
+        until(lambda: succeeded(worker) >= 800 - len(late), "all is counted")
         found = samples(worker)
-        assert found["neoq_jobs_finished_total", "succeeded", "work"] <= 1200
+        assert found["neoq_jobs_finished_total", "succeeded", "work"] <= 800
         assert found["neoq_child_exits_total", "signal"] == 1
         assert found["neoq_reclaimed_total",] == found["neoq_jobs_finished_total", "lost", "work"]
 
@@ -103,3 +105,21 @@ def test_levels_are_asked_of_one_process_at_a_time(monkeypatch: pytest.MonkeyPat
     said = served(made)
     assert ("neoq_store_up" in said, "neoq_workers" in said, len(asked)) == (False, False, 3)
     assert 'neoq_child_exits_total{reason="signal"} 0' in said
+
+
+def test_an_idle_process_does_not_wake_its_supervisor(shop: Shop) -> None:
+    """What an idle process counts of its store is told every five seconds, and at its end."""
+    ours, theirs = (Wire(end) for end in socket.socketpair())
+    with ours.socket, theirs.socket:
+        ours.socket.setblocking(False)
+        counting = Counting(theirs, shop.backend.engine)
+        counting.tell()
+        assert len(ours.receive() or ()) == 1
+        shop.backend.queues()
+        counting.tell()
+        assert ours.receive() == []
+        counting.tell(at_once=True)
+        assert len(ours.receive() or ()) == 1
+        shop.add(1)
+        counting.tell()
+        assert len(ours.receive() or ()) == 1
