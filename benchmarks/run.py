@@ -24,6 +24,7 @@ from statistics import median
 from typing import IO, Any
 
 import command
+import dashboard
 import future_jobs
 import import_time
 import latency
@@ -55,6 +56,7 @@ CONTESTS: dict[str, Contest] = {
     **tasks.CONTESTS,
     **supervised.CONTESTS,
     **command.CONTESTS,
+    **dashboard.CONTESTS,
 }
 CHILD_SECONDS = 600
 RELEASES = (
