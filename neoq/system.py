@@ -33,6 +33,8 @@ def host_name() -> str:
 
 def memory_used() -> int | None:
     """How many bytes of this process are in RAM, where the system tells it in a file, as Linux does."""
+    if not hasattr(os, "sysconf"):
+        return None
     try:
         with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
