@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
@@ -23,6 +23,7 @@ from neoq.job import (
 from neoq.line import JobLine, line_of
 from neoq.record import Status
 from neoq.schedules import ScheduleInfo, info_of
+from neoq.series import KEPT, MINUTE, TEN_MINUTES, SeriesPoint
 from neoq.store import Action, QueueCounts, Store, WorkerInfo
 from neoq.threads.boundary import entrances
 from neoq.times import to_datetime, to_seconds
@@ -252,6 +253,26 @@ class Operations:
         found = [info_of(listed, now) for listed in self.store.schedules()]
         return [info for info in found if info is not None]
 
+    def series(
+        self, queue: str | None = None, since: datetime | timedelta | float | None = None
+    ) -> list[SeriesPoint]:
+        """What jobs came to over time, and how long they waited and ran: of one queue or all, oldest first.
+
+        ``since`` is an aware datetime, or how long ago as a timedelta or in seconds; None is an hour. Within
+        the last 8 hours there is a point for each minute, for an earlier ``since`` one for each ten minutes
+        of the last 3 days. A queue has no point where none of its attempts ended. Each process adds what it
+        has counted every 5 seconds. In memory these are the numbers of this process.
+        """
+        if queue is not None:
+            check_queue(queue)
+        self.engine.ensure_readable()
+        now = self.engine.clock.time()
+        begin = _since(since, now)
+        if not self.engine.durable:
+            self.engine.series_writer.write()
+        recent = now - begin <= KEPT[MINUTE]
+        return self.store.series(queue, begin, MINUTE if recent else TEN_MINUTES)
+
     def audit(self, limit: int = 100, before: int | None = None) -> list[AuditEntry]:
         """What was done by those who act under a name, newest first; see `neoq.audit.acting_as`.
 
@@ -391,6 +412,17 @@ class Operations:
         with recorded(self.store, "pause" if paused else "resume", queue=queue) as deed:
             self.store.set_paused(queue, paused)
             deed.count = 1
+
+
+def _since(since: datetime | timedelta | float | None, now: float) -> float:
+    """The time, in seconds since the epoch, that a caller of `series` names."""
+    if since is None:
+        return now - 3600.0
+    if not isinstance(since, datetime):
+        return now - to_seconds("since", since)
+    if since.utcoffset() is None:
+        raise InvalidJobError(f"since is the naive datetime {since!r}; give it a timezone")
+    return since.timestamp()
 
 
 def seconds_of(timeout: timedelta | float | None) -> float | None:

@@ -21,6 +21,7 @@ from neoq.job import DuplicateJobError, Job
 from neoq.outcome import Failure, Lease, Outcome, Successes, lease_of, record_crash, record_outcome
 from neoq.record import Status
 from neoq.schedules import Listed
+from neoq.series import Increment, RecentSeries, SeriesPoint
 from neoq.threads.reentry import GUARDED, guarded
 
 if TYPE_CHECKING:
@@ -308,6 +309,7 @@ class Store(abc.ABC):
         self.inside: set[int] = set()  # the threads that are in a call: see `guarded`
         self.context = context
         self._entries = Entries()
+        self._series = RecentSeries()
 
     @abc.abstractmethod
     def open_store(self, notify: Notify) -> None:
@@ -467,6 +469,22 @@ class Store(abc.ABC):
     def audit(self, *, limit: int, before: int | None = None) -> list[AuditEntry]:
         """The newest entries, or the newest of those whose ids are below ``before``, newest first."""
         return self._entries.newest(limit, before, self.clock.time())
+
+    def add_series(self, increments: Sequence[Increment], *, serial: int) -> None:  # noqa: ARG002
+        """Add to the points of the minute that the store's clock shows, and of its ten minutes, atomically.
+
+        ``serial`` counts these calls of a process: one whose outcome was unknown is repeated with the same,
+        and must add nothing if the first did. `prune` forgets what is older than `neoq.series.KEPT`. By
+        default the points are kept in the memory of this process.
+        """
+        self._series.add(increments, self.clock.time())
+
+    def series(self, queue: str | None, since: float, seconds: int) -> list[SeriesPoint]:
+        """The points of one queue or all that last ``seconds`` (60 or 600) and end after ``since``.
+
+        Oldest first, those of one time by queue. ``since`` is in seconds since the epoch.
+        """
+        return self._series.since(queue, since, seconds)
 
 
 class DirectStore(Store):

@@ -239,6 +239,16 @@ def number_in(value: Any, low: float = -math.inf, high: float = math.inf) -> flo
     return float(min(max(value, low), high))
 
 
+def numbers_in(value: Any) -> list[float]:
+    """The numbers of a bookkeeping row, in JSON; none where it is anything else."""
+    try:
+        told = orjson.loads(value)
+    except (TypeError, ValueError):
+        return []
+    numbers = list(map(number_in, told)) if isinstance(told, list) else []
+    return [number for number in numbers if number is not None] if None not in numbers else []
+
+
 def texts_in(value: Any) -> tuple[str, ...]:
     """The texts of a bookkeeping row: a list, or its JSON; what is no text is left out."""
     if isinstance(value, (str, bytes)):

@@ -19,6 +19,7 @@ from neoq.engine.pool import Runner, RunnerPool
 from neoq.engine.report import Ending
 from neoq.engine.scheduler import Cron, CronScheduler
 from neoq.engine.search import UNFINISHED, pages
+from neoq.engine.series_writer import SeriesWriter
 from neoq.engine.source import DirectSource, JobSource
 from neoq.engine.threads import threads_of
 from neoq.engine.unknown import UnknownKinds
@@ -109,6 +110,7 @@ class Runtime:
         self.failures = 0
         self.duplicates = 0
         self.meter = Meter()
+        self.series_writer = SeriesWriter(self.store, self.meter)
         self._told_of_own: set[str] = set()  # queues
         self._second_look = SecondLook(self._look_again, self.config.job_check_interval)
         self._unknown = UnknownKinds(self.store, self.config.log, self.listeners)
@@ -209,6 +211,7 @@ class Runtime:
             fence=fetcher.fence,
             duties={
                 "list of schedules": self.cron_scheduler.list_schedules,
+                "numbers for the series": self.series_writer.write_in_time,
                 "look for unknown kinds": self._unknown.log_new,
             },
         )
@@ -418,6 +421,7 @@ class Runtime:
     def _look_again(self) -> None:
         self.wake_ready()
         self._unknown.log_new()
+        self.series_writer.write_in_time()
 
     def all_runners(self) -> list[Runner]:
         """Every runner whose thread lives, the abandoned ones included."""

@@ -262,6 +262,10 @@ class Shutdown:
         if report:
             self._write_report(None)
         try:
+            runtime.series_writer.write()
+        except BackendError as error:
+            runtime.config.log.warning("the last numbers of the series were not kept: %s", error)
+        try:
             runtime.store.close_store()
         except BackendError:
             runtime.config.log.exception("the store did not close cleanly")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+
+import orjson
 
 from neoq.audit import KEPT, AuditEntry
 from neoq.postgres.arrays import byteas, texts
@@ -12,6 +14,7 @@ from neoq.postgres.rows import MOST
 from neoq.postgres.statements import Statements
 from neoq.postgres.transactions import Transaction
 from neoq.schedules import Listed
+from neoq.series import Increment, SeriesPoint, in_order, point_of
 from neoq.store import WorkerInfo
 from neoq.stored import entries_in, kinds_in, reported, texts_in, ticked_in
 from neoq.times import to_datetime
@@ -75,6 +78,18 @@ class Ledger:
         """What was done, newest first."""
         values = {"before": MOST if before is None else before, "kept": KEPT, "limit": min(limit, MOST)}
         return entries_in(self._connections.read(self._statements.audit, values))
+
+    def add_series(self, increments: Sequence[Increment], writer: str, serial: int) -> None:
+        """Add to the series what a process has counted, once for each serial."""
+        told = orjson.dumps([{"q": queue, "n": numbers} for queue, numbers in increments]).decode()
+        self._own.execute(self._statements.add_series, {"writer": writer, "serial": serial, "told": told})
+
+    def series(self, queue: str | None, since: float, seconds: int) -> list[SeriesPoint]:
+        """The points that last so long and end after a time."""
+        rows = self._connections.read(
+            self._statements.series, {"queue": queue, "after": since - seconds, "seconds": seconds}
+        )
+        return in_order(point_of(name, start, seconds, numbers) for name, start, numbers in rows)
 
 
 def _time_of(epoch: float) -> datetime:

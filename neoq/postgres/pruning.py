@@ -30,6 +30,7 @@ class Pruner:
             self._statements.sum_up,
             self._statements.bound_beats,
             self._statements.prune_audit,
+            self._statements.prune_series,
         ):
             execute(statement)
         pruned = self._trim({*_ENDS, Status.DEAD})

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from neoq.errors import BackendError
 
-VERSION = 6
+VERSION = 7
 SIGNS = (
     "jobs",
     "claim",
@@ -23,9 +23,15 @@ SIGNS = (
     "readable_json",
     "history_found",
     "audit",
+    "series",
 )  # what each of the migrations has made: a table, a function or an index
-TABLES = frozenset({"audit", "jobs", "history", "counters", "queues", "schedules", "ticks", "workers"})
-MADE_LATER = {"audit": 6}  # tables, and the migration that has made them where it was not the first
+TABLES = frozenset(
+    {"audit", "jobs", "history", "counters", "queues", "schedules", "series", "ticks", "workers"}
+)
+MADE_LATER = {
+    "audit": 6,
+    "series": 7,
+}  # tables, and the migration that has made them where it was not the first
 _LOCK = 5_462_193_407_311  # neoq's own, over all schemas
 _FIRST = (
     "set local lock_timeout = '60s'",

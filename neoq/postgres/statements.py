@@ -8,6 +8,7 @@ from collections.abc import Collection
 from neoq.audit import KEPT
 from neoq.line import PREVIEW
 from neoq.payload import CODEC
+from neoq.series import KEPT as SERIES_KEPT
 from neoq.store import SCHEDULES_KEPT
 from neoq.stored import LAST_CRASH
 
@@ -181,8 +182,40 @@ class Statements:
             order by id desc limit %(limit)s::bigint
         """
         self.prune_audit = f"delete from {s}.audit where at < {s}.clock() - {KEPT}"
+        self._series()
         self.queues = f"select queue, paused from {s}.queues"
         self.version = f"select max(version) from {s}.migrations"
+
+    def _series(self) -> None:
+        s = self._schema
+        sums = "select coalesce(a, 0) + coalesce(b, 0) from unnest(kept.numbers, excluded.numbers)"
+        self.add_series = f"""
+            with fresh as (
+                insert into {s}.series as kept (seconds, start, queue, numbers)
+                values (0, 0, %(writer)s, array[%(serial)s::float8, {s}.clock()])
+                on conflict (seconds, start, queue) do update set numbers = excluded.numbers
+                where kept.numbers[1] is distinct from excluded.numbers[1] returning numbers[2] as now
+            )
+            insert into {s}.series as kept (seconds, start, queue, numbers)
+            select seconds, floor(now / seconds) * seconds, q, n
+            from fresh, (values {", ".join(f"({seconds})" for seconds in SERIES_KEPT)}) lasts (seconds),
+                jsonb_to_recordset(%(told)s::jsonb) told (q text, n float8[])
+            order by 1, 3
+            on conflict (seconds, start, queue) do update set numbers = array(
+                {sums} with ordinality summed (a, b, place) order by place
+            )
+        """
+        self.series = f"""
+            select queue, start, numbers from {s}.series
+            where seconds = %(seconds)s::int and start > %(after)s::float8
+                and (%(queue)s::text is null or queue = %(queue)s::text)
+            order by start, queue
+        """
+        ages = " or ".join(
+            f"seconds = {seconds} and start < {s}.clock() - {kept}" for seconds, kept in SERIES_KEPT.items()
+        )
+        written = f"seconds = 0 and coalesce(numbers[2], 0) < {s}.clock() - {SERIES_KEPT[60]}"
+        self.prune_series = f"delete from {s}.series where {ages} or {written}"
 
     def _add(self) -> None:
         s = self._schema

@@ -34,6 +34,7 @@ from neoq.postgres.transactions import Home, Transaction
 from neoq.postgres.wake import Notifier, WorkerPresence, notification
 from neoq.record import Status
 from neoq.schedules import Listed
+from neoq.series import Increment, SeriesPoint
 from neoq.store import (
     Action,
     Changed,
@@ -469,3 +470,11 @@ class PostgresStore(Store):
     def audit(self, *, limit: int, before: int | None = None) -> list[AuditEntry]:
         """What was done, newest first."""
         return self._ledger.audit(limit, before)
+
+    def add_series(self, increments: Sequence[Increment], *, serial: int) -> None:
+        """Add what this process has counted, once for each serial."""
+        self._ledger.add_series(increments, self.context.worker_id, serial)
+
+    def series(self, queue: str | None, since: float, seconds: int) -> list[SeriesPoint]:
+        """What jobs came to over time."""
+        return self._ledger.series(queue, since, seconds)

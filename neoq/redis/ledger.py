@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from typing import Any
 
 import orjson
 
@@ -14,6 +15,17 @@ from neoq.errors import BackendError
 from neoq.redis.keys import global_key, id_in
 from neoq.redis.queues import RedisQueues, pairs_of
 from neoq.schedules import Listed
+from neoq.series import KEPT as KEPT_SERIES
+from neoq.series import (
+    MINUTE,
+    TEN_MINUTES,
+    WIDTH,
+    Increment,
+    SeriesPoint,
+    in_order,
+    point_of,
+    starts,
+)
 from neoq.store import SCHEDULES_KEPT
 from neoq.stored import entries_in, ticked_in
 from neoq.times import to_datetime
@@ -106,6 +118,36 @@ class Ledger:
         oldest = self._queues.ask_time() - KEPT
         return [entry for entry in _entries(rows) if entry.at.timestamp() >= oldest]
 
+    # -- series -----------------------------------------------------------------------------------------
+
+    def add_series(self, increments: Sequence[Increment], writer: str, serial: int) -> None:
+        """Add to the series what a process has counted, once for each serial."""
+        begins = starts(self._queues.ask_time())
+        keys = [self._series_key(seconds, start) for seconds, start in begins.items()]
+        script = self._queues.scripts.series
+        arguments = script.arguments(serial=serial, minutes=_lives(MINUTE), tens=_lives(TEN_MINUTES))
+        for queue, numbers in increments:
+            for place, number in enumerate(numbers):
+                if number:
+                    arguments += [f"{place}:{queue}", repr(number)]
+        self._redis.call(script, [*keys, self._key(f"series:{writer}")], arguments)
+
+    def series(self, queue: str | None, since: float, seconds: int) -> list[SeriesPoint]:
+        """The points that last so long and end after a time."""
+        now = self._queues.ask_time()
+        oldest = int(max(since, now - KEPT_SERIES[seconds]) // seconds) * seconds
+        begins = range(oldest, int(now) + seconds, seconds)
+        commands = [("HGETALL", self._series_key(seconds, start)) for start in begins]
+        found = []
+        for start, reply in zip(begins, self._redis.commands(commands) if commands else (), strict=True):
+            for name, numbers in _numbers_in(reply).items():
+                if queue in {None, name}:
+                    found.append(point_of(name, start, seconds, numbers))
+        return in_order(found)
+
+    def _series_key(self, seconds: int, start: int) -> bytes:
+        return self._key(f"series:{seconds}:{start}")
+
     def forget_old(self) -> None:
         """Forget old entries."""
         oldest = self._queues.ask_time() - KEPT
@@ -117,6 +159,21 @@ class Ledger:
                 self._redis.command("ZREM", self._key("audit"), *old)
             if kept or not old:
                 return
+
+
+def _lives(seconds: int) -> int:
+    """How long a point is kept from when it is written."""
+    return int(KEPT_SERIES[seconds]) + seconds
+
+
+def _numbers_in(reply: Any) -> dict[str, list[float]]:
+    """The numbers of each queue in the hash of one time; none where another program has written."""
+    found: dict[str, list[float]] = {}
+    for field, value in pairs_of(reply):
+        place, _, queue = field.partition(b":")
+        with suppress(ValueError, IndexError):
+            found.setdefault(queue.decode(), [0.0] * WIDTH)[int(place)] = float(value)
+    return found
 
 
 def _entries(rows: list[bytes]) -> list[AuditEntry]:

@@ -89,6 +89,7 @@ class Scripts:
         self.reclaim = Script("reclaim", drains=flags)
         self.reconcile = Script("reconcile", drains=flags)
         self.register = Script("register", drains=False)
+        self.series = Script("series", drains=False)
         self.release = Script("release", drains=flags)
         self.settle = Script("settle", drains=flags)
         self.tidy = Script("tidy", drains=flags)

@@ -34,6 +34,7 @@ from neoq.redis.reclaim import Reclaimer
 from neoq.redis.settle import Outcomes
 from neoq.redis.wake import Subscriber
 from neoq.schedules import Listed
+from neoq.series import Increment, SeriesPoint
 from neoq.store import (
     Action,
     Changed,
@@ -454,6 +455,16 @@ class RedisStore(Store):
     def audit(self, *, limit: int, before: int | None = None) -> list[AuditEntry]:
         """What was done, newest first."""
         return self._ledger.audit(limit, before)
+
+    @_mending
+    def add_series(self, increments: Sequence[Increment], *, serial: int) -> None:
+        """Add what this process has counted, once for each serial."""
+        self._ledger.add_series(increments, self.context.worker_id, serial)
+
+    @_mending
+    def series(self, queue: str | None, since: float, seconds: int) -> list[SeriesPoint]:
+        """What jobs came to over time."""
+        return self._ledger.series(queue, since, seconds)
 
 
 def _no_transactions(what: str) -> UnsupportedError:

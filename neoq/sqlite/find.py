@@ -12,6 +12,7 @@ from neoq.audit import AuditEntry
 from neoq.filter import Filter
 from neoq.record import Status
 from neoq.schedules import Listed
+from neoq.series import SeriesPoint, in_order, point_of
 from neoq.sqlite.candidates import NEW_IDS, candidates
 from neoq.sqlite.file import SqliteFile
 from neoq.sqlite.rows import (
@@ -28,7 +29,16 @@ from neoq.sqlite.rows import (
 )
 from neoq.sqlite.schema import DEAD, FINISHED, NEW, READY, RUNNING, SCHEDULED
 from neoq.store import KINDS_LOOKED_AT, Page, QueueCounts, WorkerInfo
-from neoq.stored import counts_of, entries_in, kinds_in, number_in, reported, texts_in, ticked_in
+from neoq.stored import (
+    counts_of,
+    entries_in,
+    kinds_in,
+    number_in,
+    numbers_in,
+    reported,
+    texts_in,
+    ticked_in,
+)
 from neoq.times import to_datetime
 
 LOOKED_AT_ONCE = 10_000  # jobs, for a filter that may leave most of them out
@@ -264,6 +274,19 @@ def audit(file: SqliteFile, limit: int, before: int | None, kept_since: float) -
             " where id < ? and at >= ? order by id desc limit ?",
             (_BEYOND if before is None else before, kept_since, limit),
         )
+    )
+
+
+def series(file: SqliteFile, queue: str | None, since: float, seconds: int) -> list[SeriesPoint]:
+    """What jobs came to over time: the points that last so long and end after then."""
+    rows = file.read(
+        "select queue, start, numbers from neoq_series where seconds = ? and start > ?",
+        (seconds, since - seconds),
+    )
+    return in_order(
+        point_of(name, number_in(start), seconds, numbers_in(numbers))
+        for name, start, numbers in rows
+        if isinstance(name, str) and queue in {None, name}
     )
 
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 
 import orjson
 
 from neoq.audit import KEPT, AuditEntry
 from neoq.job import DuplicateJobError, Job
 from neoq.record import Status
+from neoq.series import KEPT as SERIES_KEPT
+from neoq.series import Increment, starts
 from neoq.sqlite.add import hash_of, move
 from neoq.sqlite.rows import N_CANCELLED, N_READY, kind_of
 from neoq.sqlite.schema import DEAD, FINISHED, READY, SCHEDULED
 from neoq.sqlite.session import Session
 from neoq.store import SCHEDULES_KEPT, Action, Changed, WorkerInfo, taken_by
-from neoq.stored import NUMBER, report_of, restricted
+from neoq.stored import NUMBER, numbers_in, report_of, restricted
 
 PRUNED_AT_ONCE = 5000  # so that no commit blocks others for long
 _TOKENS_KEPT = 86400.0  # seconds
+_POINT = "select numbers from neoq_series where seconds = ? and start = ? and queue = ?"
 
 
 def change(session: Session, job_ids: Sequence[int], action: Action) -> Changed:
@@ -166,8 +170,23 @@ def add_audit(session: Session, entry: AuditEntry) -> None:
     )
 
 
+def add_series(session: Session, increments: Sequence[Increment]) -> None:
+    """Add to the series what a process has counted."""
+    for seconds, start in starts(session.now).items():
+        for queue, numbers in increments:
+            place = (seconds, start, queue)
+            kept = session.do(_POINT, place).fetchone()
+            before = numbers_in(kept[0]) if kept else ()
+            summed = [one + more for one, more in zip_longest(before, numbers, fillvalue=0.0)]
+            told = (*place, orjson.dumps(summed).decode())
+            session.do("insert or replace into neoq_series values (?,?,?,?)", told)
+
+
 def forget_old(session: Session) -> None:
-    """Forget what somebody did long ago, and reports of workers that are gone."""
+    """Forget what somebody did long ago, old series, and reports of workers that are gone."""
+    for seconds, kept in SERIES_KEPT.items():
+        where = (seconds, session.now - kept)
+        session.do("delete from neoq_series where seconds = ? and start < ?", where)
     session.do("delete from neoq_audit where at < ?", (session.now - KEPT,))
     # An older neoq that has forgotten a worker knows nothing of its report.
     session.do("delete from neoq_reports where worker not in (select id from neoq_workers)")

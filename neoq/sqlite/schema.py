@@ -119,6 +119,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "create index neoq_keys on neoq_jobs (key, id) where key is not null",
         "create index neoq_retrying on neoq_jobs (queue, state, run_after) where status = 1",
     ),
+    (
+        """
+        create table neoq_series (
+            seconds integer, start integer, queue text, numbers text not null,
+            primary key (seconds, start, queue)
+        ) without rowid
+        """,
+    ),
 )
 VERSION = len(MIGRATIONS)
 _creates = re.compile(r"\s*create (?:unique )?(?:table|index|view) (\w+)").match

@@ -22,6 +22,7 @@ from neoq.job import Job
 from neoq.outcome import Lease, Outcome
 from neoq.record import Status
 from neoq.schedules import Listed
+from neoq.series import Increment, SeriesPoint
 from neoq.sqlite.alive import Seen, Sign
 from neoq.sqlite.config import SqliteConfig
 from neoq.sqlite.ear import SqliteEar
@@ -369,6 +370,14 @@ class SqliteStore(Store):
     def audit(self, *, limit: int, before: int | None = None) -> list[AuditEntry]:
         """What was done, newest first."""
         return sqlite_look.audit(self._file, min(limit, sqlite_look.MOST), before, self.clock.time() - KEPT)
+
+    def add_series(self, increments: Sequence[Increment], *, serial: int) -> None:  # noqa: ARG002
+        """Add what this process has counted, in one transaction: no reply can be lost."""
+        self._write(lambda session: sqlite_operate.add_series(session, increments), durable=False)
+
+    def series(self, queue: str | None, since: float, seconds: int) -> list[SeriesPoint]:
+        """What jobs came to over time."""
+        return sqlite_look.series(self._file, queue, since, seconds)
 
     def open_ear(self) -> Ear:
         """Watch the file for commits, whoever makes them."""

@@ -44,6 +44,7 @@ from neoq.testing.cases.records import AttemptCases, KindCases, ScheduleCases
 from neoq.testing.cases.reentry import ReentryCases
 from neoq.testing.cases.retries import LogCases, RetryCases, SignalCases
 from neoq.testing.cases.seam import AddCases, ChangeCases, ClaimCases, SettleCases
+from neoq.testing.cases.series import SeriesCases
 from neoq.testing.cases.suite import leave_out_cases
 from neoq.testing.cases.tasks import ClaimByKindCases, TaskCases
 from neoq.testing.cases.timing import FutureCases, OrderCases, RunnerCases
@@ -77,6 +78,7 @@ class BackendConformance(
     PauseCases,
     LookingCases,
     CountCases,
+    SeriesCases,
     AuditCases,
     WorkerCases,
     PastTickCases,

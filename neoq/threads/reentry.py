@@ -22,7 +22,7 @@ GUARDED = (
     *("open_store", "close_store", "add", "add_tick", "last_tick", "list_schedules", "schedules"),
     *("claim", "extend", "settle", "reclaim", "prune", "beat", "workers"),
     *("find", "find_brief", "counts", "waiting_kinds", "change", "set_paused"),
-    *("add_audit", "audit"),
+    *("add_audit", "audit", "add_series", "series"),
 )
 
 
