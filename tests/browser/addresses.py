@@ -8,7 +8,8 @@ from tests.browser.shop import Shop
 
 NAMES = [
     "overview", "queues", "queue", "paused queue", "jobs", "dead jobs", "no jobs", "dead job", "running job",
-    "retrying job", "succeeded job", "failures", "schedules", "workers", "actions", "no such page",
+    "retrying job", "succeeded job", "failures", "schedules", "workers", "actions", "all that match",
+    "wrong filter", "no such page",
 ]  # fmt: skip
 
 
@@ -22,9 +23,11 @@ def address_of(name: str, root: str, shop: Shop) -> str:
         "queue": f"queue?name={queue}",
         "paused queue": f"queue?name={quote('letters' + shop.text, safe='')}",
         "dead jobs": f"jobs?queue={queue}&status=dead",
+        "all that match": f"confirm?action=delete&queue={queue}&status=dead",
+        "wrong filter": f"jobs?queue={queue}&since=long+ago&payload=no",
         "no jobs": f"jobs?queue={queue}&status=dead&key=nobody{quote(shop.text, safe='')}",
     }
     state, _, what = name.partition(" ")
-    if what == "job":
+    if what == "job" and state in shop.ids:
         return f"{root}job?id={shop.ids[state]}"
     return root + paths.get(name, name)

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.wrappers import Response
 
 import neoq
 from neoq.dashboard import Access, wsgi
@@ -72,11 +74,13 @@ def everything(environ: dict[str, Any]) -> Access:
 
 
 @contextmanager
-def shown_of(backend: neoq.Backend, text: str = "", **options: Any) -> Iterator[Shown]:
-    """A shop in a backend, and its dashboard."""
-    settings = {"access": everything, "title": "The shop", **options}
-    with shop(backend, text) as filled, serving(wsgi(backend, **settings)) as address:
-        yield Shown(filled, address)
+def shown_of(backend: neoq.Backend, text: str = "", mount: str = "") -> Iterator[Shown]:
+    """A shop in a backend, and its dashboard, which may be mounted in another application."""
+    app: Any = wsgi(backend, access=everything, title="The shop")
+    if mount:
+        app = DispatcherMiddleware(Response("Nothing is here.", status=404), {mount: app})
+    with shop(backend, text) as filled, serving(app) as address:
+        yield Shown(filled, address + f"{mount}/".removeprefix("/"))
 
 
 @pytest.fixture(scope="package")
@@ -103,7 +107,8 @@ def in_memory(visit: Visits) -> Iterator[Shown]:
 
 @pytest.fixture
 def in_a_file(visit: Visits, tmp_path: Path) -> Iterator[Shown]:
-    """A shop of the test's own, in a file of SQLite."""
-    with shown_of(neoq.connect(f"sqlite:///{tmp_path}/jobs.db", autostart=False, heartbeat=0.5)) as found:
+    """A shop of the test's own, in a file of SQLite, whose dashboard is a part of another application."""
+    backend = neoq.connect(f"sqlite:///{tmp_path}/jobs.db", autostart=False, heartbeat=0.5)
+    with shown_of(backend, mount="/ops/jobs") as found:
         yield found
         visit.end()

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 import neoq.testing
 from tests.browser.addresses import address_of
 from tests.browser.conftest import Shown
-from tests.browser.visits import Visits
+from tests.browser.visits import Visits, sideways
 
 
 @pytest.fixture
@@ -140,6 +140,8 @@ def test_the_store_away(visit: Visits, in_memory: Shown, path: str) -> None:
     with neoq.testing.Faults(in_memory.shop.backend).outage():
         later(page)
         expect(page.get_by_text("does not answer").first).to_be_visible()
+        page.set_viewport_size({"width": 320, "height": 700})
+        assert sideways(page) == []
         assert "emails" in seen
         assert "emails" in page.locator("main").inner_text()
     while (
