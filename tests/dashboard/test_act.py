@@ -16,9 +16,9 @@ from tests.dashboard.conftest import client_of, text_of
 from tests.dashboard.test_jobs import dead, nothing
 
 
-def act(client: Client, **fields: Any) -> TestResponse:
+def act(client: Client, path: str = "/act", **fields: Any) -> TestResponse:
     """Send a form as a browser does, and follow where it leads."""
-    return client.post("/act", data=fields, headers={"Sec-Fetch-Site": "same-origin"}, follow_redirects=True)
+    return client.post(path, data=fields, headers={"Sec-Fetch-Site": "same-origin"}, follow_redirects=True)
 
 
 def seen(backend: Backend, job_id: int) -> str:
@@ -82,6 +82,19 @@ def test_a_retry_that_meets_an_equal_job_leads_to_it(backend: Backend, client: C
     assert re.search(rf'<a href="job\?id={holder.id}">job {holder.id}</a> is equal', page)
     listed = text_of(act(client, action="retry", job=seen(backend, one), back="jobs?status=dead"))
     assert f"job {holder.id} of mails is equal" in listed
+
+
+def test_without_scripts_a_page_asks_before_jobs_are_deleted(backend: Backend, client: Client) -> None:
+    """The button for browsers without scripts leads to a page that names the jobs, and changes nothing."""
+    made = later(backend, 2)
+    forms, ask = [seen(backend, one) for one in made], "/act?ask=yes"
+    assert act(client_of(backend, "read"), ask, action="delete", job=forms).status_code == 403
+    page = text_of(act(client, ask, action="delete", job=forms, back="jobs?queue=later"))
+    assert all(f"Job {one}</a>" in page for one in made)
+    assert 'href="jobs?queue=later"' in page
+    assert backend.count(queue="later") == 2
+    found = re.findall(r'name="job" value="([^"]+)"', page)
+    assert "2 jobs deleted" in text_of(act(client, action="delete", job=found, back="jobs?queue=later"))
 
 
 def test_nothing_ticked_changes_nothing(client: Client) -> None:

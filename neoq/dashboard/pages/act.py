@@ -33,14 +33,15 @@ def page(request: Request, board: Board) -> Answer:
         return _stop(request, board)
     if action == "reveal":
         return _reveal(request, board)
+    ask = "ask" in request.query  # by a button that cannot ask by itself, since there are no scripts
     change = CHANGES.get(action)
     if change is None:
         raise Refused(400, "There is no such action.")
-    if "group" in request.form:
+    if "group" in request.form and not ask:
         return failures.change_group(request, board, change)
-    if "all" in request.form:
+    if "all" in request.form and not ask:
         return _sweep(request, board, change)
-    return _ticked(request, board, change)
+    return _ticked(request, board, change, ask=ask)
 
 
 def back_of(request: Request) -> str:
@@ -67,8 +68,8 @@ def _switch(request: Request, board: Board, action: str) -> Answer:
 # -- jobs that were ticked -----------------------------------------------------------------------------------
 
 
-def _ticked(request: Request, board: Board, change: Change) -> Answer:
-    """Change the jobs of a form, if all of them still are as the form shows them."""
+def _ticked(request: Request, board: Board, change: Change, *, ask: bool) -> Answer:
+    """Change the jobs of a form, if all of them still are as the form shows them; or ``ask`` before."""
     seen = _seen(request)
     back = back_of(request)
     if not seen:
@@ -80,19 +81,27 @@ def _ticked(request: Request, board: Board, change: Change) -> Answer:
     stale = _stale(seen, jobs) or _impossible(change, jobs)
     if stale:
         return Redirect(back, f"Nothing was {change.past}: {stale}.", failed=True)
-    only = next(iter(seen)) if len(seen) == 1 else None
+    if ask:
+        data = {"change": change, "jobs": list(jobs.values()), "seen": request.form.all("job"), "back": back}
+        return Page("sure.html", data)
+    return _change(request, board, change, jobs, back)
+
+
+def _change(request: Request, board: Board, change: Change, jobs: dict[int, Job], back: str) -> Redirect:
+    ids = list(jobs)
+    only = ids[0] if len(ids) == 1 else None
     try:
         with recorded(
-            request, board.backend.store, change.name, queue=_queue_of(jobs), what=ids_text(list(seen))
+            request, board.backend.store, change.name, queue=_queue_of(jobs), what=ids_text(ids)
         ) as deed:
-            done = {only} if only and _one(board, change, only) else change.apply(board.backend, list(seen))
+            done = {only} if only and _one(board, change, only) else change.apply(board.backend, ids)
             deed.count = len(done)
     except DuplicateJobError as error:
         return _conflict(request, change, only or 0, error.job)
     board.changed()
     if only is not None and change.name == "delete" and back.startswith("job?"):
         back = "jobs"
-    left = len(seen) - len(done)
+    left = len(ids) - len(done)
     text = f"{_many(len(done))} {change.past}."
     if left:
         text += f" {_many(left)} left: changed meanwhile, or an equal job is unfinished."
