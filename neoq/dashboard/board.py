@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from neoq.dashboard.failures import Fault, Faults
 from neoq.dashboard.sweeps import Sweeps
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from neoq.dashboard.mask import Mask
     from neoq.job import Job
     from neoq.schedules import ScheduleInfo
+    from neoq.series import SeriesPoint
     from neoq.store import QueueCounts, WorkerInfo
 
 T = TypeVar("T")
 FRESH = 2.0  # seconds for which nobody asks again
 SELDOM = 10.0  # where the answer takes the store more
+Span = Literal["hour", "day"]
+# How far each goes back, in seconds, and for how long it is fresh: stores get new numbers each 5 s.
+_SERIES: dict[Span, tuple[float, float]] = {"hour": (3700.0, 5.0), "day": (87_600.0, 30.0)}
 PATIENCE = 1.0  # seconds that a page waits for an answer, if it can show an older one
 FIRST_PATIENCE = 5.0  # seconds that it waits if it cannot
 SHARED = 1.0  # for which a list is the same for all who look at it
@@ -60,17 +64,18 @@ class Look(Generic[T]):
         self._asked_at = float("-inf")
         self._flight: threading.Event | None = None
 
-    def seen(self) -> Seen[T]:
-        """The answer; StoreAway where there never was one."""
+    def seen(self, first_patience: float | None = None) -> Seen[T]:
+        """The answer; StoreAway where there never was one, and none comes in time."""
         flight = self._flight_of_now()
-        answered = flight is None or flight.wait(FIRST_PATIENCE if self._answer is None else PATIENCE)
+        first = FIRST_PATIENCE if first_patience is None else first_patience
+        answered = flight is None or flight.wait(first if self._answer is None else PATIENCE)
         with self._lock:
             answer, error = self._answer, self._error
         if answer is None:
             if isinstance(error, LookTimeoutError):
                 raise error
             if error is None or isinstance(error, BackendError):
-                raise StoreAway(str(error or f"it has not answered for {FIRST_PATIENCE:g} s")) from error
+                raise StoreAway(str(error or f"it has not answered for {first:g} s")) from error
             raise error
         late = str(error) if error else None if answered else f"it has not answered for {PATIENCE:g} s"
         return Seen(answer[0], self._clock() - answer[1], late)
@@ -129,6 +134,10 @@ class Board:
         self._lock = threading.Lock()
         self._shared: OrderedDict[Hashable, Look[Any]] = OrderedDict()
         self._asking = threading.BoundedSemaphore(MOST_ASKED)
+        self._series = {
+            span: Look(partial(backend.series, since=since), fresh=fresh)
+            for span, (since, fresh) in _SERIES.items()
+        }
         self._faults = Look(Faults(backend).read, fresh=SELDOM)
 
     def counts(self) -> Seen[list[QueueCounts]]:
@@ -143,9 +152,13 @@ class Board:
         """The schedules."""
         return self._schedules.seen()
 
-    def faults(self) -> Seen[list[Fault]]:
-        """The newest dead jobs, as far as groups need them."""
-        return self._faults.seen()
+    def series(self, span: Span) -> Seen[list[SeriesPoint]]:
+        """What the attempts of each queue came to, in the last hour or the last day."""
+        return self._series[span].seen()
+
+    def faults(self, first_patience: float | None = None) -> Seen[list[Fault]]:
+        """The newest dead jobs, as far as groups need them; with many the first look takes a while."""
+        return self._faults.seen(first_patience)
 
     def changed(self) -> None:
         """Let the next page show what an action did."""

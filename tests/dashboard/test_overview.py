@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -128,3 +129,47 @@ def test_every_page_is_in_the_navigation(client: Client, path: str) -> None:
     page = text_of(client.get(path))
     assert page.count('aria-current="page"') == 1
     assert f'href="{path.strip("/") or "./"}" aria-current="page"' in page
+
+
+def test_rates_and_charts_stand_beside_the_levels(backend: Backend, client: Client) -> None:
+    """Jobs that have ended are in the rates and charts of the overview and of their queue."""
+    backend.listen("mails", nothing)
+    for n in range(3):
+        backend.enqueue("mails", {"n": n})
+    backend.start()
+    assert backend.drain(20)
+    backend.listen("idle", nothing)
+    for path in ("/", "/?span=day", "/queue?name=mails", "/queue?name=mails&span=day"):
+        page = text_of(client.get(path))
+        assert "3 in 1 h" in page
+        assert 'aria-label="Attempts per ' in page
+        assert "succeeded <b>3</b>" in page
+        assert ("per ten minutes" in page) == ("day" in path)
+        assert page.count('aria-current="true"') == 1
+    assert "3 well, 0 failed in the last hour" in text_of(client.get("/queues"))
+    other = text_of(client_of(backend, {"idle": "read"}).get("/"))
+    assert "No attempt has ended" in other
+
+
+def test_the_charts_are_a_region_of_their_own(client: Client) -> None:
+    """Charts are refreshed apart from what needs a hand, and less often."""
+    asked = {"HX-Request": "true", "HX-Target": "charts"}
+    region = text_of(client.get("/", headers=asked))
+    assert "All is well" not in region
+    assert "No attempt has ended" in region
+    assert 'data-every="10"' in region
+    now = text_of(client.get("/", headers={**asked, "HX-Target": "overview"}))
+    assert "<figure" not in now
+
+
+def test_while_dead_jobs_are_counted_the_overview_is_there(
+    backend: Backend, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first look at many dead jobs holds the overview up for no longer than its patience."""
+    release = threading.Event()
+    monkeypatch.setattr("neoq.dashboard.pages.overview.PATIENCE", 0.01)
+    monkeypatch.setattr(backend, "jobs", lambda **_: [None][: not release.wait(30)])
+    page = text_of(client.get("/"))
+    release.set()
+    assert "dead jobs are being looked at" in page
+    assert "All is well" not in page

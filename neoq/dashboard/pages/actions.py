@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from neoq.audit import AuditEntry
 from neoq.dashboard.board import Board
 from neoq.dashboard.request import Request
 from neoq.dashboard.response import Page, Refused
@@ -13,9 +16,11 @@ _MOST = 10  # questions to the store for one page, where the request may not loo
 def page(request: Request, board: Board) -> Page:
     """The newest entries, or those before one, as far as the request may look at their queues."""
     before = _before(request)
-    entries = []
+    entries: list[AuditEntry] = []
+    looks = []
     for _ in range(_MOST):
-        found = board.backend.audit(limit=PAGE + 1, before=before)
+        looks.append(board.shared(("audit", before), partial(board.backend.audit, PAGE + 1, before)))
+        found = looks[-1].value
         entries += [entry for entry in found if request.granted.may_read(entry.queue)]
         if len(found) <= PAGE or len(entries) > PAGE:
             break
@@ -27,7 +32,7 @@ def page(request: Request, board: Board) -> Page:
         "newest": request.url("actions") if _before(request) is not None else None,
         "mask": board.mask,
     }
-    return Page("actions.html", data)
+    return Page("actions.html", data, seen=looks)
 
 
 def _before(request: Request) -> int | None:

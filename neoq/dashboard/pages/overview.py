@@ -2,64 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from neoq.dashboard import graphs
 from neoq.dashboard.attention import hands
-from neoq.dashboard.board import Board, Seen
-from neoq.dashboard.failures import groups_of
+from neoq.dashboard.board import PATIENCE, Board, Seen, StoreAway
+from neoq.dashboard.failures import Fault, groups_of
+from neoq.dashboard.levels import levels_of
 from neoq.dashboard.request import Request
 from neoq.dashboard.response import Page
-from neoq.store import QueueCounts
+from neoq.errors import LookTimeoutError
 
 HOUR = timedelta(hours=1)
-_LEVELS = {
-    "ready": "pending",
-    "scheduled": "pending",
-    "retrying": "retrying",
-    "running": "running",
-    "succeeded": "succeeded",
-    "dead": "dead",
-    "cancelled": "cancelled",
-}
 
 
 def page(request: Request, board: Board) -> Page:
     """The overview of the queues that the request may look at."""
     now = datetime.now(UTC)
     may_read = request.granted.may_read
-    counts, workers, faults = board.counts(), board.workers(), board.faults()
+    counts, workers, faults = board.counts(), board.workers(), _faults(board)
     mine = [one for one in counts.value if may_read(one.queue)]
-    dead = [one for one in faults.value if one.died_at is not None and now - one.died_at < HOUR]
+    dead = [
+        one
+        for one in (faults.value if faults else ())
+        if one.died_at is not None and now - one.died_at < HOUR
+    ]
     groups = groups_of(dead, may_read)
     data = {
         "now": now,
         "hands": hands(mine, board.heard(), _readable(request, workers), groups, now),
-        "levels": [_level(request, mine, name) for name in _LEVELS],
+        "levels": levels_of(request, mine, graphs.slots(board, may_read)),
+        "counting": faults is None,
         "queues": len(mine),
         "workers": len(workers.value),
         "mask": board.mask,
+        **graphs.data_of(request, board, may_read),
     }
-    return Page("overview.html", data, seen=[counts, workers, faults])
+    return Page("overview.html", data, seen=[counts, workers, *([faults] if faults else [])])
+
+
+def _faults(board: Board) -> Seen[list[Fault]] | None:
+    """The dead jobs; None while many of them are looked at for the first time."""
+    try:
+        return board.faults(PATIENCE)
+    except (LookTimeoutError, StoreAway):
+        return None
 
 
 def _readable(request: Request, workers: Seen[Any]) -> list[Any]:
     return [one for one in workers.value if all(request.granted.may_read(queue) for queue in one.queues)]
-
-
-def _level(request: Request, counts: Sequence[QueueCounts], name: str) -> dict[str, Any]:
-    """A number, and the jobs that are meant."""
-    number = sum(getattr(one, name) for one in counts)
-    return {
-        "name": name,
-        "number": number,
-        "url": request.url("jobs", {"status": _LEVELS[name]}),
-        "oldest": _oldest(counts, {"ready": "oldest_due", "running": "oldest_started"}.get(name)),
-    }
-
-
-def _oldest(counts: Sequence[QueueCounts], name: str | None) -> datetime | None:
-    if name is None:
-        return None
-    return min((since for one in counts if (since := getattr(one, name)) is not None), default=None)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from neoq.dashboard import graphs
 from neoq.dashboard.board import Board
-from neoq.dashboard.changes import LEVELS
+from neoq.dashboard.levels import levels_of
 from neoq.dashboard.request import Request
 from neoq.dashboard.response import Page, Refused
 from neoq.store import QueueCounts
@@ -22,19 +21,15 @@ def page(request: Request, board: Board) -> Page:
         if not workers:
             raise Refused(404, "There is no such queue: it has no jobs, and nobody listens on it.")
         counts = QueueCounts(name)
+
+    def wanted(queue: str) -> bool:
+        return queue == name
+
     data = {
         "counts": counts,
-        "levels": [_level(request, counts, level, status) for level, status in LEVELS.items()],
+        "levels": levels_of(request, [counts], graphs.slots(board, wanted), name),
         "workers": workers,
         "may_pause": request.granted.may("pause", name),
+        **graphs.data_of(request, board, wanted),
     }
     return Page("queue.html", data, seen=[seen])
-
-
-def _level(request: Request, counts: QueueCounts, level: str, status: str) -> dict[str, Any]:
-    return {
-        "name": level,
-        "number": getattr(counts, level),
-        "oldest": {"ready": counts.oldest_due, "running": counts.oldest_started}.get(level),
-        "url": request.url("jobs", {"queue": counts.queue, "status": status}),
-    }

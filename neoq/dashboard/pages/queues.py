@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from neoq.dashboard import graphs
 from neoq.dashboard.board import Board
 from neoq.dashboard.changes import LEVELS
 from neoq.dashboard.request import Request
@@ -15,9 +16,11 @@ def page(request: Request, board: Board) -> Page:
     heard = board.heard()
     known = {one.queue: one for one in counts.value}
     names = sorted(name for name in known.keys() | heard.keys() if request.granted.may_read(name))
+    sparks = graphs.small(board, request.granted.may_read)
     rows = [
         {
             "counts": one,
+            "spark": sparks.get(one.queue),
             "workers": heard.get(one.queue, 0),
             "state": _state(one, heard.get(one.queue, 0)),
         }
