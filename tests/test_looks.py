@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from neoq.postgres import PostgresBackend, candidates
 from neoq.postgres.candidates import candidates_query
 from neoq.postgres.rows import tables_of
 from neoq.postgres.statements import Statements
+from neoq.redis import find as redis_find
 from neoq.sqlite.file import SqliteFile
 from neoq.store import Demand, QueueCounts
 from neoq.testing.cases.suite import PATIENCE, in_threads
@@ -230,6 +231,38 @@ def test_a_look_at_a_file_that_takes_too_long(
         file.jobs("rare", "succeeded")
     monkeypatch.undo()
     assert [job.id for job in file.jobs("rare")] == expected
+
+
+# ----------------------------------------------------------------------------------------------------- Redis
+
+
+@pytest.mark.parametrize(
+    "filters", [{"kind": "rare"}, {"key": "rare"}, {"status": "retrying"}, {"error": "no"}]
+)
+def test_jobs_are_sifted_by_the_server(
+    redis_url: str,
+    redis_prefix: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+    filters: dict[str, Any],
+) -> None:
+    """Of many jobs of a queue only those are sent that may be the wanted ones."""
+    with neoq.RedisBackend(redis_url, prefix=redis_prefix(), autostart=False) as backend:
+        plain = [Job("q", {"n": n}) for n in range(60)]
+        keyed = Job("q", {"n": -1}, key="rare")
+        tasks = [Job("q", {"n": -n}) for n in (2, 3, 4)]
+        for number, job in enumerate(tasks):
+            job.kind = "rare" if number else "other"
+        backend.enqueue_many([*plain[:30], keyed, *tasks, *plain[30:]])
+        read: list[int] = []
+        snapshot = redis_find._snapshot
+
+        def noted(name: int, *rest: Any) -> Job:
+            read.append(name)
+            return snapshot(name, *rest)
+
+        monkeypatch.setattr(redis_find, "_snapshot", noted)
+        found = backend.jobs("q", **filters)
+        assert len(read) == len(found) == {"kind": 2, "key": 1, "status": 0, "error": 0}[next(iter(filters))]
 
 
 # ------------------------------------------------------------------------------------------------------ Kept

@@ -8,14 +8,14 @@ from typing import Any
 
 import orjson
 
-from neoq.filter import Filter
+from neoq.filter import ALL, Filter
 from neoq.job import Job
 from neoq.record import Status
 from neoq.redis.keys import id_in, ids_in, number_of
 from neoq.redis.queues import RedisQueues
 from neoq.redis.rows import job_of, may_have, read_lease
 from neoq.store import KINDS_LOOKED_AT, Page, QueueCounts
-from neoq.stored import COUNTED, mark_unreadable, shown
+from neoq.stored import COUNTED, NUMBER, mark_unreadable, shown
 from neoq.times import to_datetime
 
 LOOKED_AT_ONCE = 50  # jobs that one script looks at
@@ -233,7 +233,9 @@ class Finder:
             jobs.sort(key=lambda job: job.id, reverse=before is None)
             found += self._whole(queue, jobs, brief=brief)
             looked += len(chunk)
-            size = LOOKED_AT_ONCE * (1 if jobs else SENT_TOGETHER)  # a search that finds little goes faster
+            size = LOOKED_AT_ONCE * (
+                1 if len(jobs) * 10 > len(chunk) else SENT_TOGETHER
+            )  # a search that finds little goes faster
             if len(found) >= limit:
                 return Page(found[:limit], found[limit - 1].id)
             if wanted.narrow and looked >= LOOKED_IN_ALL:
@@ -241,9 +243,15 @@ class Finder:
         return Page(found)
 
     def _likely(self, queue: str, stored: list[int], wanted: Filter) -> list[int]:
-        """Without the jobs whose records show that their payload is not the one that is looked for."""
+        """Without the jobs whose records show that they are not those that are looked for."""
+        script = self._queues.scripts.sift
+        asked = script.arguments(**_signs_of(wanted))
+        if asked != script.arguments(**_signs_of(ALL)):
+            stored = (
+                [int(one) for one in self._queues.call(script, queue, [*asked, *stored])] if stored else []
+            )
         parts = wanted.payload_parts()
-        if not parts:
+        if not parts or not stored:
             return stored
         key = self._queues.keys(queue).key("jobs")
         records = self._redis.command("HMGET", key, *stored)
@@ -343,6 +351,20 @@ def _pairs(page: list[Any]) -> list[tuple[bytes, float]]:
     """The members and scores of a reply: pairs, or one after the other."""
     pairs = page if isinstance(page[0], (tuple, list)) else zip(page[::2], page[1::2], strict=True)
     return [(member, float(score)) for member, score in pairs]
+
+
+def _signs_of(wanted: Filter) -> dict[str, Any]:
+    """What the records and lives of the wanted jobs have, as sift.lua takes it."""
+    statuses = frozenset[Status]() if wanted.statuses is None else wanted.statuses
+    if Status.RUNNING in statuses:  # whose lives say what they were before
+        statuses = frozenset()
+    return {
+        "kind": wanted.kind or "",
+        "any_kind": int(wanted.kind is None),
+        "statuses": "".join(str(NUMBER[status]) for status in sorted(statuses)),
+        "in_record": b"" if wanted.key is None else b'"key":' + orjson.dumps(wanted.key),
+        "in_life": "" if wanted.error is None else '"err":',
+    }
 
 
 def stored_in(place: str, member: bytes) -> int | None:

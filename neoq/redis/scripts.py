@@ -84,6 +84,7 @@ class Scripts:
         self.finish = Script("finish", drains=flags)
         self.forget_uids = Script("forget_uids", drains=flags)
         self.gate = Script("gate", drains=False)
+        self.sift = Script("sift", drains=flags, looks=True)
         self.kinds = Script("kinds", drains=flags, looks=True)
         self.look = Script("look", drains=flags, looks=True)
         self.reclaim = Script("reclaim", drains=flags)
