@@ -17,7 +17,7 @@ from neoq.wording.redact import MASK
 Formatter = Callable[[str, Any, Any], Any]
 Names = str | re.Pattern[str] | Iterable[str] | Callable[[str], "bool | None"]
 _FAILED = "(the formatter failed; see the log)"
-_PAIR = re.compile(r"(?:^|\.)[0-9]+\.value$")  # the value of such a pair in a list
+_PAIR = re.compile(r"(?:^|\.)[0-9]+\.(?:value|1)$")  # the value of a pair in a list
 _DEEP = 200  # levels; JSON that is nested deeper is hidden as a whole
 _log = logging.getLogger("neoq.dashboard")
 
@@ -97,11 +97,14 @@ class Mask:
         return self._string(value, depth) if isinstance(value, str) else value
 
     def _item(self, value: Any, depth: int) -> Any:
-        """An item of a list; one with a name and a value is such a pair as environments are lists of."""
+        """An item of a list; one of a name and a value is what environments and headers are lists of."""
+        names: list[Any] = []
         if isinstance(value, Mapping) and value.get("value"):
             names = [value.get("name"), value.get("key")]
-            if any(isinstance(name, str) and self.hides(name) for name in names):
-                value = {**value, "value": MASK}
+        elif isinstance(value, list) and len(value) == 2 and isinstance(value[1], str):
+            names = value[:1]
+        if any(isinstance(name, str) and self.hides(name) for name in names):
+            return [value[0], MASK] if isinstance(value, list) else {**value, "value": MASK}
         return self._value(value, depth)
 
     def _of_key(self, name: str, value: Any, depth: int) -> Any:

@@ -8,10 +8,10 @@ from functools import lru_cache
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+")
 # A part of the name, written together or apart.
 _PARTS = re.compile(
-    "pass(?:word|wd|phrase|code)|passwort|secret|token|api_?key|private_?key|access_?key|credential|authoriz"
-    "|authentic|cookie|session|bearer"
+    "pass(?:word|wd|phrase|code|_?key)|passwort|kennwort|contrase|mot_?de_?passe|secret|token|credential|authoriz"
+    "|(?:api|access|private|priv|ssh|signing|encryption)_?key|authentic|cookie|session|csrf|bearer|signature"
 )
-_WORDS = frozenset("auth pwd pw pass pin otp totp cvv cvc ssn jwt creds dsn".split())
+_WORDS = frozenset("auth pwd pw pass pin otp totp sig cvv cvc ssn jwt creds dsn".split())
 _NO_VALUES = frozenset("error exception warning required expired".split())  # as in TokenError
 _KEYS = frozenset({"key", "keys"})  # as the last word, unless the one before says what it is for
 _HARMLESS_KEYS = frozenset(

@@ -1,6 +1,6 @@
 """Secrets in running text: in JSON and reprs that may be cut off, in key=value, in URLs and headers.
 
-Every repetition in the patterns has a bound, so that no text of a job makes them slow.
+Every repetition in the patterns has a bound, or gives nothing back, so that no text of a job makes them slow.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from collections.abc import Callable
 
 from neoq.wording.redact import MASK
 
-_QUOTE = r"""\\{0,15}["']"""
-_NAME = r"[A-Za-z_][\w.-]{0,80}"
+_QUOTE = r"""\\{0,15}+["']"""
+_NAME = r"[A-Za-z_][\w.-]*+"
 _KEY = re.compile(
     rf"""
-      (?P<quote>{_QUOTE})(?P<quoted>(?:(?!(?P=quote))[^\n]){{1,200}})(?P=quote)\s{{0,20}}[:=]\s{{0,20}}
-    | \([bru]?(?P<other>["'])(?P<pair>{_NAME})(?P=other),\s{{0,20}}                     # ('token', 'abc')
+      (?P<quote>{_QUOTE})(?P<quoted>[^"'\\\n]{{1,100}}+)(?P=quote)\s{{0,20}}(?:[:=]>?|:=)\s{{0,20}}
+    | [(\[][bru]?(?P<other>["'])(?P<pair>{_NAME})(?P=other),\s{{0,20}}                     # ('token', 'abc')
     | --(?P<flag>{_NAME})(?:=|["']?,?\s{{1,20}})                                        # --token abc
-    | (?<![\w.-])(?P<bare>{_NAME})(?:\)?[ \t]{{0,20}}={{1,2}}[ \t]{{0,20}}|:[ \t]{{0,20}}(?!//))
+    | <(?P<tag>{_NAME})>(?=[^<])                                                        # <token>abc</token>
+    | (?<![\w.-])(?P<bare>{_NAME})(?:{_QUOTE})?
+      (?:\)?[ \t]{{0,20}}(?:={{1,2}}>?|:=)[ \t]{{0,20}}|:[ \t]{{0,20}}(?!//)|[ ]{{1,3}}(?=["']))
+    | (?:(?<![\w.-])|(?<=%22)|(?<=%27))(?P<coded>{_NAME})(?:%22|%27)?%3[AaDd](?:%20|\+)?  # token%3Dabc
     """,
     re.VERBOSE,
 )
@@ -32,6 +35,7 @@ _OPEN = {"{": "}", "[": "]", "(": ")"}
 _NOTHING = re.compile(r"(?:null|true|false|None|True|False)(?![\w.-])")
 # A quote or a comma within it belongs to it where no blank and no other key follows.
 _BARE = re.compile(r"""(?:[^\s,;&()\[\]{}"'<>]|["'](?=\w)|[,;](?=\w)(?![\w.-]{1,80}[ ]?[=:]))+""")
+_TAGGED = re.compile(r"[^<]+(?=</)")
 _LINE = re.compile(r"[^\n]+")
 _STRING = re.compile(r"""[bru]{0,2}(\\{0,15}(?:\"""|'''|["']))""")
 _WHOLE_LINE = re.compile(r"(?:proxy.?)?authorization|(?:set.?)?cookie", re.IGNORECASE)
@@ -53,15 +57,17 @@ def _userinfo(match: re.Match[str]) -> str:
 
 def _keys_hidden(text: str, hides: Callable[[str], bool]) -> str:
     parts: list[str] = []
-    done = 0
-    while match := _KEY.search(text, done):
+    done = at = 0
+    while match := _KEY.search(text, at):
         start = match.end()
-        name = match["quoted"] or match["pair"] or match["flag"] or match["bare"]
+        name = str(match[match.lastgroup or 0])
         follows = _COLON.match(text, start)  # token: password: abc
-        secret = hides(name) and not (follows and hides(follows[1]))
-        end = _end_of_value(text, start, name) if secret else start
-        parts += [text[done:start], MASK if end > start else ""]
-        done = end
+        if hides(name) and not (follows and hides(follows[1])):
+            end = _end_of_value(text, start, name)
+            parts += [text[done:start], MASK if end > start else ""]
+            done = at = end
+        else:
+            at = match.start() + 1  # what looks like a key may hold another one
     parts.append(text[done:])
     return "".join(parts)
 
@@ -72,6 +78,8 @@ def _end_of_value(text: str, start: int, name: str) -> int:
         return start
     if quoted := _STRING.match(text, start):
         return _end_of_string(text, quoted.end(), quoted[1])
+    if text[start - 1] == ">" and (tagged := _TAGGED.match(text, start)):
+        return tagged.end()
     if _WHOLE_LINE.fullmatch(name) and (line := _LINE.match(text, start)):
         return line.end()
     end = start
@@ -87,7 +95,10 @@ def _end_of_value(text: str, start: int, name: str) -> int:
 
 
 def _end_of_string(text: str, start: int, quote: str) -> int:
-    """Past the closing quote: the same one, with as many backslashes before it."""
+    """Past the closing quote: the same one, with as many backslashes before it.
+
+    A repr doubles the backslashes of JSON in a string, so a quote before a letter may be one of the value.
+    """
     mark = quote.lstrip("\\")
     level = len(quote) - len(mark)
     at = start
@@ -95,7 +106,8 @@ def _end_of_string(text: str, start: int, quote: str) -> int:
         before = at
         while before > start and text[before - 1] == "\\":
             before -= 1
-        if (at - before) % (2 * level + 2) == level:
+        after = text[at + len(mark) : at + len(mark) + 2].lstrip("\\")
+        if (at - before) % (2 * level + 2) == level and not (after[:1].isalnum() and before < at):
             return at + len(mark)
         at += 1
     return len(text)

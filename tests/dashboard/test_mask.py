@@ -64,6 +64,13 @@ def test_what_is_no_secret_is_shown() -> None:
         f"ada: assert password == '{SECRET}'",
         f"ada password=SecretStr('{SECRET}')",
         f"ada -----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----",
+        f'ada: invalid password "{SECRET}"',
+        f"ada token => {SECRET}",
+        f"ada <password>{SECRET}</password>",
+        f"ada %22password%22%3A%22{SECRET}%22",
+        f'ada headers: [["authorization", "Basic {SECRET}"]]',
+        f"ada https://s3/x?X-Amz-Credential=a&X-Amz-Signature={SECRET}",
+        f"ada AccountName=a;AccountKey={SECRET}==;EndpointSuffix=core",
         f"ada AWS_SECRET_ACCESS_KEY={SECRET}",
         f'ada password = """{SECRET}"""',
         f"ada password=a\"b,{SECRET}",
@@ -86,6 +93,7 @@ def test_json_in_a_string_is_searched() -> None:
     inner = json.dumps({"deep": json.dumps({"password": SECRET, "n": 1})})
     assert SECRET not in json.dumps(SHOWN.value({"body": inner}))
     assert SHOWN.value({"body": '{ "n":  1 }'}) == {"body": '{ "n":  1 }'}
+    assert SHOWN.value({"headers": [["Cookie", SECRET]]}) == {"headers": [["Cookie", MASK]]}
     assert SHOWN.value({"env": [{"name": "DB_PASSWORD", "value": SECRET}]})["env"][0]["value"] == MASK
 
 
