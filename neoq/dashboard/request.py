@@ -96,7 +96,8 @@ class Request:
     def need_read(self, queue: str | None = None) -> None:
         """Refuse a request that may not look at a queue, or at all of them."""
         if not self.granted.may_read(queue):
-            raise Refused(403, f"You may not look at {_named(queue)}.")
+            choose = "" if queue is not None else " Choose one of those on the page of queues."
+            raise Refused(403, f"You may not look at {_named(queue)}.{choose}")
 
     def need(self, right: str, queue: str | None = None) -> None:
         """Refuse a request that may not do something to a queue, or to all of them."""

@@ -61,7 +61,9 @@ def read(client: Client, path: str, **query: Any) -> tuple[int, str]:
     headers = dict(answer.headers)
     assert "ran" not in headers.get("Set-Cookie", "").partition(";")[0].partition("=")[0]
     if not headers.get("Content-Type", "text/html").startswith("text/html"):
-        assert headers["Content-Disposition"].startswith("attachment")
+        plain = headers["Content-Type"].startswith("text/plain")
+        assert plain or headers["Content-Disposition"].startswith("attachment")
+        assert "sandbox" in headers["Content-Security-Policy"]
         assert headers["X-Content-Type-Options"] == "nosniff"
         return answer.status_code, answer.get_data(as_text=True)
     policy = headers["Content-Security-Policy"]
