@@ -57,7 +57,8 @@ PGQUEUER = """
         (case when n % {dead} = 0 then 'exception' else 'successful' end)::pgqueuer_status, 0,
         'queue-' || n % 50,
         case when n % {dead} = 0 then jsonb_build_object('job_id', n, 'timestamp', now(),
-            'traceback', 'line 7', 'exception_type', 'ValueError', 'exception_message', 'no', 'additional_context', null)
+            'traceback', 'line 7', 'exception_type', 'ValueError', 'exception_message', 'no',
+            'additional_context', null)
         end
     from generate_series(1, {ended}) n;
     insert into pgqueuer (priority, status, entrypoint, payload)
