@@ -83,7 +83,7 @@ class Loopback:
     """Lets in this machine only: a request from a loopback address that also asks for a local host.
 
     A page of another site that rebinds its name to 127.0.0.1 comes with its own name as the Host, and a
-    request that a proxy passes on comes with the proxy's headers: both are refused.
+    request that a proxy passes on comes with the proxy's headers or by HTTP/1.0: both are refused.
     """
 
     def __init__(self, rights: Collection[str] = (), user: str | None = None) -> None:
@@ -98,6 +98,8 @@ class Loopback:
         """Why a request is refused, and what to do about it; None for a local one."""
         address, host = environ.get("REMOTE_ADDR", ""), environ.get("HTTP_HOST", "")
         passed_on = [name for name in _FORWARDED if f"HTTP_{name}" in environ]
+        if environ.get("SERVER_PROTOCOL") == "HTTP/1.0":  # no browser speaks it, and nginx does by default
+            passed_on.append("HTTP/1.0")
         if _is_loopback(address) and _without_port(host) in _LOCAL_HOSTS and not passed_on:
             return None
         came = f"from {address or 'an unknown address'} for the host {host or 'without a name'}"

@@ -41,6 +41,7 @@ def test_this_machine_may_read_without_access(address: str, host: str) -> None:
         {"HTTP_HOST": ""},
         {"HTTP_X_FORWARDED_FOR": "127.0.0.1"},
         {"HTTP_VIA": "1.1 proxy"},
+        {"SERVER_PROTOCOL": "HTTP/1.0"},
     ],
     ids=str,
 )

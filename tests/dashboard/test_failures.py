@@ -159,6 +159,24 @@ def test_jobs_that_died_since_the_page_was_shown_are_left(backend: Backend, clie
     assert "the group is gone" in gone
 
 
+def test_a_group_is_retried_once_by_a_form_that_is_sent_twice(backend: Backend, client: Client) -> None:
+    """Jobs that have died again since the form was shown are left, so a double click retries them once."""
+    die(backend, "mails", fail_here, 2)
+    form = form_of(text_of(client.get("/failures")), "retry")
+    for _ in range(2):
+        text_of(client.post("/act", data=form, follow_redirects=True))
+        assert backend.drain(20)
+        client.application.board.changed()  # type: ignore[union-attr]
+    assert sum(entry.count for entry in backend.audit()) == 2
+    for wrong in (
+        {"newest": "9" * 5000},
+        {"last": "x"},
+        {"last": "0001-01-01T00:00:00+23:59"},
+        {"newest": ""},
+    ):
+        assert client.post("/act", data={**form, **wrong}).status_code in {303, 400}
+
+
 def test_a_group_takes_the_right_in_each_of_its_queues(backend: Backend) -> None:
     """Who may retry in one of the two queues of a group may not retry the group, and has no button for it."""
     die(backend, "mails", fail_here, 1)

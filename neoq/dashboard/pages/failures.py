@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from neoq.dashboard.acting import recorded
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from neoq.dashboard.board import Board
     from neoq.dashboard.changes import Change
     from neoq.dashboard.request import Request
+    from neoq.job import Job
 
 AT_ONCE = 500  # jobs of one call of the store, so that it holds nobody up for long
 MOST = 5000  # jobs of one press of a button
@@ -56,26 +58,44 @@ def change_group(request: Request, board: Board, change: Change) -> Redirect:
         return Redirect("failures", f"Nothing was {change.past}: the group is gone.", failed=True)
     for queue in group.queues:
         request.need(change.name, queue)
-    newest = request.form.get("newest", "")
-    seen = [job_id for job_id in group.ids if not newest.isdecimal() or job_id <= int(newest)]
-    done = _change(request, board, change, seen[:MOST], f"{group.exception} in {group.place or 'unknown'}")
+    newest, last = _shown(request)
+    seen = [job_id for job_id in group.ids if job_id <= newest]
+    what = f"{group.exception} in {group.place or 'unknown'}"
+    done = _change(request, board, change, seen[:MOST], last=last, what=what)
     board.changed()
     text = f"{done:,} of {len(seen):,} jobs {change.past}."
     if len(seen) > MOST:
         text += f" {MOST:,} are done at once: press again for the others."
     elif done < len(seen):
-        text += " The others are no longer dead, or an equal job is unfinished."
+        text += " The others are no longer dead, died again, or an equal job is unfinished."
     if len(seen) < group.count:
         text += f" {group.count - len(seen):,} died since the page was shown, and are left."
     return Redirect("failures", text, failed=not done)
 
 
-def _change(request: Request, board: Board, change: Change, ids: list[int], what: str) -> int:
+def _shown(request: Request) -> tuple[int, datetime]:
+    """The newest job of the group as it was shown, and when the last one had died."""
+    newest, last = request.form.get("newest", ""), request.form.get("last", "")
+    try:
+        if not (newest.isascii() and newest.isdigit() and len(newest) < 19):
+            raise ValueError("no id")
+        return int(newest), datetime.fromisoformat(last).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise Refused(400, "The form does not say which jobs it showed: load the page again.") from None
+
+
+def _change(
+    request: Request, board: Board, change: Change, ids: list[int], *, last: datetime, what: str
+) -> int:
     done = 0
     with recorded(request, board.backend.store, change.name, what=what) as deed:
         for start in range(0, len(ids), AT_ONCE):
             found = board.brief(ids[start : start + AT_ONCE])
-            dead = [job.id for job in found if job.status is Status.DEAD]
+            dead = [job.id for job in found if job.status is Status.DEAD and _died(job) <= last]
             done += len(change.apply(board.backend, dead)) if dead else 0
             deed.count = done
     return done
+
+
+def _died(job: Job) -> datetime:
+    return job.finished_at or datetime.min.replace(tzinfo=UTC)
