@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from neoq.dashboard.failures import Fault, Faults
 from neoq.dashboard.sweeps import Sweeps
@@ -133,6 +133,7 @@ class Board:
         self.sweeps = Sweeps()
         self._lock = threading.Lock()
         self._shared: OrderedDict[Hashable, Look[Any]] = OrderedDict()
+        self._made: OrderedDict[Hashable, tuple[object, object]] = OrderedDict()
         self._asking = threading.BoundedSemaphore(MOST_ASKED)
         self._series = {
             span: Look(partial(backend.series, since=since), fresh=fresh)
@@ -193,6 +194,20 @@ class Board:
         if anew:
             look.forget()
         return look.seen()
+
+    def made(self, key: Hashable, source: object, make: Callable[[], T]) -> T:
+        """What is made of an answer of the store, such as a drawing: once for all who look at it."""
+        with self._lock:
+            known = self._made.get(key)
+        if known is not None and known[0] is source:
+            return cast("T", known[1])
+        value = make()
+        with self._lock:
+            self._made[key] = (source, value)
+            self._made.move_to_end(key)
+            while len(self._made) > MOST_SHARED:
+                self._made.popitem(last=False)
+        return value
 
     def ask(self, question: Callable[[], T]) -> T:
         """What the store answers to a page of its own; StoreAway where it takes too long.

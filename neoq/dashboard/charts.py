@@ -24,6 +24,12 @@ QUANTILES = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
 WIDTH, HEIGHT = 10, 100  # of a slot, and of a plot, in the units of its SVG
 _GAP = 2  # between two bars
 _LEAST = 2.5  # the height of a bar that would be too low to be seen
+_BARS = Markup('<path class="fill-{}" d="{}"></path>')
+_SLOT = Markup(
+    '<g class="slot"><rect class="hit" x="{}" y="0" width="{}" height="{}"></rect><title>{}</title></g>'
+)
+_ROW = Markup('<tr><th scope="row">{}</th>{}</tr>')
+_CELL = Markup('<td class="num">{}</td>')
 _NOTHING = Markup('<p class="empty">No attempt has ended in this time.</p>')
 
 Measure = Literal["waits", "runs"]
@@ -111,9 +117,7 @@ def times(slots: Sequence[Slot], measure: Measure, name: str, key: str) -> Marku
         for line, (_, label) in reversed(list(_with(found)))
     ]
     lines += [
-        _slot(
-            column, _title(slot, [f"{label} {duration(line[column])}" for line, (_, label) in _with(found)])
-        )
+        _slot(column, slot, [f"{label} {duration(line[column])}" for line, (_, label) in _with(found)])
         for column, slot in enumerate(slots)
         if found[0][column] is not None
     ]
@@ -142,10 +146,7 @@ def spark(slots: Sequence[Slot]) -> Markup:
                 foot = _short(top)
                 bars[name].append(f"M{column * WIDTH} {foot}v-{_short(height)}h{WIDTH - 1}V{foot}Z")
                 top -= height
-    paths = _EMPTY.join(
-        Markup('<path class="fill-{}" d="{}"></path>').format(name, "".join(parts))
-        for name, parts in bars.items()
-    )
+    paths = _EMPTY.join(_BARS.format(name, "".join(parts)) for name, parts in bars.items())
     return Markup(
         '<svg class="spark" role="img" aria-label="{} well, {} failed in the last hour" viewBox="0 0 {} {}" '
         'preserveAspectRatio="none"><title>{} well, {} failed in the last hour</title>{}</svg>'
@@ -157,45 +158,35 @@ def spark(slots: Sequence[Slot]) -> Markup:
 
 def _bars(slots: Sequence[Slot], stacked: Sequence[str], said: str, kind: str) -> Markup:
     most = _round_up(max(slot.count(stacked) for slot in slots))
-    scale = HEIGHT / most
-    columns = [
-        _slot(
-            column,
-            _title(slot, [f"{number(count)} {name}" for name, count in slot.outcomes.items() if count]),
-            _stack(column, [(name, slot.outcomes[name]) for name in stacked], scale),
-        )
+    paths = _EMPTY.join(
+        _BARS.format(name, path) for name, path in _stacks(slots, stacked, HEIGHT / most).items() if path
+    )
+    labels = [number(most), number(most // 2), "0"] if most > 1 else ["1", "0"]
+    titles = [
+        _slot(column, slot, [f"{number(count)} {name}" for name, count in slot.outcomes.items() if count])
         for column, slot in enumerate(slots)
         if any(slot.outcomes.values())
     ]
-    labels = [number(most), number(most // 2), "0"] if most > 1 else ["1", "0"]
-    return _plot(len(slots), _EMPTY.join(columns), labels, said, kind)
+    return _plot(len(slots), paths + _EMPTY.join(titles), labels, said, kind)
 
 
-def _stack(column: int, counts: Iterable[tuple[str, int]], scale: float) -> Markup:
-    """Rectangles on top of one another."""
-    parts: list[Markup] = []
-    top = float(HEIGHT)
-    for name, count in counts:
-        if count:
-            height = max(count * scale, _LEAST)
-            top -= height
-            parts.append(
-                Markup('<rect class="fill-{}" x="{}" y="{}" width="{}" height="{}"></rect>').format(
-                    name, column * WIDTH + _GAP // 2, _short(max(top, 0.0)), WIDTH - _GAP, _short(height)
-                )
-            )
-    return _EMPTY.join(parts)
+def _stacks(slots: Sequence[Slot], stacked: Sequence[str], scale: float) -> dict[str, str]:
+    """Rectangles on top of one another: one path for all of a kind, since a page has many of them."""
+    paths: dict[str, list[str]] = {name: [] for name in stacked}
+    for column, slot in enumerate(slots):
+        foot = float(HEIGHT)
+        for name in stacked:
+            if count := slot.outcomes[name]:
+                height = min(foot, max(count * scale, _LEAST))
+                foot -= height
+                left, wide = column * WIDTH + _GAP // 2, WIDTH - _GAP
+                paths[name].append(f"M{left} {_short(foot)}h{wide}v{_short(height)}h-{wide}Z")
+    return {name: "".join(parts) for name, parts in paths.items()}
 
 
-def _slot(column: int, title: Markup, shapes: Markup = _EMPTY) -> Markup:
-    """A column of a plot: what it says when it is pointed at, and its shapes."""
-    return Markup(
-        '<g class="slot">{}<rect class="hit" x="{}" y="0" width="{}" height="{}"></rect>{}</g>'
-    ).format(title, column * WIDTH, WIDTH, HEIGHT, shapes)
-
-
-def _title(slot: Slot, values: Iterable[str]) -> Markup:
-    return Markup("<title>{:%H:%M} UTC: {}</title>").format(slot.start, ", ".join(values))
+def _slot(column: int, slot: Slot, values: Iterable[str]) -> Markup:
+    """A column of a plot, which says what it stands for when it is pointed at."""
+    return _SLOT.format(column * WIDTH, WIDTH, HEIGHT, f"{slot.start:%H:%M} UTC: {', '.join(values)}")
 
 
 def _plot(columns: int, shapes: Markup, labels: Sequence[str], said: str, kind: str) -> Markup:
@@ -237,12 +228,8 @@ def _table(
 ) -> Markup:
     """The numbers of a chart, the newest first."""
     head = _EMPTY.join(Markup('<th scope="col" class="num">{}</th>').format(one) for one in heads)
-    body = _EMPTY.join(
-        Markup('<tr><th scope="row">{}</th>{}</tr>').format(
-            clock(start), _EMPTY.join(Markup('<td class="num">{}</td>').format(one) for one in values)
-        )
-        for start, values in reversed(rows)
-    )
+    cells = _CELL * len(heads)
+    body = _EMPTY.join(_ROW.format(clock(start), cells.format(*values)) for start, values in reversed(rows))
     return Markup(
         '<details class="numbers" id="{0}-numbers"><summary>The numbers</summary>'
         '<div class="scroll" tabindex="0" role="region" aria-label="{1}: the numbers"><table>'

@@ -44,31 +44,54 @@ def data_of(request: Request, board: Board, wanted: Callable[[str], bool]) -> di
 
 def slots(board: Board, wanted: Callable[[str], bool], span: Span = "hour") -> list[Slot]:
     """What ended in each minute of the last hour, or in each ten minutes of the last day."""
+    points, queues = _points(board, wanted, span)
     back, seconds = _SPANS[span]
-    until = datetime.now(UTC)
-    points = [point for point in board.series(span).value if wanted(point.queue)]
-    return charts.slots_of(points, until - back, until, seconds)
+
+    def make() -> list[Slot]:
+        until = datetime.now(UTC)
+        mine = [point for point in points if point.queue in queues]
+        return charts.slots_of(mine, until - back, until, seconds)
+
+    return board.made(("slots", span, queues), points, make)
 
 
 def small(board: Board, wanted: Callable[[str], bool]) -> dict[str, Markup]:
     """A small chart of the last hour for each queue in which something ended."""
-    until = datetime.now(UTC)
-    found: dict[str, list[SeriesPoint]] = {}
-    for point in board.series("hour").value:
-        if wanted(point.queue):
-            found.setdefault(point.queue, []).append(point)
-    since = until - _SPANS["hour"][0]
-    return {
-        queue: charts.spark(charts.slots_of(points, since, until, _SMALL)) for queue, points in found.items()
-    }
+    points, queues = _points(board, wanted, "hour")
+
+    def make() -> dict[str, Markup]:
+        until = datetime.now(UTC)
+        found: dict[str, list[SeriesPoint]] = {queue: [] for queue in queues}
+        for point in points:
+            if point.queue in queues:
+                found[point.queue].append(point)
+        since = until - _SPANS["hour"][0]
+        return {
+            queue: charts.spark(charts.slots_of(mine, since, until, _SMALL)) for queue, mine in found.items()
+        }
+
+    return board.made(("small", queues), points, make)
+
+
+def _points(
+    board: Board, wanted: Callable[[str], bool], span: Span
+) -> tuple[list[SeriesPoint], frozenset[str]]:
+    """What the store has of a span of time, and the queues in it that are wanted."""
+    points = board.series(span).value
+    return points, frozenset(queue for queue in {point.queue for point in points} if wanted(queue))
 
 
 def _drawn(board: Board, wanted: Callable[[str], bool], span: Span) -> list[Markup]:
     """Three charts: what the attempts came to, how long jobs waited, and how long they ran."""
     found = slots(board, wanted, span)
     per = _PER[_SPANS[span][1]]
-    return [
-        charts.outcomes(found, f"Attempts per {per}", "attempts"),
-        charts.times(found, "waits", "Wait, from when a job was due", "waits"),
-        charts.times(found, "runs", "Run time", "runs"),
-    ]
+    points, queues = _points(board, wanted, span)
+    return board.made(
+        ("drawn", span, queues),
+        points,
+        lambda: [
+            charts.outcomes(found, f"Attempts per {per}", "attempts"),
+            charts.times(found, "waits", "Wait, from when a job was due", "waits"),
+            charts.times(found, "runs", "Run time", "runs"),
+        ],
+    )

@@ -69,16 +69,16 @@ def test_failures_have_a_plot_of_their_own() -> None:
     """What failed is drawn to its own scale, so that one dead job among thousands is seen."""
     chart = charts.outcomes(slots(point(1, succeeded=5000, dead=1)), "Attempts", "a")
     well, failed = chart.split("plot-failed")
-    assert 'class="fill-succeeded" x="11" y="0" width="8" height="100"' in well
+    assert 'class="fill-succeeded" d="M11 0h8v100h-8Z"' in well
     assert "fill-dead" not in well.partition("<svg")[2]
-    assert 'class="fill-dead" x="11" y="0" width="8" height="100"' in failed
+    assert 'class="fill-dead" d="M11 0h8v100h-8Z"' in failed
     assert "plot-failed" not in charts.outcomes(slots(point(1, succeeded=1)), "Attempts", "a")
 
 
 def test_a_small_number_is_still_drawn() -> None:
     """A bar that would be too low to be seen has a least height."""
     chart = charts.outcomes(slots(point(1, succeeded=100_000), point(2, succeeded=1)), "Attempts", "a")
-    assert 'x="21" y="97.5" width="8" height="2.5"' in chart
+    assert "M21 97.5h8v2.5h-8Z" in chart
 
 
 def test_lines_show_quantiles_on_a_scale_of_powers() -> None:

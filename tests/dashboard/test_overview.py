@@ -10,6 +10,7 @@ import pytest
 from werkzeug.test import Client
 
 from neoq.backend import Backend
+from neoq.dashboard import charts
 from neoq.dashboard.attention import hands
 from neoq.dashboard.failures import Fault, Group, groups_of
 from neoq.store import QueueCounts, ThreadInfo, WorkerInfo
@@ -173,3 +174,23 @@ def test_while_dead_jobs_are_counted_the_overview_is_there(
     release.set()
     assert "dead jobs are being looked at" in page
     assert "All is well" not in page
+
+
+def test_a_drawing_is_made_once_for_all_who_look_at_it(
+    backend: Backend, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the answer of the store is the same, each chart is drawn once for all requests."""
+    drawn: list[str] = []
+    real = charts.outcomes
+    monkeypatch.setattr(
+        charts, "outcomes", lambda slots, name, key: drawn.append(name) or real(slots, name, key)
+    )
+    backend.listen("mails", nothing)
+    backend.enqueue("mails", {"n": 1})
+    backend.start()
+    assert backend.drain(20)
+    for _ in range(3):
+        assert "succeeded <b>1</b>" in text_of(client.get("/"))
+    assert len(drawn) == 1
+    client.get("/?span=day")
+    assert drawn == ["Attempts per minute", "Attempts per ten minutes"]
