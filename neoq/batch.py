@@ -1,12 +1,12 @@
-"""Batch: the jobs of one call of ``enqueue`` or ``enqueue_many``, as middleware around the call sees them."""
+"""Batch: the jobs of one call of ``enqueue`` or ``enqueue_many``, and which others they may not meet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from neoq.job import Job
+from neoq.job import DuplicateJobError, Job
 
 
 @dataclass(slots=True)
@@ -43,3 +43,29 @@ def _around(
     middleware: BatchMiddleware, batch: Batch, inner: Callable[[], list[Job]]
 ) -> Callable[[], list[Job]]:
     return lambda: middleware(batch, inner)
+
+
+def taken_by(holder: Job, uid: str | None = None) -> DuplicateJobError:
+    """The error for a job that must not be a duplicate but is: by its fingerprint, or by this uid."""
+    if not holder.id:  # it has none yet
+        holder_is = "an earlier job of the same call has"
+    else:
+        holder_is = f"job {holder.id} of {holder.queue!r} is {holder.status.name} and has"
+    return DuplicateJobError(
+        f"{holder_is} that fingerprint" if uid is None else f"{holder_is} the uid {uid!r}", job=holder
+    )
+
+
+def must_not_meet(job: Job, holder: Job) -> bool:
+    """Whether an enqueue is refused since this other job has its uid."""
+    return holder.queue != job.queue or job.on_duplicate == "raise"
+
+
+def refuse_taken_uids(jobs: Sequence[Job], known: Mapping[str, Job]) -> None:
+    """Raise DuplicateJobError for the first job whose uid is one of those known, or of an earlier job."""
+    holders = dict(known)
+    for job in jobs:
+        if job.uid is not None:
+            holder = holders.setdefault(job.uid, job)
+            if holder is not job and must_not_meet(job, holder):
+                raise taken_by(holder, job.uid)

@@ -16,8 +16,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from neoq.audit import AuditEntry, Entries
+from neoq.batch import must_not_meet, refuse_taken_uids, taken_by
 from neoq.filter import ALL, Filter
-from neoq.job import DuplicateJobError, Job
+from neoq.job import Job
 from neoq.outcome import Failure, Lease, Outcome, Successes, lease_of, record_crash, record_outcome
 from neoq.record import Status
 from neoq.schedules import Listed
@@ -89,32 +90,6 @@ class Claimed(NamedTuple):
     jobs: list[Job]
     next_due: datetime | None
     now: datetime
-
-
-def taken_by(holder: Job, uid: str | None = None) -> DuplicateJobError:
-    """The error for a job that must not be a duplicate but is: by its fingerprint, or by this uid."""
-    if not holder.id:  # it has none yet
-        holder_is = "an earlier job of the same call has"
-    else:
-        holder_is = f"job {holder.id} of {holder.queue!r} is {holder.status.name} and has"
-    return DuplicateJobError(
-        f"{holder_is} that fingerprint" if uid is None else f"{holder_is} the uid {uid!r}", job=holder
-    )
-
-
-def must_not_meet(job: Job, holder: Job) -> bool:
-    """Whether an enqueue is refused since this other job has its uid."""
-    return holder.queue != job.queue or job.on_duplicate == "raise"
-
-
-def refuse_taken_uids(jobs: Sequence[Job], known: Mapping[str, Job]) -> None:
-    """Raise DuplicateJobError for the first job whose uid is one of those known, or of an earlier job."""
-    holders = dict(known)
-    for job in jobs:
-        if job.uid is not None:
-            holder = holders.setdefault(job.uid, job)
-            if holder is not job and must_not_meet(job, holder):
-                raise taken_by(holder, job.uid)
 
 
 class Page(NamedTuple):

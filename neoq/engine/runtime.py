@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from neoq.clock import LiveClock
@@ -21,8 +20,8 @@ from neoq.engine.scheduler import Cron, CronScheduler
 from neoq.engine.search import UNFINISHED, pages
 from neoq.engine.series_writer import SeriesWriter
 from neoq.engine.source import DirectSource, JobSource
-from neoq.engine.threads import threads_of
 from neoq.engine.unknown import UnknownKinds
+from neoq.engine.worker_info import info_of
 from neoq.errors import (
     JobCancelled,
     StaleLeaseError,
@@ -32,11 +31,8 @@ from neoq.outcome import Lease, Outcome, lease_of
 from neoq.payload import sized_result
 from neoq.record import Status
 from neoq.store import Extended, Reclaimed, Store, StoreContext, WorkerInfo
-from neoq.system import host_name, memory_used
 from neoq.threads.lifecycle import BoundedCall, await_change
 from neoq.threads.loop import has_late, revive
-from neoq.times import to_datetime
-from neoq.version import __version__
 
 if TYPE_CHECKING:
     from neoq.config import Config
@@ -466,26 +462,7 @@ class Runtime:
 
     def worker_info(self) -> WorkerInfo:
         """This process, as other workers see it."""
-        now = to_datetime(self.clock.time())
-        assert now is not None
-        running = sum(runner.slot.job is not None for runner in self.runners())
-        began: datetime = to_datetime(self.began) or now
-        kinds = {queue: self.listeners[queue].kinds for queue in sorted(self.pools)}
-        pools = list(self.pools.values())
-        return WorkerInfo(
-            self.worker_id,
-            host_name(),
-            os.getpid(),
-            began,
-            now,
-            tuple(kinds),
-            running,
-            {queue: None if known is None else tuple(sorted(known)) for queue, known in kinds.items()},
-            __version__,
-            threads_of(pools),
-            memory_used(),
-            sum(len(pool.abandoned) for pool in pools),
-        )
+        return info_of(self.worker_id, self.began, self.clock.time(), self.listeners, self.pools)
 
     def count_failure(self) -> None:
         """Count one failed attempt."""
