@@ -174,6 +174,16 @@ idiomorph changes what differs. The pages are no-store, so the ETags are kept he
   document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : refresh()));
   addEventListener("pageshow", (event) => event.persisted && refresh());
 
+  /** Load the page anew as soon as the store is back, where it had nothing to show. */
+  async function comeBack(tries = 1) {
+    await new Promise((done) => setTimeout(done, Math.min(LONGEST, 2 ** tries) * 1000));
+    try {
+      const answer = document.hidden ? null : await fetch(location.href, { method: "HEAD" });
+      if (answer && answer.status !== 503) return location.reload();
+    } catch {}
+    comeBack(document.hidden ? tries : tries + 1);
+  }
+
   // -- the tools at the top ---------------------------------------------------------------------------------
 
   function tools() {
@@ -497,6 +507,7 @@ idiomorph changes what differs. The pages are no-store, so the ETags are kept he
   ticks();
   announceFirst();
   later();
+  if (one("[data-away]")) comeBack();
   setInterval(() => {
     if (document.hidden) return;
     tellTimes();
