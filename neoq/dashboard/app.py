@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("neoq.dashboard")
 _SAID = "neoq_said"  # the cookie of a message that the next page shows once
-_MOST_SAID = 600  # characters of it
+_MOST_SAID = 1000  # bytes of it; percent codes make it three times as long, and a cookie holds 4 KB
 StartResponse = Callable[..., Any]
 
 
@@ -189,7 +189,8 @@ def _redirect(request: Request, answer: Redirect) -> Response:
     sent = [("Location", f"./{to}" if to[:1] in ("", "?") else to)]
     if answer.message is not None:
         kind = "failed" if answer.failed else "done"
-        text = quote(f"{kind}:{answer.message[:_MOST_SAID]}")
+        said = f"{kind}:{answer.message}".encode("utf-8", "replace")[:_MOST_SAID]
+        text = quote(said.decode("utf-8", "ignore"))
         sent.append(("Set-Cookie", f"{_SAID}={text}; Max-Age=60; HttpOnly; SameSite=Strict"))
     return Response(status=303, headers=sent)
 

@@ -18,6 +18,7 @@ Formatter = Callable[[str, Any, Any], Any]
 Names = str | re.Pattern[str] | Iterable[str] | Callable[[str], "bool | None"]
 _FAILED = "(the formatter failed; see the log)"
 _PAIR = re.compile(r"(?:^|\.)[0-9]+\.(?:value|1)$")  # the value of a pair in a list
+_LONG = 100  # characters; of a longer key the beginning and the end are looked at
 _DEEP = 200  # levels; JSON that is nested deeper is hidden as a whole
 _log = logging.getLogger("neoq.dashboard")
 
@@ -55,7 +56,9 @@ class Mask:
         """Whether the value of a key is hidden."""
         name = unicodedata.normalize("NFKC", name)
         asked = None if self._asked is None else self._asked(name)
-        return is_secret(name) if asked is None else asked
+        if asked is not None:
+            return asked
+        return is_secret(name if len(name) <= _LONG else f"{name[:_LONG]} {name[-_LONG:]}")
 
     def refusal_of(self, path: str, value: str = "") -> str | None:
         """Why jobs cannot be found by a value at a path of their payload; None where they can.

@@ -22,7 +22,7 @@ _HARMLESS_KEYS = frozenset(
 @lru_cache(maxsize=4096)
 def is_secret(name: str) -> bool:
     """Whether the value under a name is likely to be a secret."""
-    words = [word.lower() for word in _WORD.findall(name[:200])]
+    words = [word.lower() for word in _WORD.findall(name)]
     if not words or words[-1] in _NO_VALUES:
         return False
     if _PARTS.search("_".join(words)) or _PARTS.search("".join(words)) or not _WORDS.isdisjoint(words):

@@ -78,12 +78,19 @@ class StaticFile(NamedTuple):
     version: str
 
 
-@cache
 def static_file(name: str) -> StaticFile | None:
-    """A file of the folder static."""
+    """A file of the folder static; names that anybody may ask for are not remembered."""
+    return _read(name) if name in _names() else None
+
+
+@cache
+def _names() -> frozenset[str]:
+    return frozenset(path.name for path in STATIC.iterdir() if path.suffix in _TYPES)
+
+
+@cache
+def _read(name: str) -> StaticFile:
     path = STATIC / name
-    if path.suffix not in _TYPES or "/" in name or not path.is_file():
-        return None
     body = path.read_bytes()
     version = hashlib.sha256(body).hexdigest()[:12]
     return StaticFile(body, gzip.compress(body, mtime=0), _TYPES[path.suffix], version)

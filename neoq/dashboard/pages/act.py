@@ -18,6 +18,8 @@ from neoq.dashboard.sweeps import Sweep
 from neoq.job import DuplicateJobError, Job
 
 MOST_TICKED = 500
+_MOST_BACK_FIELDS = 100
+_MOST_BACK = 4000  # characters of a query to go back to, which a header has to hold
 _ID = re.compile(r"[0-9]{1,18}")
 _BACK = frozenset(
     {"", "queues", "queue", "jobs", "job", "failures", "schedules", "workers", "actions", "sweep"}
@@ -47,9 +49,9 @@ def page(request: Request, board: Board) -> Answer:
 def back_of(request: Request) -> str:
     """The page that a form wants to go back to, if it is one of ours."""
     path, _, query = request.form.get("back", "jobs").partition("?")
-    if path not in _BACK:
+    if path not in _BACK or len(query) > _MOST_BACK:
         return "jobs"
-    text = urlencode(parse_qsl(query, keep_blank_values=True, max_num_fields=100))
+    text = urlencode(parse_qsl(query, keep_blank_values=True)[:_MOST_BACK_FIELDS])
     return f"{path}?{text}" if text else path
 
 
