@@ -9,7 +9,9 @@ from datetime import timedelta
 import pytest
 
 import neoq
-from neoq.engine.meter import QueueTotals
+from neoq.engine.meter import Meter, QueueTotals
+from neoq.outcome import Lease, Outcome
+from neoq.record import Status
 from neoq.series import BUCKETS, Histogram
 from neoq.testing import clock
 
@@ -46,7 +48,41 @@ class TestHistogram:
         assert histogram(9999.0).quantile(0.99) == 1800
 
 
+def recorded(wait: float, run: float, queue: str = "q", status: Status = Status.SUCCEEDED) -> Outcome:
+    lease = Lease(1, queue, 7, None, 1000.0)
+    return Outcome(lease, status, 5000.0, True, 1000.0 + wait, 1000.0 + wait + run)
+
+
 class TestMeter:
+    def test_outcomes_of_a_batch(self) -> None:
+        """Outcomes that are recorded together count by queue and in their buckets, whatever they are."""
+        meter = Meter()
+        waits = [0.004, 7000.0, 0.3, 0.3, 2.0, -5.0]
+        batch = [recorded(wait, run) for wait, run in zip(waits, reversed(waits), strict=True)]
+        others = [recorded(0.5, 0.5, status=Status.DEAD), recorded(1.0, 8.0, "other")]
+        meter.note([*batch, *others], set())
+        now = meter.totals()
+        clear = [max(0.0, wait) for wait in waits]
+        assert now["q"].waits.counts == histogram(*clear, 0.5).counts
+        assert now["q"].runs_ok.counts == histogram(*clear).counts
+        assert now["q"].runs_ok.sum == pytest.approx(sum(clear), abs=0.01)
+        assert now["q"].runs_failed == histogram(0.5)
+        assert (now["q"].outcomes["succeeded"], now["q"].outcomes["dead"]) == (6, 1)
+        assert now["other"].runs_ok == histogram(8.0)
+
+    def test_a_store_whose_clock_is_ahead(self) -> None:
+        """Waits are measured by the store's clock, which is some seconds ahead."""
+        meter = Meter()
+        meter.note([recorded(-60.0, 1.0)], set(), 62.0)
+        assert meter.totals()["q"].waits == histogram(2.0)
+
+    def test_stale(self) -> None:
+        """An outcome that was dropped counts as stale, and not as what it was."""
+        meter = Meter()
+        meter.note([recorded(1.0, 1.0)], {1})
+        assert {name for name, number in meter.totals()["q"].outcomes.items() if number} == {"stale"}
+        assert meter.totals()["q"].waits.count == 0
+
     def test_outcomes_by_queue(self) -> None:
         """Each attempt counts by what it came to, in its queue; an enqueue that met a duplicate does not."""
         backend = neoq.MemBackend()
