@@ -103,6 +103,7 @@ def test_top_draws_a_screen_until_q(url: str) -> None:
     top.type("q")
     assert top.ends() == 0
     assert "nobody listens on emails: 1 unfinished" in top.seen
+    assert re.search(r"last 5 minutes: \d+ attempts; 95% waited \w+ and ran \w+ at most", top.seen)
     assert top.seen.index("\x1b[?1049h") < top.seen.rindex("\x1b[?1049l")
 
 

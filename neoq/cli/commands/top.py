@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING
 from neoq.cli import output
 from neoq.cli.exits import CommandError, Exit
 from neoq.cli.listing import job_rows, listeners_of, notes_on, queue_rows, worker_rows
-from neoq.cli.output import table
+from neoq.cli.output import span, table
 from neoq.cli.parser import Parser, seconds
 from neoq.cli.target import add_store, opened
 
 if TYPE_CHECKING:
     from neoq.backend import Backend
+    from neoq.series import SeriesPoint
     from neoq.store import QueueCounts
 
 HELP = "watch queues, workers and running jobs"
 EXAMPLE = "neoq top --interval 5"
 GROUP = "Look"
 SHOWN = 12  # queues, workers and running jobs, each
+LATELY = 300  # seconds
 _ALTERNATE, _NORMAL, _HOME, _REST = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l", "\x1b[H", "\x1b[K\n"
 
 
@@ -68,6 +70,7 @@ def screen_lines(backend: Backend, queues: list[QueueCounts], rate: float | None
     lines = [
         f"{clock}  {processes}  {busy:,} running  {ready:,} ready  {dead:,} dead  {speed} ended  (q quits)"
     ]
+    lines += _lately(backend.series(since=LATELY))
     lines += notes_on(queues, listeners)
     for title, rows, number in (
         ("queues", table(*queue_rows(busiest[:SHOWN], listeners)), len(queues)),
@@ -77,6 +80,19 @@ def screen_lines(backend: Backend, queues: list[QueueCounts], rate: float | None
         more = f" ({SHOWN} of {number:,})" if number > SHOWN else ""
         lines += ["", f"{title}{more}", *rows]
     return lines
+
+
+def _lately(points: list[SeriesPoint]) -> list[str]:
+    """A line on what attempts came to in the last minutes; none where none has ended."""
+    from neoq.series import NOTHING
+
+    if not points:
+        return []
+    ended = sum(sum(point.outcomes.values()) for point in points)
+    waited = sum((point.waits for point in points), NOTHING).quantile(0.95)
+    ran = sum((point.runs for point in points), NOTHING).quantile(0.95)
+    slow = "" if waited is None or ran is None else f"; 95% waited {span(waited)} and ran {span(ran)} at most"
+    return [f"last {LATELY // 60} minutes: {output.many(ended, 'attempt')}{slow}"]
 
 
 def _draw(lines: list[str]) -> None:
