@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from neoq.record import Status
 
 if TYPE_CHECKING:
     from neoq.backend import Backend
+    from neoq.store import QueueCounts
 
 LEVELS = {  # where a job is in its life, and the status that it has there
     "ready": "pending",
@@ -86,6 +88,12 @@ CHANGES = {
         ),
     )
 }
+
+
+def number_of(counts: Iterable[QueueCounts], statuses: Collection[str]) -> int:
+    """How many jobs of some statuses there are."""
+    levels = [level for level, status in LEVELS.items() if status in statuses]
+    return sum(getattr(one, level) for one in counts for level in levels)
 
 
 def state_of(job: Job | JobLine) -> str:

@@ -44,8 +44,13 @@ def pages(
         yield [job for job in found if finder.shows(mask, job)]
 
 
-def counted(backend: Backend, change: Change, finder: Finder, mask: Mask) -> tuple[int, bool, list[JobLine]]:
-    """How many jobs a sweep would meet, whether that is all of them, and some of them."""
+def counted(
+    backend: Backend, change: Change, finder: Finder, mask: Mask, known: int = 0
+) -> tuple[int, bool, list[JobLine]]:
+    """How many jobs a sweep would meet, whether that is all of them, and some of them.
+
+    ``known`` is how many there are where that is counted anyway.
+    """
     give_up = time.monotonic() + COUNT_SECONDS
     number = 0
     sample: list[JobLine] = []
@@ -53,10 +58,12 @@ def counted(backend: Backend, change: Change, finder: Finder, mask: Mask) -> tup
         for page in pages(backend, change, finder, mask):
             number += len(page)
             sample = sample or page[:SAMPLE]
+            if known and sample:
+                return max(known, number), True, sample
             if time.monotonic() > give_up:
-                return number, False, sample
+                return max(known, number), bool(known), sample
     except LookTimeoutError:
-        return number, False, sample
+        return max(known, number), bool(known), sample
     return number, True, sample
 
 

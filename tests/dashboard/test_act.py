@@ -229,3 +229,15 @@ def test_nothing_is_changed_without_a_filter(backend: Backend, client: Client) -
 def test_a_sweep_of_another_process_is_explained(client: Client) -> None:
     """The page of a change that this process does not know says that another one may have it."""
     assert "another one may carry it out" in text_of(client.get("/sweep?id=1-2"), 404)
+
+
+def test_jobs_of_a_queue_are_counted_at_once(
+    backend: Backend, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a filter names a queue and a status only, the number is exact without a look at each job."""
+    monkeypatch.setattr(sweeps, "PAGE", 5)
+    monkeypatch.setattr(sweeps, "COUNT_SECONDS", 0.0)
+    later(backend, 40)
+    page = text_of(client.get("/confirm?action=cancel&queue=later"))
+    assert "<strong>40 jobs</strong>" in page
+    assert "More than 5 jobs" in text_of(client.get("/confirm?action=cancel&queue=later&since=1h"))

@@ -6,7 +6,7 @@ import secrets
 
 from neoq.dashboard import shown
 from neoq.dashboard.board import Board
-from neoq.dashboard.changes import CHANGES
+from neoq.dashboard.changes import CHANGES, Change, number_of
 from neoq.dashboard.finder import Finder
 from neoq.dashboard.request import Request
 from neoq.dashboard.response import Page, Refused
@@ -21,8 +21,8 @@ def page(request: Request, board: Board) -> Page:
         raise Refused(400, "The filter is not right; begin at the page of jobs.")
     request.need_read(finder.texts.get("queue"))
     request.need(change.name, finder.texts.get("queue"))
-    backend = board.backend
-    number, exact, sample = board.ask(lambda: counted(backend, change, finder, board.mask))
+    backend, known = board.backend, 0 if finder.narrow else _known(board, change, finder)
+    number, exact, sample = board.ask(lambda: counted(backend, change, finder, board.mask, known))
     newest = board.ask(lambda: backend.jobs(limit=1, brief=True))
     data = {
         "change": change,
@@ -41,3 +41,10 @@ def page(request: Request, board: Board) -> Page:
         "command": finder.command("retry" if change.name == "run" else change.name),
     }
     return Page("confirm.html", data)
+
+
+def _known(board: Board, change: Change, finder: Finder) -> int:
+    """How many jobs there are of a queue and a status, which nobody has to look at for that."""
+    queue = finder.texts.get("queue")
+    counts = [one for one in board.counts().value if queue in {None, one.queue}]
+    return number_of(counts, change.statuses(finder.texts.get("status")))

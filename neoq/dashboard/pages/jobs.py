@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from neoq.dashboard import shown
 from neoq.dashboard.board import Board, Seen
-from neoq.dashboard.changes import CHANGES, LEVELS, state_of
+from neoq.dashboard.changes import CHANGES, number_of, state_of
 from neoq.dashboard.finder import STATUSES, Finder
 from neoq.dashboard.request import Request
 from neoq.dashboard.response import Page
@@ -16,7 +16,6 @@ from neoq.dashboard.search import Found, search, wanted_by
 from neoq.errors import InvalidJobError, LookTimeoutError
 from neoq.line import JobLine
 from neoq.record import Status
-from neoq.store import QueueCounts
 
 LIMIT = 50
 _ENDED = ("succeeded", "dead", "cancelled")
@@ -127,15 +126,12 @@ def _chips(request: Request, board: Board, finder: Finder) -> list[dict[str, Any
             "name": status or "any",
             "url": request.url("jobs", finder.pairs(status=status)),
             "here": status == here,
-            "count": None if finder.narrow or finder.wrong else _number(counts, status),
+            "count": None
+            if finder.narrow or finder.wrong
+            else number_of(counts, STATUSES if status is None else (status,)),
         }
         for status in (None, *STATUSES)
     ]
-
-
-def _number(counts: list[QueueCounts], status: str | None) -> int:
-    levels = [level for level, its in LEVELS.items() if status in {None, its}]
-    return sum(getattr(one, level) for one in counts for level in levels)
 
 
 def _row(board: Board, job: JobLine) -> dict[str, Any]:
