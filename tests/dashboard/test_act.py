@@ -12,6 +12,7 @@ from werkzeug.test import Client, TestResponse
 from neoq.backend import Backend
 from neoq.dashboard import sweeps
 from neoq.dashboard.changes import CHANGES, state_of
+from neoq.dashboard.pages import act as act_page
 from tests.dashboard.conftest import client_of, text_of
 from tests.dashboard.test_jobs import dead, nothing
 
@@ -178,6 +179,7 @@ def test_all_that_match_are_changed_in_the_background(backend: Backend, client: 
 def test_a_sweep_is_stopped(backend: Backend, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change of all that match ends after the page that it is at, once somebody stops it."""
     monkeypatch.setattr(sweeps, "PAGE", 5)
+    monkeypatch.setattr(act_page, "MOMENT", 0.0)
     later(backend, 40)
     at_second, go_on = threading.Event(), threading.Event()
     cancel, calls = backend.cancel, []
@@ -210,6 +212,7 @@ def test_a_server_that_ends_stops_what_runs_and_records_it(
     """Closing the application stops changes of all that match; the record tells how far they came."""
     monkeypatch.setattr(sweeps, "PAGE", 5)
     monkeypatch.setattr(sweeps, "_PAUSE", 30.0)
+    monkeypatch.setattr(act_page, "MOMENT", 0.0)
     later(backend, 20)
     act(client, action="cancel", all="yes", queue="later")
     (sweep,) = client.application.board.sweeps.known()

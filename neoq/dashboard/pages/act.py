@@ -18,6 +18,7 @@ from neoq.dashboard.sweeps import Sweep
 from neoq.job import DuplicateJobError, Job
 
 MOST_TICKED = 500
+MOMENT = 0.5  # seconds in which most changes of all that match have ended, so that the page says so
 _MOST_BACK_FIELDS = 100
 _MOST_BACK = 4000  # characters of a query to go back to, which a header has to hold
 _ID = re.compile(r"[0-9]{1,18}")
@@ -198,6 +199,7 @@ def _sweep(request: Request, board: Board, change: Change) -> Redirect:
     total = int(counted) if _ID.fullmatch(counted := request.form.get("counted", "")) else None
     sweep = Sweep(change, finder.frozen(), request, board.mask, newest=upto, once=once, total=total)
     sweep = board.sweeps.begin(board.backend, sweep, board.changed)
+    sweep.wait(MOMENT)
     return Redirect(f"sweep?id={sweep.id}")
 
 
