@@ -481,6 +481,14 @@ idiomorph changes what differs. The pages are no-store, so the ETags are kept he
 
   // -- what a bar of a chart says ----------------------------------------------------------------------------
 
+  /** What a slot says, its time in the reader's zone. */
+  function local(slot, words) {
+    const svg = slot.ownerSVGElement;
+    const place = one(".hit", slot).x.baseVal.value / one(".hit", slot).width.baseVal.value;
+    const date = new Date(Date.parse(svg.dataset.start) + place * svg.dataset.step * 1000);
+    return isNaN(date) ? words : words.replace(/^\S+ UTC/, CLOCK.format(date));
+  }
+
   let tip = null;
   document.addEventListener("pointerover", ({ target }) => {
     const slot = target.closest?.(".slot");
@@ -491,7 +499,7 @@ idiomorph changes what differs. The pages are no-store, so the ETags are kept he
     }
     const title = slot && one("title", slot);
     if (!title || tip) return;
-    tip = make("div", { class: "tip", "aria-hidden": "true" }, title.textContent.replace(/[:,] /g, "\n"));
+    tip = make("div", { class: "tip", "aria-hidden": "true" }, local(slot, title.textContent).replace(/[:,] /g, "\n"));
     Object.assign(tip, { slot, title, words: title.textContent });
     title.textContent = "";
     document.body.append(tip);

@@ -123,7 +123,7 @@ def times(slots: Sequence[Slot], measure: Measure, name: str, key: str) -> Marku
     ]
     said = ", ".join(f"{label} {duration(whole.quantile(q))}" for q, label in QUANTILES)
     labels = [_power(size) for size in range(high, low - 1, -1)]
-    plot = _plot(len(slots), _EMPTY.join(lines), labels, f"{name}: {said}", "plot-times")
+    plot = _plot(slots, _EMPTY.join(lines), labels, f"{name}: {said}", "plot-times")
     rows = [
         (slot.start, [number(histograms[column].count), *(duration(line[column]) for line in found)])
         for column, slot in enumerate(slots)
@@ -167,7 +167,7 @@ def _bars(slots: Sequence[Slot], stacked: Sequence[str], said: str, kind: str) -
         for column, slot in enumerate(slots)
         if any(slot.outcomes.values())
     ]
-    return _plot(len(slots), paths + _EMPTY.join(titles), labels, said, kind)
+    return _plot(slots, paths + _EMPTY.join(titles), labels, said, kind)
 
 
 def _stacks(slots: Sequence[Slot], stacked: Sequence[str], scale: float) -> dict[str, str]:
@@ -189,13 +189,15 @@ def _slot(column: int, slot: Slot, values: Iterable[str]) -> Markup:
     return _SLOT.format(column * WIDTH, WIDTH, HEIGHT, f"{slot.start:%H:%M} UTC: {', '.join(values)}")
 
 
-def _plot(columns: int, shapes: Markup, labels: Sequence[str], said: str, kind: str) -> Markup:
-    width = columns * WIDTH
+def _plot(slots: Sequence[Slot], shapes: Markup, labels: Sequence[str], said: str, kind: str) -> Markup:
+    width = len(slots) * WIDTH
+    seconds = (slots[-1].start - slots[0].start).total_seconds() / max(1, len(slots) - 1)
     marks = _EMPTY.join(Markup("<span>{}</span>").format(label) for label in labels)
     return Markup(
         '<div class="plot {}"><div class="plot-y" aria-hidden="true">{}</div>'
-        '<svg role="img" aria-label="{}" viewBox="0 0 {} {}" preserveAspectRatio="none">{}{}</svg></div>'
-    ).format(kind, marks, said, width, HEIGHT, _grid(width, len(labels)), shapes)
+        '<svg role="img" aria-label="{}" data-start="{:%Y-%m-%dT%H:%MZ}" data-step="{:.0f}" '
+        'viewBox="0 0 {} {}" preserveAspectRatio="none">{}{}</svg></div>'
+    ).format(kind, marks, said, slots[0].start, seconds, width, HEIGHT, _grid(width, len(labels)), shapes)
 
 
 def _grid(width: int, lines: int) -> Markup:
@@ -242,14 +244,14 @@ def _table(
 
 
 def _path(values: Sequence[float | None], place: Callable[[float], float]) -> str:
-    """A line through the values; where one is missing it breaks off, and one alone is a dot."""
+    """A line through the values; where one is missing it breaks off, and one alone is as wide as its slot."""
     parts: list[str] = []
     before = False
     for column, value in enumerate(values):
         if value is not None:
-            at = f"{column * WIDTH + WIDTH // 2} {_short(place(value))}"
             alone = not before and (column + 1 == len(values) or values[column + 1] is None)
-            parts.append(f"{'L' if before else 'M'}{at}{'h0' if alone else ''}")
+            at = f"{column * WIDTH + (0 if alone else WIDTH // 2)} {_short(place(value))}"
+            parts.append(f"{'L' if before else 'M'}{at}{f'h{WIDTH}' if alone else ''}")
         before = value is not None
     return "".join(parts)
 

@@ -88,7 +88,7 @@ def test_lines_show_quantiles_on_a_scale_of_powers() -> None:
     lines = dict(re.findall(r'<path class="line-(p\d+)" d="([^"]+)"', chart))
     assert set(lines) == {"p50", "p95", "p99"}
     assert lines["p50"].count("M") == 3
-    assert lines["p50"].count("h0") == 2
+    assert lines["p50"].count("h10") == 2
     assert re.findall(r"<span>([\d,]+ m?s)</span>", chart) == ["100 s", "10 s", "1 s", "100 ms"]
     assert "12:08 UTC: p50" in chart
     assert "p99 <b>" in chart
