@@ -13,7 +13,6 @@ from neoq.audit import AuditEntry, Deed, filter_text, ids_text, recorded
 from neoq.checks import check_queue, checked_id, checked_uid
 from neoq.engine.engine import Engine
 from neoq.engine.search import UNFINISHED, count, page_of, pages
-from neoq.engine.unknown import unknown_kinds
 from neoq.errors import InvalidJobError
 from neoq.filter import ALL, Filter, Filters, Order, OtherFilters, filter_of, is_oldest
 from neoq.job import (
@@ -233,7 +232,7 @@ class Operations:
     def queues(self) -> list[QueueCounts]:
         """Every queue's jobs, counted by where they are in their life."""
         self.engine.ensure_readable()
-        unknown = unknown_kinds(self.store)
+        unknown = self.engine.unknown.by_queue()
         return [
             replace(counts, unknown=unknown[counts.queue]) if counts.queue in unknown else counts
             for counts in self.store.counts()

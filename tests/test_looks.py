@@ -20,12 +20,13 @@ from neoq.filter import Filter, filter_of
 from neoq.job import Job
 from neoq.postgres import PostgresBackend, candidates
 from neoq.postgres.candidates import candidates_query
+from neoq.postgres.connections import Connections
 from neoq.postgres.rows import tables_of
 from neoq.postgres.statements import Statements
 from neoq.redis import find as redis_find
 from neoq.sqlite.file import SqliteFile
 from neoq.store import Demand, QueueCounts
-from neoq.testing.cases.suite import PATIENCE, in_threads
+from neoq.testing.cases.suite import PATIENCE, Background, in_threads
 from neoq.threads import kept
 from neoq.threads.kept import Kept
 
@@ -306,3 +307,45 @@ def test_what_takes_too_long_is_what_it_was() -> None:
     late.set()
     answer, at = asked.get()
     assert (answer, at is not None) == ([QueueCounts("q", ready=7)], True)
+
+
+def test_nobody_waits_long_for_what_another_thread_finds_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks while another thread finds it out has the last answer, or an error, after a time."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def find_out() -> int:
+        begun.set()
+        assert may_end.wait(PATIENCE)
+        return 7
+
+    asked = Kept(find_out, lambda _: True)
+    monkeypatch.setattr(kept, "LOOK_SECONDS", 0.01)
+    finder = Background(asked.get)
+    assert begun.wait(PATIENCE)
+    with pytest.raises(LookTimeoutError, match="another thread counts"):
+        asked.get()
+    may_end.set()
+    assert finder.result() == (7, None)
+
+
+def test_a_count_that_found_no_time_has_more_the_next_time(
+    postgres_url: str, new_schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing is known and a count was broken off, the next one has twice as much time."""
+    seconds: list[float | None] = []
+    look = Connections.look
+
+    def noted(self: Connections, *arguments: Any, **options: Any) -> list[Any]:
+        seconds.append(options.get("seconds"))
+        if len(seconds) < 3:
+            raise LookTimeoutError("too long")
+        return look(self, *arguments, **options)
+
+    with PostgresBackend(postgres_url, schema=new_schema, autostart=False) as backend:
+        backend.get(1)
+        monkeypatch.setattr(Connections, "look", noted)
+        for _ in range(2):
+            with pytest.raises(LookTimeoutError):
+                backend.queues()
+        assert backend.queues() == []
+    assert seconds == [None, 4.0, 8.0]

@@ -109,7 +109,7 @@ class Runtime:
         self.series_writer = SeriesWriter(self.store, self.meter)
         self._told_of_own: set[str] = set()  # queues
         self._second_look = SecondLook(self._look_again, self.config.job_check_interval)
-        self._unknown = UnknownKinds(self.store, self.config.log, self.listeners)
+        self.unknown = UnknownKinds(self.store, self.config.log, self.listeners)
         self.watchdog = Watchdog("neoq-watchdog", self.clock, self._supervised, self.config.log)
         self.cron_scheduler = CronScheduler(self.store, self.config, self.clock, self.runs, self.meter)
         self.settler: Settler | None = None
@@ -208,7 +208,7 @@ class Runtime:
             duties={
                 "list of schedules": self.cron_scheduler.list_schedules,
                 "numbers for the series": self.series_writer.write_in_time,
-                "look for unknown kinds": self._unknown.log_new,
+                "look for unknown kinds": self.unknown.log_new,
             },
         )
 
@@ -416,7 +416,7 @@ class Runtime:
 
     def _look_again(self) -> None:
         self.wake_ready()
-        self._unknown.log_new()
+        self.unknown.log_new()
         self.series_writer.write_in_time()
 
     def all_runners(self) -> list[Runner]:

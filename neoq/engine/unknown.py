@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from neoq.clock import machine
+from neoq.errors import LookTimeoutError
+from neoq.threads.kept import CHEAP, Kept
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from neoq.config import SafeLogger
     from neoq.engine.listener import Listener
     from neoq.store import Store
@@ -18,7 +19,14 @@ LOOK_EVERY = 10.0  # seconds
 NO_KIND = "(none)"
 
 
-def unknown_kinds(store: Store) -> dict[str, dict[str, int]]:
+class Waiting(NamedTuple):
+    """The kinds of waiting jobs that no live worker of their queue runs, and how many jobs were looked at."""
+
+    unknown: Mapping[str, Mapping[str, int]]
+    looked_at: int
+
+
+def unknown_kinds(store: Store) -> Waiting:
     """How many jobs of each kind wait that no live worker of their queue runs, by queue.
 
     A queue where some worker runs jobs of any kind is left out, and so is one that nobody listens to.
@@ -30,22 +38,29 @@ def unknown_kinds(store: Store) -> dict[str, dict[str, int]]:
             known[queue] = None if kinds is None or before is None else before.union(kinds)
     restricted = {queue: kinds for queue, kinds in known.items() if kinds is not None}
     unknown: dict[str, dict[str, int]] = {}
-    if restricted:
-        for (queue, kind), number in store.waiting_kinds(sorted(restricted)).items():
-            if kind not in restricted[queue]:
-                unknown.setdefault(queue, {})[kind or NO_KIND] = number
-    return unknown
+    waiting = store.waiting_kinds(sorted(restricted)) if restricted else {}
+    for (queue, kind), number in waiting.items():
+        if kind not in restricted[queue]:
+            unknown.setdefault(queue, {})[kind or NO_KIND] = number
+    return Waiting(unknown, sum(waiting.values()))
 
 
 class UnknownKinds:
     """Logs each kind of waiting jobs that no live worker knows, once."""
 
     def __init__(self, store: Store, log: SafeLogger, listeners: Mapping[str, Listener]) -> None:
-        self._store = store
         self._log = log
         self._listeners = listeners
         self._due = -math.inf  # monotonic
         self._told: set[tuple[str, str]] = set()
+        self._looked = Kept(lambda: unknown_kinds(store), lambda waiting: waiting.looked_at <= CHEAP)
+
+    def by_queue(self) -> Mapping[str, Mapping[str, int]]:
+        """How many jobs of each such kind wait in each queue; of many that wait not at each call anew."""
+        try:
+            return self._looked.get()[0].unknown
+        except LookTimeoutError:  # nothing is known of them
+            return {}
 
     def log_new(self) -> None:
         """Log the kinds that were not logged before, where some listener here does not run every kind."""
@@ -53,7 +68,7 @@ class UnknownKinds:
         if now < self._due or all(one.kinds is None for one in list(self._listeners.values())):
             return
         self._due = now + LOOK_EVERY
-        for queue, kinds in unknown_kinds(self._store).items():
+        for queue, kinds in self.by_queue().items():
             for kind, number in kinds.items():
                 if (queue, kind) not in self._told:
                     self._told.add((queue, kind))

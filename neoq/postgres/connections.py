@@ -176,15 +176,22 @@ class Connections:
             return connection.cursor(binary=True).execute(statement, values).fetchall()
 
     def look(
-        self, statement: str, values: Values = (), *, along_index: bool = False
+        self,
+        statement: str,
+        values: Values = (),
+        *,
+        along_index: bool = False,
+        seconds: float | None = None,
     ) -> list[tuple[Any, ...]]:
         """As `read`, for a statement that may look at very many rows; LookTimeoutError after `LOOK_SECONDS`.
 
-        ``along_index``: its plan goes along an index, whatever the statistics say.
+        ``along_index``: its plan goes along an index, whatever the statistics say. ``seconds``: another
+        limit.
         """
+        seconds = LOOK_SECONDS if seconds is None else seconds
         settings = {
             "lock_timeout": LOCK_PATIENCE,
-            "statement_timeout": f"{int(LOOK_SECONDS * 1000)}ms",
+            "statement_timeout": f"{int(seconds * 1000)}ms",
             **(dict.fromkeys(_NOT_ALONG_INDEX, "off") if along_index else {}),
         }
         choose = f"select {', '.join(['pg_catalog.set_config(%s, %s, true)'] * len(settings))}"
@@ -196,7 +203,7 @@ class Connections:
                     # Not prepared: its plan is for these values.
                     return connection.cursor(binary=True).execute(statement, values, prepare=False).fetchall()
             except psycopg.errors.QueryCanceled as error:
-                raise broken_off(self.where, LOOK_SECONDS) from error
+                raise broken_off(self.where, seconds) from error
 
     def execute(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
         """Execute one statement, which is a transaction of its own; again where it met a deadlock."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from neoq.errors import LookTimeoutError
 from neoq.filter import Filter
 from neoq.job import Job
 from neoq.postgres.candidates import Looker
@@ -13,7 +14,7 @@ from neoq.postgres.rows import MOST, brief_job_of, find_query, job_of, window_qu
 from neoq.postgres.statements import Statements
 from neoq.store import KINDS_LOOKED_AT, Page, QueueCounts
 from neoq.stored import COUNTED, counts_of
-from neoq.threads.kept import CHEAP, Kept
+from neoq.threads.kept import CHEAP, LOOK_SECONDS, Kept
 
 
 class Finder:
@@ -23,6 +24,7 @@ class Finder:
         self._connections = connections
         self._statements = statements
         self._looker = Looker(connections, statements)
+        self._patience: float | None = None  # to count all
         self._counted = Kept(self._count, _is_cheap)
 
     def find(
@@ -76,19 +78,25 @@ class Finder:
         return counts_of(rows, queues, counted_at)
 
     def _count(self) -> list[tuple[Any, ...]]:
-        return self._connections.look(self._statements.counts)
+        """The rows of counts. Where there was no time to count all, the next try has twice as much."""
+        try:
+            return self._connections.look(self._statements.counts, seconds=self._patience)
+        except LookTimeoutError:
+            self._patience = min(2 * (self._patience or LOOK_SECONDS), COUNT_SECONDS)
+            raise
 
     def waiting_kinds(self, queues: Sequence[str]) -> dict[tuple[str, str | None], int]:
         """How many jobs of each queue and kind wait, of the first that will be claimed."""
         return {
             (queue, kind): number
             for queue in queues
-            for kind, number in self._connections.read(
+            for kind, number in self._connections.look(
                 self._statements.waiting_kinds, (queue, KINDS_LOOKED_AT)
             )
         }
 
 
+COUNT_SECONDS = 30.0  # that the count of all unfinished jobs may take, if others have an older one
 _ENDED_PLACES = frozenset(range(4, len(COUNTED)))
 
 

@@ -37,7 +37,11 @@ class Kept(Generic[T]):
 
         Where it takes too long, what was known before; LookTimeoutError where nothing was.
         """
-        with self._lock:
+        if not self._lock.acquire(timeout=LOOK_SECONDS):
+            if self._known is None:
+                raise broken_off("while another thread counts")
+            return self._known
+        try:
             began = machine.monotonic()
             if self._known is not None and began < self._until:
                 return self._known
@@ -53,6 +57,8 @@ class Kept(Generic[T]):
             if not self._is_cheap(found):
                 self._rest(began)
             return found, None
+        finally:
+            self._lock.release()
 
     def _rest(self, began: float) -> None:
         ended = machine.monotonic()
