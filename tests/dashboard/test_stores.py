@@ -83,8 +83,6 @@ def test_a_server_that_has_gone_leaves_plain_pages(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, serve: Any
 ) -> None:
     """Once the server is gone the counts come with their age, and other pages say plainly what is wrong."""
-    monkeypatch.setattr(board, "FIRST_PATIENCE", 2.0)
-    monkeypatch.setattr(board, "PATIENCE", 0.5)
     for url, stop in serve(request):
         backend = neoq.connect(url, autostart=False)
         try:
@@ -92,6 +90,8 @@ def test_a_server_that_has_gone_leaves_plain_pages(
             client = client_of(backend)
             assert "mails" in text_of(client.get("/queues"))
             stop()
+            monkeypatch.setattr(board, "FIRST_PATIENCE", 0.3)
+            monkeypatch.setattr(board, "PATIENCE", 0.3)
             client.application.board.changed()
             page = text_of(client.get("/queues"))
             assert "mails" in page
