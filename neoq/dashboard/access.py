@@ -117,6 +117,8 @@ class Password:
     challenge = 'Basic realm="neoq", charset="UTF-8"'
 
     def __init__(self, password: str, rights: Collection[str] = ()) -> None:
+        if not password:
+            raise ValueError("the password of the dashboard is empty, so that everybody would know it")
         self._password = password.encode()
         self.rights = frozenset(rights)
 

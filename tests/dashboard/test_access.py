@@ -152,6 +152,12 @@ def test_a_password_lets_in() -> None:
         assert not refused.may_read()
 
 
+def test_an_empty_password_is_refused() -> None:
+    """A password that everybody knows is an error when it is given, not an open door."""
+    with pytest.raises(ValueError, match="empty"):
+        Password("", RIGHTS)
+
+
 @pytest.mark.parametrize(
     ("proxies", "forwarded", "address"),
     [

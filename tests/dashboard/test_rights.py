@@ -99,6 +99,15 @@ def test_what_may_not_be_read_is_not_shown(backend: Backend, jobs: dict[str, neo
     """Who may read one queue finds nothing of another: no name, no job, and not whether there is one."""
     client = client_of(backend, {"mails": RIGHTS})
     other = jobs["secret-plan"]
+
+    def fail(job: neoq.Job) -> None:
+        raise RuntimeError("secret-error")
+
+    backend.listen("secret-work", fail, max_retries=0)
+    backend.listen_cron("@daily", print, queue="secret-cron")
+    dead = backend.enqueue("secret-work", {}, kind="secret-kind")
+    backend.start()
+    backend.wait(dead.id, 10)
     with neoq.audit.acting_as("root", via="command"):
         backend.pause("secret-plan")
     backend.resume("secret-plan")
@@ -112,7 +121,7 @@ def test_what_may_not_be_read_is_not_shown(backend: Backend, jobs: dict[str, neo
         ]
         for query in queries:
             page = client.get(f"/{path}{query}").text
-            assert "secret-plan" not in page, (path, query)
+            assert "secret-" not in page, (path, query)
             assert "root" not in page, (path, query)
         named = client.get(f"/{path}?queue=secret-plan&name=secret-plan&action=delete").text
         assert ">secret-plan<" not in named, path
