@@ -615,6 +615,9 @@ class TransactionCases(Suite):
         assert (done.status, done.result, done.retries) == (Status.SUCCEEDED, 2, 1)
         assert [attempt for attempt, _ in seen.items] == [1, 2]
         assert "rolled back" in seen.items[1][1]
+        backend.shutdown()
+        counted = backend.engine.meter.totals()["q"].outcomes
+        assert (counted["succeeded"], counted["retried"], counted["stale"]) == (1, 1, 0)
 
     @needs("transactions")
     def test_a_waiter_is_told(self, backend: Backend) -> None:
