@@ -33,6 +33,7 @@ PATIENCE = 1.0  # seconds that a page waits for an answer, if it can show an old
 FIRST_PATIENCE = 5.0  # seconds that it waits if it cannot
 SHARED = 1.0  # for which a list is the same for all who look at it
 MOST_SHARED = 64  # lists
+LOST = 30.0  # after which a question is asked again that hangs, or that a fork has left behind
 MOST_ASKED = 16  # questions of pages that are on their way
 
 
@@ -90,7 +91,8 @@ class Look(Generic[T]):
         """The question that is on its way, or begins now; None while the answer is fresh."""
         with self._lock:
             now = self._clock()
-            if self._flight is not None or now - self._asked_at < self._fresh:
+            patience = self._fresh if self._flight is None else LOST
+            if now - self._asked_at < patience:
                 return self._flight
             self._asked_at = now
             flight = self._flight = threading.Event()

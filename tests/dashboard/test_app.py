@@ -248,6 +248,27 @@ def test_what_was_asked_before_a_change_is_not_shown_after_it() -> None:
     assert look.seen().value == 2
 
 
+def test_a_question_that_hangs_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look whose question is never answered, as after a fork, asks it again after a while."""
+    monkeypatch.setattr(board, "FIRST_PATIENCE", 0.01)
+    let_go, now, answers = threading.Event(), [0.0], ["late", "new"]
+
+    def ask() -> str:
+        answer = answers.pop(0)
+        if answer == "late":
+            let_go.wait(30)
+        return answer
+
+    look = board.Look(ask, clock=lambda: now[0])
+    with pytest.raises(board.StoreAway):
+        look.seen()
+    now[0] = board.LOST + 1
+    monkeypatch.setattr(board, "FIRST_PATIENCE", 10)
+    assert look.seen().value == "new"
+    let_go.set()
+    assert look.seen().value == "new"
+
+
 def test_a_failure_of_the_dashboard_is_logged_and_shown_without_a_traceback(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
