@@ -331,6 +331,8 @@ class Siege:
             worker.workers()
             worker.schedules()
             worker.audit()
+            worker.series()
+            worker.series(since=86400)
             with acting_as("ada"):
                 worker.resume("siege")
             for job in worker.jobs(limit=1000):

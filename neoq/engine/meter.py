@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import sub
 from typing import Any
 
 from neoq.job import Job, queue_of
@@ -116,7 +117,7 @@ class Meter:
             if isinstance(outcomes, Successes) and not stale:
                 self._count_successes(outcomes.jobs)
                 return
-            rest = outcomes if stale else self._count_plain(outcomes, skew)
+            rest = outcomes if stale or not outcomes else self._count_plain(outcomes, skew)
             for outcome in rest:
                 if outcome.lease.job_id in stale:
                     self._tallies[outcome.lease.queue].outcomes["stale"] += 1
@@ -167,25 +168,38 @@ class Meter:
             tally.waits.add(job.started - job.due)
             tally.ok.add(job.finished_on - job.started)
 
-    def _count_plain(self, outcomes: Sequence[Any], skew: float) -> list[Outcome]:
+    def _count_plain(self, outcomes: Sequence[Any], skew: float) -> Sequence[Outcome]:
         """Count the successes, which most outcomes are, and return the others."""
+        if self._count_alike(outcomes, skew):
+            return ()
         rest: list[Outcome] = []
         of_queues: dict[str, list[Any]] = {}
         for outcome in outcomes:  # by their places: their names cost several times as much
-            if outcome[1] is _SUCCEEDED and outcome[4] and outcome[5] and outcome[0][4]:
-                queue = outcome[0][1]
-                if queue in of_queues:
-                    of_queues[queue].append(outcome)
-                else:
-                    of_queues[queue] = [outcome]
+            if outcome[1] is _SUCCEEDED:
+                of_queues.setdefault(outcome[0][1], []).append(outcome)
             else:
                 rest.append(outcome)
-        for queue, plain in of_queues.items():
-            tally = self._tallies[queue]
-            tally.outcomes["succeeded"] += len(plain)
-            tally.waits.add_all([outcome[4] + skew - outcome[0][4] for outcome in plain])
-            tally.ok.add_all([outcome[5] - outcome[4] for outcome in plain])
+        for plain in of_queues.values():
+            if not self._count_alike(plain, skew):
+                rest += plain
         return rest
+
+    def _count_alike(self, outcomes: Sequence[Any], skew: float) -> bool:
+        """Count successes of one queue, by loops that are written in C; False where they are others."""
+        number = len(outcomes)
+        leases, statuses, _, _, began, ended, *_ = zip(*outcomes, strict=True)
+        _, queues, _, _, due = zip(*leases, strict=True)
+        if statuses.count(_SUCCEEDED) < number or queues.count(queues[0]) < number:
+            return False
+        try:
+            waits, runs = list(map(sub, began, due)), list(map(sub, ended, began))
+        except TypeError:  # some time is unknown
+            return False
+        tally = self._tallies[queues[0]]
+        tally.outcomes["succeeded"] += number
+        tally.waits.add_all([seconds + skew for seconds in waits] if skew else waits)
+        tally.ok.add_all(runs)
+        return True
 
     def _count(self, outcome: Outcome, skew: float) -> None:
         lease, status = outcome.lease, outcome.status
