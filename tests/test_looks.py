@@ -255,13 +255,13 @@ def test_jobs_are_sifted_by_the_server(
             job.kind = "rare" if number else "other"
         backend.enqueue_many([*plain[:30], keyed, *tasks, *plain[30:]])
         read: list[int] = []
-        snapshot = redis_find._snapshot
+        snapshot = redis_find.snapshot_of
 
         def noted(name: int, *rest: Any) -> Job:
             read.append(name)
             return snapshot(name, *rest)
 
-        monkeypatch.setattr(redis_find, "_snapshot", noted)
+        monkeypatch.setattr(redis_find, "snapshot_of", noted)
         found = backend.jobs("q", **filters)
         assert len(read) == len(found) == {"kind": 2, "key": 1, "status": 0, "error": 0}[next(iter(filters))]
 

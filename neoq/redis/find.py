@@ -98,7 +98,7 @@ class Finder:
             for at, record in enumerate(reply[1]):
                 if record is not None:
                     lease = leases.get(chunk[at])
-                    job = _snapshot(chunk[at], queue, [part[at] for part in reply[1:]], lease)
+                    job = snapshot_of(chunk[at], queue, [part[at] for part in reply[1:]], lease)
                     job.waits = not job.finished and job.due > now  # type: ignore[operator]
                     jobs.append(job)
         self.add_payloads([job for job in jobs if job.body is None])
@@ -405,7 +405,8 @@ def _chunks(ids: list[int]) -> list[list[int]]:
     return [ids[start : start + LOOKED_AT_ONCE] for start in range(0, len(ids), LOOKED_AT_ONCE)]
 
 
-def _snapshot(name: int, queue: str, parts: list[Any], lease: bytes | None) -> Job:
+def snapshot_of(name: int, queue: str, parts: list[Any], lease: bytes | None) -> Job:
+    """A snapshot of the job of an id, from what look.lua returns of it."""
     record, life, progress, cancelled, runs = parts
     job = job_of(name, queue, record, life)
     if lease is not None:
