@@ -29,7 +29,7 @@ def ran(page: Page) -> bool:
 
 def test_hostile_texts_do_not_run(visit: Visits, hostile: Shown) -> None:
     """A script in any field of a job, its queue, its error or its schedule is shown as text."""
-    visit.expected.append("status of 404")
+    visit.expected.append("status of 40")
     page = visit(hostile.address)
     for name in NAMES:
         page.goto(address_of(name, hostile.address, hostile.shop))

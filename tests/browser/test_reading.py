@@ -20,6 +20,16 @@ MOVING = """() => [...document.querySelectorAll("*")].filter(one => {
     return moves || Math.max(...transitionDuration.split(",").map(parseFloat)) > 0.01;
 }).map(one => one.outerHTML.slice(0, 120))"""
 
+# What a browser without scripts does with a form, in one with them, which axe needs.
+ASK_WITHOUT_SCRIPTS = """() => {
+    const form = document.querySelector("main button[value=delete]").form;
+    const field = Object.assign(document.createElement("input"), {type: "hidden", name: "action"});
+    field.value = "delete";
+    form.append(field);
+    form.setAttribute("action", form.getAttribute("action") + "?ask=yes");
+    HTMLFormElement.prototype.submit.call(form);
+}"""
+
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("third", range(3))
@@ -62,3 +72,16 @@ def test_times_are_the_readers(visit: Visits, shown: Shown) -> None:
     time = page.locator("main time").first
     expect(time).to_have_text(re.compile(r"ago|now"))
     expect(time).to_have_attribute("title", re.compile(r"(GMT\+9|JST).*UTC"))
+
+
+def test_everybody_can_use_what_answers_an_action(visit: Visits, in_memory: Shown) -> None:
+    """Axe finds nothing on the page that asks before something is deleted, nor on that of many deletions."""
+    page = visit(address_of("dead job", in_memory.address, in_memory.shop))
+    page.set_viewport_size({"width": 320, "height": 700})
+    page.evaluate(ASK_WITHOUT_SCRIPTS)
+    expect(page.locator("h1")).to_contain_text("Delete")
+    assert (hindrances(page), sideways(page)) == ([], [])
+    page.goto(address_of("all that match", in_memory.address, in_memory.shop))
+    page.get_by_role("button", name="Delete 4 jobs").click()
+    expect(page.locator("main")).to_contain_text("4 deleted")
+    assert (hindrances(page), sideways(page)) == ([], [])
