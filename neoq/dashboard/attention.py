@@ -12,21 +12,24 @@ from neoq.dashboard.failures import Group
 from neoq.store import QueueCounts, ThreadInfo, WorkerInfo
 
 LATE, VERY_LATE = timedelta(minutes=1), timedelta(minutes=10)  # for a job that is due
-_GROUPS = 5  # of the dead of the last hour
-_THREADS = 5
+MOST = 5  # things of one kind; the others are said in one line
 
-Kind = Literal["unheard", "unknown", "stuck", "wait", "paused", "dead", "more"]
+Kind = Literal["unheard", "unknown", "stuck", "wait", "paused", "dead"]
 
 
 @dataclass(frozen=True)
 class Hand:
-    """One thing to see to. ``bad`` does harm now; what is not bad may come to that."""
+    """One thing to see to. ``bad`` does harm now; what is not bad may come to that.
+
+    ``others`` things of the same kind are said together, where there are many.
+    """
 
     kind: Kind
     bad: bool = True
     queue: str | None = None
     number: int = 0
     name: str = ""  # a kind of jobs, or a worker
+    others: int = 0
     since: datetime | None = None
     thread: ThreadInfo | None = None
     group: Group | None = field(default=None, compare=False)
@@ -48,13 +51,22 @@ def hands(
     now: datetime,
 ) -> list[Hand]:
     """All that needs a hand: ``heard`` says how many workers a queue has; ``groups`` died within the hour."""
-    found = [*_unheard(counts, heard), *_unknown(counts), *_stuck(workers)]
-    found += [*_paused(counts), *_waits(counts, heard, now)]
-    found += [Hand("dead", number=group.count, since=group.last, group=group) for group in groups[:_GROUPS]]
-    rest = groups[_GROUPS:]
-    if rest:
-        found.append(Hand("more", number=sum(group.count for group in rest), name=str(len(rest))))
-    return found
+    dead = [Hand("dead", number=group.count, since=group.last, group=group) for group in groups]
+    found = [_unheard(counts, heard), _unknown(counts), _stuck(workers)]
+    found += [_paused(counts), _waits(counts, heard, now), dead]
+    return [hand for kind in found for hand in _few(kind)]
+
+
+def _few(found: list[Hand]) -> list[Hand]:
+    """The first things of a kind, and one that stands for all others."""
+    if len(found) <= MOST + 1:
+        return found
+    rest = found[MOST:]
+    number = sum(hand.number for hand in rest)
+    return [
+        *found[:MOST],
+        Hand(rest[0].kind, bad=any(hand.bad for hand in rest), number=number, others=len(rest)),
+    ]
 
 
 def _unheard(counts: Iterable[QueueCounts], heard: Mapping[str, int]) -> list[Hand]:
@@ -77,7 +89,12 @@ def _unknown(counts: Iterable[QueueCounts]) -> list[Hand]:
 def _stuck(workers: Iterable[WorkerInfo]) -> list[Hand]:
     found = [
         Hand(
-            "stuck", queue=thread.queue, name=f"{worker.host}:{worker.pid}", since=thread.since, thread=thread
+            "stuck",
+            queue=thread.queue,
+            number=1,
+            name=f"{worker.host}:{worker.pid}",
+            since=thread.since,
+            thread=thread,
         )
         for worker in workers
         for thread in worker.threads
@@ -88,7 +105,7 @@ def _stuck(workers: Iterable[WorkerInfo]) -> list[Hand]:
         for worker in workers
         if worker.abandoned and not any(thread.abandoned for thread in worker.threads)
     ]
-    return [*found[:_THREADS], *more[:_THREADS]]
+    return [*found, *more]
 
 
 def _paused(counts: Iterable[QueueCounts]) -> list[Hand]:
@@ -120,7 +137,7 @@ def _waits(counts: Iterable[QueueCounts], heard: Mapping[str, int], now: datetim
             queue=worst.queue,
             number=worst.ready,
             since=worst.oldest_due,
-            name=str(len(late) - 1),
+            name=str(len(late) - 1) if len(late) > 1 else "",
         )
     ]
 

@@ -61,13 +61,30 @@ def test_what_does_harm_now_comes_first() -> None:
         "stuck",
         "paused",
         "wait",
-        *["dead"] * 5,
-        "more",
+        *["dead"] * 6,
     ]
     assert found[0].queue == "unheard"
     assert found[4].queue == "late"
-    assert found[-1].number == 2
+    assert (found[-1].number, found[-1].others) == (2, 2)
     assert len({one.key for one in found}) == len(found)
+
+
+def test_many_of_a_kind_are_said_in_one_line() -> None:
+    """Of fifty queues without a worker five are named, and the others are counted."""
+    counts = [QueueCounts(f"q{n}", ready=100 - n) for n in range(50)]
+    found = hands(counts, {}, [], [], NOW)
+    assert [one.queue for one in found] == ["q0", "q1", "q2", "q3", "q4", None]
+    assert (found[-1].others, found[-1].number) == (45, sum(100 - n for n in range(5, 50)))
+
+
+def test_the_overview_with_many_of_each_kind(backend: Backend, client: Client) -> None:
+    """The overview counts the other queues, kinds and errors where there are many of each."""
+    for n in range(8):
+        backend.listen(f"q{n}", nothing)
+        backend.enqueue(f"q{n}", {})
+    page = text_of(client.get("/"))
+    assert page.count("Nobody listens on") == 6
+    assert "Nobody listens on 3 other queues, where 3 jobs wait" in page
 
 
 def test_nothing_needs_a_hand_without_a_reason() -> None:
