@@ -9,10 +9,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator
-from typing import Any
 
 import pytest
-from xdist.scheduler import LoadFileScheduling
 
 pytest_plugins = ["tests.postgres_server", "tests.pgbouncer", "tests.redis_server", "tests.newest_django"]
 PATIENCE = 5.0
@@ -78,20 +76,6 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
     ]
     return report
-
-
-class _Files(LoadFileScheduling):
-    """Each file goes to one process; the files of the browser go together, since one browser is enough."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        folder = "tests/browser"
-        return folder if nodeid.startswith(folder) else super()._split_scope(nodeid)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
-    """Give the tests to the processes as ``--dist loadfile`` does, where that is asked for."""
-    return _Files(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 _skipped: Counter[str] = Counter()

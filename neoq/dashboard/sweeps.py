@@ -29,7 +29,7 @@ PAGE = 500  # jobs of one call of the store, so that it holds nobody up for long
 KEPT = 50  # sweeps that have ended, whose pages can still be looked at
 COUNT_SECONDS = 0.5  # for which jobs are counted before a sweep
 SAMPLE = 5
-_PAUSE = 0.02  # between two pages, so that workers claim
+PAUSE = 0.02  # between two pages, so that workers claim
 
 
 def pages(
@@ -135,7 +135,7 @@ class Sweep:
                     self.matched += len(page)
                     self.changed += len(self.change.apply(backend, [job.id for job in page]))
                     deed.count = self.changed
-                    self._stop.wait(_PAUSE)
+                    self._stop.wait(PAUSE)
         except NeoqError as error:
             self.error = str(error)
         except Exception:

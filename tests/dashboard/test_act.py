@@ -211,7 +211,7 @@ def test_a_server_that_ends_stops_what_runs_and_records_it(
 ) -> None:
     """Closing the application stops changes of all that match; the record tells how far they came."""
     monkeypatch.setattr(sweeps, "PAGE", 5)
-    monkeypatch.setattr(sweeps, "_PAUSE", 30.0)
+    monkeypatch.setattr(sweeps, "PAUSE", 30.0)
     monkeypatch.setattr(act_page, "MOMENT", 0.0)
     later(backend, 20)
     act(client, action="cancel", all="yes", queue="later")
