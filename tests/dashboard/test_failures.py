@@ -144,6 +144,18 @@ def test_a_group_is_retried_at_once(backend: Backend, client: Client) -> None:
     assert "ConnectionError" in entry.what
 
 
+def test_without_scripts_a_page_asks_before_a_group_is_deleted(backend: Backend, client: Client) -> None:
+    """The button for browsers without scripts leads to a page that says how many, and changes nothing."""
+    die(backend, "mails", fail_here, 3)
+    form = form_of(text_of(client.get("/failures")), "delete")
+    page = text_of(client.post("/act?ask=yes", data=form))
+    assert "Delete 3 jobs that died of" in page
+    assert backend.count(queue="mails", status="dead") == 3
+    sure = text_of(client.post("/act", data=form_of(page, "delete"), follow_redirects=True))
+    assert "3 of 3 jobs deleted." in sure
+    assert client_of(backend, "read").post("/act?ask=yes", data=form).status_code == 403
+
+
 def test_jobs_that_died_since_the_page_was_shown_are_left(backend: Backend, client: Client) -> None:
     """A delete of a group takes the jobs that the form has shown, and not those that came later."""
     die(backend, "mails", fail_here, 2)

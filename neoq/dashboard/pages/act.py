@@ -40,8 +40,8 @@ def page(request: Request, board: Board) -> Answer:
     change = CHANGES.get(action)
     if change is None:
         raise Refused(400, "There is no such action.")
-    if "group" in request.form and not ask:
-        return failures.change_group(request, board, change)
+    if "group" in request.form:
+        return failures.change_group(request, board, change, ask=ask)
     if "all" in request.form and not ask:
         return _sweep(request, board, change)
     return _ticked(request, board, change, ask=ask)
@@ -85,8 +85,9 @@ def _ticked(request: Request, board: Board, change: Change, *, ask: bool) -> Ans
     if stale:
         return Redirect(back, f"Nothing was {change.past}: {stale}.", failed=True)
     if ask:
-        data = {"change": change, "jobs": list(jobs.values()), "seen": request.form.all("job"), "back": back}
-        return Page("sure.html", data)
+        fields = [("job", one) for one in request.form.all("job")]
+        data = {"change": change, "jobs": list(jobs.values()), "number": len(jobs)}
+        return Page("sure.html", {**data, "fields": fields, "back": back})
     return _change(request, board, change, jobs, back)
 
 

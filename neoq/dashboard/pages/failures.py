@@ -48,8 +48,11 @@ def _row(request: Request, group: Group) -> dict[str, Any]:
     }
 
 
-def change_group(request: Request, board: Board, change: Change) -> Redirect:
-    """Change the jobs of a group that are dead still; those that died since the form was shown are left."""
+def change_group(request: Request, board: Board, change: Change, *, ask: bool) -> Page | Redirect:
+    """Change the jobs of a group that are dead still, or ``ask`` before.
+
+    Those that died since the form was shown are left.
+    """
     if change.name not in _ACTIONS:
         raise Refused(400, f"A group of failures can be retried or deleted; {change.name} is neither.")
     groups = {group.key: group for group in groups_of(board.faults().value, request.granted.may_read)}
@@ -60,6 +63,10 @@ def change_group(request: Request, board: Board, change: Change) -> Redirect:
         request.need(change.name, queue)
     newest, last = _shown(request)
     seen = [job_id for job_id in group.ids if job_id <= newest]
+    if ask:
+        fields = [(name, request.form.get(name, "")) for name in ("group", "newest", "last")]
+        data = {"change": change, "group": group, "number": len(seen), "mask": board.mask}
+        return Page("sure.html", {**data, "fields": fields, "back": "failures"})
     what = f"{group.exception} in {group.place or 'unknown'}"
     done = _change(request, board, change, seen[:MOST], last=last, what=what)
     board.changed()
