@@ -14,6 +14,7 @@ import pytest
 
 import neoq
 from neoq import errors
+from neoq.tasks import JobFailed
 
 PATIENCE = 30.0
 
@@ -44,6 +45,7 @@ def _examples() -> list[BaseException]:
         neoq.Snooze(datetime(2030, 1, 1, tzinfo=UTC)),
         neoq.Discard("no"),
         neoq.Discard(),
+        JobFailed(job),
         OwnError(7, where="there"),
         neoq.JobTimeout(),
         neoq.JobTimeout("ran longer than 1 s"),

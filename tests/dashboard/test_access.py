@@ -64,7 +64,7 @@ def test_others_are_refused_without_access(change: dict[str, str]) -> None:
         (RIGHTS, True, RIGHTS),
         (Access({"run"}, user="ada"), True, {"run"}),
     ],
-    ids=str,
+    ids=["none", "read", "nothing more", "a set", "a list", "all", "an Access"],
 )
 def test_an_answer_holds_for_every_queue(answer: Any, reads: bool, rights: set[str]) -> None:
     """What access= returns is what its sender may do, on every queue and nothing more."""
