@@ -33,6 +33,11 @@ NO_LOOPS = {
     ("engine.py", "shut_down"): "one shutdown",
     ("child.py", "_listen"): "reads the pipe of the supervisor until its end",
     ("reload.py", "listen"): "watchfiles, until the worker ends",
+    ("board.py", "work"): "one question to the store, which may hang",
+    ("sweeps.py", "run"): "one change of all that match",
+    ("levels.py", "_ask"): "one look at the levels of the store, which may hang",
+    ("metrics.py", "_serve"): "one scrape",
+    ("counting.py", "_tell_levels"): "one look at the levels of the store, for the supervisor",
 }
 
 

@@ -9,22 +9,26 @@ from pathlib import Path
 from neoq.cli.exits import CommandError, Exit
 
 LONGEST = 100  # bytes of a socket's path; the system takes 107
+_TMP = "/tmp"  # noqa: S108  # the directory in it is this user's own
 
 
 def socket_of(name: str) -> Path:
     """The socket of the worker of that name.
 
-    In $NEOQ_RUNTIME_DIR, else in $XDG_RUNTIME_DIR, else in a directory of this user's own.
+    In $NEOQ_RUNTIME_DIR, else in $XDG_RUNTIME_DIR, else in a directory of this user's own under $TMPDIR, or
+    under /tmp where that is too long for a socket.
     """
     for variable in ("NEOQ_RUNTIME_DIR", "XDG_RUNTIME_DIR"):
         if folder := os.environ.get(variable):
+            folders = [folder]
             break
-    else:
-        folder = f"{os.environ.get('TMPDIR', '/tmp')}/neoq-{os.getuid()}"  # noqa: S108  # tempfile is slow to import
-    path = Path(folder) / f"neoq-{name}.sock"
-    if len(os.fsencode(path)) > LONGEST:
-        raise CommandError(f"the path {path} is too long for a socket: set NEOQ_RUNTIME_DIR", Exit.USAGE)
-    return path
+    else:  # tempfile is slow to import
+        folders = [f"{root}/neoq-{os.getuid()}" for root in (os.environ.get("TMPDIR", _TMP), _TMP)]
+    paths = [Path(folder) / f"neoq-{name}.sock" for folder in folders]
+    for path in paths:
+        if len(os.fsencode(path)) <= LONGEST:
+            return path
+    raise CommandError(f"the path {paths[0]} is too long for a socket: set NEOQ_RUNTIME_DIR", Exit.USAGE)
 
 
 def make_folder(path: Path) -> None:
