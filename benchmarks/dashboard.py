@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from urllib.parse import urljoin, urlsplit
 
-from contest import PATIENCE, Bar, Contest, Measures, percentile
+from contest import PATIENCE, Bar, Contest, Handled, Measures, percentile
 from on_servers import URL
 
 ROOT = Path(__file__).parent.parent
@@ -228,17 +228,16 @@ def throughput(url: str, quick: bool) -> float:
     import neoq
 
     count = 1_000 if quick else 40_000
+    handled = Handled(count)
     with neoq.connect(url, autostart=False) as backend:
-        backend.listen("drained", lambda job: None, concurrency=8)
+        backend.listen("drained", lambda job: handled.note(job.payload), concurrency=8)
         backend.enqueue_many(neoq.Job("drained", {"n": n}) for n in range(count))
         began = time.perf_counter()
         backend.start()
-        until = time.monotonic() + PATIENCE
-        while next(one for one in backend.queues() if one.queue == "drained").unfinished:
-            if time.monotonic() > until:
-                raise RuntimeError("the queue was not drained")
-            time.sleep(0.1)
-        return count / (time.perf_counter() - began)
+        handled.wait()
+        seconds = time.perf_counter() - began
+    handled.check()
+    return count / seconds
 
 
 @contextmanager
