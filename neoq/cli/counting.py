@@ -12,7 +12,7 @@ from neoq.metrics.figures import Figures, as_message, grown
 from neoq.metrics.levels import Levels
 from neoq.metrics.names import STORE_SECONDS
 from neoq.metrics.process import Counters
-from neoq.threads.lifecycle import start
+from neoq.threads.lifecycle import try_start
 
 if TYPE_CHECKING:
     from neoq.engine.engine import Engine
@@ -44,12 +44,11 @@ class Counting:
             self._wire.send("counted", figures=as_message(gained))
 
     def look(self) -> None:
-        """Read the levels of the store and tell them, in a thread: the store may be away."""
-        thread = threading.Thread(target=self._tell_levels, name="neoq-look", daemon=True)
-        try:
-            start(thread)
-        except (RuntimeError, MemoryError, OSError):  # no thread is to be had: another process is asked next
-            return
+        """Read the levels of the store and tell them, in a thread: the store may be away.
+
+        Where there is no thread to be had another process is asked next.
+        """
+        try_start(threading.Thread(target=self._tell_levels, name="neoq-look", daemon=True))
 
     def _tell_levels(self) -> None:
         self._wire.send("levels", figures=as_message(self._levels.read(self._engine)))

@@ -14,6 +14,7 @@ from neoq.dashboard.failures import Fault, Faults
 from neoq.dashboard.sweeps import Sweeps
 from neoq.errors import BackendError, LookTimeoutError
 from neoq.filter import Filter
+from neoq.threads.lifecycle import BoundedCall, start
 
 if TYPE_CHECKING:
     from neoq.backend import Backend
@@ -118,7 +119,7 @@ class Look(Generic[T]):
 def _in_thread(work: Callable[[], None]) -> None:
     """Do something in a thread of its own, or here where the system has no more threads."""
     try:
-        threading.Thread(target=work, name="neoq-dashboard-look", daemon=True).start()
+        start(threading.Thread(target=work, name="neoq-dashboard-look", daemon=True))
     except RuntimeError:
         work()
 
@@ -219,21 +220,13 @@ class Board:
         if not self._asking.acquire(blocking=False):
             raise StoreAway("it has not answered what other pages have asked")
         answers: list[T] = []
-        errors: list[BaseException] = []
-        answered = threading.Event()
 
         def ask() -> None:
             try:
                 answers.append(question())
-            except BaseException as error:
-                errors.append(error)
             finally:
                 self._asking.release()
-                answered.set()
 
-        _in_thread(ask)
-        if not answered.wait(FIRST_PATIENCE):
+        if not BoundedCall("neoq-dashboard-look").run(ask, FIRST_PATIENCE):
             raise StoreAway(f"it has not answered for {FIRST_PATIENCE:g} s")
-        if errors:
-            raise errors[0]
         return answers[0]

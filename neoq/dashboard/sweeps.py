@@ -15,6 +15,7 @@ from neoq.audit import filter_text
 from neoq.dashboard.acting import recorded
 from neoq.dashboard.search import steps, wanted_by
 from neoq.errors import LookTimeoutError, NeoqError
+from neoq.threads.lifecycle import start
 
 if TYPE_CHECKING:
     from neoq.backend import Backend
@@ -189,5 +190,5 @@ class Sweeps:
             sweep.run(backend)
             ended()
 
-        threading.Thread(target=run, name="neoq-dashboard-sweep", daemon=True).start()
+        start(threading.Thread(target=run, name="neoq-dashboard-sweep", daemon=True))
         return sweep

@@ -22,7 +22,7 @@ from neoq.metrics.names import (
     THREADS_NOW,
     WORKERS,
 )
-from neoq.threads.lifecycle import join, start
+from neoq.threads.lifecycle import join, try_start
 
 if TYPE_CHECKING:
     from neoq.engine.engine import Engine
@@ -55,9 +55,7 @@ class Levels:
         """A thread that reads the store: perhaps one that has not come back yet."""
         if self._reader is None or not self._reader.is_alive():
             self._reader = threading.Thread(target=self._ask, args=(engine,), name="neoq-levels", daemon=True)
-            try:
-                start(self._reader)
-            except (RuntimeError, MemoryError, OSError):  # no thread is to be had
+            if not try_start(self._reader):
                 self._reader = None
         return self._reader
 

@@ -54,6 +54,15 @@ def start(thread: threading.Thread) -> None:
         raise landed
 
 
+def try_start(thread: threading.Thread) -> bool:
+    """Start a thread; False where there is none to be had."""
+    try:
+        start(thread)
+    except (RuntimeError, MemoryError, OSError):
+        return False
+    return True
+
+
 def refuse_isolated() -> None:
     """Raise a NeoqError in an interpreter that may have no threads, as some sub-interpreters."""
     try:
@@ -110,9 +119,7 @@ def in_time(work: Callable[[], T], seconds: float) -> T | None:
     """What ``work`` returns in a thread of its own; None where that takes longer, or there is no thread."""
     returned: list[T] = []
     thread = threading.Thread(target=lambda: returned.append(work()), name="neoq-in-time", daemon=True)
-    try:
-        start(thread)
-    except (RuntimeError, MemoryError, OSError):
+    if not try_start(thread):
         return None
     join(thread, seconds)
     return returned[0] if returned else None
