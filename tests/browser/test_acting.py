@@ -149,7 +149,7 @@ def test_a_group_of_failures_is_retried(at: Open, acting: Shown, scripts: bool) 
 
 
 def test_a_double_click_acts_once(at: Open, acting: Shown) -> None:
-    """Who clicks twice does it once."""
+    """A user who clicks twice does it once."""
     acting.shop.backend.pause("emails")
     page = at("dead job")
     page.locator("main").get_by_role("button", name="Retry", exact=True).dblclick()

@@ -1,4 +1,4 @@
-"""Who has no pointer reaches everything, and sees where the focus is."""
+"""A user without a pointer reaches everything, and sees where the focus is."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_keys(visit: Visits, shown: Shown) -> None:
 
 
 def test_keys_are_switched_off(visit: Visits, shown: Shown) -> None:
-    """Who needs the keys for something else switches them off, for the next pages too."""
+    """A user who needs the keys for something else switches them off, for the next pages too."""
     page = visit(shown.address + "queues")
     page.keyboard.press("?")
     page.get_by_label("Read these keys").uncheck()

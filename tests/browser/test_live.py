@@ -94,7 +94,7 @@ class TestInTheReadersHands:
         self._stands_still(visit, in_memory, jobs, lambda: seen(False), says=None)
 
     def test_choice_is_kept(self, visit: Visits, jobs: Page) -> None:
-        """Who turns refreshing off finds it off on the next page."""
+        """A user who turns refreshing off finds it off on the next page."""
         jobs.select_option("#refresh-every", "0")
         jobs.evaluate("document.activeElement.blur()")
         before = visit.asked

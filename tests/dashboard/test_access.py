@@ -124,7 +124,7 @@ def test_the_user_is_that_of_access_or_of_the_server() -> None:
 
 
 def test_a_password_lets_in() -> None:
-    """Who sends the password has the rights, and anybody else is asked for it."""
+    """A user who sends the password has the rights, and anybody else is asked for it."""
 
     def sends(value: str | None) -> Granted:
         header = {} if value is None else {"HTTP_AUTHORIZATION": value}

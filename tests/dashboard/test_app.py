@@ -130,7 +130,7 @@ def test_nobody_is_let_in_who_may_not_read(backend: Backend) -> None:
 
 
 def test_only_queues_that_may_be_read_are_listed(backend: Backend) -> None:
-    """Who may look at some queues sees only those."""
+    """A user of some queues sees only those."""
     for name in ("mails", "secret"):
         backend.listen(name, nothing)
         backend.enqueue(name, {})

@@ -190,7 +190,7 @@ def test_a_group_is_retried_once_by_a_form_that_is_sent_twice(backend: Backend, 
 
 
 def test_a_group_takes_the_right_in_each_of_its_queues(backend: Backend) -> None:
-    """Who may retry in one of the two queues of a group may not retry the group, and has no button for it."""
+    """A user with the right in one of two queues of a group may not retry the group, and has no button."""
     die(backend, "mails", fail_here, 1)
     die(backend, "shop", fail_here, 1)
     client = client_of(backend, {"mails": {"retry"}, "shop": "read"})

@@ -182,7 +182,7 @@ def test_a_large_payload_is_downloaded(client: Client) -> None:
 
 
 def test_a_job_of_a_queue_that_may_not_be_read_is_not_there(backend: Backend) -> None:
-    """Who may look at one queue finds no job, list or page of another one."""
+    """A user of one queue finds no job, list or page of another one."""
     backend.listen("mails", nothing)
     backend.listen("secret", nothing)
     job = backend.enqueue("secret", {}, run_after=3600)

@@ -96,7 +96,7 @@ def test_the_rights_of_one_queue_are_none_on_another(
 
 
 def test_what_may_not_be_read_is_not_shown(backend: Backend, jobs: dict[str, neoq.Job]) -> None:
-    """Who may read one queue finds nothing of another: no name, no job, and not whether there is one."""
+    """A user of one queue finds nothing of another: no name, no job, and not whether there is one."""
     client = client_of(backend, {"mails": RIGHTS})
     other = jobs["secret-plan"]
 
