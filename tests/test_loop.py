@@ -227,6 +227,23 @@ def test_a_loop_that_ends_late_releases_what_its_turns_have_opened(loops: list[L
     assert calls == ["turn", "ended"]
 
 
+def test_a_loop_ends_that_was_closed_before_its_last_turn(loops: list[Loop]) -> None:
+    """A loop that owes one more turn when it is closed ends after that turn, without another ring."""
+    owed: list[str] = []
+
+    def turn() -> float | None:
+        if owed:
+            owed.clear()
+            return None
+        loop.close()
+        owed.append("a turn")
+        return 0.0
+
+    loop = make(loops, turn, owes=lambda: bool(owed))
+    loop.start()
+    assert loop.join(5.0)
+
+
 def test_every_thread_of_the_package_is_a_loop() -> None:
     """Each threading.Thread that the package makes runs a Loop, or is in the list of those that do not."""
     found = set()

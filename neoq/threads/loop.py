@@ -158,7 +158,8 @@ class Loop:
         if _late:
             revive(often=False)
             wait = TRY_AGAIN if wait is None else min(wait, TRY_AGAIN)
-        if wait is None or wait > 0:
+        # The ring of close() is gone where it came before this turn, for what was owed still then.
+        if not self._is_over() and (wait is None or wait > 0):
             self.wakeup.wait(wait)
 
     def _say(self, error: BaseException) -> None:
