@@ -10,6 +10,7 @@ from neoq.errors import (
     BackendClosedError,
     BackendError,
     BackendUnavailable,
+    BatchClosedError,
     ConfigError,
     CronError,
     DeadlineExceeded,
@@ -29,6 +30,7 @@ from neoq.errors import (
     Signal,
     Snooze,
     StaleLeaseError,
+    Suspended,
     UnsupportedError,
 )
 from neoq.version import __version__ as __version__
@@ -62,6 +64,7 @@ __all__ = [
     "BackendClosedError",
     "BackendError",
     "BackendUnavailable",
+    "BatchClosedError",
     "Config",
     "ConfigError",
     "CronError",
@@ -96,6 +99,7 @@ __all__ = [
     "StaleLeaseError",
     "Stats",
     "Status",
+    "Suspended",
     "Task",
     "TaskJob",
     "Tasks",

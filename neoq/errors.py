@@ -14,6 +14,8 @@
     ├─ DuplicateJobError              (neoq.job) on_duplicate="raise", or retry() of a taken fingerprint
     ├─ QueueFullError                 capacity reached and enqueue_timeout ran out
     ├─ BackendClosedError             used after shutdown
+    ├─ BatchClosedError               a batch takes no more members: it was ended, stopped or taken over
+    ├─ ChildFailed                    (neoq.held.children) the job of a job.call() ended dead or cancelled
     └─ BackendError                   the store failed
         ├─ BackendUnavailable         it cannot be reached
         ├─ LookTimeoutError           a look at many jobs took too long, and was broken off
@@ -24,7 +26,7 @@
     ├─ Retry · Snooze · Discard
 
     JobInterrupted(BaseException)     raised inside a handler; ``except Exception`` does not catch it
-    └─ JobTimeout · DeadlineExceeded · ShutdownRequested · JobCancelled
+    └─ JobTimeout · DeadlineExceeded · ShutdownRequested · JobCancelled · Suspended
 """
 
 from __future__ import annotations
@@ -111,6 +113,10 @@ class BackendClosedError(NeoqError):
     """The backend was used after its shutdown."""
 
 
+class BatchClosedError(NeoqError):
+    """A batch takes no more members: its block has ended, it was stopped, or another process took it over."""
+
+
 class BackendError(NeoqError):
     """The store failed; the driver's own exception is chained."""
 
@@ -188,3 +194,10 @@ class ShutdownRequested(JobInterrupted):
 
 class JobCancelled(JobInterrupted):
     """The job was cancelled while it ran."""
+
+
+class Suspended(JobInterrupted):
+    """The attempt ends here, and the job waits: for its children, a signal, or its time.
+
+    `Job.gather`, `Job.call`, `Job.sleep` and `Job.wait_for` raise it. No attempt is charged.
+    """

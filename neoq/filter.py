@@ -49,6 +49,7 @@ class Filter:
     ``since`` (included) and ``until`` (excluded) are seconds since the epoch: of a job's creation or of its
     due time, if ``time`` says so, else of its end, or of its creation where it has not ended. ``error`` is a
     part of its error. ``payload`` has paths into it, and the values that are there.
+    ``group`` is the name of a group (see `Group.name`), whose jobs are wanted.
     """
 
     ids: Collection[int] | None = None
@@ -62,6 +63,7 @@ class Filter:
     time: Literal["created", "due"] | None = None
     error: str | None = None
     payload: tuple[tuple[Path, Any], ...] = ()
+    group: str | None = None
 
     @property
     def narrow(self) -> bool:
@@ -82,6 +84,7 @@ class Filter:
             and (self.statuses is None or job.status in self.statuses)
             and (self.kind is None or job.kind == self.kind)
             and (self.key is None or job.key == self.key)
+            and (self.group is None or (job.group or "").startswith(self.group))
             and (self.error is None or self.error in (job.error or ""))
             and self._is_in_time(job)
             and self.matches_payload(job)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from neoq.attempts import one_more
+from neoq.held.step import Step
 from neoq.job import Job
 from neoq.record import FINISHED, Status
 
@@ -15,7 +16,8 @@ WORKER_DIED = "WorkerDied: the process ended, or was silent for as long as a lea
 class Lease(NamedTuple):
     """The right to settle one job: ``token`` is drawn at each claim, so an older claim's no longer fits.
 
-    ``due`` is when the job became due, as its store has it: by that waiting is measured.
+    ``due`` is when the job became due, as its store has it: by that waiting is measured. ``counted`` is
+    `Record.counted` of the claimed job: its end concerns more than itself.
     """
 
     job_id: int
@@ -23,6 +25,7 @@ class Lease(NamedTuple):
     token: int
     progress: tuple[float, str] | None = None
     due: float | None = None
+    counted: bool = False
 
 
 class Failure(NamedTuple):
@@ -43,6 +46,13 @@ class Outcome(NamedTuple):
     back or snoozed). ``charged`` says whether the attempt counts as a retry. Times are seconds since the
     epoch on this process's clock. ``failed_attempts`` takes the place of what the job has
     there; None leaves it.
+
+    ``follow`` are jobs that are added in the same atomic step, or durably so that each will be added once.
+    PENDING with ``holds``, the number of a round, holds the job until all of its group of that round have
+    ended: those in ``follow``, in which the group is sealed. With ``awaits``, the name of a signal, it is
+    held until that has come; it is due at once where it has. Both are due at ``run_after``, too, or None:
+    never by time. ``steps`` are recorded in the same atomic step, whatever the status; where a job
+    SUCCEEDED or is CANCELLED its steps are dropped instead.
     """
 
     lease: Lease
@@ -55,11 +65,14 @@ class Outcome(NamedTuple):
     result: bytes | None = None
     follow: tuple[Job, ...] = ()
     failed_attempts: bytes | None = None
+    holds: int | None = None
+    awaits: str | None = None
+    steps: tuple[Step, ...] = ()
 
 
 def lease_of(job: Job) -> Lease:
     """The lease of a job that was claimed here."""
-    return Lease(job.id, job.queue, job.token, job.progress_report, job.due)
+    return Lease(job.id, job.queue, job.token, job.progress_report, job.due, job.counted)
 
 
 def succeeded(job: Job) -> Outcome:

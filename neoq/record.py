@@ -11,6 +11,7 @@ from neoq.times import Asked
 
 Unique = bool | Literal["until_started"]
 OnDuplicate = Literal["return", "raise", "replace"]
+Held = Literal["batch", "children", "signal", "line"]
 NO_META: Mapping[str, str] = MappingProxyType({})
 
 
@@ -88,7 +89,14 @@ class Record:
     traceback: str | None = None
     kind: str | None = None
     key: str | None = None
-    group: str | None = None
+    group: str | None = None  # the group whose holder waits for its end; see held/group.py
+    unique_for: float | None = None  # seconds for which it is unique at least
+    max_delay: float | None = None  # seconds by which replacements may put it off
+    producer: int = 0  # the opener of the batch that adds this member; not stored
+    held: Held | None = None  # why it is PENDING and not due
+    holds: int | None = None  # it holds, or has held, a group: of this round, the latest
+    counted: bool = False  # claimed: it has a group, a round, steps or a turn, so that its end concerns more
+    steps: int = 0  # how many it has recorded, signals included
     meta: Mapping[str, str] = NO_META
     worker: str | None = None
     crashes: int = 0

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 from neoq.audit import AuditEntry, Entries
 from neoq.batch import must_not_meet, refuse_taken_uids, taken_by
 from neoq.filter import ALL, Filter
+from neoq.held.seam import HoldingStore
 from neoq.job import Job
 from neoq.outcome import Failure, Lease, Outcome, Successes, lease_of, record_crash, record_outcome
 from neoq.record import Status
@@ -163,6 +164,7 @@ class WorkerInfo:
 class QueueCounts:
     """The jobs of one queue, counted by where they are in their life.
 
+    ``held`` are jobs that wait for others to end, or for a signal.
     ``unknown`` has the kinds of waiting jobs that no live worker runs, and how many of each; "(none)" stands
     for jobs without a kind. ``oldest_due`` is when the oldest ready job became due, ``oldest_started`` when
     the longest running one was started; None where there is none. ``counted_at`` is when the jobs were
@@ -179,6 +181,7 @@ class QueueCounts:
     cancelled: int = 0
     paused: bool = False
     unknown: Mapping[str, int] = field(default_factory=dict, hash=False)
+    held: int = 0
     oldest_due: datetime | None = field(default=None, compare=False)
     oldest_started: datetime | None = field(default=None, compare=False)
     counted_at: datetime | None = field(default=None, compare=False)
@@ -186,7 +189,7 @@ class QueueCounts:
     @property
     def unfinished(self) -> int:
         """Jobs that have not ended."""
-        return self.ready + self.scheduled + self.retrying + self.running
+        return self.ready + self.scheduled + self.retrying + self.running + self.held
 
 
 @dataclass(frozen=True)
@@ -249,7 +252,7 @@ class Ear(Protocol):
         """Hear no more, and disconnect."""
 
 
-class Store(abc.ABC):
+class Store(HoldingStore, abc.ABC):
     """The operations that keep jobs. A backend makes one, and its engine drives it.
 
     Only BackendError (and what a method names) escapes, the driver's own exception chained. Only ``add``
@@ -259,7 +262,8 @@ class Store(abc.ABC):
 
     features: ClassVar[frozenset[str]] = frozenset()
     """What it offers beyond the contract: ``local`` (claim and settle cost no round trip, so runners call
-    them directly), ``durable``, ``shared``, ``transactions``. What is not there raises UnsupportedError."""
+    them directly), ``durable``, ``shared``, ``transactions``; and of `neoq.held.seam` ``batches``, ``steps``,
+    ``limits`` and ``rates``. What is not there raises UnsupportedError."""
 
     announces: ClassVar[bool] = False
     """Whether `ask` and `announce` reach other processes. Where they do not, `open_ear` may still tell that
@@ -304,10 +308,10 @@ class Store(abc.ABC):
     def close_store(self) -> None:
         """Release everything; called once, after the last settle."""
 
-    def stop_waiting(self) -> None:  # noqa: B027  # most stores never wait
+    def stop_waiting(self) -> None:  # most stores never wait
         """End every ``add`` that waits for room, with BackendClosedError: the backend is being shut down."""
 
-    def stop_claiming(self, timeout: float) -> None:  # noqa: B027  # most claims take no time
+    def stop_claiming(self, timeout: float) -> None:  # most claims take no time
         """Break off a claim that is under way, in at most ``timeout`` seconds: its jobs are not taken."""
 
     @abc.abstractmethod
@@ -359,13 +363,13 @@ class Store(abc.ABC):
         """Begin to hear which jobs change; called when somebody waits for one. None: nothing can be heard."""
         return None
 
-    def ask(self, job_ids: Sequence[int], *, every_change: bool) -> None:  # noqa: B027  # see `announces`
+    def ask(self, job_ids: Sequence[int], *, every_change: bool) -> None:  # see `announces`
         """Ask the workers to announce the end of these jobs, or every change of them.
 
         Each worker passes them on to ``context.asked``. A worker that begins to hear asks announces None.
         """
 
-    def announce(self, job_ids: Sequence[int] | None) -> None:  # noqa: B027  # see `announces`
+    def announce(self, job_ids: Sequence[int] | None) -> None:  # see `announces`
         """Tell every `Ear` that these jobs have changed; None: that any may have."""
 
     @abc.abstractmethod

@@ -188,7 +188,7 @@ class Meter:
         """Count successes of one queue, by loops that are written in C; False where they are others."""
         number = len(outcomes)
         leases, statuses, _, _, began, ended, *_ = zip(*outcomes, strict=True)
-        _, queues, _, _, due = zip(*leases, strict=True)
+        _, queues, _, _, due, _ = zip(*leases, strict=True)
         if statuses.count(_SUCCEEDED) < number or queues.count(queues[0]) < number:
             return False
         try:

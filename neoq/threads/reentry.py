@@ -23,6 +23,7 @@ GUARDED = (
     *("claim", "extend", "settle", "reclaim", "prune", "beat", "workers"),
     *("find", "find_brief", "counts", "waiting_kinds", "change", "set_paused"),
     *("add_audit", "audit", "add_series", "series"),
+    *("open_batch", "seal", "group", "tend", "record", "steps", "signal", "limit", "limits", "lines"),
 )
 
 

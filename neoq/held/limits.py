@@ -1,0 +1,91 @@
+"""Limits: how many jobs of a queue, or of one key in it, may run at once, and how often they may start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from neoq.errors import ConfigError
+
+OnDead = Literal["hold", "go on"]
+LineState = Literal["running", "retrying", "dead", "waiting"]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """At most ``n`` starts in ``per`` seconds, of which up to ``burst`` may come at once.
+
+    ``burst`` is a tenth of ``n`` by default, at least 1. A start is a claim, whatever becomes of it. In any t
+    seconds at most burst + t * n / per jobs start. The algorithm is GCRA (ITU-T I.371).
+    """
+
+    n: int
+    per: float = 1.0
+    burst: int | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if type(self.n) is not int or not 1 <= self.n <= 10**9:
+            problems.append(f"Rate: n must be an integer from 1 to 10**9, not {self.n!r}")
+        if type(self.per) not in {int, float} or not 0 < self.per <= 366 * 86400:
+            problems.append(f"Rate: per must be seconds, above 0 and at most a year, not {self.per!r}")
+        if self.burst is not None and (type(self.burst) is not int or not 1 <= self.burst <= 10**9):
+            problems.append(f"Rate: burst must be an integer from 1 to 10**9, not {self.burst!r}")
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def spacing(self) -> float:
+        """Seconds between two starts in the long run."""
+        return self.per / self.n
+
+    @property
+    def at_once(self) -> int:
+        """How many may start at once."""
+        return max(1, self.n // 10) if self.burst is None else self.burst
+
+    @property
+    def tolerance(self) -> float:
+        """By how many seconds a start may be early, as GCRA has it."""
+        return self.spacing * (self.at_once - 1)
+
+
+class Limits(NamedTuple):
+    """The limits of one queue, over all processes; None where there is none.
+
+    ``ordered``: of one key one job after another, in their order. ``hold_dead``: a DEAD head of an ordered
+    line holds it. ``aging`` are seconds of waiting that count as one level of priority.
+    """
+
+    per_key: int | None = None
+    ordered: bool = False
+    hold_dead: bool = True
+    max_running: int | None = None
+    rate: Rate | None = None
+    rate_per_key: Rate | None = None
+    aging: float | None = None
+
+    @property
+    def by_key(self) -> bool:
+        """Whether the jobs of a key form a line."""
+        return self.ordered or self.per_key is not None or self.rate_per_key is not None
+
+    @property
+    def slots(self) -> int | None:
+        """How many jobs of one key may be ready or running at once; None: as many as there are."""
+        return 1 if self.ordered else self.per_key
+
+
+@dataclass(frozen=True)
+class Line:
+    """The jobs of one key of a queue whose jobs form lines.
+
+    ``head`` is the job that has its turn: it runs, waits for its next attempt, is dead and holds the line, or
+    waits to be claimed. ``waiting`` are the jobs behind it.
+    """
+
+    queue: str
+    key: str
+    state: LineState
+    head: int | None
+    waiting: int
