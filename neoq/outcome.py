@@ -49,10 +49,10 @@ class Outcome(NamedTuple):
 
     ``follow`` are jobs that are added in the same atomic step, or durably so that each will be added once.
     PENDING with ``holds``, the number of a round, holds the job until all of its group of that round have
-    ended: those in ``follow``, in which the group is sealed. With ``awaits``, the name of a signal, it is
-    held until that has come; it is due at once where it has. Both are due at ``run_after``, too, or None:
-    never by time. ``steps`` are recorded in the same atomic step, whatever the status; where a job
-    SUCCEEDED or is CANCELLED its steps are dropped instead.
+    ended: those in ``follow``, in which the group is sealed. With ``awaits``, the name of a signal as a step
+    ("signal:approval"), it is held until that has come; it is due at once where it has. Both are due at
+    ``run_after``, too, or None: never by time. ``steps`` are recorded in the same atomic step, whatever the
+    status; where a job SUCCEEDED or is CANCELLED its steps are dropped instead.
     """
 
     lease: Lease

@@ -7,9 +7,11 @@ methods raise UnsupportedError.
 
 A held job is PENDING and not claimable. `Record.held` says what it waits for: "batch" or "children" (the
 ends of a group), "signal", or "line" (its turn). Except for a line, held jobs count in `QueueCounts.held`,
-not in ``ready``, and take no capacity. A held job is due when what it waits for has come, or at its
-``due``, if that is not infinite; a deadline is a due time, too. What has become due is an ordinary ready
-job, whose ``due`` is the time at which it was released.
+not in ``ready``, and take no capacity. A held job is due when what it waits for has come, or at the
+``run_after`` of its outcome, if it has one; a deadline is a due time, too. What has become due is an ordinary
+ready job, whose ``due`` is the time at which it was released. The callback of a batch has no such time: its
+own ``due`` is the earliest at which it is due once it is released. Held jobs are left as they are by "run",
+"retry" and by an enqueue that would replace them; a holder is not deleted while it is held.
 
 Ends. A job that has a `Record.group` ends once: as SUCCEEDED, DEAD or CANCELLED, or by being deleted, which
 counts as cancelled. Its end is counted for its group in the same atomic step, or durably so that it will be
