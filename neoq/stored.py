@@ -39,6 +39,8 @@ UNIQUENESS_NUMBER = {unique: number for number, unique in UNIQUENESS.items()}
 LAST_RETRY, LAST_CRASH = 2**31 - 2, 2**15 - 2  # that every store can count up once more
 _LAST_INT = 2**31 - 1
 COUNTED = ("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled")  # of QueueCounts
+COUNTED_IN_ROWS = (*COUNTED, "held")
+HELD = COUNTED_IN_ROWS.index("held")
 SHOWN = 60  # characters of what a field held
 SHOWN_IN_ALL = 500
 _ONLY_TEXTS = frozenset({str})
@@ -206,7 +208,7 @@ def check_numbers(job: Job) -> None:
 def counts_of(
     rows: Iterable[tuple[str, int, int, Any]], paused: Mapping[str, bool], counted_at: float | None = None
 ) -> list[QueueCounts]:
-    """Counts of each queue from (queue, place in `COUNTED`, number, time); a place may come more than once.
+    """Counts of each queue from (queue, place in `COUNTED_IN_ROWS`, number, time); a place may come twice.
 
     The time is when the oldest ready job became due, or the longest running one was started; else None.
     ``paused`` has queues that are there without jobs, too. A row that no store has written is left out.
@@ -214,8 +216,8 @@ def counts_of(
     numbers: dict[str, dict[str, Any]] = {queue: {} for queue in paused}
     oldest: dict[tuple[str, str], float] = {}
     for queue, place, number, time in rows:
-        if type(queue) is str and type(place) is type(number) is int and 0 <= place < len(COUNTED):
-            of_queue, name = numbers.setdefault(queue, {}), COUNTED[place]
+        if type(queue) is str and type(place) is type(number) is int and 0 <= place <= HELD:
+            of_queue, name = numbers.setdefault(queue, {}), COUNTED_IN_ROWS[place]
             of_queue[name] = of_queue.get(name, 0) + number
             if (at := number_in(time)) is not None:
                 oldest[queue, name] = min(at, oldest.get((queue, name), at))
