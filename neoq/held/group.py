@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from neoq.errors import BatchClosedError
 from neoq.job import Job
 
 BATCH = 0  # the round of a batch's members
@@ -42,6 +43,15 @@ def group_in(text: str | None) -> Group | None:
         return None
     holder, number, place = found.groups()
     return Group(int(holder), int(number), int(place) if place else None)
+
+
+def closed(holder: int) -> BatchClosedError:
+    """The error of an add to a batch, or of its seal, by whoever is not, or no longer, its producer."""
+    return BatchClosedError(
+        f"batch {holder} takes no more members: its block has ended, it was cancelled or has stopped at a "
+        "dead member, or another process has opened it by its name; nothing was added",
+        job_id=holder,
+    )
 
 
 class BatchRules(NamedTuple):

@@ -256,6 +256,7 @@ class QueueState:
         self.paused = False
         self.blocked: list[int] = []  # how many jobs each waiting producer needs room for
         self.scheduled = 0  # waiting for their time
+        self.held = 0  # waiting for others to end, or for a signal
         self.retrying = 0  # waiting for their next attempt
         self.running = 0
         self.succeeded = 0
@@ -277,12 +278,22 @@ class QueueState:
         if own is None:
             return job.body  # type: ignore[return-value]
         if len(own) == 32:
-            holders: list[Any] = [self.records[job_id] for job_id in self.holders.values()]
-            holders = [job_of(holder) if holder.__class__ is tuple else holder for holder in holders]
-            self.holders.clear()  # in place: a caller may have the dict in its hand
-            self.holders.update((holder.fingerprint, holder.id) for holder in holders)
-            self.hashed = True
+            self._hash()
         return own
+
+    def _hash(self) -> None:
+        """Compare fingerprints from now on."""
+        holders: list[Any] = [self.records[job_id] for job_id in self.holders.values()]
+        holders = [job_of(holder) if holder.__class__ is tuple else holder for holder in holders]
+        self.holders.clear()  # in place: a caller may have the dict in its hand
+        self.holders.update((holder.fingerprint, holder.id) for holder in holders)
+        self.hashed = True
+
+    def holder(self, fingerprint: str) -> int | None:
+        """The unfinished job that has a fingerprint."""
+        if len(fingerprint) == 32 and not self.hashed and fingerprint not in self.holders:
+            self._hash()  # it may be the hash of a payload
+        return self.holders.get(fingerprint)
 
     def free(self, job: Job) -> None:
         """Give up a job's fingerprint, if it is still the one that has it."""
@@ -301,7 +312,9 @@ class QueueState:
 
     def waits(self, job: Job, one: int) -> None:
         """Count a job in (1) or out (-1) that waits for its time."""
-        if job.status is Status.RETRYING:
+        if job.held is not None:
+            self.held += one
+        elif job.status is Status.RETRYING:
             self.retrying += one
         else:
             self.scheduled += one
@@ -318,6 +331,7 @@ class QueueState:
             dead=self.dead,
             cancelled=self.cancelled,
             paused=self.paused,
+            held=self.held,
         )
 
 
@@ -355,10 +369,10 @@ class FutureJobs:
         self._drift = clock.time() - clock.monotonic()
         self._held = False
 
-    def push(self, job: Job) -> None:
-        """Record a job, and let it wait for its time."""
+    def push(self, job: Job, at: float | None = None) -> None:
+        """Record a job, and let it wait for its time, or for another one."""
         job.waits = True
-        due: float = job.due  # type: ignore[assignment]
+        due: float = job.due if at is None else at  # type: ignore[assignment]
         entry = (due, next(self._serial), job)
         heap = self._far if due - self._clock.time() > self._horizon else self._near
         self._records[job.id] = job

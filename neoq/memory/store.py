@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import repeat
 from typing import Any, ClassVar
 
-from neoq.errors import BackendClosedError, UnsupportedError
+from neoq.errors import UnsupportedError
 from neoq.filter import ALL, Filter
 from neoq.job import Job, call_of, data_of, is_special, queue_of
 from neoq.job import plain as plain_job
-from neoq.memory.config import MemConfig
+from neoq.memory.groups import Members
+from neoq.memory.holding import HoldingMemStore
+from neoq.memory.operate import Operator
 from neoq.memory.queues import Plain, QueueState, job_of
 from neoq.memory.room import Room
 from neoq.memory.schedules import Schedules
 from neoq.memory.table import Table, snapshot
-from neoq.outcome import Lease, Outcome, Successes
+from neoq.outcome import Lease, Outcome, Successes, succeeded
 from neoq.record import Status
 from neoq.schedules import Listed
 from neoq.store import (
@@ -27,7 +28,6 @@ from neoq.store import (
     Changed,
     Claimed,
     Demand,
-    DirectStore,
     Extended,
     Notify,
     Page,
@@ -38,40 +38,22 @@ from neoq.store import (
     must_not_meet,
     taken_by,
 )
-from neoq.threads.boundary import entrance
-from neoq.threads.reentry import guarded, reentered
+from neoq.threads.reentry import reentered
 from neoq.times import to_datetime
 
 _RUNNING, _SUCCEEDED = Status.RUNNING, Status.SUCCEEDED
-_REMEMBERED_TOKENS = 1000
 
 
-class MemStore(DirectStore):
+class MemStore(HoldingMemStore):
     """The jobs of one process."""
 
-    config: MemConfig
-    features: ClassVar[frozenset[str]] = frozenset({"local"})
-
-    @staticmethod
-    def _guard(method: Callable[..., Any]) -> Callable[..., Any]:
-        """Refuse what comes while this very thread holds the lock."""
-        if method.__name__ in {"add_plain", "add_call", "take"}:  # the hot path, which looks by itself
-            return entrance(method)
-        if method.__name__ == "open_store":
-            return guarded(method)
-
-        def call(self: MemStore, *arguments: Any, **keywords: Any) -> Any:
-            lock = getattr(self, "_lock", None)  # the store may not be open yet
-            if lock is not None and lock._is_owned():
-                raise reentered()
-            return method(self, *arguments, **keywords)
-
-        return functools.wraps(method)(entrance(call))
+    features: ClassVar[frozenset[str]] = frozenset({"local", "batches", "steps"})
 
     def open_store(self, notify: Notify) -> None:
         """Begin with no jobs at all."""
         self._notify = notify
         self._table = Table(self.config, self.clock, notify)
+        self._operator = Operator(self._table)
         self._room = Room(self.config, self.context, self._table.uids)
         self._lock, self._queues, self._jobs = self._table.lock, self._table.queues, self._table.jobs
         self._leases = itertools.count(1)
@@ -100,7 +82,9 @@ class MemStore(DirectStore):
                 "jobs in memory cannot join a transaction; enqueue after its commit, or use a backend that "
                 "keeps jobs in that database"
             )
-        return self._add_batch(jobs, token) if token or len(jobs) > 1 else [self._add_alone(jobs[0])]
+        if token or len(jobs) > 1 or jobs[0].group is not None:
+            return self._add_batch(jobs, token)
+        return [self._add_alone(jobs[0])]
 
     def add_plain(self, queue: str, data: bytes, now: float) -> Job:
         """The hot path of enqueue: each call and lookup here is paid by every job."""
@@ -210,6 +194,12 @@ class MemStore(DirectStore):
         if not follows:  # who settles is who makes room, and must not wait for it
             self._room.make(jobs, states, special)
         if special:
+            if follows:
+                jobs = [job for job in jobs if self._table.groups.admits(job)]
+                if not jobs:
+                    return []
+            else:
+                self._table.groups.refuse_closed(special)
             self._table.refuse_duplicates(jobs, states)
         empty += [state for state in states.values() if not state.ready.length]
         if special or len(states) > 1 or states[jobs[0].queue].hashed:
@@ -220,17 +210,14 @@ class MemStore(DirectStore):
             self._remember(token, added)
         return added
 
-    def _refuse_outsiders(self, queue: str) -> None:
-        """While the backend shuts down only handlers that still count may enqueue."""
-        if not self.context.may_enqueue_while_closing():
-            raise BackendClosedError("this backend was shut down; make a new one", queue=queue)
-
     def _add_one(self, job: Job, state: QueueState) -> Job:
         if job.special and job.uid is not None and (met := self._table.of_uids([job.uid]).get(job.uid)):
             if must_not_meet(job, met):
                 raise taken_by(met, job.uid)
             met.duplicate = True
             return met
+        if job.special and job.group is not None and (known := self._table.groups.known(job)):
+            return known
         holder = state.holders.get(state.key(job)) if job.unique else None
         return self._table.accept(job, state) if holder is None else self._table.meet(holder, job, state)
 
@@ -253,11 +240,6 @@ class MemStore(DirectStore):
         for job, job_id in zip(jobs, ids, strict=True):
             job.id = job_id
         return list(jobs)
-
-    def _remember(self, token: bytes, added: list[Job]) -> None:
-        self._added[token] = [job.id for job in added if job.id is not None]
-        if len(self._added) > _REMEMBERED_TOKENS:
-            self._added.popitem(last=False)
 
     # -- cron --------------------------------------------------------------------------------------------
 
@@ -361,6 +343,7 @@ class MemStore(DirectStore):
         table = self._table
         if table.in_use:
             table.give_way()
+        followed: list[tuple[Outcome, list[Members]]] = []
         with self._lock:
             for outcome in outcomes:
                 lease = outcome.lease
@@ -368,10 +351,15 @@ class MemStore(DirectStore):
                 if not isinstance(job, Job) or job.token != lease.token or job.status is not _RUNNING:
                     stale.add(lease.job_id)
                     continue
+                if outcome.follow:
+                    followed.append((outcome, table.groups.expect(outcome)))
                 table.settle(job, self._queues[lease.queue], outcome)
-        for outcome in outcomes:
-            if outcome.follow and outcome.lease.job_id not in stale:
+        for outcome, groups in followed:
+            try:
                 self._add_batch(outcome.follow, b"", follows=True)
+            finally:
+                with self._lock:
+                    table.groups.added(groups)
         return stale
 
     def _settle_succeeded(self, jobs: Sequence[Job]) -> set[int]:
@@ -393,6 +381,9 @@ class MemStore(DirectStore):
                         continue
                     if not (job.special or hashed):
                         hold(job.body, None)  # type: ignore[arg-type]
+                    elif job.counted:
+                        table.settle(job, state, succeeded(job))
+                        continue
                     elif job.unique:
                         state.free(job)
                     job.status = _SUCCEEDED
@@ -454,7 +445,7 @@ class MemStore(DirectStore):
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel, retry or delete jobs."""
         with self._lock:
-            return self._table.change(job_ids, action)
+            return self._operator.change(job_ids, action, self.clock.time())
 
     def set_paused(self, queue: str, paused: bool) -> None:
         """Hold a queue's jobs back, or let them go."""

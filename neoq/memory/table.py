@@ -12,7 +12,9 @@ from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from neoq.filter import Filter
-from neoq.job import DuplicateJobError, Job
+from neoq.held.group import BATCH
+from neoq.job import Job
+from neoq.memory.groups import Groups
 from neoq.memory.queues import (
     FutureJobs,
     Key,
@@ -23,11 +25,10 @@ from neoq.memory.queues import (
     oldest_due,
     oldest_started,
 )
+from neoq.memory.steps import Steps
 from neoq.outcome import Outcome
-from neoq.record import FINISHED, Status
+from neoq.record import FINISHED, Held, Status
 from neoq.store import (
-    Action,
-    Changed,
     Notify,
     Page,
     QueueCounts,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 _PENDING, _RUNNING, _DEAD = Status.PENDING, Status.RUNNING, Status.DEAD
 _SUCCEEDED, _CANCELLED = Status.SUCCEEDED, Status.CANCELLED
-_WAITING = frozenset({_PENDING, Status.RETRYING})
+WAITING = frozenset({_PENDING, Status.RETRYING})
 _YIELDS = 10  # then it blocks: whoever has the lock may be at something long
 _LOOKED_AT_ONCE = 2000  # jobs, while others wait for the lock
 
@@ -54,7 +55,7 @@ class Table:
     def __init__(self, config: Config, clock: Clock, notify: Notify) -> None:
         self._config = config
         self._clock = clock
-        self._notify = notify
+        self.notify = notify
         # It knows its owner: code that Python runs in the middle is refused, and does not wait for itself.
         self.lock = threading.RLock()
         self.in_use = False  # a hint: somebody holds the lock, most likely
@@ -75,6 +76,8 @@ class Table:
             release=self.release_due,
             log=config.log,
         )
+        self.groups = Groups(self.jobs, wake=self.wake, stop=self.stop, let_go=self._let_go)
+        self.steps = Steps()
 
     def give_way(self) -> None:
         """Let the holder of the lock go on before this thread asks for it; called where `in_use` is set.
@@ -95,6 +98,12 @@ class Table:
         state = self.queues[queue] = QueueState(queue, self.lock, self.jobs)
         return state
 
+    def accept_held(self, then: Job, state: QueueState) -> Job:
+        """Store the callback of a batch."""
+        then.special = then.counted = True
+        then.held, then.holds, then.waits = "batch", BATCH, False
+        return self.accept(then, state)
+
     def accept(self, job: Job, state: QueueState) -> Job:
         """Store a job that is new to its queue: a record of it, so that the caller's is a snapshot."""
         self.last_id = job.id = self.last_id + 1
@@ -102,7 +111,10 @@ class Table:
         key = state.key(record) if record.unique else None
         if record.unique == "until_started":
             state.frees_early = True
-        if record.waits:
+        if record.special and job.held is not None:
+            record.holds = job.holds
+            self.hold(record, state, job.held, None)
+        elif record.waits:
             self.schedule(record, state)
         else:
             state.ready.push(record)
@@ -110,6 +122,8 @@ class Table:
             state.holders[key] = job.id
         if record.uid is not None:
             self.uids[record.uid] = job.id
+        if record.group is not None:
+            self.groups.join(record)
         return job
 
     def schedule(self, job: Job, state: QueueState) -> None:
@@ -129,7 +143,7 @@ class Table:
         if new is not None:
             record.replace_by(new)
         self.schedule(record, state)
-        self._notify(record.queue, "ready")
+        self.notify(record.queue, "ready")
         return record
 
     def meet(self, holder_id: int, job: Job | None, state: QueueState) -> Job:
@@ -140,7 +154,7 @@ class Table:
         if replaces:
             state.record(holder_id)
         holder = self.jobs[holder_id]
-        if isinstance(holder, Job) and holder.status is not _RUNNING:
+        if isinstance(holder, Job) and holder.status is not _RUNNING and holder.held is None:
             due = self._clock.time() if job is None else job.due
             if replaces:
                 holder = self.move(holder, state, due, job)
@@ -180,25 +194,85 @@ class Table:
         if record.waits:
             state.waits(record, -1)
             self.future.void(record.id, copy)
-        else:
+        elif record.held is None:
             state.ready.void(record.id, copy)
+        else:
+            state.waits(record, -1)
+            if copy is None:
+                del self.jobs[record.id]
+            else:
+                self.jobs[record.id] = copy
+
+    def hold(self, job: Job, state: QueueState, why: Held, until: float | None) -> None:
+        """Let a job wait for what is no time; it is due ``until`` then at the latest, and at its deadline."""
+        times = [at for at in (until, job.expires) if at is not None]
+        if times and min(times) <= self._clock.time():
+            job.due = min(times)
+            self.schedule(job, state)
+            return
+        job.held, job.counted, job.special, job.waits = why, True, True, False
+        state.waits(job, 1)
+        if times:
+            self.future.push(job, min(times))
+        else:
+            self.jobs[job.id] = job
+
+    def wake(self, job_id: int) -> None:
+        """Make a held job due, if it is still held: what it waited for has come."""
+        job = self.jobs.get(job_id)
+        if not isinstance(job, Job) or job.held is None:
+            return
+        state, now = self.queues[job.queue], self._clock.time()
+        record = self.stand_in(job, state)
+        record.due = max(now, record.due or 0.0) if record.held == "batch" else now
+        record.held = None
+        self.schedule(record, state)
+        self.notify(record.queue, "ready")
+
+    def stop(self, job_id: int) -> None:
+        """Cancel a job of a stopped group: one that runs is asked to end."""
+        job = self.jobs.get(job_id)
+        if not isinstance(job, Job):
+            return
+        if job.status in WAITING:
+            self.cancel(job, self.queues[job.queue])
+        elif job.status is _RUNNING and not job.cancel_asked:
+            job.cancel_asked = True
+            self.notify(job.queue, "cancel")
+
+    def cancel(self, job: Job, state: QueueState) -> None:
+        """Cancel a job that waits."""
+        record = self.stand_in(job, state)
+        record.held = None
+        record.finished_on = self._clock.time()
+        self.finish(record, state, _CANCELLED)
 
     def finish(self, job: Job, state: QueueState, status: Status) -> None:
         """Give a job its final status, and its fingerprint free."""
         job.status = status
         if job.unique:
             state.free(job)
-        if status is _DEAD:
-            state.dead += 1
-            self.dead[job.id] = None
-            self._drop_dead()
-            return
         if status is _SUCCEEDED:
             state.succeeded += 1
+        elif status is _DEAD:
+            state.dead += 1
         else:
             state.cancelled += 1
-        self.finished.append(job)
-        self.drop_finished()
+        if job.counted:
+            if status is not _DEAD:
+                self.steps.drop(job.id)
+            if self.groups.ended(job):  # which keeps it
+                return
+        self._let_go(job)
+
+    def _let_go(self, job: Job) -> None:
+        """Keep a job that has ended as long as the settings say."""
+        if job.status is _DEAD:
+            self.dead[job.id] = None
+            self._drop_dead()
+        else:
+            self.finished.append(job)
+            self.drop_finished()
 
     def drop_finished(self) -> None:
         """Forget the oldest of too many finished jobs."""
@@ -233,7 +307,8 @@ class Table:
         """Remove a job that has ended from all that can be looked up."""
         if self.jobs.pop(job.id, None) is None:
             return False
-        self._free_uid(job)
+        self.free_uid(job)
+        self.drop_held(job)
         state = self.queues[job.queue]
         if job.status is _SUCCEEDED:
             state.succeeded -= 1
@@ -243,6 +318,12 @@ class Table:
             state.dead -= 1
             self.dead.pop(job.id, None)
         return True
+
+    def drop_held(self, job: Job) -> None:
+        """Forget what a job that was deleted has recorded, and what it waited for."""
+        if job.counted:
+            self.steps.drop(job.id)
+            self.groups.forget(job)
 
     def settle(self, job: Job, state: QueueState, outcome: Outcome) -> None:
         """Settle an attempt: with a fresh record, since the handler may still hold the old one."""
@@ -260,6 +341,10 @@ class Table:
             record.failed_attempts = outcome.failed_attempts or record.failed_attempts
         self.jobs[job.id] = record  # not sooner: what raises before, as out of memory, has changed nothing
         state.running -= 1
+        if outcome.holds is not None:
+            record.holds, record.counted, record.special = outcome.holds, True, True
+        if outcome.steps:
+            self.steps.record(record, outcome.steps, self._clock.time())
         if outcome.status in FINISHED:
             record.finished_on = outcome.finished_at
             self.finish(record, state, outcome.status)
@@ -271,8 +356,24 @@ class Table:
             record.progress_report = None
             if outcome.run_after is not None:
                 record.due = outcome.run_after
-            self.schedule(record, state)
-            self._notify(record.queue, "ready")
+            if outcome.holds is not None or outcome.awaits is not None:
+                self._suspend(record, state, outcome)
+            else:
+                self.schedule(record, state)
+            self.notify(record.queue, "ready")
+
+    def _suspend(self, job: Job, state: QueueState, outcome: Outcome) -> None:
+        """Hold a job until the ends of its children or a signal, as its attempt has said."""
+        why: Held = "signal" if outcome.holds is None else "children"
+        if outcome.holds is not None:
+            come = self.groups.gather(job.id, outcome.holds)
+        else:
+            come = self.steps.awaits(job.id, outcome.awaits or "")
+        if come:
+            job.due = self._clock.time()
+            self.schedule(job, state)
+        else:
+            self.hold(job, state, why, outcome.run_after)
 
     def prune(self) -> int:
         """Forget finished jobs older than ``retention``."""
@@ -305,14 +406,18 @@ class Table:
             for job in due:
                 state = self.queues[job.queue]
                 state.waits(job, -1)
+                if job.held is not None:
+                    job.held, job.due = None, self._clock.time()
                 state.ready.push(job)
         for queue in {job.queue for job in due}:
-            self._notify(queue, "ready")
+            self.notify(queue, "ready")
 
     def find(self, wanted: Filter, limit: int, after: int | None, before: int | None) -> Page:
         """Snapshots of jobs, newest first."""
         # Ids rise, and a job keeps its place.
         named = wanted.ids
+        if wanted.group is not None and named is None:
+            named = self.groups.ids(wanted.group)
         if wanted.uids is not None:
             named = [self.uids[uid] for uid in self.uids.keys() & wanted.uids]
         ids = list(self.jobs) if named is None else sorted(self.jobs.keys() & named)
@@ -353,80 +458,8 @@ class Table:
         ]
         return sorted(counted, key=lambda counts: counts.queue)
 
-    def change(self, job_ids: Iterable[int], action: Action) -> Changed:
-        """Cancel, retry or delete jobs."""
-        acts = {"cancel": self._cancel, "retry": self._retry, "delete": self._delete, "run": self._run}
-        operate = acts[action]
-        done, running, queues = set(), set(), set()
-        ids = list(job_ids)
-        for job_id in ids:
-            entry = self.jobs.get(job_id)
-            if entry is None:
-                continue
-            state = self.queues[entry.queue if isinstance(entry, Job) else entry[1]]
-            job = state.record(job_id)
-            assert job is not None
-            try:
-                changed = operate(job, state)
-            except DuplicateJobError:
-                if len(ids) == 1:
-                    raise
-                continue
-            if changed:
-                done.add(job_id)
-                queues.add(job.queue)
-            elif action == "cancel" and job.status is _RUNNING:
-                job.cancel_asked = True
-                running.add(job_id)
-        return Changed(frozenset(done), frozenset(running), frozenset(queues))
-
-    def _cancel(self, job: Job, state: QueueState) -> bool:
-        if job.status not in _WAITING:
-            return False
-        record = self.stand_in(job, state)
-        record.finished_on = self._clock.time()
-        self.finish(record, state, _CANCELLED)
-        return True
-
-    def _retry(self, job: Job, state: QueueState) -> bool:
-        now = self._clock.time()
-        if job.status in _WAITING:
-            self.move(job, state, min(now, job.due))  # type: ignore[type-var]
-            return True
-        if job.status is not _DEAD:
-            return False
-        if job.unique:
-            holder = state.holders.get(key := state.key(job))
-            if holder is not None:
-                raise taken_by(snapshot(self.jobs[holder]))
-            state.holders[key] = job.id
-        state.dead -= 1
-        self.dead.pop(job.id, None)
-        job.status, job.due, job.finished_on, job.retries, job.crashes = _PENDING, now, None, 0, 0
-        job.expires = None  # or one that has passed would kill it again
-        self.schedule(job, state)
-        self._notify(job.queue, "ready")
-        return True
-
-    def _run(self, job: Job, state: QueueState) -> bool:
-        now = self._clock.time()
-        if job.status not in _WAITING or job.due <= now:  # type: ignore[operator]
-            return False
-        self.move(job, state, now)
-        return True
-
-    def _delete(self, job: Job, state: QueueState) -> bool:
-        if job.status is _RUNNING:
-            return False
-        if job.status in _WAITING:
-            if job.unique:
-                state.free(job)
-            self.withdraw(job, state, None)
-            self._free_uid(job)
-            return True
-        return self.forget(job)
-
-    def _free_uid(self, job: Job) -> None:
+    def free_uid(self, job: Job) -> None:
+        """Let another job have the uid of one that is forgotten."""
         if job.uid is not None:
             self.uids.pop(job.uid, None)
 

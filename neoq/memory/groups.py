@@ -1,0 +1,273 @@
+"""Groups in memory: who belongs to each, and how many of them have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from neoq.held.group import BATCH, Batch, BatchRules, closed, group_in
+from neoq.job import Job
+from neoq.memory.queues import Records
+from neoq.outcome import Outcome
+from neoq.record import FINISHED, Status
+
+_GATHER = BatchRules(producer=0)
+_SUCCEEDED, _DEAD, _CANCELLED = Status.SUCCEEDED, Status.DEAD, Status.CANCELLED
+
+
+class Members:
+    """One group: its jobs, counted."""
+
+    def __init__(self, holder: int, number: int, rules: BatchRules) -> None:
+        self.holder = holder
+        self.round = number
+        self.rules = rules
+        self.ids: dict[int, None] = {}  # until the group lets its jobs go
+        self.names: dict[tuple[str, str], int] = {}  # those of a named batch, by queue and fingerprint
+        self.number = self.succeeded = self.dead = self.cancelled = 0
+        self.adding = 0  # calls that are about to add jobs, and settle one of the group before
+        self.sealed = False
+        self.stopped = False
+        self.complete = False
+        self.kept = True  # its jobs stay, whatever the settings keep
+
+    @property
+    def over(self) -> bool:
+        """Whether all its jobs have ended, and no other can come."""
+        ended = self.succeeded + self.dead + self.cancelled
+        return (
+            self.sealed
+            and not self.adding
+            and ended == self.number
+            and not (self.dead and self.rules.successes)
+        )
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether a job that is part of it may add others."""
+        return not (self.stopped or self.complete)
+
+    def count(self, status: Status, one: int) -> None:
+        """Count an end in (1) or out (-1)."""
+        if status is _SUCCEEDED:
+            self.succeeded += one
+        elif status is _DEAD:
+            self.dead += one
+        else:
+            self.cancelled += one
+
+
+class Groups:
+    """All groups, by holder and round; callers hold the lock of the table.
+
+    ``wake`` makes a held job due, ``stop`` cancels one, and ``let_go`` leaves one that has ended to the
+    settings: what these do to a job comes back here as its end.
+    """
+
+    def __init__(
+        self,
+        jobs: Records,
+        *,
+        wake: Callable[[int], None],
+        stop: Callable[[int], None],
+        let_go: Callable[[Job], None],
+    ) -> None:
+        self._jobs = jobs
+        self._wake, self._stop_job, self._let_go_job = wake, stop, let_go
+        self._of: dict[int, dict[int, Members]] = {}
+
+    def get(self, holder: int, number: int) -> Members | None:
+        """The group of a holder's round."""
+        return self._of.get(holder, {}).get(number)
+
+    def of(self, job: Job) -> Members | None:
+        """The group that a job belongs to."""
+        group = group_in(job.group)
+        return None if group is None else self.get(group.holder, group.round)
+
+    def ids(self, name: str) -> list[int] | None:
+        """The jobs of a group by its name; None where they are not known here any more."""
+        group = group_in(name)
+        members = None if group is None else self.get(group.holder, group.round)
+        return None if members is None or not members.kept else list(members.ids)
+
+    def counts(self, holder: int, number: int) -> Batch | None:
+        """A group in numbers."""
+        members = self.get(holder, number)
+        if members is None:
+            return None
+        return Batch(
+            members.number,
+            members.succeeded,
+            members.dead,
+            members.cancelled,
+            open=not (members.sealed or members.stopped),
+            stopped=members.stopped,
+        )
+
+    # -- from its beginning to its seal ------------------------------------------------------------------
+
+    def open(self, holder: int, rules: BatchRules) -> None:
+        """Begin a batch, or let another producer go on with it."""
+        members = self._of.setdefault(holder, {}).setdefault(BATCH, Members(holder, BATCH, rules))
+        members.rules = rules
+        members.sealed = False
+
+    def seal(self, holder: int, producer: int) -> None:
+        """Take no more members from outside; the callback is due if all have ended."""
+        members = self.get(holder, BATCH)
+        if members is None or members.rules.producer != producer:
+            raise closed(holder)
+        members.sealed = True
+        self._look(members)
+
+    def gather(self, holder: int, number: int) -> bool:
+        """Begin, or go on with, a gather; whether all its children have ended."""
+        members = self._gathered(holder, number)
+        members.sealed = True
+        members.complete = members.complete or members.over
+        return members.complete
+
+    def expect(self, outcome: Outcome) -> list[Members]:
+        """Let none of the groups that jobs after an outcome belong to be complete, until they were added."""
+        groups = [members for job in outcome.follow if job.group is not None and (members := self.of(job))]
+        if outcome.holds is not None:
+            groups.append(self._gathered(outcome.lease.job_id, outcome.holds))
+        for members in groups:
+            members.adding += 1
+        return groups
+
+    def added(self, groups: Sequence[Members]) -> None:
+        """The jobs that were expected were added, or were not taken."""
+        for members in groups:
+            members.adding -= 1
+            self._look(members)
+
+    def _gathered(self, holder: int, number: int) -> Members:
+        return self._of.setdefault(holder, {}).setdefault(number, Members(holder, number, _GATHER))
+
+    # -- members -----------------------------------------------------------------------------------------
+
+    def refuse_closed(self, jobs: Sequence[Job]) -> None:
+        """Raise BatchClosedError where one of the jobs is for a batch that is not open to its producer."""
+        for group, producer in {(job.group, job.producer) for job in jobs if job.group is not None}:
+            named = group_in(group)
+            members = None if named is None else self.get(named.holder, named.round)
+            if (
+                members is None
+                or members.sealed
+                or not members.takes_more
+                or producer != members.rules.producer
+            ):
+                raise closed(0 if named is None else named.holder)
+
+    def admits(self, job: Job) -> bool:
+        """Whether a job that follows an attempt may be added: its group is not stopped."""
+        if job.group is None:
+            return True
+        members = self.of(job)
+        return members is not None and members.takes_more
+
+    def known(self, job: Job) -> Job | None:
+        """The member of a named batch that has this one's fingerprint, as it is or has ended."""
+        members = self.of(job)
+        if members is None or not members.rules.named:
+            return None
+        job_id = members.names.get((job.queue, job.fingerprint))
+        if job_id is None:
+            return None
+        there = self._jobs.get(job_id)
+        if isinstance(there, Job):
+            met = there.snapshot()
+        else:  # it was deleted
+            met = job.as_record()
+            met.id, met.status = job_id, _CANCELLED
+        met.duplicate = True
+        return met
+
+    def join(self, record: Job) -> None:
+        """Count a job in that was stored."""
+        members = self.of(record)
+        if members is None:
+            return
+        record.counted = True
+        members.number += 1
+        members.ids[record.id] = None
+        if members.rules.named:
+            members.names[record.queue, record.fingerprint] = record.id
+
+    def ended(self, job: Job) -> bool:
+        """Count the end of a job, in its group and as a holder; whether its group keeps it."""
+        if job.holds is not None:
+            self._holder_ended(job, let_go=job.status is not _DEAD)
+        members = self.of(job)
+        if members is None:
+            return False
+        if not members.complete:
+            members.count(job.status, 1)
+            if job.status is _DEAD and members.rules.stop_on_dead:
+                self._stop(members)
+            self._look(members)
+        return members.kept
+
+    def may_revive(self, job: Job) -> bool:
+        """Whether a DEAD job may run again: not where its group was stopped before all had ended."""
+        members = self.of(job)
+        return members is None or members.complete or not members.stopped
+
+    def revive(self, job: Job) -> None:
+        """Take the end of a DEAD job back, if the group is not complete."""
+        members = self.of(job)
+        if members is not None and not members.complete:
+            members.count(_DEAD, -1)
+
+    def forget(self, job: Job) -> None:
+        """Count out what a job is that was deleted: as a member its end, if it had none; its own groups."""
+        if job.holds is not None:
+            self._holder_ended(job, let_go=True)
+            self._of.pop(job.id, None)
+        members = self.of(job)
+        if members is None:
+            return
+        members.ids.pop(job.id, None)
+        if not members.complete:
+            if job.status is _DEAD:
+                members.count(_DEAD, -1)
+            if job.status is _DEAD or job.status not in FINISHED:
+                members.count(_CANCELLED, 1)
+            self._look(members)
+
+    # -- ends --------------------------------------------------------------------------------------------
+
+    def _look(self, members: Members) -> None:
+        """Release the holder once, when the last has ended."""
+        if members.over and not members.complete:
+            members.complete = True
+            holder = self._jobs.get(members.holder)
+            if (
+                isinstance(holder, Job)
+                and holder.held in {"batch", "children"}
+                and holder.holds == members.round
+            ):
+                self._wake(members.holder)
+
+    def _holder_ended(self, job: Job, *, let_go: bool) -> None:
+        for members in list(self._of.get(job.id, {}).values()):
+            if not members.complete:
+                self._stop(members)
+            if let_go:
+                self._let_go(members)
+
+    def _stop(self, members: Members) -> None:
+        if not members.stopped:
+            members.stopped = True
+            for job_id in list(members.ids):
+                self._stop_job(job_id)
+
+    def _let_go(self, members: Members) -> None:
+        members.kept = False
+        ids, members.ids = members.ids, {}
+        members.names.clear()
+        for job_id in ids:
+            job = self._jobs.get(job_id)
+            if isinstance(job, Job) and job.status in FINISHED:
+                self._let_go_job(job)
