@@ -21,6 +21,7 @@ from neoq.errors import (
     JobTimeout,
     ListenerExistsError,
     LookTimeoutError,
+    MissingKeyError,
     NeoqError,
     NoListenerError,
     PayloadError,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from neoq.attempts import Attempt
     from neoq.audit import AuditEntry
     from neoq.backend import Backend
+    from neoq.codec.codec import Codec
     from neoq.config import Config
     from neoq.engine.interrupt import current_job
     from neoq.engine.report import ShutdownReport
@@ -65,6 +67,7 @@ __all__ = [
     "BackendError",
     "BackendUnavailable",
     "BatchClosedError",
+    "Codec",
     "Config",
     "ConfigError",
     "CronError",
@@ -81,6 +84,7 @@ __all__ = [
     "ListenerExistsError",
     "LookTimeoutError",
     "MemBackend",
+    "MissingKeyError",
     "NeoqError",
     "NoListenerError",
     "PayloadError",
@@ -114,6 +118,7 @@ __all__ = [
 # Their modules are imported at the first use: `neoq health` needs none of them, and is run every few seconds.
 _ON_DEMAND = {
     "Backend": "neoq.backend",
+    "Codec": "neoq.codec.codec",
     "Config": "neoq.config",
     "DuplicateJobError": "neoq.job",
     "Job": "neoq.job",

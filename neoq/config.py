@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import math
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -14,79 +13,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
 from neoq.errors import ConfigError, InvalidJobError
-from neoq.wording.bounds import MAX_TRACEBACK, cut, shortened
 from neoq.wording.redact import Hider, Secret, Url, secrets_of
+from neoq.wording.safe_logger import SafeLogger
 
 if TYPE_CHECKING:
+    from neoq.codec.codec import Codec
     from neoq.job import Job
     from neoq.record import Unique
-
-
-class SafeLogger(logging.LoggerAdapter[Any]):
-    """A logger that ignores the exceptions of its handlers, so that logging cannot fail a job.
-
-    Unprintable characters in an argument (an error, a queue's name) are escaped, so that a user's text cannot
-    look like another log line. A very long text, also that of an exception, is cut, so that it cannot fill
-    the disk.
-    """
-
-    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        """Log a message; an exception of a handler is dropped."""
-        try:
-            _switch_on(self.logger)
-            if self.logger.isEnabledFor(level):
-                if kwargs.get("exc_info"):
-                    kwargs["exc_info"] = _bounded(kwargs["exc_info"])
-                self.logger.log(level, msg, *map(_on_one_line, args), **{"stacklevel": 2, **kwargs})
-        except Exception:  # noqa: S110  # there is nowhere to report it
-            pass
-
-
-class Lines(str):
-    """A text of neoq's that may have several lines, such as a stack."""
-
-    __slots__ = ()
-
-
-def _on_one_line(value: object) -> object:
-    if value is None or isinstance(value, (int, float, Lines)):
-        return value
-    try:
-        text = str(value)
-    except Exception:  # an exception's own code may do anything
-        text = f"<{type(value).__name__}>"
-    text = cut(text, MAX_TRACEBACK)
-    return text if text.isprintable() else "".join(map(_printable, text))
-
-
-def _bounded(exc_info: Any) -> Any:
-    """The ``exc_info`` of a log call, with the exception's text cut if it is too long."""
-    if exc_info is True:
-        exc_info = sys.exc_info()
-    elif isinstance(exc_info, BaseException):
-        exc_info = type(exc_info), exc_info, exc_info.__traceback__
-    _, error, trace = exc_info
-    if error is None:
-        return exc_info
-    error = shortened(error)
-    return type(error), error, trace
-
-
-def _printable(sign: str) -> str:
-    return sign if sign.isprintable() else repr(sign)[1:-1]
-
-
-def _switch_on(logger: Any) -> None:
-    """Enable a logger that logging.config has disabled: jobs would fail in silence."""
-    while isinstance(logger, logging.LoggerAdapter):
-        logger = logger.logger
-    if logger.disabled and logger.name.partition(".")[0] == "neoq":
-        logger.disabled = False
-        logger.warning(
-            "the logger %s was disabled, and is enabled again: logging.config disables each logger that it "
-            "does not name. Set disable_existing_loggers=False there; to silence neoq, set a level",
-            logger.name,
-        )
 
 
 OnError = Callable[["Job", BaseException], object]
@@ -190,6 +123,12 @@ def _logger(value: Any) -> logging.Logger | logging.LoggerAdapter[Any]:
     return value
 
 
+def _codec(value: Any) -> Any:
+    if isinstance(value, str) or not all(hasattr(value, name) for name in ("encode", "fingerprint")):
+        raise ValueError(value)
+    return value
+
+
 def span(low: float, high: float = _YEAR, *, none: bool = False) -> Kind:
     """A setting in seconds (or a timedelta) from ``low`` to ``high``."""
     words = f"seconds (or a timedelta) {_range(low, high, _YEAR)}{', or None' if none else ''}"
@@ -254,6 +193,7 @@ class Settings(TypedDict, total=False):
     autostart: bool | None
     on_error: OnError | None
     logger: str | logging.Logger | logging.LoggerAdapter[Any]
+    codec: Codec | None
 
 
 @dataclass(frozen=True)
@@ -325,6 +265,9 @@ class Config:
     )
     logger: logging.Logger | logging.LoggerAdapter[Any] = setting(
         lambda: logging.getLogger("neoq"), Kind("a logging.Logger or its name", _logger), "Where neoq logs."
+    )
+    codec: Codec | None = setting(
+        None, Kind("a neoq.Codec, or None", _codec, none=True), "Compresses and encrypts what jobs carry."
     )
 
     def __post_init__(self) -> None:

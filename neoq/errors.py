@@ -9,6 +9,7 @@
     ├─ CronError(ValueError)          a cron spec is wrong: names the field and what it accepts
     ├─ ArgumentsError                 the stored arguments of a job do not fit its task: the job is DEAD
     ├─ JobFailed                      (neoq.tasks) the job of a task ended dead or cancelled
+    ├─ MissingKeyError                a stored value is sealed, and no key of this process opens it
     ├─ NoListenerError                memory only: nothing in this process listens on that queue
     ├─ ListenerExistsError            that queue has a handler already
     ├─ DuplicateJobError              (neoq.job) on_duplicate="raise", or retry() of a taken fingerprint
@@ -95,6 +96,10 @@ class CronError(NeoqError, ValueError):
 
 class ArgumentsError(NeoqError):
     """The stored arguments of a job do not fit the task that is to run it. The job is DEAD at once."""
+
+
+class MissingKeyError(NeoqError):
+    """A stored value is sealed, and no key of this process opens it; or it is damaged."""
 
 
 class NoListenerError(NeoqError):

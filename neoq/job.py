@@ -31,6 +31,7 @@ from neoq.payload import (
     encode_payload,
     fingerprint,
     fingerprint_of_kind,
+    read_json,
     refuse_size,
 )
 from neoq.record import FINISHED, PENDING, OnDuplicate, Record, Status, Unique
@@ -201,7 +202,7 @@ class Job(Record):
     def payload(self) -> dict[str, Any]:
         """The payload: a fresh copy for each attempt and each snapshot."""
         if self.parsed is None:
-            self.parsed = orjson.loads(self.body) if self.body else {}
+            self.parsed = read_json(self.body, self.id, self.queue) if self.body else {}
         return self.parsed
 
     @property
@@ -221,7 +222,7 @@ class Job(Record):
     @property
     def result(self) -> Any:
         """What the handler returned, as JSON; None until it has succeeded."""
-        return None if self.result_body is None else orjson.loads(self.result_body)
+        return None if self.result_body is None else read_json(self.result_body, self.id, self.queue)
 
     @property
     def run_after(self) -> datetime | None:
@@ -351,7 +352,7 @@ class Job(Record):
         """This job, or where it came from a backend a new one like it: what enqueue stores."""
         if self.body is None:
             return self
-        fresh = Job(self.queue, orjson.loads(self.body))
+        fresh = Job(self.queue, read_json(self.body, self.id, self.queue))
         fresh.special = self.special
         for name in (_DESCRIBED | _ASKED) & self.__dict__.keys():
             setattr(fresh, name, self.__dict__[name])

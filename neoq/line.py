@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from neoq.job import Job
+from neoq.payload import CANNOT_OPEN, is_coded
 from neoq.record import FINISHED, Status
 
 PREVIEW = 1024  # bytes of a payload, at most
@@ -70,6 +71,8 @@ def line_of(job: Job) -> JobLine:
 
 
 def _preview(body: bytes) -> str:
+    if is_coded(body):
+        return CANNOT_OPEN
     if len(body) <= PREVIEW:
         return body.decode("utf-8", "replace")
     room = PREVIEW - len(_ELLIPSIS.encode())

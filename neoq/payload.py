@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import orjson
 
-from neoq.errors import PayloadError
+from neoq.errors import MissingKeyError, PayloadError
 
 CODEC = 1  # how payload and result bytes are written: 1 is JSON with sorted keys
 MAX_DEPTH = 100
@@ -181,3 +181,29 @@ def _as_key(key: Any) -> str:
 def _describe(value: Any) -> str:
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeio' else 'a'} {name}"
+
+
+COMPRESSED, SEALED = 1, 2  # bits of the first byte of a coded value, with which no JSON begins
+
+
+CANNOT_OPEN = "(sealed, and no key of this process opens it)"
+
+
+def is_coded(data: bytes | None) -> bool:
+    """Whether a stored value is compressed or sealed, by a `Codec`: its first byte says so."""
+    return bool(data) and 0 < data[0] <= COMPRESSED | SEALED  # type: ignore[index]
+
+
+def read_json(data: bytes, job_id: int, queue: str) -> Any:
+    """A stored value of a job. Raises MissingKeyError for one that is sealed, or compressed, still."""
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        if not is_coded(data):
+            raise
+    raise MissingKeyError(
+        f"job {job_id} of {queue} is sealed or compressed, and this process cannot open it: give its backend "
+        "codec=Codec(keys=[...]) with the key that sealed it",
+        queue=queue,
+        job_id=job_id,
+    )

@@ -17,12 +17,13 @@ from typing import Any
 import orjson
 
 from neoq.audit import AuditEntry
-from neoq.config import SafeLogger
 from neoq.job import Job, blank
 from neoq.outcome import Failure, Outcome, lease_of
+from neoq.payload import is_coded
 from neoq.record import Status, Unique
 from neoq.store import QueueCounts, ThreadInfo, WorkerInfo
 from neoq.times import to_datetime, within_calendar
+from neoq.wording.safe_logger import SafeLogger
 
 STATUSES = (
     Status.PENDING,
@@ -153,9 +154,15 @@ class Reported:
         )
 
 
-def payload_of(data: Any) -> dict[str, Any]:
-    """A stored payload; raises Unreadable or orjson's ValueError where it is no JSON object."""
-    payload: Any = orjson.loads(data)
+def payload_of(data: Any) -> Any:
+    """A stored payload, None for a coded one; raises Unreadable or ValueError where it is no JSON object."""
+    payload: Any
+    try:
+        payload = orjson.loads(data)
+    except ValueError:
+        if is_coded(bytes(data)):
+            return None  # whoever has the codec reads it
+        raise
     if payload.__class__ is not dict:
         raise Unreadable("a JSON object")
     return payload
@@ -453,6 +460,8 @@ def _json(data: bytes, what: str) -> Any:
 
 def _payload(value: Any) -> bytes:
     data = _bytes(value, "a JSON object")
+    if is_coded(data):
+        return data
     if not isinstance(_json(data, "a JSON object"), dict):
         raise Unreadable("a JSON object")
     return data
@@ -462,7 +471,8 @@ def _result(value: Any) -> bytes | None:
     if value is None:
         return None
     data = _bytes(value, "JSON")
-    _json(data, "JSON")
+    if not is_coded(data):
+        _json(data, "JSON")
     return data
 
 

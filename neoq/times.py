@@ -11,6 +11,8 @@ When = datetime | timedelta | float
 Asked = tuple[float | None, float | None]  # a point in time, or a span counted from the enqueue
 _EARLIEST, LATEST = (datetime(year, 12, 30, tzinfo=UTC).timestamp() for year in (1, 9999))
 
+SOONEST, SLOWEST = 5.0, 3600.0  # seconds, of `later_and_later`
+
 
 def to_datetime(epoch: float | None) -> datetime | None:
     """Seconds since the epoch as an aware datetime in UTC; the end of the calendar for what lies beyond."""
@@ -74,3 +76,8 @@ def to_seconds(name: str, span: timedelta | float) -> float:
 def latest(at: float) -> float:
     """A point in time, or the end of the calendar where it lies beyond."""
     return min(at, LATEST)
+
+
+def later_and_later(since: float | None, now: float) -> float:
+    """When to try again what waits since then for somebody's help: after a tenth of that time."""
+    return now + min(max((now - (now if since is None else since)) / 10, SOONEST), SLOWEST)

@@ -46,6 +46,7 @@ DEFAULTS = {
     "autostart": None,
     "on_error": None,
     "logger": logging.getLogger("neoq"),
+    "codec": None,
 }
 ENV = {"NEOQ_CONCURRENCY": "3", "NEOQ_TIMEOUT": "3", "NEOQ_MAX_RETRIES": "3", "NEOQ_LEASE": "300"}
 

@@ -28,6 +28,7 @@ NO_LEAVES = STORES | EDGES | {"__init__", "backend", "engine", "listening", "ope
 EVERYBODY = {"orjson"}
 THIRD_PARTIES = {
     "cli": {"argcomplete", "setproctitle", "waitress", "watchfiles"},
+    "codec": {"cryptography"},
     "cron": {"apscheduler", "cron_descriptor", "inflection"},
     "sqlite": {"sqlite3", "filelock"},
     "postgres": {"psycopg"},
@@ -44,6 +45,7 @@ SINGLE_USE = {"sqlite3"}  # in the standard library, and still a driver
 NOT_AT_IMPORT = {
     "apscheduler",
     "asyncio",
+    "cryptography",
     "concurrent.futures",
     "cron_descriptor",
     "django",

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import neoq
-from neoq.config import SafeLogger
 from neoq.testing.cases.suite import eventually
+from neoq.wording.safe_logger import SafeLogger
 
 HOSTILE = "x\n2026-01-01 CRITICAL all is lost\r\x1b[31m\x00\x85\u2028\u202e\ud800"
 

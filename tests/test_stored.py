@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neoq.config import SafeLogger
 from neoq.job import Job
 from neoq.record import Status
 from neoq.stored import (
@@ -24,6 +23,7 @@ from neoq.stored import (
     unreadable,
     unreadable_end,
 )
+from neoq.wording.safe_logger import SafeLogger
 
 WHOLE: dict[str, Any] = {
     "id": 7,

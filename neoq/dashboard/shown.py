@@ -11,6 +11,7 @@ import orjson
 from neoq.dashboard.mask import Mask
 from neoq.job import Job
 from neoq.line import JobLine
+from neoq.payload import CANNOT_OPEN, is_coded
 from neoq.record import Status
 
 MOST_SHOWN = 64 * 1024  # bytes of a payload, a result or meta; what is larger is downloaded
@@ -30,8 +31,8 @@ def document(mask: Mask, job: Job, field: Field, *, reveal: bool = False) -> dic
         return shown
     try:
         value = orjson.loads(data)
-    except ValueError:  # somebody has damaged it
-        text = data.decode("utf-8", "replace")
+    except ValueError:  # it is sealed, or somebody has damaged it
+        text = CANNOT_OPEN if is_coded(data) else data.decode("utf-8", "replace")
         return shown | {"text": mask.text(text, field=field, job=job, revealed=reveal)}
     full = mask.value(value, field=field, job=job, revealed=True)
     seen = full if reveal else mask.value(value, field=field, job=job)
@@ -41,6 +42,8 @@ def document(mask: Mask, job: Job, field: Field, *, reveal: bool = False) -> dic
 def whole(mask: Mask, job: Job, field: Field) -> bytes:
     """All of a payload or a result, for those who download it."""
     data = body_of(job, field) or b""
+    if is_coded(data):
+        return CANNOT_OPEN.encode()
     try:
         value = mask.value(orjson.loads(data), field=field, job=job)
         return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)

@@ -22,10 +22,18 @@ from neoq.django.installed import aliases
 from neoq.django.models import Job
 from neoq.django.registry import backend
 from neoq.errors import NeoqError
+from neoq.payload import CANNOT_OPEN, is_coded
 
 PAGE = 50
 FILTERS = ("queue", "status", "kind", "error")
 ACTIONS = {"retry": "change", "cancel": "change", "delete": "delete"}  # with the permission of each
+
+
+def _shown(stored: bytes | None) -> str | None:
+    """A payload or a result for people to read."""
+    if stored is None or is_coded(stored):
+        return None if stored is None else CANNOT_OPEN
+    return json.dumps(json.loads(stored), indent=2, ensure_ascii=False)
 
 
 @admin.register(Job)
@@ -94,8 +102,8 @@ class JobAdmin(admin.ModelAdmin):
         context = {
             "job": job,
             "alias": alias,
-            "payload": json.dumps(job.payload, indent=2, ensure_ascii=False),
-            "result": None if job.result is None else json.dumps(job.result, indent=2, ensure_ascii=False),
+            "payload": _shown(job.body),
+            "result": _shown(job.result_body),
             "attempts": jobs_of.attempts(job.id),
         }
         return self._page(request, "detail", {**context, **(extra_context or {})})

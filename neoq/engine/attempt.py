@@ -23,6 +23,7 @@ from neoq.errors import (
     JobCancelled,
     JobInterrupted,
     JobTimeout,
+    MissingKeyError,
     NeoqError,
     Retry,
     ShutdownRequested,
@@ -35,7 +36,7 @@ from neoq.record import Status
 from neoq.retry import RetryPolicy
 from neoq.threads.boundary import wall
 from neoq.threads.lifecycle import in_time
-from neoq.times import latest, to_seconds
+from neoq.times import later_and_later, latest, to_seconds
 from neoq.wording.bounds import MAX_ERROR, MAX_TRACEBACK, MAX_TYPE, class_name, cut
 
 if TYPE_CHECKING:
@@ -311,6 +312,13 @@ def _judge_failure(
 ) -> Judged:
     """The same of an attempt that failed with ``error``: another attempt, or the end."""
     now = listener.clock.time()
+    if isinstance(error, MissingKeyError) and asked is None:
+        again = later_and_later(job.created, now)
+        outcome = Outcome(lease_of(job), Status.PENDING, again, False, started, now)
+        text = "job %s of %s is given back, and is tried again later: %s"
+        level = 20 if listener.said_key_is_missing else 50  # INFO, CRITICAL
+        listener.said_key_is_missing = True
+        return outcome, None, partial(listener.logger.log, level, text, job.id, job.queue, error)
     failure = describe(error)
     delay = None if asked is DeadlineExceeded else _delay(job, listener, error)
     outcome = _failed(job, started, now, failure, None if delay is None else latest(now + delay))

@@ -18,12 +18,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from neoq.clock import Clock
-from neoq.config import SafeLogger
 from neoq.engine.coroutines import close_loop
 from neoq.errors import DeadlineExceeded, JobInterrupted, JobTimeout, UnsupportedError
 from neoq.threads.boundary import entrance, is_entrance, is_wall
 from neoq.threads.frames import gc_paused, stack_frames
 from neoq.threads.loop import Loop
+from neoq.wording.safe_logger import SafeLogger
 
 if TYPE_CHECKING:
     from neoq.job import Job

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from neoq.config import SafeLogger
 from neoq.engine.coroutines import as_function
 from neoq.engine.interactive import is_interactive, named_alike
 from neoq.engine.results import not_begun, undone
@@ -14,6 +13,7 @@ from neoq.errors import ListenerExistsError, NeoqError
 from neoq.job import Job
 from neoq.record import Unique
 from neoq.retry import RetryPolicy
+from neoq.wording.safe_logger import SafeLogger
 
 if TYPE_CHECKING:
     import logging
@@ -63,6 +63,7 @@ class Listener:
         self.whose = "the queue's"  # its options are
         self.routes: Routes | None = None  # of a queue that holds tasks: who runs which kind
         self.surroundings = Surroundings()
+        self.said_key_is_missing = False
 
     @property
     def kinds(self) -> frozenset[str] | None:

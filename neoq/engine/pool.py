@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from neoq.config import Lines
 from neoq.engine.attempt import Judged, abandoned, attempt
 from neoq.engine.coroutines import close_loop
 from neoq.engine.interrupt import FLUSH_AFTER, AttemptSlot, Interrupt, Watchdog, enter
@@ -24,6 +23,7 @@ from neoq.outcome import Successes, given_back
 from neoq.threads.frames import gc_paused, stack_frames
 from neoq.threads.lifecycle import Wakeup, start
 from neoq.threads.loop import try_later
+from neoq.wording.safe_logger import Lines
 
 if TYPE_CHECKING:
     from contextvars import Context

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from neoq.clock import LiveClock
+from neoq.codec import with_codec
 from neoq.engine.awaited import AwaitedJobs
 from neoq.engine.interrupt import AttemptSlot, SecondLook, Supervised, Watchdog, current_slot
 from neoq.engine.listener import Listener, Middleware, Routes
@@ -53,7 +54,7 @@ class Runtime:
     def __init__(self, config: Config, store_class: type[Store]) -> None:
         self.config = config
         self.clock = LiveClock()
-        self.store = store = store_class(config, self._context())
+        self.store = store = with_codec(store_class(config, self._context()))
         self.middleware: list[Middleware] = []
         self.crons: list[Cron] = []
         self.listeners: dict[str, Listener] = {}

@@ -8,9 +8,9 @@ from neoq.clock import machine
 from neoq.threads.loop import Loop
 
 if TYPE_CHECKING:
-    from neoq.config import SafeLogger
     from neoq.errors import BackendError
     from neoq.store import Store
+    from neoq.wording.safe_logger import SafeLogger
 
 LOOK_EVERY = 30.0  # seconds between an enqueue and the first of two looks, and between these
 

@@ -11,9 +11,9 @@ from neoq.errors import LookTimeoutError
 from neoq.threads.kept import CHEAP, Kept
 
 if TYPE_CHECKING:
-    from neoq.config import SafeLogger
     from neoq.engine.listener import Listener
     from neoq.store import Store
+    from neoq.wording.safe_logger import SafeLogger
 
 LOOK_EVERY = 10.0  # seconds
 NO_KIND = "(none)"

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from neoq.clock import machine
-from neoq.config import SafeLogger
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.job import Job
 from neoq.postgres.arrays import int4s, texts
@@ -21,6 +20,7 @@ from neoq.postgres.wake import WorkerPresence
 from neoq.store import Claimed, Demand, StoreContext
 from neoq.stored import Reported, unreadable_end
 from neoq.times import to_datetime
+from neoq.wording.safe_logger import SafeLogger
 
 DOUBT_ENDS = 60.0  # seconds after which the server does not execute a claim any more whose reply was lost
 SAME_CLOCK = 1.0  # seconds that this machine's clock may differ from the server's and count as equal

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from neoq.config import SafeLogger
 from neoq.errors import BackendError
 from neoq.job import DuplicateJobError
 from neoq.postgres.add import duplicate_of, holder_in, is_duplicate
@@ -16,6 +15,7 @@ from neoq.postgres.statements import Statements
 from neoq.postgres.wake import Notifier, payload_for
 from neoq.record import Status
 from neoq.store import Action, Changed
+from neoq.wording.safe_logger import SafeLogger
 
 
 class Operator:

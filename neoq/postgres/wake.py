@@ -15,7 +15,6 @@ import orjson
 import psycopg
 
 from neoq.clock import machine
-from neoq.config import SafeLogger
 from neoq.errors import BackendError
 from neoq.messages import ask_in, text_of_ids
 from neoq.postgres.connections import Connection, Connections
@@ -24,6 +23,7 @@ from neoq.store import Notify, WorkerInfo
 from neoq.stored import report_of, restricted
 from neoq.system import wait_to_read
 from neoq.threads.loop import Loop
+from neoq.wording.safe_logger import SafeLogger
 
 APART = 0.01  # seconds between two notifications of one process, at least
 FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0  # seconds between attempts to connect again

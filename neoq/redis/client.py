@@ -13,7 +13,7 @@ from neoq.errors import BackendError, ConfigError
 from neoq.redis.address import Address
 
 if TYPE_CHECKING:
-    from neoq.config import SafeLogger
+    from neoq.wording.safe_logger import SafeLogger
 
 _OLDEST = (6, 2)
 _OLD_POOL = redis.VERSION < (5, 3)  # its pool takes the name of a command

@@ -18,7 +18,7 @@ from neoq.redis.scripts import Script, Scripts
 from neoq.wording.redact import Hider
 
 if TYPE_CHECKING:
-    from neoq.config import SafeLogger
+    from neoq.wording.safe_logger import SafeLogger
 
 Call = tuple[Script, Sequence[bytes], Sequence[Any]]
 

@@ -10,6 +10,7 @@ import orjson
 
 from neoq.filter import ALL, Filter
 from neoq.job import Job
+from neoq.payload import is_coded
 from neoq.record import Status
 from neoq.redis.keys import id_in, ids_in, number_of
 from neoq.redis.queues import RedisQueues
@@ -381,6 +382,8 @@ def check_payloads(jobs: Iterable[Job]) -> list[Job]:
         try:
             payload = orjson.loads(job.body or b"")
         except ValueError:
+            if is_coded(job.body) and job.unreadable is None:
+                continue
             payload = None
         if payload.__class__ is dict:
             job.parsed = payload
@@ -393,7 +396,7 @@ def check_payloads(jobs: Iterable[Job]) -> list[Job]:
 
 def _checked_result(job: Job, result: bytes | None) -> bytes | None:
     try:
-        if result is not None:
+        if result is not None and not is_coded(result):
             orjson.loads(result)
     except ValueError:
         mark_unreadable(job, f"result holds {shown(result)}, which is not JSON")

@@ -11,7 +11,7 @@ from neoq.redis.keys import global_key
 from neoq.redis.queues import RedisQueues
 
 if TYPE_CHECKING:
-    from neoq.config import SafeLogger
+    from neoq.wording.safe_logger import SafeLogger
 
 _OF_QUEUE = {
     b"hash": ("jobs", "payloads", "life", "results", "progress", "uniq", "ticks"),

@@ -18,7 +18,7 @@ from neoq.redis.exchange import read, send
 from neoq.threads.loop import Loop
 
 if TYPE_CHECKING:
-    from neoq.config import SafeLogger
+    from neoq.wording.safe_logger import SafeLogger
 
 PING_EVERY = 15.0  # seconds; a connection that is silent for twice as long is dead
 FIRST_PAUSE, LAST_PAUSE = 0.1, 2.0  # seconds between attempts to connect

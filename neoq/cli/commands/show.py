@@ -12,6 +12,7 @@ from neoq.cli.exits import CommandError, Exit
 from neoq.cli.output import compact, plain, span, when
 from neoq.cli.parser import Parser
 from neoq.cli.target import add_store, opened
+from neoq.payload import CANNOT_OPEN, is_coded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -113,8 +114,9 @@ def _facts(job: Job) -> Iterator[tuple[str, str]]:
     yield "unique", "" if job.unique is True else str(job.unique)
     yield "fingerprint", plain(job.fingerprint)
     yield "meta", compact(dict(job.meta)) if job.meta else ""
-    yield "payload", compact(job.payload)
-    yield "result", compact(job.result) if job.status == "succeeded" else ""
+    yield "payload", CANNOT_OPEN if is_coded(job.body) else compact(job.payload)
+    if job.status == "succeeded":
+        yield "result", CANNOT_OPEN if is_coded(job.result_body) else compact(job.result)
     yield "error", plain(job.error)
 
 
