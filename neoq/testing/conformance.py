@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from neoq.testing.cases.attempts import AftermathCases, SurroundingsCases, UndoneCases
 from neoq.testing.cases.audit import AuditCases, PastTickCases, WorkerCases
+from neoq.testing.cases.batches import BatchCases, MemberCases, StopCases
 from neoq.testing.cases.capacity import CapacityCases
 from neoq.testing.cases.counting import CountCases
 from neoq.testing.cases.durable import DurableCases, LeaseCases, SharedCases, TransactionCases
@@ -109,6 +110,9 @@ class BackendConformance(
     LeaseCases,
     SharedCases,
     TransactionCases,
+    BatchCases,
+    MemberCases,
+    StopCases,
 ):
     """Every promise of a backend. Override `make_backend`, and what your backend's ``features`` ask for."""
 
