@@ -1155,7 +1155,7 @@ def test_an_idle_worker_asks_little(redis_url: str, redis_prefix: Callable[[], s
 def test_what_scripts_say_of_themselves() -> None:
     """Every script's header tells its keys, arguments, result and complexity."""
     folder = Path(neoq.__file__).parent / "redis" / "lua"
-    scripts = [path for path in folder.glob("*.lua") if path.name != "job.lua"]
+    scripts = [path for path in folder.glob("*.lua") if path.name not in {"job.lua", "step.lua"}]
     assert len(scripts) > 10
     for path in scripts:
         header = path.read_text().partition("\n\n")[0]

@@ -19,8 +19,8 @@ from tests.garbage import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("autostart")
 
-HASHES = ("jobs", "payloads", "life", "results", "progress", "uniq", "ticks")
-ZSETS = ("ids", "ready", "wait", "retry", "lease", "done", "dead", "cancelled")
+HASHES = ("jobs", "payloads", "life", "results", "progress", "uniq", "ticks", "steps")
+ZSETS = ("ids", "ready", "wait", "retry", "lease", "done", "dead", "cancelled", "held")
 SETS = ("cancel", "crashed", "idle")
 GARBAGE = [b"", b"{", b"null", b"[1]", b'{"s":"x"}', b'{"s":9,"n":{}}', b"\xff\xfe", b"1c10000", b"9" * 30]
 

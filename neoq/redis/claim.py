@@ -19,7 +19,7 @@ from neoq.redis.keys import id_in
 from neoq.redis.leases import Leased
 from neoq.redis.mending import is_wrong_type
 from neoq.redis.queues import RedisQueues
-from neoq.redis.rows import job_of
+from neoq.redis.rows import job_of, steps_in
 from neoq.redis.scripts import AT_ONCE
 from neoq.store import Claimed, Demand
 from neoq.stored import Reported, unreadable_end
@@ -164,7 +164,7 @@ class Claims:
             self._back_off(queue, reply, dues)
             return []
         now, due = float(reply[0]), float(reply[1])
-        ids, records, states = reply[2:]
+        ids, records, states = reply[2:5]
         if due >= 0:
             dues.append(due)
         full = len(ids) >= demand.limit or 0 <= due <= now
@@ -191,6 +191,8 @@ class Claims:
             job.progress_report = None
             jobs.append(job)
             known[job.id] = (token, record, states[at])
+        if len(reply) > 5:
+            _count_steps(jobs, dict(zip(ids, reply[5], strict=True)))
         return jobs
 
     def _drop_stranger(self, queue: str, name: bytes, token: int) -> None:
@@ -219,3 +221,10 @@ class Claims:
             if outcomes:
                 self._settle(outcomes)
             self._lost.pop(0)
+
+
+def _count_steps(jobs: list[Job], heads: dict[bytes, bytes | None]) -> None:
+    """Say of claimed jobs how many steps they have recorded."""
+    for job in jobs:
+        job.steps = steps_in(heads[b"%d" % job.id])
+        job.counted = job.counted or job.steps > 0

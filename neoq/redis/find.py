@@ -14,7 +14,7 @@ from neoq.payload import is_coded
 from neoq.record import Status
 from neoq.redis.keys import id_in, ids_in, number_of
 from neoq.redis.queues import RedisQueues
-from neoq.redis.rows import job_of, may_have, read_lease
+from neoq.redis.rows import job_of, mark_held, may_have, read_lease, steps_in
 from neoq.store import KINDS_LOOKED_AT, Page, QueueCounts
 from neoq.stored import COUNTED, NUMBER, mark_unreadable, shown
 from neoq.times import to_datetime
@@ -99,8 +99,8 @@ class Finder:
             for at, record in enumerate(reply[1]):
                 if record is not None:
                     lease = leases.get(chunk[at])
-                    job = snapshot_of(chunk[at], queue, [part[at] for part in reply[1:]], lease)
-                    job.waits = not job.finished and job.due > now  # type: ignore[operator]
+                    job = snapshot_of(chunk[at], queue, [part[at] for part in reply[1:]], lease, now)
+                    job.waits = job.held is not None or (not job.finished and job.due > now)  # type: ignore[operator]
                     jobs.append(job)
         self.add_payloads([job for job in jobs if job.body is None])
         check_payloads(jobs)
@@ -320,10 +320,11 @@ class Finder:
                 queue,
                 **dict(zip(COUNTED, numbers, strict=True)),
                 paused=bool(paused),
+                held=held,
                 oldest_due=to_datetime(float(due)) if due else None,
                 oldest_started=to_datetime(float(claimed) / 1e6) if claimed else None,
             )
-            for queue, (*numbers, paused, due, claimed) in zip(queues, replies, strict=True)
+            for queue, (*numbers, paused, held, due, claimed) in zip(queues, replies, strict=True)
         ]
 
     def waiting_kinds(self, queues: Sequence[str]) -> dict[tuple[str, str | None], int]:
@@ -408,9 +409,9 @@ def _chunks(ids: list[int]) -> list[list[int]]:
     return [ids[start : start + LOOKED_AT_ONCE] for start in range(0, len(ids), LOOKED_AT_ONCE)]
 
 
-def snapshot_of(name: int, queue: str, parts: list[Any], lease: bytes | None) -> Job:
+def snapshot_of(name: int, queue: str, parts: list[Any], lease: bytes | None, now: float) -> Job:
     """A snapshot of the job of an id, from what look.lua returns of it."""
-    record, life, progress, cancelled, runs = parts
+    record, life, progress, cancelled, runs, steps, held = parts
     job = job_of(name, queue, record, life)
     if lease is not None:
         read_lease(job, lease)
@@ -423,6 +424,9 @@ def snapshot_of(name: int, queue: str, parts: list[Any], lease: bytes | None) ->
         except (ValueError, LookupError, TypeError):
             pass  # it says nothing of the job itself, and the next one overwrites it
     job.cancel_asked = bool(cancelled)
+    job.steps = steps_in(steps)
+    if held is not None and float(held) > now:
+        mark_held(job, life)
     return job
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from neoq.errors import BackendError
 from neoq.redis.keys import global_key
@@ -14,8 +16,8 @@ if TYPE_CHECKING:
     from neoq.wording.safe_logger import SafeLogger
 
 _OF_QUEUE = {
-    b"hash": ("jobs", "payloads", "life", "results", "progress", "uniq", "ticks"),
-    b"zset": ("ids", "ready", "wait", "retry", "lease", "done", "dead", "cancelled"),
+    b"hash": ("jobs", "payloads", "life", "results", "progress", "uniq", "ticks", "steps"),
+    b"zset": ("ids", "ready", "wait", "retry", "lease", "done", "dead", "cancelled", "held"),
     b"set": ("cancel", "crashed", "idle"),
     b"string": ("seq",),
 }
@@ -29,6 +31,25 @@ _GLOBAL = {
 def is_wrong_type(error: BackendError) -> bool:
     """Whether a script or command met a key of another type."""
     return "WRONGTYPE" in str(error)
+
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def mending(method: M) -> M:
+    """A call of the store that sets keys of a wrong type aside, and is made once more then."""
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return method(self, *args, **options)
+        except BackendError as error:
+            if not is_wrong_type(error):
+                raise
+            self._mend()  # or another thread or process has done so
+        return method(self, *args, **options)
+
+    return call  # type: ignore[return-value]
 
 
 class Mender:

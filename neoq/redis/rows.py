@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
+from neoq.held.step import Step
 from neoq.job import Job, blank
 from neoq.outcome import Outcome
 from neoq.payload import CODEC, fingerprint
-from neoq.record import Status, Unique
+from neoq.record import Held, Status, Unique
 from neoq.stored import NUMBER, STATUSES, Unreadable, kept_meta, read, shown, take_meta
 from neoq.times import within_calendar
 
@@ -205,6 +206,7 @@ def _fields_of_life(life: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
+_HELD: dict[Any, Held] = {"batch": "batch", "children": "children", "signal": "signal"}
 _EXTRA = ("deadline", "max_retries", "key", "group", "uid", "meta")
 _LIFE = {
     "s": "status",
@@ -238,6 +240,14 @@ def _read_extra(job: Job, extra: dict[str, Any]) -> None:
         setattr(job, name, text)
     if "meta" in extra:
         take_meta(job, extra["meta"])
+
+
+def mark_held(job: Job, life: bytes | None) -> None:
+    """Say of a job that is held what it waits for, as its life has it."""
+    try:
+        job.held = _HELD.get(orjson.loads(life or b"{}").get("h"))
+    except _BAD:
+        job.held = None
 
 
 def _read_life(job: Job, life: dict[str, Any]) -> None:
@@ -320,7 +330,26 @@ def change_of(outcome: Outcome, now: float) -> bytes:
         change["tb"] = outcome.failure.traceback
     if outcome.failed_attempts is not None:
         change["ats"] = outcome.failed_attempts.decode()
+    if outcome.steps:
+        change["steps"] = len(outcome.steps)
+    if outcome.awaits is not None:
+        change["awaits"] = outcome.awaits
     return dumps(change)
+
+
+def step_args(steps: Iterable[Step], mark: str = "-") -> list[Any]:
+    """Names and values of steps, as ``lua/step.lua`` takes them."""
+    arguments: list[Any] = []
+    for step in steps:
+        head = f"{int(step.lasting)} {step.retries} {step.crashes} {mark} "
+        arguments += (step.name, head.encode() + step.data)
+    return arguments
+
+
+def steps_in(head: bytes | None) -> int:
+    """How many steps a job has recorded, by the head of them."""
+    text = (head or b"").partition(b":")[0]
+    return int(text) if text.isdigit() and len(text) < 8 else 0
 
 
 def progress_of(progress: tuple[float, str]) -> str:

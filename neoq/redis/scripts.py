@@ -1,6 +1,6 @@
 """The scripts that run inside the server: one a batch transition, each in a file of neoq/redis/lua.
 
-A file names its keys on the line ``-- keys:``, and its arguments on the line ``-- takes:``. Python passes
+A file names its keys on lines ``-- keys:``, and its arguments on the line ``-- takes:``. Python passes
 them by the same names (`Script.arguments`). FIRST is the place of the first argument after those. Every
 script is safe to send again after its reply was lost.
 """
@@ -17,6 +17,7 @@ from typing import Any
 # the tables of a million jobs.
 AT_ONCE = 50
 _DIRECTORY = Path(__file__).parent / "lua"
+_COMMON = ("job.lua", "step.lua")  # functions for several scripts
 _DRAIN = "#!lua flags=allow-oom\n"  # what makes room in a full server must run there
 _LOOK = "#!lua flags=no-writes\n"  # the same, and replicas run it, for users who may not write too
 
@@ -46,8 +47,9 @@ class Script:
 
 
 def _named(source: str, what: str) -> tuple[str, ...]:
-    lines = [line for line in source.splitlines() if line.startswith(f"-- {what}: ")]
-    return tuple(lines[0].removeprefix(f"-- {what}: ").split()) if lines else ()
+    start = f"-- {what}: "
+    lines = [line.removeprefix(start) for line in source.splitlines() if line.startswith(start)]
+    return tuple(" ".join(lines).split())
 
 
 def _local(table: str, names: Iterable[str]) -> str:
@@ -58,8 +60,11 @@ def _local(table: str, names: Iterable[str]) -> str:
 
 
 def _with_functions(text: str) -> str:
-    """A script with those functions of job.lua before it that it calls: each costs a little at every run."""
-    for block in reversed((_DIRECTORY / "job.lua").read_text(encoding="utf-8").split("\n\n")):
+    """A script with those common functions before it that it calls: each costs a little at every run."""
+    blocks = [
+        block for name in _COMMON for block in (_DIRECTORY / name).read_text(encoding="utf-8").split("\n\n")
+    ]
+    for block in reversed(blocks):
         function = re.search(r"^local function (\w+)", block, re.MULTILINE)
         if function is None or re.search(rf"\b{function[1]}\b", text):
             text = f"{block}\n\n{text}"
@@ -89,8 +94,10 @@ class Scripts:
         self.look = Script("look", drains=flags, looks=True)
         self.reclaim = Script("reclaim", drains=flags)
         self.reconcile = Script("reconcile", drains=flags)
+        self.record = Script("record", drains=flags)
         self.register = Script("register", drains=False)
         self.series = Script("series", drains=False)
         self.release = Script("release", drains=flags)
+        self.signal = Script("signal", drains=False)
         self.settle = Script("settle", drains=flags)
         self.tidy = Script("tidy", drains=flags)

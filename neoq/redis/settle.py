@@ -14,7 +14,7 @@ from neoq.redis.connection import Call
 from neoq.redis.errors import has_broken, is_full
 from neoq.redis.leases import NOT_OURS, Leased
 from neoq.redis.queues import RedisQueues
-from neoq.redis.rows import change_of, held_by, lease_name, progress_of, success_of
+from neoq.redis.rows import change_of, held_by, lease_name, progress_of, step_args, success_of
 from neoq.redis.scripts import AT_ONCE
 from neoq.store import Extended
 
@@ -108,6 +108,8 @@ class Outcomes:
             name = one.lease.job_id
             lease = lease_name(name, one.lease.token, worker)
             arguments += (name, lease, change_of(one, now), b"" if one.result is None else one.result)
+            if one.steps:
+                arguments += step_args(one.steps)
         return self._queues.call_of(script, queue, arguments)
 
     def _finish_call(self, queue: str, batch: list[Outcome], *, keep: bool) -> Call:
@@ -182,7 +184,7 @@ def _batches_of(outcomes: list[Outcome]) -> Iterator[list[Outcome]]:
     """Outcomes of one queue, cut into batches of one script each."""
     start = size = 0
     for at, outcome in enumerate(outcomes):
-        result = len(outcome.result or b"")
+        result = len(outcome.result or b"") + sum(len(step.data) for step in outcome.steps)
         size += result
         if at > start and (at - start == AT_ONCE or size > BYTES_AT_ONCE):
             yield outcomes[start:at]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from neoq.audit import AuditEntry
 from neoq.capacity import Room, bounds_of, closed, new_of, refuse_too_many, wanted_of
 from neoq.clock import machine
-from neoq.errors import BackendError, BackendUnavailable, UnsupportedError
+from neoq.errors import BackendError, BackendUnavailable
 from neoq.filter import ALL, Filter
 from neoq.job import Job
 from neoq.messages import ask_in, text_of_ask, text_of_ids
@@ -26,12 +25,13 @@ from neoq.redis.find import Finder
 from neoq.redis.idle import IdleQueues
 from neoq.redis.leases import Leased
 from neoq.redis.ledger import Ledger
-from neoq.redis.mending import Mender, is_wrong_type
+from neoq.redis.mending import Mender, is_wrong_type, mending
 from neoq.redis.operate import Operator
 from neoq.redis.pruning import Pruner
 from neoq.redis.queues import RedisQueues
 from neoq.redis.reclaim import Reclaimer
 from neoq.redis.settle import Outcomes
+from neoq.redis.steps import SteppingStore, Steps, no_transactions
 from neoq.redis.wake import Subscriber
 from neoq.schedules import Listed
 from neoq.series import Increment, SeriesPoint
@@ -52,32 +52,14 @@ from neoq.store import (
     warn_of_dropped,
 )
 
-M = TypeVar("M", bound=Callable[..., Any])
-
 ASKS, CHANGES = "asks", "changes"  # channels, beside those named after workers
 
 
-def _mending(method: M) -> M:
-    """A call that sets keys of a wrong type aside, and is made once more then."""
-
-    @functools.wraps(method)
-    def call(self: RedisStore, *args: Any, **options: Any) -> Any:
-        try:
-            return method(self, *args, **options)
-        except BackendError as error:
-            if not is_wrong_type(error):
-                raise
-            self._mend()  # or another thread or process has done so
-        return method(self, *args, **options)
-
-    return call  # type: ignore[return-value]
-
-
-class RedisStore(Store):
+class RedisStore(SteppingStore, Store):
     """What is done to jobs in Redis."""
 
     config: RedisConfig
-    features: ClassVar[frozenset[str]] = frozenset({"durable", "shared"})
+    features: ClassVar[frozenset[str]] = frozenset({"durable", "shared", "steps"})
     announces = True
 
     # -- open and close ---------------------------------------------------------------------------------
@@ -114,6 +96,7 @@ class RedisStore(Store):
         self._outcomes = Outcomes(
             self._queues, config, self._worker, leased=leased, adder=self._adder, tell_ready=self._tell_ready
         )
+        self._steps = Steps(self._queues, self._worker, self._finder, self._tell_ready)
         self._claims = Claims(
             self._queues,
             config,
@@ -167,7 +150,7 @@ class RedisStore(Store):
     def add(self, jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:
         """Store jobs; see `Store.add`. Up to 500 of one queue are stored all or none."""
         if transaction is not None:
-            raise _no_transactions("enqueue")
+            raise no_transactions("enqueue")
         try:
             job = jobs[0]
             if (
@@ -234,7 +217,7 @@ class RedisStore(Store):
 
     # -- cron -------------------------------------------------------------------------------------------
 
-    @_mending
+    @mending
     def add_tick(self, cron: str, tick: datetime, job: Job) -> Tick:
         """Record a tick and add its job in one script; capacity does not hold it back."""
         self._ledger.know(cron, job.queue)
@@ -248,17 +231,17 @@ class RedisStore(Store):
         self._notify(job.queue, "ready")
         return Tick.NEW
 
-    @_mending
+    @mending
     def last_tick(self, cron: str) -> datetime | None:
         """The newest tick of a cron in any process."""
         return self._ledger.last_tick(cron)
 
-    @_mending
+    @mending
     def list_schedules(self, schedules: Mapping[str, bytes]) -> None:
         """Keep what this process says of its schedules."""
         self._ledger.list_schedules(schedules)
 
-    @_mending
+    @mending
     def schedules(self) -> list[Listed]:
         """The schedules that were listed within a day."""
         return self._ledger.schedules()
@@ -323,7 +306,7 @@ class RedisStore(Store):
 
     # -- claim ------------------------------------------------------------------------------------------
 
-    @_mending
+    @mending
     def claim(self, demand: Sequence[Demand]) -> Claimed:
         """Take ready jobs, best first; queues that are known to be empty are left alone for a while."""
         claimed = self._claims.claim(demand)
@@ -350,15 +333,15 @@ class RedisStore(Store):
     def settle(self, outcomes: Sequence[Outcome], *, transaction: Any = None) -> set[int]:
         """Record how attempts ended, in scripts of one queue and one kind each, in one round trip."""
         if transaction is not None:
-            raise _no_transactions("job.complete")
+            raise no_transactions("job.complete")
         return self._settle(outcomes)
 
-    @_mending
+    @mending
     def _settle(self, outcomes: Sequence[Outcome]) -> set[int]:
         """Also for a claim: `settle` refuses a call from within another one."""
         return self._outcomes.record(outcomes)
 
-    @_mending
+    @mending
     def extend(self, leases: Sequence[Lease]) -> Extended:
         """Renew leases; return which are lost, and which jobs were cancelled."""
         self._workers.touch()
@@ -366,7 +349,7 @@ class RedisStore(Store):
 
     # -- workers ----------------------------------------------------------------------------------------
 
-    @_mending
+    @mending
     def beat(self, worker: WorkerInfo) -> None:
         """Say that this process is alive, and begin to hear the server's calls."""
         if worker.id == self._worker and self.context.is_running():
@@ -374,12 +357,12 @@ class RedisStore(Store):
         self._queues.register_anew()
         self._workers.beat(worker)
 
-    @_mending
+    @mending
     def workers(self) -> list[WorkerInfo]:
         """The processes that listen and are alive."""
         return self._workers.alive()
 
-    @_mending
+    @mending
     def reclaim(self) -> Reclaimed:
         """Take the jobs of workers that have died, as `Workers.dead` judges."""
         reclaimed = self._reclaimer.reclaim()
@@ -388,7 +371,7 @@ class RedisStore(Store):
 
     # -- prune ------------------------------------------------------------------------------------------
 
-    @_mending
+    @mending
     def prune(self) -> int:
         """Forget finished jobs older than ``retention``, and the oldest beyond max_finished and max_dead."""
         config = self.config
@@ -407,31 +390,31 @@ class RedisStore(Store):
 
     # -- looking and operating --------------------------------------------------------------------------
 
-    @_mending
+    @mending
     def find(
         self, wanted: Filter = ALL, *, limit: int = 100, after: int | None = None, before: int | None = None
     ) -> Page:
         """Snapshots of jobs, newest first."""
         return self._finder.find(wanted, limit, after, before)
 
-    @_mending
+    @mending
     def find_brief(
         self, wanted: Filter = ALL, *, limit: int = 100, after: int | None = None, before: int | None = None
     ) -> Page:
         """As `find`, without results."""
         return self._finder.find(wanted, limit, after, before, brief=True)
 
-    @_mending
+    @mending
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
         return self._finder.counts()
 
-    @_mending
+    @mending
     def waiting_kinds(self, queues: Sequence[str]) -> dict[tuple[str, str | None], int]:
         """How many jobs of each queue and kind wait, of the first that will be claimed."""
         return self._finder.waiting_kinds(queues)
 
-    @_mending
+    @mending
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel, retry or delete jobs."""
         changed = self._operator.change(list(job_ids), action)
@@ -439,37 +422,29 @@ class RedisStore(Store):
         self._tell_ready(changed.queues)
         return changed
 
-    @_mending
+    @mending
     def set_paused(self, queue: str, paused: bool) -> None:
         """Hold a queue's jobs back, or let them go."""
         self._operator.set_paused(queue, paused)
         self._idle.mark_changed(queue)
         self._notify(queue, "pause" if paused else "ready")
 
-    @_mending
+    @mending
     def add_audit(self, entry: AuditEntry) -> None:
         """Keep what somebody did."""
         self._ledger.add_audit(entry)
 
-    @_mending
+    @mending
     def audit(self, *, limit: int, before: int | None = None) -> list[AuditEntry]:
         """What was done, newest first."""
         return self._ledger.audit(limit, before)
 
-    @_mending
+    @mending
     def add_series(self, increments: Sequence[Increment], *, serial: int) -> None:
         """Add what this process has counted, once for each serial."""
         self._ledger.add_series(increments, self.context.worker_id, serial)
 
-    @_mending
+    @mending
     def series(self, queue: str | None, since: float, seconds: int) -> list[SeriesPoint]:
         """What jobs came to over time."""
         return self._ledger.series(queue, since, seconds)
-
-
-def _no_transactions(what: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"{what} cannot join a transaction: Redis shares none with your database. Enqueue after the commit "
-        "(jobs are unique by fingerprint, so a repeated enqueue adds none), or keep jobs in that database "
-        "(postgresql://, sqlite:///)"
-    )

@@ -1,5 +1,6 @@
 -- Add jobs to a queue, all or none; where an unfinished one has a fingerprint, do as its on_duplicate says.
 -- keys: ids jobs ready wait uniq seq idle last payloads life retry ticks gate queues uids
+-- keys: held
 -- takes: token room gated channel queue tries base step cron tick
 -- arguments: token ("" for none), room ("" for any: ready jobs there may be), 1 if gate.lua has to let it
 --   pass, the prefix of the workers' channels, the queue, how many workers to try, first id, step between ids,
@@ -154,7 +155,7 @@ local function meet(place, id)
   if not before or before == NO_RECORD then return end
   local life = call('HGET', LIFE, id)
   local known = life_of(life)
-  if is_running(READY, WAIT, RETRY, id, before, known) then return end
+  if is_running(READY, WAIT, RETRY, id, before, known) or is_held(HELD, id, now) then return end
   local due = tonumber(ARGV[at + 2])
   if ARGV[at] == 'p' then
     local new = ARGV[at + 3]

@@ -1,5 +1,6 @@
 -- Cancel, retry or delete jobs, or run now those that wait for a later time.
 -- keys: jobs life payloads results ready wait retry cancel crashed uniq done_jobs dead_jobs cancelled_jobs ids idle
+-- keys: steps held
 -- takes: action channel queue tries
 -- arguments: cancel, retry, delete or run, the prefix of the workers' channels, the queue, how many workers to
 --   try; then ids
@@ -12,6 +13,7 @@ local done, running, taken = {}, {}, {}
 
 local function take_out(id, record)
   call('ZREM', READY, id)
+  call('ZREM', HELD, id)
   call('ZREM', WAIT, unpack(waiting_of(record, id)))
   call('ZREM', RETRY, unpack(waiting_of(record, id)))
 end
@@ -26,6 +28,7 @@ local function cancel(id, record, life)
   take_out(id, record)
   release(id, record)
   call('SREM', CRASHED, id)
+  drop_steps(STEPS, id)
   life.s = CANCELLED
   life.fin = string.format('%.6f', now)
   call('ZADD', CANCELLED_JOBS, now, id)
@@ -34,7 +37,7 @@ local function cancel(id, record, life)
 end
 
 local function retry(id, record, life)
-  if life.s == SUCCEEDED or life.s == CANCELLED then return false end
+  if life.s == SUCCEEDED or life.s == CANCELLED or is_held(HELD, id, now) then return false end
   local due = now
   if life.s == DEAD then
     local holder = uniqueness_of(record) ~= 0 and call('HGET', UNIQ, fingerprint_of(record))
@@ -46,6 +49,7 @@ local function retry(id, record, life)
     life = { s = PENDING, n = 0, c = 0, err = life.err, tb = life.tb, ats = life.ats, ran = life.ran, nodl = true }
     if uniqueness_of(record) ~= 0 then call('HSET', UNIQ, fingerprint_of(record), id) end
     call('ZREM', DEAD_JOBS, id)
+    restart_steps(STEPS, id)
   else
     due = math.min(now, due_of(record, life))
     take_out(id, record)
@@ -64,6 +68,7 @@ end
 local function delete(id, record)
   take_out(id, record)
   release(id, record)
+  drop_steps(STEPS, id)
   call('SREM', CRASHED, id)
   for _, key in ipairs({ JOBS, LIFE, PAYLOADS, RESULTS }) do call('HDEL', key, id) end
   for _, key in ipairs({ IDS, DONE_JOBS, DEAD_JOBS, CANCELLED_JOBS }) do call('ZREM', key, id) end

@@ -1,10 +1,11 @@
 -- Take the best due jobs of a queue under a new lease.
--- keys: ready wait retry lease jobs life uniq idle paused crashed
+-- keys: ready wait retry lease jobs life uniq idle paused crashed steps held
 -- takes: limit tail worker lease channel queue tries hears
 -- arguments: limit, what its leases end in (":token:worker"), worker, lease in microseconds, the prefix of
 --   the workers' channels, the queue, how many workers to try, 1 if the worker waits for a wake; then kinds,
 --   where only these are wanted
--- result: {now, due (-1 for never), ids, records, lives}; payloads kept apart are for the client to fetch
+-- result: {now, due (-1 for never), ids, records, lives, and heads of their steps where any job has some};
+--   payloads kept apart are for the client to fetch
 -- complexity: O(log of the queue) a job, and O(1) for each of another kind before it; at most 50 jobs, and 100
 --   that fall due
 
@@ -12,12 +13,13 @@ limit = tonumber(limit)
 local micros = clock()
 local now = micros / 1000000
 
-local function answer(due, ids, records, lives)
-  return { string.format('%.6f', now), due, ids or {}, records or {}, lives or {} }
+local function answer(due, ids, records, lives, heads)
+  if due == 'inf' then due = '-1' end
+  return { string.format('%.6f', now), due, ids or {}, records or {}, lives or {}, heads }
 end
 
 -- Most queues have nothing but ready jobs: one command tells.
-local special = call('EXISTS', PAUSED, CRASHED, WAIT, RETRY) > 0
+local special = call('EXISTS', PAUSED, CRASHED, WAIT, RETRY, STEPS) > 0
 if special and call('EXISTS', PAUSED) == 1 then
   if hears == '1' then call('SADD', IDLE, worker) end
   return answer('-1')
@@ -35,11 +37,13 @@ local function promote(from)
     ready[#ready + 1] = sub(members[at], 4)
   end
   call('ZREM', from, unpack(gone))
+  if from == WAIT then call('ZREMRANGEBYSCORE', HELD, '-inf', now) end
   call('ZADD', READY, unpack(ready))
   return call('ZRANGE', from, 0, 0, 'WITHSCORES')[2]
 end
-local head, other
+local head, other, stepped
 if special then
+  stepped = call('EXISTS', STEPS) == 1
   head, other = promote(WAIT), promote(RETRY)
   special = call('EXISTS', CRASHED) == 1
 end
@@ -78,10 +82,11 @@ else
   for at = 1, #popped / 2 do ids[at] = popped[2 * at - 1] end
 end
 
-local records, lives = {}, {}
+local records, lives, heads = {}, {}, nil
 if #ids > 0 then
   records = call('HMGET', JOBS, unpack(ids))
   lives = call('HMGET', LIFE, unpack(ids))
+  if stepped then heads = call('HMGET', STEPS, unpack(ids)) end
   local leases, number = {}, 0
   local expires = string.format('%.6f', (micros + tonumber(lease)) / 1000000)
   for at, id in ipairs(ids) do
@@ -107,4 +112,4 @@ if #ids >= limit or due ~= '-1' and tonumber(due) <= now then
 elseif hears == '1' then
   call('SADD', IDLE, worker)
 end
-return answer(due, ids, records, lives)
+return answer(due, ids, records, lives, heads)

@@ -1,12 +1,14 @@
 -- Count the jobs of a queue by where they are.
--- keys: ready wait retry lease done_jobs dead_jobs cancelled_jobs paused
+-- keys: ready wait retry lease done_jobs dead_jobs cancelled_jobs paused held
 -- arguments: none
--- result: {ready, scheduled, retrying, running, succeeded, dead, cancelled, paused, when the oldest ready job
+-- result: {ready, scheduled, retrying, running, succeeded, dead, cancelled, paused, held, when the oldest ready job
 --   became due, the microsecond when the longest running one was claimed}; "" where there is none
 -- complexity: O(log of the queue), for each priority that waits; and O(1) for each of the first 1000 that run
 
 local now = clock() / 1000000
 local due, again = call('ZCOUNT', WAIT, '-inf', now), call('ZCOUNT', RETRY, '-inf', now)
+
+local held = math.min(call('ZCOUNT', HELD, '(' .. string.format('%.6f', now), '+inf'), call('ZCARD', WAIT) - due)
 
 local oldest, claimed
 local function take(time)
@@ -28,13 +30,14 @@ end
 
 return {
   call('ZCARD', READY) + due + again,
-  call('ZCARD', WAIT) - due,
+  call('ZCARD', WAIT) - due - held,
   call('ZCARD', RETRY) - again,
   call('ZCARD', LEASE),
   call('ZCARD', DONE_JOBS),
   call('ZCARD', DEAD_JOBS),
   call('ZCARD', CANCELLED_JOBS),
   call('EXISTS', PAUSED),
+  held,
   oldest and string.format('%.6f', oldest) or '',
   claimed and string.format('%.0f', claimed) or '',
 }

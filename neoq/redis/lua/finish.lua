@@ -1,5 +1,5 @@
 -- Record that jobs have succeeded, each only under its current lease.
--- keys: lease jobs life uniq done_jobs payloads results progress cancel crashed ids
+-- keys: lease jobs life uniq done_jobs payloads results progress cancel crashed ids steps
 -- takes: keep again count
 -- arguments: 1 to keep them for a while, 1 if this repeats a call whose reply was lost, number of jobs; then
 --   their leases; the fingerprints that they hold ("" for none); id and life as JSON of each; id and result
@@ -33,10 +33,11 @@ if number == 0 then return stale end
 
 call('ZREM', LEASE, unpack(leases))
 if #fingerprints > 0 then call('HDEL', UNIQ, unpack(fingerprints)) end
-if call('EXISTS', CANCEL, CRASHED, PROGRESS) > 0 then
+if call('EXISTS', CANCEL, CRASHED, PROGRESS, STEPS) > 0 then
   call('SREM', CANCEL, unpack(live))
   call('SREM', CRASHED, unpack(live))
   call('HDEL', PROGRESS, unpack(live))
+  drop_steps_of(STEPS, live)
 end
 if not keep then
   call('HDEL', JOBS, unpack(live))

@@ -9,8 +9,15 @@
 --                    attempts that failed, see neoq/attempts.py
 --   results    hash  id -> what its handler returned
 --   progress   hash  id -> JSON: the progress of its attempt
+--   steps      hash  id -> "number:signals:crashes:base", how many steps it has recorded, how many of them are
+--                    signals that it did not wait for, the crashes before its last progress, and after which
+--                    step it began anew; id/place -> name of a step; id:name -> what was recorded: its time, 1
+--                    if it lasts, retries and crashes before it, a random text, and the data
 --   ready      zset  id, the best first: by priority, then due time
 --   wait retry zset  rank and id, by due time: jobs for later, and failed ones before their next attempt
+--                    One that is held is in wait, too, by the time of its timeout, or +inf
+--   held       zset  id, by the same time: those in wait that are held. Their lives say by what: h, and the
+--                    signal in aw. What has become due is taken out with the next claim
 --   lease      zset  "id:token:worker", by the time when the lease runs out: to remove it is the fence
 --   cancel     set   ids that were cancelled while they ran
 --   crashed    set   ids of unfinished jobs whose worker died
@@ -118,7 +125,7 @@ local function life_of(life)
   local fine, read = pcall(cjson.decode, life)
   if not fine or type(read) ~= 'table' then read = {} end
   local clean = { s = count_in(read.s, CANCELLED), n = count_in(read.n, 2147483646), c = count_in(read.c, 32766) }
-  for _, name in ipairs({ 'err', 'tb', 'ats', 'pf', 'pt', 't' }) do
+  for _, name in ipairs({ 'err', 'tb', 'ats', 'pf', 'pt', 't', 'h', 'aw' }) do
     if type(read[name]) == 'string' then clean[name] = read[name] end
   end
   for _, name in ipairs({ 'at', 'ran', 'fin' }) do
@@ -135,11 +142,23 @@ local function due_of(record, life)
   return due == due and due or 0
 end
 
+-- What only clients read, where it can be read.
+local function extra_of(record)
+  local at = times_at(record) + 16
+  local fine, extra = pcall(cjson.decode, sub(record, at + 5, at + 4 + struct.unpack('<I4', record, at + 1)))
+  return fine and type(extra) == 'table' and extra or {}
+end
+
+-- When a held job is due, whatever it waits for: at its deadline, or a time before.
+local function timeout_of(record, life, at)
+  local deadline = not life.nodl and tonumber(extra_of(record).deadline) or math.huge
+  return math.min(tonumber(at) or math.huge, deadline)
+end
+
 -- A record with the uid of another one, which stands in the JSON for clients: a replacement keeps it.
 local function with_uid_of(before, after)
-  local old, at = times_at(before) + 16, times_at(after) + 16
-  local fine, extra = pcall(cjson.decode, sub(before, old + 5, old + 4 + struct.unpack('<I4', before, old + 1)))
-  if not fine or type(extra) ~= 'table' or type(extra.uid) ~= 'string' then return after end
+  local at, extra = times_at(after) + 16, extra_of(before)
+  if type(extra.uid) ~= 'string' then return after end
   local length = struct.unpack('<I4', after, at + 1)
   local uid = '"uid":' .. cjson.encode(extra.uid) .. '}'
   local json = length > 2 and sub(after, at + 5, at + 3 + length) .. ',' .. uid or '{' .. uid

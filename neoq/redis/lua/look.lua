@@ -1,8 +1,9 @@
 -- Look at jobs.
--- keys: jobs life progress cancel ready wait retry
+-- keys: jobs life progress cancel ready wait retry steps held
 -- arguments: ids
--- result: {now, records, lives, progresses, whether cancelled, whether they run}; payloads kept apart,
---   results and leases are for the client to fetch
+-- result: {now, records, lives, progresses, whether cancelled, whether they run,
+--   heads of their steps, until when they are held}; payloads kept apart, results
+--   and leases are for the client to fetch
 -- complexity: O(log of the queue) a job, at most 50
 
 local time = call('TIME')
@@ -19,4 +20,6 @@ return {
   call('HMGET', PROGRESS, unpack(ARGV)),
   call('SMISMEMBER', CANCEL, unpack(ARGV)),
   run,
+  call('HMGET', STEPS, unpack(ARGV)),
+  call('ZMSCORE', HELD, unpack(ARGV)),
 }

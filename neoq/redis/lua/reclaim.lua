@@ -1,5 +1,6 @@
 -- Take jobs from workers that died, one crash charged.
 -- keys: lease jobs life uniq ready wait retry dead_jobs cancelled_jobs cancel progress crashed idle
+-- keys: steps
 -- takes: max_crashes problem channel queue tries expired why
 -- arguments: max_crashes, the error of a job that dies, the prefix of the workers' channels, the queue, how
 --   many workers to call, 1 if only leases that have run out are taken, why the attempts failed; then leases
@@ -9,6 +10,7 @@
 
 local now = clock() / 1000000
 local returned, dead = {}, {}
+local stepped = call('EXISTS', STEPS) == 1
 for at = FIRST, #ARGV do
   local lease = ARGV[at]
   local id, token = string.match(lease, '^(%d+):(%d+)')
@@ -27,12 +29,15 @@ for at = FIRST, #ARGV do
     local line = cjson.encode({ e = why, w = string.match(lease, '([^:]*)$') })
     line = string.format('{"s":%s,"f":%.6f,', life.ran, now) .. sub(line, 2)
     life.ats = (life.ats and life.ats .. '\n' or '') .. line
+    -- Crashes before the last progress count no more.
+    local crashes = life.c - (stepped and head_of(call('HGET', STEPS, id)).crashes or 0)
     local ends
     if call('SREM', CANCEL, id) == 1 then
       life.s, ends = CANCELLED, CANCELLED_JOBS
-    elseif life.c >= tonumber(max_crashes) then
+      if stepped then drop_steps(STEPS, id) end
+    elseif crashes >= tonumber(max_crashes) then
       life.s, ends = DEAD, DEAD_JOBS
-      life.err = string.gsub(problem, '%%d', life.c, 1)
+      life.err = string.gsub(problem, '%%d', crashes, 1)
       dead[#dead + 1] = id
     else
       life.s = life.n > 0 and RETRYING or PENDING

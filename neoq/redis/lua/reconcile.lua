@@ -1,5 +1,5 @@
 -- Look through some jobs for those in no index: no script leaves any, another program may.
--- keys: jobs life ready wait retry done_jobs dead_jobs cancelled_jobs
+-- keys: jobs life ready wait retry done_jobs dead_jobs cancelled_jobs held
 -- takes: from
 -- arguments: a cursor, how many to look at; or "" and ids that have no lease, to be made ready where they are
 --   in no index
@@ -27,7 +27,10 @@ for at = 1, #page, 2 do
   if ends then
     if not call('ZSCORE', ends, id) then call('ZADD', ends, now, id) end
   elseif is_id(id) and is_running(READY, WAIT, RETRY, id, record, life) then
-    if from == '' then call('ZADD', READY, score_of(rank_of(record), due_of(record, life)), id) end
+    if from == '' then
+      call('ZREM', HELD, id)
+      call('ZADD', READY, score_of(rank_of(record), due_of(record, life)), id)
+    end
     found[#found + 1] = id
   end
 end
