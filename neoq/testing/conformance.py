@@ -27,6 +27,7 @@ from neoq.testing.cases.counting import CountCases
 from neoq.testing.cases.durable import DurableCases, LeaseCases, SharedCases, TransactionCases
 from neoq.testing.cases.endings import DrainCases, ForkCases, ShutdownCases
 from neoq.testing.cases.filters import FilterCases
+from neoq.testing.cases.gather import GatherCases
 from neoq.testing.cases.interrupts import CancelRunningCases, DeadlineCases, TimeoutCases
 from neoq.testing.cases.listening import LifeCases, ListenCases, MiddlewareCases
 from neoq.testing.cases.operating import (
@@ -46,6 +47,7 @@ from neoq.testing.cases.reentry import ReentryCases
 from neoq.testing.cases.retries import LogCases, RetryCases, SignalCases
 from neoq.testing.cases.seam import AddCases, ChangeCases, ClaimCases, SettleCases
 from neoq.testing.cases.series import SeriesCases
+from neoq.testing.cases.steps import SignalToCases, StepCases, StepLeaseCases, StepTransactionCases
 from neoq.testing.cases.suite import leave_out_cases
 from neoq.testing.cases.tasks import ClaimByKindCases, TaskCases
 from neoq.testing.cases.timing import FutureCases, OrderCases, RunnerCases
@@ -106,13 +108,18 @@ class BackendConformance(
     AttemptCases,
     ScheduleCases,
     ReentryCases,
+    BatchCases,
+    MemberCases,
+    StopCases,
+    GatherCases,
+    StepCases,
+    SignalToCases,
+    StepLeaseCases,
+    StepTransactionCases,
     DurableCases,
     LeaseCases,
     SharedCases,
     TransactionCases,
-    BatchCases,
-    MemberCases,
-    StopCases,
 ):
     """Every promise of a backend. Override `make_backend`, and what your backend's ``features`` ask for."""
 
