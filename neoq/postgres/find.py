@@ -97,7 +97,7 @@ class Finder:
 
 
 COUNT_SECONDS = 30.0  # that the count of all unfinished jobs may take, if others have an older one
-_ENDED_PLACES = frozenset(range(4, len(COUNTED)))
+_ENDED_PLACES = frozenset(range(COUNTED.index("succeeded"), len(COUNTED)))
 
 
 def _is_cheap(rows: list[tuple[Any, ...]]) -> bool:

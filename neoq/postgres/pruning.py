@@ -8,6 +8,7 @@ from neoq.errors import BackendError
 from neoq.postgres.config import PostgresConfig
 from neoq.postgres.connections import Connections
 from neoq.postgres.statements import Statements
+from neoq.postgres.steps import Steps
 from neoq.record import Status
 from neoq.store import warn_of_dropped
 
@@ -18,9 +19,12 @@ _ENDS = frozenset({Status.SUCCEEDED, Status.CANCELLED})
 class Pruner:
     """Drops finished jobs."""
 
-    def __init__(self, connections: Connections, statements: Statements, config: PostgresConfig) -> None:
+    def __init__(
+        self, connections: Connections, statements: Statements, steps: Steps, config: PostgresConfig
+    ) -> None:
         self._connections = connections
         self._statements = statements
+        self._steps = steps
         self._config = config
 
     def prune(self) -> int:
@@ -59,9 +63,9 @@ class Pruner:
             values = {"dead": False, "limit": config.max_finished}
             dropped += len(self._connections.execute(self._statements.trim, values))
         if config.max_dead is not None and Status.DEAD in statuses:
-            for job_id, queue in self._connections.execute(
-                self._statements.trim, {"dead": True, "limit": config.max_dead}
-            ):
+            gone = self._connections.execute(self._statements.trim, {"dead": True, "limit": config.max_dead})
+            self._steps.drop([job_id for job_id, _ in gone])
+            for job_id, queue in gone:
                 dropped += 1
                 warn_of_dropped(config, job_id, queue)
         return dropped

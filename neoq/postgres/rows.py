@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -14,7 +15,7 @@ from neoq.outcome import Outcome
 from neoq.payload import CODEC, digest
 from neoq.postgres.arrays import bools, byteas, float8s, int2s, int4s, int8s, texts, uuids
 from neoq.postgres.statements import Statements
-from neoq.record import FINISHED, OnDuplicate, Status
+from neoq.record import FINISHED, Held, OnDuplicate, Status
 from neoq.stored import (
     NUMBER,
     STATUS_OF,
@@ -32,12 +33,13 @@ from neoq.times import within_calendar
 
 _ON_DUPLICATE: dict[OnDuplicate, int] = {"return": 0, "raise": 1, "replace": 2}
 
+HELD_FOR: dict[int, Held] = {1: "batch", 2: "children", 3: "signal", 4: "line"}
 MOST = 2**31 - 1  # rows
 LOOKED_AT_ONCE = 10_000  # jobs of a table, for a filter that may leave most of them out
 FEW = 5000  # jobs that are found by the time of their end, and sorted
 MOST_IDS = 2**63 - 1  # above every id
 _TIMES = {"created": "created_at", "due": "run_after"}
-_PLAIN = (0, 0, 1, *(None,) * 12)  # what most jobs have from crashes on
+_PLAIN = (0, 0, 1, *(None,) * 13)  # what most jobs have from crashes on
 
 
 class Arrays:
@@ -60,7 +62,7 @@ def _hexadecimal(values: Sequence[bytes | None]) -> list[str | None]:
 
 # The types of the columns that the statements return, as `portable` takes them.
 ADDED = "nnfffnn"
-SNAPSHOT = "ntnnffnnnnftttttbbfttftntnnfbb"
+SNAPSHOT = "ntnnffnnnnftttttbbfttftntnnfbbn"
 
 BINARY, LISTS = Arrays(binary=True), Arrays(binary=False)
 
@@ -72,6 +74,11 @@ def held(job: Job) -> bytes | None:
     own = job.own_fingerprint
     if own is None:
         return bytes.fromhex(job.fingerprint) if job.body is None else digest(job.queue, job.body)
+    return held_by(own)
+
+
+def held_by(own: str) -> bytes:
+    """What a job of that fingerprint keeps others from having."""
     if len(own) == 32 and not own.strip("0123456789abcdef"):  # one that we computed
         return bytes.fromhex(own)
     return blake2b(own.encode(), digest_size=16).digest()
@@ -165,13 +172,13 @@ _FIND = (  # the columns of a `find_query`, as `read` calls them
         "error",
     ),
     *("traceback", "progress", "progress_text", "token", "worker", "cancel", "waits", "finished_at"),
-    *("result", "attempts"),
+    *("result", "attempts", "held"),
 )
 _PAYLOAD_AT = _FIND.index("payload")
 _CLAIM = (
     *("id", "queue", "priority", "run_after", "created_at", "payload", "crashes", "retries", "uniqueness"),
     *("max_retries", "deadline", "fingerprint", "kind", "key", "group", "uid", "meta", "error", "traceback"),
-    "attempts",
+    *("attempts", "steps"),
 )
 
 
@@ -218,9 +225,11 @@ def _claimed(row: Sequence[Any], token: int, worker: str) -> Job:
     job.special = True
     if row[6:] != _PLAIN:
         job.crashes, job.retries, uniqueness, job.max_retries, job.expires, job.own_fingerprint = row[6:12]
-        job.kind, job.key, job.group, job.uid, meta, job.error, job.traceback, job.failed_attempts, _ = row[
-            12:
+        job.kind, job.key, job.group, job.uid, meta, job.error, job.traceback, job.failed_attempts = row[
+            12:20
         ]
+        if row[20] is not None:
+            job.steps, job.counted = row[20], True
         job.unique = UNIQUENESS[uniqueness]
         if meta is not None:
             take_meta(job, orjson.loads(meta))
@@ -237,7 +246,11 @@ def _job_of(row: Sequence[Any]) -> Job:
     job.crashes, job.retries, job.max_retries, job.expires, job.own_fingerprint = row[7:12]
     job.kind, job.key, job.group, job.uid, meta, data, job.started, job.error, job.traceback = row[12:21]
     progress, progress_text, token, job.worker, job.cancel_asked, job.waits = row[21:27]
-    job.finished_on, result, attempts = row[27:]
+    job.finished_on, result, attempts, why_held = row[27:]
+    if why_held is not None and status == 0 and job.waits:
+        job.held = HELD_FOR[why_held]
+        if job.due == math.inf:
+            job.due = job.created
     if attempts is not None:
         job.failed_attempts = bytes(attempts)
     job.status = STATUS_OF[status]
@@ -419,7 +432,7 @@ def settle_values(
         "ids": arrays.int8s([outcome.lease.job_id for outcome in outcomes]),
         "tokens": arrays.int8s([outcome.lease.token for outcome in outcomes]),
         "statuses": arrays.int2s([NUMBER[outcome.status] for outcome in outcomes]),
-        "run_after": arrays.float8s([outcome.run_after for outcome in outcomes]),
+        "run_after": arrays.float8s([_due(outcome) for outcome in outcomes]),
         "charged": arrays.bools([outcome.charged for outcome in outcomes]),
         "started": arrays.float8s([outcome.started_at for outcome in outcomes]),
         "finished": arrays.float8s([outcome.finished_at for outcome in outcomes]),
@@ -436,6 +449,11 @@ def settle_values(
         "completed": completed,
         "skip": skip,
     }
+
+
+def _due(outcome: Outcome) -> float | None:
+    never = outcome.run_after is None and outcome.awaits is not None
+    return math.inf if never else outcome.run_after
 
 
 def text(value: str | None) -> str | None:

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from neoq.errors import BackendError
 
-VERSION = 7
+VERSION = 8
 SIGNS = (
     "jobs",
     "claim",
@@ -24,13 +24,28 @@ SIGNS = (
     "history_found",
     "audit",
     "series",
+    "steps",
 )  # what each of the migrations has made: a table, a function or an index
 TABLES = frozenset(
-    {"audit", "jobs", "history", "counters", "queues", "schedules", "series", "ticks", "workers"}
+    {
+        "audit",
+        "jobs",
+        "history",
+        "counters",
+        "queues",
+        "schedules",
+        "series",
+        "signalled",
+        "steps",
+        "ticks",
+        "workers",
+    }
 )
 MADE_LATER = {
     "audit": 6,
     "series": 7,
+    "signalled": 8,
+    "steps": 8,
 }  # tables, and the migration that has made them where it was not the first
 _LOCK = 5_462_193_407_311  # neoq's own, over all schemas
 _FIRST = (

@@ -15,6 +15,7 @@ from neoq.postgres.arrays import int8s
 from neoq.postgres.connections import Connections
 from neoq.postgres.rows import BINARY, add_values, settle_values, succeed_values
 from neoq.postgres.statements import Statements
+from neoq.postgres.steps import Steps
 from neoq.postgres.transactions import Transaction
 from neoq.postgres.wake import APART, payload_for
 from neoq.record import Status
@@ -30,6 +31,7 @@ class Settlement:
         self,
         connections: Connections,
         statements: Statements,
+        steps: Steps,
         *,
         keep: bool,
         channel: str,
@@ -37,6 +39,7 @@ class Settlement:
     ) -> None:
         self._connections = connections
         self._statements = statements
+        self._steps = steps
         self._keep = keep
         self._channel = channel  # of changes
         self._context = context
@@ -54,16 +57,24 @@ class Settlement:
         for part, work in ((plain, self._succeed), (special, self._settle), (joined, self._settle_completed)):
             if part:
                 stale |= self._surely(part, work)
+        self._steps.settled(special)
         return stale
 
     def _apart(self, outcomes: Sequence[Outcome]) -> tuple[list[Outcome], list[Outcome], list[Outcome]]:
         plain, special, joined = [], [], []
-        completed = self._completed
+        completed = self._completed | self._steps.joined
+        recorded = self._steps.recorded
         for outcome in outcomes:
             lease = outcome.lease
             if completed and (lease.job_id, lease.token) in completed:
                 joined.append(outcome)
-            elif outcome.status is Status.SUCCEEDED and not outcome.follow and lease.progress is None:
+            elif (
+                outcome.status is Status.SUCCEEDED
+                and not outcome.follow
+                and lease.progress is None
+                and not lease.counted
+                and not (recorded and (lease.job_id, lease.token) in recorded)
+            ):
                 plain.append(outcome)
             else:
                 special.append(outcome)
@@ -99,11 +110,10 @@ class Settlement:
 
     def _settle(self, outcomes: list[Outcome]) -> set[int]:
         if not any(outcome.follow for outcome in outcomes):
-            values = settle_values(outcomes, BINARY, self.skew, keep=self._keep)
-            return _missing(outcomes, self._connections.execute(self._statements.settle, values))
+            return self._settle_rows(outcomes)
         with self._connections.use() as connection, connection.transaction():
-            values = settle_values(outcomes, BINARY, self.skew, keep=self._keep)
-            stale = _missing(outcomes, connection.execute(self._statements.settle, values).fetchall())
+            execute = Transaction(self._connections, connection)
+            stale = self._settle_in(execute, outcomes)
             follow = [
                 job for outcome in outcomes if outcome.lease.job_id not in stale for job in outcome.follow
             ]
@@ -113,14 +123,36 @@ class Settlement:
                 connection.execute(self._statements.add, more)
             return stale
 
+    def _settle_rows(self, outcomes: Sequence[Outcome], *, skip: bool = False) -> set[int]:
+        """Settle what is no plain success, and nothing that follows it; ``skip``: what others have locked."""
+        if not any(map(self._steps.concern, outcomes)):
+            values = settle_values(outcomes, BINARY, self.skew, keep=self._keep, skip=skip)
+            return _missing(outcomes, self._connections.execute(self._statements.settle, values))
+        with self._connections.use() as connection, connection.transaction():
+            return self._settle_in(Transaction(self._connections, connection), outcomes, skip=skip)
+
+    def _settle_in(
+        self, execute: Transaction, outcomes: Sequence[Outcome], *, skip: bool = False
+    ) -> set[int]:
+        """As `_settle_rows`, in a transaction of our own, with what follows for steps."""
+        concerned = [outcome for outcome in outcomes if self._steps.concern(outcome)]
+        self._steps.before(execute, BINARY, concerned)
+        values = settle_values(outcomes, BINARY, self.skew, keep=self._keep, skip=skip)
+        stale = _missing(outcomes, execute(self._statements.settle, values))
+        self._steps.after(execute, BINARY, concerned, stale)
+        return stale
+
     # -- completed by the handler -----------------------------------------------------------------------
 
     def complete(self, joined: Transaction, outcomes: Sequence[Outcome]) -> set[int]:
         """Settle inside a handler's own transaction."""
         with self._lock:
             self._completed.update((outcome.lease.job_id, outcome.lease.token) for outcome in outcomes)
+        concerned = [outcome for outcome in outcomes if self._steps.concern(outcome)]
         values = settle_values(outcomes, joined.arrays, self.skew, keep=True, completed=True)
-        return _missing(outcomes, joined(self._statements.settle, values, "n"))
+        stale = _missing(outcomes, joined(self._statements.settle, values, "n"))
+        self._steps.after(joined, joined.arrays, concerned, stale)
+        return stale
 
     def is_completed(self, job_id: int, token: int) -> bool:
         """Whether a handler has completed an attempt in a transaction that may not be over."""
@@ -132,8 +164,7 @@ class Settlement:
         Rows that an open transaction of a handler still locks are left for later: to wait for them would
         delay the outcomes of all other jobs.
         """
-        values = settle_values(outcomes, BINARY, self.skew, keep=self._keep, skip=True)
-        missing = _missing(outcomes, self._connections.execute(self._statements.settle, values))
+        missing = self._settle_rows(outcomes, skip=True)
         left = [outcome for outcome in outcomes if outcome.lease.job_id in missing]
         for outcome in outcomes:
             if outcome.failure is ROLLED_BACK and outcome.lease.job_id not in missing:
@@ -149,9 +180,9 @@ class Settlement:
                 (done if ended else locked).add(job_id)
         with self._lock:
             self._locked += [outcome for outcome in left if outcome.lease.job_id in locked - done]
-            for outcome in outcomes:
-                if outcome.lease.job_id not in locked - done:
-                    self._completed.discard((outcome.lease.job_id, outcome.lease.token))
+            over = [outcome for outcome in outcomes if outcome.lease.job_id not in locked - done]
+            self._completed.difference_update((lease.job_id, lease.token) for lease, *_ in over)
+        self._steps.settled(over)
         return missing - locked - done
 
     def settle_left(self) -> set[int]:

@@ -10,7 +10,7 @@ from neoq.line import PREVIEW
 from neoq.payload import CODEC
 from neoq.series import KEPT as SERIES_KEPT
 from neoq.store import SCHEDULES_KEPT
-from neoq.stored import LAST_CRASH
+from neoq.stored import HELD, LAST_CRASH
 
 GROUP_PATIENCE = "100ms"  # for a fingerprint that another transaction holds, while others wait for the commit
 _SNAPSHOT = """
@@ -19,7 +19,7 @@ _SNAPSHOT = """
 """
 _CLAIMED = """
     id, queue, priority, run_after, created_at, payload, crashes, retries, uniqueness, max_retries, deadline,
-    fingerprint, kind, key, batch, uid, meta, error, traceback, attempts
+    fingerprint, kind, key, batch, uid, meta, error, traceback, attempts, steps
 """
 
 
@@ -55,6 +55,7 @@ class Statements:
         self._add_plain()
         self._attempts()
         self._workers()
+        self._steps()
         self._operate()
         self._look()
 
@@ -106,6 +107,24 @@ class Statements:
         )
         self.extend = f"select id, lost from {extend}"
 
+    def _steps(self) -> None:
+        s = self._schema
+        record = self._call(
+            "record_steps",
+            "ids bigint[], tokens bigint[], jobs bigint[], names text[], data bytea[], retries int[], "
+            "crashes int[], lasting boolean[]",
+        )
+        self.record_steps = f"select * from {record}"
+        self.settle_steps = f"select 1 from {self._call('settle_steps', 'ids bigint[], awaits text[]')}"
+        self.steps = f"""
+            select name, data, retries, crashes, lasting, at from {s}.steps where job = %s order by place
+        """
+        signal = self._call(
+            "signal", "job bigint, queue text, holds uuid, name text, data bytea, most int, notify boolean"
+        )
+        self.signal = f"select * from {signal}"
+        self.heed = f"select distinct * from {self._call('heed', 'limit int')}"
+
     def _workers(self) -> None:
         s = self._schema
         beat = self._call(
@@ -135,12 +154,13 @@ class Statements:
 
     def _operate(self) -> None:
         s = self._schema
-        change = self._call("change", "ids bigint[], holds uuid[], action text")
+        change = self._call("change_with_steps", "ids bigint[], holds uuid[], action text")
         self.change = f"select id, queue, done from {change}"
         self.run_now = f"""
             update {s}.jobs set run_after = {s}.clock() where id in (
                 select id from {s}.jobs
                 where id = any (%(ids)s::bigint[]) and status < 2 and run_after > {s}.clock()
+                    and (held is null or status = 1)
                 order by id for update
             ) returning id, queue, true
         """
@@ -293,7 +313,9 @@ class Statements:
 
     def _look(self) -> None:
         s = self._schema
-        finished = f"{_SNAPSHOT}, 0::bigint, null::text, false, false, finished_at, result, attempts"
+        finished = (
+            f"{_SNAPSHOT}, 0::bigint, null::text, false, false, finished_at, result, attempts, null::smallint"
+        )
         self.find_unfinished = (
             f"(select {self._unfinished()} from {s}.jobs where {{}} order by id {{}} limit %s)"
         )
@@ -316,9 +338,11 @@ class Statements:
         self.counts = f"""
             select queue, kind, n, oldest from (
                 select queue, count(*) filter (where status in (0, 1) and run_after <= now) as ready,
+                    count(*) filter (where status = 0 and run_after > now and held < 4) as held,
                     min(run_after) filter (where status in (0, 1) and run_after <= now) as due,
                     min(ran_at) filter (where status = 2) as started,
-                    count(*) filter (where status = 0 and run_after > now) as scheduled,
+                    count(*) filter (where status = 0 and run_after > now and coalesce(held, 4) > 3)
+                        as scheduled,
                     count(*) filter (where status = 1 and run_after > now) as retrying,
                     count(*) filter (where status = 2) as running,
                     count(*) filter (where status not in (0, 1, 2)) as bad
@@ -326,7 +350,7 @@ class Statements:
             ) unfinished
             cross join lateral (
                 values (0, ready, due), (1, scheduled, null), (2, retrying, null), (3, running, started),
-                    (5, bad, null)
+                    (5, bad, null), ({HELD}, held, null)
             ) kinds (kind, n, oldest)
             where n > 0
             union all {self.counts_ended}
@@ -388,5 +412,5 @@ class Statements:
         s = self._schema
         return f"""
             {_SNAPSHOT}, token, (select w.id from {s}.workers w where w.number = worker) as worker_id, cancel,
-            run_after > {s}.clock(), null::float8, null::bytea, attempts
+            run_after > {s}.clock(), null::float8, null::bytea, attempts, held
         """

@@ -10,15 +10,17 @@ import psycopg
 
 import neoq.postgres.schema as postgres_schema
 from neoq.audit import AuditEntry
-from neoq.capacity import Room, bounds_of, new_of, no_room, refuse_too_many, wanted_of
+from neoq.capacity import Room, bounds_of
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.filter import ALL, Filter
+from neoq.held.step import Step
 from neoq.job import Job
 from neoq.messages import text_of_ask, text_of_ids
 from neoq.outcome import WORKER_DIED, Lease, Outcome
 from neoq.postgres.add import Adder
 from neoq.postgres.arrays import float8s, int8s, texts
+from neoq.postgres.bounded import BoundedAdder
 from neoq.postgres.claim import Claimer
 from neoq.postgres.config import PostgresConfig
 from neoq.postgres.connections import Connections, Values
@@ -29,7 +31,9 @@ from neoq.postgres.operate import Operator
 from neoq.postgres.pruning import Pruner
 from neoq.postgres.rows import job_of, text
 from neoq.postgres.settle import Settlement
+from neoq.postgres.signals import Signals
 from neoq.postgres.statements import Statements, changes_channel_of
+from neoq.postgres.steps import Records, Steps
 from neoq.postgres.transactions import Home, Transaction
 from neoq.postgres.wake import Notifier, WorkerPresence, notification
 from neoq.record import Status
@@ -60,7 +64,7 @@ class PostgresStore(Store):
     """What is done to jobs in PostgreSQL."""
 
     config: PostgresConfig
-    features: ClassVar[frozenset[str]] = frozenset({"durable", "shared", "transactions"})
+    features: ClassVar[frozenset[str]] = frozenset({"durable", "shared", "transactions", "steps"})
     announces = True
 
     # -- open and close ---------------------------------------------------------------------------------
@@ -78,7 +82,9 @@ class PostgresStore(Store):
         )
         self._finder = Finder(self._connections, self._statements)
         self._ledger = Ledger(self._connections, self._own, self._statements)
-        self._pruner = Pruner(self._own, self._statements, config)
+        self._steps = Steps(self._connections, self._own, self._statements)
+        self._signals = Signals(self._connections, self._statements, config.log)
+        self._pruner = Pruner(self._own, self._statements, self._steps, config)
         self._operator = Operator(
             self._connections, self._statements, self._finder, self._notifier, config.log
         )
@@ -86,6 +92,7 @@ class PostgresStore(Store):
         self._settlement = Settlement(
             self._own,
             self._statements,
+            self._steps,
             keep=config.retention != 0,
             channel=changes_channel_of(config.schema),
             context=self.context,
@@ -98,6 +105,14 @@ class PostgresStore(Store):
         self._notify = notify
         self._tables_version = 0  # that was warned of
         self._room = Room()
+        self._bounded = BoundedAdder(
+            self._connections,
+            self._statements,
+            self._adder,
+            room=self._room,
+            context=self.context,
+            patience=config.enqueue_timeout,
+        )
         self._open_worker(notify)
 
     def _open_worker(self, notify: Notify) -> None:
@@ -193,7 +208,7 @@ class PostgresStore(Store):
     def add(self, jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:
         """Store jobs; see `Store.add`. ``transaction`` is a connection of the caller's to that database."""
         if transaction is not None:
-            return self._add_joined(jobs, self._home.join(transaction))
+            return self._bounded.join(self._home.join(transaction), jobs)
         if token:
             known = self._adder.known(token)
             if known is not None:
@@ -208,7 +223,7 @@ class PostgresStore(Store):
     def _add(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
         capacities = bounds_of(jobs, self.context)
         if capacities:
-            return self._add_bounded(jobs, token, capacities)
+            return self._bounded.add(jobs, token, capacities)
         if len(jobs) == 1 and jobs[0].on_duplicate != "raise":
             return [self._adder.add_one(jobs[0], token)]
         return self._adder.add_many(jobs, token)
@@ -223,58 +238,6 @@ class PostgresStore(Store):
                 if error.outcome_unknown or self._room.refusing or machine.monotonic() >= give_up:
                     raise
             self._room.pause(SERVER_EVERY)
-
-    def _full_queue(
-        self, joined: Transaction, jobs: Sequence[Job], capacities: Mapping[str, int]
-    ) -> str | None:
-        """The name of a queue that has no room for its part of a batch; None if all have room.
-
-        No other process adds to these queues before this transaction ends. Raises QueueFullError if a queue
-        can never have so much room.
-        """
-        if self._short_of_room(joined, wanted_of(jobs, capacities), capacities) is None:
-            return None
-        new = new_of(jobs, capacities, self._adder.duplicates(joined, jobs))
-        refuse_too_many(new, capacities)
-        return None if self.context.in_runner() else self._short_of_room(joined, new, capacities)
-
-    def _short_of_room(
-        self, execute: Transaction, wanted: Mapping[str, int], capacities: Mapping[str, int]
-    ) -> str | None:
-        for queue in sorted(capacities):
-            if wanted[queue]:
-                free = capacities[queue] - self.context.handed_over(queue) - wanted[queue]
-                [(ready,)] = execute(
-                    self._statements.ready_within, {"queue": queue, "limit": max(0, free)}, "n"
-                )
-                if ready > free:
-                    return queue
-        return None
-
-    def _add_joined(self, jobs: Sequence[Job], joined: Transaction) -> list[Job]:
-        """Do not wait for room here: the caller's open transaction may be what blocks it."""
-        capacities = bounds_of(jobs, self.context)
-        if capacities:
-            full = self._full_queue(joined, jobs, capacities)
-            if full is not None:
-                raise no_room(full, capacities[full])
-        return self._adder.add_joined(joined, jobs)
-
-    def _add_bounded(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
-        """Add where there is room, or wait for it."""
-        self._adder.name_queues({job.queue for job in jobs})  # on a connection of its own: before ours
-
-        def try_to_add() -> tuple[list[Job], str | None]:
-            with self._connections.use() as connection, connection.transaction():
-                joined = Transaction(self._connections, connection)
-                full = self._full_queue(joined, jobs, capacities)
-                if full is not None:
-                    return [], full
-                added = self._adder.add_joined(joined, jobs)
-                self._adder.remember(token, added)
-                return added, None
-
-        return self._room.add(try_to_add, capacities, self.config.enqueue_timeout)
 
     # -- cron -------------------------------------------------------------------------------------------
 
@@ -306,6 +269,9 @@ class PostgresStore(Store):
 
     def claim(self, demand: Sequence[Demand]) -> Claimed:
         """Take ready jobs, best first, under this worker's lock."""
+        if self._presence.signalled:
+            self._presence.signalled = False
+            self._heed()
         claimed = self._claimer.claim(demand)
         if claimed.jobs:
             self._room.make_known()
@@ -330,6 +296,41 @@ class PostgresStore(Store):
         stale = self._settlement.settle_left()
         for job_id in stale:
             self.config.log.warning("job %s was settled elsewhere meanwhile: its outcome is dropped", job_id)
+
+    # -- steps and signals ------------------------------------------------------------------------------
+
+    def record(self, records: Records, *, transaction: Any = None) -> set[int]:
+        """Record steps, each only under its current lease, all in one commit or in the caller's."""
+        if transaction is not None:
+            return self._steps.record_joined(self._home.join(transaction), records)
+        return self._steps.record(records)
+
+    def steps(self, job_id: int) -> list[Step]:
+        """What a job has recorded, in that order, and the signals to it."""
+        return self._steps.of(job_id)
+
+    def signal(self, to: int | tuple[str, str], step: Step, *, transaction: Any = None) -> bool:
+        """Record a signal for an unfinished job; whether it was."""
+        if transaction is not None:
+            return self._signals.send_joined(self._home.join(transaction), to, step)
+        sent, queues = self._signals.send(to, step)
+        self._tell_ready(queues)
+        return sent
+
+    def tend(self) -> bool:
+        """Let jobs heed the signals that came while others had locked them."""
+        return self._heed()
+
+    def _heed(self) -> bool:
+        queues = self._signals.heed()
+        self._tell_ready(queues)
+        return bool(queues)
+
+    def _tell_ready(self, queues: set[str]) -> None:
+        for queue in queues:
+            self._notify(queue, "ready")
+        if queues:
+            self._notifier.notify_later(queues)
 
     def extend(self, leases: Sequence[Lease]) -> Extended:
         """Renew leases; tell which are lost, and whose job was cancelled."""

@@ -71,6 +71,7 @@ class WorkerPresence:
         self._log = log
         self.lock_class = class_of(schema)
         self.number: int | None = None
+        self.signalled = False  # a signal has come that no job has heeded
         self._connection: Connection | None = None
         self._lock = threading.RLock()
         self._bell: tuple[socket.socket, socket.socket] | None = None
@@ -256,6 +257,8 @@ class WorkerPresence:
                 self._asked(*ask)
                 continue
             kind, _, queue = line.partition(" ")
+            if kind == "s":
+                self.signalled = True
             self._notify(queue, _KINDS.get(kind, "ready"))  # type: ignore[arg-type]
 
     def _look_for_dead(self) -> None:
