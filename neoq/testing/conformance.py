@@ -29,6 +29,8 @@ from neoq.testing.cases.endings import DrainCases, ForkCases, ShutdownCases
 from neoq.testing.cases.filters import FilterCases
 from neoq.testing.cases.gather import GatherCases
 from neoq.testing.cases.interrupts import CancelRunningCases, DeadlineCases, TimeoutCases
+from neoq.testing.cases.limits import AgingCases, LimitLeaseCases, MaxRunningCases, RateCases
+from neoq.testing.cases.lines import LimitsCases, LineLeaseCases, OrderedCases, PerKeyCases
 from neoq.testing.cases.listening import LifeCases, ListenCases, MiddlewareCases
 from neoq.testing.cases.operating import (
     CancelCases,
@@ -47,6 +49,7 @@ from neoq.testing.cases.reentry import ReentryCases
 from neoq.testing.cases.retries import LogCases, RetryCases, SignalCases
 from neoq.testing.cases.seam import AddCases, ChangeCases, ClaimCases, SettleCases
 from neoq.testing.cases.series import SeriesCases
+from neoq.testing.cases.spans import DebounceCases, UniqueForCases
 from neoq.testing.cases.steps import SignalToCases, StepCases, StepLeaseCases, StepTransactionCases
 from neoq.testing.cases.suite import leave_out_cases
 from neoq.testing.cases.tasks import ClaimByKindCases, TaskCases
@@ -116,6 +119,16 @@ class BackendConformance(
     SignalToCases,
     StepLeaseCases,
     StepTransactionCases,
+    OrderedCases,
+    PerKeyCases,
+    LimitsCases,
+    LineLeaseCases,
+    MaxRunningCases,
+    RateCases,
+    AgingCases,
+    LimitLeaseCases,
+    UniqueForCases,
+    DebounceCases,
     DurableCases,
     LeaseCases,
     SharedCases,
