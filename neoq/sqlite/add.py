@@ -4,39 +4,54 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from hashlib import blake2b
 from typing import Any
 
 import orjson
 
+from neoq.errors import BatchClosedError
+from neoq.held.group import BatchRules
 from neoq.job import Job
 from neoq.payload import CODEC
 from neoq.record import Status
-from neoq.sqlite.rows import N_READY, kind_of
+from neoq.sqlite import groups
+from neoq.sqlite.rows import N_READY, kind_of, waiting_state
 from neoq.sqlite.schema import READY, SCHEDULED
 from neoq.sqlite.session import Session
 from neoq.store import Tick, must_not_meet, taken_by
 from neoq.stored import NUMBER, encoded_meta, number_in
 
 MANY = 16  # jobs of one call that are sorted in as they are added: they share the pages that they change
+_MAY_CHANGE = frozenset({None, "line"})  # why a job waits that an enqueue may change
 _CLOCK_WAS_WRONG = 3 * 3600.0  # a tick that much older than the last one: the clock was set right
 
 
 def add(session: Session, jobs: Sequence[Job], token: bytes = b"") -> list[Job]:
     """Store jobs; see `Store.add`."""
-    if token:
-        known = _ids_of(session.do("select ids from neoq_tokens where token = ?", (token,)).fetchone())
-        if known is not None:
-            found = {job.id: job for job in session.of_ids(known)}
-            return [found[job_id] for job_id in known if job_id in found]
+    if token and (known := _known(session, token)) is not None:
+        return known
     if len(jobs) >= MANY:
         session.index_new()
     added = [add_or_meet(job, session) for job in jobs]
+    _remember(session, token, added)
+    return added
+
+
+def _known(session: Session, token: bytes) -> list[Job] | None:
+    """The jobs of an earlier call with a token."""
+    known = _ids_of(session.do("select ids from neoq_tokens where token = ?", (token,)).fetchone())
+    if known is None:
+        return None
+    found = {job.id: job for job in session.of_ids(known)}
+    return [found[job_id] for job_id in known if job_id in found]
+
+
+def _remember(session: Session, token: bytes, added: Sequence[Job]) -> None:
     if token:
         ids = orjson.dumps([job.id for job in added]).decode()
         session.do("insert or replace into neoq_tokens values (?,?,?)", (token, ids, session.now))
-    return added
 
 
 def _ids_of(row: Sequence[Any] | None) -> list[int] | None:
@@ -48,8 +63,14 @@ def _ids_of(row: Sequence[Any] | None) -> list[int] | None:
     return ids if isinstance(ids, list) and all(type(job_id) is int for job_id in ids) else None
 
 
-def add_or_meet(job: Job, session: Session) -> Job:
-    """Store a job, or return the unfinished one that has its fingerprint."""
+def add_or_meet(job: Job, session: Session, *, follows: bool = False) -> Job:
+    """Store a job, or return the unfinished one that has its fingerprint.
+
+    BatchClosedError where its group takes no more jobs; see `groups.admit` for one that ``follows``.
+    """
+    grouped = job.group is not None
+    if grouped and (member := groups.admit(session, job, follows=follows)) is not None:
+        return member
     if job.uid is not None:
         holder = session.of_uid(job.uid)
         if holder is not None:
@@ -63,13 +84,47 @@ def add_or_meet(job: Job, session: Session) -> Job:
         if holder is not None:
             return _meet(session, job, holder)
     session.insert(job, fingerprint_hash)
+    if grouped:
+        groups.enter(session, job)
     return job
+
+
+def follow(session: Session, jobs: Sequence[Job]) -> None:
+    """Add the jobs that follow an outcome, but those of a group that has ended or was stopped."""
+    for job in jobs:
+        with suppress(BatchClosedError):
+            add_or_meet(job, session, follows=True)
+
+
+def open_batch(session: Session, then: Job, rules: BatchRules, token: bytes) -> Job:
+    """Store the callback of a batch, or take over the batch of its name; see `Store.open_batch`."""
+    if token and (known := _known(session, token)):
+        return known[0]
+    session.index_new()
+    if then.group is not None and (member := groups.admit(session, then, follows=False)) is not None:
+        return member
+    if then.uid is not None and (holder := session.of_uid(then.uid)) is not None:
+        raise taken_by(holder, then.uid)
+    fingerprint_hash = hash_of(then)
+    there = None if fingerprint_hash is None else session.holder(then, fingerprint_hash)
+    if there is not None:
+        if not rules.named or there.held != "batch":
+            raise taken_by(there)
+        groups.take_over(session, there.id, rules)
+        there.duplicate = True
+    else:
+        session.insert(then, fingerprint_hash)
+        groups.hold_batch(session, then, rules)
+        if then.group is not None:
+            groups.enter(session, then)
+    _remember(session, token, [there or then])
+    return there or then
 
 
 def _meet(session: Session, job: Job, holder: Job) -> Job:
     if job.on_duplicate == "raise":
         raise taken_by(holder)
-    if holder.status is not Status.RUNNING:
+    if holder.status is not Status.RUNNING and holder.held in _MAY_CHANGE:
         if job.on_duplicate == "replace":
             _replace(session, holder, job)
         elif holder.status is Status.RETRYING and job.due < holder.due:  # type: ignore[operator]
@@ -100,7 +155,7 @@ def _replace(session: Session, holder: Job, new: Job) -> None:
 
 def move(session: Session, job: Job, run_after: float | None) -> None:
     """Put a waiting job at another time."""
-    before = SCHEDULED if job.waits else READY
+    before = waiting_state(job)
     after = SCHEDULED if run_after > session.now else READY  # type: ignore[operator]
     session.do("update neoq_jobs set state = ?, run_after = ? where id = ?", (after, run_after, job.id))
     session.count(job.queue, kind_of(before, NUMBER[job.status]), -1)
@@ -167,6 +222,11 @@ def hash_of(job: Job) -> int | None:
     if job.own_fingerprint is None:
         digest = blake2b(job.queue.encode() + b"\0" + job.body, digest_size=16).digest()  # type: ignore[operator]
         return _number(digest[:4], "big", signed=True)
-    if _COMPUTED(name := job.fingerprint):  # it is such a digest
+    return hash_named(job.queue, job.fingerprint)
+
+
+def hash_named(queue: str, name: str) -> int:
+    """A hash of a queue and a fingerprint that is known."""
+    if _COMPUTED(name):  # it is such a digest
         return _number(bytes.fromhex(name[:8]), "big", signed=True)
-    return _number(blake2b(f"{job.queue}\0{name}".encode(), digest_size=4).digest(), "big", signed=True)
+    return _number(blake2b(f"{queue}\0{name}".encode(), digest_size=4).digest(), "big", signed=True)

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from neoq.filter import Filter
+from neoq.held.group import BATCH, group_in
 from neoq.record import FINISHED, Status
 from neoq.sqlite.file import SqliteFile
-from neoq.sqlite.rows import N_READY, N_RETRYING, N_RUNNING, N_SCHEDULED
-from neoq.sqlite.schema import READY, RUNNING, SCHEDULED
+from neoq.sqlite.rows import N_HELD, N_READY, N_RETRYING, N_RUNNING, N_SCHEDULED
+from neoq.sqlite.schema import HELD, LINE, READY, RUNNING, SCHEDULED
 from neoq.stored import NUMBER
 from neoq.threads.kept import LOOK_SECONDS
 
@@ -50,6 +51,9 @@ ENDED = (  # in one place
     "select * from (select id from neoq_jobs where state in (3, 4) and queue = ? and coalesce(kind, '') = ?"
     " and status = ? and id {} ? order by id {} limit ?)"
 )
+KEPT_IDS = "select id from neoq_jobs where state in (8, 9)"
+OF_BATCH = "select id from neoq_jobs where batch = ? and batch is not null and id {} ? order by id {} limit ?"
+OF_GATHER = "select id from neoq_jobs where batch >= ? and batch < ? and batch is not null and id {} ?"
 OF_KEY = "select id from neoq_jobs where key = ? and key is not null and id {} ? order by id {} limit ?"
 
 
@@ -64,8 +68,7 @@ def candidates(
     file: SqliteFile, wanted: Filter, limit: int, after: int | None, before: int | None
 ) -> Candidates | None:
     """The candidates for a filter; None where no index tells that they are few."""
-    start = before if before is not None else _BEYOND if after is None else after
-    than, order = (">", "asc") if before is not None else ("<", "desc")
+    start, than, order = _window(after, before)
     statuses = frozenset(Status) if wanted.statuses is None else wanted.statuses
     if wanted.key is not None:
         exact = wanted == Filter(key=wanted.key)
@@ -78,6 +81,10 @@ def candidates(
     ended = statuses & FINISHED
     if not ended:
         return Candidates(waiting)
+    kept = _ids(file, f"{KEPT_IDS} limit ?", (LOOKED_THROUGH + 1,))
+    if len(kept) > LOOKED_THROUGH:
+        return None
+    waiting += kept
     places = _places(file, wanted, ended)
     if places is None:
         return None
@@ -89,6 +96,33 @@ def candidates(
         ids += _ids(file, query, [value for place in some for value in (*place, start, most)])
     ids = sorted(ids, reverse=before is None)[:most]
     return Candidates(waiting + ids, ids[-1] if len(ids) == most else None)
+
+
+def _window(after: int | None, before: int | None) -> tuple[int, str, str]:
+    """The id from which to go, how the ids compare with it, and their order."""
+    if before is not None:
+        return before, ">", "asc"
+    return _BEYOND if after is None else after, "<", "desc"
+
+
+def bounds_of_group(name: str) -> tuple[str, str]:
+    """What the texts of a group's jobs begin with, and what comes after all of them."""
+    return name, f"{name[:-1]}0"  # its last character is "/"
+
+
+def candidates_of_group(
+    file: SqliteFile, wanted: Filter, limit: int, after: int | None, before: int | None
+) -> Candidates:
+    """The candidates among the jobs of a group: of a batch in the order of an index, of a gather all."""
+    start, than, order = _window(after, before)
+    name = wanted.group or ""
+    group = group_in(name)
+    if group is None or group.round != BATCH:
+        values = (*bounds_of_group(name), start)
+        return Candidates(_ids(file, OF_GATHER.format(than), values))
+    most = limit if wanted == Filter(group=name) else max(limit, LOOKED_AMONG)
+    ids = _ids(file, OF_BATCH.format(than, order), (name, start, most))
+    return Candidates(ids, ids[-1] if len(ids) == most else None)
 
 
 def _places(
@@ -123,14 +157,14 @@ def _unfinished(file: SqliteFile, queue: str | None, statuses: frozenset[Status]
     of_queue, values = ("", ()) if queue is None else (" and queue = ?", (queue,))
     [(number,)] = file.read(
         "select sum(n) from neoq_counts where queue <> ''"  # noqa: S608
-        f" and kind in ({N_READY}, {N_SCHEDULED}, {N_RETRYING}, {N_RUNNING}){of_queue}",
+        f" and kind in ({N_READY}, {N_SCHEDULED}, {N_RETRYING}, {N_RUNNING}, {N_HELD}){of_queue}",
         values,
     )
     if not isinstance(number or 0, int) or (number or 0) > LOOKED_THROUGH:
         return None
-    states = (READY, SCHEDULED, RUNNING)
+    states = (READY, SCHEDULED, RUNNING, HELD, LINE)
     queries = [f"select id from neoq_jobs where state = {state}{of_queue}" for state in states]  # noqa: S608
-    return _ids(file, " union all ".join([*queries, NEW_IDS]), values * 3)
+    return _ids(file, " union all ".join([*queries, NEW_IDS]), values * 5)
 
 
 _FEW = (("state", RUNNING, Status.RUNNING), ("status", NUMBER[Status.RETRYING], Status.RETRYING))

@@ -12,6 +12,8 @@ from typing import Any
 from neoq.job import Job
 from neoq.record import Status
 from neoq.sqlite.add import move
+from neoq.sqlite.ends import after, cancel_stopped
+from neoq.sqlite.groups import facts, release_due
 from neoq.sqlite.rows import (
     COLUMNS,
     N_DEAD,
@@ -27,7 +29,11 @@ from neoq.sqlite.session import Session
 from neoq.store import Demand
 from neoq.stored import mark_unreadable, number_in
 
-_unreadable, _due = attrgetter("unreadable"), attrgetter("due")  # a loop in C for every job claimed
+_unreadable, _due, _group = (
+    attrgetter("unreadable"),
+    attrgetter("due"),
+    attrgetter("group"),
+)  # a loop in C for every job claimed
 PARKED = (
     86400.0  # seconds: a ready job that is due so much later was put off by a script, not by a changed clock
 )
@@ -35,6 +41,10 @@ _CLAIM = (
     "update neoq_jobs set state = 2, status = 2, token = ?, worker = ?, lease_until = ?, ran_at = ?,"
     " progress = null, progress_text = null where id = ?"
 )
+_RULES = (
+    "select queue, 1, 0 from neoq_queues where paused = 1 union all select queue, 0, timers from neoq_rules"
+)
+_NO_RULES: tuple[set[str], set[str]] = (set(), set())
 _LET_GO = "update neoq_jobs set holds = 0 where id = ?"
 _END_UNREADABLE = (
     "update neoq_jobs set state = 4, status = 4, holds = 0, token = 0, worker = null, lease_until = null,"
@@ -51,26 +61,43 @@ def claim(
     Jobs that cannot be read are dead now, and added to ``ended``.
     """
     session.index_new()
-    paused = {queue for (queue,) in session.do("select queue from neoq_queues where paused = 1")}
+    paused, watched = _rules(session)
     found: list[list[Job]] = []
     next_due: float | None = None
     for demand in demands:
         if demand.queue in paused or demand.limit < 1:
             continue
         due = _promote(session, demand.queue, ended)
+        if demand.queue in watched:
+            due = _sooner(due, release_due(session, demand.queue))
         best = _best(session, demand)
         late = session.now + PARKED
         while best and (any(map(_unreadable, best)) or max(map(_due, best)) > late):
             _set_aside(session, best, late, ended)
             best = _best(session, demand)
+        if any(map(_group, best)) and (stopped := cancel_stopped(session, best)):
+            due = session.now  # others may be behind these
+            best = [job for job in best if job not in stopped]
         if len(best) > demand.limit:
             due, best = session.now, best[: demand.limit]
         if due is not None:
-            next_due = due if next_due is None else min(due, next_due)
+            next_due = _sooner(due, next_due)
         found.append(best)
     taken, left = _apart(found)
     _take(session, taken, worker)
     return taken, session.now if left else next_due
+
+
+def _rules(session: Session) -> tuple[set[str], set[str]]:
+    """The queues that are paused, and those with held jobs that may be due by time."""
+    rows = session.do(_RULES).fetchall()
+    if not rows:
+        return _NO_RULES
+    return {queue for queue, paused, _ in rows if paused}, {queue for queue, _, timers in rows if timers}
+
+
+def _sooner(one: float | None, other: float | None) -> float | None:
+    return one if other is None else other if one is None else min(one, other)
 
 
 def _set_aside(session: Session, jobs: list[Job], late: float, ended: list[Job]) -> None:
@@ -87,6 +114,9 @@ def _end_unreadable(session: Session, jobs: list[Job], kind: int, ended: list[Jo
     for job in jobs:
         session.count(job.queue, kind, -1)
         session.count(job.queue, N_DEAD, 1)
+    if jobs:
+        before = facts(session, [job.id for job in jobs])
+        after(session, [(before[job.id], Status.DEAD) for job in jobs if job.id in before])
     ended += jobs
 
 
@@ -164,6 +194,8 @@ def _take(session: Session, jobs: list[Job], worker: str) -> None:
         job.token = token
         job.waits = False
         job.progress_report = None
+        if job.held is not None:
+            job.held = None
     for queue, number in Counter(job.queue for job in jobs).items():
         session.count(queue, N_READY, -number)
         session.count(queue, N_RUNNING, number)

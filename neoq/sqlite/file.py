@@ -21,7 +21,7 @@ from neoq.errors import BackendError, BackendUnavailable
 from neoq.sqlite.fork import note_closed, note_open
 from neoq.sqlite.limits import rows_of
 from neoq.sqlite.place import Identity, Place
-from neoq.sqlite.schema import VERSION, is_whole, statements_for
+from neoq.sqlite.schema import NAMES, VERSION, is_whole, statements_for
 from neoq.threads.group_commit import Call, GroupCommit
 from neoq.threads.kept import broken_off
 
@@ -473,8 +473,8 @@ def _code(error: sqlite3.Error) -> int:
 
 
 def _names(cursor: sqlite3.Cursor) -> set[str]:
-    """The tables and indexes of ours that there are."""
-    return {name for (name,) in cursor.execute("select name from sqlite_master where name like 'neoq%'")}
+    """The tables and indexes of ours that there are, and the columns of the jobs, as "neoq_jobs.held"."""
+    return {name for (name,) in cursor.execute(NAMES)}
 
 
 def _statements(version: int, names: set[str]) -> list[str]:

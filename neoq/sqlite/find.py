@@ -13,12 +13,15 @@ from neoq.filter import Filter
 from neoq.record import Status
 from neoq.schedules import Listed
 from neoq.series import SeriesPoint, in_order, point_of
-from neoq.sqlite.candidates import NEW_IDS, candidates
+from neoq.sqlite.candidates import KEPT_IDS, NEW_IDS, bounds_of_group, candidates, candidates_of_group
 from neoq.sqlite.file import SqliteFile
 from neoq.sqlite.rows import (
     BRIEF_COLUMNS,
     COLUMNS,
     N_DEAD,
+    N_HELD,
+    N_KEPT,
+    N_KEPT_DEAD,
     N_READY,
     N_RETRYING,
     N_RUNNING,
@@ -27,7 +30,7 @@ from neoq.sqlite.rows import (
     job_of,
     states_and_status,
 )
-from neoq.sqlite.schema import DEAD, FINISHED, NEW, READY, RUNNING, SCHEDULED
+from neoq.sqlite.schema import DEAD, FINISHED, HELD, KEPT, KEPT_DEAD, LINE, NEW, READY, RUNNING, SCHEDULED
 from neoq.store import KINDS_LOOKED_AT, Page, QueueCounts, WorkerInfo
 from neoq.stored import (
     counts_of,
@@ -47,7 +50,15 @@ MOST = _BEYOND = 2**63 - 1
 _UNSORTED = frozenset({Status.SUCCEEDED, Status.CANCELLED})  # one index has both, and there may be millions
 _TIMES = {None: "coalesce(finished_at, created_at)", "created": "created_at", "due": "run_after"}
 _ENDED = frozenset({FINISHED, DEAD})
-_KINDS = {READY: (N_READY,), SCHEDULED: (N_SCHEDULED, N_RETRYING), RUNNING: (N_RUNNING,), DEAD: (N_DEAD,)}
+_KEPT = frozenset({KEPT, KEPT_DEAD})
+_KINDS: dict[int, tuple[int, ...]] = {
+    READY: (N_READY,),
+    SCHEDULED: (N_SCHEDULED, N_RETRYING),
+    RUNNING: (N_RUNNING,),
+    DEAD: (N_DEAD,),
+    HELD: (N_HELD,),
+    LINE: (),  # they count as ready
+}
 
 _COUNTS = (  # in one statement, because `index_new` changes both
     "select queue, kind, n, null from neoq_counts where queue <> ''"
@@ -96,8 +107,9 @@ def find(
     where, values = _conditions(wanted)
     rest: int | None = None
     if wanted.narrow:
-        few = _few(file, wanted)
-        among = None if few is not None else candidates(file, wanted, limit, after, before)
+        few = None if wanted.group is not None else _few(file, wanted)
+        look = candidates if wanted.group is None else candidates_of_group
+        among = None if few is not None else look(file, wanted, limit, after, before)
         if few is not None:
             where.append(few[0])
             values += few[1]
@@ -150,6 +162,9 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[Any]]:
         if value is not None:
             where.append(condition)
             values.append(value)
+    if wanted.group is not None:
+        where.append("batch >= ? and batch < ?")
+        values += bounds_of_group(wanted.group)
     for parts in wanted.payload_parts():
         where.append(f"({' or '.join(['instr(payload, ?) > 0'] * len(parts))})")
         values += parts
@@ -162,6 +177,7 @@ def _few(file: SqliteFile, wanted: Filter) -> tuple[str, list[float]] | None:
     if statuses & _UNSORTED and not wanted.by_end:
         return None
     states = {state for status in statuses for state in states_and_status(status)[0]} - {NEW}
+    kept, states = states & _KEPT, states - _KEPT
     queries = [f"select id from neoq_jobs where state = {state}" for state in sorted(states - _ENDED)]  # noqa: S608
     if READY in states:
         queries.append(NEW_IDS)
@@ -177,6 +193,9 @@ def _few(file: SqliteFile, wanted: Filter) -> tuple[str, list[float]] | None:
     elif DEAD in states:
         queries.append(f"select id from neoq_jobs where state = {DEAD}")  # noqa: S608
     kinds = ",".join(str(kind) for state in states for kind in _KINDS[state])
+    if kept:
+        queries.append(KEPT_IDS)
+        kinds = f"{kinds or -1},{N_KEPT},{N_KEPT_DEAD}"
     [(number,)] = file.read(
         f"select sum(n) from neoq_counts where queue <> '' and kind in ({kinds})"  # noqa: S608
     )

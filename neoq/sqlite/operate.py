@@ -13,13 +13,16 @@ from neoq.record import Status
 from neoq.series import KEPT as SERIES_KEPT
 from neoq.series import Increment, starts
 from neoq.sqlite.add import hash_of, move
-from neoq.sqlite.rows import N_CANCELLED, N_READY, kind_of
-from neoq.sqlite.schema import DEAD, FINISHED, READY, SCHEDULED
+from neoq.sqlite.ends import after_delete, before_revival, cancel
+from neoq.sqlite.groups import facts, may_revive
+from neoq.sqlite.rows import N_READY, kind_of, waiting_state
+from neoq.sqlite.schema import DEAD, FINISHED
 from neoq.sqlite.session import Session
 from neoq.store import SCHEDULES_KEPT, Action, Changed, WorkerInfo, taken_by
 from neoq.stored import NUMBER, numbers_in, report_of, restricted
 
 PRUNED_AT_ONCE = 5000  # so that no commit blocks others for long
+_HOLDERS = frozenset({"batch", "children"})  # held for the ends of others: they are cancelled first
 _TOKENS_KEPT = 86400.0  # seconds
 _POINT = "select numbers from neoq_series where seconds = ? and start = ? and queue = ?"
 
@@ -54,36 +57,31 @@ def change(session: Session, job_ids: Sequence[int], action: Action) -> Changed:
 def _cancel(session: Session, job: Job) -> bool:
     if job.status is Status.RUNNING or job.finished:
         return False
-    session.do(
-        "update neoq_jobs set state = 3, status = 5, holds = 0, finished_at = ? where id = ?",
-        (session.now, job.id),
-    )
-    _count_out(session, job)
-    session.count(job.queue, N_CANCELLED, 1)
+    cancel(session, job)
     return True
 
 
 def _count_out(session: Session, job: Job) -> None:
     """A job leaves the state that it had when it was read."""
-    if job.status is Status.DEAD:
-        state = DEAD
-    elif job.finished:
-        state = FINISHED
-    else:
-        state = SCHEDULED if job.waits else READY
+    state = DEAD if job.status is Status.DEAD else FINISHED if job.finished else waiting_state(job)
     session.count(job.queue, kind_of(state, NUMBER[job.status]), -1)
 
 
 def _retry(session: Session, job: Job) -> bool:
     if job.status in {Status.PENDING, Status.RETRYING}:
+        if job.held is not None:
+            return False
         move(session, job, min(session.now, job.due))  # type: ignore[type-var]
         return True
-    if job.status is not Status.DEAD:
+    before = facts(session, [job.id])[job.id] if job.counted and job.status is Status.DEAD else None
+    if job.status is not Status.DEAD or (before is not None and not may_revive(session, before)):
         return False
     fingerprint_hash = hash_of(job)
     holder = None if fingerprint_hash is None else session.holder(job, fingerprint_hash)
     if holder is not None:
         raise taken_by(holder)
+    if before is not None:
+        before_revival(session, before)
     session.do(  # without its deadline, or one that has passed would kill it again
         "update neoq_jobs set state = 0, status = 0, holds = hash is not null, run_after = ?,"
         " finished_at = null, retries = 0, crashes = 0, deadline = null where id = ?",
@@ -96,16 +94,20 @@ def _retry(session: Session, job: Job) -> bool:
 
 def _run(session: Session, job: Job) -> bool:
     waits = job.status in {Status.PENDING, Status.RETRYING} and job.due > session.now  # type: ignore[operator]
-    if waits:
+    if waits and job.held is None:
         move(session, job, session.now)
-    return waits
+        return True
+    return False
 
 
 def _delete(session: Session, job: Job) -> bool:
-    if job.status is Status.RUNNING:
+    if job.status is Status.RUNNING or job.held in _HOLDERS:
         return False
+    before = facts(session, [job.id]).get(job.id) if job.counted or job.held else None
     session.do("delete from neoq_jobs where id = ?", (job.id,))
     _count_out(session, job)
+    if before is not None:
+        after_delete(session, before)
     return True
 
 

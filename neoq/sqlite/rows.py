@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
 import orjson
 
+from neoq.held.step import SIGNAL
 from neoq.job import Job, blank
 from neoq.line import PREVIEW
 from neoq.payload import CODEC
 from neoq.record import FINISHED as FINISHED_STATUSES
 from neoq.record import Status
-from neoq.sqlite.schema import DEAD, FINISHED, NEW, READY, RUNNING, SCHEDULED
+from neoq.sqlite.schema import (
+    DEAD,
+    FINISHED,
+    HELD,
+    KEPT,
+    KEPT_DEAD,
+    LINE,
+    NEW,
+    READY,
+    RUNNING,
+    SCHEDULED,
+)
 from neoq.stored import (
     NUMBER,
     STATUS_OF,
@@ -31,6 +44,8 @@ from neoq.times import within_calendar
 
 PENDING, RETRYING, SUCCEEDED = NUMBER[Status.PENDING], NUMBER[Status.RETRYING], NUMBER[Status.SUCCEEDED]
 N_READY, N_SCHEDULED, N_RETRYING, N_RUNNING, N_SUCCEEDED, N_DEAD, N_CANCELLED = range(7)  # as in COUNTED
+N_HELD = 7
+N_KEPT, N_KEPT_DEAD = KEPT, KEPT_DEAD  # those of N_SUCCEEDED and N_CANCELLED, and of N_DEAD, that are kept
 _IN_SLOTS = {  # columns, and the attributes of a job that they are; job_of names them in this order
     "id": "id",
     "queue": "queue",
@@ -59,30 +74,53 @@ _IN_DICT = {
     "attempts": "failed_attempts",
 }
 _NAMES = tuple(_IN_DICT.values())
-_STATES = range(6)
+_STATES = range(10)
 _SHAPES_KEPT = 500
 _OTHERS = "status, uniqueness, cancel, meta, progress, progress_text, state, lease_until"
-COLUMNS = f"{', '.join(_IN_SLOTS)}, {', '.join(_IN_DICT)}, {_OTHERS}"
+_HOLDING = {  # what only some jobs have
+    "held": "held",
+    "round": "round",
+    "steps": "case when steps is null then 0"
+    " else (select count(*) from neoq_steps s where s.job = neoq_jobs.id) end",
+    "turn": "turn",
+}
+COLUMNS = f"{', '.join(_IN_SLOTS)}, {', '.join(_IN_DICT)}, {_OTHERS}, {', '.join(_HOLDING.values())}"
 _BRIEF = {
     "payload": f"substr(payload, 1, {PREVIEW + 1})",
     **dict.fromkeys(("result", "traceback", "attempts"), "null"),
 }
 BRIEF_COLUMNS = ", ".join(_BRIEF.get(column, column) for column in COLUMNS.split(", "))
 _FIRST, _REST = len(_IN_SLOTS), len(_IN_SLOTS) + len(_IN_DICT)
-_ALL = (*_IN_SLOTS, *_IN_DICT, *_OTHERS.split(", "))
+_ALL = (*_IN_SLOTS, *_IN_DICT, *_OTHERS.split(", "), *_HOLDING)
+_HOLDS = len(_ALL) - len(_HOLDING)
+_HOLDS_NOTHING = (None, None, 0, None)
 TOKEN_AT, WORKER_AT, LEASE_AT = (_ALL.index(name) for name in ("token", "worker", "lease_until"))
 _PAYLOAD_AT = _ALL.index("payload")
 _NUMBERS_END = _FIRST + 5
 _CHANGING = 7  # columns of a plain job that is ready, which differ; the others are these
-_PLAIN_READY = (*(None,) * 3, 0, None, 0, 0, *(None,) * 9, PENDING, 1, 0, *(None,) * 3, READY, None)
+_PLAIN_READY = (
+    *(None,) * 3,
+    0,
+    None,
+    0,
+    0,
+    *(None,) * 9,
+    PENDING,
+    1,
+    0,
+    *(None,) * 3,
+    READY,
+    None,
+    *_HOLDS_NOTHING,
+)
 _USUAL = (0, None, 0, 0, None)  # priority, worker, crashes, retries and max_retries of most jobs
 _CALLED = {"batch": "group"}  # where `read` calls a column otherwise
 
 # A column takes any type, whatever it was made for. Rows come in a few shapes; each is looked at once.
 _NULL = type(None)
 _TYPES: dict[tuple[type, ...], str] = {
-    (int,): "id token priority crashes retries status uniqueness cancel state",
-    (int, _NULL): "max_retries",
+    (int,): "id token priority crashes retries status uniqueness cancel state steps",
+    (int, _NULL): "max_retries round turn",
     (float, int): "run_after created_at",
     (float, int, _NULL): "deadline ran_at finished_at progress lease_until",
     (str,): "queue",
@@ -191,7 +229,7 @@ def _job_of(row: Sequence[Any]) -> Job:
     ) = row[:_FIRST]
     fields = job.__dict__
     fields.update(zip(_NAMES, row[_FIRST:_REST], strict=True))
-    status, uniqueness, cancel, meta, progress, progress_text, state, _ = row[_REST:]
+    status, uniqueness, cancel, meta, progress, progress_text, state, _ = row[_REST:_HOLDS]
     if row[_FIRST:_NUMBERS_END] != _USUAL:
         check_numbers(job)
     job.parsed = payload_of(job.body)
@@ -211,13 +249,28 @@ def _job_of(row: Sequence[Any]) -> Job:
         orjson.loads(job.result_body)
     if progress is not None:
         fields["progress_report"] = (progress, progress_text or "")
+    if state > NEW or job.group is not None or row[_HOLDS:] != _HOLDS_NOTHING:
+        _take_holding(job, state, row[_HOLDS:])
     return job
+
+
+def _take_holding(job: Job, state: int, holding: Sequence[Any]) -> None:
+    """Take over what only some jobs have."""
+    held, holds, steps, turn = holding
+    if state == LINE:
+        job.held = "line"
+    elif state == HELD:
+        job.held = "signal" if (held or "").startswith(SIGNAL) else "batch" if held == "batch" else "children"
+        if job.due == math.inf:
+            job.due = job.created
+    job.holds, job.steps = holds, steps
+    job.counted = job.group is not None or holds is not None or steps > 0 or turn is not None
 
 
 def states_and_status(status: Status) -> tuple[tuple[int, ...], int]:
     """Where jobs of a status are, and its number."""
-    states = {Status.RUNNING: (RUNNING,), Status.DEAD: (DEAD,)}
-    default = (FINISHED,) if status in FINISHED_STATUSES else (READY, SCHEDULED, NEW)
+    states = {Status.RUNNING: (RUNNING,), Status.DEAD: (DEAD, KEPT_DEAD)}
+    default = (FINISHED, KEPT) if status in FINISHED_STATUSES else (READY, SCHEDULED, NEW, HELD, LINE)
     return states.get(status, default), NUMBER[status]
 
 
@@ -225,6 +278,23 @@ def kind_of(state: int, status: int) -> int:
     """The kind of neoq_counts that a job in this state is counted as."""
     if state == SCHEDULED:
         return N_RETRYING if status == RETRYING else N_SCHEDULED
-    if state == FINISHED:
+    if state in {FINISHED, KEPT}:
         return N_SUCCEEDED if status == SUCCEEDED else N_CANCELLED
-    return {READY: N_READY, RUNNING: N_RUNNING, DEAD: N_DEAD}[state]
+    return _KINDS[state]
+
+
+_KINDS = {
+    READY: N_READY,
+    LINE: N_READY,
+    RUNNING: N_RUNNING,
+    DEAD: N_DEAD,
+    KEPT_DEAD: N_DEAD,
+    HELD: N_HELD,
+}
+
+
+def waiting_state(job: Job) -> int:
+    """Where a job is that is neither running nor finished, as it was read."""
+    if job.held is not None:
+        return LINE if job.held == "line" else HELD
+    return SCHEDULED if job.waits else READY

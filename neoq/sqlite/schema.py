@@ -1,8 +1,9 @@
 """The tables that SqliteBackend keeps in its file: numbered migrations, applied in order.
 
 Their names begin with ``neoq_``, so that they can live beside an application's own. The ``state`` of a job
-is 0 ready, 1 scheduled, 2 running, 3 finished, 4 dead, 5 new. Every index is partial: a job is only in the
-one of its state, and a new job is in none. So an add changes nothing but the end of the table, and new jobs
+is 0 ready, 1 scheduled, 2 running, 3 finished, 4 dead, 5 new, 6 held, 7 in its line, and 8 and 9 finished
+and dead, and kept for what holds it. Every index is partial: a job is only in the one of its state, and a new
+job is in none. So an add changes nothing but the end of the table, and new jobs
 are put into the indexes by the dozen, see session.py.
 
 ``hash`` is one of queue and fingerprint, and while ``holds`` is 1 the job keeps others from having that
@@ -12,6 +13,11 @@ again: that is most of what a long backlog costs.
 
 ``neoq_counts`` has the number of jobs of each queue by kind. The row of the queue '' has the id up to which
 jobs are in the indexes and counted; a job with a higher id is new. No job gets that id or a lower one again.
+
+A held job has in ``held`` what it waits for: "batch", "children", or the name of a signal's step. Its
+``run_after`` is then infinite, or when it is due all the same. ``round`` is that of the latest group that it
+holds, ``batch`` says to which group it belongs; ``steps`` is 1 where steps were recorded, and ``turn`` is 1
+for a job of a key that has its turn. They are all null in a plain job.
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-READY, SCHEDULED, RUNNING, FINISHED, DEAD, NEW = range(6)
+READY, SCHEDULED, RUNNING, FINISHED, DEAD, NEW, HELD, LINE, KEPT, KEPT_DEAD = range(10)
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -127,23 +133,100 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) without rowid
         """,
     ),
+    (  # held jobs and their groups, steps, lines; a plain job is in none of these indexes
+        "alter table neoq_jobs add column held text",
+        "alter table neoq_jobs add column round integer",
+        "alter table neoq_jobs add column steps integer",
+        "alter table neoq_jobs add column turn integer",
+        "create index neoq_timers on neoq_jobs (queue, run_after) where state = 6",
+        "create index neoq_lines on neoq_jobs (queue, key, priority desc, run_after) where state = 7",
+        "create index neoq_kept on neoq_jobs (finished_at) where state in (8, 9)",
+        "create index neoq_grouped on neoq_jobs (batch, id) where batch is not null",
+        "create index neoq_turns on neoq_jobs (queue, key) where turn = 1",
+        """
+        create table neoq_groups (
+            job integer,
+            round integer,
+            due real,
+            producer integer not null default 0,
+            successes integer not null default 0,
+            stop_on_dead integer not null default 0,
+            named integer not null default 0,
+            members integer not null default 0,
+            succeeded integer not null default 0,
+            dead integer not null default 0,
+            cancelled integer not null default 0,
+            open integer not null default 0,
+            stopped integer not null default 0,
+            complete integer not null default 0,
+            keeps integer not null default 1,
+            todo integer not null default 0,
+            tended text not null default '',
+            tended_id integer not null default 0,
+            primary key (job, round)
+        ) without rowid
+        """,
+        "create index neoq_tending on neoq_groups (todo) where todo > 0",
+        """
+        create table neoq_named (
+            holder integer, queue text, fingerprint text, job integer not null,
+            primary key (holder, queue, fingerprint)
+        ) without rowid
+        """,
+        """
+        create table neoq_steps (
+            id integer primary key, job integer not null, name text not null, at real not null,
+            data blob not null, retries integer not null, crashes integer not null, lasting integer not null
+        )
+        """,
+        "create unique index neoq_steps_of on neoq_steps (job, name)",
+        """
+        create table neoq_spent (
+            queue text, fingerprint text, job integer not null, until real not null,
+            primary key (queue, fingerprint)
+        ) without rowid
+        """,
+        "create index neoq_spent_until on neoq_spent (until)",
+        """
+        create table neoq_rules (
+            queue text primary key, timers integer not null default 0, listener text, operator text
+        ) without rowid
+        """,
+        """
+        create table neoq_rates (
+            queue text, key text, next real not null, primary key (queue, key)
+        ) without rowid
+        """,
+    ),
+)
+NAMES = (  # of what there is in a file, to be compared with what the migrations make
+    "select name from sqlite_master where name like 'neoq%'"
+    " union all select 'neoq_jobs.' || name from pragma_table_info('neoq_jobs')"
 )
 VERSION = len(MIGRATIONS)
-_creates = re.compile(r"\s*create (?:unique )?(?:table|index|view) (\w+)").match
+_CREATES = re.compile(r"\s*create (?:unique )?(?:table|index|view) (\w+)").match
+_ADDS = re.compile(r"alter table (\w+) add column (\w+)").match
+
+
+def _made_by(statement: str) -> str | None:
+    """The table, the index, or the column of a table ("table.column") that a statement makes."""
+    if (made := _CREATES(statement)) is not None:
+        return made[1]
+    return None if (added := _ADDS(statement)) is None else f"{added[1]}.{added[2]}"
 
 
 def statements_for(version: int, there: Collection[str]) -> list[str]:
-    """The statements that are missing after a version, where these tables and indexes exist already."""
+    """The statements that are missing after a version, where these tables, indexes and columns exist."""
     wanted = []
     for statement in (statement for statements in MIGRATIONS[version:] for statement in statements):
-        made = _creates(statement)
+        made = _made_by(statement)
         if made is None:
             wanted.append(statement.replace("insert into", "insert or ignore into", 1))
-        elif made[1] not in there:
+        elif made not in there:
             wanted.append(statement)
     return wanted
 
 
 def is_whole(there: Collection[str]) -> bool:
-    """Whether every table and index exists."""
-    return all(_creates(statement) is None for statement in statements_for(0, there))
+    """Whether every table, index and column exists."""
+    return all(_made_by(statement) is None for statement in statements_for(0, there))

@@ -9,8 +9,9 @@ share the pages that change. The hashes of the tail are kept in memory while no 
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from neoq.sqlite.rows import (
     COLUMNS,
@@ -18,6 +19,8 @@ from neoq.sqlite.rows import (
     INSERT_PLAIN,
     N_CANCELLED,
     N_DEAD,
+    N_KEPT,
+    N_KEPT_DEAD,
     N_READY,
     N_SCHEDULED,
     N_SUCCEEDED,
@@ -53,12 +56,31 @@ _COUNT_IN = (  # the kinds of ready and of scheduled jobs are the numbers of the
 )
 _COUNT_ALL = (  # the kinds of kind_of
     "insert into neoq_counts select queue, case state when 0 then 0 when 1 then 1 + (status = 1)"  # noqa: S608
-    " when 2 then 3 when 3 then case status when 3 then 4 else 6 end else 5 end, count(*) from neoq_jobs"
-    " where state between 0 and 4 and queue <> '' and {} group by 1, 2" + _ADD_UP
+    " when 2 then 3 when 3 then case status when 3 then 4 else 6 end when 6 then 7 when 7 then 0"
+    " when 8 then case status when 3 then 4 else 6 end else 5 end, count(*) from neoq_jobs"
+    " where state between 0 and 9 and state <> 5 and queue <> '' and {} group by 1, 2" + _ADD_UP
+)
+_COUNT_KEPT = (
+    "insert into neoq_counts select queue, state, count(*) from neoq_jobs"  # noqa: S608
+    " where state in (8, 9) and queue <> '' and {} group by 1, 2" + _ADD_UP
 )
 _COUNT = "insert into neoq_counts values (?,?,?)" + _ADD_UP  # noqa: S608
+LET_GO_OF_GROUPS = (  # of a job that is no more; see groups.py for what is left to do
+    "update neoq_groups set keeps = 0, open = 0, todo = todo | 2, tended = '', tended_id = 0 where job = ?"
+)
+_JOIN = "update neoq_groups set members = members + ? where job = ? and round = ?"
+DROP_STEPS = "delete from neoq_steps where job = ?"
 _HELD = "select 1 from neoq_jobs where hash = ? and holds = 1"
 _HOLDERS = f"select {COLUMNS} from neoq_jobs where hash = ? and holds = 1"  # noqa: S608
+
+
+class Admission(NamedTuple):
+    """What an add asks of a group."""
+
+    producer: int
+    named: int
+    open: int
+    closed: int
 
 
 class UnsortedTail:
@@ -81,6 +103,9 @@ class Session:
 
     now: float
     tail: UnsortedTail  # in this transaction
+    released: set[str]  # the queues of held jobs that it has made ready
+    stops: bool  # it has stopped a group
+    admissions: dict[str, Admission]  # of groups that jobs were added to
 
     def __init__(self, cursor: sqlite3.Cursor, config: Config, clock: Clock) -> None:
         self.do = cursor.execute
@@ -91,6 +116,10 @@ class Session:
         self._version = -1  # of what `_known` was read from, and what we wrote since
         self._in_order = False  # the tail is empty and stays so: an add puts its job into the indexes
         self._changes: dict[tuple[str, int], int] = {}
+        self.released = set()
+        self.stops = False
+        self.admissions = {}
+        self._joined: Counter[tuple[int, int]] = Counter()
 
     def begin(self) -> None:
         """Begin a transaction."""
@@ -102,6 +131,9 @@ class Session:
         self.now = self._clock.time()
         self._in_order = False
         self._changes = {}
+        self.released, self.stops = set(), False
+        if self.admissions or self._joined:
+            self.admissions, self._joined = {}, Counter()
         known, self._known = self._known, None  # forgotten if this transaction is rolled back
         [version] = self.do(_VERSION).fetchone()
         if known is None or version != self._version:
@@ -136,6 +168,7 @@ class Session:
         self.do("delete from neoq_counts")
         self.do("insert into neoq_counts values ('', 0, ?)", (last,))
         self.do(_COUNT_ALL.format("1"))
+        self.do(_COUNT_KEPT.format("1"))
         return last
 
     def recount(self, queues: Iterable[str]) -> None:
@@ -145,10 +178,13 @@ class Session:
         for queue in queues:
             self.do("delete from neoq_counts where queue = ? and queue <> ''", (queue,))
             self.do(_COUNT_ALL.format("queue = ?"), (queue,))
+            self.do(_COUNT_KEPT.format("queue = ?"), (queue,))
 
     def close(self) -> None:
         """Write the counts, and drop finished jobs beyond the limits."""
         tail, config = self.tail, self.config
+        if self._joined:
+            self.write_joined()
         if tail.last - tail.sorted_to >= NEW_AT_MOST:
             self.index_new()
         if self._in_order and tail.last > tail.sorted_to:
@@ -217,6 +253,22 @@ class Session:
                 return holder
         return None
 
+    def holders(self, fingerprint_hash: int) -> list[Job]:
+        """The unfinished jobs whose fingerprints have this hash; the tail is in the indexes."""
+        return [job_of(row) for row in self.do(_HOLDERS, (fingerprint_hash,)).fetchall()]
+
+    # -- groups -----------------------------------------------------------------------------------------
+
+    def join(self, holder: int, number: int) -> None:
+        """Note that a job was added to a group."""
+        self._joined[holder, number] += 1
+
+    def write_joined(self) -> None:
+        """Write what `join` has noted."""
+        if self._joined:
+            self.many(_JOIN, [(n, *place) for place, n in self._joined.items()])
+            self._joined.clear()
+
     # -- counts -----------------------------------------------------------------------------------------
 
     def count(self, queue: str, kind: int, number: int) -> None:
@@ -246,17 +298,25 @@ class Session:
         return dropped
 
     def _drop_oldest(self, state: int, kinds: tuple[int, ...], limit: int) -> list[tuple[int, str]]:
-        marks = ",".join("?" * len(kinds))
-        [(there,)] = self.do(f"select sum(n) from neoq_counts where kind in ({marks})", kinds)  # noqa: S608
+        marks, kept = ",".join("?" * len(kinds)), N_KEPT_DEAD if state == DEAD else N_KEPT
+        [(there,)] = self.do(
+            f"select sum(case kind when ? then -n else n end) from neoq_counts where kind in ({marks}, ?)",  # noqa: S608
+            (kept, *kinds, kept),
+        )
         excess = int(number_in(there, 0, _LAST_ID) or 0) - limit
         return self.drop(f"state = {state} order by finished_at, id limit ?", (excess,)) if excess > 0 else []
 
     def drop(self, where: str, values: tuple[Any, ...]) -> list[tuple[int, str]]:
         """Delete finished jobs; return their ids and queues."""
-        rows = self.do(f"select id, queue, state, status from neoq_jobs where {where}", values).fetchall()  # noqa: S608
+        query = "select id, queue, state, status, round, steps from neoq_jobs where"
+        rows = self.do(f"{query} {where}", values).fetchall()
         self.many("delete from neoq_jobs where id = ?", [row[:1] for row in rows])
-        for _, queue, state, status in rows:
+        for job_id, queue, state, status, holds, steps in rows:
             self.count(queue, kind_of(state, status), -1)
+            if holds is not None:
+                self.do(LET_GO_OF_GROUPS, (job_id,))
+            if steps is not None:
+                self.do(DROP_STEPS, (job_id,))
         return [row[:2] for row in rows]
 
     def of_uid(self, uid: str) -> Job | None:

@@ -27,6 +27,7 @@ from neoq.sqlite.alive import Seen, Sign
 from neoq.sqlite.config import SqliteConfig
 from neoq.sqlite.ear import SqliteEar
 from neoq.sqlite.file import SqliteFile
+from neoq.sqlite.holding import HoldingInSqlite
 from neoq.sqlite.locks import locks_for
 from neoq.sqlite.operate import PRUNED_AT_ONCE
 from neoq.sqlite.session import Session
@@ -44,7 +45,6 @@ from neoq.store import (
     Page,
     QueueCounts,
     Reclaimed,
-    Store,
     Tick,
     WorkerInfo,
 )
@@ -63,11 +63,11 @@ SIGNS_OF_LIFE_EVERY = 1.0  # seconds between looks whether a worker has died
 WATCH_AGAIN = (1.0, 5.0)  # seconds between attempts where the file cannot be read
 
 
-class SqliteStore(Store):
+class SqliteStore(HoldingInSqlite):
     """What is done to jobs in a SQLite file."""
 
     config: SqliteConfig
-    features: ClassVar[frozenset[str]] = frozenset({"durable", "shared", "transactions"})
+    features: ClassVar[frozenset[str]] = frozenset({"durable", "shared", "transactions", "batches", "steps"})
 
     def new_token(self) -> bytes:
         """None: no reply of a local file can be lost."""
@@ -137,14 +137,6 @@ class SqliteStore(Store):
     def pause_commits(self) -> AbstractContextManager[Callable[[], int]]:
         """Let writes gather inside the block; yields a count of those that wait."""
         return self._file.pause_commits()
-
-    def _write(self, work: Callable[[Session], T], *, durable: bool = True) -> T:
-        """Do something to the jobs in a transaction; it is committed when this returns.
-
-        What is not ``durable`` may be undone by a power cut. That is enough for claims and heartbeats: the
-        power cut ends their worker, too.
-        """
-        return self._file.write(work, durable=durable)
 
     def _session_on(self, cursor: sqlite3.Cursor) -> Session:
         return Session(cursor, self.config, self.clock)
@@ -229,11 +221,12 @@ class SqliteStore(Store):
         worker = self._locks.hold()
         ended: list[Job] = []
 
-        def take(session: Session) -> tuple[list[Job], float | None]:
+        def take(session: Session) -> tuple[list[Job], float | None, set[str]]:
             ended.clear()  # it may be called again
-            return sqlite_claim.claim(session, demand, worker, ended)
+            return *sqlite_claim.claim(session, demand, worker, ended), session.released
 
-        jobs, due = self._write(take, durable=False)
+        jobs, due, released = self._write(take, durable=False)
+        self._tell_released(released)
         for job in ended:
             self._reported.tell(job)
         if jobs:
@@ -250,8 +243,17 @@ class SqliteStore(Store):
                 transaction,
                 lambda session: sqlite_settle.settle(session, outcomes, undone, completed=True),
             )
-        stale = self._write(lambda session: sqlite_settle.settle(session, outcomes, undone))
+        stale, released, stops = self._write(
+            lambda session: (
+                sqlite_settle.settle(session, outcomes, undone),
+                session.released,
+                session.stops,
+            )
+        )
+        if stops:
+            self._tend()
         for queue in {
+            *released,
             *(outcome.lease.queue for outcome in outcomes if outcome.status not in _LEAVES_NOTHING),
             *(job.queue for outcome in outcomes for job in outcome.follow),
         }:
@@ -278,7 +280,7 @@ class SqliteStore(Store):
         gone = {worker for worker in silent if signs[worker] is Sign.UNKNOWN}
         reclaimed = Reclaimed([], [])
         if dead or left:
-            reclaimed = self._write(lambda session: sqlite_settle.reclaim(session, dead, left))
+            reclaimed = self._write_and_tell(lambda session: sqlite_settle.reclaim(session, dead, left))
         if gone:
             self._write(lambda session: sqlite_operate.leave(session, gone), durable=False)
         self._locks.sweep(known - dead - gone)
@@ -352,7 +354,7 @@ class SqliteStore(Store):
         ids = list(job_ids)
         if not ids:
             return Changed()
-        changed = self._write(lambda session: sqlite_operate.change(session, ids, action))
+        changed = self._write_and_tell(lambda session: sqlite_operate.change(session, ids, action))
         self._room.make_known()
         for queue in changed.queues:
             self._notify(queue, "ready")

@@ -68,8 +68,10 @@ def check_counts(path: Path) -> None:
         counted = set(
             connection.execute(
                 "select queue, case state when 0 then 0 when 1 then 1 + status when 2 then 3"
-                " when 3 then case status when 3 then 4 else 6 end when 4 then 5 end as kind, count(*)"
+                " when 3 then case status when 3 then 4 else 6 end when 4 then 5 when 6 then 7 when 7 then 0"
+                " when 8 then case status when 3 then 4 else 6 end when 9 then 5 end as kind, count(*)"
                 " from neoq_jobs where id <= (select n from neoq_counts where queue = '') group by 1, 2"
+                " union select queue, state, count(*) from neoq_jobs where state in (8, 9) group by 1, 2"
             )
         )
         assert kept == counted
