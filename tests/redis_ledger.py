@@ -40,7 +40,7 @@ def check_queue(client: Client, tag: str) -> None:
         ended = {"done": 3, "dead": 4, "cancelled": 5}.get(at[job])
         assert (status if status > 2 else None) == ended, (job, status, at[job])
         if record[:1] in b"14" and ended is None:
-            held[record[9 : 9 + int(record[5:9])].decode()] = job
+            held[record[21 : 21 + int(record[5:9])].decode()] = job
     holders = {print_: job.decode() for print_, job in _fields(client, tag + "uniq").items()}
     until_started = {job for job, record in jobs.items() if record[:1] in b"25"}
     assert {print_: job for print_, job in holders.items() if job not in until_started} == held

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -13,15 +13,24 @@ from neoq.job import DuplicateJobError, Job
 from neoq.record import Status
 from neoq.redis.connection import Call
 from neoq.redis.find import Finder
-from neoq.redis.keys import MOST, Ids, ids_in
+from neoq.redis.keys import Ids, ids_in
+from neoq.redis.parts import (
+    MEETS,
+    Part,
+    count_spans,
+    described,
+    must_be_free,
+    must_be_new,
+    parts_of,
+    refuse_twins,
+)
 from neoq.redis.queues import RedisQueues
-from neoq.redis.rows import ON_DUPLICATE, record_of, score_of
-from neoq.redis.scripts import AT_ONCE
+from neoq.redis.rows import record_of, score_of
+from neoq.redis.scripts import AT_ONCE, Script
 from neoq.store import must_not_meet, refuse_taken_uids, taken_by
-from neoq.times import latest
 
-TOGETHER = MOST  # jobs of one queue that are added all or none
-BYTES_AT_ONCE = 256 * 1024  # of payload in one script, unless one job has more
+# What add.lua is told of most calls.
+_USUAL: dict[str, Any] = {"room": "", "gated": 0, "cron": "", "tick": "", "entry": "", "deadline": ""}
 
 
 class NoRoom(Exception):
@@ -47,41 +56,6 @@ class New(NamedTuple):
     calls: list[Call]
 
 
-class Part:
-    """Some jobs of one queue in a batch, and their places in it.
-
-    After the part was added, its jobs are those in the store: a duplicate is replaced by the job that holds
-    its fingerprint.
-    """
-
-    def __init__(self, queue: str, places: list[int], jobs: list[Job]) -> None:
-        self.queue = queue
-        self.places = places
-        self.jobs = jobs
-
-    def pieces(self) -> list[Part]:
-        """The part in pieces of one script each."""
-        ends, size, start = [], 0, 0
-        for at, job in enumerate(self.jobs):
-            size += len(job.body or b"")
-            if at > start and (at - start == AT_ONCE or size > BYTES_AT_ONCE):
-                ends.append(at)
-                start, size = at, len(job.body or b"")
-        if not ends:
-            return [self]
-        return [
-            Part(self.queue, self.places[start:end], self.jobs[start:end])
-            for start, end in pairwise([0, *ends, len(self.jobs)])
-        ]
-
-
-def _count_spans(job: Job, now: float) -> None:
-    """Count a job's spans from the time on the server's clock, which decides when they end."""
-    for asked, name in ((job.asked_run_after, "due"), (job.asked_deadline, "expires")):
-        if asked[1] is not None:
-            setattr(job, name, latest(now + asked[1]))
-
-
 class Adder:
     """Adds jobs, one batch at a time, so that the last batch can be sent again after a lost reply."""
 
@@ -95,14 +69,14 @@ class Adder:
         """Add a batch; ``room`` says how many ready jobs each bounded queue may hold after it."""
         for job in jobs:
             if job.special:
-                _count_spans(job, self._queues.time())
+                count_spans(job, self._queues.time())
         if uids := {job.uid for job in jobs if job.uid is not None}:
             self._refuse_taken_uids(jobs, uids, token)
         while True:
             try:
                 return self._add(jobs, token, room)
             except Unregistered as unknown:
-                self._register(unknown.queue)
+                self.register(unknown.queue)
 
     def _refuse_taken_uids(self, jobs: Sequence[Job], uids: set[str], token: bytes) -> None:
         """Raise where a uid is that of a job in another queue, or of one that the enqueue must not meet."""
@@ -122,7 +96,12 @@ class Adder:
             added = None
         return self.add((job,), token, {})[0] if added is None else added
 
-    def _register(self, queue: str) -> None:
+    def delivery(self, queue: str, entry: bytes, until: float, jobs: Sequence[bytes]) -> Call:
+        """The call that adds what an outbox has, once; ``jobs`` are as `described` has them."""
+        script, header = self._header(queue, b"", entry=entry, deadline=repr(until))
+        return self._queues.call_of(script, queue, [*header, *jobs])
+
+    def register(self, queue: str) -> None:
         """Register a queue again: the server has lost it, and its ids begin anew."""
         self._next.pop(queue, None)
         self._queues.register(queue)
@@ -130,7 +109,7 @@ class Adder:
     def _add(self, jobs: Sequence[Job], token: bytes, room: dict[str, int]) -> list[Job]:
         if len(jobs) == 1:
             return [self._add_alone(jobs[0], token, room.get(jobs[0].queue))]
-        parts = list(_parts(jobs))
+        parts = list(parts_of(jobs))
         with self._lock:
             if len(parts) == 1:
                 self._add_part(parts[0], token, room.get(parts[0].queue))
@@ -147,7 +126,7 @@ class Adder:
         uids = {job.uid for job in jobs if job.uid is not None}
         known = {job.uid for job in self._finder.of_uids(uids)} if uids else uids
         places = {place for place, job in enumerate(jobs) if job.uid in known}
-        for part in _parts(jobs):
+        for part in parts_of(jobs):
             unique = [(place, job) for place, job in zip(part.places, part.jobs, strict=True) if job.unique]
             key = self._queues.keys(part.queue).key("uniq")
             for start in range(0, len(unique), AT_ONCE):
@@ -167,7 +146,7 @@ class Adder:
             try:
                 self._read(part, reply)
             except Unregistered:
-                self._register(job.queue)
+                self.register(job.queue)
             else:
                 return part.jobs[0]
 
@@ -209,7 +188,7 @@ class Adder:
 
     def _add_parts(self, parts: list[Part], token: bytes, room: dict[str, int]) -> None:
         """Add several parts, each all or none. Look first whether all of them can be added."""
-        if room or any(_must_be_new(job) for part in parts for job in part.jobs):
+        if room or any(must_be_new(job) for part in parts for job in part.jobs):
             self._look(parts, token, room)
         done, total, number = 0, sum(len(part.jobs) for part in parts), 0
         for part in parts:
@@ -225,11 +204,11 @@ class Adder:
 
     def _look(self, parts: list[Part], token: bytes, room: dict[str, int]) -> None:
         """Raise if a part cannot be added; a part that this token has already added always can."""
-        _refuse_twins(parts)
+        refuse_twins(parts)
         number = 0
         left = dict(room)
         for part in parts:
-            free = _must_be_free(part)
+            free = must_be_free(part)
             gate = self._gate_calls(part, token, left.get(part.queue), free, number, opens=False)
             self._pass_gate(part, self._queues.redis.call_many(gate))
             if part.queue in left:
@@ -262,8 +241,8 @@ class Adder:
             if replies[len(gate) - 1][0] == b"open":
                 self._read_pieces(part, pieces, replies[len(gate) :])
                 return
-        _refuse_twins([part])
-        gate = self._gate_calls(part, token, room, _must_be_free(part), number)
+        refuse_twins([part])
+        gate = self._gate_calls(part, token, room, must_be_free(part), number)
         calls = [
             self._general_call(piece, token, None, at, gated=True) for at, piece in enumerate(pieces, number)
         ]
@@ -370,22 +349,23 @@ class Adder:
         gated: bool = False,
         cron: tuple[str, str] = ("", ""),
     ) -> Call:
-        ids, script = self._queues.known(part.queue), self._queues.scripts.add
-        arguments = script.arguments(
-            token=token,
+        script, arguments = self._header(
+            part.queue,
+            token,
             room="" if room is None else room,
             gated=int(gated),
-            base=self._first_id(part.queue, ids),
-            step=ids.step,
             cron=cron[0],
             tick=cron[1],
-            **self._queues.waking(part.queue),
         )
         for job in part.jobs:
-            record, _, payload = record_of(job)
-            meets = "s" if cron[0] else ON_DUPLICATE[job.on_duplicate]
-            arguments += (meets, int(job.waits), repr(job.due), record, payload or b"", job.uid or "")
+            arguments += described(job, b"s" if cron[0] else MEETS[job.on_duplicate])
         return script, self._keys(part.queue, script.keys, number), arguments
+
+    def _header(self, queue: str, token: bytes, **said: Any) -> tuple[Script, list[Any]]:
+        """add.lua, and its arguments before those of the jobs; what is not said is as for most calls."""
+        ids, script = self._queues.known(queue), self._queues.scripts.add
+        said = _USUAL | said | {"token": token, "base": self._first_id(queue, ids), "step": ids.step}
+        return script, script.arguments(**said, **self._queues.waking(queue))
 
     def _keys(self, queue: str, names: tuple[str, ...], number: int) -> list[bytes]:
         """The keys of a script; each numbered script of a batch has its own key for the token."""
@@ -403,7 +383,7 @@ class Adder:
             if reply[0] == b"full":
                 raise NoRoom(part.queue)
             if reply[0] == b"taken":
-                must = [place for place, job in enumerate(part.jobs) if _must_be_new(job)]
+                must = [place for place, job in enumerate(part.jobs) if must_be_new(job)]
                 place, holder = must[step * AT_ONCE + reply[1]], int(reply[2])
                 raise self._taken(part, place, holder)
 
@@ -460,39 +440,3 @@ class Adder:
         job.id = holder
         uid = part.jobs[place].uid
         return taken_by(job, uid if uid is not None and uid == job.uid else None)
-
-
-def _parts(jobs: Sequence[Job]) -> Iterator[Part]:
-    by_queue: dict[str, Part] = {}
-    seen: set[int] = set()
-    for place, job in enumerate(jobs):
-        part = by_queue.get(job.queue)
-        if part is None:
-            part = by_queue[job.queue] = Part(job.queue, [], [])
-        part.places.append(place)
-        part.jobs.append(job.snapshot() if id(job) in seen else job)  # one Job may be in a batch twice
-        seen.add(id(job))
-    for part in by_queue.values():
-        for start in range(0, len(part.jobs), TOGETHER):
-            end = start + TOGETHER
-            yield Part(part.queue, part.places[start:end], part.jobs[start:end])
-
-
-def _must_be_free(part: Part) -> list[bytes]:
-    """The fingerprints of the jobs that must not be duplicates: otherwise none of the part is added."""
-    return [job.fingerprint.encode() for job in part.jobs if _must_be_new(job)]
-
-
-def _must_be_new(job: Job) -> bool:
-    return bool(job.unique) and job.on_duplicate == "raise"
-
-
-def _refuse_twins(parts: list[Part]) -> None:
-    """An on_duplicate="raise" that equals an earlier job of its batch aborts all of it."""
-    seen: dict[tuple[str, str], Job] = {}
-    for part in parts:
-        for job in part.jobs:
-            if job.unique:
-                first = seen.setdefault((job.queue, job.fingerprint), job)
-                if first is not job and job.on_duplicate == "raise":
-                    raise taken_by(first)

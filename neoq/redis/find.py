@@ -364,7 +364,7 @@ def _signs_of(wanted: Filter) -> dict[str, Any]:
         "kind": wanted.kind or "",
         "any_kind": int(wanted.kind is None),
         "statuses": "".join(str(NUMBER[status]) for status in sorted(statuses)),
-        "in_record": b"" if wanted.key is None else b'"key":' + orjson.dumps(wanted.key),
+        "key": wanted.key or "",
         "in_life": "" if wanted.error is None else '"err":',
     }
 

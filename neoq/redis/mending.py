@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from neoq.wording.safe_logger import SafeLogger
 
 _OF_QUEUE = {
-    b"hash": ("jobs", "payloads", "life", "results", "progress", "uniq", "ticks", "steps"),
-    b"zset": ("ids", "ready", "wait", "retry", "lease", "done", "dead", "cancelled", "held"),
+    b"hash": ("jobs", "payloads", "life", "results", "progress", "uniq", "ticks", "steps", "out"),
+    b"zset": ("ids", "ready", "wait", "retry", "lease", "done", "dead", "cancelled", "held", "took"),
     b"set": ("cancel", "crashed", "idle"),
     b"string": ("seq",),
 }

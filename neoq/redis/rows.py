@@ -16,7 +16,7 @@ from neoq.held.step import Step
 from neoq.job import Job, blank
 from neoq.outcome import Outcome
 from neoq.payload import CODEC, fingerprint
-from neoq.record import Held, Status, Unique
+from neoq.record import FINISHED, Held, Status, Unique
 from neoq.stored import NUMBER, STATUSES, Unreadable, kept_meta, read, shown, take_meta
 from neoq.times import within_calendar
 
@@ -26,12 +26,12 @@ _UNIQUE: dict[int, Unique] = {48: False, 49: True, 50: "until_started"}
 _APART = 3  # added to the uniqueness where the payload is kept apart
 _BAD = (ValueError, LookupError, TypeError, AttributeError, OverflowError, struct.error)
 _HOLD = (49, 52)  # unique until their end
-_USUAL = b"1c1000032"  # how most records begin
-_is_usual = re.compile(rb"1c1000032.{32}0000", re.DOTALL).match  # and has no kind
-_USUAL_HEAD = 45
+_USUAL = b"1c100" + b"0032" + b"0000" * 3  # how most records begin: no kind, no key, no group
+_is_usual = re.compile(_USUAL + b".{32}", re.DOTALL).match
+_HEAD = 21  # bytes before the texts of a record
+_USUAL_HEAD = _HEAD + 32
 _FAR = 2.0**37  # a time that is within the calendar, as nearly all are
 _TAIL = struct.Struct("<ddBI")  # created at, run after, codec, length of the JSON before the payload
-ON_DUPLICATE = {"return": b"r", "raise": b"e", "replace": b"p"}
 _LEVEL = 2**45  # due times of one priority in the order of ready jobs, in eighths of a millisecond
 
 
@@ -43,14 +43,14 @@ def record_of(job: Job) -> tuple[bytes, bytes | None, bytes | None]:
     if not job.special and not large and job.kind is None and job.group is None:
         print_ = fingerprint(job.queue, data).encode()
         tail = _TAIL.pack(job.created, job.due, CODEC, 0)
-        return b"%b%b0000%b%b" % (_USUAL, print_, tail, data), print_, None
+        return b"%b%b%b%b" % (_USUAL, print_, tail, data), print_, None
     own = job.own_fingerprint is not None
     print_ = job.fingerprint.encode() if own or job.unique else b""
-    kind = (job.kind or "").encode()
+    kind, key, group = ((text or "").encode() for text in (job.kind, job.key, job.group))
     extra = _extra_of(job)
-    record = b"%c%b%03d%04d%b%04d%b%b%b%b" % (
+    record = b"%c%b%03d%04d%04d%04d%04d%b%b%b%b%b%b%b" % (
         *(_UNIQUENESS[job.unique] + _APART * large, b"o" if own else b"c", 100 - job.priority),
-        *(len(print_), print_, len(kind), kind),
+        *(len(print_), len(kind), len(key), len(group), print_, kind, key, group),
         *(_TAIL.pack(job.created, job.due, CODEC, len(extra)), extra, b"" if large else data),
     )
     return record, print_ if job.unique else None, data if large else None
@@ -68,10 +68,6 @@ def _extra_of(job: Job) -> bytes:
         extra["deadline"] = job.expires
     if job.max_retries is not None:
         extra["max_retries"] = job.max_retries
-    if job.key is not None:
-        extra["key"] = job.key
-    if job.group is not None:
-        extra["group"] = job.group
     if job.uid is not None:
         extra["uid"] = job.uid
     if (meta := kept_meta(job)) is not None:
@@ -119,9 +115,9 @@ def _job_of(id_of_job: int, queue: str, record: bytes, life: bytes | None) -> Jo
 
 def _read_head(job: Job, record: bytes, large: bool) -> int:
     """What stands before the times of a record; returns where they are."""
-    at = 9 + int(record[5:9])
+    print_, kind, key, group, at = _texts_of(record)
     if record[1] == 111:  # o
-        job.own_fingerprint = record[9:at].decode()
+        job.own_fingerprint = print_.decode()
     elif record[1] != 99:
         raise Unreadable
     if record[0] != 49:
@@ -129,10 +125,25 @@ def _read_head(job: Job, record: bytes, large: bool) -> int:
     job.priority = 100 - _digits(record[2:5])
     if not -100 <= job.priority <= 100:
         raise Unreadable
-    length = _digits(record[at : at + 4])
-    if length:
-        job.kind = record[at + 4 : at + 4 + length].decode()
-    return at + 4 + length
+    if kind:
+        job.kind = kind.decode()
+    if key:
+        job.key = key.decode()
+    if group:
+        job.group = group.decode()
+        job.counted = True
+    return at
+
+
+def _texts_of(record: bytes) -> tuple[bytes, bytes, bytes, bytes, int]:
+    """Fingerprint, kind, key and group of a record, and where its times are."""
+    at, texts = _HEAD, []
+    for start in range(5, _HEAD, 4):
+        end = at + _digits(record[start : start + 4])
+        texts.append(record[at:end])
+        at = end
+    print_, kind, key, group = texts
+    return print_, kind, key, group, at
 
 
 def _digits(text: bytes) -> int:
@@ -171,10 +182,7 @@ def _status_in(value: Any) -> Status:
 
 def _fields_of_record(record: bytes) -> dict[str, Any]:
     """What a record holds, as `stored.read` calls it."""
-    at = 9 + _digits(record[5:9])
-    length = _digits(record[at : at + 4])
-    print_, kind = record[9:at], record[at + 4 : at + 4 + length]
-    at += 4 + length
+    print_, kind, key, group, at = _texts_of(record)
     created_at, run_after, _, length = _TAIL.unpack_from(record, at)
     at += _TAIL.size
     number = record[0] - 48
@@ -183,6 +191,8 @@ def _fields_of_record(record: bytes) -> dict[str, Any]:
         "priority": 100 - _digits(record[2:5]),
         "fingerprint": print_ if record[1:2] == b"o" else None,
         "kind": kind or None,
+        "key": key or None,
+        "group": group or None,
         "created_at": created_at,
         "run_after": run_after,
     }
@@ -207,7 +217,7 @@ def _fields_of_life(life: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _HELD: dict[Any, Held] = {"batch": "batch", "children": "children", "signal": "signal"}
-_EXTRA = ("deadline", "max_retries", "key", "group", "uid", "meta")
+_EXTRA = ("deadline", "max_retries", "uid", "meta")
 _LIFE = {
     "s": "status",
     "n": "retries",
@@ -223,8 +233,8 @@ _LIFE = {
 def held_by(record: bytes) -> bytes:
     """The fingerprint that a job holds until its end; b"" for none."""
     if record.startswith(_USUAL):
-        return record[9:41]
-    return record[9 : 9 + int(record[5:9])] if record[0] in _HOLD else b""
+        return record[_HEAD:_USUAL_HEAD]
+    return record[_HEAD : _HEAD + int(record[5:9])] if record[0] in _HOLD else b""
 
 
 def _read_extra(job: Job, extra: dict[str, Any]) -> None:
@@ -233,11 +243,9 @@ def _read_extra(job: Job, extra: dict[str, Any]) -> None:
         job.expires = within_calendar(deadline)
     if job.max_retries is not None and not (type(job.max_retries) is int and 0 <= job.max_retries < 2**31):
         raise Unreadable
-    for name in ("key", "group", "uid"):
-        text = extra.get(name)
-        if text is not None and type(text) is not str:
-            raise Unreadable
-        setattr(job, name, text)
+    job.uid = extra.get("uid")
+    if job.uid is not None and type(job.uid) is not str:
+        raise Unreadable
     if "meta" in extra:
         take_meta(job, extra["meta"])
 
@@ -310,8 +318,8 @@ def success_of(outcome: Outcome, lease: str, life: bytes | None) -> str:
         return end
 
 
-def change_of(outcome: Outcome, now: float) -> bytes:
-    """What an attempt that did not succeed changes in its job's life, as JSON.
+def change_of(outcome: Outcome, now: float, packs: int = 0) -> bytes:
+    """What the end of an attempt changes in its job's life, as JSON, and what else belongs to it.
 
     Times are texts: Lua's JSON keeps 14 digits of a number.
     """
@@ -321,7 +329,7 @@ def change_of(outcome: Outcome, now: float) -> bytes:
         change["at"] = repr(float(outcome.run_after))
     if outcome.started_at is not None:
         change["ran"] = repr(outcome.started_at)
-    if status in {Status.DEAD, Status.CANCELLED}:
+    if status in FINISHED:
         change["fin"] = repr(outcome.finished_at or now)
         if outcome.lease.progress is not None:
             change["pf"], change["pt"] = repr(outcome.lease.progress[0]), outcome.lease.progress[1]
@@ -330,6 +338,8 @@ def change_of(outcome: Outcome, now: float) -> bytes:
         change["tb"] = outcome.failure.traceback
     if outcome.failed_attempts is not None:
         change["ats"] = outcome.failed_attempts.decode()
+    if packs:
+        change["packs"] = packs
     if outcome.steps:
         change["steps"] = len(outcome.steps)
     if outcome.awaits is not None:

@@ -92,6 +92,7 @@ class Scripts:
         self.sift = Script("sift", drains=flags, looks=True)
         self.kinds = Script("kinds", drains=flags, looks=True)
         self.look = Script("look", drains=flags, looks=True)
+        self.overdue = Script("overdue", drains=flags, looks=True)
         self.reclaim = Script("reclaim", drains=flags)
         self.reconcile = Script("reconcile", drains=flags)
         self.record = Script("record", drains=flags)

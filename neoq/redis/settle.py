@@ -8,18 +8,19 @@ from typing import Any
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.outcome import Lease, Outcome
 from neoq.record import Status
-from neoq.redis.add import Adder
 from neoq.redis.config import RedisConfig
 from neoq.redis.connection import Call
 from neoq.redis.errors import has_broken, is_full
 from neoq.redis.leases import NOT_OURS, Leased
+from neoq.redis.outbox import Outbox, Pack, packs_of
 from neoq.redis.queues import RedisQueues
 from neoq.redis.rows import change_of, held_by, lease_name, progress_of, step_args, success_of
 from neoq.redis.scripts import AT_ONCE
 from neoq.store import Extended
 
 BYTES_AT_ONCE = 256 * 1024  # of results in one script, or a single one
-Batch = tuple[str, bool, list[Outcome]]  # of one queue, whether they succeeded
+Batch = tuple[str, bool, list[Outcome]]  # of one queue, whether they have just succeeded
+Packs = dict[int, list[Pack]]  # of jobs that follow, by the id of the job
 
 
 class Outcomes:
@@ -32,7 +33,7 @@ class Outcomes:
         worker: str,
         *,
         leased: Leased,
-        adder: Adder,
+        outbox: Outbox,
         tell_ready: Callable[[Iterable[str]], None],
     ) -> None:
         self._queues = queues
@@ -41,7 +42,7 @@ class Outcomes:
         self._config = config
         self._worker = worker
         self._leased = leased
-        self._adder = adder
+        self._outbox = outbox
         self._tell_ready = tell_ready
         self._unsure: set[tuple[int, int]] = set()  # leases that may be settled already: the reply was lost
 
@@ -49,47 +50,63 @@ class Outcomes:
         """Record outcomes in one round trip, and add the jobs that follow; return the stale ones."""
         stale: set[int] = set()
         batches: dict[tuple[str, bool], list[Outcome]] = {}
+        packs: Packs = {}
         for outcome in outcomes:
             lease = outcome.lease
             if lease.token <= 0:
                 stale.add(lease.job_id)
                 continue
-            batches.setdefault((lease.queue, outcome.status is Status.SUCCEEDED), []).append(outcome)
+            plain = outcome.status is Status.SUCCEEDED and not (lease.counted or outcome.follow)
+            if outcome.follow:
+                packs[lease.job_id] = packs_of(outcome.follow, self._queues.time())
+            batches.setdefault((lease.queue, plain), []).append(outcome)
         parts = [(*kind, part) for kind, batch in batches.items() for part in _batches_of(batch)]
-        for (queue, _, batch), reply in zip(parts, self._send_all(parts), strict=True):
-            stale |= set(map(int, reply))
+        for (queue, plain, batch), reply in zip(parts, self._send_all(parts, packs), strict=True):
+            stale |= set(map(int, reply if plain else reply[0]))
             self._leased.forget(queue, batch)
-        try:
-            self._follow(outcomes, stale)
-        except BaseException:
-            self._doubt(parts)
-            raise
+            if not plain:
+                self._follow(queue, batch, packs, stale.union(map(int, reply[1])))
         if self._unsure:
             self._unsure.difference_update(_leases_in(parts))
-        self._tell_ready({queue for queue, well, batch in parts if not well})
+        self._tell_ready({queue for queue, plain, batch in parts if not plain})
         return stale
 
-    def _send_all(self, parts: list[Batch]) -> list[Any]:
+    def _follow(self, queue: str, batch: list[Outcome], packs: Packs, without: set[int]) -> None:
+        """Deliver what was written into the outbox, which it is for all but these jobs.
+
+        Capacity does not hold the jobs back: settling is what makes room, so it must not wait for room.
+        """
+        entries = [
+            (f"{lease.job_id}:{lease.token}:{number}", pack)
+            for lease in (one.lease for one in batch)
+            if lease.job_id in packs and lease.job_id not in without
+            for number, pack in enumerate(packs[lease.job_id], 1)
+        ]
+        if entries:
+            self._outbox.send(queue, entries)
+
+    def _send_all(self, parts: list[Batch], packs: Packs) -> list[Any]:
         try:
-            return self._send(parts, keep=True)
+            return self._send(parts, packs, keep=True)
         except BackendUnavailable as error:
-            if not is_full(error) or not any(well for _, well, _ in parts):
+            if not is_full(error) or not any(plain for _, plain, _ in parts):
                 raise
             self._config.log.warning("the server is full; succeeded jobs are deleted at once: %s", error)
-        return self._send(parts, keep=False)
+        return self._send(parts, packs, keep=False)
 
-    def _send(self, parts: list[Batch], *, keep: bool) -> list[Any]:
+    def _send(self, parts: list[Batch], packs: Packs, *, keep: bool) -> list[Any]:
         """Settle again if the connection broke, and tell the server that this is a repetition."""
         try:
-            return self._send_once(parts, keep=keep)
+            return self._send_once(parts, packs, keep=keep)
         except BackendError as error:
             if not has_broken(error):
                 raise
-        return self._send_once(parts, keep=keep)
+        return self._send_once(parts, packs, keep=keep)
 
-    def _send_once(self, parts: list[Batch], *, keep: bool) -> list[Any]:
+    def _send_once(self, parts: list[Batch], packs: Packs, *, keep: bool) -> list[Any]:
         try:
-            return self._redis.call_many([self._settle_call(*part, keep=keep) for part in parts], again=False)
+            calls = [self._settle_call(*part, packs, keep=keep) for part in parts]
+            return self._redis.call_many(calls, again=False)
         except BaseException:
             self._doubt(parts)
             raise
@@ -98,16 +115,23 @@ class Outcomes:
         """Remember that outcomes may have been recorded: settled again, they do not count as stale."""
         self._unsure.update(_leases_in(parts))
 
-    def _settle_call(self, queue: str, well: bool, batch: list[Outcome], *, keep: bool) -> Call:
-        if well:
-            return self._finish_call(queue, batch, keep=keep and self._config.retention != 0)
+    def _settle_call(
+        self, queue: str, plain: bool, batch: list[Outcome], packs: Packs, *, keep: bool
+    ) -> Call:
+        keep = keep and self._config.retention != 0
+        if plain:
+            return self._finish_call(queue, batch, keep=keep)
         worker, now = self._worker, self._queues.time()
         script = self._scripts.settle
-        arguments = script.arguments(again=self._is_repeated(batch), **self._queues.waking(queue))
+        arguments = script.arguments(
+            again=self._is_repeated(batch), keep=int(keep), **self._queues.waking(queue)
+        )
         for one in batch:
             name = one.lease.job_id
             lease = lease_name(name, one.lease.token, worker)
-            arguments += (name, lease, change_of(one, now), b"" if one.result is None else one.result)
+            follow = [pack.written() for pack in packs.get(name, ())]
+            result = b"" if one.result is None else one.result
+            arguments += (name, lease, change_of(one, now, len(follow)), result, *follow)
             if one.steps:
                 arguments += step_args(one.steps)
         return self._queues.call_of(script, queue, arguments)
@@ -137,17 +161,6 @@ class Outcomes:
     def _is_repeated(self, batch: list[Outcome]) -> int:
         unsure = self._unsure
         return int(bool(unsure) and any((one.lease.job_id, one.lease.token) in unsure for one in batch))
-
-    def _follow(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
-        """Add the follow-up jobs of the outcomes that were just recorded.
-
-        Capacity does not hold them back: settling is what makes room, so it must not wait for room.
-        """
-        for outcome in outcomes:
-            if outcome.follow and outcome.lease.job_id not in stale:
-                token = f"follows {outcome.lease.job_id} {outcome.lease.token}".encode()
-                self._adder.add(outcome.follow, token, {})
-                self._tell_ready({job.queue for job in outcome.follow})
 
     def renew(self, leases: Sequence[Lease]) -> Extended:
         """Renew leases; return which are lost, and which jobs were cancelled."""

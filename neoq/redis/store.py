@@ -27,6 +27,7 @@ from neoq.redis.leases import Leased
 from neoq.redis.ledger import Ledger
 from neoq.redis.mending import Mender, is_wrong_type, mending
 from neoq.redis.operate import Operator
+from neoq.redis.outbox import Outbox
 from neoq.redis.pruning import Pruner
 from neoq.redis.queues import RedisQueues
 from neoq.redis.reclaim import Reclaimer
@@ -93,8 +94,14 @@ class RedisStore(SteppingStore, Store):
         self._idle = IdleQueues(self._queues, config.job_check_interval, self._hears)
         self._reclaimer = Reclaimer(self._queues, config, self._workers, self._finder, self._tell_ready)
         leased = Leased(self._queues)
+        self._outbox = Outbox(self._queues, self._adder, config.log, self._tell_ready)
         self._outcomes = Outcomes(
-            self._queues, config, self._worker, leased=leased, adder=self._adder, tell_ready=self._tell_ready
+            self._queues,
+            config,
+            self._worker,
+            leased=leased,
+            outbox=self._outbox,
+            tell_ready=self._tell_ready,
         )
         self._steps = Steps(self._queues, self._worker, self._finder, self._tell_ready)
         self._claims = Claims(
@@ -340,6 +347,11 @@ class RedisStore(SteppingStore, Store):
     def _settle(self, outcomes: Sequence[Outcome]) -> set[int]:
         """Also for a claim: `settle` refuses a call from within another one."""
         return self._outcomes.record(outcomes)
+
+    @mending
+    def tend(self) -> bool:
+        """Deliver jobs that follow an outcome and whose worker has died."""
+        return self._outbox.tend()
 
     @mending
     def extend(self, leases: Sequence[Lease]) -> Extended:

@@ -1,14 +1,15 @@
 -- Add jobs to a queue, all or none; where an unfinished one has a fingerprint, do as its on_duplicate says.
 -- keys: ids jobs ready wait uniq seq idle last payloads life retry ticks gate queues uids
--- keys: held
--- takes: token room gated channel queue tries base step cron tick
+-- keys: held took
+-- takes: token room gated channel queue tries base step cron tick entry deadline
 -- arguments: token ("" for none), room ("" for any: ready jobs there may be), 1 if gate.lua has to let it
 --   pass, the prefix of the workers' channels, the queue, how many workers to try, first id, step between ids,
---   cron and tick in seconds ("" for none); then for each job: on_duplicate (r return, e raise, p replace, s
+--   cron and tick in seconds ("" for none), the entry of an outbox that they come from and until when it may
+--   be delivered ("" for none); then for each job: on_duplicate (r return, e raise, p replace, s
 --   skip), 1 if it waits, run_after, record, payload where it is apart, uid ("" for none)
 -- result: {"added", first id, place and id of the holder of each duplicate...}, {"again", ids}, {"full"},
 --   {"unknown"} where the queue has no number, {"shut"} where the gate is, {"known"} for a tick, {"taken",
---   place, id of the holder or, below 0, its place}
+--   place, id of the holder or, below 0, its place}, {"took"} where the entry was delivered, {"late"}
 -- complexity: O(log of the queue) a job; at most 50 jobs
 
 base, step = tonumber(base), tonumber(step)
@@ -25,6 +26,13 @@ if gated == '1' and call('GET', GATE) ~= token then return { 'shut' } end
 
 local micros = clock()
 local now = micros / 1000000
+
+-- What was read of an outbox so long ago may have been delivered, and forgotten since.
+if entry ~= '' then
+  if now > tonumber(deadline) then return { 'late' } end
+  if call('ZADD', TOOK, 'NX', '+inf', entry) == 0 then return { 'took' } end
+  call('ZREMRANGEBYSCORE', TOOK, '-inf', now - 600)
+end
 
 if cron ~= '' then
   local last = tonumber(call('HGET', TICKS, cron) or nil)

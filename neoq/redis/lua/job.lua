@@ -24,6 +24,9 @@
 --   uids       hash  uid -> id; one whose job does not exist any more counts for nothing
 --   uniq       hash  fingerprint -> id of the unfinished job that holds it
 --   done dead cancelled  zset  id, by the time of its end
+--   out        hash  "id:token:number" of an attempt -> when it was settled, and jobs that follow: to be added to
+--                    their queues, see neoq/redis/outbox.py
+--   took       zset  such an entry whose jobs were added here, by when it left the outbox, +inf before that
 --   seq        the newest id;  idle: set of workers with nothing to do;  paused;  ticks: hash cron -> tick
 --   last:...   what one process added last, so that it can be repeated
 --   gate:...   the batch that one process may add in the transaction that set it
@@ -31,9 +34,9 @@
 --   queues     hash  queue -> its number
 --
 -- A record: uniqueness (0 no, 1 yes, 2 until started; 3 4 5 the same where the payload is kept apart), own or
--- computed fingerprint (o c), rank (100 - priority, 3 digits), length of the fingerprint (4 digits), fingerprint,
--- length of the kind (4 digits), kind, and what only clients read, which begins with two doubles: when it was
--- created, and after when it runs.
+-- computed fingerprint (o c), rank (100 - priority, 3 digits); the lengths of fingerprint, kind, key and group (4
+-- digits each), and these; and what only clients read, which begins with two doubles: when it was created, and
+-- after when it runs.
 
 local call, sub, byte = redis.call, string.sub, string.byte
 local LEVEL = 35184372088832 -- 2^45: due times of one priority, in eighths of a millisecond
@@ -65,15 +68,13 @@ local function waiting(record, id)
 end
 
 -- What stands for a record that cannot be read: it has no fingerprint, and nothing is known of it.
-local NO_RECORD = '0c10000000000' .. string.rep('\0', 16)
+local NO_RECORD = '0c100' .. string.rep('0000', 4) .. string.rep('\0', 16)
 -- A record that every function here can read: the stored one, or what stands for it; nil where there is none.
 local function sound(record)
   if not record then return nil end
-  local length = string.match(record, '^[0-5][oc][012]%d%d(%d%d%d%d)')
-  if not length or sub(record, 3, 5) > '200' then return NO_RECORD end
-  local at = 10 + tonumber(length)
-  length = string.match(sub(record, at, at + 3), '^%d%d%d%d$')
-  if not length or #record < at + 19 + tonumber(length) then return NO_RECORD end
+  local one, two, three, four =
+    string.match(record, '^[0-5][oc][012]%d%d(%d%d%d%d)(%d%d%d%d)(%d%d%d%d)(%d%d%d%d)')
+  if not one or sub(record, 3, 5) > '200' or #record < 37 + one + two + three + four then return NO_RECORD end
   return record
 end
 
@@ -99,18 +100,31 @@ end
 
 local function fingerprint_of(record)
   local length = sub(record, 6, 9)
-  if length == '0032' then return sub(record, 10, 41) end
-  return sub(record, 10, 9 + tonumber(length))
+  if length == '0032' then return sub(record, 22, 53) end
+  return sub(record, 22, 21 + tonumber(length))
 end
 
 local function kind_of(record)
-  local at = 10 + tonumber(sub(record, 6, 9))
-  return sub(record, at + 4, at + 3 + tonumber(sub(record, at, at + 3)))
+  local at = 22 + tonumber(sub(record, 6, 9))
+  return sub(record, at, at + tonumber(sub(record, 10, 13)) - 1)
+end
+
+-- The key of a job's line; "" for none.
+local function key_of(record)
+  local at = 22 + sub(record, 6, 9) + sub(record, 10, 13)
+  return sub(record, at, at + tonumber(sub(record, 14, 17)) - 1)
+end
+
+-- The group that a job says that it belongs to; "" for none.
+local function group_of(record)
+  local length = sub(record, 18, 21)
+  if length == '0000' then return '' end
+  local at = 22 + sub(record, 6, 9) + sub(record, 10, 13) + sub(record, 14, 17)
+  return sub(record, at, at + tonumber(length) - 1)
 end
 
 local function times_at(record)
-  local at = 10 + tonumber(sub(record, 6, 9))
-  return at + 4 + tonumber(sub(record, at, at + 3))
+  return 22 + sub(record, 6, 9) + sub(record, 10, 13) + sub(record, 14, 17) + sub(record, 18, 21)
 end
 
 -- A whole number of a life, 0 where it is none.

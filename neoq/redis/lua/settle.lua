@@ -1,72 +1,117 @@
--- Record how attempts ended that did not succeed, each only under its current lease.
+-- Record how attempts ended, each only under its current lease.
 -- keys: lease jobs life uniq dead_jobs cancelled_jobs ready wait retry progress cancel crashed idle results
--- keys: steps held
--- takes: again channel queue tries
--- arguments: 1 if this repeats a call whose reply was lost, the prefix of the workers' channels, the queue,
---   how many workers to call; then for each job: id, lease, what changes in its life as JSON, with the number
---   of its steps and the signal that it waits for, result, and name and value of each step
--- result: ids of the stale ones
--- complexity: O(log of the queue) a job; at most 50 jobs
+-- keys: steps held done_jobs payloads ids out
+-- takes: again keep channel queue tries
+-- arguments: 1 if this repeats a call whose reply was lost, 1 to keep succeeded jobs for a while, the prefix of
+--   the workers' channels, the queue, how many workers to call; then for each job: id, lease, what changes in
+--   its life as JSON, with the number of its packs and of its steps and the signal that it waits for, result,
+--   its packs, each of which has jobs that follow, and name and value of each step
+-- result: {ids of the stale ones, ids of those whose packs were not taken}
+-- complexity: O(log of the queue) a job; at most 50 jobs, and O(1) a pack
+-- A job that has succeeded, and whose end concerns nothing else, is a matter of finish.lua.
 
 again = again == '1'
 local now = clock() / 1000000
-local stale, call_one = {}, false
+local stale, alone, call_one = {}, {}, false
+
+-- Write the jobs that follow into the outbox, from where they are delivered once.
+local function send(lease, first, packs)
+  local entry = string.match(lease, '^%d+:%d+')
+  for number = 1, packs do
+    call('HSET', OUT, entry .. ':' .. number, string.format('%.6f ', now) .. ARGV[first + number - 1])
+  end
+end
+
+-- Whether the job is kept.
+local function finish(id, record, status)
+  if status ~= DEAD then drop_steps(STEPS, id) end
+  if uniqueness_of(record) == 1 then call('HDEL', UNIQ, fingerprint_of(record)) end
+  call('SREM', CRASHED, id)
+  if status == SUCCEEDED and keep ~= '1' then
+    for _, key in ipairs({ JOBS, LIFE, PAYLOADS }) do call('HDEL', key, id) end
+    call('ZREM', IDS, id)
+    return false
+  end
+  call('ZADD', ({ [SUCCEEDED] = DONE_JOBS, [DEAD] = DEAD_JOBS, [CANCELLED] = CANCELLED_JOBS })[status], now, id)
+  return true
+end
+
+local function hold(id, life, due, why)
+  life.h = why
+  if due < math.huge then life.at = string.format('%.6f', due) end
+  call('ZADD', HELD, due, id)
+  return due
+end
+
+-- When a job that waits for a signal is due.
+local function due_with(id, record, life, timeout, awaits)
+  local due = timeout_of(record, life, timeout)
+  if call('HEXISTS', STEPS, id .. ':' .. awaits) == 1 then
+    life.at = string.format('%.6f', now)
+    return now
+  elseif due > now then
+    life.aw = awaits
+    return hold(id, life, due, 'signal')
+  end
+  return due
+end
+
+local function go_on(id, record, status, life, due)
+  if due <= now then
+    call('ZADD', READY, score_of(rank_of(record), due), id)
+  else
+    call('ZADD', status == RETRYING and RETRY or WAIT, due, waiting(record, id))
+  end
+  call_one = true
+end
+
+local function settle(id, lease, change, result, first)
+  local record = sound(call('HGET', JOBS, id))
+  local life = record and life_of(call('HGET', LIFE, id))
+  if not record or call('ZREM', LEASE, lease) == 0 then
+    if not again or record and life.t ~= lease then stale[#stale + 1] = id end
+    return
+  end
+  local charged, status, timeout, awaits = change.charged, change.s, change.at, change.awaits
+  local packs, steps = change.packs or 0, change.steps or 0
+  local of_steps = first + packs
+  for _, name in ipairs({ 'charged', 'awaits', 'packs', 'steps' }) do change[name] = nil end
+  life.h, life.aw = nil, nil
+  for name, value in pairs(change) do life[name] = value end
+  if charged then life.n = life.n + 1 end
+  if status < SUCCEEDED and call('SISMEMBER', CANCEL, id) == 1 then
+    status = CANCELLED -- cancelled as it ran: it is not tried again
+    life.fin = string.format('%.6f', now)
+    if packs > 0 then alone[#alone + 1] = id end
+    packs = 0
+  end
+  life.s = status
+  life.t = lease
+  call('SREM', CANCEL, id)
+  call('HDEL', PROGRESS, id)
+  if steps > 0 and (status < SUCCEEDED or status == DEAD) then
+    write_steps(STEPS, id, now, of_steps, steps)
+  end
+  local kept = true
+  if status >= SUCCEEDED then
+    kept = finish(id, record, status)
+  elseif awaits then
+    go_on(id, record, status, life, due_with(id, record, life, timeout, awaits))
+  else
+    go_on(id, record, status, life, due_of(record, life))
+  end
+  send(lease, first, packs)
+  if not kept then return end
+  if result ~= '' then call('HSET', RESULTS, id, result) end
+  call('HSET', LIFE, id, cjson.encode(life))
+end
 
 local at = FIRST
 while at <= #ARGV do
   local change = cjson.decode(ARGV[at + 2])
-  local steps, awaits = change.steps or 0, change.awaits
-  local id, lease = ARGV[at], ARGV[at + 1]
-  local record = sound(call('HGET', JOBS, id))
-  local life = life_of(call('HGET', LIFE, id))
-  if not record or call('ZREM', LEASE, lease) == 0 then
-    if not again or life.t ~= lease then stale[#stale + 1] = id end
-  else
-    local charged, status, timeout = change.charged, change.s, change.at
-    change.charged, change.steps, change.awaits = nil, nil, nil
-    life.h, life.aw = nil, nil
-    for name, value in pairs(change) do life[name] = value end
-    if charged then life.n = life.n + 1 end
-    if status ~= DEAD and status ~= CANCELLED and call('SISMEMBER', CANCEL, id) == 1 then
-      status = CANCELLED -- cancelled as it ran: it is not tried again
-      life.fin = string.format('%.6f', now)
-    end
-    life.s = status
-    life.t = lease
-    call('SREM', CANCEL, id)
-    call('HDEL', PROGRESS, id)
-    if status == CANCELLED then
-      drop_steps(STEPS, id)
-    elseif steps > 0 then
-      write_steps(STEPS, id, now, at + 4, steps)
-    end
-    if status == DEAD or status == CANCELLED then
-      if uniqueness_of(record) == 1 then call('HDEL', UNIQ, fingerprint_of(record)) end
-      call('SREM', CRASHED, id)
-      call('ZADD', status == DEAD and DEAD_JOBS or CANCELLED_JOBS, now, id)
-    else
-      local due = due_of(record, life)
-      if awaits then
-        due = timeout_of(record, life, timeout)
-        if call('HEXISTS', STEPS, id .. ':' .. awaits) == 1 then
-          due, life.at = now, string.format('%.6f', now)
-        elseif due > now then
-          life.h, life.aw = 'signal', awaits
-          if due < math.huge then life.at = string.format('%.6f', due) end
-          call('ZADD', HELD, due, id)
-        end
-      end
-      if due <= now then
-        call('ZADD', READY, score_of(rank_of(record), due), id)
-      else
-        call('ZADD', status == RETRYING and RETRY or WAIT, due, waiting(record, id))
-      end
-      call_one = true
-    end
-    if ARGV[at + 3] ~= '' then call('HSET', RESULTS, id, ARGV[at + 3]) end
-    call('HSET', LIFE, id, cjson.encode(life))
-  end
-  at = at + 4 + 2 * steps
+  local more = (change.packs or 0) + 2 * (change.steps or 0)
+  settle(ARGV[at], ARGV[at + 1], change, ARGV[at + 3], at + 4)
+  at = at + 4 + more
 end
 if call_one then wake(IDLE, channel, queue, tries) end
-return stale
+return { stale, alone }
