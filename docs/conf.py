@@ -26,8 +26,9 @@ nitpick_ignore_regex = [
     ("py:.*", r"(?!neoq\.).*"),
     (
         "py:class",
-        r"neoq\.(backend\.EnqueueMiddleware|batch\.BatchMiddleware|listening\.(AnyHandler|ListenOptions)|job\.JobOptions|clock\.Clock)",
+        r"neoq\.(backend\.EnqueueMiddleware|batch\.BatchMiddleware|listening\.(AnyHandler|ListenOptions)|record\.JobOptions|clock\.Clock)",
     ),
+    ("py:class", r"neoq\.(record\.Record|held\.stepwise\.(T|Members))"),
     ("py:class", r"neoq\.(audit\.Keeper|config\.Settings|\w+\.config\.\w+Settings)"),
     ("py:class", r"neoq\.(filter\.(Other)?Filters|tasks\.task\.(R|P|CallOptions|Using))"),
 ]

@@ -32,6 +32,7 @@ from neoq.errors import (
     Snooze,
     StaleLeaseError,
     Suspended,
+    TooManyStepsError,
     UnsupportedError,
 )
 from neoq.version import __version__ as __version__
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
     from neoq.config import Config
     from neoq.engine.interrupt import current_job
     from neoq.engine.report import ShutdownReport
+    from neoq.held.children import ChildFailed
+    from neoq.held.group import Batch
+    from neoq.held.limits import Limits, Line, Rate
+    from neoq.held.step import Step
     from neoq.job import DuplicateJobError, Job
     from neoq.line import JobLine
     from neoq.mem_backend import MemBackend
@@ -66,7 +71,9 @@ __all__ = [
     "BackendClosedError",
     "BackendError",
     "BackendUnavailable",
+    "Batch",
     "BatchClosedError",
+    "ChildFailed",
     "Codec",
     "Config",
     "ConfigError",
@@ -81,6 +88,8 @@ __all__ = [
     "JobInterrupted",
     "JobLine",
     "JobTimeout",
+    "Limits",
+    "Line",
     "ListenerExistsError",
     "LookTimeoutError",
     "MemBackend",
@@ -91,6 +100,7 @@ __all__ = [
     "PostgresBackend",
     "QueueCounts",
     "QueueFullError",
+    "Rate",
     "RedisBackend",
     "Retry",
     "RetryPolicy",
@@ -103,11 +113,13 @@ __all__ = [
     "StaleLeaseError",
     "Stats",
     "Status",
+    "Step",
     "Suspended",
     "Task",
     "TaskJob",
     "Tasks",
     "ThreadInfo",
+    "TooManyStepsError",
     "UnsupportedError",
     "WorkerInfo",
     "connect",
@@ -117,6 +129,12 @@ __all__ = [
 
 # Their modules are imported at the first use: `neoq health` needs none of them, and is run every few seconds.
 _ON_DEMAND = {
+    "Step": "neoq.held.step",
+    "Limits": "neoq.held.limits",
+    "Line": "neoq.held.limits",
+    "Rate": "neoq.held.limits",
+    "ChildFailed": "neoq.held.children",
+    "Batch": "neoq.held.group",
     "Backend": "neoq.backend",
     "Codec": "neoq.codec.codec",
     "Config": "neoq.config",

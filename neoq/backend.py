@@ -7,26 +7,26 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, Unpack, overload
 
-from neoq.batch import Batch, BatchMiddleware
+from neoq.batch import Batch, BatchMiddleware, given, refreshed
 from neoq.clock import Clock
 from neoq.config import Config, query_of
 from neoq.engine.engine import Engine
+from neoq.engine.held_operations import HeldOperations
 from neoq.engine.listener import Middleware
 from neoq.engine.report import ShutdownReport
 from neoq.engine.signals import run_until_signalled
 from neoq.errors import ConfigError, InvalidJobError
 from neoq.job import (
     Job,
-    JobOptions,
     call_of,
     plain,
     plain_payloads,
     queue_of,
-    refuse_unknown,
 )
 from neoq.listening import Listening
 from neoq.operations import Operations, seconds_of
 from neoq.payload import encode_payload, refuse_size
+from neoq.record import JobOptions
 from neoq.store import DirectStore, Store
 from neoq.threads.boundary import entrances
 from neoq.wording.redact import HOW_TO_WRITE
@@ -42,7 +42,7 @@ EnqueueMiddleware = Callable[[Job, Callable[..., Job]], Job]
 
 
 @entrances()
-class Backend(Listening, Operations):
+class Backend(Listening, Operations, HeldOperations):
     """Background jobs: listen, enqueue, shut down. Make one of its subclasses, or call `neoq.connect`.
 
     All methods may be called from any thread. As a context manager it runs jobs inside the block, unless
@@ -107,6 +107,7 @@ class Backend(Listening, Operations):
         self._enqueue_middleware: list[EnqueueMiddleware] = []
         self._batch_middleware: list[BatchMiddleware] = []
         self._max_payload = self.config.max_payload
+        self.engine.holding.prepare = self._made_ready
         self._look_at_enqueue()
 
     def __repr__(self) -> str:
@@ -258,7 +259,7 @@ class Backend(Listening, Operations):
         return job
 
     def _enqueue_special(self, queue: Any, payload: Any, options: JobOptions, transaction: Any) -> Job:
-        job = _given(queue, payload, options)
+        job = given(queue, payload, options)
         if self._defaults or job.kind is not None:
             self._say_unique(job)
         if self._batch_middleware:
@@ -326,7 +327,7 @@ class Backend(Listening, Operations):
         batch = list(jobs)
         payloads = plain_payloads(batch) if self._plainly else None
         if payloads is None:
-            batch = _refreshed(batch)
+            batch = refreshed(batch)
             for job in batch:
                 if self._defaults or job.kind is not None:
                     self._say_unique(job)
@@ -334,6 +335,25 @@ class Backend(Listening, Operations):
                 whole = Batch(batch, many=True, transaction=transaction)
                 return whole.through(self._batch_middleware, self._store_many)
         return self._enqueue_batch(batch, payloads, transaction)
+
+    def _made_ready(self, jobs: list[Job]) -> list[Job]:
+        """Jobs as `enqueue_many` would store them, for those that are stored in another way."""
+        ready: list[Job] = []
+
+        def keep(batch: Batch) -> list[Job]:
+            found = batch.jobs
+            if self._enqueue_middleware:
+                found = self._batch_through_middleware(found)
+            self._prepare_batch(found, None)
+            ready.extend(found)
+            return found
+
+        for job in jobs:
+            if self._defaults or job.kind is not None:
+                self._say_unique(job)
+        if jobs:
+            Batch(jobs, many=True).through(self._batch_middleware, keep)
+        return ready
 
     def _store_many(self, batch: Batch) -> list[Job]:
         return self._enqueue_batch(batch.jobs, None, batch.transaction)
@@ -444,33 +464,6 @@ def _around(middleware: EnqueueMiddleware, job: Job, inner: Callable[..., Job]) 
         return middleware(current, call_next)
 
     return call
-
-
-def _refreshed(jobs: list[Any]) -> list[Job]:
-    """Jobs that were not enqueued yet, each of them another object."""
-    refreshed: dict[int, Job] = {}
-    for job in jobs:
-        if not isinstance(job, Job):
-            raise InvalidJobError(f"enqueue_many got {job!r:.80}; it takes Job objects: Job(queue, payload)")
-        fresh = job.fresh()
-        if id(fresh) in refreshed:  # it is in the list twice
-            fresh = fresh.snapshot()
-        refreshed[id(fresh)] = fresh
-    return list(refreshed.values())
-
-
-def _given(job: Any, payload: Any, options: JobOptions) -> Job:
-    """The job to store for what ``enqueue`` was given."""
-    if not isinstance(job, Job):
-        try:
-            return Job(job, payload, **options)
-        except TypeError:
-            refuse_unknown("enqueue", options)
-            raise
-    if payload is not None or options:
-        extra = ", ".join([*(["payload"] if payload is not None else []), *options])
-        raise InvalidJobError(f"enqueue(job) takes everything from the Job; {extra} was given beside it")
-    return job.fresh()
 
 
 def _check_callable(name: str, value: Any) -> None:

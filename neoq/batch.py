@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from neoq.job import DuplicateJobError, Job
+from neoq.errors import InvalidJobError
+from neoq.job import DuplicateJobError, Job, refuse_unknown
+from neoq.record import JobOptions
 
 
 @dataclass(slots=True)
@@ -69,3 +71,30 @@ def refuse_taken_uids(jobs: Sequence[Job], known: Mapping[str, Job]) -> None:
             holder = holders.setdefault(job.uid, job)
             if holder is not job and must_not_meet(job, holder):
                 raise taken_by(holder, job.uid)
+
+
+def refreshed(jobs: list[Any]) -> list[Job]:
+    """Jobs that were not enqueued yet, each of them another object."""
+    refreshed: dict[int, Job] = {}
+    for job in jobs:
+        if not isinstance(job, Job):
+            raise InvalidJobError(f"enqueue_many got {job!r:.80}; it takes Job objects: Job(queue, payload)")
+        fresh = job.fresh()
+        if id(fresh) in refreshed:  # it is in the list twice
+            fresh = fresh.snapshot()
+        refreshed[id(fresh)] = fresh
+    return list(refreshed.values())
+
+
+def given(job: Any, payload: Any, options: JobOptions) -> Job:
+    """The job to store for what ``enqueue`` was given."""
+    if not isinstance(job, Job):
+        try:
+            return Job(job, payload, **options)
+        except TypeError:
+            refuse_unknown("enqueue", options)
+            raise
+    if payload is not None or options:
+        extra = ", ".join([*(["payload"] if payload is not None else []), *options])
+        raise InvalidJobError(f"enqueue(job) takes everything from the Job; {extra} was given beside it")
+    return job.fresh()

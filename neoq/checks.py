@@ -63,6 +63,14 @@ def checked_timeout(timeout: Any) -> float:
     return seconds
 
 
+def checked_span(name: str, span: Any) -> float:
+    """A span of more than nothing in seconds, or InvalidJobError."""
+    seconds = to_seconds(name, span)
+    if not 0 < seconds <= LATEST:
+        raise InvalidJobError(f"{name} is {span!r}; it takes seconds (or a timedelta) above 0")
+    return seconds
+
+
 def checked_text(name: str, value: Any) -> str:
     """A text of 1 to 1,000 printable characters, or InvalidJobError."""
     if not isinstance(value, str) or not 0 < len(value) <= 1000 or not value.isprintable():

@@ -8,6 +8,7 @@
     │   └─ PayloadError               the payload is not JSON, or too large
     ├─ CronError(ValueError)          a cron spec is wrong: names the field and what it accepts
     ├─ ArgumentsError                 the stored arguments of a job do not fit its task: the job is DEAD
+    ├─ TooManyStepsError              a job has recorded as many steps as it may: it is DEAD
     ├─ JobFailed                      (neoq.tasks) the job of a task ended dead or cancelled
     ├─ MissingKeyError                a stored value is sealed, and no key of this process opens it
     ├─ NoListenerError                memory only: nothing in this process listens on that queue
@@ -100,6 +101,10 @@ class ArgumentsError(NeoqError):
 
 class MissingKeyError(NeoqError):
     """A stored value is sealed, and no key of this process opens it; or it is damaged."""
+
+
+class TooManyStepsError(NeoqError):
+    """A job has recorded as many steps as one job can have. The job is DEAD at once."""
 
 
 class NoListenerError(NeoqError):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from itertools import chain, repeat
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import orjson
 
@@ -18,12 +18,14 @@ from neoq.checks import (
     checked_fraction,
     checked_int,
     checked_meta,
+    checked_span,
     checked_text,
     checked_timeout,
     checked_uid,
     known_queues,
 )
 from neoq.errors import InvalidJobError, NeoqError
+from neoq.held.stepwise import RunningAttempt, Stepwise
 from neoq.payload import (
     EXACT,
     SCALARS,
@@ -34,7 +36,7 @@ from neoq.payload import (
     read_json,
     refuse_size,
 )
-from neoq.record import FINISHED, PENDING, OnDuplicate, Record, Status, Unique
+from neoq.record import FINISHED, PENDING, JobOptions, OnDuplicate, Record, Status, Unique
 from neoq.threads.boundary import entrances
 from neoq.times import When, add_span, epoch_or_span, to_datetime
 from neoq.wording.bounds import cut
@@ -43,52 +45,17 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 
-class JobOptions(TypedDict, total=False):
-    """The keywords of `Job` and of ``enqueue``."""
-
-    run_after: When | None
-    deadline: When | None
-    priority: int
-    max_retries: int | None
-    timeout: timedelta | float | None
-    uid: str | None
-    fingerprint: str | None
-    unique: Unique | None
-    on_duplicate: OnDuplicate
-    key: str | None
-    meta: Mapping[str, str] | None
-    kind: str | None
-
-
-class RunningAttempt(Protocol):
-    """What a running job asks of the thread that runs it."""
-
-    job: Job | None
-    max_progress: int
-    on_report: Callable[[], object]
-
-    def asked_to_stop(self, job: Job) -> bool:
-        """Whether the attempt is to end soon."""
-
-    def remaining(self) -> float:
-        """Seconds until the timeout or the deadline; infinity without either."""
-
-    def shield(self, job: Job) -> AbstractContextManager[None]:
-        """Keep interrupts out of a block."""
-
-    def complete(self, job: Job, connection: Any, result: Any) -> None:
-        """Settle the job as succeeded in a transaction of the handler's."""
-
-
 @entrances()
-class Job(Record):
+class Job(Stepwise, Record):
     """One piece of work: a queue's name, a JSON payload, and when and how to run it.
 
     ``run_after`` and ``deadline`` take an aware datetime, a timedelta, or seconds from now.
     ``max_retries`` and ``timeout`` (of an attempt, in seconds or as a timedelta) None leave it to the
     queue's listener. ``unique`` True holds the fingerprint until
-    the job ends, ``"until_started"`` until its first attempt starts, False not at all; None leaves it to
-    the queue or the backend, whose default is True.
+    the job ends, ``"until_started"`` until its first attempt starts, False not at all, a timedelta until the
+    job has ended and that long has passed since it was accepted; None leaves it to the queue or the backend,
+    whose default is True. ``max_delay`` is for ``on_duplicate="replace"``: the job is due at most so long
+    after the first one was accepted, however often it is replaced.
     ``on_duplicate`` says what an enqueue does that meets an unfinished job of equal fingerprint.
     ``uid`` is a name of your own, of up to 255 characters, by which ``get(uid=...)`` finds the job; while a
     job is kept no other one has its uid, and an enqueue with that uid returns it as a duplicate. A job with
@@ -96,7 +63,8 @@ class Job(Record):
     ``kind`` names the task that runs it, on a queue of tasks.
 
     Jobs that a backend returns are snapshots; the one that a handler gets also has `remaining`,
-    `cancelled`, `progress`, `shield` and `complete`. Treat the fields as read-only.
+    `cancelled`, `progress`, `shield`, `complete`, and what makes it durable in steps: `step`, `gather`,
+    `call`, `sleep`, `wait_for`, `save`, `saved` and `enqueue`. Treat the fields as read-only.
 
     Raises InvalidJobError for a bad argument, TypeError for an unknown one. The payload is checked when the
     job is enqueued.
@@ -135,17 +103,20 @@ class Job(Record):
         timeout: timedelta | float | None = None,
         uid: str | None = None,
         fingerprint: str | None = None,
-        unique: Unique | None = None,
+        unique: Unique | timedelta | None = None,
         on_duplicate: OnDuplicate = "return",
+        max_delay: timedelta | float | None = None,
         key: str | None = None,
         meta: Mapping[str, str] | None = None,
         kind: str | None = None,
     ) -> None:
         """Check and take over what is more than a queue and a payload."""
+        if isinstance(unique, timedelta):
+            self.unique_for, unique = checked_span("unique", unique), True
         unique = self._said_unique(unique, uid, fingerprint)
-        asked = (run_after, deadline, max_retries, timeout, uid, fingerprint, key, meta, kind)
+        asked = (run_after, deadline, max_retries, timeout, uid, fingerprint, max_delay, key, meta, kind)
         usual = unique is True and on_duplicate == "return" and priority.__class__ is int and not priority
-        self.special = not usual or any(value is not None for value in asked)
+        self.special = not usual or self.unique_for is not None or any(one is not None for one in asked)
         if not self.special:
             return
         if run_after is not None or deadline is not None:
@@ -161,6 +132,11 @@ class Job(Record):
         self.on_duplicate = checked_choice("on_duplicate", on_duplicate, ("return", "raise", "replace"))
         if uid is not None:
             self.uid = _own_uid(uid, self.on_duplicate)
+        if max_delay is not None:
+            self.max_delay = _checked_delay(max_delay, self.on_duplicate)
+        self._name(key, meta, kind)
+
+    def _name(self, key: str | None, meta: Mapping[str, str] | None, kind: str | None) -> None:
         if key is not None:
             self.key = checked_text("key", key)
         if meta is not None:
@@ -260,11 +236,6 @@ class Job(Record):
         return self.status in FINISHED
 
     @property
-    def attempt(self) -> int:
-        """The number of this attempt, from 1."""
-        return self.retries + 1
-
-    @property
     def cancelled(self) -> bool:
         """Whether this attempt was asked to stop: cancelled, timed out, or the backend shuts down."""
         return self.cancel_asked or (self.slot is not None and self.slot.asked_to_stop(self))
@@ -302,16 +273,6 @@ class Job(Record):
         worker has the job by now.
         """
         self._running_slot("complete").complete(self, connection, result)
-
-    def _running_slot(self, method: str) -> RunningAttempt:
-        slot = self.slot
-        if slot is None or slot.job is not self:
-            raise NeoqError(
-                f"job.{method}() works only while its handler runs; this is a snapshot of job {self.id}",
-                queue=self.queue,
-                job_id=self.id,
-            )
-        return slot
 
     def prepare(self, now: float, max_payload: int) -> None:
         """Make a job that was built by its user ready for a store: payload as bytes, spans as times."""
@@ -357,7 +318,8 @@ class Job(Record):
         for name in (_DESCRIBED | _ASKED) & self.__dict__.keys():
             setattr(fresh, name, self.__dict__[name])
         fresh.waits = False
-        fresh.scheduled = fresh.uid = None
+        fresh.scheduled = fresh.uid = fresh.group = None
+        fresh.producer = 0
         fresh.says_unique = True
         return fresh
 
@@ -402,8 +364,8 @@ _payload_of = attrgetter("parsed")
 _IN_SLOTS = tuple(name for name in Record.__slots__ if name != "__dict__")
 _DESCRIBED = frozenset(
     (
-        "priority max_retries timeout uid scheduled unique on_duplicate kind key group meta waits "
-        "own_fingerprint"
+        "priority max_retries timeout uid scheduled unique unique_for on_duplicate max_delay kind key group "
+        "producer meta waits own_fingerprint"
     ).split()
 )  # what a user may say of a job, beyond the plain
 _ASKED = frozenset({"asked_run_after", "asked_deadline"})
@@ -414,6 +376,13 @@ def _own_uid(uid: Any, on_duplicate: OnDuplicate) -> str:
     if on_duplicate == "replace":
         raise InvalidJobError(f"a job with a uid ({uid!r:.80}) replaces no other one: leave one of both out")
     return checked_uid(uid)
+
+
+def _checked_delay(max_delay: Any, on_duplicate: OnDuplicate) -> float:
+    """By how many seconds replacements may put a new job off."""
+    if on_duplicate != "replace":
+        raise InvalidJobError('max_delay is for jobs that are replaced: give on_duplicate="replace", too')
+    return checked_span("max_delay", max_delay)
 
 
 def plain(queue: str, body: bytes, now: float) -> Job:

@@ -62,6 +62,11 @@ def encode_result(result: Any) -> bytes | None:
     return EXACT % orjson.dumps(_plain(result, "result", None, 0))
 
 
+def encode_value(value: Any, path: str) -> bytes:
+    """A value as JSON, None included, or PayloadError naming the place that is not JSON."""
+    return EXACT % orjson.dumps(_plain(value, path, None, 0))
+
+
 def sized_result(result: Any, limit: int) -> bytes | None:
     """A handler's result as JSON of at most ``limit`` bytes, or PayloadError."""
     data = encode_result(result)

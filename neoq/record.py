@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from datetime import timedelta
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
-from neoq.times import Asked
+from neoq.times import Asked, When
 
 Unique = bool | Literal["until_started"]
 OnDuplicate = Literal["return", "raise", "replace"]
 Held = Literal["batch", "children", "signal", "line"]
 NO_META: Mapping[str, str] = MappingProxyType({})
+
+
+class JobOptions(TypedDict, total=False):
+    """The keywords of `Job` and of ``enqueue``."""
+
+    run_after: When | None
+    deadline: When | None
+    priority: int
+    max_retries: int | None
+    timeout: timedelta | float | None
+    uid: str | None
+    fingerprint: str | None
+    unique: Unique | timedelta | None
+    on_duplicate: OnDuplicate
+    max_delay: timedelta | float | None
+    key: str | None
+    meta: Mapping[str, str] | None
+    kind: str | None
 
 
 class Status(enum.StrEnum):
@@ -100,6 +119,8 @@ class Record:
     meta: Mapping[str, str] = NO_META
     worker: str | None = None
     crashes: int = 0
+    retries_before: int = 0  # what `retries` was when the job got on for the last time
+    looked_back: bool = False  # `retries_before` is known
     failed_attempts: bytes | None = None  # see attempts.py
 
     asked_run_after: Asked = (None, None)

@@ -28,6 +28,8 @@ from neoq.errors import (
     Retry,
     ShutdownRequested,
     Snooze,
+    Suspended,
+    TooManyStepsError,
 )
 from neoq.job import Job
 from neoq.outcome import ROLLED_BACK, Failure, Outcome, given_back, lease_of, succeeded
@@ -41,6 +43,7 @@ from neoq.wording.bounds import MAX_ERROR, MAX_TRACEBACK, MAX_TYPE, class_name, 
 
 if TYPE_CHECKING:
     from neoq.engine.interrupt import AttemptSlot, Interrupt, Watchdog
+    from neoq.engine.steps import AttemptSteps
 
 LONGEST_DELAY = 1.0  # seconds that a retry policy may take for an attempt whose thread was abandoned
 T = TypeVar("T")
@@ -80,10 +83,11 @@ def attempt(
         return None
     if result is not None and error is None:
         error = undone(result, job.queue)
-    if error is not None or job.completed:
+    if error is not None or job.completed or slot.stepped is not None:
         try:
-            return _Ending(job, listener, slot, watchdog).otherwise(started, error, asked)
+            return _Ending(job, listener, slot, watchdog).otherwise(started, error, asked, result)
         finally:
+            slot.stepped = None
             error = None  # or the traceback and this frame would keep each other alive
     job.finished_on = now()
     if result is not None:
@@ -128,9 +132,20 @@ class _Ending:
         return None if self.slot.abandoned else self.job
 
     def otherwise(
-        self, started: float, error: BaseException | None, asked: Interrupt | None
-    ) -> Outcome | None:
-        """The end of an attempt that raised, or was completed by its handler."""
+        self, started: float, error: BaseException | None, asked: Interrupt | None, result: Any
+    ) -> Job | Outcome | None:
+        """The end of an attempt that raised, was completed by its handler, or has used steps."""
+        steps: AttemptSteps | None = self.slot.stepped
+        if steps is not None:
+            if steps.wait is None:
+                if error is None and not self.job.completed:
+                    error = steps.open_error()
+                    if error is None:
+                        return self._succeeded(steps, result)
+            elif asked is not JobCancelled and (error is None or isinstance(error, Suspended)):
+                return None if self.slot.abandoned else steps.suspended(started)
+            elif error is None:
+                error = Suspended()
         if error is None:
             outcome = _at_least(self.job, self.listener, started, ROLLED_BACK)
             judged, _ = self._guarded(outcome, _unless_committed, self.job, self.listener, started)
@@ -139,8 +154,21 @@ class _Ending:
             outcome = self._failed(started, error, asked)
         return None if self.slot.abandoned else outcome
 
+    def _succeeded(self, steps: AttemptSteps, result: Any) -> Job | Outcome | None:
+        """The end of an attempt that has used steps, and returned."""
+        job = self.job
+        job.finished_on = self.listener.clock.time()
+        if result is not None:
+            job.result_body = plain_json(result)
+            if job.result_body is None or len(job.result_body) > self.listener.max_result:
+                self.returned(result)
+        if self.slot.abandoned:
+            return None
+        return steps.followed(succeeded(job)) if steps.follow else job
+
     def _failed(self, started: float, error: BaseException, asked: Interrupt | None) -> Outcome:
         job, listener = self.job, self.listener
+        _look_back(job, self.slot)
         outcome = _at_least(job, listener, started, _unread(error), asked)
         told: BaseException | None = None if outcome.failure is None else error
         say: Callable[[], None] = partial(_log_unread, job, listener)
@@ -149,6 +177,8 @@ class _Ending:
             judged, broken = self._guarded(outcome, _judge, job, listener, started, error, asked)
             if judged is not None:
                 outcome, told, say = judged
+            if self.slot.stepped is not None:
+                outcome = self.slot.stepped.with_saved(outcome)
             if not self.slot.abandoned:
                 self.slot.uncounted = False
                 if told is not None:
@@ -255,10 +285,10 @@ def _at_least(
         return Outcome(lease, Status.PENDING, job.due, False, started, now)
     if asked is JobCancelled:
         return Outcome(lease, Status.CANCELLED, None, False, started, now)
-    if asked is DeadlineExceeded or job.retries >= _max_retries(job, listener):
+    if asked is DeadlineExceeded or fruitless(job) >= _max_retries(job, listener):
         return _failed(job, started, now, failure, None)
     policy = RetryPolicy() if callable(listener.retry.delay) else listener.retry
-    return _failed(job, started, now, failure, latest(now + policy.seconds(job.retries)))
+    return _failed(job, started, now, failure, latest(now + policy.seconds(fruitless(job))))
 
 
 def _unread(error: BaseException) -> Failure:
@@ -331,17 +361,17 @@ def _say_nothing() -> None:
 
 def _delay(job: Job, listener: Listener, error: BaseException) -> float | None:
     """Seconds until the next attempt, or None: there is none."""
-    if job.retries >= _max_retries(job, listener):
+    if fruitless(job) >= _max_retries(job, listener):
         return None
     try:
-        if not listener.retry.retries(error) or isinstance(error, ArgumentsError):
+        if not listener.retry.retries(error) or isinstance(error, (ArgumentsError, TooManyStepsError)):
             return None
         if isinstance(error, Retry) and error.after is not None:
             return max(0.0, to_seconds("Retry.after", error.after))
-        return listener.retry.seconds(job.retries, error)
+        return listener.retry.seconds(fruitless(job), error)
     except BaseException:
         listener.logger.exception("the retry delay of queue %s failed; its default is used", job.queue)
-        return RetryPolicy().seconds(job.retries)
+        return RetryPolicy().seconds(fruitless(job))
 
 
 def _timeout(job: Job, listener: Listener) -> float | None:
@@ -389,6 +419,12 @@ def abandoned(job: Job, listener: Listener, slot: AttemptSlot, asked: Interrupt)
     """The outcome of an attempt whose thread was abandoned, the error for on_error, and how to log it."""
     if slot.outcome is not None:  # it was over, and what followed did not heed its interrupt
         return slot.outcome, None, _say_nothing
+    outcome, error, say = _judge_abandoned(job, listener, slot, asked)
+    return outcome if slot.stepped is None else slot.stepped.with_saved(outcome), error, say
+
+
+def _judge_abandoned(job: Job, listener: Listener, slot: AttemptSlot, asked: Interrupt) -> Judged:
+    _look_back(job, slot)
     started = job.started or listener.clock.time()
     error = asked(f"{_reason(asked, job, listener)} and did not stop when interrupted")
     if not callable(listener.retry.delay):
@@ -396,6 +432,17 @@ def abandoned(job: Job, listener: Listener, slot: AttemptSlot, asked: Interrupt)
     outcome = _at_least(job, listener, started, describe(error), asked)
     judged = in_time(partial(_judge, job, listener, started, error, asked), LONGEST_DELAY)
     return judged or (outcome, error, partial(_log_hanging_delay, job, listener, error, outcome))
+
+
+def fruitless(job: Job) -> int:
+    """How many of a job's attempts have failed since it last got on: since it recorded a step."""
+    return job.retries - job.retries_before
+
+
+def _look_back(job: Job, slot: AttemptSlot) -> None:
+    """Let a job that has recorded steps know which of its failed attempts count."""
+    if job.steps:
+        slot.look_back(job)
 
 
 def _log_hanging_delay(job: Job, listener: Listener, error: BaseException, outcome: Outcome) -> None:

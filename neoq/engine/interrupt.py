@@ -15,17 +15,18 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from neoq.clock import Clock
 from neoq.engine.coroutines import close_loop
-from neoq.errors import DeadlineExceeded, JobInterrupted, JobTimeout, UnsupportedError
+from neoq.errors import DeadlineExceeded, JobInterrupted, JobTimeout, NeoqError, UnsupportedError
 from neoq.threads.boundary import entrance, is_entrance, is_wall
 from neoq.threads.frames import gc_paused, stack_frames
 from neoq.threads.loop import Loop
 from neoq.wording.safe_logger import SafeLogger
 
 if TYPE_CHECKING:
+    from neoq.held.stepwise import Steps
     from neoq.job import Job
     from neoq.outcome import Outcome
 
@@ -74,6 +75,8 @@ class AttemptSlot:
         self.asked: Interrupt | None = None
         self.abandoned = False
         self.outcome: Outcome | None = None  # the attempt is over, and what follows it runs
+        self.stepped: Any = None  # the `AttemptSteps` of an attempt that has asked for them
+        self.step_maker: Any = None  # the `StepMaker`
         self.uncounted = False  # the attempt has failed, and is not counted so yet
         # Asked, while the thread was where nothing may break off: it is raised when it has left.
         self.deferred = False
@@ -258,6 +261,28 @@ class AttemptSlot:
         if self._complete is None:
             raise UnsupportedError("job.complete() needs a backend that shares transactions", job_id=job.id)
         self._complete(job, connection, result)
+
+    def steps_of(self, job: Job, method: str) -> Steps:
+        """The steps of this attempt, which its handler asks for by a method of the job."""
+        stepped = self.stepped
+        if stepped is not None and stepped.job is job and self.outcome is None:
+            return cast("Steps", stepped)
+        if self.step_maker is None or self.outcome is not None:
+            raise NeoqError(
+                f"job.{method}() works only while the handler runs, and it has ended", job_id=job.id
+            )
+        self.stepped = self.step_maker.new_steps(job, self)
+        return cast("Steps", self.stepped)
+
+    def look_back(self, job: Job) -> None:
+        """Learn how many retries the job had when it got on for the last time."""
+        if self.step_maker is not None and not job.looked_back:
+            self.step_maker.look_back(job)
+
+    def meet_interrupt(self) -> None:
+        """Let an interrupt land here that another thread is just about to raise, rather than later."""
+        with self._lock:
+            pass
 
     def due(self) -> float:
         """The monotonic time at which the watchdog has to look here again."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from neoq.clock import LiveClock
 from neoq.codec import with_codec
 from neoq.engine.awaited import AwaitedJobs
+from neoq.engine.holding import Holding
 from neoq.engine.interrupt import AttemptSlot, SecondLook, Supervised, Watchdog, current_slot
 from neoq.engine.listener import Listener, Middleware, Routes
 from neoq.engine.meter import Meter
@@ -21,6 +22,7 @@ from neoq.engine.scheduler import Cron, CronScheduler
 from neoq.engine.search import UNFINISHED, pages
 from neoq.engine.series_writer import SeriesWriter
 from neoq.engine.source import DirectSource, JobSource
+from neoq.engine.step_maker import StepMaker
 from neoq.engine.unknown import UnknownKinds
 from neoq.engine.worker_info import info_of
 from neoq.errors import (
@@ -59,6 +61,13 @@ class Runtime:
         self.crons: list[Cron] = []
         self.listeners: dict[str, Listener] = {}
         self.routes = Routes()
+        self.holding = Holding(
+            store,
+            config,
+            self.clock,
+            slots=lambda: [runner.slot for runner in self.runners()],
+            meter=lambda: self.meter,
+        )
         self.durable = "durable" in store.features
         self.local = "local" in store.features and config.max_running is None  # a fetcher shares it out
         self.started = not self.durable if config.autostart is None else config.autostart
@@ -108,6 +117,7 @@ class Runtime:
         self.duplicates = 0
         self.meter = Meter()
         self.series_writer = SeriesWriter(self.store, self.meter)
+        self.holding.reset()
         self._told_of_own: set[str] = set()  # queues
         self._second_look = SecondLook(self._look_again, self.config.job_check_interval)
         self.unknown = UnknownKinds(self.store, self.config.log, self.listeners)
@@ -210,6 +220,8 @@ class Runtime:
                 "list of schedules": self.cron_scheduler.list_schedules,
                 "numbers for the series": self.series_writer.write_in_time,
                 "look for unknown kinds": self.unknown.log_new,
+                "saved values": self.holding.write_saved,
+                "care of groups": self.holding.tend,
             },
         )
 
@@ -230,6 +242,7 @@ class Runtime:
         complete = self._complete if "transactions" in self.store.features else None
         slot = AttemptSlot(self.clock, complete, self._require_check)
         slot.max_progress = self.config.max_payload
+        slot.step_maker = StepMaker(self.holding)
         if self.progress is not None and self.manual_run is None:
             slot.on_report = self.progress.note_report
         return slot
@@ -248,6 +261,9 @@ class Runtime:
             finished_at=self.clock.time(),
             result=sized_result(result, self.config.max_payload),
         )
+        slot = job.slot
+        if isinstance(slot, AttemptSlot) and slot.stepped is not None:
+            outcome = slot.stepped.followed(outcome)
         if self.store.settle([outcome], transaction=connection):
             raise StaleLeaseError(
                 f"job {job.id} is no longer ours: its lease was lost, and others may run it; roll back",
@@ -418,6 +434,7 @@ class Runtime:
     def _look_again(self) -> None:
         self.wake_ready()
         self.unknown.log_new()
+        self.holding.tend()
         self.series_writer.write_in_time()
 
     def all_runners(self) -> list[Runner]:

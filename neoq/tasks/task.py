@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypedDict, 
 
 from neoq.checks import check_queue
 from neoq.errors import InvalidJobError, NeoqError, PayloadError
-from neoq.job import Job, JobOptions
+from neoq.job import Job
 from neoq.payload import fingerprint_of_kind
-from neoq.record import Status, Unique
+from neoq.record import JobOptions, Status, Unique
 from neoq.tasks.binding import Binding
 from neoq.tasks.codec import Misfit
 

@@ -1,0 +1,288 @@
+"""Steps of a job as its handler sees them: what runs again, what is read back, and what it waits for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+import neoq
+from neoq import Job, Status
+from neoq.retry import RetryPolicy
+
+AT_ONCE = RetryPolicy(delay=lambda _: 0.0)
+
+
+@pytest.fixture
+def backend() -> Iterator[neoq.Backend]:
+    with neoq.MemBackend(job_check_interval=0.05) as backend:
+        yield backend
+
+
+def run(backend: neoq.Backend, handler: Callable[[Job], Any], **options: Any) -> Job:
+    """Run one job to its end."""
+    options.setdefault("retry", AT_ONCE)
+    backend.listen("steps", handler, **options)
+    return backend.wait(backend.enqueue("steps").id, 10)
+
+
+def test_a_step_runs_once_over_failing_attempts(backend: neoq.Backend) -> None:
+    """A later attempt reads back what a step returned, None included, and does not call it again."""
+    calls: list[str] = []
+
+    def handler(job: Job) -> Any:
+        first = job.step("first", lambda: calls.append("first") or (1, "a"))
+        second = job.step("second", calls.append, "second")
+        calls.append("attempt")
+        if calls.count("attempt") < 3:
+            raise ValueError
+        return [first, second]
+
+    job = run(backend, handler)
+    assert job.result == [[1, "a"], None]
+    assert calls == ["first", "second", "attempt", "attempt", "attempt"]
+
+
+def test_the_first_attempt_sees_what_later_ones_see(backend: neoq.Backend) -> None:
+    """A step returns its value decoded again, in the first attempt too: a tuple as a list."""
+    assert run(backend, lambda job: type(job.step("a", lambda: (1,))).__name__).result == "list"
+
+
+def test_a_name_twice_in_one_attempt_is_two_steps(backend: neoq.Backend) -> None:
+    """A loop may use one name: each turn has a step of its own."""
+    turns: list[int] = []
+
+    def handler(job: Job) -> Any:
+        found = [job.step("turn", lambda n=n: turns.append(n) or n) for n in range(3)]
+        if job.attempt == 1 and len(turns) == 3 and not job.retries:
+            raise ValueError
+        return found
+
+    assert run(backend, handler).result == [0, 1, 2]
+    assert turns == [0, 1, 2]
+
+
+def test_a_step_that_is_not_json_fails_the_attempt(backend: neoq.Backend) -> None:
+    """What a step returns has to be JSON: PayloadError names the step, and nothing is recorded."""
+    job = run(backend, lambda job: job.step("odd", object), max_retries=0)
+    assert job.status is Status.DEAD
+    assert job.error is not None
+    assert "PayloadError: the result of step 'odd' is an object" in job.error
+
+
+def test_attempts_are_counted_since_the_last_progress(backend: neoq.Backend) -> None:
+    """A recorded step begins the count of attempts anew: for the policy, `Job.attempt` and the log."""
+    seen: list[tuple[int, int]] = []
+
+    def handler(job: Job) -> None:
+        seen.append((job.attempt, job.retries))
+        for name in range(job.retries):
+            job.step(f"step {name}", int)
+        if job.retries < 5:
+            raise ValueError
+
+    job = run(backend, handler, max_retries=1)
+    assert job.status is Status.SUCCEEDED
+    assert [retries for _, retries in seen] == [0, 1, 2, 3, 4, 5]
+    assert [attempt for attempt, _ in seen] == [1, 2, 2, 2, 2, 2]
+
+
+def test_a_job_has_a_thousand_steps_at_most(backend: neoq.Backend) -> None:
+    """The step beyond them makes the job dead, without another attempt."""
+    job = run(backend, lambda job: [job.step(f"{n}", int) for n in range(1001)])
+    assert job.status is Status.DEAD
+    assert job.retries == 0
+    assert "TooManySteps" in str(job.error)
+
+
+def test_a_sleep_is_not_early_and_holds_no_thread(backend: neoq.Backend) -> None:
+    """A job that sleeps leaves its runner to others, and goes on when its time has come."""
+    order: list[str] = []
+    slept = threading.Event()
+
+    def handler(job: Job) -> float:
+        if job.payload.get("other"):
+            order.append("other")
+            return 0.0
+        began = job.step("began", backend.clock.time)
+        slept.set()
+        job.sleep("nap", 0.1)
+        order.append("awake")
+        return backend.clock.time() - began
+
+    backend.listen("steps", handler, concurrency=1)
+    sleeper = backend.enqueue("steps", {"n": 1})
+    assert slept.wait(10)
+    backend.enqueue("steps", {"other": True})
+    assert backend.wait(sleeper.id, 10).result >= 0.1
+    assert order == ["other", "awake"]
+
+
+def test_a_swallowed_suspension_still_suspends(backend: neoq.Backend) -> None:
+    """A handler that catches `Suspended` is suspended all the same; middleware sees it pass."""
+    seen: list[type] = []
+    calls: list[int] = []
+
+    def middleware(job: Job, call_next: Any) -> Any:
+        try:
+            return call_next(job)
+        except BaseException as error:
+            seen.append(type(error))
+            raise
+
+    def handler(job: Job) -> str:
+        calls.append(1)
+        try:
+            job.sleep("nap", 0.01)
+        except BaseException:
+            if len(calls) > 1:
+                return "wrong"
+            raise
+        return "right"
+
+    backend.use(middleware)
+    job = run(backend, handler)
+    assert (job.result, job.retries) == ("right", 0)
+    assert seen == [neoq.Suspended]
+
+    def swallow(job: Job) -> int:
+        try:
+            job.sleep("nap", 0.01)
+        except neoq.Suspended:
+            return 1
+        return 2
+
+    backend.listen("swallow", swallow)
+    assert backend.wait(backend.enqueue("swallow").id, 10).result == 2
+
+
+def test_steps_belong_to_the_handlers_thread(backend: neoq.Backend) -> None:
+    """A step in another thread, or after the handler's end, raises."""
+    kept: list[Job] = []
+
+    def handler(job: Job) -> str:
+        kept.append(job)
+        errors: list[str] = []
+
+        def helper() -> None:
+            try:
+                job.step("a", int)
+            except neoq.NeoqError as error:
+                errors.append(str(error))
+
+        thread = threading.Thread(target=helper)
+        thread.start()
+        thread.join()
+        return errors[0]
+
+    assert "own thread" in run(backend, handler).result
+    with pytest.raises(neoq.NeoqError, match="only while its handler runs"):
+        kept[0].step("a", int)
+
+
+def test_saved_values_survive_a_failure(backend: neoq.Backend) -> None:
+    """What was saved is there in the next attempt, as it was saved last."""
+
+    def handler(job: Job) -> Any:
+        row = job.saved("row", 0)
+        for n in range(row, 4):
+            job.save("row", n + 1)
+            if n == 1:
+                raise ValueError
+        return [row, job.saved("row"), job.saved("other", "none")]
+
+    assert run(backend, handler).result == [2, 4, "none"]
+
+
+def test_a_job_that_follows_comes_with_success_only(backend: neoq.Backend) -> None:
+    """`Job.enqueue` adds a job when the attempt succeeds, and none when it fails."""
+    got: list[int] = []
+
+    def handler(job: Job) -> str:
+        job.enqueue("after", {"retries": job.retries})
+        if not job.retries:
+            raise ValueError
+        return "done"
+
+    backend.listen("after", lambda job: got.append(job.payload["retries"]))
+    assert run(backend, handler).result == "done"
+    assert backend.drain(10)
+    assert got == [1]
+
+
+def test_a_gather_returns_its_children_in_order(backend: neoq.Backend) -> None:
+    """Children come back in the order in which they were given: ended, with results and errors."""
+
+    def child(job: Job) -> int:
+        if job.payload["n"] == 1:
+            raise neoq.Discard("no")
+        return int(job.payload["n"]) * 10
+
+    def handler(job: Job) -> Any:
+        children = job.gather("all", [Job("child", {"n": n}) for n in range(3)])
+        again = job.gather("none", [])
+        return [[one.status, one.result, one.error] for one in children], again
+
+    backend.listen("child", child)
+    found, again = run(backend, handler).result
+    assert found == [["succeeded", 0, None], ["dead", None, "Discard: no"], ["succeeded", 20, None]]
+    assert again == []
+
+
+def test_a_call_returns_the_result_or_raises(backend: neoq.Backend) -> None:
+    """`Job.call` returns what its child returned, and raises ChildFailed for a dead one."""
+
+    def child(job: Job) -> int:
+        if job.payload["bad"]:
+            raise neoq.Discard("no")
+        return 7
+
+    def handler(job: Job) -> Any:
+        good = job.call("good", Job("child", {"bad": False}))
+        try:
+            job.call("bad", Job("child", {"bad": True}))
+        except neoq.ChildFailed as failed:
+            return [good, failed.job.error]
+
+    backend.listen("child", child)
+    assert run(backend, handler).result == [7, "Discard: no"]
+
+
+def test_a_child_that_was_deleted_is_cancelled(backend: neoq.Backend) -> None:
+    """A deleted child comes back CANCELLED, with the error "deleted"."""
+    backend.listen("child", lambda _: None)
+    backend.pause("child")
+    backend.listen("steps", lambda job: [[one.status, one.error] for one in job.gather("a", [Job("child")])])
+    parent = backend.enqueue("steps")
+    with until(lambda: bool(backend.jobs("child"))):
+        backend.delete(backend.jobs("child")[0].id)
+    assert backend.wait(parent.id, 10).result == [["cancelled", "deleted"]]
+
+
+def test_a_signal_may_come_before_or_while_a_job_waits(backend: neoq.Backend) -> None:
+    """`Job.wait_for` returns the payload of the first signal of a name, and reads it again."""
+
+    def handler(job: Job) -> Any:
+        return [job.wait_for("go"), job.wait_for("go"), job.wait_for("never", timeout=0.05)]
+
+    backend.listen("steps", handler)
+    job = backend.enqueue("steps", fingerprint="one")
+    assert backend.signal(("steps", "one"), "go", {"by": "ada"})
+    assert not backend.signal(job.id, "go", {"by": "bob"})
+    assert backend.wait(job.id, 10).result == [{"by": "ada"}, {"by": "ada"}, None]
+    assert not backend.signal(job.id, "other")
+    assert not backend.signal(10**9, "go")
+
+
+@contextmanager
+def until(holds: Callable[[], bool]) -> Iterator[None]:
+    """Wait until something holds."""
+    give_up = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+    yield
