@@ -217,7 +217,6 @@ class SignalToCases(HeldSuite):
         job = running(idle)
         until = time.time() + 0.05
         wait_for_approval(idle, job, until=until)
-        assert look(idle, job).held == "signal"
         [again] = come(idle)
         assert time.time() >= until - 0.002
         assert (again.id, again.held, again.steps) == (job.id, None, 0)
@@ -228,6 +227,7 @@ class SignalToCases(HeldSuite):
         """A job that awaits a signal until a time is due when it comes."""
         job = running(idle)
         wait_for_approval(idle, job, until=time.time() + LATER)
+        assert look(idle, job).held == "signal"
         assert nothing_comes(idle)
         assert idle.store.signal(id_of(job), APPROVAL)
         assert [job.id for job in come(idle)] == [job.id]
@@ -272,36 +272,21 @@ class StepLeaseCases(LeaseCases):
     """Steps of workers that die."""
 
     @needs("shared", "steps")
-    def test_steps_of_a_worker_that_died(self, make: Make, join: Make) -> None:
-        """What a worker had recorded when it died stands, and its later steps are refused."""
-        first = self._open(make(autostart=False, **SHORT_LEASE))
-        old = running(first)
-        record(first, old, Step("step:a", b"1"))
-        second = join(first, autostart=False, **SHORT_LEASE)
-        second.queues()
-        self.die(first)
-        self._reclaim(second)
-        assert record(second, old, Step("step:b", b"2")) == {old.id}
-        [again] = come(second)
-        assert (again.steps, again.crashes) == (1, 1)
-        assert recorded(second, again) == [("step:a", b"1")]
-
-    @needs("shared", "steps")
-    def test_crashes_count_from_the_last_step(self, make: Make, join: Make) -> None:
-        """A job whose workers die is dead after max_crashes without a step in between, and not before."""
+    def test_steps_of_workers_that_died(self, make: Make, join: Make) -> None:
+        """What a worker recorded before it died stands, no later step does, and earlier crashes are over."""
         first = self._open(make(autostart=False, max_crashes=2, **SHORT_LEASE))
-        second = join(first, autostart=False, max_crashes=2, **SHORT_LEASE)
-        second.queues()
         add(first, prepared("q", {"n": 0}))
         for crashes in range(2):
-            [job] = come(first)
-            assert job.crashes == crashes
-            record(first, job, Step(f"step:{crashes}", b"1", 0, crashes))
-            self.die(first)
-            assert self._reclaim(second).dead == []
-        [job] = come(first)
-        self.die(first)
-        assert [dead.id for dead in self._reclaim(second).dead] == [job.id]
+            worker = join(first, autostart=False, max_crashes=2, **SHORT_LEASE)
+            worker.queues()
+            [job] = come(worker)
+            assert record(worker, job, Step(f"step:{crashes}", b"1", 0, crashes)) == set()
+            self.die(worker)
+            assert self._reclaim(first).dead == []
+            assert record(worker, job, Step("step:late", b"2")) == {job.id}
+        [again] = come(first)
+        assert (again.steps, again.crashes, again.counted) == (2, 2, True)
+        assert recorded(first, again) == [("step:0", b"1"), ("step:1", b"1")]
 
 
 class StepTransactionCases(TransactionCases):
@@ -332,7 +317,7 @@ class StepTransactionCases(TransactionCases):
         connection.rollback()
         assert nothing_comes(waiting)
         assert waiting.store.signal(id_of(job), APPROVAL, transaction=connection)
-        assert nothing_comes(waiting)
+        assert look(waiting, job).held == "signal"
         connection.commit()
         connection.close()
         assert [job.id for job in come(waiting)] == [job.id]
