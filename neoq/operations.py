@@ -89,7 +89,10 @@ class Operations:
         else:
             wanted = Filter(uids=[checked_uid(uid)])
         self.engine.ensure_readable()
-        return next(iter(self.store.find(wanted, limit=1).jobs), None)
+        found = next(iter(self.store.find(wanted, limit=1).jobs), None)
+        if found is not None and found.holds is not None:
+            found.__dict__["members"] = self.engine.holding.members(found.id)
+        return found
 
     @overload
     def jobs(
@@ -384,7 +387,7 @@ class Operations:
         touched = changed.done | changed.running
         deed.count += len(touched)
         if action == "cancel":
-            self.engine.cancel_running(set(changed.running))
+            self.engine.note_cancelled(changed)
         if touched:
             self.engine.note_operated(touched)
         return touched

@@ -360,6 +360,14 @@ class Engine(Runtime):
                 job.queue,
             )
 
+    def note_added(self, added: Sequence[Job]) -> None:
+        """Count what an enqueue has stored, and what it has not."""
+        accepted = [job for job in added if not job.duplicate]
+        for job in added:
+            if job.duplicate:
+                self.note_duplicate(job)
+        self.meter.note_enqueued(accepted)
+
     # -- drain, wait and shutdown ------------------------------------------------------------------------
 
     def suspend(self, manual_run: Callable[[], int]) -> None:

@@ -1,4 +1,4 @@
-"""What a backend offers for held jobs: signals."""
+"""What a backend offers for held jobs: batches and signals."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from neoq.checks import check_queue, checked_id, checked_text
 from neoq.engine.engine import Engine
+from neoq.engine.open_batch import OpenBatch, WaitFor
 from neoq.errors import InvalidJobError
 from neoq.held.step import SIGNAL, Step
 from neoq.job import Job
@@ -21,6 +22,38 @@ class HeldOperations:
 
     engine: Engine
     store: Store
+
+    def batch(
+        self,
+        then: Job,
+        *,
+        name: str | None = None,
+        wait_for: WaitFor = "ended",
+        stop_on_dead: bool = False,
+        transaction: Any = None,
+    ) -> OpenBatch:
+        """A block whose jobs are the members of a batch; ``then`` runs when all of them have ended.
+
+        The block's ``enqueue``, ``enqueue_many`` and ``batch`` add members, which may run at once. The callback
+        ``then`` waits until the block has ended, and all members are SUCCEEDED, DEAD, CANCELLED or deleted.
+        With ``wait_for="succeeded"`` it waits for a dead member, too, until that is retried well, deleted or
+        cancelled. With ``stop_on_dead`` the first dead member cancels the others.
+
+        A block that is left by an exception cancels the batch. One whose process dies leaves it open; with a
+        ``name``, the same block opens it again, and takes it over from any other: members whose fingerprints
+        it has already are not added twice. The block joins a ``transaction`` of yours whole (backends that
+        share one); one that is left by an exception there is to be rolled back.
+
+        The callback has the counts as ``job.batch``, and the members by ``job.batch.results()``.
+        """
+        return OpenBatch(
+            self.engine,
+            then,
+            name=name,
+            wait_for=wait_for,
+            stop_on_dead=stop_on_dead,
+            transaction=transaction,
+        )
 
     def signal(
         self,

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from neoq.batch import given, refreshed
 from neoq.clock import machine
 from neoq.engine.search import pages
+from neoq.errors import StaleLeaseError
 from neoq.filter import Filter
 from neoq.held.group import Batch, Group
 from neoq.job import Job
-from neoq.outcome import lease_of
-from neoq.record import JobOptions
+from neoq.outcome import Outcome, lease_of
+from neoq.payload import sized_result
+from neoq.record import JobOptions, Status
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from neoq.store import Store
 
 TEND_AT_MOST = 1.0  # seconds of one heartbeat
+CANCEL_AT_MOST = 10.0  # seconds until the members of a batch that is cancelled are left to the heartbeats
 
 
 class Holding:
@@ -57,6 +60,26 @@ class Holding:
         from neoq.engine.recorder import Recorder  # here, since most programs have no steps
 
         return Recorder(self.store, patience=self.config.lease)
+
+    def complete(self, job: Job, connection: Any, result: Any) -> None:
+        """Settle a running job as succeeded inside its handler's own transaction."""
+        outcome = Outcome(
+            lease_of(job),
+            Status.SUCCEEDED,
+            started_at=job.started,
+            finished_at=self.clock.time(),
+            result=sized_result(result, self.config.max_payload),
+        )
+        stepped: Any = getattr(job.slot, "stepped", None)
+        if stepped is not None:
+            outcome = stepped.followed(outcome)
+        if self.store.settle([outcome], transaction=connection):
+            raise StaleLeaseError(
+                f"job {job.id} is no longer ours: its lease was lost, and others may run it; roll back",
+                queue=job.queue,
+                job_id=job.id,
+            )
+        job.completed = True
 
     # -- for the steps of an attempt ---------------------------------------------------------------------
 
@@ -108,8 +131,8 @@ class Holding:
             for stepped, saved in found:
                 stepped.note_saved(saved)
 
-    def tend(self) -> None:
+    def tend(self, seconds: float = TEND_AT_MOST) -> None:
         """Do what follows from what the store has recorded, as far as there is time for it."""
-        give_up = machine.monotonic() + TEND_AT_MOST
+        give_up = machine.monotonic() + seconds
         while self.store.tend() and machine.monotonic() < give_up:
             pass
