@@ -56,6 +56,7 @@ from neoq.testing.cases.tasks import ClaimByKindCases, TaskCases
 from neoq.testing.cases.timing import FutureCases, OrderCases, RunnerCases
 from neoq.testing.cases.unique import UniqueCases
 from neoq.testing.cases.waiting import FarWaitCases, WatchCases
+from neoq.testing.cases.workflows import WorkflowCases, WorkflowTransactionCases
 
 
 class BackendConformance(
@@ -129,6 +130,8 @@ class BackendConformance(
     LimitLeaseCases,
     UniqueForCases,
     DebounceCases,
+    WorkflowCases,
+    WorkflowTransactionCases,
     DurableCases,
     LeaseCases,
     SharedCases,
