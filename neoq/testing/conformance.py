@@ -22,6 +22,7 @@ from __future__ import annotations
 from neoq.testing.cases.attempts import AftermathCases, SurroundingsCases, UndoneCases
 from neoq.testing.cases.audit import AuditCases, PastTickCases, WorkerCases
 from neoq.testing.cases.batches import BatchCases, MemberCases, StopCases
+from neoq.testing.cases.blocks import BatchBlockCases, BatchTransactionCases
 from neoq.testing.cases.capacity import CapacityCases
 from neoq.testing.cases.counting import CountCases
 from neoq.testing.cases.durable import DurableCases, LeaseCases, SharedCases, TransactionCases
@@ -132,6 +133,8 @@ class BackendConformance(
     DebounceCases,
     WorkflowCases,
     WorkflowTransactionCases,
+    BatchBlockCases,
+    BatchTransactionCases,
     DurableCases,
     LeaseCases,
     SharedCases,
