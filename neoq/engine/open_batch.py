@@ -118,8 +118,8 @@ class OpenBatch:
         """Add a member; it takes what `Backend.enqueue` takes, and may run before the block ends.
 
         Members are not unique unless they say so. In a named batch a job whose fingerprint a member has is
-        returned with ``duplicate=True``, whether that has ended or not. Raises BatchClosedError where the batch was stopped, or
-        another block has opened it by its name.
+        returned with ``duplicate=True``, whether that has ended or not. Raises BatchClosedError where the
+        batch was stopped, or another block has opened it by its name.
         """
         return self._add(self._engine.holding.given(queue, payload, options))[0]
 

@@ -186,6 +186,7 @@ class Runtime:
             pools=lambda: list(self.pools.values()),
             parked=self.parked,
             claimed=self.note_claimed,
+            limited=self.holding.limited,
         )
         self.announcer = Announcer(self.store, config)
         self.lookout = Lookout(self.store, config, self.awaited)
@@ -219,6 +220,7 @@ class Runtime:
                 "look for unknown kinds": self.unknown.log_new,
                 "saved values": self.holding.write_saved,
                 "care of groups": self.holding.tend,
+                "look for limits": self.holding.refresh_limits,
             },
         )
 
@@ -232,6 +234,7 @@ class Runtime:
             new_slot=self.new_slot,
         )
         pool.suspended = self.manual_run is not None
+        pool.limited = self.holding.limited
         self.leave_out_others()
 
     def new_slot(self) -> AttemptSlot:
