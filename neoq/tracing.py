@@ -15,7 +15,7 @@ from weakref import WeakSet
 import neoq
 from neoq.backend import Backend
 from neoq.batch import Batch
-from neoq.errors import ConfigError, JobCancelled, NeoqError, ShutdownRequested, Snooze
+from neoq.errors import ConfigError, JobCancelled, NeoqError, ShutdownRequested, Snooze, Suspended
 from neoq.job import Job
 from neoq.wording.bounds import MAX_TYPE, class_name, cut, full_name
 
@@ -244,6 +244,7 @@ def _identity(job: Job) -> dict[str, Any]:
 
 _NO_FAILURES: dict[type[BaseException], str] = {
     Snooze: "snoozed",
+    Suspended: "suspended",
     ShutdownRequested: "interrupted",
     JobCancelled: "cancelled",
 }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -276,6 +278,128 @@ def test_a_signal_may_come_before_or_while_a_job_waits(backend: neoq.Backend) ->
     assert backend.wait(job.id, 10).result == [{"by": "ada"}, {"by": "ada"}, None]
     assert not backend.signal(job.id, "other")
     assert not backend.signal(10**9, "go")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[tuple[neoq.Backend, Path]]:
+    """A backend on a file that has a table of the program's, too."""
+    path = tmp_path / "jobs.db"
+    with neoq.SqliteBackend(str(path), heartbeat=0.05, job_check_interval=0.05) as backend:
+        backend.queues()
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("create table effects (n integer)")
+            connection.commit()
+        yield backend, path
+
+
+def test_a_step_joins_the_callers_transaction(file: tuple[neoq.Backend, Path]) -> None:
+    """Effect and record are one commit; what is rolled back never was, and runs again under its name."""
+    backend, path = file
+
+    def insert(connection: sqlite3.Connection, n: int) -> int:
+        connection.execute("insert into effects values (?)", (n,))
+        return n
+
+    def handler(job: Job) -> Any:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("begin immediate")
+            job.step("book", insert, connection, 1, transaction=connection)
+            connection.execute("rollback")
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("begin immediate")
+            found = job.step("book", insert, connection, 2, transaction=connection)
+            with pytest.raises(neoq.NeoqError, match="transaction of step 'book' is open; commit it first"):
+                job.step("next", int)
+            connection.execute("commit")
+        if not job.retries:
+            raise ValueError
+        return found
+
+    assert run(backend, lambda job: job.step("x", int) or once(job, handler)).result == 2
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("select n from effects").fetchall() == [(2,)]
+
+
+def once(job: Job, handler: Callable[[Job], Any]) -> Any:
+    """Run a handler in the first attempt, and read back in the second what it has recorded."""
+    return handler(job) if not job.retries else job.step("book", lambda: "again")
+
+
+def test_a_return_inside_an_open_transaction_fails(file: tuple[neoq.Backend, Path]) -> None:
+    """A handler that returns before it has committed has failed: its step may never come to be."""
+    backend, path = file
+    left: list[sqlite3.Connection] = []
+
+    def handler(job: Job) -> int:
+        if job.retries:
+            return 7
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        left.append(connection)
+        connection.execute("begin immediate")
+        return job.step("book", int, transaction=connection)
+
+    backend.listen("steps", handler, retry=RetryPolicy(delay=lambda _: 0.01))
+    job = backend.enqueue("steps")
+    with until(lambda: bool(left)):
+        pass
+    time.sleep(0.05)
+    left[0].execute("rollback")
+    left[0].close()
+    done = backend.wait(job.id, 20)
+    assert (done.result, done.retries) == (7, 1)
+    assert "the handler's return comes while the transaction of step 'book'" in str(done.error)
+
+
+def test_saved_values_are_written_with_the_heartbeat(file: tuple[neoq.Backend, Path]) -> None:
+    """While a job runs, another process could read what it has saved: a kill loses the last seconds only."""
+    backend, _ = file
+    saved, go = threading.Event(), threading.Event()
+
+    def handler(job: Job) -> None:
+        job.save("row", 17)
+        saved.set()
+        go.wait(10)
+
+    backend.listen("steps", handler)
+    job = backend.enqueue("steps")
+    assert saved.wait(10)
+    with until(lambda: [step.data for step in backend.store.steps(job.id)] == [b"17"]):
+        go.set()
+    assert backend.wait(job.id, 10).status is Status.SUCCEEDED
+
+
+def test_a_step_under_a_lost_lease_stops_the_attempt(file: tuple[neoq.Backend, Path]) -> None:
+    """A step that the store refuses ends the attempt, which is given back and not charged."""
+    backend, _ = file
+    record, refused = backend.store.record, list[int]()
+
+    def refuse_once(records: Any, **options: Any) -> set[int]:
+        if not refused:
+            refused.append(records[0][0].job_id)
+            return set(refused)
+        return record(records, **options)
+
+    backend.store.__dict__["record"] = refuse_once
+    after: list[str] = []
+
+    def handler(job: Job) -> int:
+        found = job.step("a", lambda: 5)
+        after.append("after")
+        return found
+
+    job = run(backend, handler)
+    assert (job.result, job.retries, after) == (5, 0, ["after"])
+    assert refused == [job.id]
+
+
+def test_a_step_can_be_interrupted(backend: neoq.Backend) -> None:
+    """A timeout ends the function of a step as it ends a handler."""
+
+    def handler(job: Job) -> None:
+        job.step("long", lambda: [time.sleep(0.01) for _ in range(1000)])
+
+    job = run(backend, handler, timeout=0.05, max_retries=0)
+    assert "JobTimeout" in str(job.error)
 
 
 @contextmanager

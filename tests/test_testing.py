@@ -352,3 +352,46 @@ def test_inline_runs_a_duplicate_that_is_brought_forward(backend: neoq.MemBacken
         assert first.status is neoq.Status.RETRYING
         again = backend.enqueue("q")
         assert (again.id, again.status, again.duplicate) == (first.id, neoq.Status.SUCCEEDED, True)
+
+
+def test_inline_runs_members_callbacks_and_what_waits() -> None:
+    """Inline, members run as they are added, their callback as the block ends, and a wait at its signal."""
+    ran: list[str] = []
+
+    def parent(job: neoq.Job) -> None:
+        ran.append(str(job.call("child", neoq.Job("member"))))
+        ran.append(str(job.wait_for("go")))
+
+    with neoq.MemBackend() as backend, testing.inline(backend):
+        backend.listen("member", lambda _: ran.append("member"))
+        backend.listen("then", lambda job: ran.append(f"then {job.batch and job.batch.succeeded}"))
+        backend.listen("parent", parent)
+        with backend.batch(then=neoq.Job("then")) as batch:
+            batch.enqueue("member")
+            assert ran == ["member"]
+        assert ran == ["member", "then 1"]
+        job, queue = backend.enqueue("parent"), "parent"
+        assert ran[2:] == ["member", "None"]
+        assert backend.jobs(queue)[0].held == "signal"
+        backend.signal(job, "go", {"by": "ada"})
+    assert ran[4:] == ["None", "{'by': 'ada'}"]
+
+
+def test_a_clock_moves_sleeps_and_timeouts() -> None:
+    """A clock of the test's moves a job that sleeps, and one that waits for a signal up to a time."""
+
+    def drip(job: neoq.Job) -> Any:
+        job.sleep("first", timedelta(days=3))
+        return job.wait_for("answer", timeout=timedelta(days=7))
+
+    with neoq.MemBackend() as backend, testing.clock(backend) as clock:
+        backend.listen("drip", drip)
+        queue = backend.enqueue("drip").queue
+        clock.advance(days=2.9)
+        assert backend.jobs(queue)[0].status is neoq.Status.PENDING
+        clock.advance(days=0.2)
+        assert backend.jobs(queue)[0].held == "signal"
+        clock.advance(days=6.8)
+        assert backend.jobs(queue)[0].held == "signal"
+        clock.advance(days=0.3)
+        assert backend.jobs(queue)[0].status is neoq.Status.SUCCEEDED

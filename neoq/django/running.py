@@ -19,7 +19,7 @@ from neoq.django.contract import (
 from neoq.django.options import Options
 from neoq.django.results import put, result_of
 from neoq.engine.attempt import describe
-from neoq.errors import DeadlineExceeded, Discard, JobCancelled, ShutdownRequested, Snooze
+from neoq.errors import DeadlineExceeded, Discard, JobCancelled, ShutdownRequested, Snooze, Suspended
 from neoq.job import Job
 from neoq.record import Status
 from neoq.retry import RetryPolicy
@@ -78,8 +78,8 @@ class RunnableTask:
         """Whether the job ends with this error: it is not run again."""
         if isinstance(error, (Discard, JobCancelled, DeadlineExceeded)):
             return not job.lease_lost
-        if isinstance(error, (Snooze, ShutdownRequested)):
+        if isinstance(error, (Snooze, ShutdownRequested, Suspended)):
             return False
         retries = self.options["max_retries"] if job.max_retries is None else job.max_retries
         policy = self.options.get("retry", RetryPolicy())
-        return job.status is Status.RUNNING and (job.retries >= retries or not policy.retries(error))
+        return job.status is Status.RUNNING and (job.attempt > retries or not policy.retries(error))

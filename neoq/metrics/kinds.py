@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from neoq.errors import ShutdownRequested, Snooze
+from neoq.errors import ShutdownRequested, Snooze, Suspended
 from neoq.metrics.figures import NO_TIMES, Figures
 from neoq.metrics.names import KIND_RUN, KnownKinds
 from neoq.series import BUCKETS
@@ -35,7 +35,7 @@ class _KindTimes:
         try:
             result = call_next(job)
             outcome = "ok"
-        except Snooze:
+        except (Snooze, Suspended):
             outcome = "ok"
             raise
         except ShutdownRequested:

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from neoq.backend import Backend
 from neoq.engine.attempt import attempt
 from neoq.engine.interrupt import running_in
-from neoq.errors import Signal
+from neoq.errors import Signal, Suspended
 from neoq.job import Job, call_of, plain
 from neoq.outcome import Successes
 from neoq.store import Demand
@@ -78,7 +78,7 @@ def _watched(listener: Listener, on_error: Callable[[BaseException], None]) -> L
     def told(job: Job) -> Any:
         try:
             return call(job)
-        except Signal:
+        except (Signal, Suspended):
             raise
         except BaseException as error:
             on_error(error)
@@ -95,8 +95,10 @@ def inline(backend: Backend) -> Iterator[None]:
 
     The job is settled first, as ever: one that failed waits for its retry or is dead. Signals (Retry,
     Snooze, Discard) are obeyed and not raised. ``enqueue`` returns the job as it is after its run. Future
-    jobs wait; there are no timeouts. Only the jobs of this process's listeners run. With ``transaction=`` a
-    job runs at the commit, on any backend, and is gone with a rollback.
+    jobs wait; there are no timeouts. Members of a batch run as they are added, and its callback as its
+    block ends; a job that waits for a signal goes on as that is sent. Only the jobs of this process's
+    listeners run. With ``transaction=`` a job runs at the commit, on any backend, and is gone with a
+    rollback.
     """
     runner = ManualRunner(backend)
 
@@ -110,8 +112,33 @@ def inline(backend: Backend) -> Iterator[None]:
         run()
         return [_as_it_is(backend, job) for job in added]
 
-    with runner.threads_suspended(), after_add(backend, after, run=run):
+    with runner.threads_suspended(), after_add(backend, after, run=run), _after_wakes(backend, run):
         yield
+
+
+@contextmanager
+def _after_wakes(backend: Backend, run: Callable[[], None]) -> Iterator[None]:
+    """Call a function after what may release a held job: the end of a batch's block, and a signal."""
+    own: dict[str, Any] = backend.store.__dict__
+
+    def then_run(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            found = method(*arguments, **keywords)
+            run()
+            return found
+
+        return call
+
+    before = {name: own.get(name) for name in ("seal", "signal")}
+    own.update({name: then_run(getattr(backend.store, name)) for name in before})
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            if method is None:
+                del own[name]
+            else:
+                own[name] = method
 
 
 def _as_it_is(backend: Backend, job: Job) -> Job:
