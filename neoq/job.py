@@ -264,6 +264,15 @@ class Job(Stepwise, Record):
         """
         return self._running_slot("shield").shield(self)
 
+    def fail(self, reason: str | BaseException = "") -> None:
+        """Let this job fail, of those that a handler of `Backend.listen_many` was called with.
+
+        It is retried, or dead, as if its own attempt had raised; the others are not concerned. An exception
+        is taken as it is: a `Discard` ends the job, a `Retry` or a `Snooze` says when it runs again.
+        """
+        slot = self._running_slot("fail")
+        slot.fail(self, reason if isinstance(reason, BaseException) else RuntimeError(reason or "it failed"))
+
     def complete(self, connection: Any, result: Any = None) -> None:
         """Settle the job as succeeded inside the caller's own transaction on ``connection``.
 

@@ -60,7 +60,7 @@ def attempt(
     now = listener.clock.time
     started = now()
     if job.cancel_asked or (job.expires is not None and started + job.clock_skew >= job.expires):
-        return _Ending(job, listener, slot, watchdog).not_started(started)
+        return Ending(job, listener, slot, watchdog).not_started(started)
     until = slot.plan(job, _timeout(job, listener) if job.special else listener.timeout, started)
     if watchdog is not None and until < watchdog.wakes_at:
         watchdog.expect(until)
@@ -85,7 +85,7 @@ def attempt(
         error = undone(result, job.queue)
     if error is not None or job.completed or slot.stepped is not None:
         try:
-            return _Ending(job, listener, slot, watchdog).otherwise(started, error, asked, result)
+            return Ending(job, listener, slot, watchdog).otherwise(started, error, asked, result)
         finally:
             slot.stepped = None
             error = None  # or the traceback and this frame would keep each other alive
@@ -93,11 +93,11 @@ def attempt(
     if result is not None:
         job.result_body = plain_json(result)
         if job.result_body is None or len(job.result_body) > listener.max_result:
-            return _Ending(job, listener, slot, watchdog).returned(result)
+            return Ending(job, listener, slot, watchdog).returned(result)
     return job
 
 
-class _Ending:
+class Ending:
     """What an attempt's end may ask of the handler's objects and the queue's functions.
 
     Text and traceback of an exception, a retry policy, a result, a line of log, on_error: each may run
@@ -184,8 +184,6 @@ class _Ending:
                 if told is not None:
                     listener.failed()
             self._guarded(outcome, say)
-            if outcome.status is Status.DEAD and _holds_line(job, listener):
-                self._guarded(outcome, _log_held_line, job, listener)
             if told is not None and listener.on_error is not None:
                 _, broken = self._guarded(outcome, listener.on_error, job, told)
                 if broken is not None:
@@ -434,21 +432,6 @@ def _judge_abandoned(job: Job, listener: Listener, slot: AttemptSlot, asked: Int
     outcome = _at_least(job, listener, started, describe(error), asked)
     judged = in_time(partial(_judge, job, listener, started, error, asked), LONGEST_DELAY)
     return judged or (outcome, error, partial(_log_hanging_delay, job, listener, error, outcome))
-
-
-def _holds_line(job: Job, listener: Listener) -> bool:
-    """Whether the jobs behind a dead one wait for it."""
-    limits = listener.limits
-    return limits is not None and limits.ordered and limits.hold_dead and job.key is not None
-
-
-def _log_held_line(job: Job, listener: Listener) -> None:
-    listener.logger.critical(
-        "job %s of %s is dead and holds the line of key %s: retry or delete it, and its line goes on",
-        job.id,
-        job.queue,
-        job.key,
-    )
 
 
 def fruitless(job: Job) -> int:

@@ -43,7 +43,7 @@ def as_function(handler: Callable[[Job], Any]) -> Callable[[Job], Any]:
         return handler
 
     def run(job: Job) -> Any:
-        return _run(handler, job)
+        return run_coroutine(handler, job, cast("Cancellable | None", job.slot))
 
     return run
 
@@ -55,16 +55,18 @@ def close_loop() -> None:
         runner.close()
 
 
-def _run(handler: Callable[[Job], Coroutine[Any, Any, Any]], job: Job) -> Any:
+def run_coroutine(
+    handler: Callable[[Any], Coroutine[Any, Any, Any]], argument: Any, slot: Cancellable | None
+) -> Any:
+    """Run a coroutine function to its end in this thread's event loop; interrupts of the slot cancel it."""
     import asyncio
 
     context = contextvars.copy_context()
     if _is_in_loop():  # of a test that is a coroutine itself, and runs jobs inline
-        return _in_thread_of_its_own(handler, job, context)
+        return _in_thread_of_its_own(handler, argument, context)
     if (runner := getattr(_here, "runner", None)) is None:
         runner = _here.runner = asyncio.Runner()
-    slot = cast("Cancellable | None", job.slot)
-    run = _Run(handler, job, runner.get_loop())
+    run = _Run(handler, argument, runner.get_loop())
     if slot is None:
         return runner.run(run.main(), context=context)
     try:
@@ -87,13 +89,13 @@ def _is_in_loop() -> bool:
 
 
 def _in_thread_of_its_own(
-    handler: Callable[[Job], Coroutine[Any, Any, Any]], job: Job, context: contextvars.Context
+    handler: Callable[[Any], Coroutine[Any, Any, Any]], argument: Any, context: contextvars.Context
 ) -> Any:
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as threads:
-        return threads.submit(context.run, asyncio.run, handler(job)).result()
+        return threads.submit(context.run, asyncio.run, handler(argument)).result()
 
 
 class _Run:
@@ -101,12 +103,12 @@ class _Run:
 
     def __init__(
         self,
-        handler: Callable[[Job], Coroutine[Any, Any, Any]],
-        job: Job,
+        handler: Callable[[Any], Coroutine[Any, Any, Any]],
+        argument: Any,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._handler = handler
-        self._job = job
+        self._argument = argument
         self._loop = loop
         self._task: asyncio.Task[Any] | None = None
         self._cancelled = False
@@ -128,7 +130,7 @@ class _Run:
         if self._cancelled:
             raise asyncio.CancelledError
         try:
-            return await self._handler(self._job)
+            return await self._handler(self._argument)
         finally:
             self._task, mine = None, self._task
             left = [task for task in asyncio.all_tasks() if task is not mine]

@@ -284,6 +284,10 @@ class AttemptSlot:
         with self._lock:
             pass
 
+    def fail(self, job: Job, error: BaseException) -> None:
+        """Refuse: a handler of one job raises."""
+        raise NeoqError("job.fail() is for listen_many(); raise an exception here", job_id=job.id) from error
+
     def due(self) -> float:
         """The monotonic time at which the watchdog has to look here again."""
         if self.job is None:  # one that is about to begin has told its time already
@@ -416,10 +420,6 @@ class SecondLook:
     def __init__(self, look: Callable[[], None], interval: float) -> None:
         self._look = look
         self._interval = interval
-        self._due = -math.inf
-
-    def hurry(self) -> None:
-        """Let the next check look."""
         self._due = -math.inf
 
     def check(self, now: float) -> float:

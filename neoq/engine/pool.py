@@ -11,7 +11,7 @@ import os
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from neoq.engine.attempt import Judged, abandoned, attempt
@@ -71,11 +71,11 @@ class RunnerPool:
         self.stopping = False
         self.without_threads = False  # the interpreter is going down, and no thread can be started any more
         self.suspended = False  # a test runs the jobs by hand
+        self.runner_class: type[Runner] = Runner
         self.processed = 0  # by runners that are gone
         self.callback_threads: list[threading.Thread] = []
         self._busy = 0.0  # seconds that the last chunks took, and their jobs: decaying sums
         self._jobs = 0.0
-        self.limited: Container[str] = ()  # queues with limits
         self._max_abandoned = max_abandoned
         self._new_slot = new_slot
         self._numbers = 0
@@ -130,7 +130,7 @@ class RunnerPool:
         self._numbers += 1
         runner = None
         try:
-            runner = Runner(self, self._new_slot(), ahead, self._numbers)
+            runner = self.runner_class(self, self._new_slot(), ahead, self._numbers)
             self.spare -= 1
             self.runners.append(runner)
             self.watchdog.start()
@@ -270,7 +270,8 @@ class Runner:
         self.ahead = ahead
         self.done = slot.done
         self.wakeup = Wakeup()
-        self.parked = False  # it waits to be called, and holds nothing
+        self.together: list[Job] = []  # of one call of a handler that takes many: see many.py
+        self.parked = False  # it waits to be called
         self.processed = 0
         self._seen: Job | None = None
         self._size = 1  # of the next chunk
@@ -381,9 +382,7 @@ class Runner:
         seconds /= self._chunk
         self.seconds += SMOOTHING * (seconds - self.seconds)
         fits = int(AHEAD_SECONDS / max(self.seconds, seconds, 1e-6))
-        self._size = (
-            1 if self.pool.queue in self.pool.limited else max(1, min(2 * self._size, fits, MAX_AHEAD))
-        )
+        self._size = max(1, min(2 * self._size, fits, MAX_AHEAD))
         self._chunk = 0
 
     def _steal(self) -> bool:
@@ -397,7 +396,7 @@ class Runner:
                 return True
         return False
 
-    def _park(self) -> None:
+    def _park(self, seconds: float | None = None) -> None:
         """Wait to be woken. It joins `idle` first and looks for jobs after: so it misses no wakeup."""
         pool = self.pool
         pool.idle.append(self)
@@ -405,7 +404,7 @@ class Runner:
             if not (pool.stopping or self._find()):
                 pool.source.note_idle(pool.queue)
                 self.parked = True
-                self.wakeup.wait(None)
+                self.wakeup.wait(seconds)
         finally:
             self.parked = False
             called = self._was_called()

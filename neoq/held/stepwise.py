@@ -106,6 +106,9 @@ class RunningAttempt(Protocol):
     def complete(self, job: Any, connection: Any, result: Any) -> None:
         """Settle the job as succeeded in a transaction of the handler's."""
 
+    def fail(self, job: Any, error: BaseException) -> None:
+        """Let one job of a call of many fail."""
+
     def steps_of(self, job: Any, method: str) -> Steps:
         """The steps of this attempt, which are asked for by a method of the job."""
 

@@ -39,7 +39,6 @@ class ManualRunner:
         engine = self.backend.engine
         engine.ensure_readable()
         engine.suspend(self.run_ready)
-        engine.holding.hand_limits(engine.listeners.values())
         try:
             yield
         finally:
