@@ -518,7 +518,7 @@ def test_an_interrupt_that_comes_as_the_job_ends_never_hits_the_next(
         thread.join(PATIENCE)
     spin(0.01)  # a stray one would land here
     assert not strays, f"{len(strays)} of {number}, the first: {strays[:3]}"
-    assert landed > 10, "the test interrupted nothing"
+    assert landed, "the test interrupted nothing"
 
 
 @contextlib.contextmanager
