@@ -87,7 +87,6 @@ class Claimer:
             "known_queues": known_queues,
             "known_levels": known_levels,
             "known_from": known_from,
-            "counted": True,
         }
         rows, due, now = self._execute(values, token)
         self._hints.learn(

@@ -13,6 +13,7 @@ from neoq.job import DuplicateJobError, Job
 from neoq.record import Status
 from neoq.redis.connection import Call
 from neoq.redis.find import Finder
+from neoq.redis.groups import Groups
 from neoq.redis.keys import Ids, ids_in
 from neoq.redis.parts import (
     MEETS,
@@ -30,7 +31,16 @@ from neoq.redis.scripts import AT_ONCE, Script
 from neoq.store import must_not_meet, refuse_taken_uids, taken_by
 
 # What add.lua is told of most calls.
-_USUAL: dict[str, Any] = {"room": "", "gated": 0, "cron": "", "tick": "", "entry": "", "deadline": ""}
+_USUAL: dict[str, Any] = {
+    "room": "",
+    "gated": 0,
+    "cron": "",
+    "tick": "",
+    "entry": "",
+    "deadline": "",
+    "void": 0,
+}
+_USUAL |= {"opened": "", "batch": ""}
 
 
 class NoRoom(Exception):
@@ -59,9 +69,10 @@ class New(NamedTuple):
 class Adder:
     """Adds jobs, one batch at a time, so that the last batch can be sent again after a lost reply."""
 
-    def __init__(self, queues: RedisQueues, finder: Finder) -> None:
+    def __init__(self, queues: RedisQueues, finder: Finder, groups: Groups) -> None:
         self._queues = queues
         self._finder = finder
+        self._groups = groups
         self._lock = threading.Lock()
         self._next: dict[str, int] = {}  # by queue: the first free id, as far as this process knows
 
@@ -96,9 +107,12 @@ class Adder:
             added = None
         return self.add((job,), token, {})[0] if added is None else added
 
-    def delivery(self, queue: str, entry: bytes, until: float, jobs: Sequence[bytes]) -> Call:
-        """The call that adds what an outbox has, once; ``jobs`` are as `described` has them."""
-        script, header = self._header(queue, b"", entry=entry, deadline=repr(until))
+    def delivery(self, queue: str, entry: bytes, until: float, jobs: Sequence[bytes], *, void: bool) -> Call:
+        """The call that adds what an outbox has, once; ``jobs`` are as `described` has them.
+
+        ``void`` leaves out those of groups: these take no more.
+        """
+        script, header = self._header(queue, b"", entry=entry, deadline=repr(until), void=int(void))
         return self._queues.call_of(script, queue, [*header, *jobs])
 
     def register(self, queue: str) -> None:
@@ -150,9 +164,23 @@ class Adder:
             else:
                 return part.jobs[0]
 
+    def open_batch(self, then: Job, batch: bytes, token: bytes) -> Job:
+        """Add the callback of a batch, held; or return the job that has its fingerprint."""
+        if then.special:
+            count_spans(then, self._queues.time())
+        part = Part(then.queue, [0], [then])
+        while True:
+            call = self._general_call(part, token, None, 0, batch=batch)
+            try:
+                self._read(part, self._queues.redis.call_and_wait(*call))
+            except Unregistered:
+                self.register(then.queue)
+            else:
+                return part.jobs[0]
+
     def _add_alone(self, job: Job, token: bytes, room: int | None) -> Job:
         with self._lock:
-            if token and room is None and job.uid is None and not job.waits:
+            if token and room is None and job.uid is None and job.group is None and not job.waits:
                 added = self._add_usual(job, token)
                 if added is not None:
                     return added
@@ -254,7 +282,7 @@ class Adder:
 
     def _new_calls(self, pieces: list[Part], token: bytes, number: int) -> New | None:
         """Add jobs whose fingerprints are free, as nearly all are; None where that does not decide it."""
-        if any(job.uid is not None for piece in pieces for job in piece.jobs):
+        if any(job.uid is not None or job.group is not None for piece in pieces for job in piece.jobs):
             return None
         fingerprints: list[bytes] = []
         calls: list[Call] = []
@@ -348,7 +376,9 @@ class Adder:
         *,
         gated: bool = False,
         cron: tuple[str, str] = ("", ""),
+        batch: bytes = b"",
     ) -> Call:
+        opening = None if part.jobs[0].group is None else self._groups.opening(part.jobs[0])
         script, arguments = self._header(
             part.queue,
             token,
@@ -356,9 +386,12 @@ class Adder:
             gated=int(gated),
             cron=cron[0],
             tick=cron[1],
+            opened=b"" if opening is None else opening.text,
+            batch=batch,
         )
+        named = opening is not None and opening.named
         for job in part.jobs:
-            arguments += described(job, b"s" if cron[0] else MEETS[job.on_duplicate])
+            arguments += described(job, b"s" if cron[0] else MEETS[job.on_duplicate], named=named)
         return script, self._keys(part.queue, script.keys, number), arguments
 
     def _header(self, queue: str, token: bytes, **said: Any) -> tuple[Script, list[Any]]:
@@ -405,6 +438,8 @@ class Adder:
             self._meet(part, {0: int(reply[1])})
         elif what == b"again":
             self._recall(part, reply[1])
+        elif what == b"closed":
+            raise self._groups.refuse(part.jobs[0])
         elif what == b"unknown":
             raise Unregistered(queue)
         elif what == b"full":
@@ -419,6 +454,8 @@ class Adder:
         found = {job.id: job for job in self._finder.snapshots(part.queue, list(set(holders.values())))}
         for place, name in holders.items():
             job = found.get(name, part.jobs[place]).snapshot()  # the holder may be deleted by now
+            if name not in found and job.group is not None:
+                job.status = Status.CANCELLED
             job.id, job.duplicate = name, True
             part.jobs[place] = job
 

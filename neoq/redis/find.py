@@ -264,6 +264,8 @@ class Finder:
 
     def _few_of(self, queue: str, wanted: Filter) -> list[int] | None:
         """The ids of jobs that may match by status and end; None if they are too many to read."""
+        if wanted.group is not None:
+            return self._members(queue, wanted.group)
         recent = wanted.since if wanted.by_end else None
         if wanted.statuses is None and recent is None:
             return None
@@ -282,6 +284,14 @@ class Finder:
             stored_in(place, member) for place, found in zip(starts, members, strict=True) for member in found
         ]
         return [one for one in ids if one is not None]
+
+    def _members(self, queue: str, group: str) -> list[int]:
+        """The ids of the jobs of a group in a queue."""
+        key, start, found = self._queues.keys(queue).key("members"), f"[{group}", list[int]()
+        while page := self._redis.command("ZRANGEBYLEX", key, start, f"({group}:", "LIMIT", 0, PAGE):
+            found += [int(digits) for one in page if (digits := one.rpartition(b"/")[2]).isdigit()]
+            start = b"(" + page[-1]
+        return found
 
     def _downwards(self, queue: str, below: int | None, limit: int) -> Iterator[int]:
         """The ids of a queue, newest first: of existing jobs, and of some that were dropped."""

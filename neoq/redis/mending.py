@@ -16,9 +16,37 @@ if TYPE_CHECKING:
     from neoq.wording.safe_logger import SafeLogger
 
 _OF_QUEUE = {
-    b"hash": ("jobs", "payloads", "life", "results", "progress", "uniq", "ticks", "steps", "out"),
-    b"zset": ("ids", "ready", "wait", "retry", "lease", "done", "dead", "cancelled", "held", "took"),
-    b"set": ("cancel", "crashed", "idle"),
+    b"hash": (
+        "jobs",
+        "payloads",
+        "life",
+        "results",
+        "progress",
+        "uniq",
+        "ticks",
+        "steps",
+        "out",
+        "groups",
+        "ends",
+        "opener",
+        "known",
+    ),
+    b"zset": (
+        "ids",
+        "ready",
+        "wait",
+        "retry",
+        "lease",
+        "done",
+        "dead",
+        "cancelled",
+        "held",
+        "took",
+        "members",
+        "tell",
+        "stopped",
+    ),
+    b"set": ("cancel", "crashed", "idle", "halts"),
     b"string": ("seq",),
 }
 _GLOBAL = {

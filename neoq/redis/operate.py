@@ -5,24 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neoq.redis.find import Finder
+from neoq.redis.groups import Groups
 from neoq.redis.queues import RedisQueues
 from neoq.redis.scripts import AT_ONCE
+from neoq.redis.sweep import Sweeper
 from neoq.store import Action, Changed, taken_by
 
 
 class Operator:
     """Cancels, retries and deletes jobs, and pauses queues."""
 
-    def __init__(self, queues: RedisQueues, finder: Finder) -> None:
+    def __init__(self, queues: RedisQueues, finder: Finder, groups: Groups, sweeper: Sweeper) -> None:
         self._queues = queues
         self._redis = queues.redis
         self._finder = finder
+        self._groups = groups
+        self._sweeper = sweeper
 
     def change(self, job_ids: Sequence[int], action: Action) -> Changed:
         """Cancel, retry or delete jobs."""
         done, running, queues = set[int](), set[int](), set[str]()
         by_queue: dict[str, list[int]] = {}
         for job in self._finder.of_ids(job_ids):
+            if action == "retry" and job.group is not None and not self._groups.may_revive(job):
+                continue
             by_queue.setdefault(job.queue, []).append(job.id)
         for queue, ids in by_queue.items():
             for start in range(0, len(ids), AT_ONCE):
@@ -36,15 +42,9 @@ class Operator:
                 if reply[0]:
                     queues.add(queue)
                 if reply[1]:
-                    self._publish_cancel(queue, [int(stored) for stored in reply[1]])
+                    self._sweeper.publish_cancel(queue, [int(stored) for stored in reply[1]])
+                self._groups.follow_up(queue, reply[3], reply[4])
         return Changed(frozenset(done), frozenset(running), frozenset(queues))
-
-    def _publish_cancel(self, queue: str, stored: list[int]) -> None:
-        """Tell the workers of running jobs about the cancel; their next `extend` tells them, too."""
-        leases = self._finder.leases_of(queue, stored).values()
-        workers = {lease.rpartition(b":")[2] for lease in leases}
-        channel = self._queues.channel.encode()
-        self._redis.commands([("PUBLISH", channel + name, "") for name in sorted(workers)])
 
     def set_paused(self, queue: str, paused: bool) -> None:
         """Hold a queue's jobs back, or let them go."""

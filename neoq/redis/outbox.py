@@ -9,20 +9,23 @@ more than a minute ago, so a process that stands still in between cannot deliver
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from neoq.errors import BackendError
 from neoq.job import Job
 from neoq.redis.add import Adder
+from neoq.redis.groups import Groups
 from neoq.redis.parts import MEETS, count_spans, described, parts_of
 from neoq.redis.queues import RedisQueues
+from neoq.redis.rows import group_name_of
 from neoq.wording.safe_logger import SafeLogger
 
 OVERDUE = 2.0  # seconds for which a pack is left to the process that wrote it
 STANDS = 60.0  # seconds for which what was read from an outbox may be delivered
 AT_ONCE = 20  # packs of one script
 PAGES = 50  # scripts of a queue, in one call
-_OF_JOB = 6  # texts
+_OF_JOB = 7  # texts
+_RECORD = 3  # the place of the record among them
 
 
 class Pack(NamedTuple):
@@ -30,6 +33,10 @@ class Pack(NamedTuple):
 
     queue: str
     jobs: list[bytes]  # for each job what `described` says
+
+    def groups(self) -> set[bytes]:
+        """The names of the groups that they belong to."""
+        return {name for one in self.jobs[_RECORD::_OF_JOB] if (name := group_name_of(one)) is not None}
 
     def written(self) -> bytes:
         """The pack as the outbox has it."""
@@ -74,11 +81,17 @@ class Outbox:
     """Delivers what the outboxes of queues hold."""
 
     def __init__(
-        self, queues: RedisQueues, adder: Adder, log: SafeLogger, tell_ready: Callable[[Iterable[str]], None]
+        self,
+        queues: RedisQueues,
+        adder: Adder,
+        groups: Groups,
+        log: SafeLogger,
+        tell_ready: Callable[[Iterable[str]], None],
     ) -> None:
         self._queues = queues
         self._redis = queues.redis
         self._adder = adder
+        self._groups = groups
         self._log = log
         self._tell_ready = tell_ready
 
@@ -89,9 +102,9 @@ class Outbox:
         except BackendError as error:
             self._log.debug("jobs that follow others are not in their queues yet, again soon: %s", error)
 
-    def tend(self) -> bool:
+    def tend(self, queues: Sequence[str]) -> bool:
         """Deliver what should have been delivered by now; whether there is more."""
-        queues, more = self._queues.all(), False
+        more = False
         script = self._queues.scripts.overdue
         cursors = dict.fromkeys(queues, b"0")
         for _ in range(PAGES):
@@ -131,18 +144,38 @@ class Outbox:
     def _deliver(self, queue: str, entries: Sequence[tuple[str, Pack]], until: float) -> None:
         if not entries:
             return
-        replies = self._add(entries, until)
+        replies = self._add(entries, until, self._closed(queue, [pack for _, pack in entries]))
         late = [entry for entry, reply in zip(entries, replies, strict=True) if reply[0] == b"late"]
         done = [entry for entry in entries if entry not in late]
         if done:
             self._forget(queue, done)
             self._tell_ready({pack.queue for _, pack in done})
+        for (_, pack), reply in zip(entries, replies, strict=True):
+            if reply[0] == b"sent" and reply[1]:
+                self._groups.after(pack.queue, reply[1], ())
 
-    def _add(self, entries: Sequence[tuple[str, Pack]], until: float) -> list[list[bytes]]:
+    def _closed(self, queue: str, packs: list[Pack]) -> set[bytes]:
+        """Tell at home what a queue has sent, before it is delivered; return the groups that take no more."""
+        to: dict[bytes, set[str]] = {}
+        for pack in packs:
+            for name in pack.groups():
+                to.setdefault(name, set()).add(pack.queue)
+        closed = set[bytes]()
+        for name, queues in to.items():
+            closed |= self._groups.tell_of(queue, [name], queues)
+        return closed
+
+    def _add(self, entries: Sequence[tuple[str, Pack]], until: float, closed: set[bytes]) -> list[list[Any]]:
         while True:
             replies = self._redis.call_many(
                 [
-                    self._adder.delivery(pack.queue, entry.encode(), until, pack.jobs)
+                    self._adder.delivery(
+                        pack.queue,
+                        entry.encode(),
+                        until,
+                        pack.jobs,
+                        void=not closed.isdisjoint(pack.groups()),
+                    )
                     for entry, pack in entries
                 ]
             )

@@ -53,10 +53,21 @@ def count_spans(job: Job, now: float) -> None:
             setattr(job, name, latest(now + asked[1]))
 
 
-def described(job: Job, meets: bytes) -> tuple[Any, ...]:
-    """A job as add.lua takes it; ``meets`` says what becomes of it where it is a duplicate."""
+def described(job: Job, meets: bytes, *, named: bool = False) -> tuple[Any, ...]:
+    """A job as add.lua takes it; ``meets`` says what becomes of it where it is a duplicate.
+
+    A member of a ``named`` batch is known by its fingerprint.
+    """
     record, _, payload = record_of(job)
-    return meets, int(job.waits), repr(job.due), record, payload or b"", job.uid or ""
+    return (
+        meets,
+        int(job.waits),
+        repr(job.due),
+        record,
+        payload or b"",
+        job.uid or "",
+        job.fingerprint if named else "",
+    )
 
 
 def parts_of(jobs: Sequence[Job]) -> Iterator[Part]:

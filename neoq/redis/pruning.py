@@ -25,19 +25,22 @@ class Pruner:
         dropped = 0
         for queue in self._names:
             for what in ("done", "cancelled"):
-                number = DROPPED_AT_ONCE
-                while number == DROPPED_AT_ONCE:
-                    number = len(self._drop(queue, what, repr(seconds), DROPPED_AT_ONCE))
-                    dropped += number
+                looked = DROPPED_AT_ONCE
+                while looked == DROPPED_AT_ONCE:
+                    gone, looked = self._drop(queue, what, repr(seconds), DROPPED_AT_ONCE)
+                    dropped += len(gone)
         return dropped
 
-    def drop_excess(self, places: tuple[str, ...], limit: int) -> list[tuple[int, str]]:
-        """Delete the oldest jobs of all queues until the limit is kept; return ids and queues."""
+    def drop_excess(self, places: tuple[str, ...], limit: int, *, kept: int) -> list[tuple[int, str]]:
+        """Delete the oldest jobs of all queues until the limit is kept; return ids and queues.
+
+        Groups keep so many jobs beside those, in any case.
+        """
         heads = [(queue, place) for queue in self._names for place in places]
         keys = [self._queues.keys(queue).key(place) for queue, place in heads]
         if not keys:
             return []
-        excess = sum(self._redis.commands([("ZCARD", key) for key in keys])) - limit
+        excess = sum(self._redis.commands([("ZCARD", key) for key in keys])) - limit - kept
         dropped: list[tuple[int, str]] = []
         while excess > 0:
             firsts = self._redis.commands([("ZRANGE", key, 0, 0, "WITHSCORES") for key in keys])
@@ -46,16 +49,18 @@ class Pruner:
                 break
             queue, place = heads[oldest[0][1]]
             number = min(excess, DROPPED_AT_ONCE) if len(oldest) == 1 else 1
-            gone = self._drop(queue, place, "", number)
+            gone, _ = self._drop(queue, place, "", number)
             dropped += [(id_in(one) or 0, queue) for one in gone]
             excess -= number
         return dropped
 
-    def _drop(self, queue: str, what: str, seconds: str, number: int) -> list[bytes]:
+    def _drop(self, queue: str, what: str, seconds: str, number: int) -> tuple[list[bytes], int]:
+        """Ids of deleted jobs, and how many were looked at: those of groups that keep them are put off."""
         again = bool(seconds)  # a repeated call without seconds would delete twice as many
         script = self._queues.scripts.drop
         arguments = script.arguments(ends=what, seconds=seconds, most=number)
-        return list(self._queues.call(script, queue, arguments, again=again))
+        gone, looked = self._queues.call(script, queue, arguments, again=again)
+        return gone, int(looked)
 
     def tidy(self, cursors: dict[str, Any]) -> None:
         """Forget batches of which no job is left; a cursor for each queue keeps the place."""

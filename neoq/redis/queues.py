@@ -68,6 +68,15 @@ class RedisQueues:
         self.ids[queue] = ids = ids_of(number)
         return ids
 
+    def named(self, number: int) -> str | None:
+        """The queue that has a number."""
+        for _ in range(2):
+            for queue, known in list(self.numbers.items()):
+                if known == number:
+                    return queue
+            self.all()
+        return None
+
     def known(self, queue: str) -> Ids:
         """The ids of a queue; a new one is registered."""
         return self.ids.get(queue) or self.register(queue)

@@ -10,6 +10,7 @@ from neoq.outcome import WORKER_DIED
 from neoq.redis.alive import Workers
 from neoq.redis.config import RedisConfig
 from neoq.redis.find import Finder
+from neoq.redis.groups import Groups
 from neoq.redis.queues import RedisQueues
 from neoq.redis.scripts import AT_ONCE
 from neoq.store import Reclaimed
@@ -29,6 +30,8 @@ class Reclaimer:
         config: RedisConfig,
         workers: Workers,
         finder: Finder,
+        groups: Groups,
+        *,
         ready: Callable[[Iterable[str]], None],
     ) -> None:
         self._queues = queues
@@ -37,6 +40,7 @@ class Reclaimer:
         self._config = config
         self._workers = workers
         self._finder = finder
+        self._groups = groups
         self._ready = ready
         self._swept = machine.monotonic()
         self.cursors: dict[str, Any] = {}
@@ -65,9 +69,10 @@ class Reclaimer:
         )
         for start in range(0, len(leases), AT_ONCE):
             arguments = [*header, *leases[start : start + AT_ONCE]]
-            returned, dead = self._queues.call(script, queue, arguments)
+            returned, dead, told, halted = self._queues.call(script, queue, arguments)
             reclaimed.returned.extend(self._finder.snapshots(queue, [int(stored) for stored in returned]))
             reclaimed.dead.extend(self._finder.snapshots(queue, [int(stored) for stored in dead]))
+            self._groups.after(queue, told, halted)
 
     def _sweep(self, reclaimed: Reclaimed) -> None:
         """Look for leases that ran out, whichever worker has them, and for jobs that are in no index."""

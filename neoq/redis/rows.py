@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
+from neoq.held.group import group_in
 from neoq.held.step import Step
 from neoq.job import Job, blank
 from neoq.outcome import Outcome
@@ -28,6 +30,7 @@ _BAD = (ValueError, LookupError, TypeError, AttributeError, OverflowError, struc
 _HOLD = (49, 52)  # unique until their end
 _USUAL = b"1c100" + b"0032" + b"0000" * 3  # how most records begin: no kind, no key, no group
 _is_usual = re.compile(_USUAL + b".{32}", re.DOTALL).match
+_group_name = re.compile(rb"[1-9][0-9]*/[0-9]+/").match
 _HEAD = 21  # bytes before the texts of a record
 _USUAL_HEAD = _HEAD + 32
 _FAR = 2.0**37  # a time that is within the calendar, as nearly all are
@@ -133,6 +136,15 @@ def _read_head(job: Job, record: bytes, large: bool) -> int:
         job.group = group.decode()
         job.counted = True
     return at
+
+
+def group_name_of(record: bytes) -> bytes | None:
+    """The name of the group that a job belongs to."""
+    try:
+        found = _group_name(_texts_of(record)[3])
+    except _BAD:
+        return None
+    return None if found is None else found[0]
 
 
 def _texts_of(record: bytes) -> tuple[bytes, bytes, bytes, bytes, int]:
@@ -260,6 +272,8 @@ def mark_held(job: Job, life: bytes | None) -> None:
 
 def _read_life(job: Job, life: dict[str, Any]) -> None:
     job.status = STATUSES[_count(life["s"])]
+    if "r" in life:
+        job.holds, job.counted = _count(life["r"]), True
     job.retries = _count(life.get("n", 0))
     job.crashes = _count(life.get("c", 0))
     job.error, job.traceback = life.get("err"), life.get("tb")
@@ -340,6 +354,10 @@ def change_of(outcome: Outcome, now: float, packs: int = 0) -> bytes:
         change["ats"] = outcome.failed_attempts.decode()
     if packs:
         change["packs"] = packs
+        change["sent"] = Counter(group.name for job in outcome.follow if (group := group_in(job.group)))
+    if outcome.holds is not None:
+        change["holds"] = outcome.holds
+        change["to"] = Counter(job.queue for job in outcome.follow)
     if outcome.steps:
         change["steps"] = len(outcome.steps)
     if outcome.awaits is not None:

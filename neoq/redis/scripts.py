@@ -17,7 +17,7 @@ from typing import Any
 # the tables of a million jobs.
 AT_ONCE = 50
 _DIRECTORY = Path(__file__).parent / "lua"
-_COMMON = ("job.lua", "step.lua")  # functions for several scripts
+_COMMON = ("job.lua", "step.lua", "group.lua")  # functions for several scripts
 _DRAIN = "#!lua flags=allow-oom\n"  # what makes room in a full server must run there
 _LOOK = "#!lua flags=no-writes\n"  # the same, and replicas run it, for users who may not write too
 
@@ -79,16 +79,26 @@ class Scripts:
         self.add = Script("add", drains=False)
         self.add_one = Script("add_one", drains=False)
         self.add_new = Script("add_new", drains=False)
+        self.bar = Script("bar", drains=flags)
         self.beat = Script("beat", drains=flags)
         self.call = Script("call", drains=flags)
         self.change = Script("change", drains=flags)
         self.claim = Script("claim", drains=flags)
+        self.count = Script("count", drains=flags)
         self.counts = Script("counts", drains=flags, looks=True)
         self.drop = Script("drop", drains=flags)
         self.extend = Script("extend", drains=flags)
         self.finish = Script("finish", drains=flags)
         self.forget_uids = Script("forget_uids", drains=flags)
+        self.forget_groups = Script("forget_groups", drains=flags)
         self.gate = Script("gate", drains=False)
+        self.halted = Script("halted", drains=flags)
+        self.let_go = Script("let_go", drains=flags, looks=True)
+        self.note = Script("note", drains=False)
+        self.sweep = Script("sweep", drains=flags)
+        self.take_over = Script("take_over", drains=flags)
+        self.told = Script("told", drains=flags)
+        self.untold = Script("untold", drains=flags, looks=True)
         self.sift = Script("sift", drains=flags, looks=True)
         self.kinds = Script("kinds", drains=flags, looks=True)
         self.look = Script("look", drains=flags, looks=True)

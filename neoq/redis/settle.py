@@ -11,6 +11,7 @@ from neoq.record import Status
 from neoq.redis.config import RedisConfig
 from neoq.redis.connection import Call
 from neoq.redis.errors import has_broken, is_full
+from neoq.redis.groups import Groups
 from neoq.redis.leases import NOT_OURS, Leased
 from neoq.redis.outbox import Outbox, Pack, packs_of
 from neoq.redis.queues import RedisQueues
@@ -34,6 +35,7 @@ class Outcomes:
         *,
         leased: Leased,
         outbox: Outbox,
+        groups: Groups,
         tell_ready: Callable[[Iterable[str]], None],
     ) -> None:
         self._queues = queues
@@ -43,6 +45,7 @@ class Outcomes:
         self._worker = worker
         self._leased = leased
         self._outbox = outbox
+        self._groups = groups
         self._tell_ready = tell_ready
         self._unsure: set[tuple[int, int]] = set()  # leases that may be settled already: the reply was lost
 
@@ -66,6 +69,8 @@ class Outcomes:
             self._leased.forget(queue, batch)
             if not plain:
                 self._follow(queue, batch, packs, stale.union(map(int, reply[1])))
+                if reply[2] or reply[3]:
+                    self._groups.after(queue, reply[2], reply[3])
         if self._unsure:
             self._unsure.difference_update(_leases_in(parts))
         self._tell_ready({queue for queue, plain, batch in parts if not plain})

@@ -17,11 +17,13 @@ from neoq.messages import ask_in, text_of_ask, text_of_ids
 from neoq.outcome import Lease, Outcome
 from neoq.redis.add import Adder, NoRoom
 from neoq.redis.alive import Workers
+from neoq.redis.batches import BatchingStore
 from neoq.redis.claim import Claims
 from neoq.redis.config import RedisConfig
 from neoq.redis.connection import RedisConnection
 from neoq.redis.ear import RedisEar
 from neoq.redis.find import Finder
+from neoq.redis.groups import Groups
 from neoq.redis.idle import IdleQueues
 from neoq.redis.leases import Leased
 from neoq.redis.ledger import Ledger
@@ -33,6 +35,8 @@ from neoq.redis.queues import RedisQueues
 from neoq.redis.reclaim import Reclaimer
 from neoq.redis.settle import Outcomes
 from neoq.redis.steps import SteppingStore, Steps, no_transactions
+from neoq.redis.sweep import Sweeper
+from neoq.redis.tending import Tender
 from neoq.redis.wake import Subscriber
 from neoq.schedules import Listed
 from neoq.series import Increment, SeriesPoint
@@ -56,11 +60,11 @@ from neoq.store import (
 ASKS, CHANGES = "asks", "changes"  # channels, beside those named after workers
 
 
-class RedisStore(SteppingStore, Store):
+class RedisStore(SteppingStore, BatchingStore, Store):
     """What is done to jobs in Redis."""
 
     config: RedisConfig
-    features: ClassVar[frozenset[str]] = frozenset({"durable", "shared", "steps"})
+    features: ClassVar[frozenset[str]] = frozenset({"durable", "shared", "batches", "steps"})
     announces = True
 
     # -- open and close ---------------------------------------------------------------------------------
@@ -75,8 +79,10 @@ class RedisStore(SteppingStore, Store):
         before = machine.time()
         self._queues.learn_time(self._queues.ask_time(), before)
         self._finder = Finder(self._queues)
-        self._operator = Operator(self._queues, self._finder)
-        self._adder = Adder(self._queues, self._finder)
+        sweeper = Sweeper(self._queues, self._finder)
+        self._groups = Groups(self._queues, sweeper, config.log, self._tell_ready)
+        self._operator = Operator(self._queues, self._finder, self._groups, sweeper)
+        self._adder = Adder(self._queues, self._finder, self._groups)
         self._worker = self.context.worker_id
         self._workers = Workers(self._queues, config, self._worker, self.context.worker)
         self._subscriber = Subscriber(
@@ -92,15 +98,19 @@ class RedisStore(SteppingStore, Store):
         self._room = Room()
         self._mender = Mender(self._queues, config.log)
         self._idle = IdleQueues(self._queues, config.job_check_interval, self._hears)
-        self._reclaimer = Reclaimer(self._queues, config, self._workers, self._finder, self._tell_ready)
+        self._reclaimer = Reclaimer(
+            self._queues, config, self._workers, self._finder, self._groups, ready=self._tell_ready
+        )
         leased = Leased(self._queues)
-        self._outbox = Outbox(self._queues, self._adder, config.log, self._tell_ready)
+        self._outbox = Outbox(self._queues, self._adder, self._groups, config.log, self._tell_ready)
+        self._tender = Tender(self._queues, self._groups, self._outbox)
         self._outcomes = Outcomes(
             self._queues,
             config,
             self._worker,
             leased=leased,
             outbox=self._outbox,
+            groups=self._groups,
             tell_ready=self._tell_ready,
         )
         self._steps = Steps(self._queues, self._worker, self._finder, self._tell_ready)
@@ -163,6 +173,7 @@ class RedisStore(SteppingStore, Store):
             if (
                 token
                 and len(jobs) == 1
+                and job.group is None
                 and not ((job.special and not job.is_call) or self.context.capacity_of(job.queue))
             ):
                 return [self._add_plain(job, token)]
@@ -350,8 +361,8 @@ class RedisStore(SteppingStore, Store):
 
     @mending
     def tend(self) -> bool:
-        """Deliver jobs that follow an outcome and whose worker has died."""
-        return self._outbox.tend()
+        """Deliver jobs that follow an outcome, tell what was counted for groups, and stop groups."""
+        return self._tender.tend()
 
     @mending
     def extend(self, leases: Sequence[Lease]) -> Extended:
@@ -387,12 +398,13 @@ class RedisStore(SteppingStore, Store):
     def prune(self) -> int:
         """Forget finished jobs older than ``retention``, and the oldest beyond max_finished and max_dead."""
         config = self.config
+        dead_members, members = self._groups.let_go()
         pruner = Pruner(self._queues)
         pruned = 0 if config.retention is None else pruner.drop_old(config.retention)
         if config.max_finished is not None:
-            pruned += len(pruner.drop_excess(("done", "cancelled"), config.max_finished))
+            pruned += len(pruner.drop_excess(("done", "cancelled"), config.max_finished, kept=members))
         if config.max_dead is not None:
-            for name, queue in pruner.drop_excess(("dead",), config.max_dead):
+            for name, queue in pruner.drop_excess(("dead",), config.max_dead, kept=dead_members):
                 pruned += 1
                 warn_of_dropped(config, name, queue)
         self._ledger.forget_old()

@@ -2,7 +2,8 @@
 
     python dies_in_settle.py URL PREFIX QUEUE BEFORE TO...
 
-It is killed before the command of the number BEFORE, or at the end. A job follows in each queue of TO.
+It is killed before the command of the number BEFORE, or at the end. A job follows in each queue of TO,
+in the same group.
 """
 
 from __future__ import annotations
@@ -46,5 +47,7 @@ def exchange(connection: RedisConnection, commands: Any, near: Any) -> list[Any]
 
 RedisConnection.exchange_once = exchange  # type: ignore[method-assign]
 follow = tuple(prepared(name, {"after": job.id}) for name in following)
+for one in follow:
+    one.group = job.group
 backend.store.settle([Outcome(lease_of(job), Status.SUCCEEDED, finished_at=1.0, follow=follow)])
 die()

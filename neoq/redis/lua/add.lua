@@ -1,19 +1,21 @@
 -- Add jobs to a queue, all or none; where an unfinished one has a fingerprint, do as its on_duplicate says.
 -- keys: ids jobs ready wait uniq seq idle last payloads life retry ticks gate queues uids
--- keys: held took
--- takes: token room gated channel queue tries base step cron tick entry deadline
+-- keys: held took members ends tell opener known stopped groups
+-- takes: token room gated channel queue tries base step cron tick entry deadline void opened batch
 -- arguments: token ("" for none), room ("" for any: ready jobs there may be), 1 if gate.lua has to let it
 --   pass, the prefix of the workers' channels, the queue, how many workers to try, first id, step between ids,
 --   cron and tick in seconds ("" for none), the entry of an outbox that they come from and until when it may
---   be delivered ("" for none); then for each job: on_duplicate (r return, e raise, p replace, s
---   skip), 1 if it waits, run_after, record, payload where it is apart, uid ("" for none)
+--   be delivered ("" for none), 1 if its jobs of groups are left out; what is known of the producer of members
+--   (""  for none), the batch that the job is the callback of ("" for none); then for each job: on_duplicate (r return, e raise, p replace, s
+--   skip), 1 if it waits, run_after, record, payload where it is apart, uid, fingerprint as a member of a named batch ("" for none)
 -- result: {"added", first id, place and id of the holder of each duplicate...}, {"again", ids}, {"full"},
 --   {"unknown"} where the queue has no number, {"shut"} where the gate is, {"known"} for a tick, {"taken",
---   place, id of the holder or, below 0, its place}, {"took"} where the entry was delivered, {"late"}
+--   place, id of the holder or, below 0, its place}, {"closed"} for a member that is refused; for
+--   an entry {"sent", names of groups and their totals}, {"took"} or {"late"}
 -- complexity: O(log of the queue) a job; at most 50 jobs
 
 base, step = tonumber(base), tonumber(step)
-local STEP = 6
+local STEP = 7
 local count = (#ARGV - FIRST + 1) / STEP
 
 if call('HEXISTS', QUEUES, queue) == 0 then return { 'unknown' } end
@@ -34,6 +36,22 @@ if entry ~= '' then
   call('ZREMRANGEBYSCORE', TOOK, '-inf', now - 600)
 end
 
+-- A job whose group is stopped, or whose batch is closed to its producer, is left out.
+local names, growth, taken = {}, {}, {}
+for place = 0, count - 1 do
+  local name = name_of(ARGV[FIRST + place * STEP + 3])
+  names[place] = name
+  local refused = name and (void == '1' or call('ZSCORE', STOPPED, name))
+  if refused and entry ~= '' then
+    taken[place] = '0'
+    grow_by(growth, name, VOID, 1)
+  elseif name and entry == '' then
+    local opener = call('HGET', OPENER, name)
+    if refused or opener and opener ~= opened then return { 'closed' } end
+    if not opener then call('HSET', OPENER, name, opened) end
+  end
+end
+
 if cron ~= '' then
   local last = tonumber(call('HGET', TICKS, cron) or nil)
   local older = last and last - tonumber(tick)
@@ -50,11 +68,24 @@ if room ~= '' then
 end
 
 -- Which jobs have the uids, and may not be others.
-local holders, taken, named = {}, {}, {}
+local holders, named, joins = {}, {}, {}
+for place = 0, count - 1 do
+  local print = ARGV[FIRST + place * STEP + 6]
+  if print ~= '' and names[place] then
+    local field = names[place] .. print
+    local stored = joins[field] or call('HGET', KNOWN, field)
+    if stored and (type(stored) == 'number' or is_id(stored)) then
+      taken[place], named[place] = stored, true
+      holders[#holders + 1] = place
+    else
+      joins[field] = -place - 1
+    end
+  end
+end
 local first_named = {}
 for place = 0, count - 1 do
   local uid = ARGV[FIRST + place * STEP + 5]
-  if uid ~= '' then
+  if uid ~= '' and not taken[place] then
     local stored = first_named[uid] or call('HGET', UIDS, uid)
     if stored and (type(stored) == 'number' or call('HEXISTS', JOBS, stored) == 1) then
       if ARGV[FIRST + place * STEP] == 'e' then return { 'taken', place, stored } end
@@ -98,7 +129,7 @@ if newest >= base then
   call('SET', SEQ, string.format('%.0f', base + (count - 1) * step))
 end
 
-local records, uniques, ready, waits, large = {}, {}, {}, {}, {}
+local records, uniques, ready, waits, large, members = {}, {}, {}, {}, {}, {}
 local head
 for place = 0, count - 1 do
   if not taken[place] then
@@ -109,6 +140,14 @@ for place = 0, count - 1 do
     records[#records + 1] = id
     records[#records + 1] = record
     if ARGV[at + 5] ~= '' then call('HSET', UIDS, ARGV[at + 5], id) end
+    local name = names[place]
+    if name then
+      members[#members + 1] = 0
+      members[#members + 1] = member_of(name, id)
+      if ARGV[at + 6] ~= '' then call('HSET', KNOWN, name .. ARGV[at + 6], id) end
+      grow_by(growth, name, SENT, entry == '' and 1 or 0) -- an entry was counted where it was written
+      growth[name].new = true
+    end
     if uniqueness_of(record) ~= 0 then
       uniques[#uniques + 1] = fingerprint_of(record)
       uniques[#uniques + 1] = id
@@ -117,7 +156,14 @@ for place = 0, count - 1 do
       large[#large + 1] = id
       large[#large + 1] = ARGV[at + 4]
     end
-    if ARGV[at + 1] == '1' and due > now then
+    if batch ~= '' then
+      local life = { s = PENDING, n = 0, c = 0, h = 'batch', r = 0 }
+      local timeout = timeout_of(record, life)
+      call('HSET', GROUPS, id .. '/0/', batch)
+      call('HSET', LIFE, id, cjson.encode(life))
+      call('ZADD', HELD, timeout, id)
+      call('ZADD', WAIT, timeout, waiting(record, id))
+    elseif ARGV[at + 1] == '1' and due > now then
       waits[#waits + 1] = due
       waits[#waits + 1] = waiting(record, id)
       if not head or due < head then head = due end
@@ -137,6 +183,7 @@ if #records > 0 then
   local first = string.format('%.0f', base)
   call('ZADD', IDS, first, count == 1 and first or first .. ':' .. count .. ':' .. step)
 end
+if #members > 0 then call('ZADD', MEMBERS, unpack(members)) end
 if #large > 0 then call('HSET', PAYLOADS, unpack(large)) end
 if #uniques > 0 then call('HSET', UNIQ, unpack(uniques)) end
 if #ready > 0 then call('ZADD', READY, unpack(ready)) end
@@ -170,7 +217,7 @@ local function meet(place, id)
     local times, old = times_at(new), times_at(before)
     new = (uniqueness_of(before) + (is_apart(new) and 3 or 0)) .. 'o' .. sub(new, 3, times - 1)
       .. sub(before, old, old + 7) .. sub(new, times + 8)
-    new = with_uid_of(before, new)
+    new = with_uid_of(before, with_group_of(before, new))
     call('HSET', JOBS, id, new)
     if is_apart(new) then
       call('HSET', PAYLOADS, id, ARGV[at + 4])
@@ -196,6 +243,7 @@ for _, place in ipairs(holders) do
   local holder = taken[place]
   if type(holder) == 'number' then holder = string.format('%.0f', base - (holder + 1) * step) end
   taken[place] = holder
+  if entry ~= '' and names[place] then grow_by(growth, names[place], VOID, 1) end
   meet(place, holder)
   reply[#reply + 1] = place
   reply[#reply + 1] = holder
@@ -206,5 +254,7 @@ if token ~= '' then
   end
   call('SET', LAST, token .. table.concat(ids, ' '), 'PX', 300000)
 end
+local told = write_growth(growth, ENDS, TELL, now)
 if call_one then wake(IDLE, channel, queue, tries) end
+if entry ~= '' then return { 'sent', told } end
 return reply

@@ -1,15 +1,17 @@
 -- Cancel, retry or delete jobs, or run now those that wait for a later time.
 -- keys: jobs life payloads results ready wait retry cancel crashed uniq done_jobs dead_jobs cancelled_jobs ids idle
--- keys: steps held
+-- keys: steps held members ends tell groups halts stopped
 -- takes: action channel queue tries
 -- arguments: cancel, retry, delete or run, the prefix of the workers' channels, the queue, how many workers to
 --   try; then ids
 -- result: {ids that it was done to, ids that run, whose workers the client notifies, and id and holder of
---   each that cannot be retried, for its fingerprint is taken}
+--   each that cannot be retried, for its fingerprint is taken, names of groups and their totals, names of
+--   groups that are to be stopped}
 -- complexity: O(log of the queue) a job; at most 50 jobs
 
 local now = clock() / 1000000
 local done, running, taken = {}, {}, {}
+local growth, halted = {}, {}
 
 local function take_out(id, record)
   call('ZREM', READY, id)
@@ -33,6 +35,8 @@ local function cancel(id, record, life)
   life.fin = string.format('%.6f', now)
   call('ZADD', CANCELLED_JOBS, now, id)
   call('HSET', LIFE, id, cjson.encode(life))
+  grow(growth, record, GONE)
+  halt(GROUPS, HALTS, id, life, halted)
   return true
 end
 
@@ -46,7 +50,10 @@ local function retry(id, record, life)
       taken[#taken + 1] = holder
       return false
     end
-    life = { s = PENDING, n = 0, c = 0, err = life.err, tb = life.tb, ats = life.ats, ran = life.ran, nodl = true }
+    local name = name_of(record)
+    if name and call('ZSCORE', STOPPED, name) then return false end
+    grow(growth, record, REVIVED)
+    life = { s = PENDING, n = 0, c = 0, r = life.r, err = life.err, tb = life.tb, ats = life.ats, ran = life.ran, nodl = true }
     if uniqueness_of(record) ~= 0 then call('HSET', UNIQ, fingerprint_of(record), id) end
     call('ZREM', DEAD_JOBS, id)
     restart_steps(STEPS, id)
@@ -65,7 +72,14 @@ local function run(id, record, life)
   return life.s < SUCCEEDED and due_of(record, life) > now and retry(id, record, life)
 end
 
-local function delete(id, record)
+local function delete(id, record, life)
+  if is_held(HELD, id, now) then return false end
+  if life.s < SUCCEEDED or life.s == DEAD then grow(growth, record, GONE) end
+  if life.s == DEAD then grow(growth, record, REVIVED) end
+  halt(GROUPS, HALTS, id, life, halted)
+  forget_holder(GROUPS, HALTS, id, life)
+  local name = name_of(record)
+  if name then call('ZREM', MEMBERS, member_of(name, id)) end
   take_out(id, record)
   release(id, record)
   drop_steps(STEPS, id)
@@ -89,4 +103,5 @@ for at = FIRST, #ARGV do
     done[#done + 1] = id
   end
 end
-return { done, running, taken }
+local told = write_growth(growth, ENDS, TELL, now)
+return { done, running, taken, told, halted }

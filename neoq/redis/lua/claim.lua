@@ -1,5 +1,6 @@
 -- Take the best due jobs of a queue under a new lease.
 -- keys: ready wait retry lease jobs life uniq idle paused crashed steps held
+-- keys: stopped cancelled_jobs ends tell groups halts
 -- takes: limit tail worker lease channel queue tries hears
 -- arguments: limit, what its leases end in (":token:worker"), worker, lease in microseconds, the prefix of
 --   the workers' channels, the queue, how many workers to try, 1 if the worker waits for a wake; then kinds,
@@ -19,7 +20,8 @@ local function answer(due, ids, records, lives, heads)
 end
 
 -- Most queues have nothing but ready jobs: one command tells.
-local special = call('EXISTS', PAUSED, CRASHED, WAIT, RETRY, STEPS) > 0
+local special = call('EXISTS', PAUSED, CRASHED, WAIT, RETRY, STEPS, STOPPED) > 0
+local stops = special and call('EXISTS', STOPPED) == 1
 if special and call('EXISTS', PAUSED) == 1 then
   if hears == '1' then call('SADD', IDLE, worker) end
   return answer('-1')
@@ -82,6 +84,32 @@ else
   for at = 1, #popped / 2 do ids[at] = popped[2 * at - 1] end
 end
 
+-- No job of a stopped group starts.
+local function leave_out()
+  local growth, halted, left = {}, {}, {}
+  local keys = {
+    ready = READY, held = HELD, wait = WAIT, retry = RETRY, crashed = CRASHED, steps = STEPS, uniq = UNIQ,
+    cancelled = CANCELLED_JOBS, life = LIFE,
+  }
+  for at, record in ipairs(call('HMGET', JOBS, unpack(ids))) do
+    record = sound(record)
+    local name = record and name_of(record)
+    if name and call('ZSCORE', STOPPED, name) then
+      local life = life_of(call('HGET', LIFE, ids[at]))
+      cancel_waiting(ids[at], record, life, now, keys)
+      grow_by(growth, name, GONE, 1)
+      halt(GROUPS, HALTS, ids[at], life, halted)
+    else
+      left[#left + 1] = ids[at]
+    end
+  end
+  write_growth(growth, ENDS, TELL, now)
+  return left
+end
+
+local found = #ids
+if stops and found > 0 then ids = leave_out() end
+
 local records, lives, heads = {}, {}, nil
 if #ids > 0 then
   records = call('HMGET', JOBS, unpack(ids))
@@ -105,8 +133,8 @@ if #ids > 0 then
 end
 
 local due = head or '-1'
-if (#ids >= limit or special) and call('EXISTS', READY) == 1 then due = string.format('%.6f', now) end
-if #ids >= limit or due ~= '-1' and tonumber(due) <= now then
+if (found >= limit or special) and call('EXISTS', READY) == 1 then due = string.format('%.6f', now) end
+if found >= limit or due ~= '-1' and tonumber(due) <= now then
   call('SREM', IDLE, worker)
   if due ~= '-1' then wake(IDLE, channel, queue, tries) end
 elseif hears == '1' then

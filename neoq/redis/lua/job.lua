@@ -24,6 +24,15 @@
 --   uids       hash  uid -> id; one whose job does not exist any more counts for nothing
 --   uniq       hash  fingerprint -> id of the unfinished job that holds it
 --   done dead cancelled  zset  id, by the time of its end
+--   groups     hash  name of a group -> JSON, at home: in the queue of the job that waits for its jobs, which are
+--                    in any queue. Its "q" has what was told of each queue; see neoq/redis/groups.py
+--   halts      set   names of groups, at home, of which the jobs that wait are being cancelled
+--   members    zset  name of its group and id of a job, in the order of the text
+--   ends       hash  name of a group -> what this queue has counted for it: numbers that only grow
+--   tell       zset  name of a group whose numbers were not told at home, by since when
+--   opener     hash  name of a batch -> turn and number of the producer that may add members here
+--   known      hash  name of a named batch and fingerprint -> id of the member that has it, ended or not
+--   stopped    zset  name of a group of which no job starts any more, by since when
 --   out        hash  "id:token:number" of an attempt -> when it was settled, and jobs that follow: to be added to
 --                    their queues, see neoq/redis/outbox.py
 --   took       zset  such an entry whose jobs were added here, by when it left the outbox, +inf before that
@@ -147,6 +156,7 @@ local function life_of(life)
     if time and math.abs(time) <= 1e12 then clean[name] = read[name] end
   end
   if read.nodl == true then clean.nodl = true end
+  if read.r then clean.r = count_in(read.r, 10000) end
   return clean
 end
 
@@ -161,6 +171,13 @@ local function extra_of(record)
   local at = times_at(record) + 16
   local fine, extra = pcall(cjson.decode, sub(record, at + 5, at + 4 + struct.unpack('<I4', record, at + 1)))
   return fine and type(extra) == 'table' and extra or {}
+end
+
+-- A record with the group of another one: a replacement stays in it.
+local function with_group_of(before, after)
+  local group, times = group_of(before), times_at(after)
+  return sub(after, 1, 17) .. string.format('%04d', #group) .. sub(after, 22, times - #group_of(after) - 1)
+    .. group .. sub(after, times)
 end
 
 -- When a held job is due, whatever it waits for: at its deadline, or a time before.

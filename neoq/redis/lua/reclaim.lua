@@ -1,15 +1,17 @@
 -- Take jobs from workers that died, one crash charged.
 -- keys: lease jobs life uniq ready wait retry dead_jobs cancelled_jobs cancel progress crashed idle
--- keys: steps
+-- keys: steps ends tell groups halts
 -- takes: max_crashes problem channel queue tries expired why
 -- arguments: max_crashes, the error of a job that dies, the prefix of the workers' channels, the queue, how
 --   many workers to call, 1 if only leases that have run out are taken, why the attempts failed; then leases
--- result: {ids of the returned ones, ids of the dead ones}
+-- result: {ids of the returned ones, ids of the dead ones, names of groups and their totals, names of groups
+--   that are to be stopped}
 -- complexity: O(log of the queue) a job; at most 50 jobs
 -- A lease of a job that does not run, which another program has written, is removed, and the job stays as it is.
 
 local now = clock() / 1000000
 local returned, dead = {}, {}
+local growth, halted = {}, {}
 local stepped = call('EXISTS', STEPS) == 1
 for at = FIRST, #ARGV do
   local lease = ARGV[at]
@@ -48,6 +50,8 @@ for at = FIRST, #ARGV do
       if uniqueness_of(record) == 1 then call('HDEL', UNIQ, fingerprint_of(record)) end
       call('SREM', CRASHED, id)
       call('ZADD', ends, now, id)
+      grow(growth, record, life.s == DEAD and FAILED or GONE)
+      halt(GROUPS, HALTS, id, life, halted)
     else
       call('SADD', CRASHED, id)
       call('ZADD', READY, score_of(rank_of(record), due_of(record, life)), id)
@@ -56,4 +60,4 @@ for at = FIRST, #ARGV do
   end
 end
 if #returned > 0 then wake(IDLE, channel, queue, tries) end
-return { returned, dead }
+return { returned, dead, write_growth(growth, ENDS, TELL, now), halted }

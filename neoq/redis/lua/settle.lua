@@ -1,18 +1,20 @@
 -- Record how attempts ended, each only under its current lease.
 -- keys: lease jobs life uniq dead_jobs cancelled_jobs ready wait retry progress cancel crashed idle results
--- keys: steps held done_jobs payloads ids out
+-- keys: steps held done_jobs payloads ids out ends tell groups halts members
 -- takes: again keep channel queue tries
 -- arguments: 1 if this repeats a call whose reply was lost, 1 to keep succeeded jobs for a while, the prefix of
 --   the workers' channels, the queue, how many workers to call; then for each job: id, lease, what changes in
---   its life as JSON, with the number of its packs and of its steps and the signal that it waits for, result,
+--   its life as JSON, with the number of its packs and of its steps and what it waits for, how many jobs of which groups follow, result,
 --   its packs, each of which has jobs that follow, and name and value of each step
--- result: {ids of the stale ones, ids of those whose packs were not taken}
+-- result: {ids of the stale ones, ids of those whose packs were not taken, names of groups and their totals,
+--   names of groups that are to be stopped}
 -- complexity: O(log of the queue) a job; at most 50 jobs, and O(1) a pack
 -- A job that has succeeded, and whose end concerns nothing else, is a matter of finish.lua.
 
 again = again == '1'
 local now = clock() / 1000000
 local stale, alone, call_one = {}, {}, false
+local growth, halted = {}, {}
 
 -- Write the jobs that follow into the outbox, from where they are delivered once.
 local function send(lease, first, packs)
@@ -23,11 +25,16 @@ local function send(lease, first, packs)
 end
 
 -- Whether the job is kept.
-local function finish(id, record, status)
+local function finish(id, record, status, life)
   if status ~= DEAD then drop_steps(STEPS, id) end
   if uniqueness_of(record) == 1 then call('HDEL', UNIQ, fingerprint_of(record)) end
   call('SREM', CRASHED, id)
-  if status == SUCCEEDED and keep ~= '1' then
+  halt(GROUPS, HALTS, id, life, halted)
+  local name = name_of(record)
+  if name then grow_by(growth, name, ({ [SUCCEEDED] = WELL, [DEAD] = FAILED, [CANCELLED] = GONE })[status], 1) end
+  if status == SUCCEEDED and keep ~= '1' and not (name and call('HEXISTS', ENDS, name) == 1) then
+    if name then call('ZREM', MEMBERS, member_of(name, id)) end
+    forget_holder(GROUPS, HALTS, id, life)
     for _, key in ipairs({ JOBS, LIFE, PAYLOADS }) do call('HDEL', key, id) end
     call('ZREM', IDS, id)
     return false
@@ -41,6 +48,26 @@ local function hold(id, life, due, why)
   if due < math.huge then life.at = string.format('%.6f', due) end
   call('ZADD', HELD, due, id)
   return due
+end
+
+-- When a job that waits for all jobs of a round is due; ``to`` has how many of them go to which queues.
+local function due_after(id, record, life, timeout, round, to)
+  local name, sent = string.format('%s/%d/', id, round), 0
+  local state = { sealed = true, q = { [queue] = '' } }
+  for other, number in pairs(to) do
+    sent = sent + number
+    state.q[other] = ''
+  end
+  state.q[queue] = text_of({ sent, 0, 0, 0, 0, 0 })
+  state.done = sent == 0
+  life.r = round
+  call('HSET', GROUPS, name, cjson.encode(state))
+  local due = timeout_of(record, life, timeout)
+  if state.done then
+    life.at = string.format('%.6f', now)
+    return now
+  end
+  return due > now and hold(id, life, due, 'children') or due
 end
 
 -- When a job that waits for a signal is due.
@@ -74,8 +101,9 @@ local function settle(id, lease, change, result, first)
   end
   local charged, status, timeout, awaits = change.charged, change.s, change.at, change.awaits
   local packs, steps = change.packs or 0, change.steps or 0
+  local holds, sent, to = change.holds, change.sent or {}, change.to or {}
   local of_steps = first + packs
-  for _, name in ipairs({ 'charged', 'awaits', 'packs', 'steps' }) do change[name] = nil end
+  for _, name in ipairs({ 'charged', 'awaits', 'packs', 'steps', 'holds', 'sent', 'to' }) do change[name] = nil end
   life.h, life.aw = nil, nil
   for name, value in pairs(change) do life[name] = value end
   if charged then life.n = life.n + 1 end
@@ -83,7 +111,7 @@ local function settle(id, lease, change, result, first)
     status = CANCELLED -- cancelled as it ran: it is not tried again
     life.fin = string.format('%.6f', now)
     if packs > 0 then alone[#alone + 1] = id end
-    packs = 0
+    packs, sent = 0, {}
   end
   life.s = status
   life.t = lease
@@ -94,12 +122,15 @@ local function settle(id, lease, change, result, first)
   end
   local kept = true
   if status >= SUCCEEDED then
-    kept = finish(id, record, status)
+    kept = finish(id, record, status, life)
+  elseif holds then
+    go_on(id, record, status, life, due_after(id, record, life, timeout, holds, to))
   elseif awaits then
     go_on(id, record, status, life, due_with(id, record, life, timeout, awaits))
   else
     go_on(id, record, status, life, due_of(record, life))
   end
+  for name, number in pairs(sent) do grow_by(growth, name, SENT, number) end
   send(lease, first, packs)
   if not kept then return end
   if result ~= '' then call('HSET', RESULTS, id, result) end
@@ -114,4 +145,5 @@ while at <= #ARGV do
   at = at + 4 + more
 end
 if call_one then wake(IDLE, channel, queue, tries) end
-return { stale, alone }
+local told = write_growth(growth, ENDS, TELL, now)
+return { stale, alone, told, halted }
