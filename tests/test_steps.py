@@ -350,6 +350,14 @@ def test_a_return_inside_an_open_transaction_fails(file: tuple[neoq.Backend, Pat
     assert "the handler's return comes while the transaction of step 'book'" in str(done.error)
 
 
+def test_one_call_after_another_in_a_file(file: tuple[neoq.Backend, Path]) -> None:
+    """A second gather of a job is not stopped by the end of the attempt that asked for it."""
+    backend, _ = file
+    backend.listen("child", lambda job: job.payload["n"])
+    found = run(backend, lambda job: [job.call("turn", Job("child", {"n": n})) for n in range(3)]).result
+    assert found == [0, 1, 2]
+
+
 def test_saved_values_are_written_with_the_heartbeat(file: tuple[neoq.Backend, Path]) -> None:
     """While a job runs, another process could read what it has saved: a kill loses the last seconds only."""
     backend, _ = file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from neoq.job import Job
-from neoq.record import Status
+from neoq.record import FINISHED, Status
 from neoq.sqlite import groups
 from neoq.sqlite.groups import CANCEL, LET_GO, TENDED_AT_ONCE, End, Facts
 from neoq.sqlite.rows import N_CANCELLED, N_KEPT, N_KEPT_DEAD, kind_of, waiting_state
@@ -25,7 +25,7 @@ _MEMBERS = (
 def after(session: Session, ends: Sequence[End]) -> None:
     """Do what follows from ends that were recorded: `Facts.state` is where each job was before."""
     for job, status in ends:
-        if job.round is not None:
+        if job.round is not None and status in FINISHED:
             groups.end_holder(session, job.job_id, status)
         if job.steps is not None and status in _DROPS_STEPS:
             session.do(DROP_STEPS, (job.job_id,))
