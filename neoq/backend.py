@@ -365,13 +365,10 @@ class Backend(Listening, Operations, HeldOperations):
         if not batch:
             return []
         added = self.store.add(batch, token=self.store.new_token(), transaction=transaction)
-        accepted = added
         if added != batch:  # some are not the jobs that were given
-            accepted = [job for job in added if not job.duplicate]
-            for job in added:
-                if job.duplicate:
-                    self.engine.note_duplicate(job)
-        self.engine.meter.note_enqueued(accepted)
+            self.engine.note_added(added)
+        else:
+            self.engine.meter.note_enqueued(added)
         return added
 
     def _prepare_batch(self, batch: list[Job], payloads: list[bytes] | None) -> None:

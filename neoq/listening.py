@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import timedelta, tzinfo
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from neoq.checks import check_queue
 from neoq.config import Config, OnError
@@ -14,6 +14,14 @@ from neoq.engine.listener import Handler, Listener, Route, no_such_task
 from neoq.engine.many import calling_many, checked_many
 from neoq.engine.scheduler import Cron
 from neoq.errors import InvalidJobError
+from neoq.held.limit_options import (
+    LimitOptions,
+    limits_of,
+    names_limits,
+    refuse_unknown_limits,
+    words_for,
+)
+from neoq.held.limits import Limits
 from neoq.record import Unique
 from neoq.retry import RetryPolicy
 from neoq.threads.boundary import entrances
@@ -25,7 +33,7 @@ AnyHandler = TypeVar("AnyHandler", bound=Handler)
 _NOT_GIVEN: Any = object()
 
 
-class ListenOptions(TypedDict, total=False):
+class ListenOptions(LimitOptions, total=False):
     """The keywords of ``listen``; what is not given comes from the backend's `Config`."""
 
     concurrency: int
@@ -57,6 +65,12 @@ class Listening:
         ever); ``capacity`` ready jobs before producers wait; ``max_retries`` and ``retry`` for attempts that
         fail; ``on_error(job, exception)`` after each of these; ``unique`` of jobs that this process enqueues
         there and that do not say it themselves. What is not given comes from the Config.
+
+        The others are limits of the queue over all processes, kept in its store. ``ordered`` runs the jobs of
+        one ``key`` one after another, in their order, and ``on_dead`` says whether a dead one holds its line
+        ("hold") or not ("go on"). ``per_key`` of one key and ``max_running`` in all may run at once.
+        ``rate`` and ``rate_per_key`` (see `Rate`) limit starts. ``aging`` is the time of waiting that counts
+        as one level of priority.
 
         Raises ListenerExistsError for a queue that has a handler, InvalidJobError for a bad argument.
         """
@@ -163,7 +177,11 @@ class Listening:
         retry = options.get("retry", RetryPolicy())
         if not isinstance(retry, RetryPolicy):
             raise InvalidJobError(f"retry is {retry!r}; it takes a RetryPolicy", queue=queue)
-        given = {name: options[name] for name in options if name not in {"retry", "capacity"}}  # type: ignore[literal-required]
+        limits = limits_of(names_limits(options), queue)
+        if limits is not None:
+            self.engine.holding.refuse_limits(limits, queue)
+        own = {"retry", "capacity", *LimitOptions.__annotations__}
+        given = {name: options[name] for name in options if name not in own}  # type: ignore[literal-required]
         if "capacity" in options:
             given["queue_capacity"] = options["capacity"]
         checked = config.replace(given, queue)
@@ -181,12 +199,21 @@ class Listening:
             failed=self.engine.count_failure,
             unique=checked.unique,
             max_result=config.max_payload,
+            limits=limits,
         )
 
-    def queue(self, name: str, *, concurrency: int = _NOT_GIVEN, capacity: int | None = _NOT_GIVEN) -> None:
-        """Say how many jobs of a queue of tasks run at once, and how many may be ready."""
+    def queue(
+        self,
+        name: str,
+        *,
+        concurrency: int = _NOT_GIVEN,
+        capacity: int | None = _NOT_GIVEN,
+        **limits: Unpack[LimitOptions],
+    ) -> None:
+        """Say how many jobs of a queue of tasks run at once, how many may be ready, and its limits."""
         check_queue(name)
-        given: ListenOptions = {}
+        refuse_unknown_limits(limits)
+        given: Any = {**limits}
         if concurrency is not _NOT_GIVEN:
             given["concurrency"] = concurrency
         if capacity is not _NOT_GIVEN:
@@ -204,26 +231,43 @@ class Listening:
 
     def listen_tasks(self, tasks: Sequence[Task[..., Any]]) -> None:
         """Run the jobs of tasks: of all, or of none where it raises. Called as collections are included."""
-        self.engine.listen_tasks([self._route_of(task) for task in tasks])
+        routes = [self._route_of(task) for task in tasks]
+        known: dict[str, Limits] = {}
+        for route in routes:
+            queue, limits = route.of_queue.queue, route.of_queue.limits
+            present = self.engine.listeners.get(queue)
+            other = known.get(queue) or (None if present is None else present.limits)
+            if limits is not None and other is not None and limits != other:
+                raise InvalidJobError(
+                    f"two tasks give queue {queue!r} different limits ({words_for(limits)}; "
+                    f"{words_for(other)}): give all tasks of a queue the same, or each a queue of its own",
+                    queue=queue,
+                )
+            if limits is not None:
+                known[queue] = limits
+        self.engine.listen_tasks(routes)
 
     def _route_of(self, task: Task[..., Any]) -> Route:
         options = task.options
         crons = self._crons_of(task) if "cron" in options else []
         names = ("timeout", "max_retries", "retry", "on_error")
         given: Any = {name: value for name, value in options.items() if name in names}
-        given["unique"] = task.unique
+        given["unique"] = True if isinstance(task.unique, timedelta) else task.unique
         listener = self._listener(task.queue, task.handler, given)
         listener.whose = "the task's"
-        return Route(listener, (task.kind, *task.aliases), crons, self._holder_of(task.queue))
+        of_queue = self._holder_of(task.queue, names_limits(options))
+        listener.limits = of_queue.limits
+        return Route(listener, (task.kind, *task.aliases), crons, of_queue)
 
     def hold_tasks(self, queue: str) -> None:
         """Let a queue hold tasks before it has one of its own; for integrations with frameworks."""
         if queue not in self.engine.listeners:
             self.engine.listen_tasks([Route(None, (), (), self._holder_of(queue))])
 
-    def _holder_of(self, queue: str) -> Listener:
+    def _holder_of(self, queue: str, limits: Any = None) -> Listener:
         """The listener of a queue that holds tasks."""
-        return self._listener(queue, no_such_task, self._queue_options.get(queue, {}))
+        options: Any = {**self._queue_options.get(queue, {}), **(limits or {})}
+        return self._listener(queue, no_such_task, options)
 
     def _crons_of(self, task: Task[..., Any]) -> list[Cron]:
         """The schedules of a task: a failed tick is not retried unless the task says so."""

@@ -44,7 +44,8 @@ CHANGED_AT_ONCE = 500  # jobs of one call to the store, so that it holds nobody 
 class Stats:
     """A backend in numbers.
 
-    Jobs in the store by where they are in their life, summed over its queues, and what this process did:
+    Jobs in the store by where they are in their life, summed over its queues (``held`` wait for
+    others to end, or for a signal), and what this process did:
     ``processed`` attempts that have ended here, ``failed`` of them, ``runners`` alive, ``abandoned``
     stuck threads that are stuck still, ``skipped_ticks`` of cron whose predecessor was unfinished,
     ``duplicates`` that were enqueued here and not stored, since an equal job was unfinished.
@@ -57,6 +58,7 @@ class Stats:
     succeeded: int
     dead: int
     cancelled: int
+    held: int
     processed: int
     failed: int
     runners: int
@@ -89,7 +91,10 @@ class Operations:
         else:
             wanted = Filter(uids=[checked_uid(uid)])
         self.engine.ensure_readable()
-        return next(iter(self.store.find(wanted, limit=1).jobs), None)
+        found = next(iter(self.store.find(wanted, limit=1).jobs), None)
+        if found is not None and found.holds is not None:
+            found.__dict__["members"] = self.engine.holding.members(found.id)
+        return found
 
     @overload
     def jobs(
@@ -221,6 +226,7 @@ class Operations:
             succeeded=sum(queue.succeeded for queue in counts),
             dead=sum(queue.dead for queue in counts),
             cancelled=sum(queue.cancelled for queue in counts),
+            held=sum(queue.held for queue in counts),
             processed=sum(pool.attempts() for pool in pools),
             failed=self.engine.failures,
             runners=sum(len(pool.runners) for pool in pools),
@@ -384,7 +390,7 @@ class Operations:
         touched = changed.done | changed.running
         deed.count += len(touched)
         if action == "cancel":
-            self.engine.cancel_running(set(changed.running))
+            self.engine.note_cancelled(changed)
         if touched:
             self.engine.note_operated(touched)
         return touched

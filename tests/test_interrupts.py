@@ -705,7 +705,7 @@ def test_ctrl_c_while_a_job_is_queued_leaves_no_ghost(
     backend.listen("q", lambda job: None)
     with monkeypatch.context() as patched:
         patched.setattr("neoq.memory.queues.ReadyQueue.push", interrupted)
-        patched.setattr("neoq.memory.queues.FutureJobs.push", interrupted)
+        patched.setattr("neoq.memory.future.FutureJobs.push", interrupted)
         with pytest.raises(KeyboardInterrupt):
             backend.enqueue("q", {"n": 1}, priority=1, run_after=run_after)
     assert backend.jobs() == []

@@ -13,7 +13,7 @@ import pytest
 
 import neoq
 from neoq.clock import SystemClock
-from neoq.memory.queues import HeadTimer
+from neoq.memory.future import HeadTimer
 from neoq.store import Page
 from neoq.threads.lifecycle import Wakeup
 from neoq.threads.loop import Loop

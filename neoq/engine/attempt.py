@@ -184,6 +184,8 @@ class Ending:
                 if told is not None:
                     listener.failed()
             self._guarded(outcome, say)
+            if outcome.status is Status.DEAD and _holds_line(job, listener):
+                self._guarded(outcome, _log_held_line, job, listener)
             if told is not None and listener.on_error is not None:
                 _, broken = self._guarded(outcome, listener.on_error, job, told)
                 if broken is not None:
@@ -432,6 +434,21 @@ def _judge_abandoned(job: Job, listener: Listener, slot: AttemptSlot, asked: Int
     outcome = _at_least(job, listener, started, describe(error), asked)
     judged = in_time(partial(_judge, job, listener, started, error, asked), LONGEST_DELAY)
     return judged or (outcome, error, partial(_log_hanging_delay, job, listener, error, outcome))
+
+
+def _holds_line(job: Job, listener: Listener) -> bool:
+    """Whether the jobs behind a dead one wait for it."""
+    limits = listener.limits
+    return limits is not None and limits.ordered and limits.hold_dead and job.key is not None
+
+
+def _log_held_line(job: Job, listener: Listener) -> None:
+    listener.logger.critical(
+        "job %s of %s is dead and holds the line of key %s: retry or delete it, and its line goes on",
+        job.id,
+        job.queue,
+        job.key,
+    )
 
 
 def fruitless(job: Job) -> int:

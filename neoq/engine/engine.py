@@ -124,6 +124,7 @@ class Engine(Runtime):
             of_queue.routes = self.routes
             self.listeners[of_queue.queue] = of_queue
             self._new_pool(of_queue)
+        self.listeners[of_queue.queue].limits = of_queue.limits or self.listeners[of_queue.queue].limits
         for cron in route.crons:
             self.crons.append(cron)
             self.cron_scheduler.add(cron)
@@ -133,6 +134,7 @@ class Engine(Runtime):
         with self.lock:
             present = self.listeners[listener.queue]
             present.concurrency, present.capacity = listener.concurrency, listener.capacity
+            present.limits = listener.limits or present.limits
             if self.running and listener.queue in self.pools:
                 self.pools[listener.queue].begin()
 
@@ -244,11 +246,9 @@ class Engine(Runtime):
         chosen = list(queues)
         for queue in chosen:
             if queue not in self.listeners:
-                from neoq.wording.remedies import nearest
+                from neoq.wording.remedies import of_queue
 
-                near = nearest(str(queue), self.listeners)
-                known = ", ".join(map(repr, sorted(self.listeners))) or "nothing"
-                advice = f"it listens on {known}" if near is None else f"did you mean {near!r}?"
+                advice = of_queue(str(queue), self.listeners)
                 raise InvalidJobError(f"this backend does not listen on queue {queue!r}; {advice}")
         with self.lock:
             if self.running and not set(chosen) >= set(self.pools):
@@ -276,6 +276,7 @@ class Engine(Runtime):
                 self.said_started = True
                 crons, now = self.cron_scheduler.at_work(), self.clock.time()
                 say_started(self.config, self.pools, crons, now, durable=self.durable)
+            self.holding.hand_limits([pool.listener for pool in self.pools.values()])
             self.running = True
             finish_before_pools_close()
             for pool in self.pools.values():
@@ -359,6 +360,14 @@ class Engine(Runtime):
                 job.id,
                 job.queue,
             )
+
+    def note_added(self, added: Sequence[Job]) -> None:
+        """Count what an enqueue has stored, and what it has not."""
+        accepted = [job for job in added if not job.duplicate]
+        for job in added:
+            if job.duplicate:
+                self.note_duplicate(job)
+        self.meter.note_enqueued(accepted)
 
     # -- drain, wait and shutdown ------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from neoq.clock import machine
@@ -46,6 +46,7 @@ class Fetcher:
         pools: Callable[[], Iterable[RunnerPool]],
         parked: Callable[[], None],
         claimed: Callable[[list[Job]], None],
+        limited: Container[str],
     ) -> None:
         self._store = store
         self._settler = settler
@@ -53,6 +54,7 @@ class Fetcher:
         self._lanes = pools
         self._parked = parked
         self._claimed = claimed
+        self._limited = limited
         self._interval = config.job_check_interval
         self._max_running = config.max_running
         self._turn = 0  # of the pools, where max_running makes them take turns
@@ -272,6 +274,8 @@ class Fetcher:
         buffered = len(self._buffers.get(pool.queue, ()))
         free = len(pool.idle) + pool.spare
         ahead = min(self._prefetch.get(pool.queue, 0), pool.fits_ahead())
+        if pool.queue in self._limited:  # a job that is claimed has its turn, and counts as running
+            ahead = 0
         limit = free + ahead - buffered
         return (
             Demand(pool.queue, limit, pool.listener.kinds)

@@ -11,21 +11,28 @@ from typing import TYPE_CHECKING, Any
 from neoq.batch import given, refreshed
 from neoq.clock import machine
 from neoq.engine.search import pages
+from neoq.errors import InvalidJobError, StaleLeaseError, UnsupportedError
 from neoq.filter import Filter
 from neoq.held.group import Batch, Group
+from neoq.held.limit_options import NO_LIMITS, features_for, words_for
 from neoq.job import Job
-from neoq.outcome import lease_of
-from neoq.record import JobOptions
+from neoq.outcome import Outcome, lease_of
+from neoq.payload import sized_result
+from neoq.record import JobOptions, Status
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
     from neoq.config import Config
     from neoq.engine.interrupt import AttemptSlot
+    from neoq.engine.listener import Listener
     from neoq.engine.meter import Meter
     from neoq.engine.recorder import Recorder
+    from neoq.held.limits import Limits
     from neoq.store import Store
 
+_NOT_HANDED: Any = object()
 TEND_AT_MOST = 1.0  # seconds of one heartbeat
+CANCEL_AT_MOST = 10.0  # seconds until the members of a batch that is cancelled are left to the heartbeats
 
 
 class Holding:
@@ -44,12 +51,15 @@ class Holding:
         self.config = config
         self.clock = clock
         self.prepare: Callable[[list[Job]], list[Job]] = list  # as an enqueue does: set by the backend
+        self.limited: set[str] = set()  # queues with limits
+        self._handed: dict[str, Limits | None] = {}
         self._slots = slots
         self._meter = meter
 
     def reset(self) -> None:
         """Begin again in the child of a fork."""
         self.__dict__.pop("recorder", None)
+        self._handed.clear()
 
     @cached_property
     def recorder(self) -> Recorder:
@@ -57,6 +67,26 @@ class Holding:
         from neoq.engine.recorder import Recorder  # here, since most programs have no steps
 
         return Recorder(self.store, patience=self.config.lease)
+
+    def complete(self, job: Job, connection: Any, result: Any) -> None:
+        """Settle a running job as succeeded inside its handler's own transaction."""
+        outcome = Outcome(
+            lease_of(job),
+            Status.SUCCEEDED,
+            started_at=job.started,
+            finished_at=self.clock.time(),
+            result=sized_result(result, self.config.max_payload),
+        )
+        stepped: Any = getattr(job.slot, "stepped", None)
+        if stepped is not None:
+            outcome = stepped.followed(outcome)
+        if self.store.settle([outcome], transaction=connection):
+            raise StaleLeaseError(
+                f"job {job.id} is no longer ours: its lease was lost, and others may run it; roll back",
+                queue=job.queue,
+                job_id=job.id,
+            )
+        job.completed = True
 
     # -- for the steps of an attempt ---------------------------------------------------------------------
 
@@ -84,6 +114,16 @@ class Holding:
 
     def refuse_own_line(self, job: Job, children: Sequence[Job]) -> None:
         """Refuse a child that would wait in an ordered line for the turn that its parent keeps."""
+        if job.key is None or not any(one.queue == job.queue and one.key == job.key for one in children):
+            return
+        limits = self.store.limits().get(job.queue) if "limits" in self.store.features else None
+        if limits is not None and limits.ordered:
+            raise InvalidJobError(
+                f"a child of job {job.id} has its key {job.key!r} in the ordered queue {job.queue!r}, and "
+                "would wait for ever for the turn that its parent keeps: give it another key or queue",
+                queue=job.queue,
+                job_id=job.id,
+            )
 
     def members(self, job_id: int) -> Batch | None:
         """The members of a batch by the id of its callback, counted; None for a job that is none."""
@@ -92,6 +132,50 @@ class Holding:
 
     def _pages(self, job_id: int) -> Iterator[Job]:
         return chain.from_iterable(pages(self.store, Filter(group=Group(job_id).name), oldest=True))
+
+    # -- limits ------------------------------------------------------------------------------------------
+
+    def refuse_limits(self, limits: Limits, queue: str) -> None:
+        """Raise where the store cannot keep limits."""
+        missing = features_for(limits) - self.store.features
+        if missing:
+            raise UnsupportedError(
+                f"{type(self.store).__name__} cannot limit a queue like that: {words_for(limits)}",
+                queue=queue,
+            )
+
+    def hand_limits(self, listeners: Iterable[Listener]) -> None:
+        """Let the store have the limits of queues that are served here from now on."""
+        if not self.store.features & {"limits", "rates"}:
+            return
+        new = [one for one in listeners if self._handed.get(one.queue, _NOT_HANDED) != one.limits]
+        if not new:
+            return
+        known = self.store.limits()
+        for listener in new:
+            queue, limits = listener.queue, listener.limits
+            if limits is not None or queue in known:
+                before = self.store.limit(queue, limits, by_listener=True)
+                if before is not None and before != limits:
+                    self.config.log.warning(
+                        "queue %s has other limits now, which are those of its listener here: %s; another "
+                        "process gave %s; give the same in all, since the last one that starts wins",
+                        queue,
+                        words_for(limits),
+                        words_for(before),
+                    )
+            self._handed[queue] = limits
+        self.refresh_limits()
+
+    def refresh_limits(self) -> None:
+        """Learn which queues have limits: of them nothing is claimed ahead."""
+        if not self.store.features & {"limits", "rates"}:
+            return
+        limited = {
+            queue for queue, limits in self.store.limits().items() if limits._replace(aging=None) != NO_LIMITS
+        }
+        self.limited |= limited
+        self.limited &= limited
 
     # -- for the heartbeat -------------------------------------------------------------------------------
 
@@ -108,8 +192,8 @@ class Holding:
             for stepped, saved in found:
                 stepped.note_saved(saved)
 
-    def tend(self) -> None:
+    def tend(self, seconds: float = TEND_AT_MOST) -> None:
         """Do what follows from what the store has recorded, as far as there is time for it."""
-        give_up = machine.monotonic() + TEND_AT_MOST
+        give_up = machine.monotonic() + seconds
         while self.store.tend() and machine.monotonic() < give_up:
             pass

@@ -422,6 +422,10 @@ class SecondLook:
         self._interval = interval
         self._due = -math.inf
 
+    def hurry(self) -> None:
+        """Let the next check look."""
+        self._due = -math.inf
+
     def check(self, now: float) -> float:
         """Look if it is time: the watchdog's call."""
         if now >= self._due:

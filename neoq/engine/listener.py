@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from neoq.clock import Clock
     from neoq.config import OnError
     from neoq.engine.scheduler import Cron
+    from neoq.held.limits import Limits
 
 Handler = Callable[[Job], Any]
 Middleware = Callable[[Job, Handler], Any]
@@ -45,6 +46,7 @@ class Listener:
         failed: Callable[[], None],
         unique: Unique = True,
         max_result: int = 2**20,
+        limits: Limits | None = None,
     ) -> None:
         self.queue = queue
         self.handler = handler
@@ -59,6 +61,7 @@ class Listener:
         self.failed = failed
         self.unique = unique
         self.max_result = max_result
+        self.limits = limits  # of the queue, over all processes
         self.call = handler
         self.whose = "the queue's"  # its options are
         self.routes: Routes | None = None  # of a queue that holds tasks: who runs which kind
@@ -89,6 +92,7 @@ class Listener:
         self.concurrency = other.concurrency
         self.capacity = other.capacity
         self.unique = other.unique
+        self.limits = other.limits
 
     def wrap(self, middleware: Sequence[Middleware]) -> None:
         """Put middleware around the handler, the first outermost."""

@@ -11,7 +11,7 @@ import os
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Any
 
 from neoq.engine.attempt import Judged, abandoned, attempt
@@ -76,6 +76,7 @@ class RunnerPool:
         self.callback_threads: list[threading.Thread] = []
         self._busy = 0.0  # seconds that the last chunks took, and their jobs: decaying sums
         self._jobs = 0.0
+        self.limited: Container[str] = ()  # queues with limits
         self._max_abandoned = max_abandoned
         self._new_slot = new_slot
         self._numbers = 0
@@ -382,7 +383,9 @@ class Runner:
         seconds /= self._chunk
         self.seconds += SMOOTHING * (seconds - self.seconds)
         fits = int(AHEAD_SECONDS / max(self.seconds, seconds, 1e-6))
-        self._size = max(1, min(2 * self._size, fits, MAX_AHEAD))
+        self._size = (
+            1 if self.pool.queue in self.pool.limited else max(1, min(2 * self._size, fits, MAX_AHEAD))
+        )
         self._chunk = 0
 
     def _steal(self) -> bool:

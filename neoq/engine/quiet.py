@@ -12,6 +12,7 @@ from neoq.errors import NeoqError
 from neoq.filter import Filter
 from neoq.record import Status
 
+_ALL_LINES = 10**6
 _WAITING = frozenset({Status.PENDING, Status.RETRYING})
 
 
@@ -37,11 +38,20 @@ def is_quiet(runtime: Runtime) -> bool:
         pool = runtime.pools.get(counts.queue)
         if pool is None or pool.without_threads:
             continue
-        if counts.ready and not counts.paused and _may_claim(runtime, pool):
+        may_claim = counts.ready and not counts.paused and _may_claim(runtime, pool)
+        if may_claim and counts.ready > _standing_still(runtime, counts.queue):
             return False
         if counts.running and runtime.local:
             return False
     return runtime.fetcher is None or (claims == runtime.fetcher.claims and not _is_busy(runtime))
+
+
+def _standing_still(runtime: Runtime, queue: str) -> int:
+    """How many jobs that are due wait behind one that is dead, or that waits for its next attempt."""
+    if queue not in runtime.holding.limited or "limits" not in runtime.store.features:
+        return 0
+    lines = runtime.store.lines(queue, limit=_ALL_LINES)
+    return sum(line.waiting for line in lines if line.state in {"dead", "retrying"})
 
 
 def _may_claim(runtime: Runtime, pool: RunnerPool) -> bool:
@@ -52,7 +62,7 @@ def _may_claim(runtime: Runtime, pool: RunnerPool) -> bool:
     now = runtime.clock.time()
     waiting = Filter(queue=pool.queue, statuses=_WAITING)
     return any(
-        job.kind in kinds and job.due <= now  # type: ignore[operator]
+        job.kind in kinds and job.due <= now and job.held in {None, "line"}  # type: ignore[operator]
         for page in pages(runtime.store, waiting)
         for job in page
     )

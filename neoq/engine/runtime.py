@@ -7,12 +7,12 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neoq.clock import LiveClock
 from neoq.codec import with_codec
 from neoq.engine.awaited import AwaitedJobs
-from neoq.engine.holding import Holding
+from neoq.engine.holding import CANCEL_AT_MOST, Holding
 from neoq.engine.interrupt import AttemptSlot, SecondLook, Supervised, Watchdog, current_slot
 from neoq.engine.listener import Listener, Middleware, Routes
 from neoq.engine.many import ManyListener, ManyRunner
@@ -28,13 +28,10 @@ from neoq.engine.unknown import UnknownKinds
 from neoq.engine.worker_info import info_of
 from neoq.errors import (
     JobCancelled,
-    StaleLeaseError,
 )
 from neoq.job import Job
 from neoq.outcome import Lease, Outcome, lease_of
-from neoq.payload import sized_result
-from neoq.record import Status
-from neoq.store import Extended, Reclaimed, Store, StoreContext, WorkerInfo
+from neoq.store import Changed, Extended, Reclaimed, Store, StoreContext, WorkerInfo
 from neoq.threads.lifecycle import BoundedCall, await_change
 from neoq.threads.loop import has_late, revive
 
@@ -190,6 +187,7 @@ class Runtime:
             pools=lambda: list(self.pools.values()),
             parked=self.parked,
             claimed=self.note_claimed,
+            limited=self.holding.limited,
         )
         self.announcer = Announcer(self.store, config)
         self.lookout = Lookout(self.store, config, self.awaited)
@@ -223,6 +221,7 @@ class Runtime:
                 "look for unknown kinds": self.unknown.log_new,
                 "saved values": self.holding.write_saved,
                 "care of groups": self.holding.tend,
+                "look for limits": self.holding.refresh_limits,
             },
         )
 
@@ -236,13 +235,14 @@ class Runtime:
             new_slot=self.new_slot,
         )
         pool.suspended = self.manual_run is not None
+        pool.limited = self.holding.limited
         if isinstance(listener, ManyListener):
             pool.runner_class = ManyRunner
         self.leave_out_others()
 
     def new_slot(self) -> AttemptSlot:
         """A slot for one thread that runs jobs."""
-        complete = self._complete if "transactions" in self.store.features else None
+        complete = self.holding.complete if "transactions" in self.store.features else None
         slot = AttemptSlot(self.clock, complete, self._require_check)
         slot.max_progress = self.config.max_payload
         slot.step_maker = StepMaker(self.holding)
@@ -255,26 +255,6 @@ class Runtime:
         with self._check_lock:
             self.needs_check = True
 
-    def _complete(self, job: Job, connection: Any, result: Any) -> None:
-        """Settle a running job as succeeded inside its handler's own transaction."""
-        outcome = Outcome(
-            lease_of(job),
-            Status.SUCCEEDED,
-            started_at=job.started,
-            finished_at=self.clock.time(),
-            result=sized_result(result, self.config.max_payload),
-        )
-        slot = job.slot
-        if isinstance(slot, AttemptSlot) and slot.stepped is not None:
-            outcome = slot.stepped.followed(outcome)
-        if self.store.settle([outcome], transaction=connection):
-            raise StaleLeaseError(
-                f"job {job.id} is no longer ours: its lease was lost, and others may run it; roll back",
-                queue=job.queue,
-                job_id=job.id,
-            )
-        job.completed = True
-
     def notify(self, queue: str, notice: str) -> None:
         """Something may have changed in the store."""
         if notice in {"ready", "called"}:
@@ -285,6 +265,9 @@ class Runtime:
                 pool.wake()
         elif notice == "cancel" and self.heartbeat is not None:
             self.heartbeat.call()
+        elif notice == "cancel":
+            self._second_look.hurry()
+            self.watchdog.expect(-math.inf)
         if self.waiters:
             self.note_change()
 
@@ -345,6 +328,12 @@ class Runtime:
         self.awaited.note_changed(job_ids)
         if self.announcer is not None:
             self.announcer.announce(job_ids)
+
+    def note_cancelled(self, changed: Changed) -> None:
+        """Jobs were cancelled here by hand: stop those that run, and what waits with or for them."""
+        self.cancel_running(set(changed.running))
+        if "batches" in self.store.features:
+            self.holding.tend(CANCEL_AT_MOST)
 
     def note_extended(self, leases: Sequence[Lease], extended: Extended) -> None:
         """Leases were renewed: stop what is lost, and what was cancelled."""
@@ -436,6 +425,8 @@ class Runtime:
 
     def _look_again(self) -> None:
         self.wake_ready()
+        if held := self.held():  # a group that was stopped may have cancelled some
+            self.cancel_running(self.store.extend(list(map(lease_of, held))).cancelled)
         self.unknown.log_new()
         self.holding.tend()
         self.series_writer.write_in_time()

@@ -84,6 +84,10 @@ class Batch:
     stopped: bool = False
     _pages: Callable[[], Iterator[Job]] | None = field(default=None, compare=False, repr=False)
 
+    def __getstate__(self) -> dict[str, object]:
+        """What is pickled: the counts."""
+        return {**self.__dict__, "_pages": None}
+
     @property
     def ended(self) -> int:
         """Members that have ended."""

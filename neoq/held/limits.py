@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -48,6 +49,20 @@ class Rate:
     def tolerance(self) -> float:
         """By how many seconds a start may be early, as GCRA has it."""
         return self.spacing * (self.at_once - 1)
+
+    def allowed(self, tat: float, now: float) -> int:
+        """How many may start now; ``tat`` is what `after` has said of the starts so far, 0 for none."""
+        if now < self.earliest(tat):
+            return 0
+        return math.floor((self.tolerance - max(0.0, tat - now)) / self.spacing + 1e-6) + 1
+
+    def after(self, tat: float, now: float, starts: int = 1) -> float:
+        """The theoretical arrival time of GCRA, once so many have started."""
+        return max(tat, now) + starts * self.spacing
+
+    def earliest(self, tat: float) -> float:
+        """When the next one may start."""
+        return tat - self.tolerance
 
 
 class Limits(NamedTuple):

@@ -195,19 +195,21 @@ class Groups:
         if members.rules.named:
             members.names[record.queue, record.fingerprint] = record.id
 
-    def ended(self, job: Job) -> bool:
-        """Count the end of a job, in its group and as a holder; whether its group keeps it."""
+    def keeps(self, job: Job) -> bool:
+        """Whether a job that has ended stays for the holder of its group."""
+        members = self.of(job)
+        return members is not None and members.kept
+
+    def ended(self, job: Job) -> None:
+        """Count the end of a job, in its group and as a holder."""
         if job.holds is not None:
             self._holder_ended(job, let_go=job.status is not _DEAD)
         members = self.of(job)
-        if members is None:
-            return False
-        if not members.complete:
+        if members is not None and not members.complete:
             members.count(job.status, 1)
             if job.status is _DEAD and members.rules.stop_on_dead:
                 self._stop(members)
             self._look(members)
-        return members.kept
 
     def may_revive(self, job: Job) -> bool:
         """Whether a DEAD job may run again: not where its group was stopped before all had ended."""

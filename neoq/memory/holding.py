@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from neoq.errors import BackendClosedError, UnsupportedError
 from neoq.held.group import BATCH, Batch, BatchRules
+from neoq.held.limits import Limits, Line
 from neoq.held.step import Step
 from neoq.job import Job
 from neoq.memory.config import MemConfig
+from neoq.memory.limited import Limited
+from neoq.memory.queues import snapshot
 from neoq.memory.room import Room
-from neoq.memory.table import Table, snapshot
+from neoq.memory.table import Table
 from neoq.outcome import Lease
 from neoq.record import FINISHED, Status
 from neoq.store import DirectStore, taken_by
@@ -61,13 +65,11 @@ class HoldingMemStore(DirectStore):
             if then.uid is not None and (met := table.of_uids([then.uid]).get(then.uid)):
                 raise taken_by(met, then.uid)
             state = table.queues.get(then.queue) or table.new_queue(then.queue)
-            holder = state.holders.get(state.key(then)) if then.unique else None
+            holder = state.holder_of(then) if then.unique else None
             if holder is not None:
-                job = state.record(holder)
-                assert job is not None
-                if not rules.named or job.held != "batch":
-                    raise taken_by(job.snapshot())
-                opened = job.snapshot()
+                opened = state.known(holder)
+                if not rules.named or opened.held != "batch":
+                    raise taken_by(opened)
                 opened.duplicate = True
             else:
                 opened = table.accept_held(then, state)
@@ -126,6 +128,45 @@ class HoldingMemStore(DirectStore):
             if taken and job.held == "signal" and table.steps.is_awaited(job.id, step.name):
                 table.wake(job.id)
             return taken
+
+    # -- limits ------------------------------------------------------------------------------------------
+
+    def limit(self, queue: str, limits: Limits | None, *, by_listener: bool) -> Limits | None:
+        """Set the limits of a queue."""
+        table = self._table
+        with table.lock:
+            state = table.queues.get(queue) or table.new_queue(queue)
+            if state.limited is None:
+                if limits is None:
+                    return None
+                state.limited = Limited(queue, state.ready, state.records, self.clock, table.future)
+                state.plenty = -math.inf  # until room is asked for
+            limited = state.limited
+            asked, before = limited.asked.get(by_listener), limited.limits
+            if limits is None:
+                limited.asked.pop(by_listener, None)
+            else:
+                limited.asked[by_listener] = limits
+            for job_id in limited.apply(before, state.running):
+                table.let_go(table.jobs[job_id])  # type: ignore[arg-type]  # it has ended, so it is no tuple
+            if not limited.asked:
+                state.limited = None
+        self._table.notify(queue, "ready")
+        return asked if by_listener and asked != limits else None
+
+    def limits(self) -> Mapping[str, Limits]:
+        """The limits of each queue that has any."""
+        with self._table.lock:
+            states = self._table.queues.items()
+            return {queue: state.limited.limits for queue, state in states if state.limited is not None}
+
+    def lines(self, queue: str, *, limit: int = 1000) -> list[Line]:
+        """The lines of a queue that wait or stand still."""
+        with self._table.lock:
+            state = self._table.queues.get(queue)
+            limited = None if state is None else state.limited
+            lines = None if limited is None else limited.lines
+            return [] if lines is None else lines.shown(queue, limit)
 
     def _refuse_outsiders(self, queue: str) -> None:
         """While the backend shuts down only handlers that still count may enqueue."""

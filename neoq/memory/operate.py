@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from neoq.batch import taken_by
 from neoq.job import DuplicateJobError, Job
-from neoq.memory.queues import QueueState
-from neoq.memory.table import WAITING, Table, snapshot
+from neoq.memory.state import QueueState
+from neoq.memory.table import WAITING, Table
 from neoq.record import PENDING, Status
 from neoq.store import Action, Changed
 
@@ -58,16 +58,16 @@ class Operator:
         table = self._table
         if job.status in WAITING:
             if job.held is not None:
-                return False
+                return job.held == "line"
             table.move(job, state, min(now, job.due))  # type: ignore[type-var]
             return True
         if job.status is not _DEAD or (job.counted and not table.groups.may_revive(job)):
             return False
         if job.unique:
-            holder = state.holders.get(key := state.key(job))
-            if holder is not None:
-                raise taken_by(snapshot(table.jobs[holder]))
-            state.holders[key] = job.id
+            holder = state.holder_of(job)
+            if holder not in {None, job.id}:
+                raise taken_by(state.known(holder))
+            state.holders[state.key(job)] = job.id
         state.dead -= 1
         table.dead.pop(job.id, None)
         if job.counted:

@@ -1,4 +1,4 @@
-"""Where jobs in memory wait: ready ones in a queue.Queue each, future ones in two heaps and one timer.
+"""Where jobs in memory are ready to run: in a queue.Queue each.
 
 Everything here is guarded by the one lock of its backend, and its methods are called with it held
 unless they say otherwise.
@@ -14,22 +14,16 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from heapq import heapify, heappop, heappush
 from queue import Queue
-from typing import TYPE_CHECKING, Any
 
 from neoq.job import Job
 from neoq.record import PENDING, Status
-from neoq.store import QueueCounts
-from neoq.threads.loop import Logger, Loop
 
-if TYPE_CHECKING:
-    from neoq.clock import Clock
-
-_SPARE = 1000  # void entries that may lie about before they are swept out
+SPARE = 1000  # void entries that may lie about before they are swept out
 
 Key = bytes | str
-Entry = tuple[float, int, Job]
 Place = tuple[
     int, float, int
 ]  # in the order of a queue: by priority, the highest first, then due time, then id
@@ -57,6 +51,11 @@ def job_of(plain: Plain) -> Job:
     return job
 
 
+def snapshot(job: Job | Plain) -> Job:
+    """A job as its user may see it."""
+    return job.snapshot() if isinstance(job, Job) else job_of(job)
+
+
 class ReadyQueue(Queue[Job | Plain]):
     """The jobs of one queue that are due: by priority, then due time, then enqueue order.
 
@@ -78,18 +77,21 @@ class ReadyQueue(Queue[Job | Plain]):
         self._serial = itertools.count()
         self._void = 0
         self._last_rank, self._last_due, self._last_id = 0, 0.0, 0  # the place of what was put in order last
+        self._place: Callable[[Job | Plain], Place] = place_of
+        self.aging: float | None = None
+        self.in_line = 0  # jobs that are due, and wait for others of their key
         self.length = 0  # jobs, void entries and those that are set aside not counted
         self.aside: dict[int, Job | Plain] = {}  # of kinds that were not wanted when they came up
         self._kinds: frozenset[str] | None = None  # that were wanted
 
     def _qsize(self) -> int:
-        return self.length + len(self.aside)
+        return self.length + len(self.aside) + self.in_line
 
     __len__ = _qsize
 
     def push(self, job: Job | Plain) -> None:
         """Record and add a job that is due; there is always room for what was accepted."""
-        place = _place(job)
+        place = self._place(job)
         if place > (self._last_rank, self._last_due, self._last_id) or not self._in_order:
             self._last_rank, self._last_due, self._last_id = place
             self._records[place[2]] = job
@@ -141,13 +143,13 @@ class ReadyQueue(Queue[Job | Plain]):
         taken: list[Job | Plain] = []
         in_order = self._in_order
         while len(taken) < limit:
-            if self._others and (not in_order or self._others[0][:3] < _place(in_order[0])):
+            if self._others and (not in_order or self._others[0][:3] < self._place(in_order[0])):
                 job = heappop(self._others)[-1]
             elif in_order:
                 job = in_order.popleft()
             else:
                 break
-            if self._void and _is_void(job, self._records):
+            if self._void and is_void(job, self._records):
                 self._void -= 1
             else:
                 taken.append(job)
@@ -174,8 +176,9 @@ class ReadyQueue(Queue[Job | Plain]):
     def may_be_oldest(self) -> list[Job | Plain]:
         """Ready jobs of which one became due first: mostly one; all, where they have several priorities."""
         entries, records = self._in_order, self._records
-        if entries and _place(entries[0])[0] == _place(entries[-1])[0]:  # then in order of their due times
-            first = next((job for job in entries if not _is_void(job, records)), None)
+        ranks = {place_of(entry)[0] for entry in (entries[0], entries[-1])} if entries else {0, 1}
+        if len(ranks) == 1 and not self.aging:  # then in order of their due times
+            first = next((job for job in entries if not is_void(job, records)), None)
             found = [] if first is None else [first]
         else:
             found = list(entries)
@@ -183,7 +186,7 @@ class ReadyQueue(Queue[Job | Plain]):
 
     def swap(self, record: Job) -> None:
         """Let a job have another record, and with it another entry of the same place."""
-        entry = (*_place(record), next(self._serial), record)
+        entry = (*self._place(record), next(self._serial), record)
         self._records[record.id] = record
         if record.id in self.aside:
             self.aside[record.id] = record
@@ -201,12 +204,33 @@ class ReadyQueue(Queue[Job | Plain]):
             return
         self._void += 1
         self.length -= 1
-        if self._void > _SPARE and self._void * 2 > len(self._in_order) + len(self._others):
+        if self._void > SPARE and self._void * 2 > len(self._in_order) + len(self._others):
             records = self._records
-            self._in_order = deque(job for job in self._in_order if not _is_void(job, records))
-            self._others = [entry for entry in self._others if not _is_void(entry[-1], records)]
+            self._in_order = deque(job for job in self._in_order if not is_void(job, records))
+            self._others = [entry for entry in self._others if not is_void(entry[-1], records)]
             heapify(self._others)
             self._void = 0
+
+    def empty_out(self) -> list[Job | Plain]:
+        """Remove and return all jobs, in their order."""
+        entries = [*self._in_order, *[entry[-1] for entry in self._others], *self.aside.values()]
+        jobs = sorted((job for job in entries if not is_void(job, self._records)), key=self._place)
+        self._in_order.clear()
+        self._others.clear()
+        self.aside.clear()
+        self._void = self.length = 0
+        return jobs
+
+    def age(self, aging: float | None) -> None:
+        """Let jobs gain a level of priority for each such span that they have waited longer than others.
+
+        So each level is worth a span of its due time, and the order of two jobs stays as it is.
+        """
+        jobs = self.empty_out()
+        self.aging = aging
+        self._place = place_of if aging is None else partial(_aged_place, aging)
+        for job in jobs:
+            self.push(job)
 
     def _put(self, item: Job | Plain) -> None:
         self.push(item)
@@ -217,7 +241,7 @@ class ReadyQueue(Queue[Job | Plain]):
 
 def oldest_due(waiting: list[Job | Plain], records: Records) -> float | None:
     """When the first of some ready jobs became due; those that have another record now do not count."""
-    return min((_place(job)[1] for job in waiting if not _is_void(job, records)), default=None)
+    return min((place_of(job)[1] for job in waiting if not is_void(job, records)), default=None)
 
 
 def oldest_started(records: list[Job | Plain], running: int) -> dict[str, float]:
@@ -233,259 +257,19 @@ def oldest_started(records: list[Job | Plain], running: int) -> dict[str, float]
     return oldest
 
 
-def _place(job: Job | Plain) -> Place:
+def place_of(job: Job | Plain) -> Place:
+    """Where a job stands among those of its queue."""
     if job.__class__ is tuple:
         return 0, job[3], job[0]
     return -job.priority, job.due, job.id  # type: ignore[union-attr, return-value]
 
 
-def _is_void(job: Job | Plain, records: Records) -> bool:
+def _aged_place(aging: float, job: Job | Plain) -> Place:
+    rank, due, job_id = place_of(job)
+    return 0, due + rank * aging, job_id
+
+
+def is_void(job: Job | Plain, records: Records) -> bool:
     """Whether a waiting place's job was cancelled, deleted, replaced or moved since."""
     job_id = job[0] if job.__class__ is tuple else job.id  # type: ignore[union-attr]
     return records.get(job_id) is not job
-
-
-class QueueState:
-    """All that the memory backend knows of one queue."""
-
-    def __init__(self, queue: str, lock: threading.RLock, records: Records) -> None:
-        self.queue = queue
-        self.records = records
-        self.ready = ReadyQueue(lock, records)
-        self.holders: dict[Key, int] = {}  # the id of the unfinished job of each fingerprint
-        self.paused = False
-        self.blocked: list[int] = []  # how many jobs each waiting producer needs room for
-        self.scheduled = 0  # waiting for their time
-        self.held = 0  # waiting for others to end, or for a signal
-        self.retrying = 0  # waiting for their next attempt
-        self.running = 0
-        self.succeeded = 0
-        self.dead = 0
-        self.cancelled = 0
-        self.hashed = False  # the keys of `holders` are fingerprints
-        self.frees_early = False  # there are jobs that are unique until started
-        self.plenty: float = 0  # up to so many ready jobs there is room, whatever the runners hold
-
-    def key(self, job: Job) -> Key:
-        """What stands for a job's fingerprint here: mostly the payload itself, which spares the hashing.
-
-        A custom fingerprint could equal another job's hash only if it looks like one; from the first such
-        on, this queue compares the real fingerprints.
-        """
-        own = job.own_fingerprint
-        if self.hashed:
-            return job.fingerprint
-        if own is None:
-            return job.body  # type: ignore[return-value]
-        if len(own) == 32:
-            self._hash()
-        return own
-
-    def _hash(self) -> None:
-        """Compare fingerprints from now on."""
-        holders: list[Any] = [self.records[job_id] for job_id in self.holders.values()]
-        holders = [job_of(holder) if holder.__class__ is tuple else holder for holder in holders]
-        self.holders.clear()  # in place: a caller may have the dict in its hand
-        self.holders.update((holder.fingerprint, holder.id) for holder in holders)
-        self.hashed = True
-
-    def holder(self, fingerprint: str) -> int | None:
-        """The unfinished job that has a fingerprint."""
-        if len(fingerprint) == 32 and not self.hashed and fingerprint not in self.holders:
-            self._hash()  # it may be the hash of a payload
-        return self.holders.get(fingerprint)
-
-    def free(self, job: Job) -> None:
-        """Give up a job's fingerprint, if it is still the one that has it."""
-        key = self.key(job)
-        if self.holders.get(key) == job.id:
-            del self.holders[key]
-
-    def record(self, job_id: int) -> Job | None:
-        """A job's record, to be changed: one that is plain is so no longer."""
-        job = self.records.get(job_id)
-        if job.__class__ is not tuple:
-            return job  # type: ignore[return-value]
-        record = job_of(job)
-        self.ready.swap(record)
-        return record
-
-    def waits(self, job: Job, one: int) -> None:
-        """Count a job in (1) or out (-1) that waits for its time."""
-        if job.held is not None:
-            self.held += one
-        elif job.status is Status.RETRYING:
-            self.retrying += one
-        else:
-            self.scheduled += one
-
-    def counts(self) -> QueueCounts:
-        """The queue in numbers."""
-        return QueueCounts(
-            self.queue,
-            ready=len(self.ready),
-            scheduled=self.scheduled,
-            retrying=self.retrying,
-            running=self.running,
-            succeeded=self.succeeded,
-            dead=self.dead,
-            cancelled=self.cancelled,
-            paused=self.paused,
-            held=self.held,
-        )
-
-
-class FutureJobs:
-    """Jobs whose time has not come.
-
-    Far ones lie in a heap that the scheduler thread looks at every ``interval``; those due within the
-    window move to the near heap, whose head has one armed timer. So a wake costs what is due, and a
-    million waiting jobs cost no thread.
-    """
-
-    def __init__(
-        self,
-        lock: threading.RLock,
-        records: Records,
-        clock: Clock,
-        *,
-        interval: float,
-        window: float,
-        release: Callable[[], None],
-        log: Logger,
-    ) -> None:
-        self._lock = lock
-        self._records = records
-        self._clock = clock
-        self._interval = interval
-        self._horizon = max(window, 2 * interval)  # whatever the window, nobody is promoted too late
-        self._release = release
-        self._far: list[Entry] = []
-        self._near: list[Entry] = []
-        self._serial = itertools.count()
-        self._void = 0
-        self._timer = HeadTimer(clock, release, log)
-        self._scheduler = Loop("neoq-scheduler", self._watch, log)
-        self._drift = clock.time() - clock.monotonic()
-        self._held = False
-
-    def push(self, job: Job, at: float | None = None) -> None:
-        """Record a job, and let it wait for its time, or for another one."""
-        job.waits = True
-        due: float = job.due if at is None else at  # type: ignore[assignment]
-        entry = (due, next(self._serial), job)
-        heap = self._far if due - self._clock.time() > self._horizon else self._near
-        self._records[job.id] = job
-        heappush(heap, entry)
-        if heap is self._near and self._near[0] is entry:
-            self._arm()
-        if not self._scheduler.wanted:
-            self._start()
-
-    def pop_due(self) -> list[Job]:
-        """Remove and return the jobs whose time has come, in its order."""
-        now = self._clock.time()
-        self._promote(now)
-        due = []
-        near = self._near
-        while near and near[0][0] <= now:
-            job = heappop(near)[-1]
-            if self._void and _is_void(job, self._records):
-                self._void -= 1
-            else:
-                job.waits = False
-                due.append(job)
-        self._arm()
-        return due
-
-    def _promote(self, now: float) -> None:
-        far, near, until = self._far, self._near, now + self._horizon
-        while far and far[0][0] <= until:
-            heappush(near, heappop(far))
-
-    def next_due(self) -> float | None:
-        """When the next one is due, or None (a void entry may be taken for one)."""
-        near, far = self._near, self._far
-        if near and far:
-            return min(near[0][0], far[0][0])
-        return near[0][0] if near else far[0][0] if far else None
-
-    def void(self, job_id: int, record: Job | None) -> None:
-        """Count one entry out, whose job has another record now, or none."""
-        if record is None:
-            del self._records[job_id]
-        else:
-            self._records[job_id] = record
-        self._void += 1
-        if self._void > _SPARE and self._void * 2 > len(self._far) + len(self._near):
-            for heap in (self._far, self._near):
-                heap[:] = [entry for entry in heap if not _is_void(entry[-1], self._records)]
-                heapify(heap)
-            self._void = 0
-
-    def hold(self, held: bool) -> None:
-        """Let nobody but the caller of `pop_due` look at the time, or go on."""
-        self._held = held
-        self._timer.arm(None)
-        if not held and (self._near or self._far):
-            self._start()
-            self._arm()
-
-    def close(self) -> None:
-        """Stop both threads and wait for them; called without the lock."""
-        self._timer.cancel()
-        self._scheduler.close()
-        self._timer.join(1.0)
-        self._scheduler.join(1.0)
-
-    def _arm(self) -> None:
-        if not self._held:
-            self._timer.arm(self._near[0][0] if self._near else None)
-
-    def _start(self) -> None:
-        if self._held:
-            return
-        self._arm()
-        self._timer.start()
-        self._scheduler.start()
-
-    def _watch(self) -> float:
-        """Promote far jobs, and notice a wall clock that was set, every ``interval``."""
-        with self._lock:
-            self._promote(self._clock.time())
-            drift = self._clock.time() - self._clock.monotonic()
-            jumped, self._drift = abs(drift - self._drift) > 0.001, drift
-            if jumped or self._near:
-                self._arm()
-        return self._interval
-
-
-class HeadTimer(Loop):
-    """One timer for the head of a heap: it can be set to another time while it waits.
-
-    A Timer for each job would be a thread for each job.
-    """
-
-    def __init__(self, clock: Clock, release: Callable[[], None], log: Logger) -> None:
-        super().__init__("neoq-timer", self._look, log)
-        self._clock = clock
-        self._release = release
-        self._due: float | None = None
-
-    def arm(self, due: float | None) -> None:
-        """Fire at ``due`` (seconds since the epoch), or never."""
-        self._due = due
-        self.wake()
-
-    def cancel(self) -> None:
-        """Let the thread end."""
-        self.close()
-
-    def _look(self) -> float | None:
-        """Release the head if its time has come; the wall clock is read at each turn."""
-        due = self._due
-        left = None if due is None else due - self._clock.time()
-        if left is not None and left <= 0:
-            self._release()
-            return 0.0
-        return left

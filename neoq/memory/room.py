@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from neoq.capacity import closed, new_of, no_room, refuse_too_many
 from neoq.clock import machine
 from neoq.job import Job, data_of
-from neoq.memory.queues import QueueState
+from neoq.memory.state import QueueState
 
 if TYPE_CHECKING:
     from neoq.config import Config
@@ -34,7 +34,7 @@ class Room:
         if capacity is None:
             state.plenty = math.inf
             return False
-        state.plenty = capacity - _HANDED_OVER_AT_MOST
+        state.plenty = capacity - _HANDED_OVER_AT_MOST if state.limited is None else -math.inf
         if len(state.ready) + wanted <= state.plenty:
             return False
         return len(state.ready) + wanted + self._context.handed_over(state.queue) > capacity
@@ -65,7 +65,7 @@ class Room:
     def may_have(self, state: QueueState) -> bool:
         """Whether to wake producers: asked by a runner that has started all that was handed to it before."""
         capacity = self._context.capacity_of(state.queue)
-        return capacity is None or state.ready.length + min(state.blocked) <= capacity
+        return capacity is None or len(state.ready) + min(state.blocked) <= capacity
 
     def wait(self, state: QueueState, wanted: Callable[[], int]) -> None:
         """Wait, with the lock released, until a full queue has room again for as many as are ``wanted``."""

@@ -15,11 +15,13 @@ from neoq.job import Job, call_of, data_of, is_special, queue_of
 from neoq.job import plain as plain_job
 from neoq.memory.groups import Members
 from neoq.memory.holding import HoldingMemStore
+from neoq.memory.looking import counts, find
 from neoq.memory.operate import Operator
-from neoq.memory.queues import Plain, QueueState, job_of
+from neoq.memory.queues import Plain, job_of, snapshot
 from neoq.memory.room import Room
 from neoq.memory.schedules import Schedules
-from neoq.memory.table import Table, snapshot
+from neoq.memory.state import QueueState
+from neoq.memory.table import Table
 from neoq.outcome import Lease, Outcome, Successes, succeeded
 from neoq.record import Status
 from neoq.schedules import Listed
@@ -47,7 +49,7 @@ _RUNNING, _SUCCEEDED = Status.RUNNING, Status.SUCCEEDED
 class MemStore(HoldingMemStore):
     """The jobs of one process."""
 
-    features: ClassVar[frozenset[str]] = frozenset({"local", "batches", "steps"})
+    features: ClassVar[frozenset[str]] = frozenset({"local", "batches", "steps", "limits", "rates"})
 
     def open_store(self, notify: Notify) -> None:
         """Begin with no jobs at all."""
@@ -104,7 +106,7 @@ class MemStore(HoldingMemStore):
                 if self._room.closed:
                     self._refuse_outsiders(queue)
                 if data in holders:
-                    return table.meet(holders[data], None, state)
+                    return table.meet_plain(queue, data, now, state)
                 if ready.length >= state.plenty and self._room.is_full(state, 1):
                     return self._add_alone(plain_job(queue, data, now))
                 table.last_id = job_id = table.last_id + 1
@@ -218,7 +220,7 @@ class MemStore(HoldingMemStore):
             return met
         if job.special and job.group is not None and (known := self._table.groups.known(job)):
             return known
-        holder = state.holders.get(state.key(job)) if job.unique else None
+        holder = state.holder_of(job) if job.unique else None
         return self._table.accept(job, state) if holder is None else self._table.meet(holder, job, state)
 
     def _add_plain_batch(self, jobs: Sequence[Job], state: QueueState) -> list[Job]:
@@ -252,7 +254,7 @@ class MemStore(HoldingMemStore):
                 return Tick.EXISTS
             ticks.last = at
             state = self._queues.get(job.queue) or self._table.new_queue(job.queue)
-            if state.key(job) in state.holders:
+            if state.holder_of(job) is not None:
                 ticks.skipped += 1
                 return Tick.SKIPPED
             ticks.job_id = self._table.accept(job, state).id
@@ -281,12 +283,12 @@ class MemStore(HoldingMemStore):
         claimed: list[Job] = []
         more = False
         with self._lock:
+            now: Any = to_datetime(self.clock.time())  # that of the starts which a rate counts
             for queue, limit, kinds in demand:
                 jobs, left = self._take(queue, limit, kinds)
                 claimed += jobs
                 more = more or left
             due = None if more else self._table.future.next_due()
-        now: Any = to_datetime(self.clock.time())
         return Claimed(claimed, now if more else to_datetime(due), now)
 
     def take(self, queue: str, limit: int, kinds: frozenset[str] | None) -> tuple[list[Job], bool]:
@@ -299,12 +301,14 @@ class MemStore(HoldingMemStore):
         with lock:
             table.in_use = True
             try:
-                taken = self._take(queue, limit, kinds)
+                taken = self._take(queue, limit, kinds, ahead=False)
             finally:
                 table.in_use = False
         return taken
 
-    def _take(self, queue: str, limit: int, kinds: frozenset[str] | None) -> tuple[list[Job], bool]:
+    def _take(
+        self, queue: str, limit: int, kinds: frozenset[str] | None, *, ahead: bool = True
+    ) -> tuple[list[Job], bool]:
         state = self._queues.get(queue)
         if state is None:
             return [], False
@@ -312,12 +316,21 @@ class MemStore(HoldingMemStore):
             state.ready.not_full.notify_all()
         if state.paused or not (state.ready.length or state.ready.aside):
             return [], False
+        limited = state.limited
+        if limited is not None:
+            # A runner takes no job that it does not start at once.
+            limit = limited.may_claim(limit if ahead else 1, state.running)
+            if limit <= 0:
+                return [], False
         taken = self._hand_out(state.ready.take(limit, kinds), next(self._leases))
         if state.frees_early:
             for job in taken:
                 if job.unique == "until_started":
                     state.free(job)
         state.running += len(taken)
+        if limited is not None:
+            limited.claimed(taken)
+            return taken, state.ready.length > 0 and limited.may_claim(1, state.running) > 0
         return taken, state.ready.length > 0
 
     def _hand_out(self, waiting: list[Job | Plain], token: int) -> list[Job]:
@@ -395,6 +408,8 @@ class MemStore(HoldingMemStore):
                 state.succeeded += settled
                 table.in_use = False
             table.drop_finished()
+        if state.limited is not None and state.ready.length:
+            self._notify(state.queue, "ready")
         return stale
 
     def extend(self, leases: Sequence[Lease]) -> Extended:
@@ -436,11 +451,11 @@ class MemStore(HoldingMemStore):
     ) -> Page:
         """Snapshots of jobs, newest first."""
         with self._lock:
-            return self._table.find(wanted, limit, after, before)
+            return find(self._table, wanted, limit, after, before)
 
     def counts(self) -> list[QueueCounts]:
         """Every queue that has or had jobs."""
-        return self._table.counts()
+        return counts(self._table)
 
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel, retry or delete jobs."""

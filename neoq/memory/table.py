@@ -4,39 +4,32 @@ from __future__ import annotations
 
 import os
 import threading
-from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
-from neoq.filter import Filter
 from neoq.held.group import BATCH
-from neoq.job import Job
+from neoq.job import Job, plain
+from neoq.memory.future import FutureJobs
 from neoq.memory.groups import Groups
+from neoq.memory.lines import Lines
 from neoq.memory.queues import (
-    FutureJobs,
     Key,
-    Plain,
-    QueueState,
     Records,
-    job_of,
-    oldest_due,
-    oldest_started,
+    snapshot,
 )
+from neoq.memory.spans import Spans
+from neoq.memory.state import QueueState
 from neoq.memory.steps import Steps
 from neoq.outcome import Outcome
 from neoq.record import FINISHED, Held, Status
 from neoq.store import (
     Notify,
-    Page,
-    QueueCounts,
     refuse_taken_uids,
     taken_by,
     warn_of_dropped,
 )
-from neoq.times import to_datetime
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -46,7 +39,6 @@ _PENDING, _RUNNING, _DEAD = Status.PENDING, Status.RUNNING, Status.DEAD
 _SUCCEEDED, _CANCELLED = Status.SUCCEEDED, Status.CANCELLED
 WAITING = frozenset({_PENDING, Status.RETRYING})
 _YIELDS = 10  # then it blocks: whoever has the lock may be at something long
-_LOOKED_AT_ONCE = 2000  # jobs, while others wait for the lock
 
 
 class Table:
@@ -76,7 +68,7 @@ class Table:
             release=self.release_due,
             log=config.log,
         )
-        self.groups = Groups(self.jobs, wake=self.wake, stop=self.stop, let_go=self._let_go)
+        self.groups = Groups(self.jobs, wake=self.wake, stop=self.stop, let_go=self.let_go)
         self.steps = Steps()
 
     def give_way(self) -> None:
@@ -117,9 +109,12 @@ class Table:
         elif record.waits:
             self.schedule(record, state)
         else:
-            state.ready.push(record)
+            _make_ready(record, state)
         if key is not None:
             state.holders[key] = job.id
+            if record.unique_for is not None:
+                state.spans = state.spans or Spans(state.holders, state.records, self._clock)
+                state.spans.begin(record, key)
         if record.uid is not None:
             self.uids[record.uid] = job.id
         if record.group is not None:
@@ -133,15 +128,20 @@ class Table:
             self.future.push(job)
         else:
             job.waits = False
-            state.ready.push(job)
+            _make_ready(job, state)
 
     def move(self, holder: Job, state: QueueState, run_after: float | None, new: Job | None = None) -> Job:
         """Put a waiting job at another time; its entry at the old one counts no more."""
         record = self.stand_in(holder, state)
-        record.due = run_after
+        lines = lines_of(state)
+        if lines is not None:
+            later = run_after > self._clock.time()  # type: ignore[operator]
+            lines.moved(holder, later=later, other_key=new is not None and new.key != holder.key)
         record.special = True
+        record.held = None
         if new is not None:
             record.replace_by(new)
+        record.due = run_after
         self.schedule(record, state)
         self.notify(record.queue, "ready")
         return record
@@ -149,20 +149,32 @@ class Table:
     def meet(self, holder_id: int, job: Job | None, state: QueueState) -> Job:
         """Enqueue a job (None: a plain one) whose fingerprint an unfinished one has."""
         if job is not None and job.on_duplicate == "raise":
-            raise taken_by(snapshot(self.jobs[holder_id]))
+            raise taken_by(state.known(holder_id))
         replaces = job is not None and job.on_duplicate == "replace"
         if replaces:
             state.record(holder_id)
-        holder = self.jobs[holder_id]
-        if isinstance(holder, Job) and holder.status is not _RUNNING and holder.held is None:
+        holder = self.jobs.get(holder_id)
+        if isinstance(holder, Job) and holder.status in WAITING and holder.held in {None, "line"}:
             due = self._clock.time() if job is None else job.due
-            if replaces:
-                holder = self.move(holder, state, due, job)
+            if replaces and job is not None:
+                if job.max_delay is not None:
+                    due = min(job.due or 0.0, (holder.created or 0.0) + job.max_delay)
+                self.move(holder, state, due, job)
             elif holder.status is Status.RETRYING and due < holder.due:  # type: ignore[operator]
-                holder = self.move(holder, state, due)
-        met = snapshot(holder)
+                self.move(holder, state, due)
+        met = state.known(holder_id)
         met.duplicate = True
         return met
+
+    def meet_plain(self, queue: str, data: bytes, now: float, state: QueueState) -> Job:
+        """Enqueue a plain job whose payload an unfinished one had a moment ago."""
+        job = plain(queue, data, now)
+        holder = state.holder_of(job)
+        if holder is not None:
+            return self.meet(holder, None, state)
+        added = self.accept(job, state)
+        self.notify(queue, "ready")
+        return added
 
     def refuse_duplicates(self, jobs: Sequence[Job], states: dict[str, QueueState]) -> None:
         """Raise for the first on_duplicate="raise" that meets a job, stored or earlier in the batch."""
@@ -177,8 +189,8 @@ class Table:
             state = states[job.queue]
             key = state.key(job)
             if job.on_duplicate == "raise":
-                if (holder := state.holders.get(key)) is not None:
-                    raise taken_by(snapshot(self.jobs[holder]))
+                if (holder := state.holder_of(job)) is not None:
+                    raise taken_by(state.known(holder))
                 if (job.queue, key) in earlier:
                     raise taken_by(earlier[job.queue, key].snapshot())
             earlier[job.queue, key] = job
@@ -194,6 +206,8 @@ class Table:
         if record.waits:
             state.waits(record, -1)
             self.future.void(record.id, copy)
+        elif record.held == "line" and (lines := lines_of(state)) is not None:
+            lines.withdraw(record, copy)
         elif record.held is None:
             state.ready.void(record.id, copy)
         else:
@@ -261,12 +275,17 @@ class Table:
         if job.counted:
             if status is not _DEAD:
                 self.steps.drop(job.id)
-            if self.groups.ended(job):  # which keeps it
-                return
-        self._let_go(job)
+            if (lines := lines_of(state)) is not None:
+                lines.ended(job)
+            self.groups.ended(job)
+        self.let_go(job)
 
-    def _let_go(self, job: Job) -> None:
-        """Keep a job that has ended as long as the settings say."""
+    def let_go(self, job: Job) -> None:
+        """Keep a job that has ended as long as the settings say, unless its group or its line needs it."""
+        if job.counted:
+            lines = lines_of(self.queues[job.queue])
+            if self.groups.keeps(job) or (lines is not None and lines.holds(job)):
+                return
         if job.status is _DEAD:
             self.dead[job.id] = None
             self._drop_dead()
@@ -324,6 +343,8 @@ class Table:
         if job.counted:
             self.steps.drop(job.id)
             self.groups.forget(job)
+            if (lines := lines_of(self.queues[job.queue])) is not None:
+                lines.leave(job)
 
     def settle(self, job: Job, state: QueueState, outcome: Outcome) -> None:
         """Settle an attempt: with a fresh record, since the handler may still hold the old one."""
@@ -356,10 +377,14 @@ class Table:
             record.progress_report = None
             if outcome.run_after is not None:
                 record.due = outcome.run_after
+            if (lines := lines_of(state)) is not None:
+                lines.pause(record)
             if outcome.holds is not None or outcome.awaits is not None:
                 self._suspend(record, state, outcome)
             else:
                 self.schedule(record, state)
+            self.notify(record.queue, "ready")
+        if state.limited is not None and state.ready.length:  # it may have been what held others back
             self.notify(record.queue, "ready")
 
     def _suspend(self, job: Job, state: QueueState, outcome: Outcome) -> None:
@@ -408,55 +433,14 @@ class Table:
                 state.waits(job, -1)
                 if job.held is not None:
                     job.held, job.due = None, self._clock.time()
-                state.ready.push(job)
-        for queue in {job.queue for job in due}:
+                _make_ready(job, state)
+            let_go = self.future.pop_alarms()
+            for queue, key in let_go:
+                lines = lines_of(self.queues[queue])
+                if key and lines is not None:
+                    lines.look(key)
+        for queue in {job.queue for job in due} | {queue for queue, _ in let_go}:
             self.notify(queue, "ready")
-
-    def find(self, wanted: Filter, limit: int, after: int | None, before: int | None) -> Page:
-        """Snapshots of jobs, newest first."""
-        # Ids rise, and a job keeps its place.
-        named = wanted.ids
-        if wanted.group is not None and named is None:
-            named = self.groups.ids(wanted.group)
-        if wanted.uids is not None:
-            named = [self.uids[uid] for uid in self.uids.keys() & wanted.uids]
-        ids = list(self.jobs) if named is None else sorted(self.jobs.keys() & named)
-        start = 0 if before is None else bisect_right(ids, before)
-        end = len(ids) if after is None else bisect_left(ids, after)
-        candidates = range(start, end) if before is not None else range(end - 1, start - 1, -1)
-        most = _LOOKED_AT_ONCE if wanted.narrow else len(candidates)
-        found: list[Job] = []
-        looked = 0
-        for place in candidates:
-            if len(found) == limit or looked == most:
-                break
-            looked += 1
-            entry = self.jobs[ids[place]]
-            if isinstance(entry, Job) or wanted.queue in {None, entry[1]}:
-                job = snapshot(entry)
-                if wanted.matches(job):
-                    found.append(job)
-        rest = ids[candidates[looked - 1]] if 0 < looked < len(candidates) else None
-        return Page(found if before is None else found[::-1], rest)
-
-    def counts(self) -> list[QueueCounts]:
-        """Every queue that has or had jobs; called without the lock."""
-        with self.lock:
-            states = list(self.queues.values())
-            counted = list(map(QueueState.counts, states))
-            waiting = [state.ready.may_be_oldest() for state in states]
-            running = sum(counts.running for counts in counted)
-            records = list(self.jobs.values()) if running else []
-        started = oldest_started(records, running)  # without the lock: there may be many
-        counted = [
-            replace(
-                counts,
-                oldest_due=to_datetime(oldest_due(jobs, self.jobs)),
-                oldest_started=to_datetime(started.get(counts.queue)),
-            )
-            for counts, jobs in zip(counted, waiting, strict=True)
-        ]
-        return sorted(counted, key=lambda counts: counts.queue)
 
     def free_uid(self, job: Job) -> None:
         """Let another job have the uid of one that is forgotten."""
@@ -468,6 +452,15 @@ class Table:
         return {uid: snapshot(self.jobs[self.uids[uid]]) for uid in uids if uid in self.uids}
 
 
-def snapshot(job: Job | Plain) -> Job:
-    """A job as its user may see it."""
-    return job.snapshot() if isinstance(job, Job) else job_of(job)
+def _make_ready(job: Job, state: QueueState) -> None:
+    """Let a job that is due run, or wait in its line."""
+    lines = None if job.key is None else lines_of(state)
+    if lines is None:
+        state.ready.push(job)
+    else:
+        lines.enter(job)
+
+
+def lines_of(state: QueueState) -> Lines | None:
+    """The lines of a queue, if the jobs of a key form one."""
+    return None if state.limited is None else state.limited.lines

@@ -9,12 +9,23 @@ from typing import Any
 import psycopg
 from psycopg.pq.abc import PGresult
 
-from neoq.errors import BackendError, BackendUnavailable
+from neoq.errors import BackendError, BackendUnavailable, NeoqError
 from neoq.filter import Filter
 from neoq.job import DuplicateJobError, Job
 from neoq.postgres.arrays import byteas, texts, uuids
 from neoq.postgres.connections import Connection, Connections, Values, is_alive
-from neoq.postgres.rows import ADDED, BINARY, SNAPSHOT, accept, add_values, find_query, held, job_of
+from neoq.postgres.members import closed, meet_members, print_of
+from neoq.postgres.rows import (
+    ADDED,
+    BINARY,
+    SNAPSHOT,
+    Arrays,
+    accept,
+    add_values,
+    find_query,
+    held,
+    job_of,
+)
 from neoq.postgres.statements import GROUP_PATIENCE, Statements
 from neoq.postgres.transactions import Execute, Transaction, driver_error, sqlstate_of
 from neoq.postgres.wake import Notifier, payload_for
@@ -23,7 +34,7 @@ from neoq.store import taken_by
 from neoq.threads.group_commit import Call, GroupCommit
 
 FEW = 4  # callers: not worth waiting for
-DUPLICATE = "NQ001"
+DUPLICATE, CLOSED, KNOWN = REFUSALS = ("NQ001", "NQ002", "NQ003")
 TRIES = 3  # to add a job whose holder has finished meanwhile
 _REMEMBERED = 5000
 _TIME = struct.Struct("!d").unpack
@@ -62,7 +73,7 @@ class Adder:
 
     def add_one(self, job: Job, token: bytes) -> Job:
         """Add a job, in one commit with those of other threads where it is as plain as most are."""
-        together = not job.special or (job.is_call and token)
+        together = not job.special or (job.is_call and token and job.group is None)
         added = self._group((job, held(job), token)) if together else None
         if added is None:
             [added] = self._insert([job], [token or None])
@@ -173,10 +184,27 @@ class Adder:
         self.name_queues(queues)
         notify = self._notifier.notify_in_commit(queues)
         values = add_values(jobs, tokens, BINARY, notify=notify)
-        rows = self._add_rows(jobs, tokens, values)
+        try:
+            rows = self._add_rows(jobs, tokens, values)
+        except BackendError as error:
+            if not is_known_member(error):
+                raise
+            return meet_members(
+                self._known_members(self._execute, jobs, BINARY),
+                jobs,
+                lambda rest, places: self._insert_or_meet(rest, [tokens[place] for place in places]),
+            )
         if notify is None:
             self._notifier.notify_later(queues)
         return accept(jobs, rows)
+
+    def _known_members(self, execute: Execute, jobs: Sequence[Job], arrays: Arrays) -> dict[int, int]:
+        """The ids of the members of named batches that have the prints of jobs, by the places of these."""
+        values = {
+            "batches": arrays.texts([job.group for job in jobs]),
+            "prints": arrays.uuids([print_of(job) for job in jobs]),
+        }
+        return {place - 1: member for place, member in execute(self._statements.known_members, values, "nn")}
 
     def name_queues(self, queues: set[str]) -> None:
         """Record queues on the server, once; not with the jobs, whose transaction may be a long one."""
@@ -187,15 +215,15 @@ class Adder:
     def _add_rows(self, jobs: Sequence[Job], tokens: Sequence[bytes | None], values: dict[str, Any]) -> Rows:
         last_id = self.last_id
         try:
-            return self._execute(self._statements.add, values)
+            return self._execute(self._statements.add_of(values), values)
         except BackendUnavailable as error:
             if not error.outcome_unknown or None in tokens:
                 raise
             return self._find_out(jobs, tokens, values, last_id, error)
         except BackendError as error:
-            if is_duplicate(error):
-                raise self._duplicate(self._execute, error) from None
-            raise
+            if _sqlstate(error) not in {DUPLICATE, CLOSED}:
+                raise
+            raise self._refused(self._execute, error) from None
 
     def _with_holders(
         self,
@@ -246,7 +274,7 @@ class Adder:
             return [(None, *row[1:]) for row in rows]
         if rows or self._forgets:  # the missing ones were duplicates, or have finished and left no trace
             raise lost
-        return self._execute(self._statements.add, values)
+        return self._execute(self._statements.add_of(values), values)
 
     def _find_out_each(
         self, items: Sequence[Item], last_id: int, lost: BackendUnavailable
@@ -272,6 +300,12 @@ class Adder:
             raise lost from error
         raise lost  # it may still be committed
 
+    def found(self, token: bytes) -> list[Job]:
+        """The jobs that an add with this token has stored, although its reply was lost; see `_stored`."""
+        lost = BackendUnavailable("the reply of the server was lost", outcome_unknown=True)
+        ids = [row[1] for row in self._stored([token], self.last_id, lost)]
+        return _in_order(ids, self._find(self._execute, ids)) if ids else []
+
     def close(self) -> None:
         """Close the connection of the group."""
         connection, self._group_connection = self._group_connection, None
@@ -280,26 +314,35 @@ class Adder:
 
     # -- in the caller's transaction --------------------------------------------------------------------
 
-    def add_joined(self, joined: Transaction, jobs: Sequence[Job]) -> list[Job]:
+    def add_joined(
+        self, joined: Transaction, jobs: Sequence[Job], tokens: Sequence[bytes | None] = ()
+    ) -> list[Job]:
         """Add jobs inside a caller's transaction; its commit notifies all processes."""
-        holders = self._join(joined, jobs)
+        holders = self._join(joined, jobs, tokens)
         return self._with_holders(joined, jobs, holders, lambda job: self._join(joined, [job]))
 
-    def _join(self, joined: Transaction, jobs: Sequence[Job]) -> list[int]:
+    def _join(
+        self, joined: Transaction, jobs: Sequence[Job], tokens: Sequence[bytes | None] = ()
+    ) -> list[int]:
         """As `_insert_or_meet`."""
         queues = {job.queue for job in jobs}
         self.name_queues(queues)
-        values = add_values(jobs, [], joined.arrays, notify=payload_for("r", queues))
-        refuses = any(job.on_duplicate == "raise" or job.uid is not None for job in jobs)
+        values = add_values(jobs, tokens, joined.arrays, notify=payload_for("r", queues))
+        refuses = "producers" in values or any(
+            job.on_duplicate == "raise" or job.uid is not None for job in jobs
+        )
         if refuses:
             joined("savepoint neoq")
         try:
-            rows = joined(self._statements.add, values, ADDED)
+            rows = joined(self._statements.add_of(values), values, ADDED)
         except BackendError as error:
-            if refuses and is_duplicate(error):
-                joined("rollback to savepoint neoq")
-                raise self._duplicate(joined, error) from None
-            raise
+            if not refuses or _sqlstate(error) not in REFUSALS:
+                raise
+            joined("rollback to savepoint neoq")
+            if not is_known_member(error):
+                raise self._refused(joined, error) from None
+            known = self._known_members(joined, jobs, joined.arrays)
+            return meet_members(known, jobs, lambda rest, _: self._join(joined, rest))
         if refuses:
             joined("release savepoint neoq")
         return accept(jobs, rows)
@@ -327,6 +370,12 @@ class Adder:
     def _find(self, execute: Execute, ids: Sequence[int]) -> dict[int, Job]:
         query, values = find_query(self._statements, Filter(ids=set(ids)), limit=len(ids))
         return {row[0]: job_of(row) for row in execute(query, values, SNAPSHOT)}
+
+    def _refused(self, execute: Execute, error: BackendError) -> NeoqError:
+        """What is raised for what the server has refused."""
+        if _sqlstate(error) == CLOSED:
+            return closed(holder_in(error))
+        return self._duplicate(execute, error)
 
     def _duplicate(self, execute: Execute, error: BackendError) -> DuplicateJobError:
         job_id = holder_in(error)
@@ -381,6 +430,11 @@ def _sqlstate(error: BackendError) -> str | None:
 def is_duplicate(error: BackendError) -> bool:
     """Whether the server refused a fingerprint that is taken."""
     return _sqlstate(error) == DUPLICATE
+
+
+def is_known_member(error: BackendError) -> bool:
+    """Whether the server refused a member that a named batch has."""
+    return _sqlstate(error) == KNOWN
 
 
 def holder_in(error: BackendError) -> int:

@@ -42,11 +42,36 @@ class Looker:
         """The candidates in each table; none for a table in which they are not few."""
         found = {}
         for table, numbers in tables_of(wanted):
-            look = self._unfinished if table == "jobs" else self._ended
-            there = look(wanted, numbers, limit, after, before)
+            if wanted.group is not None:
+                there: Candidates | None = self._of_group(
+                    wanted, table, numbers, limit, after=after, before=before
+                )
+            else:
+                look = self._unfinished if table == "jobs" else self._ended
+                there = look(wanted, numbers, limit, after, before)
             if there is not None:
                 found[table] = there
         return found
+
+    def _of_group(
+        self,
+        wanted: Filter,
+        table: str,
+        numbers: list[int] | None,
+        limit: int,
+        *,
+        after: int | None,
+        before: int | None,
+    ) -> Candidates:
+        """The next jobs of a group; those of a batch lie in the index in this order."""
+        indexed = Filter(group=wanted.group, statuses=wanted.statuses)
+        where, values = conditions(indexed, "", [("id < %s", after), ("id > %s", before)])
+        query = self._statements.of_group.format(
+            table, " and ".join([of_status(numbers), *where]), "desc" if before is None else "asc"
+        )
+        most = limit if wanted == indexed else max(limit, LOOKED_AMONG)
+        ids = [job_id for (job_id,) in self._look(query, [*values, most])]
+        return Candidates(ids, ids[-1] if len(ids) == most else None)
 
     def _unfinished(
         self, wanted: Filter, numbers: list[int] | None, limit: int, after: int | None, before: int | None

@@ -87,6 +87,7 @@ class Claimer:
             "known_queues": known_queues,
             "known_levels": known_levels,
             "known_from": known_from,
+            "counted": True,
         }
         rows, due, now = self._execute(values, token)
         self._hints.learn(

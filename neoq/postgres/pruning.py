@@ -35,6 +35,7 @@ class Pruner:
             self._statements.bound_beats,
             self._statements.prune_audit,
             self._statements.prune_series,
+            self._statements.forget_groups,
         ):
             execute(statement)
         pruned = self._trim({*_ENDS, Status.DEAD})

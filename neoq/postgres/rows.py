@@ -10,10 +10,12 @@ from typing import Any
 import orjson
 
 from neoq.filter import Filter
+from neoq.held.group import BATCH, group_in
 from neoq.job import Job, blank
 from neoq.outcome import Outcome
 from neoq.payload import CODEC, digest
 from neoq.postgres.arrays import bools, byteas, float8s, int2s, int4s, int8s, texts, uuids
+from neoq.postgres.members import print_of
 from neoq.postgres.statements import Statements
 from neoq.record import FINISHED, Held, OnDuplicate, Status
 from neoq.stored import (
@@ -39,7 +41,7 @@ LOOKED_AT_ONCE = 10_000  # jobs of a table, for a filter that may leave most of 
 FEW = 5000  # jobs that are found by the time of their end, and sorted
 MOST_IDS = 2**63 - 1  # above every id
 _TIMES = {"created": "created_at", "due": "run_after"}
-_PLAIN = (0, 0, 1, *(None,) * 13)  # what most jobs have from crashes on
+_PLAIN = (0, 0, 1, *(None,) * 14)  # what most jobs have from crashes on
 
 
 class Arrays:
@@ -62,7 +64,7 @@ def _hexadecimal(values: Sequence[bytes | None]) -> list[str | None]:
 
 # The types of the columns that the statements return, as `portable` takes them.
 ADDED = "nnfffnn"
-SNAPSHOT = "ntnnffnnnnftttttbbfttftntnnfbbn"
+SNAPSHOT = "ntnnffnnnnftttttbbfttftnntnnfbbn"
 
 BINARY, LISTS = Arrays(binary=True), Arrays(binary=False)
 
@@ -101,8 +103,19 @@ def add_values(
         "holds": arrays.uuids([held(job) for job in jobs]),
         "added_by": arrays.uuids(tokens) if any(tokens) else None,
         **special,
+        **_membership(jobs, arrays),
         "codec": CODEC,
         "notify": notify,
+    }
+
+
+def _membership(jobs: Sequence[Job], arrays: Arrays) -> dict[str, Any]:
+    """What `Statements.add_members` takes beside; nothing where no job is of a group."""
+    if not any(job.special and job.group is not None for job in jobs):
+        return {}
+    return {
+        "producers": arrays.int8s([job.producer for job in jobs]),
+        "prints": arrays.uuids([print_of(job) for job in jobs]),
     }
 
 
@@ -171,14 +184,14 @@ _FIND = (  # the columns of a `find_query`, as `read` calls them
         "ran_at",
         "error",
     ),
-    *("traceback", "progress", "progress_text", "token", "worker", "cancel", "waits", "finished_at"),
+    *("traceback", "progress", "progress_text", "round", "token", "worker", "cancel", "waits", "finished_at"),
     *("result", "attempts", "held"),
 )
 _PAYLOAD_AT = _FIND.index("payload")
 _CLAIM = (
     *("id", "queue", "priority", "run_after", "created_at", "payload", "crashes", "retries", "uniqueness"),
     *("max_retries", "deadline", "fingerprint", "kind", "key", "group", "uid", "meta", "error", "traceback"),
-    *("attempts", "steps"),
+    *("attempts", "steps", "round"),
 )
 
 
@@ -229,7 +242,9 @@ def _claimed(row: Sequence[Any], token: int, worker: str) -> Job:
             12:20
         ]
         if row[20] is not None:
-            job.steps, job.counted = row[20], True
+            job.steps = row[20]
+        job.holds = row[21]
+        job.counted = row[20] is not None or job.group is not None or job.holds is not None
         job.unique = UNIQUENESS[uniqueness]
         if meta is not None:
             take_meta(job, orjson.loads(meta))
@@ -245,8 +260,8 @@ def _job_of(row: Sequence[Any]) -> Job:
     job.id, job.queue, status, job.priority, job.due, job.created, uniqueness = row[:7]
     job.crashes, job.retries, job.max_retries, job.expires, job.own_fingerprint = row[7:12]
     job.kind, job.key, job.group, job.uid, meta, data, job.started, job.error, job.traceback = row[12:21]
-    progress, progress_text, token, job.worker, job.cancel_asked, job.waits = row[21:27]
-    job.finished_on, result, attempts, why_held = row[27:]
+    progress, progress_text, job.holds, token, job.worker, job.cancel_asked, job.waits = row[21:28]
+    job.finished_on, result, attempts, why_held = row[28:]
     if why_held is not None and status == 0 and job.waits:
         job.held = HELD_FOR[why_held]
         if job.due == math.inf:
@@ -346,6 +361,7 @@ def conditions(
         ("queue = %s", wanted.queue),
         ("kind = %s", wanted.kind),
         ("key = %s", wanted.key),
+        *_group_bounds(wanted.group),
         (f"{time} >= %s", wanted.since),
         (f"{time} < %s", wanted.until),
         ("strpos(error, %s) > 0", wanted.error),
@@ -357,6 +373,16 @@ def conditions(
         where.append(f"({' or '.join(['position(%s::bytea in payload) > 0'] * len(parts))})")
         values += parts
     return where, values
+
+
+def _group_bounds(name: str | None) -> list[tuple[str, str]]:
+    """The conditions for the jobs of a group; the members of a batch all have the same text."""
+    if name is None:
+        return []
+    group = group_in(name)
+    if group is not None and group.round == BATCH:
+        return [('batch collate "C" = %s', name)]
+    return [('batch collate "C" >= %s', name), ('batch collate "C" < %s', f"{name}:")]
 
 
 def ended_query(statements: Statements, wanted: Filter) -> tuple[str, list[Any]] | None:

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from neoq.errors import BackendError
 
-VERSION = 8
+VERSION = 9
 SIGNS = (
     "jobs",
     "claim",
@@ -25,7 +25,9 @@ SIGNS = (
     "audit",
     "series",
     "steps",
+    "groups",
 )  # what each of the migrations has made: a table, a function or an index
+_OF_GROUPS = ("groups", "members", "notes", "stopping", "tallies")
 TABLES = frozenset(
     {
         "audit",
@@ -39,6 +41,7 @@ TABLES = frozenset(
         "steps",
         "ticks",
         "workers",
+        *_OF_GROUPS,
     }
 )
 MADE_LATER = {
@@ -46,6 +49,7 @@ MADE_LATER = {
     "series": 7,
     "signalled": 8,
     "steps": 8,
+    **dict.fromkeys(_OF_GROUPS, 9),
 }  # tables, and the migration that has made them where it was not the first
 _LOCK = 5_462_193_407_311  # neoq's own, over all schemas
 _FIRST = (

@@ -13,11 +13,12 @@ from neoq.messages import text_of_ids
 from neoq.outcome import ROLLED_BACK, Outcome
 from neoq.postgres.arrays import int8s
 from neoq.postgres.connections import Connections
-from neoq.postgres.rows import BINARY, add_values, settle_values, succeed_values
+from neoq.postgres.followers import settle_with_followers
+from neoq.postgres.rows import BINARY, settle_values, succeed_values
 from neoq.postgres.statements import Statements
 from neoq.postgres.steps import Steps
 from neoq.postgres.transactions import Transaction
-from neoq.postgres.wake import APART, payload_for
+from neoq.postgres.wake import APART
 from neoq.record import Status
 from neoq.store import ANNOUNCED_AT_ONCE, StoreContext
 
@@ -109,19 +110,13 @@ class Settlement:
         return stale
 
     def _settle(self, outcomes: list[Outcome]) -> set[int]:
-        if not any(outcome.follow for outcome in outcomes):
+        if not any(outcome.follow or outcome.holds is not None for outcome in outcomes):
             return self._settle_rows(outcomes)
         with self._connections.use() as connection, connection.transaction():
             execute = Transaction(self._connections, connection)
-            stale = self._settle_in(execute, outcomes)
-            follow = [
-                job for outcome in outcomes if outcome.lease.job_id not in stale for job in outcome.follow
-            ]
-            if follow:
-                queues = {job.queue for job in follow}
-                more = add_values(follow, [], BINARY, notify=payload_for("r", queues))
-                connection.execute(self._statements.add, more)
-            return stale
+            return settle_with_followers(
+                execute, self._statements, outcomes, lambda: self._settle_in(execute, outcomes), self.skew
+            )
 
     def _settle_rows(self, outcomes: Sequence[Outcome], *, skip: bool = False) -> set[int]:
         """Settle what is no plain success, and nothing that follows it; ``skip``: what others have locked."""
@@ -148,11 +143,17 @@ class Settlement:
         """Settle inside a handler's own transaction."""
         with self._lock:
             self._completed.update((outcome.lease.job_id, outcome.lease.token) for outcome in outcomes)
-        concerned = [outcome for outcome in outcomes if self._steps.concern(outcome)]
-        values = settle_values(outcomes, joined.arrays, self.skew, keep=True, completed=True)
-        stale = _missing(outcomes, joined(self._statements.settle, values, "n"))
-        self._steps.after(joined, joined.arrays, concerned, stale)
-        return stale
+
+        def settle() -> set[int]:
+            concerned = [outcome for outcome in outcomes if self._steps.concern(outcome)]
+            values = settle_values(outcomes, joined.arrays, self.skew, keep=True, completed=True)
+            stale = _missing(outcomes, joined(self._statements.settle, values, "n"))
+            self._steps.after(joined, joined.arrays, concerned, stale)
+            return stale
+
+        if not any(outcome.follow for outcome in outcomes):
+            return settle()
+        return settle_with_followers(joined, self._statements, outcomes, settle, self.skew)
 
     def is_completed(self, job_id: int, token: int) -> bool:
         """Whether a handler has completed an attempt in a transaction that may not be over."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from neoq.audit import KEPT
 from neoq.line import PREVIEW
@@ -15,11 +16,12 @@ from neoq.stored import HELD, LAST_CRASH
 GROUP_PATIENCE = "100ms"  # for a fingerprint that another transaction holds, while others wait for the commit
 _SNAPSHOT = """
     id, queue, status, priority, run_after, created_at, uniqueness, crashes, retries, max_retries, deadline,
-    fingerprint, kind, key, batch, uid, meta, payload, ran_at, error, traceback, progress, progress_text
+    fingerprint, kind, key, batch, uid, meta, payload, ran_at, error, traceback, progress, progress_text,
+    round
 """
 _CLAIMED = """
     id, queue, priority, run_after, created_at, payload, crashes, retries, uniqueness, max_retries, deadline,
-    fingerprint, kind, key, batch, uid, meta, error, traceback, attempts, steps
+    fingerprint, kind, key, batch, uid, meta, error, traceback, attempts, steps, round
 """
 
 
@@ -56,6 +58,7 @@ class Statements:
         self._attempts()
         self._workers()
         self._steps()
+        self._groups()
         self._operate()
         self._look()
 
@@ -70,7 +73,7 @@ class Statements:
         claim = self._call(
             "claim",
             "worker int, token bigint, queues text[], limits int[], kinds text[], known_queues text[], "
-            "known_levels smallint[], known_from float8[]",
+            "known_levels smallint[], known_from float8[], counted boolean",
         )
         self.claim = f"select {_CLAIMED}, progress from {claim}"
         self.undo_claim = f"""
@@ -152,6 +155,33 @@ class Statements:
             from {s}.workers where beat_at >= {s}.clock() - %s order by started_at, id
         """
 
+    def _groups(self) -> None:
+        s = self._schema
+        self.known_members = f"""
+            select i.place, m.member from unnest(%(batches)s::text[], %(prints)s::uuid[])
+                with ordinality i (batch, print, place)
+            join {s}.members m on m.job = {s}.holder_of(i.batch) and m.print = i.print
+        """
+        self.live_groups = f"select * from {self._call('live_groups', 'batches text[]')}"
+        held = (
+            "job bigint, due float8, producer bigint, successes boolean, stop_on_dead boolean, named boolean"
+        )
+        self.hold_batch = f"select count(*) from {self._call('hold_batch', held)}"
+        self.take_over = f"select {self._call('take_over', 'job bigint, producer bigint')}"
+        self.seal = f"select * from {self._call('seal', 'job bigint, producer bigint, tell boolean')}"
+        self.hold = (
+            f"select * from {self._call('hold', 'ids bigint[], rounds int[], until float8[], skew float8')}"
+        )
+        self.note = f"select count(*) from {self._call('note_and_tell', 'batches text[], whats smallint[]')}"
+        self.live = f"""
+            select j.id from {s}.jobs j, unnest(%(ids)s::bigint[], %(tokens)s::bigint[]) i (id, token)
+            where j.id = i.id and j.token = i.token and j.status = 2 order by j.id for update of j
+        """
+        counts = self._call("group_counts", "job bigint, round int")
+        self.group = f"select members, succeeded, dead, cancelled, open, stopped from {counts}"
+        self.tend = f"select queues, more from {self._call('tend', 'limit int')}"
+        self.forget_groups = f"select {s}.forget_groups(5000)"
+
     def _operate(self) -> None:
         s = self._schema
         change = self._call("change_with_steps", "ids bigint[], holds uuid[], action text")
@@ -160,7 +190,7 @@ class Statements:
             update {s}.jobs set run_after = {s}.clock() where id in (
                 select id from {s}.jobs
                 where id = any (%(ids)s::bigint[]) and status < 2 and run_after > {s}.clock()
-                    and (held is null or status = 1)
+                    and held is null
                 order by id for update
             ) returning id, queue, true
         """
@@ -239,14 +269,18 @@ class Statements:
 
     def _add(self) -> None:
         s = self._schema
-        add = self._call(
-            "add",
+        parameters = (
             "queues text[], payloads bytea[], holds uuid[], added_by uuid[], at float8[], span float8[], "
             "priorities smallint[], uniqueness smallint[], on_duplicate smallint[], max_retries int[], "
             "deadline float8[], deadline_span float8[], fingerprints text[], kinds text[], keys text[], "
-            "batches text[], uids text[], metas bytea[], codec smallint, notify text",
+            "batches text[], uids text[], metas bytea[], codec smallint, notify text"
         )
-        self.add = f"select place, id, run_after, created_at, deadline, duplicate, ids from {add}"
+        add = self._call("add", parameters)
+        added = "select place, id, run_after, created_at, deadline, duplicate, ids from"
+        self.add = f"{added} {add}"
+        self.add_members = (
+            f"{added} {self._call('add_members', f'{parameters}, producers bigint[], prints uuid[]')}"
+        )
         self.added_by = " union all ".join(
             f"""
             select added_by, id, run_after, created_at, deadline, false, null::bigint[] from {s}.{table}
@@ -267,6 +301,10 @@ class Statements:
         self.name_queues = f"""
             insert into {s}.queues (queue) select unnest(%s::text[]) order by 1 on conflict do nothing
         """
+
+    def add_of(self, values: Mapping[str, Any]) -> str:
+        """The statement that takes the values of `add_values`."""
+        return self.add_members if "producers" in values else self.add
 
     def _add_plain(self) -> None:
         # As add() for plain jobs and calls of tasks, which hold nothing, without the cost of a function. A
@@ -327,6 +365,7 @@ class Statements:
             f"(select id from {s}.{{}} where {{}} and id {than} %s order by id {order} offset %s limit 1)"
             for than, order in (("<", "desc"), (">", "asc"))
         )
+        self.of_group = f"select id from {s}.{{}} where {{}} order by id {{}} limit %s"
         self.some_unfinished = f"select id from {s}.jobs where {{}} limit %s"
         # In order, so that the plan goes along one of the indexes and ends at the limit.
         self.ended_between = f"(select id from {s}.history where {{}} order by finished_at limit %s)"

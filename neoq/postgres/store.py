@@ -14,7 +14,6 @@ from neoq.capacity import Room, bounds_of
 from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.filter import ALL, Filter
-from neoq.held.step import Step
 from neoq.job import Job
 from neoq.messages import text_of_ask, text_of_ids
 from neoq.outcome import WORKER_DIED, Lease, Outcome
@@ -26,6 +25,8 @@ from neoq.postgres.config import PostgresConfig
 from neoq.postgres.connections import Connections, Values
 from neoq.postgres.ear import PostgresEar
 from neoq.postgres.find import Finder
+from neoq.postgres.groups import Groups
+from neoq.postgres.holding import PostgresHolding
 from neoq.postgres.ledger import Ledger
 from neoq.postgres.operate import Operator
 from neoq.postgres.pruning import Pruner
@@ -33,7 +34,7 @@ from neoq.postgres.rows import job_of, text
 from neoq.postgres.settle import Settlement
 from neoq.postgres.signals import Signals
 from neoq.postgres.statements import Statements, changes_channel_of
-from neoq.postgres.steps import Records, Steps
+from neoq.postgres.steps import Steps
 from neoq.postgres.transactions import Home, Transaction
 from neoq.postgres.wake import Notifier, WorkerPresence, notification
 from neoq.record import Status
@@ -50,7 +51,6 @@ from neoq.store import (
     Page,
     QueueCounts,
     Reclaimed,
-    Store,
     Tick,
     WorkerInfo,
 )
@@ -60,11 +60,11 @@ SERVER_EVERY = 0.2  # seconds between looks whether a server that is away is bac
 _LEAVES_NOTHING = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED})
 
 
-class PostgresStore(Store):
+class PostgresStore(PostgresHolding):
     """What is done to jobs in PostgreSQL."""
 
     config: PostgresConfig
-    features: ClassVar[frozenset[str]] = frozenset({"durable", "shared", "transactions", "steps"})
+    features: ClassVar[frozenset[str]] = frozenset({"batches", "durable", "shared", "steps", "transactions"})
     announces = True
 
     # -- open and close ---------------------------------------------------------------------------------
@@ -89,6 +89,9 @@ class PostgresStore(Store):
             self._connections, self._statements, self._finder, self._notifier, config.log
         )
         self._home = Home(self._connections)
+        self._groups = Groups(
+            self._own, self._statements, self._adder, self._notifier, lambda queue: notify(queue, "ready")
+        )
         self._settlement = Settlement(
             self._own,
             self._statements,
@@ -297,41 +300,6 @@ class PostgresStore(Store):
         for job_id in stale:
             self.config.log.warning("job %s was settled elsewhere meanwhile: its outcome is dropped", job_id)
 
-    # -- steps and signals ------------------------------------------------------------------------------
-
-    def record(self, records: Records, *, transaction: Any = None) -> set[int]:
-        """Record steps, each only under its current lease, all in one commit or in the caller's."""
-        if transaction is not None:
-            return self._steps.record_joined(self._home.join(transaction), records)
-        return self._steps.record(records)
-
-    def steps(self, job_id: int) -> list[Step]:
-        """What a job has recorded, in that order, and the signals to it."""
-        return self._steps.of(job_id)
-
-    def signal(self, to: int | tuple[str, str], step: Step, *, transaction: Any = None) -> bool:
-        """Record a signal for an unfinished job; whether it was."""
-        if transaction is not None:
-            return self._signals.send_joined(self._home.join(transaction), to, step)
-        sent, queues = self._signals.send(to, step)
-        self._tell_ready(queues)
-        return sent
-
-    def tend(self) -> bool:
-        """Let jobs heed the signals that came while others had locked them."""
-        return self._heed()
-
-    def _heed(self) -> bool:
-        queues = self._signals.heed()
-        self._tell_ready(queues)
-        return bool(queues)
-
-    def _tell_ready(self, queues: set[str]) -> None:
-        for queue in queues:
-            self._notify(queue, "ready")
-        if queues:
-            self._notifier.notify_later(queues)
-
     def extend(self, leases: Sequence[Lease]) -> Extended:
         """Renew leases; tell which are lost, and whose job was cancelled."""
         self._settle_left()
@@ -455,6 +423,7 @@ class PostgresStore(Store):
         """Cancel, retry or delete jobs."""
         changed = self._operator.change(sorted(set(job_ids)), action)
         self._room.make_known()
+        self._groups.tend()
         for queue in changed.queues:
             self._notify(queue, "ready")
         return changed

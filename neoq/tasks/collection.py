@@ -29,8 +29,9 @@ class Decorator:
 
     ``queue`` is where its jobs wait, ``name`` its kind, ``aliases`` former kinds whose jobs it runs.
     ``unique`` (default False), ``timeout``, ``max_retries``, ``retry`` and ``on_error`` are as in
-    `Backend.listen`. ``cron`` is a spec, or several: then it also runs by itself, with the arguments of
-    ``kwargs``; ``timezone`` and ``catch_up`` are as in `Backend.listen_cron`.
+    `Backend.listen`, and so are the limits of its queue, which all tasks of that share. ``cron`` is a spec,
+    or several: then it also runs by itself, with the arguments of ``kwargs``; ``timezone`` and ``catch_up``
+    are as in `Backend.listen_cron`.
 
     Raises InvalidJobError for a function that cannot be a task.
     """

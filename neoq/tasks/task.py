@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
 
 from neoq.checks import check_queue
 from neoq.errors import InvalidJobError, NeoqError, PayloadError
+from neoq.held.limit_options import LimitOptions
 from neoq.job import Job
 from neoq.payload import fingerprint_of_kind
 from neoq.record import JobOptions, Status, Unique
@@ -43,13 +44,13 @@ class Queues(Protocol):
         """Wait until a job has finished."""
 
 
-class TaskOptions(TypedDict, total=False):
+class TaskOptions(LimitOptions, total=False):
     """The keywords of ``@tasks.task``; what is not given comes from the collection and the backend."""
 
     queue: str
     name: str
     aliases: Iterable[str]
-    unique: Unique
+    unique: Unique | timedelta
     timeout: timedelta | float | None
     max_retries: int
     retry: RetryPolicy

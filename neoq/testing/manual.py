@@ -39,6 +39,7 @@ class ManualRunner:
         engine = self.backend.engine
         engine.ensure_readable()
         engine.suspend(self.run_ready)
+        engine.holding.hand_limits(engine.listeners.values())
         try:
             yield
         finally:

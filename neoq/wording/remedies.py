@@ -239,3 +239,10 @@ def of_value(value: Any) -> str:
     if "__iter__" in names or "__getitem__" in names:
         return "list(x)"
     return "the fields that the handler needs, or an id to load it by"
+
+
+def of_queue(queue: str, listened: Iterable[str]) -> str:
+    """What to write in place of a queue that nothing here listens on."""
+    near = nearest(queue, listened)
+    known = ", ".join(map(repr, sorted(listened))) or "nothing"
+    return f"it listens on {known}" if near is None else f"did you mean {near!r}?"

@@ -1,0 +1,213 @@
+"""Lines in memory: the jobs of each key of a queue, of which so many have their turn at once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+from neoq.held.limits import Limits, Line, LineState
+from neoq.job import Job
+from neoq.memory.queues import Place, Plain, ReadyQueue, Records, is_void, place_of
+from neoq.record import Status
+
+if TYPE_CHECKING:
+    from neoq.clock import Clock
+
+_RUNNING, _DEAD = Status.RUNNING, Status.DEAD
+_ORDER: dict[LineState, int] = {"dead": 0, "retrying": 1, "running": 2, "waiting": 3}
+
+
+class KeyLine:
+    """The jobs of one key: those that have a turn, and those that wait for one."""
+
+    __slots__ = ("alarm", "number", "tat", "turns", "unclaimed", "waiting")
+
+    def __init__(self) -> None:
+        self.turns: dict[int, None] = {}
+        self.unclaimed: set[int] = set()  # those that are ready
+        # Those that have their turn and are due again go first. Some entries are void.
+        self.waiting: list[tuple[bool, Place, int, Job]] = []
+        self.number = 0  # that wait
+        self.tat = 0.0  # of its rate
+        self.alarm = 0.0  # the latest that was set
+
+
+class Lines:
+    """The lines of one queue; callers hold the lock of the table."""
+
+    def __init__(
+        self, ready: ReadyQueue, records: Records, clock: Clock, alarm: Callable[[float, str], None]
+    ) -> None:
+        self._ready = ready
+        self._records = records
+        self._clock = clock
+        self._alarm = alarm
+        self._serial = itertools.count()
+        self.by_key: dict[str, KeyLine] = {}
+        self.limits = Limits()
+
+    def enter(self, job: Job) -> None:
+        """Make a job that is due ready, or let it wait in its line."""
+        assert job.key is not None
+        line = self._line(job.key)
+        job.held, job.counted, job.special, job.waits = "line", True, True, False
+        self._records[job.id] = job
+        line.number += 1
+        self._ready.in_line += 1
+        entry = (job.id not in line.turns, place_of(job), next(self._serial), job)
+        heappush(line.waiting, entry)
+        self._advance(job.key, line, job)
+
+    def adopt(self, job: Job) -> None:
+        """Give a turn to a job that runs already."""
+        if job.key is not None:
+            job.counted = job.special = True
+            self._line(job.key).turns[job.id] = None
+
+    def withdraw(self, job: Job, copy: Job | None) -> None:
+        """Take a waiting job out of its line; the entry itself is swept out later."""
+        if copy is None:
+            del self._records[job.id]
+        else:
+            self._records[job.id] = copy
+        self._ready.in_line -= 1
+        if job.key is not None and (line := self.by_key.get(job.key)) is not None:
+            line.number -= 1
+            self._advance(job.key, line)
+
+    def leave(self, job: Job) -> None:
+        """Give up a job's turn, if it has one."""
+        if job.key is not None and (line := self.by_key.get(job.key)) is not None and job.id in line.turns:
+            del line.turns[job.id]
+            line.unclaimed.discard(job.id)
+            self._advance(job.key, line)
+
+    def pause(self, job: Job) -> None:
+        """A job runs no more, and is not over: in an ordered line it keeps its turn."""
+        if not self.limits.ordered:
+            self.leave(job)
+
+    def moved(self, job: Job, *, later: bool, other_key: bool) -> None:
+        """A job that was ready or waited has another time, or key: a turn that it has not used is over."""
+        if other_key or (later and not job.waits):
+            self.leave(job)
+        elif job.key is not None and (line := self.by_key.get(job.key)) is not None:
+            line.unclaimed.discard(job.id)
+
+    def ended(self, job: Job) -> None:
+        """A job has ended: unless it is dead and holds its line, its turn is over."""
+        if not (job.status is _DEAD and self.limits.ordered and self.limits.hold_dead):
+            self.leave(job)
+
+    def holds(self, job: Job) -> bool:
+        """Whether a job that has ended holds its line."""
+        line = self.by_key.get(job.key or "")
+        return line is not None and job.id in line.turns
+
+    def heads(self) -> list[Job | Plain]:
+        """The first of those that wait in each line."""
+        return [line.waiting[0][-1] for line in self.by_key.values() if line.waiting]
+
+    def claimed(self, jobs: Iterable[Job]) -> None:
+        """Jobs were handed out: their lines may have another one ready, where they wait for a rate."""
+        rate = self.limits.rate_per_key
+        for job in jobs:
+            line = None if job.key is None else self.by_key.get(job.key)
+            if line is None or job.id not in line.unclaimed:
+                continue
+            line.unclaimed.discard(job.id)
+            if rate is not None:
+                line.tat = rate.after(line.tat, self._clock.time())
+                self._advance(job.key, line)  # type: ignore[arg-type]
+
+    def look(self, key: str) -> None:
+        """The time has come at which the line of a key may go on."""
+        line = self.by_key.get(key)
+        if line is not None:
+            self._advance(key, line)
+
+    def change(self, limits: Limits) -> list[int]:
+        """Have other limits; return the dead jobs that hold their lines no more."""
+        self.limits = limits
+        freed: list[int] = []
+        for key, line in list(self.by_key.items()):
+            for job_id in list(line.turns):
+                job = self._records.get(job_id)
+                dead = isinstance(job, Job) and job.status is _DEAD
+                kept = limits.ordered and (limits.hold_dead or not dead)
+                runs = isinstance(job, Job) and (job.status is _RUNNING or job_id in line.unclaimed)
+                if not (kept or runs):
+                    del line.turns[job_id]
+                    if dead:
+                        freed.append(job_id)
+            line.alarm = 0.0  # the next one may be earlier
+            self._advance(key, line)
+        return freed
+
+    def shown(self, queue: str, limit: int) -> list[Line]:
+        """The lines in which a job waits or that stand still, those that stand still first."""
+        lines = []
+        for key, line in self.by_key.items():
+            head = next(iter(line.turns), None)
+            state = self._state(line, head)
+            if line.number or state in {"dead", "retrying"}:
+                lines.append(Line(queue, key, state, head, line.number))
+        return sorted(lines, key=lambda line: (_ORDER[line.state], line.key))[:limit]
+
+    def _state(self, line: KeyLine, head: int | None) -> LineState:
+        job = None if head is None else self._records.get(head)
+        if not isinstance(job, Job) or head in line.unclaimed or job.held == "line":
+            return "waiting"
+        if job.status is _RUNNING:
+            return "running"
+        return "dead" if job.status is _DEAD else "retrying"
+
+    def _line(self, key: str) -> KeyLine:
+        line = self.by_key.get(key)
+        if line is None:
+            line = self.by_key[key] = KeyLine()
+        return line
+
+    def _advance(self, key: str, line: KeyLine, new: Job | None = None) -> None:
+        """Make ready what may go on now. One that has waited for others is due from now on, behind them."""
+        now = self._clock.time()
+        waiting, records = line.waiting, self._records
+        while waiting:
+            follows, _, _, job = waiting[0]
+            if is_void(job, records) or job.held != "line":
+                heappop(waiting)
+                continue
+            if not self._may_go_on(key, line, follows, now):
+                break
+            heappop(waiting)
+            line.number -= 1
+            self._ready.in_line -= 1
+            line.turns[job.id] = None
+            line.unclaimed.add(job.id)
+            job.held = None
+            if job is not new:
+                job.due = now
+            self._ready.push(job)
+        if not (line.turns or line.number):
+            if self.limits.rate_per_key is None or line.tat <= now:
+                self.by_key.pop(key, None)
+            elif line.alarm < line.tat:
+                line.alarm = line.tat
+                self._alarm(line.tat, key)
+
+    def _may_go_on(self, key: str, line: KeyLine, follows: bool, now: float) -> bool:
+        """Whether the first that waits may be ready now; ``follows``: it has no turn yet."""
+        slots, rate = self.limits.slots, self.limits.rate_per_key
+        if follows and slots is not None and len(line.turns) >= slots:
+            return False
+        if rate is None:
+            return True
+        if line.unclaimed:  # its start is what the next one's time depends on
+            return False
+        earliest = rate.earliest(line.tat)
+        if earliest > now and line.alarm < earliest:
+            line.alarm = earliest
+            self._alarm(earliest, key)
+        return earliest <= now
