@@ -22,6 +22,7 @@ from __future__ import annotations
 from neoq.testing.cases.attempts import AftermathCases, SurroundingsCases, UndoneCases
 from neoq.testing.cases.audit import AuditCases, PastTickCases, WorkerCases
 from neoq.testing.cases.batches import BatchCases, MemberCases, StopCases
+from neoq.testing.cases.blocks import BatchBlockCases, BatchTransactionCases
 from neoq.testing.cases.capacity import CapacityCases
 from neoq.testing.cases.counting import CountCases
 from neoq.testing.cases.durable import DurableCases, LeaseCases, SharedCases, TransactionCases
@@ -56,6 +57,7 @@ from neoq.testing.cases.tasks import ClaimByKindCases, TaskCases
 from neoq.testing.cases.timing import FutureCases, OrderCases, RunnerCases
 from neoq.testing.cases.unique import UniqueCases
 from neoq.testing.cases.waiting import FarWaitCases, WatchCases
+from neoq.testing.cases.workflows import WorkflowCases, WorkflowTransactionCases
 
 
 class BackendConformance(
@@ -129,6 +131,10 @@ class BackendConformance(
     LimitLeaseCases,
     UniqueForCases,
     DebounceCases,
+    WorkflowCases,
+    WorkflowTransactionCases,
+    BatchBlockCases,
+    BatchTransactionCases,
     DurableCases,
     LeaseCases,
     SharedCases,

@@ -1,0 +1,244 @@
+"""Steps, gathers and signals as their users see them, over running workers."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from neoq.backend import Backend
+from neoq.errors import Discard
+from neoq.held.children import ChildFailed
+from neoq.job import Job
+from neoq.record import Status
+from neoq.retry import RetryPolicy
+from neoq.testing.cases.durable import TransactionCases
+from neoq.testing.cases.suite import (
+    LATER,
+    PATIENCE,
+    Make,
+    Seen,
+    Suite,
+    ended,
+    eventually,
+    id_of,
+    ignore,
+    needs,
+)
+from neoq.testing.faults import Faults
+
+AT_ONCE = RetryPolicy(delay=0.0)
+
+
+def held(backend: Backend, job: Job) -> Job:
+    """Wait until a job is held by something, and return its snapshot."""
+
+    def look() -> Job | None:
+        found = backend.get(id_of(job))
+        return found if found is not None and found.held is not None else None
+
+    found = eventually(look, f"{job} is held")
+    assert found is not None
+    return found
+
+
+def result(backend: Backend, job: Job) -> Any:
+    """Wait until a job has succeeded, and return its result."""
+    done = ended(backend, job)
+    assert done.status is Status.SUCCEEDED, done.error
+    return done.result
+
+
+class WorkflowCases(Suite):
+    """Handlers that are durable in steps."""
+
+    @needs("steps")
+    def test_steps_over_failing_attempts(self, backend: Backend) -> None:
+        """A step runs once over attempts that fail, and a job that was dead goes on after its steps."""
+        calls: Counter[str] = Counter()
+
+        def call(name: str) -> dict[str, list[int]] | None:
+            calls[name] += 1
+            return {"a": [1]} if name == "first" else None
+
+        def handler(job: Job) -> Any:
+            values = [job.step("first", call, "first")]
+            calls["attempt"] += 1
+            if calls["attempt"] < 3:
+                raise ValueError
+            values.append(job.step("second", call, "second"))
+            if calls["attempt"] < 4:
+                raise Discard("no")
+            return values
+
+        backend.listen("q", handler, retry=AT_ONCE)
+        job = backend.enqueue("q")
+        assert ended(backend, job).status is Status.DEAD
+        backend.retry(id_of(job))
+        eventually(lambda: calls["attempt"] == 4, "it runs again")
+        assert result(backend, job) == [{"a": [1]}, None]
+        assert calls == {"first": 1, "second": 1, "attempt": 4}
+
+    @needs("steps")
+    def test_sleep_wait_and_save(self, backend: Backend) -> None:
+        """A handler sleeps, waits for a signal and reads what it has saved, without losing its place."""
+
+        def handler(job: Job) -> Any:
+            began = job.step("began", backend.clock.time)
+            job.save("row", job.saved("row", 0) + 1)
+            job.sleep("nap", 0.05)
+            slept = backend.clock.time() - began
+            answer = job.wait_for("answer")
+            nothing = job.wait_for("nothing", timeout=0.02)
+            return [slept >= 0.05, answer, nothing, job.saved("row")]
+
+        backend.listen("q", handler)
+        job = backend.enqueue("q", fingerprint="one")
+        eventually(lambda: (found := backend.get(id_of(job))) and found.held == "signal", "it waits")
+        assert backend.drain(PATIENCE)  # a job that waits does not hold it up
+        assert backend.signal(("q", "one"), "answer", {"by": "ada"})
+        assert not backend.signal(job.id, "answer", {"by": "bob"})
+        assert result(backend, job) == [True, {"by": "ada"}, None, 4]
+        assert not backend.signal(job.id, "later")
+
+    @needs("steps", "batches")
+    def test_gather_and_call(self, backend: Backend) -> None:
+        """A handler gets its children in order, dead ones too, and children gather, too."""
+
+        def leaf(job: Job) -> Any:
+            if job.payload["n"] == 1:
+                raise Discard("no")
+            return job.payload["n"] * 10
+
+        def middle(job: Job) -> Any:
+            return job.call("leaf", Job("leaf", {"n": 7}))
+
+        def handler(job: Job) -> Any:
+            jobs = [*(Job("leaf", {"n": n}) for n in range(3)), Job("middle")]
+            first = [(child.status, child.result) for child in job.gather("all", jobs)]
+            second = job.gather("none", [])
+            try:
+                job.call("bad", Job("leaf", {"n": 1}))
+            except ChildFailed as failed:
+                return [first, second, failed.job.error]
+
+        for queue, function in (("leaf", leaf), ("middle", middle), ("q", handler)):
+            backend.listen(queue, function)
+        assert result(backend, backend.enqueue("q")) == [
+            [["succeeded", 0], ["dead", None], ["succeeded", 20], ["succeeded", 70]],
+            [],
+            "Discard: no",
+        ]
+
+    @needs("steps")
+    def test_jobs_that_follow(self, backend: Backend, seen: Seen) -> None:
+        """What a handler enqueues comes into being when its attempt succeeds, and not when it fails."""
+
+        def handler(job: Job) -> None:
+            job.enqueue("after", {"retries": job.retries})
+            job.enqueue(Job("later", {"retries": job.retries}, run_after=LATER))
+            if job.retries < 2:
+                raise ValueError
+
+        backend.listen("later", ignore)
+        backend.listen("after", lambda job: seen(job.payload["retries"]))
+        backend.listen("q", handler, retry=AT_ONCE)
+        ended(backend, backend.enqueue("q"))
+        assert seen.wait(1) == [2]
+        [job] = backend.jobs("later")
+        assert job.payload == {"retries": 2}
+        seen.stays(1)
+
+    @needs("steps", "batches")
+    @pytest.mark.parametrize("how", ["cancel", "deadline"])
+    def test_the_end_of_what_waits(self, backend: Backend, how: str, gate: threading.Event) -> None:
+        """With a job that waits, and is cancelled or meets its deadline, its children are cancelled."""
+        backend.listen("q", lambda job: job.gather("all", [Job("child", run_after=LATER), Job("late")]))
+        backend.pause("late")
+        backend.listen("child", ignore)
+        backend.listen("late", lambda _job: gate.wait())
+        job = backend.enqueue("q", deadline=0.5 if how == "deadline" else None)
+        eventually(lambda: backend.jobs("child") and backend.jobs("late"), "its children are there")
+        if how == "cancel":
+            backend.cancel(id_of(job))
+        wanted = Status.CANCELLED if how == "cancel" else Status.DEAD
+        assert ended(backend, job).status is wanted
+        for queue in ("child", "late"):
+            eventually(
+                lambda queue=queue: [child.status for child in backend.jobs(queue)] == [Status.CANCELLED],  # type: ignore[misc]
+                f"the job of {queue} is cancelled",
+            )
+
+    @needs("steps", "batches", "durable")
+    def test_a_workflow_over_a_restart(self, make: Make, again: Make) -> None:
+        """A handler that waits when its process ends goes on in another, after the steps that it had."""
+        calls: Counter[str] = Counter()
+
+        def handler(job: Job) -> Any:
+            job.step("once", lambda: calls.update(["once"]))
+            job.save("row", 3)
+            children = job.gather("all", [Job("child", {"n": n}) for n in range(2)])
+            return [child.result for child in children] + [job.saved("row")]
+
+        first = make()
+        first.listen("q", handler)
+        job = first.enqueue("q")
+        held(first, job)
+        first.shutdown()
+        second = again(first)
+        second.listen("q", handler)
+        second.listen("child", lambda job: job.payload["n"])
+        assert result(second, job) == [0, 1, 3]
+        assert calls == {"once": 1}
+
+    @needs("steps", "batches", "shared")
+    def test_settles_whose_replies_are_lost(self, backend: Backend) -> None:
+        """Children are added once, and their ends counted once, where replies of the server are lost."""
+        runs: Counter[int] = Counter()
+
+        def child(job: Job) -> int:
+            runs[job.payload["n"]] += 1
+            return int(job.payload["n"])
+
+        backend.listen("child", child)
+        backend.listen("q", lambda job: [one.result for one in job.gather("all", _children(3))])
+        with Faults(backend).lost_reply("settle", times=3):
+            assert result(backend, backend.enqueue("q")) == [0, 1, 2]
+        assert len(backend.jobs("child")) == 3
+        assert set(runs) == {0, 1, 2}
+
+
+class WorkflowTransactionCases(TransactionCases):
+    """Steps in a transaction of the handler's own."""
+
+    @needs("transactions", "steps")
+    def test_a_step_in_a_transaction(self, backend: Backend) -> None:
+        """A step that was rolled back runs again; one whose transaction is open holds up the next."""
+        calls: list[int] = []
+
+        def book() -> int:
+            calls.append(1)
+            return len(calls)
+
+        def handler(job: Job) -> Any:
+            connection = self.connection(backend)
+            try:
+                value = job.step("book", book, transaction=connection)
+                if len(calls) == 1:
+                    raise ValueError
+                with pytest.raises(Exception, match="commit it"):
+                    job.step("next", int)
+                connection.commit()
+                return [value, job.step("next", int), job.step("again", int)]
+            finally:
+                connection.close()
+
+        backend.listen("q", handler, retry=AT_ONCE)
+        assert result(backend, backend.enqueue("q")) == [2, 0, 0]
+        assert calls == [1, 1]
+
+
+def _children(count: int) -> list[Job]:
+    return [Job("child", {"n": n}) for n in range(count)]
