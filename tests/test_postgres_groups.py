@@ -161,3 +161,12 @@ def test_old_workers_leave_members_alone(backend: neoq.PostgresBackend, postgres
         claim = sql.SQL("select id from {}.claim(1, 7, array['q'], array[9], null, null, null, null)")
         rows = connection.execute(claim.format(sql.Identifier(backend.config.schema))).fetchall()
         assert [job_id for (job_id,) in rows if job_id is not None] == [plain.id]
+
+
+def test_a_held_job_in_the_view(backend: neoq.PostgresBackend, postgres_url: str) -> None:
+    """The view for people shows why a job is held, and no time that a driver cannot read."""
+    holder = batch_of(backend, 1)
+    with psycopg.connect(postgres_url) as connection:
+        view = sql.SQL("select held, run_after from {} where id = %s")
+        name = sql.Identifier(backend.config.schema, "all_jobs")
+        assert connection.execute(view.format(name), (holder.id,)).fetchall() == [("batch", None)]

@@ -11,7 +11,7 @@ from neoq.clock import machine
 from neoq.errors import BackendError, BackendUnavailable
 from neoq.messages import text_of_ids
 from neoq.outcome import ROLLED_BACK, Outcome
-from neoq.postgres.arrays import int8s
+from neoq.postgres.arrays import byteas, float8s, int8s
 from neoq.postgres.connections import Connections
 from neoq.postgres.followers import settle_with_followers
 from neoq.postgres.rows import BINARY, settle_values, succeed_values
@@ -49,37 +49,39 @@ class Settlement:
         self._unsure: set[Attempt] = set()  # sent, and the reply was lost
         self._lock = threading.Lock()
         self._completed: set[Attempt] = set()  # by handlers, in their own transactions
+        self.told: set[str] = set()  # queues whose held jobs may be due by ends that were settled
         self._locked: list[Outcome] = []  # their handlers' transactions are still open
 
     def settle(self, outcomes: Sequence[Outcome]) -> set[int]:
         """Settle outcomes in a transaction of our own; returns the ids of the stale ones."""
         stale: set[int] = set()
-        plain, special, joined = self._apart(outcomes)
-        for part, work in ((plain, self._succeed), (special, self._settle), (joined, self._settle_completed)):
+        plain, counted, special, joined = self._apart(outcomes)
+        for part, work in (
+            (plain, self._succeed),
+            (counted, self._succeed_counted),
+            (special, self._settle),
+            (joined, self._settle_completed),
+        ):
             if part:
                 stale |= self._surely(part, work)
-        self._steps.settled(special)
+        self._steps.settled([*counted, *special])
         return stale
 
-    def _apart(self, outcomes: Sequence[Outcome]) -> tuple[list[Outcome], list[Outcome], list[Outcome]]:
-        plain, special, joined = [], [], []
+    def _apart(self, outcomes: Sequence[Outcome]) -> tuple[list[Outcome], ...]:
+        plain, counted, special, joined = list[Outcome](), list[Outcome](), list[Outcome](), list[Outcome]()
         completed = self._completed | self._steps.joined
         recorded = self._steps.recorded
         for outcome in outcomes:
             lease = outcome.lease
             if completed and (lease.job_id, lease.token) in completed:
                 joined.append(outcome)
-            elif (
-                outcome.status is Status.SUCCEEDED
-                and not outcome.follow
-                and lease.progress is None
-                and not lease.counted
-                and not (recorded and (lease.job_id, lease.token) in recorded)
-            ):
-                plain.append(outcome)
-            else:
+            elif outcome.status is not Status.SUCCEEDED or outcome.follow or lease.progress is not None:
                 special.append(outcome)
-        return plain, special, joined
+            elif lease.counted or (recorded and (lease.job_id, lease.token) in recorded):
+                counted.append(outcome)
+            else:
+                plain.append(outcome)
+        return plain, counted, special, joined
 
     def _surely(self, outcomes: list[Outcome], work: Any) -> set[int]:
         """Settle; an outcome whose earlier reply was lost is not stale if it is settled already."""
@@ -108,6 +110,17 @@ class Settlement:
         self._announced_at = now
         self._context.announced([job_id for job_id in ended if job_id not in stale])
         return stale
+
+    def _succeed_counted(self, outcomes: list[Outcome]) -> set[int]:
+        values = succeed_values(outcomes, self.skew, keep=self._keep)
+        values |= {
+            "started": float8s([outcome.started_at for outcome in outcomes]),
+            "finished": float8s([outcome.finished_at for outcome in outcomes]),
+            "results": byteas([outcome.result for outcome in outcomes]),
+        }
+        rows = self._connections.execute(self._statements.succeed_counted, values)
+        self.told.update(queue for _, queue in rows if queue is not None)
+        return _missing(outcomes, [row for row in rows if row[0] is not None])
 
     def _settle(self, outcomes: list[Outcome]) -> set[int]:
         if not any(outcome.follow or outcome.holds is not None for outcome in outcomes):

@@ -81,11 +81,12 @@ class Statements:
             set status = case when retries > 0 then 1 else 0 end, token = null, worker = null
             where status = 2 and worker = %(worker)s and token = %(token)s
         """
-        succeed = self._call(
-            "succeed",
+        ends = (
             "ids bigint[], tokens bigint[], started float8[], finished float8[], results bytea[], "
-            "skew float8, keep boolean",
+            "skew float8, keep boolean"
         )
+        succeed = self._call("succeed", ends)
+        self.succeed_counted = f"select id, queue from {self._call('succeed_counted', ends)}"
         self.succeed = f"select * from {succeed}"
         self.succeed_and_announce = (
             f"select ended.* from (select pg_notify(%(channel)s::text, %(told)s::text)) said, {succeed} ended"

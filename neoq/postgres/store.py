@@ -293,6 +293,9 @@ class PostgresStore(PostgresHolding):
             *(job.queue for outcome in outcomes for job in outcome.follow),
         }:
             self._notify(queue, "ready")
+        if self._settlement.told:
+            told, self._settlement.told = self._settlement.told, set()
+            self._tell_ready(told)
         return stale
 
     def _settle_left(self) -> None:

@@ -495,6 +495,56 @@ begin
 end $$;
 
 
+-- As succeed(), for jobs that have a group, a round or steps. Returns their ids, and the queues whose holders may be
+-- due by their ends.
+create function succeed_counted(
+    p_ids bigint[], p_tokens bigint[], p_started float8[], p_finished float8[], p_results bytea[],
+    p_skew float8, p_keep boolean
+) returns table (id bigint, queue text) language plpgsql
+set search_path from current
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+begin
+    return query
+    with ended as (
+        delete from jobs using unnest(p_ids, p_tokens, p_started, p_finished, p_results)
+            as i (id, token, started, finished, result)
+        where jobs.id = i.id and jobs.token = i.token and status = 2
+        returning jobs.*, started, finished, result
+    ), kept as (
+        insert into history (
+            id, run_after, created_at, ran_at, deadline, progress, finished_at, holds, added_by, retries,
+            max_retries, priority, status, uniqueness, crashes, codec, queue, payload, fingerprint, kind, key,
+            batch, uid, meta, error, traceback, attempts, progress_text, result, round
+        )
+        select id, run_after, created_at, coalesce(started + p_skew, ran_at), deadline, progress,
+            coalesce(finished + p_skew, clock()), holds, added_by, retries, max_retries, priority, 3, uniqueness,
+            crashes, codec, queue, payload, fingerprint, kind, key, batch, uid, meta, error, traceback, attempts,
+            progress_text, result, round
+        from ended where p_keep or batch is not null
+    ), counted as (
+        insert into counters (queue, status, n)
+        select queue, 3, count(*) from ended where p_keep or batch is not null group by queue
+    ), dropped as (
+        delete from steps using ended where steps.job = ended.id
+    ), given as (
+        select holder_of(batch) as job, round_of(batch) as round, 3::smallint as what, count(*)::int as n
+        from ended where batch is not null group by 1, 2
+        union all
+        select id, round, 8::smallint, 1 from ended where round is not null
+    ), said as (
+        select g.queue, given.*, g.sealed as tell
+        from given join groups g on g.job = given.job and g.round = given.round
+    ), noted as (
+        insert into notes (queue, ids, rounds, whats, ns)
+        select queue, array_agg(job), array_agg(round), array_agg(what), array_agg(n) from said group by queue
+    )
+    select id, null::text from ended
+    union all select distinct null::bigint, queue::text from said where tell and what = 3;
+end $$;
+
+
 -- What follows replaces functions of 0002.sql and 0003.sql, which know nothing of groups.
 
 create function claim(
@@ -719,7 +769,8 @@ as $$
         max_retries, priority, status, uniqueness, crashes, codec, queue, payload, fingerprint, kind, key, batch, uid,
         meta, error, traceback, attempts, progress_text, result, round
     ) values (
-        p_job.id, case when p_job.run_after < 'infinity' then p_job.run_after else coalesce(p_job.due, p_job.created_at) end,
+        p_job.id,
+        case when p_job.run_after < 'infinity' then p_job.run_after else coalesce(p_job.due, p_job.created_at) end,
         p_job.created_at, p_completed, p_job.ran_at, p_job.deadline, p_job.progress,
         p_finished, p_job.holds, p_job.added_by, p_job.retries, p_job.max_retries, p_job.priority, p_status,
         p_job.uniqueness, p_job.crashes, p_job.codec, p_job.queue, p_job.payload, p_job.fingerprint, p_job.kind,
@@ -918,7 +969,8 @@ declare
 begin
     with gone as (
         delete from history where id in (
-            select id from history where status <> 4 and finished_at <= v_before and (batch is null or not is_spared(batch))
+            select id from history where status <> 4 and finished_at <= v_before
+                and (batch is null or not is_spared(batch))
             order by finished_at limit p_limit for update skip locked
         ) returning queue, status
     ), counted as (
@@ -937,3 +989,36 @@ begin
         'exit when v_there.status = 2 or v_there.held is not null;'
     );
 end $do$;
+
+
+-- The view of 0004.sql, in which a job that is held has no time unless it has one.
+create or replace view all_jobs as
+select
+    j.id, j.queue, j.key, j.uid, j.fingerprint,
+    coalesce((array['pending', 'retrying', 'running', 'succeeded', 'dead', 'cancelled'])[j.status + 1], 'unknown')
+        as status,
+    j.priority, readable_json(j.payload) as payload, m.meta,
+    readable_json(j.result) as result, j.error, j.traceback, j.progress, j.progress_text,
+    j.retries, j.max_retries, j.crashes, j.cancel as cancel_requested, w.id as worker,
+    readable_time(j.created_at) as created_at,
+    readable_time(case when j.held is null or j.run_after < 'infinity' then j.run_after end) as run_after,
+    readable_time(j.deadline) as deadline, readable_time(j.ran_at) as started_at,
+    readable_time(j.finished_at) as finished_at,
+    (array['batch', 'children', 'signal', 'line'])[j.held] as held
+from (
+    select id, queue, key, uid, fingerprint, status, priority, payload, meta, null::bytea as result, error, traceback,
+        progress, progress_text, retries, max_retries, crashes, cancel, worker, created_at, run_after, deadline,
+        ran_at, null::float8 as finished_at, held
+    from jobs
+    union all
+    select id, queue, key, uid, fingerprint, status, priority, payload, meta, result, error, traceback,
+        progress, progress_text, retries, max_retries, crashes, false, null, created_at, run_after, deadline,
+        ran_at, finished_at, null::smallint
+    from history
+) j
+left join workers w on w.number = j.worker
+-- A job with options of its own, such as a timeout, keeps them beside its meta: in a list of both.
+cross join lateral (
+    select case jsonb_typeof(kept) when 'array' then nullif(kept -> 0, '{}') else kept end as meta
+    from readable_json(j.meta) kept
+) m;
