@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from neoq.held.group import BATCH, Batch, BatchRules, closed, group_in
+from neoq.held.group import BATCH, Batch, BatchRules, Group, closed, group_in
 from neoq.job import Job
 from neoq.memory.queues import Records
 from neoq.outcome import Outcome
 from neoq.record import FINISHED, Status
 
 _GATHER = BatchRules(producer=0)
+_STOPPED_AT_ONCE = 500  # jobs, while others wait for the lock
 _SUCCEEDED, _DEAD, _CANCELLED = Status.SUCCEEDED, Status.DEAD, Status.CANCELLED
 
 
@@ -74,6 +75,8 @@ class Groups:
         self._jobs = jobs
         self._wake, self._stop_job, self._let_go_job = wake, stop, let_go
         self._of: dict[int, dict[int, Members]] = {}
+        self.stopping: list[list[int]] = []  # jobs of stopped groups that are not cancelled yet
+        self._named: dict[str, Members] = {}  # the same, by the names of the groups
 
     def get(self, holder: int, number: int) -> Members | None:
         """The group of a holder's round."""
@@ -81,13 +84,12 @@ class Groups:
 
     def of(self, job: Job) -> Members | None:
         """The group that a job belongs to."""
-        group = group_in(job.group)
-        return None if group is None else self.get(group.holder, group.round)
+        text = job.group
+        return None if text is None else self._named.get(text[: text.rfind("/") + 1])
 
     def ids(self, name: str) -> list[int] | None:
         """The jobs of a group by its name; None where they are not known here any more."""
-        group = group_in(name)
-        members = None if group is None else self.get(group.holder, group.round)
+        members = self._named.get(name)
         return None if members is None or not members.kept else list(members.ids)
 
     def counts(self, holder: int, number: int) -> Batch | None:
@@ -108,7 +110,7 @@ class Groups:
 
     def open(self, holder: int, rules: BatchRules) -> None:
         """Begin a batch, or let another producer go on with it."""
-        members = self._of.setdefault(holder, {}).setdefault(BATCH, Members(holder, BATCH, rules))
+        members = self._begun(holder, BATCH, rules)
         members.rules = rules
         members.sealed = False
 
@@ -122,7 +124,7 @@ class Groups:
 
     def gather(self, holder: int, number: int) -> bool:
         """Begin, or go on with, a gather; whether all its children have ended."""
-        members = self._gathered(holder, number)
+        members = self._begun(holder, number, _GATHER)
         members.sealed = True
         members.complete = members.complete or members.over
         return members.complete
@@ -131,7 +133,7 @@ class Groups:
         """Let none of the groups that jobs after an outcome belong to be complete, until they were added."""
         groups = [members for job in outcome.follow if job.group is not None and (members := self.of(job))]
         if outcome.holds is not None:
-            groups.append(self._gathered(outcome.lease.job_id, outcome.holds))
+            groups.append(self._begun(outcome.lease.job_id, outcome.holds, _GATHER))
         for members in groups:
             members.adding += 1
         return groups
@@ -142,8 +144,12 @@ class Groups:
             members.adding -= 1
             self._look(members)
 
-    def _gathered(self, holder: int, number: int) -> Members:
-        return self._of.setdefault(holder, {}).setdefault(number, Members(holder, number, _GATHER))
+    def _begun(self, holder: int, number: int, rules: BatchRules) -> Members:
+        members = self.get(holder, number)
+        if members is None:
+            members = self._of.setdefault(holder, {})[number] = Members(holder, number, rules)
+            self._named[Group(holder, number).name] = members
+        return members
 
     # -- members -----------------------------------------------------------------------------------------
 
@@ -151,7 +157,7 @@ class Groups:
         """Raise BatchClosedError where one of the jobs is for a batch that is not open to its producer."""
         for group, producer in {(job.group, job.producer) for job in jobs if job.group is not None}:
             named = group_in(group)
-            members = None if named is None else self.get(named.holder, named.round)
+            members = None if named is None else self.get(*named[:2])
             if (
                 members is None
                 or members.sealed
@@ -226,7 +232,8 @@ class Groups:
         """Count out what a job is that was deleted: as a member its end, if it had none; its own groups."""
         if job.holds is not None:
             self._holder_ended(job, let_go=True)
-            self._of.pop(job.id, None)
+            for number in self._of.pop(job.id, {}):
+                del self._named[Group(job.id, number).name]
         members = self.of(job)
         if members is None:
             return
@@ -262,8 +269,21 @@ class Groups:
     def _stop(self, members: Members) -> None:
         if not members.stopped:
             members.stopped = True
-            for job_id in list(members.ids):
-                self._stop_job(job_id)
+            self.stopping.append(list(members.ids)[::-1])
+
+    def stop_some(self) -> None:
+        """Cancel a page of the jobs whose groups are stopped."""
+        for _ in range(_STOPPED_AT_ONCE):
+            while self.stopping and not self.stopping[-1]:
+                self.stopping.pop()
+            if not self.stopping:
+                return
+            self._stop_job(self.stopping[-1].pop())
+
+    def is_stopped(self, job: Job) -> bool:
+        """Whether a job may not start, since its group is stopped."""
+        members = self.of(job)
+        return members is not None and members.stopped and not members.complete
 
     def _let_go(self, members: Members) -> None:
         members.kept = False

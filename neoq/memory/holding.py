@@ -89,6 +89,18 @@ class HoldingMemStore(DirectStore):
         with self._table.lock:
             return self._table.groups.counts(job_id, round)
 
+    def tend(self) -> bool:
+        """Go on with what a thread that was interrupted has left."""
+        self._finish_stopping()
+        return False
+
+    def _finish_stopping(self) -> None:
+        """Cancel the jobs of stopped groups, in pages: others have the lock in between."""
+        groups = self._table.groups
+        while groups.stopping:
+            with self._table.lock:
+                groups.stop_some()
+
     def record(self, records: Sequence[tuple[Lease, Sequence[Step]]], *, transaction: Any = None) -> set[int]:
         """Record steps of running jobs, each under its lease."""
         _refuse_transaction(transaction)

@@ -22,7 +22,7 @@ from neoq.memory.room import Room
 from neoq.memory.schedules import Schedules
 from neoq.memory.state import QueueState
 from neoq.memory.table import Table
-from neoq.outcome import Lease, Outcome, Successes, succeeded
+from neoq.outcome import Lease, Outcome, Successes
 from neoq.record import Status
 from neoq.schedules import Listed
 from neoq.store import (
@@ -322,7 +322,10 @@ class MemStore(HoldingMemStore):
             limit = limited.may_claim(limit if ahead else 1, state.running)
             if limit <= 0:
                 return [], False
-        taken = self._hand_out(state.ready.take(limit, kinds), next(self._leases))
+        waiting = state.ready.take(limit, kinds)
+        if self._table.groups.stopping:
+            waiting = self._table.without_stopped(waiting, state)
+        taken = self._hand_out(waiting, next(self._leases))
         if state.frees_early:
             for job in taken:
                 if job.unique == "until_started":
@@ -373,6 +376,7 @@ class MemStore(HoldingMemStore):
             finally:
                 with self._lock:
                     table.groups.added(groups)
+        self._finish_stopping()
         return stale
 
     def _settle_succeeded(self, jobs: Sequence[Job]) -> set[int]:
@@ -394,15 +398,15 @@ class MemStore(HoldingMemStore):
                         continue
                     if not (job.special or hashed):
                         hold(job.body, None)  # type: ignore[arg-type]
-                    elif job.counted:
-                        table.settle(job, state, succeeded(job))
-                        continue
                     elif job.unique:
                         state.free(job)
                     job.status = _SUCCEEDED
                     job.slot = job.parsed = None
-                    finished.append(job)
                     settled += 1
+                    if job.special and job.counted:
+                        table.ended(job, state)
+                    else:
+                        finished.append(job)
             finally:  # also of those before one that raises, as out of memory
                 state.running -= settled
                 state.succeeded += settled
@@ -410,6 +414,8 @@ class MemStore(HoldingMemStore):
             table.drop_finished()
         if state.limited is not None and state.ready.length:
             self._notify(state.queue, "ready")
+        if table.groups.stopping:
+            self._finish_stopping()
         return stale
 
     def extend(self, leases: Sequence[Lease]) -> Extended:
@@ -460,7 +466,9 @@ class MemStore(HoldingMemStore):
     def change(self, job_ids: Iterable[int], action: Action) -> Changed:
         """Cancel, retry or delete jobs."""
         with self._lock:
-            return self._operator.change(job_ids, action, self.clock.time())
+            changed = self._operator.change(job_ids, action, self.clock.time())
+        self._finish_stopping()
+        return changed
 
     def set_paused(self, queue: str, paused: bool) -> None:
         """Hold a queue's jobs back, or let them go."""

@@ -16,6 +16,7 @@ from neoq.memory.groups import Groups
 from neoq.memory.lines import Lines
 from neoq.memory.queues import (
     Key,
+    Plain,
     Records,
     snapshot,
 )
@@ -254,6 +255,17 @@ class Table:
             job.cancel_asked = True
             self.notify(job.queue, "cancel")
 
+    def without_stopped(self, waiting: list[Job | Plain], state: QueueState) -> list[Job | Plain]:
+        """Of jobs that were ready those that may run: jobs of stopped groups are cancelled."""
+        may_run = []
+        for entry in waiting:
+            if isinstance(entry, Job) and entry.counted and self.groups.is_stopped(entry):
+                entry.finished_on = self._clock.time()
+                self.finish(entry, state, _CANCELLED)
+            else:
+                may_run.append(entry)
+        return may_run
+
     def cancel(self, job: Job, state: QueueState) -> None:
         """Cancel a job that waits."""
         record = self.stand_in(job, state)
@@ -273,11 +285,17 @@ class Table:
         else:
             state.cancelled += 1
         if job.counted:
-            if status is not _DEAD:
-                self.steps.drop(job.id)
-            if (lines := lines_of(state)) is not None:
-                lines.ended(job)
-            self.groups.ended(job)
+            self.ended(job, state)
+        else:
+            self.let_go(job)
+
+    def ended(self, job: Job, state: QueueState) -> None:
+        """Do what the end of a job means for others."""
+        if job.status is not _DEAD:
+            self.steps.drop(job.id)
+        if (lines := lines_of(state)) is not None:
+            lines.ended(job)
+        self.groups.ended(job)
         self.let_go(job)
 
     def let_go(self, job: Job) -> None:

@@ -1,0 +1,109 @@
+"""What the conformance suite cannot see of held jobs and limits in memory: pages, and what is forgotten."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+import neoq
+from neoq.held.group import BatchRules
+from neoq.held.limits import Limits, Rate
+from neoq.job import Job, plain
+from neoq.memory.groups import Groups
+from neoq.memory.lines import Lines
+from neoq.memory.queues import ReadyQueue, Records
+from neoq.record import Status
+from neoq.testing import clock
+
+
+class StandingClock:
+    """A clock that stands still."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def time(self) -> float:
+        """The time that it was set to."""
+        return self.now
+
+    monotonic = time
+
+
+def record(job_id: int, key: str | None = None, group: str | None = None) -> Job:
+    """A stored job."""
+    job = plain("q", b"{}", 1000.0)
+    job.id, job.key, job.group, job.special = job_id, key, group, True
+    return job
+
+
+def test_a_group_is_stopped_in_pages() -> None:
+    """A large group is cancelled page by page, and none of its jobs may start from the first page on."""
+    jobs: Records = {}
+    stopped: list[int] = []
+    groups = Groups(jobs, wake=lambda _: None, stop=stopped.append, let_go=lambda _: None)
+    holder = record(1)
+    holder.holds = 0
+    groups.open(1, BatchRules(producer=7))
+    for job_id in range(2, 1002):
+        jobs[job_id] = record(job_id, group="1/0/")
+        groups.join(jobs[job_id])  # type: ignore[arg-type]
+    holder.status = Status.DEAD
+    groups.ended(holder)
+    assert stopped == []
+    groups.stop_some()
+    assert stopped == list(range(2, 502))
+    last = jobs[1001]
+    assert isinstance(last, Job)
+    assert groups.is_stopped(last)
+    groups.stop_some()
+    groups.stop_some()
+    assert len(stopped) == 1000
+    assert not groups.stopping
+
+
+@pytest.mark.parametrize("rate", [None, Rate(1, per=60)])
+def test_an_empty_line_is_forgotten(rate: Rate | None) -> None:
+    """A line in which no job is left takes no memory, but for as long as its rate needs it."""
+    records: Records = {}
+    ready = ReadyQueue(threading.RLock(), records)
+    time = StandingClock()
+    alarms: list[tuple[float, str]] = []
+    lines = Lines(ready, records, time, lambda at, key: alarms.append((at, key)))
+    lines.limits = Limits(per_key=1, rate_per_key=rate)
+    lines.enter(record(1, "a"))
+    [job] = ready.take(5, None)
+    assert isinstance(job, Job)
+    lines.claimed([job])
+    job.status = Status.SUCCEEDED
+    lines.ended(job)
+    if rate is not None:
+        assert alarms[-1] == (1060.0, "a")
+        assert lines.by_key
+        time.now = 1060.0
+        lines.look("a")
+    assert lines.by_key == {}
+
+
+@pytest.fixture
+def standing() -> Iterator[neoq.MemBackend]:
+    """A backend in memory with a handler."""
+    with neoq.MemBackend(max_finished=0) as backend:
+        backend.listen("q", lambda _job: None)
+        yield backend
+
+
+def test_a_plain_job_meets_a_span(standing: neoq.MemBackend) -> None:
+    """A plain job meets the fingerprint of one that is known no more, until its span is over."""
+    with clock(standing) as time:
+        first = standing.enqueue("q", {"n": 1}, unique=timedelta(minutes=1))
+        time.advance(1)
+        assert standing.get(first.id) is None
+        met = standing.enqueue("q", {"n": 1})
+        assert met.duplicate
+        assert (met.id, met.status) == (first.id, Status.CANCELLED)
+        time.advance(60)
+        later = standing.enqueue("q", {"n": 1})
+        assert not later.duplicate
