@@ -16,7 +16,7 @@ from neoq.held.group import BatchRules
 from neoq.job import Job
 from neoq.payload import CODEC
 from neoq.record import Status
-from neoq.sqlite import groups
+from neoq.sqlite import groups, lines, spans
 from neoq.sqlite.rows import N_READY, kind_of, waiting_state
 from neoq.sqlite.schema import READY, SCHEDULED
 from neoq.sqlite.session import Session
@@ -83,9 +83,15 @@ def add_or_meet(job: Job, session: Session, *, follows: bool = False) -> Job:
         holder = session.holder(job, fingerprint_hash)
         if holder is not None:
             return _meet(session, job, holder)
+    if session.tail.spans and (spent := spans.meet(session, job)) is not None:
+        return spent
     session.insert(job, fingerprint_hash)
+    if job.unique_for is not None:
+        spans.begin(session, job)
     if grouped:
         groups.enter(session, job)
+    if job.key is not None:
+        lines.enter(session, job)
     return job
 
 
@@ -150,7 +156,12 @@ def _replace(session: Session, holder: Job, new: Job) -> None:
             "fingerprint": holder.own_fingerprint if new.body == holder.body else holder.fingerprint,
         },
     )
-    move(session, holder, new.due)
+    due = new.due
+    if new.max_delay is not None:
+        due = min(due, holder.created + new.max_delay)  # type: ignore[operator,type-var]
+    move(session, holder, due)
+    if holder.counted and (holder.key != new.key or due > session.now):  # type: ignore[operator]
+        lines.withdraw(session, holder.id)
 
 
 def move(session: Session, job: Job, run_after: float | None) -> None:
@@ -182,6 +193,9 @@ def duplicates(session: Session, jobs: Sequence[Job]) -> set[int]:
     places = set()
     for place, job in enumerate(jobs):
         if job.uid is not None and session.of_uid(job.uid) is not None:
+            places.add(place)
+            continue
+        if session.tail.spans and spans.is_spent(session, job):
             places.add(place)
             continue
         fingerprint_hash = hash_of(job)

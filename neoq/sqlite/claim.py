@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
+from neoq.held.limits import Limits
 from neoq.job import Job
 from neoq.record import Status
 from neoq.sqlite.add import move
 from neoq.sqlite.ends import after, cancel_stopped
 from neoq.sqlite.groups import facts, release_due
+from neoq.sqlite.lines import meet, started
 from neoq.sqlite.rows import (
     COLUMNS,
     N_DEAD,
@@ -25,6 +27,7 @@ from neoq.sqlite.rows import (
     RETRYING,
     job_of,
 )
+from neoq.sqlite.rules import in_force, start, starts_now
 from neoq.sqlite.session import Session
 from neoq.store import Demand
 from neoq.stored import mark_unreadable, number_in
@@ -34,6 +37,7 @@ _unreadable, _due, _group = (
     attrgetter("due"),
     attrgetter("group"),
 )  # a loop in C for every job claimed
+MEETS_AT_ONCE = 20  # times that a claim looks on, where it has met jobs whose turn it is not
 PARKED = (
     86400.0  # seconds: a ready job that is due so much later was put off by a script, not by a changed clock
 )
@@ -42,9 +46,17 @@ _CLAIM = (
     " progress = null, progress_text = null where id = ?"
 )
 _RULES = (
-    "select queue, 1, 0 from neoq_queues where paused = 1 union all select queue, 0, timers from neoq_rules"
+    "select queue, 1, 0, null, null from neoq_queues where paused = 1"
+    " union all select queue, 0, timers, listener, operator from neoq_rules"
+    " where timers = 1 or listener is not null or operator is not null"
 )
-_NO_RULES: tuple[set[str], set[str]] = (set(), set())
+_LEVELS = (
+    "with recursive level (priority) as ("
+    " select max(priority) from neoq_jobs where state = 0 and queue = ?"
+    " union all select (select max(priority) from neoq_jobs where state = 0 and queue = ?"
+    " and priority < level.priority) from level where priority is not null)"
+    " select priority from level where priority is not null"
+)
 _LET_GO = "update neoq_jobs set holds = 0 where id = ?"
 _END_UNREADABLE = (
     "update neoq_jobs set state = 4, status = 4, holds = 0, token = 0, worker = null, lease_until = null,"
@@ -53,47 +65,117 @@ _END_UNREADABLE = (
 _NEVER_DUE = f"select {COLUMNS} from neoq_jobs where state = 1 and queue = ? and"  # noqa: S608
 
 
+class Rules(NamedTuple):
+    """What a claim minds of queues: which are paused, or have held jobs due by time; and limits."""
+
+    paused: set[str]
+    timers: set[str]
+    limits: dict[str, Limits]
+
+
+_NO_RULES = Rules(set(), set(), {})
+
+
 def claim(
     session: Session, demands: Sequence[Demand], worker: str, ended: list[Job]
-) -> tuple[list[Job], float | None]:
-    """Take the best ready jobs; return them and when the next is due.
+) -> tuple[list[Job], float | None, Collection[str]]:
+    """Take the best ready jobs; return them, when the next is due, and which queues have limits.
 
     Jobs that cannot be read are dead now, and added to ``ended``.
     """
     session.index_new()
-    paused, watched = _rules(session)
+    rules = _rules(session)
     found: list[list[Job]] = []
     next_due: float | None = None
     for demand in demands:
-        if demand.queue in paused or demand.limit < 1:
+        if demand.queue in rules.paused or demand.limit < 1:
             continue
-        due = _promote(session, demand.queue, ended)
-        if demand.queue in watched:
-            due = _sooner(due, release_due(session, demand.queue))
-        best = _best(session, demand)
-        late = session.now + PARKED
-        while best and (any(map(_unreadable, best)) or max(map(_due, best)) > late):
-            _set_aside(session, best, late, ended)
-            best = _best(session, demand)
-        if any(map(_group, best)) and (stopped := cancel_stopped(session, best)):
-            due = session.now  # others may be behind these
-            best = [job for job in best if job not in stopped]
-        if len(best) > demand.limit:
-            due, best = session.now, best[: demand.limit]
-        if due is not None:
-            next_due = _sooner(due, next_due)
+        best, due = _of_queue(session, demand, rules, ended)
+        next_due = _sooner(due, next_due)
         found.append(best)
     taken, left = _apart(found)
     _take(session, taken, worker)
-    return taken, session.now if left else next_due
+    if rules.limits:
+        _note_starts(session, taken, rules)
+    return taken, session.now if left else next_due, rules.limits.keys()
 
 
-def _rules(session: Session) -> tuple[set[str], set[str]]:
-    """The queues that are paused, and those with held jobs that may be due by time."""
+def _rules(session: Session) -> Rules:
     rows = session.do(_RULES).fetchall()
     if not rows:
         return _NO_RULES
-    return {queue for queue, paused, _ in rows if paused}, {queue for queue, _, timers in rows if timers}
+    return Rules(
+        {queue for queue, paused, *_ in rows if paused},
+        {queue for queue, _, timers, *_ in rows if timers},
+        {queue: limits for queue, _, _, *texts in rows if (limits := in_force(*texts)) is not None},
+    )
+
+
+def _of_queue(
+    session: Session, demand: Demand, rules: Rules, ended: list[Job]
+) -> tuple[list[Job], float | None]:
+    """The best ready jobs of a queue, at most as many as are wanted; and when to look again."""
+    due = _promote(session, demand.queue, ended)
+    if demand.queue in rules.timers:
+        due = _sooner(due, release_due(session, demand.queue))
+    limits = rules.limits.get(demand.queue)
+    again: float | None = session.now
+    if limits is None:
+        best = _readable(session, demand, None, ended)
+    else:
+        room, again = _room(session, demand, limits)
+        if room == 0:
+            return [], _sooner(due, again) if session.counted(demand.queue, N_READY) else due
+        demand = demand._replace(limit=room)
+        best = _with_turns(session, demand, limits, ended)
+    if any(map(_group, best)) and (stopped := cancel_stopped(session, best)):
+        due = session.now  # others may be behind these
+        best = [job for job in best if job not in stopped]
+    if len(best) > demand.limit:
+        due, best = _sooner(due, again), best[: demand.limit]
+    return best, due
+
+
+def _readable(session: Session, demand: Demand, aging: float | None, ended: list[Job]) -> list[Job]:
+    """The best ready jobs of a queue, and one more, where there is; all of them can be read."""
+    best = _best(session, demand, aging)
+    late = session.now + PARKED
+    while best and (any(map(_unreadable, best)) or max(map(_due, best)) > late):
+        _set_aside(session, best, late, ended)
+        best = _best(session, demand, aging)
+    return best
+
+
+def _with_turns(session: Session, demand: Demand, limits: Limits, ended: list[Job]) -> list[Job]:
+    """As `_readable`, of jobs that have their turn, where those of a key form a line."""
+    for _ in range(MEETS_AT_ONCE):
+        best = _readable(session, demand, limits.aging, ended)
+        if not limits.by_key or meet(session, limits, best):
+            return best
+    session.released.add(demand.queue)  # there are more
+    return []
+
+
+def _room(session: Session, demand: Demand, limits: Limits) -> tuple[int, float | None]:
+    """How many jobs of a limited queue may be claimed now; and when to look again if there are more."""
+    room, again = demand.limit, session.now
+    if limits.rate is not None:
+        number, when = starts_now(session, (demand.queue, ""), limits.rate)
+        if number < room:
+            room, again = number, when + number * limits.rate.spacing
+    if limits.max_running is not None:
+        free = max(0, limits.max_running - session.counted(demand.queue, N_RUNNING))
+        if free <= room:
+            return free, None  # when one of them has ended
+    return room, again
+
+
+def _note_starts(session: Session, jobs: list[Job], rules: Rules) -> None:
+    for queue, limits in rules.limits.items():
+        of_queue = [job for job in jobs if job.queue == queue]
+        if of_queue and limits.rate is not None:
+            start(session, (queue, ""), limits.rate, len(of_queue))
+        started(session, limits, of_queue)
 
 
 def _sooner(one: float | None, other: float | None) -> float | None:
@@ -158,15 +240,34 @@ def _promote(session: Session, queue: str, ended: list[Job]) -> float | None:
     return number_in(later)
 
 
-def _best(session: Session, demand: Demand) -> list[Job]:
+def _best(session: Session, demand: Demand, aging: float | None) -> list[Job]:
     kinds = tuple(demand.kinds or ())
     only = f" and kind in ({','.join('?' * len(kinds))})" if demand.kinds is not None else ""
+    if aging is not None:
+        return _best_aged(session, demand, only, aging)
     rows = session.do(
         f"select {COLUMNS} from neoq_jobs where state = 0 and queue = ?{only}"  # noqa: S608
         " order by priority desc, run_after, id limit ?",
         (demand.queue, *kinds, demand.limit + 1),
     ).fetchall()
     return [job_of(row) for row in rows]
+
+
+def _best_aged(session: Session, demand: Demand, only: str, aging: float) -> list[Job]:
+    """The best where a job counts as one level higher for each ``aging`` that it has waited.
+
+    The oldest of a level is its best, so it is enough to look at the first of each.
+    """
+    now, found = session.now, list[Job]()
+    for (priority,) in session.do(_LEVELS, (demand.queue, demand.queue)).fetchall():
+        rows = session.do(
+            f"select {COLUMNS} from neoq_jobs where state = 0 and queue = ? and priority = ?{only}"  # noqa: S608
+            " order by run_after, id limit ?",
+            (demand.queue, priority, *(demand.kinds or ()), demand.limit + 1),
+        ).fetchall()
+        found += [job_of(row) for row in rows]
+    found.sort(key=lambda job: (-(job.priority + (now - job.due) // aging), job.due, job.id))  # type: ignore[operator]
+    return found[: demand.limit + 1]
 
 
 def _apart(found: list[list[Job]]) -> tuple[list[Job], bool]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from neoq.job import Job
 from neoq.record import FINISHED, Status
-from neoq.sqlite import groups
+from neoq.sqlite import groups, lines
 from neoq.sqlite.groups import CANCEL, LET_GO, TENDED_AT_ONCE, End, Facts
 from neoq.sqlite.rows import N_CANCELLED, N_KEPT, N_KEPT_DEAD, kind_of, waiting_state
 from neoq.sqlite.schema import KEPT, KEPT_DEAD
@@ -23,13 +23,14 @@ _MEMBERS = (
 
 
 def after(session: Session, ends: Sequence[End]) -> None:
-    """Do what follows from ends that were recorded: `Facts.state` is where each job was before."""
+    """Do what follows from ends of attempts or jobs, after these were recorded; the facts are from before."""
     for job, status in ends:
         if job.round is not None and status in FINISHED:
             groups.end_holder(session, job.job_id, status)
         if job.steps is not None and status in _DROPS_STEPS:
             session.do(DROP_STEPS, (job.job_id,))
     groups.count_ends(session, ends)
+    lines.leave(session, ends)
 
 
 def after_delete(session: Session, job: Facts) -> None:
@@ -41,6 +42,8 @@ def after_delete(session: Session, job: Facts) -> None:
     if job.steps is not None:
         session.do(DROP_STEPS, (job.job_id,))
     groups.delete_member(session, job)
+    if job.turn is not None:
+        lines.fill(session, job.queue, job.key)
 
 
 def before_revival(session: Session, job: Facts) -> None:

@@ -88,6 +88,8 @@ _WAITING_KINDS = (
     f" order by run_after limit {KINDS_LOOKED_AT})"
     " union all select * from (select kind from neoq_jobs where id > (select n from neoq_counts"
     f" where queue = '' and kind = 0) and queue = ? limit {KINDS_LOOKED_AT})"
+    " union all select * from (select kind from neoq_jobs where state = 7 and queue = ?"
+    f" limit {KINDS_LOOKED_AT})"
     f") limit {KINDS_LOOKED_AT}) group by 1"
 )
 
@@ -245,7 +247,7 @@ def waiting_kinds(file: SqliteFile, queues: Iterable[str]) -> dict[tuple[str, st
     return {
         (queue, kind): number
         for queue in queues
-        for kind, number in file.read(_WAITING_KINDS, (queue, queue, queue))
+        for kind, number in file.read(_WAITING_KINDS, (queue, queue, queue, queue))
     }
 
 

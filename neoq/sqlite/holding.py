@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import neoq.sqlite.add as sqlite_add
 import neoq.sqlite.ends as sqlite_ends
 import neoq.sqlite.groups as sqlite_groups
+import neoq.sqlite.lines as sqlite_lines
+import neoq.sqlite.rules as sqlite_rules
 import neoq.sqlite.steps as sqlite_steps
 from neoq.clock import machine
 from neoq.held.group import BATCH, Batch, BatchRules
+from neoq.held.limits import Limits, Line
 from neoq.held.step import Step
 from neoq.job import Job
 from neoq.outcome import Lease
@@ -86,6 +89,26 @@ class HoldingInSqlite(Store):
         until = machine.monotonic() + seconds
         while self._tend() and machine.monotonic() < until:
             pass
+
+    def limit(self, queue: str, limits: Limits | None, *, by_listener: bool) -> Limits | None:
+        """Set the limits of a queue, and release what may start by them."""
+
+        def set_limits(session: Session) -> Limits | None:
+            before = sqlite_rules.limits_of(session, queue)
+            told = sqlite_rules.set_limits(session, queue, limits, by_listener=by_listener)
+            if sqlite_rules.limits_of(session, queue) != before:
+                sqlite_lines.adapt(session, queue, before)
+            return told
+
+        return self._write_and_tell(set_limits)
+
+    def limits(self) -> Mapping[str, Limits]:
+        """The limits that hold now."""
+        return sqlite_rules.all_limits(self._file)
+
+    def lines(self, queue: str, *, limit: int = 1000) -> list[Line]:
+        """The lines of a queue that stand still, and those in which a job waits."""
+        return sqlite_lines.of_queue(self._file, queue, limit)
 
     def record(self, records: Sequence[tuple[Lease, Sequence[Step]]], *, transaction: Any = None) -> set[int]:
         """Record steps under their leases, in one commit with what else is being written."""

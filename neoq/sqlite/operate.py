@@ -12,6 +12,7 @@ from neoq.job import DuplicateJobError, Job
 from neoq.record import Status
 from neoq.series import KEPT as SERIES_KEPT
 from neoq.series import Increment, starts
+from neoq.sqlite import rules, spans
 from neoq.sqlite.add import hash_of, move
 from neoq.sqlite.ends import after_delete, before_revival, cancel
 from neoq.sqlite.groups import facts, may_revive
@@ -119,6 +120,8 @@ def set_paused(session: Session, queue: str, paused: bool) -> None:
 def prune(session: Session) -> int:
     """Forget jobs that finished longer ago than retention; return how many, at most PRUNED_AT_ONCE."""
     session.do("delete from neoq_tokens where at < ?", (session.now - _TOKENS_KEPT,))
+    spans.forget(session)
+    rules.forget(session)
     if session.config.retention is None:
         return 0
     oldest = session.now - session.config.retention

@@ -35,6 +35,7 @@ from neoq.stored import number_in
 if TYPE_CHECKING:
     from neoq.clock import Clock
     from neoq.config import Config
+    from neoq.held.limits import Limits
     from neoq.job import Job
 
 NEW_AT_MOST = 64  # after a commit
@@ -86,12 +87,13 @@ class Admission(NamedTuple):
 class UnsortedTail:
     """The jobs that are in no index yet: those with ids above ``sorted_to``."""
 
-    __slots__ = ("hashes", "last", "sorted_to")
+    __slots__ = ("hashes", "last", "sorted_to", "spans")
 
     def __init__(self, sorted_to: int, last: int, hashes: set[int]) -> None:
         self.sorted_to = sorted_to
         self.last = last
         self.hashes = hashes
+        self.spans = False  # whether some fingerprints are taken for a span, see spans.py
 
 
 class Session:
@@ -106,6 +108,7 @@ class Session:
     released: set[str]  # the queues of held jobs that it has made ready
     stops: bool  # it has stopped a group
     admissions: dict[str, Admission]  # of groups that jobs were added to
+    limits: dict[str, Limits | None]  # of queues that have been looked at
 
     def __init__(self, cursor: sqlite3.Cursor, config: Config, clock: Clock) -> None:
         self.do = cursor.execute
@@ -118,7 +121,7 @@ class Session:
         self._changes: dict[tuple[str, int], int] = {}
         self.released = set()
         self.stops = False
-        self.admissions = {}
+        self.admissions, self.limits = {}, {}
         self._joined: Counter[tuple[int, int]] = Counter()
 
     def begin(self) -> None:
@@ -132,6 +135,8 @@ class Session:
         self._in_order = False
         self._changes = {}
         self.released, self.stops = set(), False
+        if self.limits:
+            self.limits = {}
         if self.admissions or self._joined:
             self.admissions, self._joined = {}, Counter()
         known, self._known = self._known, None  # forgotten if this transaction is rolled back
@@ -156,6 +161,7 @@ class Session:
                 last,
                 {fingerprint_hash for (fingerprint_hash,) in self.do(_NEW_HASHES, (sorted_to,))},
             )
+        known.spans = self.do("select 1 from neoq_spent limit 1").fetchone() is not None
         return known
 
     def _recount_all(self, last: int) -> int:
@@ -275,6 +281,12 @@ class Session:
         """Note that a queue has so many more jobs of a kind."""
         key = queue, kind
         self._changes[key] = self._changes.get(key, 0) + number
+
+    def counted(self, queue: str, kind: int) -> int:
+        """How many jobs of a kind a queue has."""
+        self.write_counts()
+        row = self.do("select n from neoq_counts where queue = ? and kind = ?", (queue, kind)).fetchone()
+        return int(number_in(row[0], 0, _LAST_ID) or 0) if row else 0
 
     def write_counts(self) -> None:
         """Write the changes that `count` has gathered."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
@@ -67,7 +67,9 @@ class SqliteStore(HoldingInSqlite):
     """What is done to jobs in a SQLite file."""
 
     config: SqliteConfig
-    features: ClassVar[frozenset[str]] = frozenset({"durable", "shared", "transactions", "batches", "steps"})
+    features: ClassVar[frozenset[str]] = frozenset(
+        {"durable", "shared", "transactions", "batches", "steps", "limits", "rates"}
+    )
 
     def new_token(self) -> bytes:
         """None: no reply of a local file can be lost."""
@@ -88,6 +90,7 @@ class SqliteStore(HoldingInSqlite):
         self._leases_seen, self._beats_seen = Seen[HeldLease](), Seen[tuple[str, float]]()
         self._seen_version, self._looked, self._look_every, self._wrote = -1, 0.0, LOOK_EVERY, False
         self._told: set[int] = set()
+        self._limited: Collection[str] = ()  # queues that have limits, as of the last claim
         self._watcher = Loop(
             "neoq-watcher", self._look_around, config.log, away=self._say_unwatched, pauses=WATCH_AGAIN
         )
@@ -221,11 +224,11 @@ class SqliteStore(HoldingInSqlite):
         worker = self._locks.hold()
         ended: list[Job] = []
 
-        def take(session: Session) -> tuple[list[Job], float | None, set[str]]:
+        def take(session: Session) -> tuple[list[Job], float | None, Collection[str], set[str]]:
             ended.clear()  # it may be called again
             return *sqlite_claim.claim(session, demand, worker, ended), session.released
 
-        jobs, due, released = self._write(take, durable=False)
+        jobs, due, self._limited, released = self._write(take, durable=False)
         self._tell_released(released)
         for job in ended:
             self._reported.tell(job)
@@ -252,6 +255,8 @@ class SqliteStore(HoldingInSqlite):
         )
         if stops:
             self._tend()
+        if self._limited:  # one that has ended may let another one start
+            released = released.union(outcome.lease.queue for outcome in outcomes)
         for queue in {
             *released,
             *(outcome.lease.queue for outcome in outcomes if outcome.status not in _LEAVES_NOTHING),
