@@ -47,9 +47,6 @@ QUEUES = ("q", "p", "r", "then")
 @pytest.fixture(params=["sqlite", "postgres", "redis"])
 def make(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """How to open the same store, again and again."""
-    kinds = {"sqlite": SqliteBackend, "postgres": PostgresBackend, "redis": RedisBackend}
-    if not kinds[request.param].features >= {"batches", "steps"}:
-        pytest.skip(f"{request.param} has no batches")
     if request.param == "sqlite":
         return lambda: SqliteBackend(tmp_path / "jobs.db", **SOON)
     if request.param == "postgres":
