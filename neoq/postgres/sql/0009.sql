@@ -65,13 +65,13 @@ create table stopping (
 );
 
 
-create function holder_of(p_batch text) returns bigint language sql immutable strict
+create function holder_of(p_batch text) returns bigint language sql immutable
 as $$
     select case when p_batch ~ '^[1-9][0-9]{0,17}/[0-9]{1,9}/[0-9]{0,9}$'
         then split_part(p_batch, '/', 1)::bigint end
 $$;
 
-create function round_of(p_batch text) returns int language sql immutable strict
+create function round_of(p_batch text) returns int language sql immutable
 as $$
     select case when p_batch ~ '^[1-9][0-9]{0,17}/[0-9]{1,9}/[0-9]{0,9}$' then split_part(p_batch, '/', 2)::int end
 $$;
@@ -433,14 +433,6 @@ as $$
 $$;
 
 
--- Whether somebody waits for the results of a job that has ended.
-create function is_spared(p_batch text) returns boolean language sql stable set search_path from current
-as $$
-    select exists (select from jobs where id = holder_of(p_batch))
-        or exists (select from history where id = holder_of(p_batch) and status = 4)
-$$;
-
-
 -- Forget groups whose holders are forgotten, and of which no job waits.
 create function forget_groups(p_limit int) returns void language plpgsql
 set search_path from current set enable_seqscan = off
@@ -449,14 +441,20 @@ as $$
 declare
     v_jobs bigint[];
 begin
+    v_jobs := array(
+        select job from groups g
+        where named and not exists (select from jobs where id = g.job and held = 1)
+            and exists (select from members m where m.job = g.job)
+        limit p_limit
+    );
     delete from members where ctid in (
-        select ctid from members m where not exists (select from jobs where id = m.job and held = 1)
-        limit p_limit for update skip locked
+        select ctid from members where job = any (v_jobs) limit p_limit for update skip locked
     );
     v_jobs := array(
         select g.job from groups g
         where not exists (select from jobs where id = g.job) and not exists (select from history where id = g.job)
             and not exists (select from stopping s where s.job = g.job)
+            and not exists (select from members m where m.job = g.job)
             and not exists (
                 select from jobs where batch collate "C" >= g.job || '/' and batch collate "C" < g.job || '0'
             )
@@ -933,6 +931,8 @@ begin
 end $$;
 
 
+-- As in 0003.sql, without the results that a holder waits for, or may read when it is retried. Scalars, since the plan
+-- of an `exists` might read all jobs.
 create or replace function trim_history(p_dead boolean, p_limit bigint) returns table (id bigint, queue text)
 language plpgsql set search_path from current
 as $$
@@ -945,13 +945,20 @@ begin
     if v_excess <= 0 then
         return;
     end if;
+    -- The results that a holder waits for are looked at again each time, and may be many.
+    if exists (select from groups) then
+        v_excess := least(v_excess, 1000);
+    end if;
     return query
     with gone as (
         delete from history where id in (
-            select id from history where id in (
+            select id from history h where id in (
                 select id from history where (p_dead and status = 4) or (not p_dead and status <> 4)
                 order by finished_at, id limit v_excess
-            ) and (batch is null or not is_spared(batch)) for update skip locked
+            ) and (batch is null or not coalesce(
+                (select true from jobs j where j.id = holder_of(h.batch)),
+                (select true from history d where d.id = holder_of(h.batch) and d.status = 4), false
+            )) for update skip locked
         ) returning id, queue, status
     ), counted as (
         insert into counters (queue, status, n) select queue, status, -count(*) from gone group by 1, 2
@@ -960,6 +967,7 @@ begin
 end $$;
 
 
+-- As in 0003.sql, without those results.
 create or replace function prune(p_seconds float8, p_limit int) returns bigint language plpgsql
 set search_path from current set enable_seqscan = off
 as $$
@@ -969,8 +977,11 @@ declare
 begin
     with gone as (
         delete from history where id in (
-            select id from history where status <> 4 and finished_at <= v_before
-                and (batch is null or not is_spared(batch))
+            select id from history h where status <> 4 and finished_at <= v_before
+                and (batch is null or not coalesce(
+                    (select true from jobs j where j.id = holder_of(h.batch)),
+                    (select true from history d where d.id = holder_of(h.batch) and d.status = 4), false
+                ))
             order by finished_at limit p_limit for update skip locked
         ) returning queue, status
     ), counted as (
