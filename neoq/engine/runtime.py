@@ -31,6 +31,7 @@ from neoq.errors import (
 )
 from neoq.job import Job
 from neoq.outcome import Lease, Outcome, lease_of
+from neoq.record import Status
 from neoq.store import Changed, Extended, Reclaimed, Store, StoreContext, WorkerInfo
 from neoq.threads.lifecycle import BoundedCall, await_change
 from neoq.threads.loop import has_late, revive
@@ -281,6 +282,10 @@ class Runtime:
         self.meter.note(outcomes, stale, 0.0 if self.fetcher is None else self.fetcher.skew)
         if stale:
             self._warn_of(stale)
+        if self.heartbeat is not None and any(
+            one.status is Status.DEAD and one[0].counted for one in outcomes
+        ):
+            self.heartbeat.call()  # its batch may stop at it
         if self.stopping is not None:
             self.stopping.note(outcomes, stale)
         if self.awaited.by_id:
