@@ -47,7 +47,7 @@ def key(backend: RedisBackend, queue: str, name: str) -> str:
 def opened(backend: RedisBackend, **rules: bool) -> Job:
     backend.stats()  # it opens the store
     return backend.store.open_batch(
-        prepared("home", unique=False), BatchRules(PRODUCER, **rules), token=b"x" * 16
+        prepared("home", unique=False), BatchRules(PRODUCER, **rules), token=backend.store.new_token()
     )
 
 

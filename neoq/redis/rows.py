@@ -138,6 +138,11 @@ def _read_head(job: Job, record: bytes, large: bool) -> int:
     return at
 
 
+def member_of(record: bytes) -> bytes | None:
+    """The name of the group of a job that holds no fingerprint and has no key; None for all others."""
+    return group_name_of(record) if record[:1] in {b"0", b"3"} and record[13:17] == b"0000" else None
+
+
 def group_name_of(record: bytes) -> bytes | None:
     """The name of the group that a job belongs to."""
     try:

@@ -90,6 +90,7 @@ class Scripts:
         self.extend = Script("extend", drains=flags)
         self.finish = Script("finish", drains=flags)
         self.forget_uids = Script("forget_uids", drains=flags)
+        self.finish_members = Script("finish_members", drains=flags)
         self.forget_groups = Script("forget_groups", drains=flags)
         self.gate = Script("gate", drains=False)
         self.halted = Script("halted", drains=flags)

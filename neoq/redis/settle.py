@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import Enum
 from typing import Any
 
 from neoq.errors import BackendError, BackendUnavailable
@@ -15,13 +16,21 @@ from neoq.redis.groups import Groups
 from neoq.redis.leases import NOT_OURS, Leased
 from neoq.redis.outbox import Outbox, Pack, packs_of
 from neoq.redis.queues import RedisQueues
-from neoq.redis.rows import change_of, held_by, lease_name, progress_of, step_args, success_of
+from neoq.redis.rows import change_of, held_by, lease_name, member_of, progress_of, step_args, success_of
 from neoq.redis.scripts import AT_ONCE
 from neoq.store import Extended
 
 BYTES_AT_ONCE = 256 * 1024  # of results in one script, or a single one
-Batch = tuple[str, bool, list[Outcome]]  # of one queue, whether they have just succeeded
+Batch = tuple[str, "Way", list[Outcome]]  # of one queue
 Packs = dict[int, list[Pack]]  # of jobs that follow, by the id of the job
+
+
+class Way(Enum):
+    """By which script an outcome is recorded."""
+
+    FINISH = "finish"  # successes that concern nothing but their jobs
+    MEMBERS = "finish_members"  # and their groups
+    SETTLE = "settle"
 
 
 class Outcomes:
@@ -52,7 +61,7 @@ class Outcomes:
     def record(self, outcomes: Sequence[Outcome]) -> set[int]:
         """Record outcomes in one round trip, and add the jobs that follow; return the stale ones."""
         stale: set[int] = set()
-        batches: dict[tuple[str, bool], list[Outcome]] = {}
+        batches: dict[tuple[str, Way], list[Outcome]] = {}
         packs: Packs = {}
         for outcome in outcomes:
             lease = outcome.lease
@@ -60,21 +69,33 @@ class Outcomes:
                 stale.add(lease.job_id)
                 continue
             plain = outcome.status is Status.SUCCEEDED and not (lease.counted or outcome.follow)
+            way = Way.FINISH if plain else self._way_of(outcome)
             if outcome.follow:
                 packs[lease.job_id] = packs_of(outcome.follow, self._queues.time())
-            batches.setdefault((lease.queue, plain), []).append(outcome)
+            batches.setdefault((lease.queue, way), []).append(outcome)
         parts = [(*kind, part) for kind, batch in batches.items() for part in _batches_of(batch)]
-        for (queue, plain, batch), reply in zip(parts, self._send_all(parts, packs), strict=True):
-            stale |= set(map(int, reply if plain else reply[0]))
+        for (queue, way, batch), reply in zip(parts, self._send_all(parts, packs), strict=True):
+            stale |= set(map(int, reply if way is Way.FINISH else reply[0]))
             self._leased.forget(queue, batch)
-            if not plain:
+            if way is Way.MEMBERS and reply[1]:
+                self._groups.after(queue, reply[1], ())
+            if way is Way.SETTLE:
                 self._follow(queue, batch, packs, stale.union(map(int, reply[1])))
                 if reply[2] or reply[3]:
                     self._groups.after(queue, reply[2], reply[3])
         if self._unsure:
             self._unsure.difference_update(_leases_in(parts))
-        self._tell_ready({queue for queue, plain, batch in parts if not plain})
+        self._tell_ready({queue for queue, way, batch in parts if way is Way.SETTLE})
         return stale
+
+    def _way_of(self, outcome: Outcome) -> Way:
+        """How to record an outcome that concerns more than its job, or is no success."""
+        lease = outcome.lease
+        if outcome.status is Status.SUCCEEDED and not outcome.follow:
+            token, record, life = self._leased.of_queue(lease.queue).get(lease.job_id, NOT_OURS)
+            if token == lease.token and life is None and member_of(record) is not None:
+                return Way.MEMBERS
+        return Way.SETTLE
 
     def _follow(self, queue: str, batch: list[Outcome], packs: Packs, without: set[int]) -> None:
         """Deliver what was written into the outbox, which it is for all but these jobs.
@@ -94,7 +115,7 @@ class Outcomes:
         try:
             return self._send(parts, packs, keep=True)
         except BackendUnavailable as error:
-            if not is_full(error) or not any(plain for _, plain, _ in parts):
+            if not is_full(error) or not any(way is Way.FINISH for _, way, _ in parts):
                 raise
             self._config.log.warning("the server is full; succeeded jobs are deleted at once: %s", error)
         return self._send(parts, packs, keep=False)
@@ -120,12 +141,10 @@ class Outcomes:
         """Remember that outcomes may have been recorded: settled again, they do not count as stale."""
         self._unsure.update(_leases_in(parts))
 
-    def _settle_call(
-        self, queue: str, plain: bool, batch: list[Outcome], packs: Packs, *, keep: bool
-    ) -> Call:
+    def _settle_call(self, queue: str, way: Way, batch: list[Outcome], packs: Packs, *, keep: bool) -> Call:
         keep = keep and self._config.retention != 0
-        if plain:
-            return self._finish_call(queue, batch, keep=keep)
+        if way is not Way.SETTLE:
+            return self._finish_call(queue, batch, keep=keep, members=way is Way.MEMBERS)
         worker, now = self._worker, self._queues.time()
         script = self._scripts.settle
         arguments = script.arguments(
@@ -141,7 +160,7 @@ class Outcomes:
                 arguments += step_args(one.steps)
         return self._queues.call_of(script, queue, arguments)
 
-    def _finish_call(self, queue: str, batch: list[Outcome], *, keep: bool) -> Call:
+    def _finish_call(self, queue: str, batch: list[Outcome], *, keep: bool, members: bool) -> Call:
         known, worker = self._leased.known(queue, batch), self._worker
         leases: list[str] = []
         fingerprints: list[bytes] = []
@@ -158,6 +177,11 @@ class Outcomes:
             states += (job_id, success_of(one, lease, ours[2]))
             if one.result is not None:
                 results += (job_id, one.result)
+        if members:
+            names = [member_of(known[one.lease.job_id][1]) for one in batch]
+            script = self._scripts.finish_members
+            header = script.arguments(again=self._is_repeated(batch), count=len(batch))
+            return self._queues.call_of(script, queue, [*header, *leases, *states, *names, *results])
         script = self._scripts.finish
         header = script.arguments(keep=int(keep), again=self._is_repeated(batch), count=len(batch))
         arguments = [*header, *leases, *fingerprints, *states, *results]
