@@ -12,6 +12,7 @@ import pytest
 from psycopg import sql
 
 import neoq
+from neoq.filter import Filter
 from neoq.held.group import BatchRules, Group
 from neoq.job import Job
 from neoq.outcome import Outcome, lease_of
@@ -170,3 +171,18 @@ def test_a_held_job_in_the_view(backend: neoq.PostgresBackend, postgres_url: str
         view = sql.SQL("select held, run_after from {} where id = %s")
         name = sql.Identifier(backend.config.schema, "all_jobs")
         assert connection.execute(view.format(name), (holder.id,)).fetchall() == [("batch", None)]
+
+
+def test_stopped_groups_do_not_wait_for_each_other(backend: neoq.PostgresBackend) -> None:
+    """A stopped group whose last job runs on does not keep those of another from being cancelled."""
+    store = backend.store
+    first = batch_of(backend, 1)
+    [runs_on] = claimed(backend, "q")
+    second = batch_of(backend, 2)
+    store.change([first.id or 0, second.id or 0], "cancel")
+    members = Filter(group=Group(second.id or 0).name)
+    eventually(
+        lambda: not store.tend() and {job.status for job in store.find(members).jobs} == {Status.CANCELLED},
+        "the other group is cancelled",
+    )
+    assert store.extend([lease_of(runs_on)]).cancelled == {runs_on.id}

@@ -202,8 +202,8 @@ begin
 end $$;
 
 
--- Count what was noted in all queues, and cancel a page of the jobs of a group that was stopped. Returns the queues
--- that have notes now, and whether there is more to do at once.
+-- Count what was noted in all queues, and cancel a page of the jobs of groups that were stopped. Returns the queues
+-- that had notes, and whether there is more to do at once.
 create function tend(p_limit int) returns table (queues text[], more boolean) language plpgsql
 set search_path from current set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 set enable_bitmapscan = off
@@ -211,48 +211,66 @@ as $$
 declare
     v_queue text;
     v_stop stopping;
-    v_name text;
-    v_rows tid[];
 begin
     more := false;
     for v_queue in select distinct queue from notes order by queue loop
         queues := queues || v_queue;
         more := fold(v_queue) or more;
     end loop;
-    select * into v_stop from stopping order by asked, job, round limit 1 for update skip locked;
-    if found then
-        v_name := format('%s/%s/', v_stop.job, v_stop.round);
-        v_rows := array(
-            select ctid from jobs
-            where batch collate "C" >= v_name and batch collate "C" < v_name || ':' and status < 2
-            limit p_limit for update skip locked
-        );
-        more := cancel_rows(v_rows) > 0 or more;
-        if cardinality(v_rows) = 0 or not v_stop.asked then
-            with asked as (
-                update jobs set cancel = true
-                where ctid in (
-                    select ctid from jobs
-                    where batch collate "C" >= v_name and batch collate "C" < v_name || ':'
-                        and status = 2 and not cancel
-                    for update skip locked
-                ) returning queue
-            )
-            select pg_notify(channel(), string_agg(distinct 'c ' || queue, e'\n')) from asked having count(*) > 0
-            into v_queue;
-            update stopping set asked = true where job = v_stop.job and round = v_stop.round;
+    -- Those whose last jobs run until they heed it do not stand before others for ever.
+    for v_stop in select * from stopping order by asked, random() limit 10 for update skip locked loop
+        if cancel_page(v_stop, p_limit) then
+            more := true;
+            exit;
         end if;
-        -- Whoever adds to the group shares its row until the end of that transaction.
-        if cardinality(v_rows) = 0 then
-            perform from groups where job = v_stop.job and round = v_stop.round for update skip locked;
-            if found and not exists (
-                select from jobs where batch collate "C" >= v_name and batch collate "C" < v_name || ':'
-            ) then
-                delete from stopping where job = v_stop.job and round = v_stop.round;
-            end if;
-        end if;
-    end if;
+    end loop;
     return next;
+end $$;
+
+
+-- Cancel a page of the jobs of a group that wait, and ask those that run to stop. Returns whether any has waited.
+create function cancel_page(p_stop stopping, p_limit int) returns boolean language plpgsql
+set search_path from current set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_bitmapscan = off
+as $$
+declare
+    v_name text := format('%s/%s/', p_stop.job, p_stop.round);
+    v_rows tid[];
+    v_asked text;
+begin
+    v_rows := array(
+        select ctid from jobs
+        where batch collate "C" >= v_name and batch collate "C" < v_name || ':' and status < 2
+        limit p_limit for update skip locked
+    );
+    perform cancel_rows(v_rows);
+    if cardinality(v_rows) = 0 or not p_stop.asked then
+        with asked as (
+            update jobs set cancel = true
+            where ctid in (
+                select ctid from jobs
+                where batch collate "C" >= v_name and batch collate "C" < v_name || ':'
+                    and status = 2 and not cancel
+                for update skip locked
+            ) returning queue
+        )
+        select string_agg(distinct 'c ' || queue, e'\n') into v_asked from asked;
+        if v_asked is not null then
+            perform pg_notify(channel(), v_asked);
+        end if;
+        update stopping set asked = true where job = p_stop.job and round = p_stop.round and not asked;
+    end if;
+    if cardinality(v_rows) > 0 then
+        return true;
+    end if;
+    -- Whoever adds to the group shares its row until the end of that transaction.
+    perform from groups where job = p_stop.job and round = p_stop.round for update skip locked;
+    if found and not exists (
+        select from jobs where batch collate "C" >= v_name and batch collate "C" < v_name || ':'
+    ) then
+        delete from stopping where job = p_stop.job and round = p_stop.round;
+    end if;
+    return false;
 end $$;
 
 
