@@ -225,3 +225,19 @@ def test_a_batch_stops_at_a_dead_member(tmp_path: Path) -> None:
             batch.enqueue("member", {"bad": True})
         backend.wait(batch.id, 10)
     assert noted[0] == (4, 0, 1, 3)
+
+
+def test_a_block_that_goes_on_after_a_stop_is_left_and_its_callback_runs(backend: neoq.Backend) -> None:
+    """Where a dead member has stopped a batch an add raises BatchClosedError, and the callback runs."""
+    noted = listen(backend)
+    batch = backend.batch(then=Job("callback"), stop_on_dead=True)
+
+    def add_until_refused() -> None:
+        with batch:
+            for _ in range(1000):
+                backend.wait(batch.enqueue("member", {"bad": True}).id, 10)
+
+    with pytest.raises(neoq.BatchClosedError):
+        add_until_refused()
+    backend.wait(batch.id, 10)
+    assert noted[0][2] >= 1

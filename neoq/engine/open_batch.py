@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
@@ -23,7 +24,8 @@ class OpenBatch:
     """A batch that takes members; see `Backend.batch`.
 
     At the end of its block the batch is sealed. If the block is left by an exception, the batch is cancelled:
-    but for a named one that an interrupt has left, whose block another attempt may open again.
+    but for a named one that an interrupt has left, whose block another attempt may open again, and for one
+    that takes no more members, as after a dead one, whose callback is to run.
     """
 
     def __init__(
@@ -94,15 +96,15 @@ class OpenBatch:
     ) -> None:
         self._over = True
         if error is None:
-            self._engine.store.seal(self.id, self._rules.producer, transaction=self._transaction)
-        elif self._transaction is None and not self._goes_on(error):
+            self._seal()
+        elif isinstance(error, BatchClosedError) and error.job_id == self.id:
+            with suppress(BatchClosedError):  # another block has it, or it was cancelled
+                self._seal()
+        elif self._transaction is None and not (self._rules.named and isinstance(error, JobInterrupted)):
             self._cancel()
 
-    def _goes_on(self, error: BaseException) -> bool:
-        """Whether another block goes on with the batch."""
-        return isinstance(error, BatchClosedError) or (
-            self._rules.named and isinstance(error, JobInterrupted)
-        )
+    def _seal(self) -> None:
+        self._engine.store.seal(self.id, self._rules.producer, transaction=self._transaction)
 
     @property
     def producer(self) -> int:
