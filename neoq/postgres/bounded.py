@@ -8,6 +8,7 @@ from neoq.capacity import Room, bounds_of, new_of, no_room, refuse_too_many, wan
 from neoq.job import Job
 from neoq.postgres.add import Adder
 from neoq.postgres.connections import Connections
+from neoq.postgres.spans import SpanAdder
 from neoq.postgres.statements import Statements
 from neoq.postgres.transactions import Transaction
 from neoq.store import StoreContext
@@ -21,6 +22,7 @@ class BoundedAdder:
         connections: Connections,
         statements: Statements,
         adder: Adder,
+        spans: SpanAdder,
         *,
         room: Room,
         context: StoreContext,
@@ -29,6 +31,7 @@ class BoundedAdder:
         self._connections = connections
         self._statements = statements
         self._adder = adder
+        self._spans = spans
         self._room = room
         self._context = context
         self._patience = patience
@@ -67,7 +70,7 @@ class BoundedAdder:
             full = self._full_queue(joined, jobs, capacities)
             if full is not None:
                 raise no_room(full, capacities[full])
-        return self._adder.add_joined(joined, jobs)
+        return self._spans.join(joined, jobs)
 
     def add(self, jobs: Sequence[Job], token: bytes, capacities: dict[str, int]) -> list[Job]:
         """Add where there is room, or wait for it."""
@@ -79,7 +82,7 @@ class BoundedAdder:
                 full = self._full_queue(joined, jobs, capacities)
                 if full is not None:
                     return [], full
-                added = self._adder.add_joined(joined, jobs)
+                added = self._spans.join(joined, jobs)
                 self._adder.remember(token, added)
                 return added, None
 

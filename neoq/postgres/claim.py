@@ -12,6 +12,7 @@ from neoq.errors import BackendError, BackendUnavailable
 from neoq.job import Job
 from neoq.postgres.arrays import int4s, texts
 from neoq.postgres.connections import Connections
+from neoq.postgres.limits import LimitBook
 from neoq.postgres.rows import claimed
 from neoq.postgres.scan import ScanHints, ScanReport
 from neoq.postgres.settle import Settlement
@@ -36,6 +37,7 @@ class Claimer:
         *,
         presence: WorkerPresence,
         settlement: Settlement,
+        limits: LimitBook,
         context: StoreContext,
         log: SafeLogger,
     ) -> None:
@@ -43,6 +45,7 @@ class Claimer:
         self._statements = statements
         self._presence = presence
         self._settlement = settlement
+        self._limits = limits
         self._clock = context.clock
         self._worker = context.worker_id
         self._log = log
@@ -55,14 +58,26 @@ class Claimer:
     def claim(self, demand: Sequence[Demand]) -> Claimed:
         """Take ready jobs, best first."""
         wanted: dict[frozenset[str] | None, list[tuple[str, int]]] = {}
+        limited = list[Demand]()
         for one in demand:
-            if one.limit > 0:
+            if one.limit <= 0:
+                continue
+            if self._limits.limited and one.queue in self._limits.limited:
+                limited.append(one)
+            else:
                 wanted.setdefault(one.kinds, []).append((one.queue, one.limit))
         jobs: list[Job] = []
         dues: list[float] = []
-        for kinds, queues in wanted.items() or [(None, [])]:
+        now = 0.0
+        for kinds, queues in wanted.items() or ([] if limited else [(None, [])]):
             random.shuffle(queues)  # a job that must come alone gets its turn, whichever queues are busy
             more, next_due, now = self._claim(queues, None if kinds is None else sorted(kinds))
+            jobs += more
+            if next_due is not None:
+                dues.append(next_due)
+        random.shuffle(limited)
+        for one in limited:
+            more, next_due, now = self._claim_limited(one, taken=bool(jobs))
             jobs += more
             if next_due is not None:
                 dues.append(next_due)
@@ -89,7 +104,7 @@ class Claimer:
             "known_from": known_from,
             "counted": True,
         }
-        rows, due, now = self._execute(values, token)
+        rows, due, now = self._execute(self._statements.claim, values, token)
         self._hints.learn(
             hints, [ScanReport(row[1], row[2], row[3], row[-1]) for row in rows if row[0] is None]
         )
@@ -107,14 +122,39 @@ class Claimer:
             self._end_unreadable(unread)
         return jobs, due, now
 
+    def _claim_limited(self, one: Demand, *, taken: bool) -> tuple[list[Job], float | None, float]:
+        """As `_claim`, for one queue that has limits, after others."""
+        number = self._presence.hold()
+        self._undo_lost()
+        token = int.from_bytes(os.urandom(7), "big") + 1
+        values = {
+            "worker": number,
+            "token": token,
+            "queue": one.queue,
+            "limit": min(one.limit, 2**31 - 1),
+            "kinds": None if one.kinds is None else texts(sorted(one.kinds)),
+            "taken": taken,
+        }
+        rows, due, now = self._execute(self._statements.limited_claim, values, token)
+        self.leased.update((row[0], token) for row in rows)
+        self.leased.discard((0, token))
+        limits = self._limits.limited.get(one.queue)
+        if limits is None or limits.aging is None:
+            rows.sort(key=_best_first)
+        jobs, unread = claimed(rows, token, self._worker)
+        if unread:
+            due = now
+            self._end_unreadable(unread)
+        return jobs, due, now
+
     def _execute(
-        self, values: dict[str, Any], token: int
+        self, statement: str, values: dict[str, Any], token: int
     ) -> tuple[list[tuple[Any, ...]], float | None, float]:
         """The rows of a claim, when the next job is due, and what time it is on the server."""
         began = self._clock.time()
         self.leased.add((0, token))
         try:
-            rows = self._connections.execute(self._statements.claim, values)
+            rows = self._connections.execute(statement, values)
         except BackendUnavailable as error:
             if error.outcome_unknown:
                 self._lost.append((token, machine.monotonic()))

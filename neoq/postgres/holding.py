@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from neoq.held.group import BATCH, Batch, BatchRules
+from neoq.held.limits import Limits, Line
 from neoq.held.step import Step
 from neoq.job import Job
 from neoq.postgres.groups import Groups
+from neoq.postgres.limits import LimitBook
+from neoq.postgres.lines import Lines
 from neoq.postgres.signals import Signals
 from neoq.postgres.steps import Records, Steps
 from neoq.postgres.transactions import Home, Transaction
@@ -20,6 +24,8 @@ class PostgresHolding(Store):
 
     _groups: Groups
     _home: Home
+    _limits: LimitBook
+    _lines: Lines
     _notifier: Notifier
     _notify: Notify
     _signals: Signals
@@ -38,8 +44,9 @@ class PostgresHolding(Store):
         return self._groups.group(job_id, round)
 
     def tend(self) -> bool:
-        """Count ends that were noted, cancel the jobs of stopped groups, and let jobs heed their signals."""
-        return self._heed() | self._groups.tend()
+        """Count ends that were noted, stop groups, let jobs heed their signals, and look after lines."""
+        self._limits.refresh()
+        return self._heed() | self._groups.tend() | self._lines.tend()
 
     def record(self, records: Records, *, transaction: Any = None) -> set[int]:
         """Record steps, each only under its current lease, all in one commit or in the caller's."""
@@ -58,6 +65,20 @@ class PostgresHolding(Store):
         sent, queues = self._signals.send(to, step)
         self._tell_ready(queues)
         return sent
+
+    def limit(self, queue: str, limits: Limits | None, *, by_listener: bool) -> Limits | None:
+        """Set the limits of a queue; return those that a listener has set before, if they were others."""
+        before = self._limits.set(queue, limits, by_listener=by_listener)
+        self._notify(queue, "ready")
+        return before
+
+    def limits(self) -> Mapping[str, Limits]:
+        """The limits that hold now, of each queue that has any."""
+        return self._limits.all()
+
+    def lines(self, queue: str, *, limit: int = 1000) -> list[Line]:
+        """The lines of a queue in which jobs wait or that stand still."""
+        return self._lines.of(queue, limit)
 
     def _heed(self) -> bool:
         queues = self._signals.heed()

@@ -36,6 +36,9 @@ class Pruner:
             self._statements.prune_audit,
             self._statements.prune_series,
             self._statements.forget_groups,
+            self._statements.prune_spent,
+            self._statements.prune_rates,
+            self._statements.prune_heads,
         ):
             execute(statement)
         pruned = self._trim({*_ENDS, Status.DEAD})

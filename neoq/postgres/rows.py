@@ -41,7 +41,7 @@ LOOKED_AT_ONCE = 10_000  # jobs of a table, for a filter that may leave most of 
 FEW = 5000  # jobs that are found by the time of their end, and sorted
 MOST_IDS = 2**63 - 1  # above every id
 _TIMES = {"created": "created_at", "due": "run_after"}
-_PLAIN = (0, 0, 1, *(None,) * 14)  # what most jobs have from crashes on
+_PLAIN = (0, 0, 1, *(None,) * 15)  # what most jobs have from crashes on
 
 
 class Arrays:
@@ -191,7 +191,7 @@ _PAYLOAD_AT = _FIND.index("payload")
 _CLAIM = (
     *("id", "queue", "priority", "run_after", "created_at", "payload", "crashes", "retries", "uniqueness"),
     *("max_retries", "deadline", "fingerprint", "kind", "key", "group", "uid", "meta", "error", "traceback"),
-    *("attempts", "steps", "round"),
+    *("attempts", "steps", "round", "turn"),
 )
 
 
@@ -241,10 +241,9 @@ def _claimed(row: Sequence[Any], token: int, worker: str) -> Job:
         job.kind, job.key, job.group, job.uid, meta, job.error, job.traceback, job.failed_attempts = row[
             12:20
         ]
-        if row[20] is not None:
-            job.steps = row[20]
-        job.holds = row[21]
-        job.counted = row[20] is not None or job.group is not None or job.holds is not None
+        steps, job.holds, turn = row[20:23]
+        job.steps = steps or 0
+        job.counted = steps is not None or turn is not None or job.group is not None or job.holds is not None
         job.unique = UNIQUENESS[uniqueness]
         if meta is not None:
             take_meta(job, orjson.loads(meta))
@@ -262,8 +261,9 @@ def _job_of(row: Sequence[Any]) -> Job:
     job.kind, job.key, job.group, job.uid, meta, data, job.started, job.error, job.traceback = row[12:21]
     progress, progress_text, job.holds, token, job.worker, job.cancel_asked, job.waits = row[21:28]
     job.finished_on, result, attempts, why_held = row[28:]
-    if why_held is not None and status == 0 and job.waits:
+    if why_held is not None and status < 2 and job.waits:
         job.held = HELD_FOR[why_held]
+        job.waits = why_held != 4  # which is due
         if job.due == math.inf:
             job.due = job.created
     if attempts is not None:

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from neoq.errors import BackendError
 
-VERSION = 9
+VERSION = 10
 SIGNS = (
     "jobs",
     "claim",
@@ -26,8 +26,10 @@ SIGNS = (
     "series",
     "steps",
     "groups",
+    "limits",
 )  # what each of the migrations has made: a table, a function or an index
 _OF_GROUPS = ("groups", "members", "notes", "stopping", "tallies")
+_OF_LIMITS = ("heads", "limits", "looks", "rates", "spent")
 TABLES = frozenset(
     {
         "audit",
@@ -42,6 +44,7 @@ TABLES = frozenset(
         "ticks",
         "workers",
         *_OF_GROUPS,
+        *_OF_LIMITS,
     }
 )
 MADE_LATER = {
@@ -50,6 +53,7 @@ MADE_LATER = {
     "signalled": 8,
     "steps": 8,
     **dict.fromkeys(_OF_GROUPS, 9),
+    **dict.fromkeys(_OF_LIMITS, 10),
 }  # tables, and the migration that has made them where it was not the first
 _LOCK = 5_462_193_407_311  # neoq's own, over all schemas
 _FIRST = (

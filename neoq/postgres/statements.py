@@ -9,6 +9,7 @@ from typing import Any
 from neoq.audit import KEPT
 from neoq.line import PREVIEW
 from neoq.payload import CODEC
+from neoq.postgres.limit_statements import LimitStatements
 from neoq.series import KEPT as SERIES_KEPT
 from neoq.store import SCHEDULES_KEPT
 from neoq.stored import HELD, LAST_CRASH
@@ -21,7 +22,7 @@ _SNAPSHOT = """
 """
 _CLAIMED = """
     id, queue, priority, run_after, created_at, payload, crashes, retries, uniqueness, max_retries, deadline,
-    fingerprint, kind, key, batch, uid, meta, error, traceback, attempts, steps, round
+    fingerprint, kind, key, batch, uid, meta, error, traceback, attempts, steps, round, turn
 """
 
 
@@ -47,7 +48,7 @@ def changes_channel_of(schema: str) -> str:
     return f"{channel_of(schema)}_changes"
 
 
-class Statements:
+class Statements(LimitStatements):
     """Each statement; ``%(name)s`` stand for values, and ``$1`` in what is prepared by hand."""
 
     def __init__(self, schema: str) -> None:
@@ -59,14 +60,9 @@ class Statements:
         self._workers()
         self._steps()
         self._groups()
+        self._limits(_CLAIMED)
         self._operate()
         self._look()
-
-    def _call(self, function: str, parameters: str) -> str:
-        """A call of a function by the names of its parameters, which are listed as in its declaration."""
-        named = [parameter.split() for parameter in parameters.split(",")]
-        arguments = ", ".join(f"p_{name} => %({name})s::{kind}" for name, kind in named)
-        return f"{self._schema}.{function}({arguments})"
 
     def _attempts(self) -> None:
         s = self._schema
@@ -119,7 +115,7 @@ class Statements:
             "crashes int[], lasting boolean[]",
         )
         self.record_steps = f"select * from {record}"
-        self.settle_steps = f"select 1 from {self._call('settle_steps', 'ids bigint[], awaits text[]')}"
+        self.settle_steps = f"select 1 from {self._call('settle_held', 'ids bigint[], awaits text[]')}"
         self.steps = f"""
             select name, data, retries, crashes, lasting, at from {s}.steps where job = %s order by place
         """
@@ -185,7 +181,7 @@ class Statements:
 
     def _operate(self) -> None:
         s = self._schema
-        change = self._call("change_with_steps", "ids bigint[], holds uuid[], action text")
+        change = self._call("change_held", "ids bigint[], holds uuid[], action text")
         self.change = f"select id, queue, done from {change}"
         self.run_now = f"""
             update {s}.jobs set run_after = {s}.clock() where id in (
@@ -377,13 +373,16 @@ class Statements:
         """
         self.counts = f"""
             select queue, kind, n, oldest from (
-                select queue, count(*) filter (where status in (0, 1) and run_after <= now) as ready,
+                select queue,
+                    count(*) filter (where status in (0, 1) and (run_after <= now or held = 4)) as ready,
                     count(*) filter (where status = 0 and run_after > now and held < 4) as held,
-                    min(run_after) filter (where status in (0, 1) and run_after <= now) as due,
+                    min(case when held = 4 then own_due else run_after end) filter (
+                        where status in (0, 1) and (run_after <= now or held = 4)
+                    ) as due,
                     min(ran_at) filter (where status = 2) as started,
-                    count(*) filter (where status = 0 and run_after > now and coalesce(held, 4) > 3)
+                    count(*) filter (where status = 0 and run_after > now and held is null)
                         as scheduled,
-                    count(*) filter (where status = 1 and run_after > now) as retrying,
+                    count(*) filter (where status = 1 and run_after > now and held is null) as retrying,
                     count(*) filter (where status = 2) as running,
                     count(*) filter (where status not in (0, 1, 2)) as bad
                 from {s}.jobs cross join (select {s}.clock() as now offset 0) moment group by queue

@@ -28,11 +28,14 @@ from neoq.postgres.find import Finder
 from neoq.postgres.groups import Groups
 from neoq.postgres.holding import PostgresHolding
 from neoq.postgres.ledger import Ledger
+from neoq.postgres.limits import LimitBook
+from neoq.postgres.lines import Lines
 from neoq.postgres.operate import Operator
 from neoq.postgres.pruning import Pruner
 from neoq.postgres.rows import job_of, text
 from neoq.postgres.settle import Settlement
 from neoq.postgres.signals import Signals
+from neoq.postgres.spans import SpanAdder, have_spans
 from neoq.postgres.statements import Statements, changes_channel_of
 from neoq.postgres.steps import Steps
 from neoq.postgres.transactions import Home, Transaction
@@ -64,7 +67,9 @@ class PostgresStore(PostgresHolding):
     """What is done to jobs in PostgreSQL."""
 
     config: PostgresConfig
-    features: ClassVar[frozenset[str]] = frozenset({"batches", "durable", "shared", "steps", "transactions"})
+    features: ClassVar[frozenset[str]] = frozenset(
+        {"batches", "durable", "limits", "rates", "shared", "steps", "transactions"}
+    )
     announces = True
 
     # -- open and close ---------------------------------------------------------------------------------
@@ -81,9 +86,12 @@ class PostgresStore(PostgresHolding):
             self._connections, self._statements, self._notifier, forgets=config.retention == 0
         )
         self._finder = Finder(self._connections, self._statements)
+        self._spans = SpanAdder(self._connections, self._statements, self._adder, self._finder)
         self._ledger = Ledger(self._connections, self._own, self._statements)
         self._steps = Steps(self._connections, self._own, self._statements)
         self._signals = Signals(self._connections, self._statements, config.log)
+        self._limits = LimitBook(self._connections, self._statements)
+        self._lines = Lines(self._connections, self._own, self._statements)
         self._pruner = Pruner(self._own, self._statements, self._steps, config)
         self._operator = Operator(
             self._connections, self._statements, self._finder, self._notifier, config.log
@@ -112,6 +120,7 @@ class PostgresStore(PostgresHolding):
             self._connections,
             self._statements,
             self._adder,
+            self._spans,
             room=self._room,
             context=self.context,
             patience=config.enqueue_timeout,
@@ -138,6 +147,7 @@ class PostgresStore(PostgresHolding):
             self._statements,
             presence=self._presence,
             settlement=self._settlement,
+            limits=self._limits,
             context=self.context,
             log=config.log,
         )
@@ -168,7 +178,8 @@ class PostgresStore(PostgresHolding):
 
     def stop_claiming(self, timeout: float) -> None:
         """Let the server break off a claim that is under way."""
-        self._own.break_off(self._statements.claim, timeout)
+        for statement in (self._statements.claim, self._statements.limited_claim):
+            self._own.break_off(statement, timeout)
 
     def close_store(self) -> None:
         """Leave the workers, and close the connections."""
@@ -227,6 +238,8 @@ class PostgresStore(PostgresHolding):
         capacities = bounds_of(jobs, self.context)
         if capacities:
             return self._bounded.add(jobs, token, capacities)
+        if have_spans(jobs):
+            return self._spans.add(jobs, token)
         if len(jobs) == 1 and jobs[0].on_duplicate != "raise":
             return [self._adder.add_one(jobs[0], token)]
         return self._adder.add_many(jobs, token)
@@ -275,6 +288,9 @@ class PostgresStore(PostgresHolding):
         if self._presence.signalled:
             self._presence.signalled = False
             self._heed()
+        if self._presence.limited:
+            self._limits.refresh()
+            self._presence.limited = False
         claimed = self._claimer.claim(demand)
         if claimed.jobs:
             self._room.make_known()
@@ -289,7 +305,11 @@ class PostgresStore(PostgresHolding):
         self._settle_left()
         self._pruner.trim_after({outcome.status for outcome in outcomes})
         for queue in {
-            *(outcome.lease.queue for outcome in outcomes if outcome.status not in _LEAVES_NOTHING),
+            *(
+                outcome.lease.queue
+                for outcome in outcomes
+                if outcome.lease.counted or outcome.status not in _LEAVES_NOTHING
+            ),
             *(job.queue for outcome in outcomes for job in outcome.follow),
         }:
             self._notify(queue, "ready")

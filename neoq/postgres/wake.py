@@ -72,6 +72,7 @@ class WorkerPresence:
         self.lock_class = class_of(schema)
         self.number: int | None = None
         self.signalled = False  # a signal has come that no job has heeded
+        self.limited = True  # limits may have changed
         self._connection: Connection | None = None
         self._lock = threading.RLock()
         self._bell: tuple[socket.socket, socket.socket] | None = None
@@ -259,6 +260,8 @@ class WorkerPresence:
             kind, _, queue = line.partition(" ")
             if kind == "s":
                 self.signalled = True
+            elif kind == "l":
+                self.limited = True
             self._notify(queue, _KINDS.get(kind, "ready"))  # type: ignore[arg-type]
 
     def _look_for_dead(self) -> None:

@@ -101,7 +101,7 @@ class OrderedCases(HeldSuite):
         add(idle, keyed("b", 9))
         jobs = come(idle, 2)
         settle(idle, jobs[1:])
-        settle(idle, jobs[:1], status, run_after=time.time() + 0.05)
+        settle(idle, jobs[:1], status, run_after=time.time() + 0.5)
         assert nothing_comes(idle)
         [head] = come(idle)
         assert head.payload["n"] == 0
@@ -151,10 +151,10 @@ class OrderedCases(HeldSuite):
     def test_a_future_job_joins_when_it_is_due(self, idle: Backend) -> None:
         """A job for later holds nobody up, and joins its line when it is due."""
         limit(idle, ORDERED)
-        add(idle, keyed("a", 0, run_after=0.1), keyed("a", 1), keyed("a", 2, run_after=LATER))
+        add(idle, keyed("a", 0, run_after=0.6), keyed("a", 1), keyed("a", 2, run_after=LATER))
         [first] = come(idle)
         assert first.payload["n"] == 1
-        due = datetime.now(UTC) + timedelta(seconds=0.1)
+        due = datetime.now(UTC) + timedelta(seconds=0.6)
         eventually(lambda: datetime.now(UTC) > due, "the job for later is due")
         assert nothing_comes(idle)
         settle(idle, [first])
