@@ -28,7 +28,10 @@ nitpick_ignore_regex = [
         "py:class",
         r"neoq\.(backend\.EnqueueMiddleware|batch\.BatchMiddleware|listening\.(AnyHandler|ListenOptions)|record\.JobOptions|clock\.Clock)",
     ),
-    ("py:class", r"neoq\.(record\.Record|held\.(stepwise\.(T|Members)|limit_options\.LimitOptions)|engine\.engine\.Engine)"),
+    (
+        "py:class",
+        r"neoq\.(record\.Record|held\.(stepwise\.(T|Members)|limit_options\.LimitOptions)|engine\.engine\.Engine)",
+    ),
     ("py:class", r"neoq\.(audit\.Keeper|config\.Settings|\w+\.config\.\w+Settings)"),
     ("py:class", r"neoq\.(filter\.(Other)?Filters|tasks\.task\.(R|P|CallOptions|Using))"),
 ]

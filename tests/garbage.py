@@ -201,8 +201,35 @@ class RedisTarget:
     A spot is a key, and what is written there: garbage for the job, or in a place that is garbage.
     """
 
-    _HASHES = ("jobs", "payloads", "life", "results", "progress", "uniq", "ticks", "steps")
-    _LISTS = ("ids", "ready", "wait", "retry", "lease", "done", "dead", "cancelled", "held")
+    _HASHES = (
+        "jobs",
+        "payloads",
+        "life",
+        "results",
+        "progress",
+        "uniq",
+        "ticks",
+        "steps",
+        "limits",
+        "turn",
+        "busy",
+        "pace",
+        "spent",
+    )
+    _LISTS = (
+        "ids",
+        "ready",
+        "wait",
+        "retry",
+        "lease",
+        "done",
+        "dead",
+        "cancelled",
+        "held",
+        "lines",
+        "paced",
+        "tats",
+    )
     _SETS = ("cancel", "crashed", "idle")
     _OF_ALL = ("queues", "workers", "crons", "schedules", "tick_jobs", "skips", "audit")
     _SCORES = (float("-inf"), -1.0, 0.0, 1.0, 1e9, 2e9, 1e300, float("inf"))

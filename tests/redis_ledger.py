@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import redis
 
-PLACES = ("ready", "wait", "retry", "lease", "done", "dead", "cancelled")
+PLACES = ("ready", "wait", "retry", "lines", "lease", "done", "dead", "cancelled")
 
 
 Client = redis.Redis | redis.RedisCluster
@@ -43,10 +44,34 @@ def check_queue(client: Client, tag: str) -> None:
             held[record[21 : 21 + int(record[5:9])].decode()] = job
     holders = {print_: job.decode() for print_, job in _fields(client, tag + "uniq").items()}
     until_started = {job for job, record in jobs.items() if record[:1] in b"25"}
-    assert {print_: job for print_, job in holders.items() if job not in until_started} == held
+    spent = {
+        print_
+        for print_, span in _fields(client, tag + "spent").items()
+        if holders.get(print_) == _last(span)
+    }
+    assert {
+        print_: job
+        for print_, job in holders.items()
+        if job not in until_started and (print_ not in spent or print_ in held)
+    } == held
+    _check_turns(client, tag, at)
     for name in ("cancel", "crashed"):
-        unfinished = {job for job, place in at.items() if place in {"ready", "wait", "retry", "lease"}}
+        unfinished = {
+            job for job, place in at.items() if place in {"ready", "wait", "retry", "lines", "lease"}
+        }
         assert {member.decode() for member in client.smembers(tag + name)} <= unfinished, name
+
+
+def _last(span: bytes) -> str:
+    return span.decode().split()[-1]
+
+
+def _check_turns(client: Client, tag: str, at: dict[str, str]) -> None:
+    """Each turn is that of a job which may have one, and each key has as many as are counted."""
+    turns = _fields(client, tag + "turn")
+    assert {at[job] for job in turns} <= {"ready", "wait", "retry", "lease", "dead"}, turns
+    busy = Counter(key.decode() for key in turns.values())
+    assert {key: int(number) for key, number in _fields(client, tag + "busy").items()} == busy
 
 
 def _fields(client: Client, key: str) -> dict[str, Any]:
@@ -54,6 +79,8 @@ def _fields(client: Client, key: str) -> dict[str, Any]:
 
 
 def _id_in(place: str, member: str) -> str:
+    if place == "lines":
+        return str(int(member[-16:]))
     if place == "lease":
         return member.partition(":")[0]
     return member[3:] if place in {"wait", "retry"} else member

@@ -19,8 +19,35 @@ from tests.garbage import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("autostart")
 
-HASHES = ("jobs", "payloads", "life", "results", "progress", "uniq", "ticks", "steps")
-ZSETS = ("ids", "ready", "wait", "retry", "lease", "done", "dead", "cancelled", "held")
+HASHES = (
+    "jobs",
+    "payloads",
+    "life",
+    "results",
+    "progress",
+    "uniq",
+    "ticks",
+    "steps",
+    "limits",
+    "turn",
+    "busy",
+    "pace",
+    "spent",
+)
+ZSETS = (
+    "ids",
+    "ready",
+    "wait",
+    "retry",
+    "lease",
+    "done",
+    "dead",
+    "cancelled",
+    "held",
+    "lines",
+    "paced",
+    "tats",
+)
 SETS = ("cancel", "crashed", "idle")
 GARBAGE = [b"", b"{", b"null", b"[1]", b'{"s":"x"}', b'{"s":9,"n":{}}', b"\xff\xfe", b"1c10000", b"9" * 30]
 

@@ -110,6 +110,6 @@ def test_an_outbox_that_holds_something_else(
 def test_what_is_no_pack(value: bytes) -> None:
     """An entry of an outbox that holds anything else is no pack."""
     assert pack_in(value) is None
-    assert pack_in(b"1.0 " + Pack("p", [b"a", b"", b"1:", b"", b"x", b"y"]).written()) == Pack(
-        "p", [b"a", b"", b"1:", b"", b"x", b"y"]
+    assert pack_in(b"1.0 " + Pack("p", [b"a", b"", b"1:", b"", b"x", b"y", b""]).written()) == Pack(
+        "p", [b"a", b"", b"1:", b"", b"x", b"y", b""]
     )

@@ -20,6 +20,7 @@ from neoq.redis.parts import (
     Part,
     count_spans,
     described,
+    is_for_add,
     must_be_free,
     must_be_new,
     parts_of,
@@ -180,7 +181,7 @@ class Adder:
 
     def _add_alone(self, job: Job, token: bytes, room: int | None) -> Job:
         with self._lock:
-            if token and room is None and job.uid is None and job.group is None and not job.waits:
+            if token and room is None and not job.waits and not is_for_add(job):
                 added = self._add_usual(job, token)
                 if added is not None:
                     return added
@@ -282,7 +283,7 @@ class Adder:
 
     def _new_calls(self, pieces: list[Part], token: bytes, number: int) -> New | None:
         """Add jobs whose fingerprints are free, as nearly all are; None where that does not decide it."""
-        if any(job.uid is not None or job.group is not None for piece in pieces for job in piece.jobs):
+        if any(is_for_add(job) for piece in pieces for job in piece.jobs):
             return None
         fingerprints: list[bytes] = []
         calls: list[Call] = []
@@ -453,8 +454,10 @@ class Adder:
         """Put the jobs that hold the fingerprints in the places of the duplicates."""
         found = {job.id: job for job in self._finder.snapshots(part.queue, list(set(holders.values())))}
         for place, name in holders.items():
-            job = found.get(name, part.jobs[place]).snapshot()  # the holder may be deleted by now
-            if name not in found and job.group is not None:
+            if name in found:
+                job = found[name].snapshot()
+            else:  # the holder is deleted by now
+                job = part.jobs[place].snapshot()
                 job.status = Status.CANCELLED
             job.id, job.duplicate = name, True
             part.jobs[place] = job

@@ -55,6 +55,7 @@ class Claims:
         self._hears = hears
         self._settle = settle
         self._mend = mend
+        self._limited: set[str] = set()  # queues that had limits at the last claim
         self._kinds: dict[str, frozenset[str] | None] = {}  # that each queue was claimed from for, last
         self._last_token = 0
         self._token_lock = threading.Lock()
@@ -113,11 +114,13 @@ class Claims:
 
     def _send(self, parts: list[Demand], token: int) -> list[Any]:
         """The replies to claims; a claim whose reply is lost, or that fails, may have taken jobs."""
-        script, hears = self._scripts.claim, int(self._hears())
+        hears = int(self._hears())
         tail, lease = f":{token}:{self._worker}", int(self._config.lease * 1e6)
         calls = []
         for one in parts:
             waking = self._queues.waking(one.queue)
+            limited = one.queue in self._limited
+            script = self._scripts.claim_limited if limited else self._scripts.claim
             arguments = script.arguments(
                 limit=one.limit, tail=tail, worker=self._worker, lease=lease, hears=hears, **waking
             )
@@ -128,6 +131,12 @@ class Claims:
             if not isinstance(error, BackendUnavailable) or error.outcome_unknown:
                 self._lost += [(one.queue, token) for one in parts]
             raise
+        refused = [at for at, reply in enumerate(replies) if reply == [b"limited"]]
+        if refused:
+            self._limited ^= {parts[at].queue for at in refused}
+            again = self._send([parts[at] for at in refused], token)
+            for at, reply in zip(refused, again, strict=True):
+                replies[at] = reply
         for one, reply in zip(parts, replies, strict=True):
             if isinstance(reply, BackendError):
                 self._lost.append((one.queue, token))
@@ -193,6 +202,8 @@ class Claims:
             known[job.id] = (token, record, states[at])
         if len(reply) > 5:
             _count_steps(jobs, dict(zip(ids, reply[5], strict=True)))
+        if len(reply) > 6:
+            _count_turns(jobs, dict(zip(ids, reply[6], strict=True)))
         return jobs
 
     def _drop_stranger(self, queue: str, name: bytes, token: int) -> None:
@@ -228,3 +239,9 @@ def _count_steps(jobs: list[Job], heads: dict[bytes, bytes | None]) -> None:
     for job in jobs:
         job.steps = steps_in(heads[b"%d" % job.id])
         job.counted = job.counted or job.steps > 0
+
+
+def _count_turns(jobs: list[Job], turns: dict[bytes, int]) -> None:
+    """Mark claimed jobs that have a turn, or take room that is limited."""
+    for job in jobs:
+        job.counted = job.counted or bool(turns[b"%d" % job.id])

@@ -29,8 +29,8 @@ SKEW = 60.0  # seconds by which a worker's clock may be ahead of the server's
 _ENDED = frozenset({"done", "dead", "cancelled"})
 KINDS_AT_ONCE = 500  # jobs whose kinds one script counts
 _PLACES = {
-    Status.PENDING: ("ready", "wait", "retry"),
-    Status.RETRYING: ("ready", "wait", "retry"),
+    Status.PENDING: ("ready", "wait", "retry", "lines"),
+    Status.RETRYING: ("ready", "wait", "retry", "lines"),
     Status.RUNNING: ("lease",),
     Status.SUCCEEDED: ("done",),
     Status.DEAD: ("dead",),
@@ -100,7 +100,7 @@ class Finder:
                 if record is not None:
                     lease = leases.get(chunk[at])
                     job = snapshot_of(chunk[at], queue, [part[at] for part in reply[1:]], lease, now)
-                    job.waits = job.held is not None or (not job.finished and job.due > now)  # type: ignore[operator]
+                    job.waits = job.held not in {None, "line"} or (not job.finished and job.due > now)  # type: ignore[operator]
                     jobs.append(job)
         self.add_payloads([job for job in jobs if job.body is None])
         check_payloads(jobs)
@@ -343,7 +343,7 @@ class Finder:
         script = self._queues.scripts.kinds
         for queue in queues:
             left = KINDS_LOOKED_AT
-            for place in (1, 2, 3):
+            for place in (1, 2, 3, 4):
                 start = 0
                 while left > 0:
                     asked = min(left, KINDS_AT_ONCE)
@@ -383,6 +383,8 @@ def stored_in(place: str, member: bytes) -> int | None:
     """The id in a member of one of our lists; None if another program has written something else."""
     if place == "lease":
         return id_in(member.partition(b":")[0])
+    if place == "lines":
+        return id_in(member[-16:])
     return id_in(member[3:] if place in {"wait", "retry"} else member)
 
 
@@ -421,7 +423,7 @@ def _chunks(ids: list[int]) -> list[list[int]]:
 
 def snapshot_of(name: int, queue: str, parts: list[Any], lease: bytes | None, now: float) -> Job:
     """A snapshot of the job of an id, from what look.lua returns of it."""
-    record, life, progress, cancelled, runs, steps, held = parts
+    record, life, progress, cancelled, runs, steps, held, lined = parts
     job = job_of(name, queue, record, life)
     if lease is not None:
         read_lease(job, lease)
@@ -437,6 +439,8 @@ def snapshot_of(name: int, queue: str, parts: list[Any], lease: bytes | None, no
     job.steps = steps_in(steps)
     if held is not None and float(held) > now:
         mark_held(job, life)
+    if lined:
+        job.held = "line"
     return job
 
 

@@ -53,11 +53,20 @@ def count_spans(job: Job, now: float) -> None:
             setattr(job, name, latest(now + asked[1]))
 
 
+def is_for_add(job: Job) -> bool:
+    """Whether only add.lua knows what to do with a job."""
+    return any(part is not None for part in (job.uid, job.key, job.group, job.unique_for, job.max_delay))
+
+
 def described(job: Job, meets: bytes, *, named: bool = False) -> tuple[Any, ...]:
     """A job as add.lua takes it; ``meets`` says what becomes of it where it is a duplicate.
 
     A member of a ``named`` batch is known by its fingerprint.
     """
+    if job.unique_for is not None:
+        meets += b"u%.6f" % job.unique_for
+    if job.max_delay is not None:
+        meets += b"d%.6f" % job.max_delay
     record, _, payload = record_of(job)
     return (
         meets,

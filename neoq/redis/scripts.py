@@ -17,7 +17,7 @@ from typing import Any
 # the tables of a million jobs.
 AT_ONCE = 50
 _DIRECTORY = Path(__file__).parent / "lua"
-_COMMON = ("job.lua", "step.lua", "group.lua")  # functions for several scripts
+_COMMON = ("job.lua", "step.lua", "line.lua", "group.lua")  # functions for several scripts
 _DRAIN = "#!lua flags=allow-oom\n"  # what makes room in a full server must run there
 _LOOK = "#!lua flags=no-writes\n"  # the same, and replicas run it, for users who may not write too
 
@@ -35,7 +35,7 @@ class Script:
         self.keys = _named(source, "keys")
         self.takes = _named(source, "takes")
         keys, takes = _local("KEYS", map(str.upper, self.keys)), _local("ARGV", self.takes)
-        text = _with_functions(f"{keys}{takes}local FIRST = {len(self.takes) + 1}\n{source}")
+        text = f"{keys}{takes}local FIRST = {len(self.takes) + 1}\n{_with_functions(source)}"
         self.text = ((_LOOK if looks else _DRAIN) + text if drains else text).encode()
         self.digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
@@ -85,6 +85,7 @@ class Scripts:
         self.change = Script("change", drains=flags)
         self.claim = Script("claim", drains=flags)
         self.count = Script("count", drains=flags)
+        self.claim_limited = Script("claim_limited", drains=flags)
         self.counts = Script("counts", drains=flags, looks=True)
         self.drop = Script("drop", drains=flags)
         self.extend = Script("extend", drains=flags)
@@ -92,6 +93,7 @@ class Scripts:
         self.forget_uids = Script("forget_uids", drains=flags)
         self.finish_members = Script("finish_members", drains=flags)
         self.forget_groups = Script("forget_groups", drains=flags)
+        self.form_lines = Script("form_lines", drains=flags)
         self.gate = Script("gate", drains=False)
         self.halted = Script("halted", drains=flags)
         self.let_go = Script("let_go", drains=flags, looks=True)
@@ -102,6 +104,8 @@ class Scripts:
         self.untold = Script("untold", drains=flags, looks=True)
         self.sift = Script("sift", drains=flags, looks=True)
         self.kinds = Script("kinds", drains=flags, looks=True)
+        self.limit = Script("limit", drains=flags)
+        self.lines = Script("lines", drains=flags, looks=True)
         self.look = Script("look", drains=flags, looks=True)
         self.overdue = Script("overdue", drains=flags, looks=True)
         self.reclaim = Script("reclaim", drains=flags)

@@ -27,6 +27,7 @@ from neoq.redis.groups import Groups
 from neoq.redis.idle import IdleQueues
 from neoq.redis.leases import Leased
 from neoq.redis.ledger import Ledger
+from neoq.redis.lines import LimitingStore, Lines
 from neoq.redis.mending import Mender, is_wrong_type, mending
 from neoq.redis.operate import Operator
 from neoq.redis.outbox import Outbox
@@ -60,11 +61,13 @@ from neoq.store import (
 ASKS, CHANGES = "asks", "changes"  # channels, beside those named after workers
 
 
-class RedisStore(SteppingStore, BatchingStore, Store):
+class RedisStore(SteppingStore, BatchingStore, LimitingStore, Store):
     """What is done to jobs in Redis."""
 
     config: RedisConfig
-    features: ClassVar[frozenset[str]] = frozenset({"durable", "shared", "batches", "steps"})
+    features: ClassVar[frozenset[str]] = frozenset(
+        {"durable", "shared", "batches", "steps", "limits", "rates"}
+    )
     announces = True
 
     # -- open and close ---------------------------------------------------------------------------------
@@ -114,6 +117,7 @@ class RedisStore(SteppingStore, BatchingStore, Store):
             tell_ready=self._tell_ready,
         )
         self._steps = Steps(self._queues, self._worker, self._finder, self._tell_ready)
+        self._lines = Lines(self._queues, self._finder, self._tell_ready)
         self._claims = Claims(
             self._queues,
             config,

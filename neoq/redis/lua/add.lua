@@ -1,13 +1,15 @@
 -- Add jobs to a queue, all or none; where an unfinished one has a fingerprint, do as its on_duplicate says.
 -- keys: ids jobs ready wait uniq seq idle last payloads life retry ticks gate queues uids
 -- keys: held took members ends tell opener known stopped groups
+-- keys: spent
+-- keys: lines busy turn limits pace paced tats
 -- takes: token room gated channel queue tries base step cron tick entry deadline void opened batch
 -- arguments: token ("" for none), room ("" for any: ready jobs there may be), 1 if gate.lua has to let it
 --   pass, the prefix of the workers' channels, the queue, how many workers to try, first id, step between ids,
 --   cron and tick in seconds ("" for none), the entry of an outbox that they come from and until when it may
 --   be delivered ("" for none), 1 if its jobs of groups are left out; what is known of the producer of members
 --   (""  for none), the batch that the job is the callback of ("" for none); then for each job: on_duplicate (r return, e raise, p replace, s
---   skip), 1 if it waits, run_after, record, payload where it is apart, uid, fingerprint as a member of a named batch ("" for none)
+--   skip) with u and the span in which it is unique, d and by how much it is put off at most, 1 if it waits, run_after, record, payload where it is apart, uid, fingerprint as a member of a named batch ("" for none)
 -- result: {"added", first id, place and id of the holder of each duplicate...}, {"again", ids}, {"full"},
 --   {"unknown"} where the queue has no number, {"shut"} where the gate is, {"known"} for a tick, {"taken",
 --   place, id of the holder or, below 0, its place}, {"closed"} for a member that is refused; for
@@ -64,7 +66,7 @@ if room ~= '' then
   for place = 0, count - 1 do
     if ARGV[FIRST + place * STEP + 1] == '0' then wanted = wanted + 1 end
   end
-  if wanted > 0 and ready_of(READY, WAIT, RETRY, now) + wanted > tonumber(room) then return { 'full' } end
+  if wanted > 0 and ready_of(READY, WAIT, RETRY, LINES, now) + wanted > tonumber(room) then return { 'full' } end
 end
 
 -- Which jobs have the uids, and may not be others.
@@ -88,7 +90,7 @@ for place = 0, count - 1 do
   if uid ~= '' and not taken[place] then
     local stored = first_named[uid] or call('HGET', UIDS, uid)
     if stored and (type(stored) == 'number' or call('HEXISTS', JOBS, stored) == 1) then
-      if ARGV[FIRST + place * STEP] == 'e' then return { 'taken', place, stored } end
+      if byte(ARGV[FIRST + place * STEP]) == 101 then return { 'taken', place, stored } end
       taken[place], named[place] = stored, true
       holders[#holders + 1] = place
     else
@@ -112,9 +114,10 @@ if #fingerprints > 0 then
   for at, fingerprint in ipairs(fingerprints) do
     local place = places[at]
     local stored = found[at]
-    local holder = first[fingerprint] or stored and is_unfinished(JOBS, LIFE, stored) and stored
+    local holder = first[fingerprint] or stored
+      and (is_unfinished(JOBS, LIFE, stored) or is_spent(SPENT, fingerprint, now)) and stored
     if holder then
-      if ARGV[FIRST + place * STEP] == 'e' then return { 'taken', place, holder } end
+      if byte(ARGV[FIRST + place * STEP]) == 101 then return { 'taken', place, holder } end
       taken[place] = holder
       holders[#holders + 1] = place
     else
@@ -129,6 +132,12 @@ if newest >= base then
   call('SET', SEQ, string.format('%.0f', base + (count - 1) * step))
 end
 
+-- The span in which a job is unique, or by how much replacements put it off.
+local function span_of(place, letter)
+  return tonumber(string.match(ARGV[FIRST + place * STEP], letter .. '([%d.e+-]+)') or nil)
+end
+
+local lined, limits = {}, nil
 local records, uniques, ready, waits, large, members = {}, {}, {}, {}, {}, {}
 local head
 for place = 0, count - 1 do
@@ -151,6 +160,12 @@ for place = 0, count - 1 do
     if uniqueness_of(record) ~= 0 then
       uniques[#uniques + 1] = fingerprint_of(record)
       uniques[#uniques + 1] = id
+      local span = span_of(place, 'u')
+      if span then
+        call('HSET', SPENT, fingerprint_of(record), string.format('%.6f %s', now + span, id))
+      elseif call('EXISTS', SPENT) == 1 then
+        call('HDEL', SPENT, fingerprint_of(record))
+      end
     end
     if is_apart(record) then
       large[#large + 1] = id
@@ -167,6 +182,8 @@ for place = 0, count - 1 do
       waits[#waits + 1] = due
       waits[#waits + 1] = waiting(record, id)
       if not head or due < head then head = due end
+    elseif key_of(record) ~= '' then
+      lined[#lined + 1] = { id, record, due }
     else
       ready[#ready + 1] = score_of(rank_of(record), due)
       ready[#ready + 1] = id
@@ -188,16 +205,24 @@ if #large > 0 then call('HSET', PAYLOADS, unpack(large)) end
 if #uniques > 0 then call('HSET', UNIQ, unpack(uniques)) end
 if #ready > 0 then call('ZADD', READY, unpack(ready)) end
 if #waits > 0 then call('ZADD', WAIT, unpack(waits)) end
+for _, one in ipairs(lined) do
+  limits = limits or limits_of()
+  local id, record, due = unpack(one)
+  if come(limits, id, record, nil, score_of(rank_of(record), due), micros) > 0 then call_one = true end
+end
 
 -- A waiting job takes what the newer one brings, or is brought forward.
-local function move(id, record, before, after)
+local function move(id, record, before, after, line)
+  limits = limits or limits_of()
+  if line then call('ZREM', LINES, line) end
   call('ZREM', READY, id)
   call('ZREM', WAIT, waiting(before, id))
   call('ZREM', RETRY, waiting(before, id))
+  local life = life_of(call('HGET', LIFE, id))
+  if key_of(before) ~= key_of(record) or after > now and life.s ~= RETRYING then leave(id, micros) end
   if after <= now then
-    call('ZADD', READY, score_of(rank_of(record), after), id)
+    come(limits, id, record, life, score_of(rank_of(record), after), micros)
   else
-    local life = life_of(call('HGET', LIFE, id))
     call('ZADD', life.s == RETRYING and RETRY or WAIT, after, waiting(record, id))
   end
   call_one = true
@@ -205,18 +230,23 @@ end
 
 local function meet(place, id)
   local at = FIRST + place * STEP
-  if ARGV[at] == 's' or named[place] then return end
+  local meets = sub(ARGV[at], 1, 1)
+  if meets == 's' or named[place] then return end
   local before = sound(call('HGET', JOBS, id))
   if not before or before == NO_RECORD then return end
   local life = call('HGET', LIFE, id)
   local known = life_of(life)
-  if is_running(READY, WAIT, RETRY, id, before, known) or is_held(HELD, id, now) then return end
+  if known.s >= SUCCEEDED or is_held(HELD, id, now) then return end
+  if is_running(READY, WAIT, RETRY, id, before, known) then return end
+  local line = key_of(before) ~= '' and line_member(key_of(before), before, known, id)
   local due = tonumber(ARGV[at + 2])
-  if ARGV[at] == 'p' then
+  if meets == 'p' then
     local new = ARGV[at + 3]
     local times, old = times_at(new), times_at(before)
+    local latest = span_of(place, 'd')
+    due = math.min(due, latest and struct.unpack('<d', before, old) + latest or due)
     new = (uniqueness_of(before) + (is_apart(new) and 3 or 0)) .. 'o' .. sub(new, 3, times - 1)
-      .. sub(before, old, old + 7) .. sub(new, times + 8)
+      .. sub(before, old, old + 7) .. struct.pack('<d', due) .. sub(new, times + 16)
     new = with_uid_of(before, with_group_of(before, new))
     call('HSET', JOBS, id, new)
     if is_apart(new) then
@@ -225,15 +255,15 @@ local function meet(place, id)
       call('HDEL', PAYLOADS, id)
     end
     if life then
-      known.at = ARGV[at + 2]
+      known.at = string.format('%.6f', due)
       known.nodl = nil
       call('HSET', LIFE, id, cjson.encode(known))
     end
-    move(id, new, before, due)
+    move(id, new, before, due, line)
   elseif known.s == RETRYING and due < due_of(before, known) then
     known.at = ARGV[at + 2]
     call('HSET', LIFE, id, cjson.encode(known))
-    move(id, before, before, due)
+    move(id, before, before, due, line)
   end
 end
 

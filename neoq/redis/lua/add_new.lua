@@ -1,5 +1,5 @@
 -- Add jobs to a queue, all or none, where no unfinished one has a fingerprint of theirs.
--- keys: ids jobs ready wait uniq seq idle last payloads life gate queues
+-- keys: ids jobs ready wait uniq seq idle last payloads life gate queues spent
 -- takes: token channel queue tries count unique ready waits apart base gated step
 -- arguments: token ("" for none), the prefix of the workers' channels, the queue, how many workers to try,
 --   number of jobs, of unique ones, of ready ones, of those that wait, of payloads kept apart, first id, 1 if
@@ -36,7 +36,8 @@ if gated then
 elseif unique > 0 then
   local found = call('HMGET', UNIQ, unpack(ARGV, at, at + unique - 1))
   for place = 1, unique do
-    if found[place] and is_unfinished(JOBS, LIFE, found[place]) then
+    local holder = found[place]
+    if holder and (is_unfinished(JOBS, LIFE, holder) or is_spent(SPENT, ARGV[at + place - 1], clock() / 1000000)) then
       if token ~= '' then call('DEL', LAST) end
       if count > 1 then return { 'taken' } end
       if life_of(call('HGET', LIFE, found[place])).s == RETRYING then return { 'taken' } end

@@ -1,5 +1,5 @@
 -- Add one job that is ready and small, as most are; where it is unique and no unfinished one has its fingerprint.
--- keys: ids jobs ready uniq seq idle last queues life
+-- keys: ids jobs ready uniq seq idle last queues life spent
 -- takes: channel queue tries step token id record score
 -- arguments: the prefix of the workers' channels, the queue, how many workers to try, step between ids,
 --   token, id, record, score
@@ -17,11 +17,12 @@ local unique = uniqueness ~= 48 and uniqueness ~= 51
 local fingerprint = fingerprint_of(record)
 if unique and call('HSETNX', UNIQ, fingerprint, id) == 0 then
   local holder = call('HGET', UNIQ, fingerprint)
-  if is_unfinished(JOBS, LIFE, holder) then
+  if is_unfinished(JOBS, LIFE, holder) or is_spent(SPENT, fingerprint, clock() / 1000000) then
     call('DEL', LAST)
     return { 'held', holder }
   end
   call('HSET', UNIQ, fingerprint, id)
+  call('HDEL', SPENT, fingerprint)
 end
 local newest = call('SET', SEQ, id, 'GET')
 if not newest and call('HEXISTS', QUEUES, queue) == 0 then -- a server that lost the queue has lost this, too

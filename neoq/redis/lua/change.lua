@@ -1,6 +1,8 @@
 -- Cancel, retry or delete jobs, or run now those that wait for a later time.
 -- keys: jobs life payloads results ready wait retry cancel crashed uniq done_jobs dead_jobs cancelled_jobs ids idle
 -- keys: steps held members ends tell groups halts stopped
+-- keys: spent
+-- keys: lines busy turn limits pace paced tats
 -- takes: action channel queue tries
 -- arguments: cancel, retry, delete or run, the prefix of the workers' channels, the queue, how many workers to
 --   try; then ids
@@ -9,25 +11,34 @@
 --   groups that are to be stopped}
 -- complexity: O(log of the queue) a job; at most 50 jobs
 
-local now = clock() / 1000000
+local micros = clock()
+local now = micros / 1000000
 local done, running, taken = {}, {}, {}
 local growth, halted = {}, {}
 
-local function take_out(id, record)
+local function take_out(id, record, life)
+  local key = key_of(record)
+  if key ~= '' then call('ZREM', LINES, line_member(key, record, life, id)) end
   call('ZREM', READY, id)
   call('ZREM', HELD, id)
   call('ZREM', WAIT, unpack(waiting_of(record, id)))
   call('ZREM', RETRY, unpack(waiting_of(record, id)))
 end
 
+local function give_up_turn(id, record)
+  if key_of(record) ~= '' and leave(id, micros) > 0 then wake(IDLE, channel, queue, tries) end
+end
+
 local function release(id, record)
   local fingerprint = fingerprint_of(record)
-  if uniqueness_of(record) ~= 0 and call('HGET', UNIQ, fingerprint) == id then call('HDEL', UNIQ, fingerprint) end
+  if uniqueness_of(record) == 0 or is_spent(SPENT, fingerprint, now) then return end
+  if call('HGET', UNIQ, fingerprint) == id then call('HDEL', UNIQ, fingerprint) end
 end
 
 local function cancel(id, record, life)
   if life.s >= SUCCEEDED then return false end
-  take_out(id, record)
+  take_out(id, record, life)
+  give_up_turn(id, record)
   release(id, record)
   call('SREM', CRASHED, id)
   drop_steps(STEPS, id)
@@ -45,7 +56,7 @@ local function retry(id, record, life)
   local due = now
   if life.s == DEAD then
     local holder = uniqueness_of(record) ~= 0 and call('HGET', UNIQ, fingerprint_of(record))
-    if holder and is_unfinished(JOBS, LIFE, holder) then
+    if holder and holder ~= id and (is_unfinished(JOBS, LIFE, holder) or is_spent(SPENT, fingerprint_of(record), now)) then
       taken[#taken + 1] = id
       taken[#taken + 1] = holder
       return false
@@ -59,11 +70,13 @@ local function retry(id, record, life)
     restart_steps(STEPS, id)
   else
     due = math.min(now, due_of(record, life))
-    take_out(id, record)
+    if is_in_line(record, life, id) then return true end -- it is due already, and keeps its place
+    take_out(id, record, life)
   end
   life.at = string.format('%.6f', due)
   call('HSET', LIFE, id, cjson.encode(life))
-  call('ZADD', READY, score_of(rank_of(record), due), id)
+  local limits = key_of(record) == '' and {} or limits_of()
+  come(limits, id, record, life, score_of(rank_of(record), due), micros)
   wake(IDLE, channel, queue, tries)
   return true
 end
@@ -80,7 +93,8 @@ local function delete(id, record, life)
   forget_holder(GROUPS, HALTS, id, life)
   local name = name_of(record)
   if name then call('ZREM', MEMBERS, member_of(name, id)) end
-  take_out(id, record)
+  take_out(id, record, life)
+  give_up_turn(id, record)
   release(id, record)
   drop_steps(STEPS, id)
   call('SREM', CRASHED, id)

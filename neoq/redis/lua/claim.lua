@@ -1,11 +1,13 @@
 -- Take the best due jobs of a queue under a new lease.
 -- keys: ready wait retry lease jobs life uniq idle paused crashed steps held
 -- keys: stopped cancelled_jobs ends tell groups halts
+-- keys: limits spent
 -- takes: limit tail worker lease channel queue tries hears
 -- arguments: limit, what its leases end in (":token:worker"), worker, lease in microseconds, the prefix of
 --   the workers' channels, the queue, how many workers to try, 1 if the worker waits for a wake; then kinds,
 --   where only these are wanted
--- result: {now, due (-1 for never), ids, records, lives, and heads of their steps where any job has some};
+-- result: {now, due (-1 for never), ids, records, lives, and heads of their steps where any job has some},
+--   or {"limited"} where claim_limited.lua is to do it;
 --   payloads kept apart are for the client to fetch
 -- complexity: O(log of the queue) a job, and O(1) for each of another kind before it; at most 50 jobs, and 100
 --   that fall due
@@ -20,7 +22,8 @@ local function answer(due, ids, records, lives, heads)
 end
 
 -- Most queues have nothing but ready jobs: one command tells.
-local special = call('EXISTS', PAUSED, CRASHED, WAIT, RETRY, STEPS, STOPPED) > 0
+local special = call('EXISTS', PAUSED, CRASHED, WAIT, RETRY, STEPS, STOPPED, LIMITS) > 0
+if special and call('EXISTS', LIMITS) == 1 then return { 'limited' } end
 local stops = special and call('EXISTS', STOPPED) == 1
 if special and call('EXISTS', PAUSED) == 1 then
   if hears == '1' then call('SADD', IDLE, worker) end
@@ -125,7 +128,9 @@ if #ids > 0 then
       local kind = byte(record)
       if (kind == 50 or kind == 53) and sound(record) == record then -- until started
         local fingerprint = fingerprint_of(record)
-        if call('HGET', UNIQ, fingerprint) == id then call('HDEL', UNIQ, fingerprint) end
+        if call('HGET', UNIQ, fingerprint) == id and not is_spent(SPENT, fingerprint, now) then
+          call('HDEL', UNIQ, fingerprint)
+        end
       end
     end
   end

@@ -1,5 +1,5 @@
 -- Count the jobs of a queue by where they are.
--- keys: ready wait retry lease done_jobs dead_jobs cancelled_jobs paused held
+-- keys: ready wait retry lease done_jobs dead_jobs cancelled_jobs paused held lines
 -- arguments: none
 -- result: {ready, scheduled, retrying, running, succeeded, dead, cancelled, paused, held, when the oldest ready job
 --   became due, the microsecond when the longest running one was claimed}; "" where there is none
@@ -29,7 +29,7 @@ for _, lease in ipairs(call('ZRANGE', LEASE, 0, 999)) do
 end
 
 return {
-  call('ZCARD', READY) + due + again,
+  call('ZCARD', READY) + call('ZCARD', LINES) + due + again,
   call('ZCARD', WAIT) - due - held,
   call('ZCARD', RETRY) - again,
   call('ZCARD', LEASE),

@@ -1,5 +1,5 @@
 -- Record that jobs have succeeded, each only under its current lease.
--- keys: lease jobs life uniq done_jobs payloads results progress cancel crashed ids steps
+-- keys: lease jobs life uniq done_jobs payloads results progress cancel crashed ids steps spent
 -- takes: keep again count
 -- arguments: 1 to keep them for a while, 1 if this repeats a call whose reply was lost, number of jobs; then
 --   their leases; the fingerprints that they hold ("" for none); id and life as JSON of each; id and result
@@ -32,8 +32,16 @@ end
 if number == 0 then return stale end
 
 call('ZREM', LEASE, unpack(leases))
+local more = call('EXISTS', CANCEL, CRASHED, PROGRESS, STEPS, SPENT) > 0
+if more and call('EXISTS', SPENT) == 1 then
+  local free = {}
+  for _, fingerprint in ipairs(fingerprints) do
+    if not is_spent(SPENT, fingerprint, now) then free[#free + 1] = fingerprint end
+  end
+  fingerprints = free
+end
 if #fingerprints > 0 then call('HDEL', UNIQ, unpack(fingerprints)) end
-if call('EXISTS', CANCEL, CRASHED, PROGRESS, STEPS) > 0 then
+if more then
   call('SREM', CANCEL, unpack(live))
   call('SREM', CRASHED, unpack(live))
   call('HDEL', PROGRESS, unpack(live))

@@ -1,6 +1,6 @@
 -- Say whether a batch that takes several scripts may be added: a step of it, and the last one opens the gate.
 -- They follow in the same transaction, and do nothing where the gate is shut.
--- keys: ready wait retry uniq gate last jobs life
+-- keys: ready wait retry uniq gate last jobs life lines spent
 -- takes: token before after room wanted
 -- arguments: token ("" for none), what the gate must hold ("" in the first step) and is to hold then ("" if
 --   it is only to be said), room ("" for any: ready jobs there may be), how many ready ones come,
@@ -23,11 +23,11 @@ if after ~= '' then
   end
 end
 if room ~= '' and wanted > 0 then
-  if ready_of(READY, WAIT, RETRY, clock() / 1000000) + wanted > tonumber(room) then return { 'full' } end
+  if ready_of(READY, WAIT, RETRY, LINES, clock() / 1000000) + wanted > tonumber(room) then return { 'full' } end
 end
 if #ARGV >= FIRST then
   for at, holder in ipairs(call('HMGET', UNIQ, unpack(ARGV, FIRST))) do
-    if holder and is_unfinished(JOBS, LIFE, holder) then
+    if holder and (is_unfinished(JOBS, LIFE, holder) or is_spent(SPENT, ARGV[FIRST + at - 1], clock() / 1000000)) then
       if after ~= '' then call('DEL', GATE) end
       return { 'taken', at - 1, holder }
     end

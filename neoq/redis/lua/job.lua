@@ -23,6 +23,17 @@
 --   crashed    set   ids of unfinished jobs whose worker died
 --   uids       hash  uid -> id; one whose job does not exist any more counts for nothing
 --   uniq       hash  fingerprint -> id of the unfinished job that holds it
+--   spent      hash  fingerprint -> "time id": until when it is held, whatever becomes of that job; it stays in
+--                    uniq for as long
+--   limits     hash  what may run: by_key 1, ordered 1, hold_dead 1, slots, max_running, aging in seconds, and in
+--                    microseconds spacing, tolerance, key_spacing, key_tolerance; tat, the time from which on
+--                    the rate is used up; scan, where the look at all lines goes on; what clients have set
+--   lines      zset  by member, all scores 0: length of the key (4 digits), key, 0, rank, due time and id
+--   turn       hash  id -> key of its line: the jobs that are ready or run, or that keep their turn
+--   busy       hash  key -> how many of it have their turn
+--   pace       hash  key -> the one of it that has its turn and has not started, where the key has a rate
+--   paced      zset  key, by the microsecond in which the next of it may start
+--   tats       zset  key, by the microsecond from which on its rate is used up
 --   done dead cancelled  zset  id, by the time of its end
 --   groups     hash  name of a group -> JSON, at home: in the queue of the job that waits for its jobs, which are
 --                    in any queue. Its "q" has what was told of each queue; see neoq/redis/groups.py
@@ -64,8 +75,8 @@ local function score_of(rank, run_after)
   return rank * LEVEL + ticks
 end
 
-local function ready_of(ready, wait, retry, now)
-  return call('ZCARD', ready) + call('ZCOUNT', wait, '-inf', now) + call('ZCOUNT', retry, '-inf', now)
+local function ready_of(ready, wait, retry, lines, now)
+  return call('ZCARD', ready) + call('ZCARD', lines) + call('ZCOUNT', wait, '-inf', now) + call('ZCOUNT', retry, '-inf', now)
 end
 
 local function rank_of(record)
@@ -202,6 +213,12 @@ local function is_unfinished(jobs, lives, id)
   return life_of(call('HGET', lives, id)).s < SUCCEEDED
 end
 
+-- Whether a fingerprint is held for a while, whatever has become of its job.
+local function is_spent(spent, fingerprint, now)
+  local span = call('HGET', spent, fingerprint)
+  return span and (tonumber(string.match(span, '^%S+')) or 0) > now
+end
+
 -- The newest id as a number; what cannot be one counts as none.
 local function newest_of(text)
   local newest = tonumber(text or 0)
@@ -212,18 +229,6 @@ end
 local function next_id(newest, id, step)
   local later = newest - newest % step + id % step
   return later > newest and later or later + step
-end
-
--- Whether a job runs: it neither waits nor has ended.
-local function is_running(ready, wait, retry, id, record, life)
-  if life.s >= SUCCEEDED or call('ZSCORE', ready, id) then return false end
-  local members = waiting_of(record, id)
-  for _, place in ipairs({ wait, retry }) do
-    for _, score in ipairs(call('ZMSCORE', place, unpack(members))) do
-      if score then return false end
-    end
-  end
-  return true
 end
 
 -- Wake one idle worker; workers that do not receive it are dead, and leave the set.

@@ -1,7 +1,7 @@
 -- Count the kinds of the jobs that wait.
--- keys: ready wait retry jobs
+-- keys: ready wait retry lines jobs
 -- takes: place start most
--- arguments: which of the first three (1 2 3), how many of its jobs to step over, how many to look at
+-- arguments: which of the first four (1 2 3 4), how many of its jobs to step over, how many to look at
 -- result: {how many were looked at, a kind and how many are of it, the next kind and so on}
 -- complexity: O(log of the queue), and O(1) a job
 
@@ -9,7 +9,7 @@ place, start = tonumber(place), tonumber(start)
 local members = call('ZRANGE', KEYS[place], start, start + tonumber(most) - 1)
 local numbers, kinds, answer = {}, {}, { #members }
 for at, member in ipairs(members) do
-  if place > 1 then members[at] = sub(member, 4) end
+  if place == 4 then members[at] = id_in_line(member) elseif place > 1 then members[at] = sub(member, 4) end
 end
 if #members > 0 then
   for _, record in ipairs(call('HMGET', JOBS, unpack(members))) do

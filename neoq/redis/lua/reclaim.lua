@@ -1,6 +1,8 @@
 -- Take jobs from workers that died, one crash charged.
 -- keys: lease jobs life uniq ready wait retry dead_jobs cancelled_jobs cancel progress crashed idle
 -- keys: steps ends tell groups halts
+-- keys: spent
+-- keys: lines busy turn limits pace paced tats
 -- takes: max_crashes problem channel queue tries expired why
 -- arguments: max_crashes, the error of a job that dies, the prefix of the workers' channels, the queue, how
 --   many workers to call, 1 if only leases that have run out are taken, why the attempts failed; then leases
@@ -9,7 +11,8 @@
 -- complexity: O(log of the queue) a job; at most 50 jobs
 -- A lease of a job that does not run, which another program has written, is removed, and the job stays as it is.
 
-local now = clock() / 1000000
+local micros = clock()
+local now = micros / 1000000
 local returned, dead = {}, {}
 local growth, halted = {}, {}
 local stepped = call('EXISTS', STEPS) == 1
@@ -47,17 +50,21 @@ for at = FIRST, #ARGV do
     end
     if ends then
       life.fin = string.format('%.6f', now)
-      if uniqueness_of(record) == 1 then call('HDEL', UNIQ, fingerprint_of(record)) end
+      if uniqueness_of(record) == 1 and not is_spent(SPENT, fingerprint_of(record), now) then
+        call('HDEL', UNIQ, fingerprint_of(record))
+      end
+      if key_of(record) ~= '' and not (life.s == DEAD and keeps_turn(DEAD)) then leave(id, micros) end
       call('SREM', CRASHED, id)
       call('ZADD', ends, now, id)
       grow(growth, record, life.s == DEAD and FAILED or GONE)
       halt(GROUPS, HALTS, id, life, halted)
     else
       call('SADD', CRASHED, id)
-      call('ZADD', READY, score_of(rank_of(record), due_of(record, life)), id)
+      local limits = key_of(record) == '' and {} or limits_of()
+      come(limits, id, record, life, score_of(rank_of(record), due_of(record, life)), micros)
     end
     call('HSET', LIFE, id, cjson.encode(life))
   end
 end
-if #returned > 0 then wake(IDLE, channel, queue, tries) end
+if #returned > 0 or call('EXISTS', LIMITS, READY) == 2 then wake(IDLE, channel, queue, tries) end
 return { returned, dead, write_growth(growth, ENDS, TELL, now), halted }

@@ -1,5 +1,5 @@
 -- Look through some jobs for those in no index: no script leaves any, another program may.
--- keys: jobs life ready wait retry done_jobs dead_jobs cancelled_jobs held
+-- keys: jobs life ready wait retry done_jobs dead_jobs cancelled_jobs held lines
 -- takes: from
 -- arguments: a cursor, how many to look at; or "" and ids that have no lease, to be made ready where they are
 --   in no index

@@ -1,6 +1,8 @@
 -- Record how attempts ended, each only under its current lease.
 -- keys: lease jobs life uniq dead_jobs cancelled_jobs ready wait retry progress cancel crashed idle results
 -- keys: steps held done_jobs payloads ids out ends tell groups halts members
+-- keys: spent
+-- keys: lines busy turn limits pace paced tats
 -- takes: again keep channel queue tries
 -- arguments: 1 if this repeats a call whose reply was lost, 1 to keep succeeded jobs for a while, the prefix of
 --   the workers' channels, the queue, how many workers to call; then for each job: id, lease, what changes in
@@ -12,7 +14,8 @@
 -- A job that has succeeded, and whose end concerns nothing else, is a matter of finish.lua.
 
 again = again == '1'
-local now = clock() / 1000000
+local micros = clock()
+local now = micros / 1000000
 local stale, alone, call_one = {}, {}, false
 local growth, halted = {}, {}
 
@@ -24,11 +27,25 @@ local function send(lease, first, packs)
   end
 end
 
+local known_limits
+local function limits_for(record)
+  if key_of(record) == '' then return {} end
+  known_limits = known_limits or limits_of()
+  return known_limits
+end
+
+local function give_up_turn(id)
+  if leave(id, micros) > 0 then call_one = true end
+end
+
 -- Whether the job is kept.
 local function finish(id, record, status, life)
   if status ~= DEAD then drop_steps(STEPS, id) end
-  if uniqueness_of(record) == 1 then call('HDEL', UNIQ, fingerprint_of(record)) end
+  if uniqueness_of(record) == 1 and not is_spent(SPENT, fingerprint_of(record), now) then
+    call('HDEL', UNIQ, fingerprint_of(record))
+  end
   call('SREM', CRASHED, id)
+  if key_of(record) ~= '' and not (status == DEAD and keeps_turn(DEAD)) then give_up_turn(id) end
   halt(GROUPS, HALTS, id, life, halted)
   local name = name_of(record)
   if name then grow_by(growth, name, ({ [SUCCEEDED] = WELL, [DEAD] = FAILED, [CANCELLED] = GONE })[status], 1) end
@@ -85,8 +102,9 @@ end
 
 local function go_on(id, record, status, life, due)
   if due <= now then
-    call('ZADD', READY, score_of(rank_of(record), due), id)
+    come(limits_for(record), id, record, life, score_of(rank_of(record), due), micros)
   else
+    if key_of(record) ~= '' and not keeps_turn(status) then give_up_turn(id) end
     call('ZADD', status == RETRYING and RETRY or WAIT, due, waiting(record, id))
   end
   call_one = true
@@ -144,6 +162,7 @@ while at <= #ARGV do
   settle(ARGV[at], ARGV[at + 1], change, ARGV[at + 3], at + 4)
   at = at + 4 + more
 end
+if not call_one then call_one = call('HEXISTS', LIMITS, 'max_running') == 1 and call('EXISTS', READY) == 1 end
 if call_one then wake(IDLE, channel, queue, tries) end
 local told = write_growth(growth, ENDS, TELL, now)
 return { stale, alone, told, halted }

@@ -1,11 +1,13 @@
 -- Cancel some jobs of a stopped group that wait, and ask those that run to stop.
 -- keys: members jobs life uniq ready wait retry held cancelled_jobs crashed cancel ends tell groups halts steps
+-- keys: lines busy turn limits pace paced tats
 -- takes: name after
 -- arguments: the name of the group, the last member of the page before ("" for none)
 -- result: {last member ("" at the end), totals of the group here, ids that run, names of groups to stop}
 -- complexity: O(log of the queue) a job; 50 jobs
 
-local now = clock() / 1000000
+local micros = clock()
+local now = micros / 1000000
 local growth, running, halted = {}, {}, {}
 local first = after == '' and '[' .. name or '(' .. after
 local page = call('ZRANGEBYLEX', MEMBERS, first, '(' .. name .. ':', 'LIMIT', 0, 50)
@@ -22,7 +24,10 @@ for _, member in ipairs(page) do
       call('SADD', CANCEL, id)
       running[#running + 1] = id
     else
+      local key = key_of(record)
+      if key ~= '' then call('ZREM', LINES, line_member(key, record, life, id)) end
       cancel_waiting(id, record, life, now, keys)
+      if key ~= '' then leave(id, micros) end
       grow(growth, record, GONE)
       halt(GROUPS, HALTS, id, life, halted)
     end

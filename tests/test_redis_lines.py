@@ -1,0 +1,121 @@
+"""Lines, limits and spans as a Redis server keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+
+from neoq.held.limits import Limits
+from neoq.job import Job
+from neoq.outcome import Outcome, lease_of
+from neoq.record import Status
+from neoq.redis.backend import RedisBackend
+from neoq.store import Demand
+from neoq.testing.cases.suite import prepared
+from tests.redis_ledger import check_ledger
+
+ORDERED = Limits(ordered=True)
+LINES = {"lines", "turn", "busy", "pace", "paced", "tats", "limits"}
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    """A look at the keys."""
+    with redis.Redis.from_url(redis_url, protocol=2) as client:
+        yield client
+
+
+@pytest.fixture
+def backend(redis_url: str, redis_prefix: Callable[[], str], client: redis.Redis) -> Iterator[RedisBackend]:
+    """A backend that runs nothing, whose jobs add up at the end."""
+    prefix = redis_prefix()
+    with RedisBackend(redis_url, prefix=prefix, autostart=False, max_dead=1, retention=0) as backend:
+        backend.listen("q", print)
+        backend.queues()
+        yield backend
+    check_ledger(client, prefix)
+
+
+def add(backend: RedisBackend, *keys: str, **options: object) -> list[Job]:
+    jobs = [prepared("q", {"n": n}, **{"key": key, "unique": False, **options}) for n, key in enumerate(keys)]
+    return backend.store.add(jobs, token=b"")
+
+
+def claim(backend: RedisBackend, limit: int = 50) -> list[Job]:
+    return backend.store.claim([Demand("q", limit)]).jobs
+
+
+def settle(backend: RedisBackend, jobs: list[Job], status: Status) -> None:
+    assert backend.store.settle([Outcome(lease_of(job), status) for job in jobs]) == set()
+
+
+def unique_for_an_hour() -> Job:
+    job = prepared("q", {"n": 1})
+    job.unique_for, job.special = 3600.0, True
+    return job
+
+
+def kept(backend: RedisBackend, client: redis.Redis) -> set[str]:
+    keys = client.scan_iter(f"{{{backend.config.prefix}:q}}:*", count=1000)
+    return {key.decode().rpartition(":")[2] for key in keys}
+
+
+def test_nothing_of_lines_is_left(backend: RedisBackend, client: redis.Redis) -> None:
+    """When the limits are removed and the lines are empty, nothing is kept of them, and claims are plain."""
+    backend.store.limit("q", ORDERED, by_listener=True)
+    add(backend, *(key for key in "abcdefghijklmnopqrstuvwxyz" for _ in range(3)))
+    jobs = claim(backend)
+    assert len(jobs) == 26
+    backend.store.limit("q", None, by_listener=True)
+    while more := claim(backend):
+        jobs += more
+    assert len(jobs) == 78
+    settle(backend, jobs, Status.SUCCEEDED)
+    assert not kept(backend, client) & LINES
+
+
+def test_a_key_that_begins_like_another(backend: RedisBackend) -> None:
+    """The lines of keys that begin with one another are kept apart."""
+    backend.store.limit("q", ORDERED, by_listener=True)
+    keys = ["a", "a0", "a/", "aa", "0001a", "ä"]
+    add(backend, *keys, *keys)
+    for _ in range(2):
+        jobs = claim(backend)
+        assert [job.key for job in jobs] == keys
+        settle(backend, jobs, Status.SUCCEEDED)
+
+
+def test_a_dead_head_is_not_pruned(backend: RedisBackend) -> None:
+    """max_dead spares a dead job that holds its line."""
+    backend.store.limit("q", ORDERED, by_listener=True)
+    [head] = add(backend, "a")
+    add(backend, "b", "c")
+    settle(backend, claim(backend), Status.DEAD)
+    backend.store.limit("q", Limits(ordered=True, hold_dead=False), by_listener=True)
+    others = [add(backend, "d")[0] for _ in range(2)]
+    for _ in others:
+        settle(backend, claim(backend), Status.DEAD)
+    for _ in range(3):
+        backend.prune()
+    found = backend.get(head.id)
+    assert found is not None
+    assert found.status is Status.DEAD
+    assert [backend.get(job.id) for job in others] == [None, None]
+
+
+def test_a_span_outlives_its_job(backend: RedisBackend, client: redis.Redis) -> None:
+    """A fingerprint is held for its span although the job is gone, whatever is pruned."""
+    [first] = backend.store.add([unique_for_an_hour()], token=b"")
+    settle(backend, claim(backend), Status.SUCCEEDED)
+    backend.prune()
+    assert backend.get(first.id) is None
+    for again in (prepared("q", {"n": 1}), unique_for_an_hour()):
+        [met] = backend.store.add([again], token=b"x" * 16)
+        assert (met.id, met.duplicate, met.status) == (first.id, True, Status.CANCELLED)
+    spans = f"{{{backend.config.prefix}:q}}:spent"
+    client.hset(spans, first.fingerprint, f"1.0 {first.id}")
+    backend.prune()
+    assert client.hlen(spans) == 0
+    assert not backend.store.add([prepared("q", {"n": 1})], token=b"y" * 16)[0].duplicate
