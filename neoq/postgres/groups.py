@@ -27,12 +27,15 @@ class Groups:
     def __init__(
         self,
         connections: Connections,
+        own: Connections,
         statements: Statements,
+        *,
         adder: Adder,
         notifier: Notifier,
         ready: Callable[[str], None],
     ) -> None:
         self._connections = connections
+        self._own = own  # of workers: what callers wait for holds up none of them
         self._statements = statements
         self._adder = adder
         self._notifier = notifier
@@ -96,7 +99,7 @@ class Groups:
 
     def tend(self) -> bool:
         """Count what was noted, and cancel a page of the jobs of a stopped group; whether there is more."""
-        [(queues, more)] = self._execute(self._statements.tend, {"limit": CANCELLED_AT_ONCE})
+        [(queues, more)] = self._own.execute(self._statements.tend, {"limit": CANCELLED_AT_ONCE})
         if queues:
             self._tell(queues)
         return bool(more)

@@ -20,14 +20,15 @@ _NAMES = tuple(Limits.__annotations__)
 class LimitBook:
     """Reads and sets limits; ``limited`` has the queues that have some, or had, as far as is known here."""
 
-    def __init__(self, connections: Connections, statements: Statements) -> None:
+    def __init__(self, connections: Connections, own: Connections, statements: Statements) -> None:
         self._connections = connections
+        self._own = own  # of workers: a heartbeat waits for no caller
         self._statements = statements
         self.limited: dict[str, Limits | None] = {}
 
     def refresh(self) -> None:
         """Learn which queues have limits."""
-        rows = self._connections.read(self._statements.limits)
+        rows = self._own.read(self._statements.limits)
         self.limited = {queue: _effective(*texts) for queue, *texts in rows}
 
     def all(self) -> Mapping[str, Limits]:

@@ -18,8 +18,11 @@ HEEDED_AT_ONCE = 1000
 class Signals:
     """Records signals, and lets jobs heed them."""
 
-    def __init__(self, connections: Connections, statements: Statements, log: SafeLogger) -> None:
+    def __init__(
+        self, connections: Connections, own: Connections, statements: Statements, log: SafeLogger
+    ) -> None:
         self._connections = connections
+        self._own = own  # of workers: a heartbeat waits for no caller
         self._statements = statements
         self._log = log
 
@@ -40,7 +43,7 @@ class Signals:
 
     def heed(self) -> set[str]:
         """Make the jobs due whose signals have come; returns their queues."""
-        rows = self._connections.execute(self._statements.heed, {"limit": HEEDED_AT_ONCE})
+        rows = self._own.execute(self._statements.heed, {"limit": HEEDED_AT_ONCE})
         return {queue for (queue,) in rows}
 
 

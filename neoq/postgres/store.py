@@ -89,8 +89,8 @@ class PostgresStore(PostgresHolding):
         self._spans = SpanAdder(self._connections, self._statements, self._adder, self._finder)
         self._ledger = Ledger(self._connections, self._own, self._statements)
         self._steps = Steps(self._connections, self._own, self._statements)
-        self._signals = Signals(self._connections, self._statements, config.log)
-        self._limits = LimitBook(self._connections, self._statements)
+        self._signals = Signals(self._connections, self._own, self._statements, config.log)
+        self._limits = LimitBook(self._connections, self._own, self._statements)
         self._lines = Lines(self._connections, self._own, self._statements)
         self._pruner = Pruner(self._own, self._statements, self._steps, config)
         self._operator = Operator(
@@ -98,7 +98,12 @@ class PostgresStore(PostgresHolding):
         )
         self._home = Home(self._connections)
         self._groups = Groups(
-            self._own, self._statements, self._adder, self._notifier, lambda queue: notify(queue, "ready")
+            self._connections,
+            self._own,
+            self._statements,
+            adder=self._adder,
+            notifier=self._notifier,
+            ready=lambda queue: notify(queue, "ready"),
         )
         self._settlement = Settlement(
             self._own,
