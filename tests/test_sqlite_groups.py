@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
+from neoq.held.step import Step
+from neoq.outcome import lease_of
+from neoq.sqlite.backend import SqliteBackend
+from neoq.store import Demand
 from tests.processes import PROGRAMS
 
 
@@ -18,3 +24,20 @@ def test_a_kill_in_the_last_end_of_a_batch(tmp_path: Path) -> None:
     assert set(died) <= {"1 False 1", "2 True 1"}
     assert "1 False 1" in died
     assert whole == "2 True 1"
+
+
+def test_rows_that_somebody_has_written(tmp_path: Path) -> None:
+    """Steps and limits that are none are left out: the others count, and the queue goes on."""
+    path = tmp_path / "jobs.db"
+    with SqliteBackend(path, autostart=False) as backend:
+        backend.enqueue("q", {"n": 1})
+        backend.enqueue("q", {"n": 2})
+        [job] = backend.store.claim([Demand("q", 1)]).jobs
+        assert backend.store.record([(lease_of(job), [Step("step:a", b"1"), Step("step:b", b"2")])]) == set()
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("update neoq_steps set data = 7 where name = 'step:a'")
+            connection.execute("insert into neoq_rules (queue, listener) values ('q', '{\"per_key\": ')")
+            connection.commit()
+        assert [step.name for step in backend.store.steps(job.id)] == ["step:b"]
+        assert backend.store.limits() == {}
+        assert len(backend.store.claim([Demand("q", 1)]).jobs) == 1

@@ -11,6 +11,7 @@ from neoq.sqlite.file import SqliteFile
 from neoq.sqlite.groups import release
 from neoq.sqlite.schema import HELD, LINE, READY, RUNNING, SCHEDULED
 from neoq.sqlite.session import Session
+from neoq.stored import number_in
 
 _INSERT = (
     "insert into neoq_steps (job, name, at, data, retries, crashes, lasting) values (?,?,?,?,?,?,?)"
@@ -47,14 +48,15 @@ def record(session: Session, records: Sequence[tuple[Lease, Sequence[Step]]]) ->
 
 
 def of_job(file: SqliteFile, job_id: int) -> list[Step]:
-    """What a job has recorded, in that order."""
+    """What a job has recorded, in that order; a row that no store has written is left out."""
     rows = file.read(
         "select name, data, retries, crashes, lasting, at from neoq_steps where job = ? order by id",
         (job_id,),
     )
     return [
-        Step(name, bytes(data), retries, crashes, bool(lasting), at)
+        Step(name, data, retries, crashes, bool(lasting), number_in(at))
         for name, data, retries, crashes, lasting, at in rows
+        if tuple(map(type, (name, data, retries, crashes))) == (str, bytes, int, int)
     ]
 
 
