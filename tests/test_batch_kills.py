@@ -221,7 +221,7 @@ def test_a_batch_whose_worker_is_killed(make: Make, before: int) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)  # there are a hundred of them
 def test_a_batch_whose_worker_is_killed_at_every_boundary(make: Make) -> None:
     """Wherever a worker is killed, the members count once, and the callback runs after them, once."""
     assert len(list(boundaries(make))) > 10
