@@ -52,6 +52,7 @@ class Holding:
         self.clock = clock
         self.prepare: Callable[[list[Job]], list[Job]] = list  # as an enqueue does: set by the backend
         self.limited: set[str] = set()  # queues with limits
+        self.ready: dict[str, int] = {}  # jobs of them, as a drain has seen them last
         self._handed: dict[str, Limits | None] = {}
         self._slots = slots
         self._meter = meter

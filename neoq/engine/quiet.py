@@ -38,17 +38,23 @@ def is_quiet(runtime: Runtime) -> bool:
         pool = runtime.pools.get(counts.queue)
         if pool is None or pool.without_threads:
             continue
-        may_claim = counts.ready and not counts.paused and _may_claim(runtime, pool)
-        if may_claim and counts.ready > _standing_still(runtime, counts.queue):
-            return False
         if counts.running and runtime.local:
+            return False
+        may_claim = counts.ready and not counts.paused and _may_claim(runtime, pool)
+        if may_claim and counts.ready > _standing_still(runtime, counts.queue, counts.ready):
             return False
     return runtime.fetcher is None or (claims == runtime.fetcher.claims and not _is_busy(runtime))
 
 
-def _standing_still(runtime: Runtime, queue: str) -> int:
-    """How many jobs that are due wait behind one that is dead, or that waits for its next attempt."""
+def _standing_still(runtime: Runtime, queue: str, ready: int) -> int:
+    """How many jobs that are due wait behind one that is dead, or that waits for its next attempt.
+
+    The lines are many, perhaps, so they are not looked at while the number of ready jobs changes.
+    """
     if queue not in runtime.holding.limited or "limits" not in runtime.store.features:
+        return 0
+    before, runtime.holding.ready[queue] = runtime.holding.ready.get(queue), ready
+    if before != ready:
         return 0
     lines = runtime.store.lines(queue, limit=_ALL_LINES)
     return sum(line.waiting for line in lines if line.state in {"dead", "retrying"})
