@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 import pytest
 import redis
@@ -117,6 +118,18 @@ def test_a_stopped_group_is_stopped_by_another_process(backend: RedisBackend, cl
     assert {backend.get(job.id).status for job in members} == {Status.CANCELLED}  # type: ignore[union-attr]
     assert not client.exists(key(backend, "home", "halts"))
     check_ledger(client, backend.config.prefix)
+
+
+def test_a_span_outlasts_a_stopped_group(backend: RedisBackend) -> None:
+    """A member that is unique for a span is so after its batch was cancelled, too."""
+    holder = opened(backend)
+    member = prepared("a", {"n": 0}, unique=timedelta(minutes=1))
+    member.group, member.producer = str(Group(holder.id)), PRODUCER
+    [added] = backend.store.add([member], token=backend.store.new_token())
+    backend.store.change([holder.id], "cancel")
+    assert backend.get(added.id).status is Status.CANCELLED  # type: ignore[union-attr]
+    again = backend.enqueue("a", {"n": 0}, unique=timedelta(minutes=1))
+    assert (again.duplicate, again.id) == (True, added.id)
 
 
 def test_no_member_of_a_stopped_group_starts(backend: RedisBackend, client: redis.Redis) -> None:

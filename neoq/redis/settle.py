@@ -180,7 +180,8 @@ class Outcomes:
         if members:
             names = [member_of(known[one.lease.job_id][1]) for one in batch]
             script = self._scripts.finish_members
-            header = script.arguments(again=self._is_repeated(batch), count=len(batch))
+            waking = self._queues.waking(queue)
+            header = script.arguments(again=self._is_repeated(batch), count=len(batch), **waking)
             return self._queues.call_of(script, queue, [*header, *leases, *states, *names, *results])
         script = self._scripts.finish
         header = script.arguments(keep=int(keep), again=self._is_repeated(batch), count=len(batch))

@@ -1,9 +1,10 @@
 -- Record that jobs of groups have succeeded, each only under its current lease: those that hold no fingerprint,
 -- have no key and wait for nobody.
--- keys: lease life done_jobs results progress cancel crashed steps ends tell
--- takes: again count
--- arguments: 1 if this repeats a call whose reply was lost, number of jobs; then their leases; id and life as JSON
---   of each; the names of their groups; id and result of those that have one
+-- keys: lease life done_jobs results progress cancel crashed steps ends tell limits ready idle
+-- takes: again count channel queue tries
+-- arguments: 1 if this repeats a call whose reply was lost, number of jobs, the prefix of the workers' channels,
+--   the queue, how many workers to call; then their leases; id and life as JSON of each; the names of their
+--   groups; id and result of those that have one
 -- result: {ids of the stale ones, names of groups and their totals}
 -- complexity: O(log of the queue) a job; at most 50 jobs
 -- A group keeps its jobs, whatever the settings say.
@@ -43,4 +44,5 @@ call('ZADD', DONE_JOBS, unpack(ends))
 for at = RESULTS_AT, #ARGV, 2 do
   if seen[ARGV[at]] then call('HSET', RESULTS, ARGV[at], ARGV[at + 1]) end
 end
+if call('EXISTS', LIMITS, READY) == 2 then wake(IDLE, channel, queue, tries) end
 return { stale, write_growth(growth, ENDS, TELL, now) }

@@ -125,7 +125,8 @@ local function cancel_waiting(id, record, life, now, keys)
   call('SREM', keys.crashed, id)
   drop_steps(keys.steps, id)
   local fingerprint = fingerprint_of(record)
-  if uniqueness_of(record) ~= 0 and call('HGET', keys.uniq, fingerprint) == id then
+  local free = uniqueness_of(record) ~= 0 and not is_spent(SPENT, fingerprint, now)
+  if free and call('HGET', keys.uniq, fingerprint) == id then
     call('HDEL', keys.uniq, fingerprint)
   end
   life.s = CANCELLED

@@ -1,5 +1,5 @@
 -- Cancel some jobs of a stopped group that wait, and ask those that run to stop.
--- keys: members jobs life uniq ready wait retry held cancelled_jobs crashed cancel ends tell groups halts steps
+-- keys: members jobs life uniq ready wait retry held cancelled_jobs crashed cancel ends tell groups halts steps spent
 -- keys: lines busy turn limits pace paced tats
 -- takes: name after
 -- arguments: the name of the group, the last member of the page before ("" for none)
