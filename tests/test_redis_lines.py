@@ -13,6 +13,7 @@ from neoq.outcome import Outcome, lease_of
 from neoq.record import Status
 from neoq.redis.backend import RedisBackend
 from neoq.store import Demand
+from neoq.testing.cases.holding import in_group, open_batch
 from neoq.testing.cases.suite import prepared
 from tests.redis_ledger import check_ledger
 
@@ -103,6 +104,18 @@ def test_a_dead_head_is_not_pruned(backend: RedisBackend) -> None:
     assert found is not None
     assert found.status is Status.DEAD
     assert [backend.get(job.id) for job in others] == [None, None]
+
+
+def test_the_end_of_a_member_makes_room(backend: RedisBackend) -> None:
+    """In a queue with max_running the next job can be claimed as soon as a member of a batch has ended."""
+    backend.store.limit("q", Limits(max_running=1), by_listener=True)
+    holder = open_batch(backend)
+    backend.store.add([in_group(holder) for _ in range(2)], token=b"")
+    for _ in range(2):
+        jobs = claim(backend)
+        assert len(jobs) == 1
+        assert claim(backend) == []
+        settle(backend, jobs, Status.SUCCEEDED)
 
 
 def test_a_span_outlives_its_job(backend: RedisBackend, client: redis.Redis) -> None:

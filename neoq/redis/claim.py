@@ -55,7 +55,6 @@ class Claims:
         self._hears = hears
         self._settle = settle
         self._mend = mend
-        self._limited: set[str] = set()  # queues that had limits at the last claim
         self._kinds: dict[str, frozenset[str] | None] = {}  # that each queue was claimed from for, last
         self._last_token = 0
         self._token_lock = threading.Lock()
@@ -119,7 +118,7 @@ class Claims:
         calls = []
         for one in parts:
             waking = self._queues.waking(one.queue)
-            limited = one.queue in self._limited
+            limited = one.queue in self._leased.limited
             script = self._scripts.claim_limited if limited else self._scripts.claim
             arguments = script.arguments(
                 limit=one.limit, tail=tail, worker=self._worker, lease=lease, hears=hears, **waking
@@ -133,7 +132,7 @@ class Claims:
             raise
         refused = [at for at, reply in enumerate(replies) if reply == [b"limited"]]
         if refused:
-            self._limited ^= {parts[at].queue for at in refused}
+            self._leased.limited ^= {parts[at].queue for at in refused}
             again = self._send([parts[at] for at in refused], token)
             for at, reply in zip(refused, again, strict=True):
                 replies[at] = reply

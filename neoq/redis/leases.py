@@ -21,6 +21,7 @@ class Leased:
     def __init__(self, queues: RedisQueues) -> None:
         self._queues = queues
         self._of: dict[str, dict[int, Known]] = {}  # by queue
+        self.limited: set[str] = set()  # queues that had limits at the last claim
 
     def of_queue(self, queue: str) -> dict[int, Known]:
         """The jobs of a queue; a claim adds to them."""

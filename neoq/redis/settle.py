@@ -91,7 +91,8 @@ class Outcomes:
     def _way_of(self, outcome: Outcome) -> Way:
         """How to record an outcome that concerns more than its job, or is no success."""
         lease = outcome.lease
-        if outcome.status is Status.SUCCEEDED and not outcome.follow:
+        limited = lease.queue in self._leased.limited  # there an end may let another job start
+        if outcome.status is Status.SUCCEEDED and not outcome.follow and not limited:
             token, record, life = self._leased.of_queue(lease.queue).get(lease.job_id, NOT_OURS)
             if token == lease.token and life is None and member_of(record) is not None:
                 return Way.MEMBERS
