@@ -57,7 +57,7 @@ from neoq.testing.cases.tasks import ClaimByKindCases, TaskCases
 from neoq.testing.cases.timing import FutureCases, OrderCases, RunnerCases
 from neoq.testing.cases.unique import UniqueCases
 from neoq.testing.cases.waiting import FarWaitCases, WatchCases
-from neoq.testing.cases.workflows import WorkflowCases, WorkflowTransactionCases
+from neoq.testing.cases.workflows import LineWorkerCases, WorkflowCases, WorkflowTransactionCases
 
 
 class BackendConformance(
@@ -132,6 +132,7 @@ class BackendConformance(
     UniqueForCases,
     DebounceCases,
     WorkflowCases,
+    LineWorkerCases,
     WorkflowTransactionCases,
     BatchBlockCases,
     BatchTransactionCases,

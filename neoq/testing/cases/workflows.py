@@ -210,6 +210,52 @@ class WorkflowCases(Suite):
         assert set(runs) == {0, 1, 2}
 
 
+class LineWorkerCases(Suite):
+    """Ordered queues and bounds over running workers."""
+
+    @needs("limits")
+    def test_an_ordered_queue_over_workers(self, backend: Backend, seen: Seen) -> None:
+        """Of one key one job runs after another, in the order of enqueue, over failing attempts, too."""
+
+        def handler(job: Job) -> None:
+            seen((job.key, "start", job.payload["n"]))
+            if job.payload["n"] == 1 and not job.retries:
+                raise ValueError
+            seen((job.key, "end", job.payload["n"]))
+
+        backend.listen("q", handler, ordered=True, concurrency=4, retry=AT_ONCE)
+        backend.enqueue_many(Job("q", {"n": n}, key=key, unique=False) for n in range(3) for key in "ab")
+        events = seen.wait(14)
+        for key in "ab":
+            mine = [event[1:] for event in events if event[0] == key]
+            assert mine == [
+                ("start", 0),
+                ("end", 0),
+                ("start", 1),
+                ("start", 1),
+                ("end", 1),
+                ("start", 2),
+                ("end", 2),
+            ]
+
+    @needs("rates")
+    def test_so_many_of_a_queue_over_workers(
+        self, backend: Backend, seen: Seen, gate: threading.Event
+    ) -> None:
+        """With max_running so many jobs of a queue run at once, however many threads there are."""
+
+        def handler(_job: Job) -> None:
+            seen()
+            gate.wait()
+
+        backend.listen("q", handler, max_running=2, concurrency=4)
+        backend.enqueue_many(Job("q", {"n": n}) for n in range(4))
+        seen.wait(2)
+        seen.stays(2)
+        gate.set()
+        seen.wait(4)
+
+
 class WorkflowTransactionCases(TransactionCases):
     """Steps in a transaction of the handler's own."""
 
