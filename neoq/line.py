@@ -7,7 +7,7 @@ from datetime import datetime
 
 from neoq.job import Job
 from neoq.payload import CANNOT_OPEN, is_coded
-from neoq.record import FINISHED, Status
+from neoq.record import FINISHED, Held, Status
 
 PREVIEW = 1024  # bytes of a payload, at most
 _ELLIPSIS = "…"
@@ -39,6 +39,7 @@ class JobLine:
     run_after: datetime | None
     ran_at: datetime | None
     finished_at: datetime | None
+    held: Held | None = None
 
     @property
     def finished(self) -> bool:
@@ -67,6 +68,7 @@ def line_of(job: Job) -> JobLine:
         run_after=job.run_after,
         ran_at=job.ran_at,
         finished_at=job.finished_at,
+        held=job.held,
     )
 
 

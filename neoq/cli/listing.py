@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from neoq.store import QueueCounts, WorkerInfo
 
 Table = tuple[Sequence[str], list[Sequence[object]]]
-COUNTS = ("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled")
+COUNTS = ("ready", "scheduled", "held", "retrying", "running", "succeeded", "dead", "cancelled")
 RUNS_SHOWN = 3  # jobs of a worker
 ABOUT = 60  # characters of a payload or an error in a row
 

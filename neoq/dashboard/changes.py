@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 LEVELS = {  # where a job is in its life, and the status that it has there
     "ready": "pending",
     "scheduled": "pending",
+    "held": "pending",
     "retrying": "retrying",
     "running": "running",
     "succeeded": "succeeded",

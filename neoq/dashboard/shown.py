@@ -72,9 +72,11 @@ def preview(mask: Mask, job: JobLine) -> str:
 
 
 def state(job: Job | JobLine) -> str:
-    """Where a job is, as a page names it: a pending one is ready or scheduled."""
+    """Where a job is, as a page names it: a pending one is ready, scheduled or held."""
     if job.status is not Status.PENDING:
         return job.status.value
+    if job.held not in {None, "line"}:
+        return "held"
     return "scheduled" if job.run_after is not None and job.run_after > datetime.now(UTC) else "ready"
 
 

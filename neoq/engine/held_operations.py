@@ -81,6 +81,15 @@ class HeldOperations:
         self.engine.ensure_open_or_in_handler()
         return self.store.signal(address, step, transaction=transaction)
 
+    def steps(self, job: int | Job) -> list[Step]:
+        """What a job has recorded, in that order, and the signals to it; see `Job.step`.
+
+        Their names say what each is: "step:charge", "gather:pick", "sleep:cool off", "wait:approval",
+        "signal:approval", "save:row". They are kept until the job has succeeded or was cancelled.
+        """
+        self.engine.ensure_readable()
+        return self.store.steps(job.id if isinstance(job, Job) else checked_id(job))
+
     def limit(
         self, queue: str, limits: Limits | None = _NOT_GIVEN, **options: Unpack[LimitOptions]
     ) -> Limits | None:

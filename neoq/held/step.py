@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import orjson
 
 MOST_STEPS = 1000  # of one job
 MOST_SIGNALS = 100  # of one job, that it has not waited for
@@ -23,3 +25,8 @@ class Step(NamedTuple):
     crashes: int = 0
     lasting: bool = True
     at: float | None = None
+
+    @property
+    def value(self) -> Any:
+        """What was recorded."""
+        return orjson.loads(self.data)

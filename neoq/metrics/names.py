@@ -12,7 +12,7 @@ from neoq import series
 
 OUTCOMES = (*series.OUTCOMES, "stale")  # stale: the lease was lost, so that the outcome was dropped
 RUNS = ("ok", "failed")
-STATES = ("ready", "scheduled", "retrying", "running", "succeeded", "dead", "cancelled")
+STATES = ("ready", "scheduled", "held", "retrying", "running", "succeeded", "dead", "cancelled")
 THREADS = ("busy", "idle", "abandoned")
 OPERATIONS = ("add", "claim", "settle", "extend", "reclaim", "beat", "counts", "find", "change")
 REASONS = ("stopped", "replaced", "failed", "signal", "killed", "refused")

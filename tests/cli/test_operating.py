@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import signal
 import socket
 import subprocess
@@ -81,7 +82,7 @@ def test_commands_look_at_every_store(url: str, capsys: pytest.CaptureFixture[st
     [queue] = here("queues", "--json").records
     assert (queue["queue"], queue["succeeded"], queue["dead"], queue["retrying"]) == ("emails", 1, 1, 1)
     [stats] = child("stats", "--json", env={"NEOQ_URL": url}).records
-    assert stats == {"ready": 0, "scheduled": 0, "retrying": 1, "running": 0, "succeeded": 1, "dead": 1,
+    assert stats == {"ready": 0, "scheduled": 0, "held": 0, "retrying": 1, "running": 0, "succeeded": 1, "dead": 1,
                      "cancelled": 0}  # fmt: skip
     assert here("workers", "--json") == (0, "", "")
     shown = child("show", str(jobs["dead"].id), "--url", url)
@@ -528,3 +529,61 @@ def test_a_file_that_is_no_store(
     sys.modules.pop("garbled", None)
     assert code == 4
     assert said.startswith(f"neoq: cannot use {path}: it is no SQLite database; name another file")
+
+
+@pytest.fixture
+def workflows(url: str) -> Iterator[neoq.Backend]:
+    """A store with a job that waits for a signal, a line that stands still, and a batch that is open."""
+    backend = neoq.connect(url, autostart=False)
+
+    @backend.listen("orders")
+    def fulfil(job: Job) -> str:
+        job.step("charge", dict, id=7)
+        return str((job.wait_for("approval", timeout=600) or {})["by"])
+
+    @backend.listen("hooks", ordered=True)
+    def discard(job: Job) -> None:
+        raise neoq.Discard("no")
+
+    backend.listen("done", lambda job: None)
+    backend.enqueue("orders", {}, uid="order")
+    for n in range(3):
+        backend.enqueue("hooks", {"n": n}, key="ada")
+    backend.start()
+    until(lambda: backend.stats().held == 1 and backend.stats().dead == 1, "they wait")
+    yield backend
+    backend.shutdown()
+
+
+def test_commands_show_and_steer_what_waits(
+    url: str, workflows: neoq.Backend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """show, lines, limit and signal tell of steps, batches and lines, and change them, on every store."""
+    here = Command(url, capsys)
+    shown = here("show", "order").out
+    assert "waits for    a signal" in shown
+    assert re.search(r'step:charge +\S+ +\{"id":7\}', shown)
+    [line] = here("lines", "hooks", "--json").records
+    assert (line["key"], line["state"], line["waiting"]) == ("ada", "dead", 2)
+    assert "ordered=True" in here("limit").out
+    assert "max_running=3" in here("limit", "orders", "--max-running", "3", "--rate", "100/60:5").out
+    assert workflows.limits()["orders"].rate == neoq.Rate(100, per=60, burst=5)
+    assert here("limit", "orders", "--reset").out == ""
+    batch = workflows.batch(then=Job("done", {}))
+    with batch:
+        batch.enqueue("nobody", {})
+        [record] = here("show", str(batch.id), "--json").records
+        assert (record["held"], record["batch"]["members"], record["batch"]["open"]) == ("batch", 1, True)
+    assert here("signal", "order", "approval", '{"by": "ada"}').code == 0
+    order = workflows.get(uid="order")
+    assert order is not None
+    assert workflows.wait(order.id, timeout=20).result == "ada"
+    assert here("signal", "order", "approval", ends_with=1).code == 1
+
+
+def test_limits_that_mean_nothing_are_refused(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A limit without a queue, a rate that is none, and a reset with limits are errors of usage."""
+    here = Command(url, capsys)
+    for arguments in (("--per-key", "5"), ("q", "--rate", "fast"), ("q", "--per-key", "0")):
+        assert here("limit", *arguments, ends_with=2).code == 2
+    assert here("limit", "q", "--reset", "--per-key", "5", ends_with=2).code == 2

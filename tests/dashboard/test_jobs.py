@@ -14,8 +14,10 @@ import neoq
 from neoq.backend import Backend
 from neoq.dashboard import search
 from neoq.dashboard.pages import jobs as jobs_page
-from neoq.errors import LookTimeoutError
+from neoq.errors import Discard, LookTimeoutError
+from neoq.job import Job
 from neoq.store import Page
+from neoq.testing.cases.suite import eventually
 from tests.dashboard.conftest import client_of, text_of
 
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -264,3 +266,53 @@ def test_a_search_that_the_store_breaks_off_is_explained(
     assert "A look at the jobs was broken off after 2 s" in text_of(client.get("/jobs?error=x"), 503)
     monkeypatch.setattr(backend, "jobs", lambda **_: [])
     assert "More than 0 jobs" in text_of(client.get("/confirm?action=delete&error=x"))
+
+
+def test_a_job_shows_what_it_has_recorded(backend: Backend) -> None:
+    """The steps of a job, its signals and what it waits for are on its page; a secret is hidden in them."""
+
+    @backend.listen("orders")
+    def fulfil(job: Job) -> None:
+        job.step("charge", dict, id=7)
+        job.step("api_key", str, "hunter2")
+        job.wait_for("approval", timeout=600)
+
+    job = backend.enqueue("orders", {"a": 1})
+    backend.start()
+    eventually(lambda: backend.queues()[0].held == 1, "it waits")
+    page = text_of(client_of(backend).get(f"/job?id={job.id}"))
+    assert "It goes on when its signal comes, or its time." in page
+    assert re.search(r"Step <bdi>charge</bdi>.*?&#34;id&#34;: 7|Step <bdi>charge</bdi>.*?7", page, re.DOTALL)
+    assert "hunter2" not in page
+    assert '<span class="state state-held">held</span>' in page
+
+
+def test_a_callback_shows_the_counts_of_its_batch(backend: Backend) -> None:
+    """The page of a callback says how many members have ended, and how."""
+    backend.listen("m", fail_odd, max_retries=0)
+    backend.listen("done", lambda job: None)
+    with backend.batch(then=Job("done", {})) as batch:
+        batch.enqueue_many(Job("m", {"n": n}) for n in range(3))
+        backend.start()
+        eventually(lambda: backend.get(batch.id).batch.ended == 3, "all have ended")  # type: ignore[union-attr]
+        page = text_of(client_of(backend).get(f"/job?id={batch.id}"))
+    assert "3 of 3 members have ended: 2 succeeded, 1 dead, 0 cancelled" in page
+    assert "open: members may be added" in page
+    assert "It runs when all members of its batch have ended." in page
+
+
+def fail_odd(job: Job) -> None:
+    if job.payload["n"] % 2:
+        raise Discard("odd")
+
+
+def test_a_queue_shows_its_limits_and_the_lines_that_stand_still(backend: Backend) -> None:
+    """The page of a queue names the key behind whose dead job others wait, and leads to that job."""
+    backend.listen("hooks", fail_odd, ordered=True)
+    jobs = [backend.enqueue("hooks", {"n": 1, "of": n}, key="ada<b>") for n in range(3)]
+    backend.start()
+    eventually(lambda: backend.lines("hooks")[0].state == "dead", "the line stands still")
+    page = text_of(client_of(backend).get("/queue?name=hooks"))
+    assert "<code>ordered=True</code>" in page
+    assert "<bdi>ada&lt;b&gt;</bdi>" in page
+    assert f'<a href="job?id={jobs[0].id}">{jobs[0].id}</a>' in page

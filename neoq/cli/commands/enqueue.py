@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neoq.cli import output
-from neoq.cli.exits import CommandError, Exit
 from neoq.cli.parser import Parser, moment
+from neoq.cli.payloads import payload_in
 from neoq.cli.target import add_store, opened
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Store it."""
-    payload = _payload(sys.stdin.read() if args.payload == "-" else args.payload)
+    payload = payload_in(sys.stdin.read() if args.payload == "-" else args.payload)
     options = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
     with opened(args) as backend:
         job = backend.enqueue(args.queue, payload, **options)
@@ -49,18 +49,6 @@ def run(args: argparse.Namespace) -> int:
         else:
             _tell(backend, job)
     return 0
-
-
-def _payload(text: str) -> dict[str, Any]:
-    import orjson
-
-    try:
-        payload = orjson.loads(text)
-    except ValueError as error:
-        raise CommandError(f"the payload is not JSON: {error}", Exit.USAGE) from error
-    if not isinstance(payload, dict):
-        raise CommandError('the payload is a JSON object, such as \'{"to": "ada@example.com"}\'', Exit.USAGE)
-    return payload
 
 
 def _tell(backend: Backend, job: Job) -> None:

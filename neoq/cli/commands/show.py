@@ -13,17 +13,25 @@ from neoq.cli.output import compact, plain, span, when
 from neoq.cli.parser import Parser
 from neoq.cli.target import add_store, opened
 from neoq.payload import CANNOT_OPEN, is_coded
+from neoq.times import to_datetime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from neoq.attempts import Attempt
     from neoq.backend import Backend
+    from neoq.held.step import Step
     from neoq.job import Job
 
 HELP = "show everything about a job"
 EXAMPLE = "neoq show 1042 --follow"
 GROUP = "Look"
+WAITS_FOR = {
+    "batch": "the members of its batch",
+    "children": "its children",
+    "signal": "a signal",
+    "line": "its turn in the line of its key",
+}
 DESCRIPTION = "Show everything that the store knows about a job, with its last error and traceback."
 
 
@@ -46,10 +54,15 @@ def run(args: argparse.Namespace) -> int:
         if args.follow:
             return _follow(backend, job.id, args)
         attempts = backend.attempts(job.id)
+        steps = backend.steps(job.id) if "steps" in backend.features else []
     if args.json:
-        output.print_json(output.job_record(job) | {"attempts": list(map(output.fields_of, attempts))})
+        output.print_json(
+            output.job_record(job)
+            | {"attempts": list(map(output.fields_of, attempts)), "steps": list(map(_step_record, steps))}
+            | {"held": job.held, "batch": _batch_record(job)}
+        )
     else:
-        print("\n".join(described(job, attempts)))
+        print("\n".join(described(job, attempts, steps)))
     return 0
 
 
@@ -71,7 +84,7 @@ def _follow(backend: Backend, job_id: int, args: argparse.Namespace) -> int:
     return Exit.OK if job.status == "succeeded" else Exit.FAILED
 
 
-def described(job: Job, attempts: Sequence[Attempt]) -> list[str]:
+def described(job: Job, attempts: Sequence[Attempt], steps: Sequence[Step] = ()) -> list[str]:
     """The lines that show a job."""
     pairs = [(name, text) for name, text in _facts(job) if text not in {"-", ""}]
     width = max(len(name) for name, _ in pairs)
@@ -81,9 +94,38 @@ def described(job: Job, attempts: Sequence[Attempt]) -> list[str]:
             "",
             *output.table(("attempt", "started", "took", "worker", "ended with"), map(_row, attempts)),
         ]
+    if steps:
+        lines += ["", *output.table(("step", "recorded", "value"), map(_step_row, steps))]
     if job.traceback:
         lines += ["", *output.lines_of(job.traceback)]
     return lines
+
+
+def _step_row(step: Step) -> Sequence[object]:
+    at = to_datetime(step.at)
+    value = CANNOT_OPEN if is_coded(step.data) else compact(step.value, 80)
+    return plain(step.name, 60), "-" if at is None else at.isoformat(timespec="milliseconds"), value
+
+
+def _step_record(step: Step) -> dict[str, Any]:
+    value = None if is_coded(step.data) else step.value
+    return {"name": step.name, "value": value, "at": to_datetime(step.at)}
+
+
+def _batch_record(job: Job) -> dict[str, Any] | None:
+    batch = job.batch
+    names = ("members", "succeeded", "dead", "cancelled", "open", "stopped")
+    return None if batch is None else {name: getattr(batch, name) for name in names}
+
+
+def _batch(job: Job) -> str:
+    """The counts of the batch whose callback a job is."""
+    batch = job.batch
+    if batch is None:
+        return ""
+    ended = f"{batch.succeeded} succeeded, {batch.dead} dead, {batch.cancelled} cancelled"
+    state = "".join([", open" if batch.open else "", ", stopped" if batch.stopped else ""])
+    return f"{batch.members} members: {ended}{state}"
 
 
 def _row(attempt: Attempt) -> Sequence[object]:
@@ -98,6 +140,8 @@ def _facts(job: Job) -> Iterator[tuple[str, str]]:
     yield "uid", plain(job.uid)
     yield "kind", plain(job.kind)
     yield "status", f"{job.status}{', asked to stop' if job.cancelled and not job.finished else ''}"
+    yield "waits for", WAITS_FOR.get(job.held or "", "")
+    yield "batch", _batch(job)
     yield "attempt", f"{job.attempt}{'' if job.max_retries is None else f' of {job.max_retries + 1}'}"
     yield "crashes", str(job.crashes or "")
     yield "priority", str(job.priority or "")

@@ -16,10 +16,20 @@ from neoq.dashboard.search import search
 from neoq.errors import LookTimeoutError
 from neoq.filter import filter_of
 from neoq.job import Job
+from neoq.payload import CANNOT_OPEN, is_coded
 from neoq.record import Status
+from neoq.times import to_datetime
+from neoq.wording.bounds import cut
 
+MOST_OF_A_STEP = 2000  # characters of its value that are shown
 RUNS = 20  # the last ones of its queue
 RUNS_SECONDS = 0.1  # for which these are looked for
+HELD = {
+    "batch": "It runs when all members of its batch have ended.",
+    "children": "It goes on when all its children have ended.",
+    "signal": "It goes on when its signal comes, or its time.",
+    "line": "It waits for its turn in the line of its key.",
+}
 _COMMANDS = {"retry": "retry", "run": "retry", "cancel": "cancel", "delete": "delete"}
 _MOST_DIGITS = 18
 
@@ -74,6 +84,8 @@ def page_of(request: Request, board: Board, job: Job, *, reveal: bool = False) -
         "error": None if job.error is None else mask.text(job.error, job=job, revealed=reveal),
         "next": _next(board, job),
         "steps": _steps(job),
+        "recorded": _recorded(board, job, reveal),
+        "batch": job.batch,
         "attempts": [_attempt(board, job, attempt, reveal) for attempt in reversed(attempts_of(job))],
         "progress": _progress(board, job, reveal),
         "seconds": shown.run_seconds(job),
@@ -108,6 +120,22 @@ def _progress(board: Board, job: Job, reveal: bool) -> tuple[float, str] | None:
     return progress[0], board.mask.text(progress[1], field="progress", job=job, revealed=reveal)
 
 
+def _recorded(board: Board, job: Job, reveal: bool) -> list[dict[str, Any]]:
+    """What the job has recorded by its steps, and the signals to it."""
+    backend = board.backend
+    if "steps" not in backend.features or not job.steps:
+        return []
+    recorded = []
+    for step in board.ask(lambda: backend.steps(job.id)):
+        what, _, name = step.name.partition(":")
+        text = CANNOT_OPEN
+        if not is_coded(step.data):
+            value = board.mask.value({name: step.value}, field="step", job=job, revealed=reveal)
+            text = cut(shown.pretty(value[name]), MOST_OF_A_STEP)
+        recorded.append({"what": what, "name": name, "at": to_datetime(step.at), "text": text})
+    return recorded
+
+
 def _steps(job: Job) -> list[dict[str, Any]]:
     """The timeline: what has happened, and what comes, in the order of time."""
     steps: list[dict[str, Any]] = [{"state": "ready", "when": job.created_at, "what": "Enqueued"}]
@@ -138,6 +166,8 @@ def _next(board: Board, job: Job) -> str | None:
     """Why a job that waits does not run yet; None for one that does not wait."""
     if job.status not in {Status.PENDING, Status.RETRYING}:
         return None
+    if job.held is not None:
+        return HELD[job.held]
     if job.run_after is not None and job.run_after > datetime.now(UTC):
         if job.status is Status.RETRYING:
             return f"Attempt {job.attempt} follows, since the one before it failed."
