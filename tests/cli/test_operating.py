@@ -82,8 +82,8 @@ def test_commands_look_at_every_store(url: str, capsys: pytest.CaptureFixture[st
     [queue] = here("queues", "--json").records
     assert (queue["queue"], queue["succeeded"], queue["dead"], queue["retrying"]) == ("emails", 1, 1, 1)
     [stats] = child("stats", "--json", env={"NEOQ_URL": url}).records
-    assert stats == {"ready": 0, "scheduled": 0, "held": 0, "retrying": 1, "running": 0, "succeeded": 1, "dead": 1,
-                     "cancelled": 0}  # fmt: skip
+    assert stats == {"ready": 0, "scheduled": 0, "held": 0, "retrying": 1, "running": 0, "succeeded": 1,
+                     "dead": 1, "cancelled": 0}  # fmt: skip
     assert here("workers", "--json") == (0, "", "")
     shown = child("show", str(jobs["dead"].id), "--url", url)
     assert "RuntimeError: no such \\x1b[31mmailbox" in shown.out
