@@ -12,6 +12,10 @@ PATIENCE = 120.0
 Measures = dict[str, float]
 
 
+class LeftOut(Exception):
+    """What is measured cannot be had here; the message says why."""
+
+
 @dataclass(frozen=True)
 class Bar:
     """A promise: a metric of a contender, or its ratio to another's in the same round, and its limit."""

@@ -23,21 +23,24 @@ from pathlib import Path
 from statistics import median
 from typing import IO, Any
 
+import batches
 import command
 import dashboard
 import future_jobs
 import import_time
 import latency
+import lines
 import memory
 import on_postgres
 import on_redis
 import sqlite
+import steps
 import supervised
 import tasks
 import throughput
 import wait
 from contenders import CONTENDERS
-from contest import Bar, Contest, Measures
+from contest import Bar, Contest, LeftOut, Measures
 from on_servers import URL
 from rich.console import Console
 from rich.table import Table
@@ -57,10 +60,13 @@ CONTESTS: dict[str, Contest] = {
     **supervised.CONTESTS,
     **command.CONTESTS,
     **dashboard.CONTESTS,
+    **batches.CONTESTS,
+    **lines.CONTESTS,
+    **steps.CONTESTS,
 }
 CHILD_SECONDS = 600
 RELEASES = (
-    "neoq huey dramatiq APScheduler procrastinate pgqueuer rq celery taskiq-redis psycopg redis".split()
+    "neoq huey dramatiq APScheduler procrastinate pgqueuer rq celery taskiq-redis dbos psycopg redis".split()
 )
 
 # A contender's measures, one dict a round.
@@ -99,9 +105,9 @@ def read_options() -> argparse.Namespace:
     )
     parser.add_argument("contests", nargs="*", metavar="contest", help=f"among {', '.join(CONTESTS)}")
     parser.add_argument("--rounds", type=int, help="how often each contender measures (5; 1 if quick)")
-    parser.add_argument("--quick", action="store_true", help="one round of small measurements, under 30 s")
+    parser.add_argument("--quick", action="store_true", help="one round of small measurements")
     parser.add_argument(
-        "--long", action="store_true", help="also the contests that take minutes, in one round"
+        "--long", action="store_true", help="also the contests that take minutes, in one round unless told"
     )
     parser.add_argument(
         "--json",
@@ -115,13 +121,19 @@ def read_options() -> argparse.Namespace:
     if unknown := set(options.contests) - set(CONTESTS):
         parser.error(f"no such contest: {', '.join(sorted(unknown))}; there are {', '.join(CONTESTS)}")
     options.contests = options.contests or (list(CONTESTS) if options.long else usual)
+    options.told = options.rounds is not None
     options.rounds = options.rounds or (1 if options.quick else 5)
     return options
 
 
 def measure_one(contest: str, contender: str, *, quick: bool) -> int:
     """The work of a child: one measurement, printed as JSON."""
-    print(json.dumps(CONTESTS[contest].measure(contender, quick)), flush=True)
+    try:
+        measures = CONTESTS[contest].measure(contender, quick)
+    except LeftOut as missing:
+        print(json.dumps({"left out": str(missing)}), flush=True)
+    else:
+        print(json.dumps(measures), flush=True)
     # Jobs that still wait in this process were never meant to run: do not drain or join anything.
     os._exit(0)
 
@@ -136,7 +148,7 @@ def hold(name: str, options: argparse.Namespace, log: IO[str]) -> list[list[str]
     if absent := set(contest.contenders) - set(present):
         console.print(f"{name}: not installed, so left out: {', '.join(sorted(absent))}")
     results: Results = {contender: [] for contender in present}
-    rounds = 1 if contest.long else options.rounds
+    rounds = 1 if contest.long and not options.told else options.rounds
     with ExitStack() as stack:
         server = stack.enter_context(SERVERS[contest.server]()) if contest.server else None
         status = stack.enter_context(console.status(name))
@@ -144,9 +156,16 @@ def hold(name: str, options: argparse.Namespace, log: IO[str]) -> list[list[str]
             for contender in present:
                 status.update(f"{name}, round {number} of {rounds}: {contender}")
                 url = emptied(contest.server, server) if contest.server and server else None
-                measures = measure_in_child(name, contender, quick=options.quick, url=url)
+                try:
+                    measures = measure_in_child(name, contender, quick=options.quick, url=url)
+                except LeftOut as missing:
+                    console.print(f"{name}: {contender} is left out: {missing}")
+                    continue
                 results[contender].append(measures)
                 write(log, kind="measurement", contest=name, contender=contender, round=number, **measures)
+    results = {contender: found for contender, found in results.items() if found}
+    if not results:
+        return []
     console.print(table_of_results(contest, results, rounds))
     rows = [row for bar in contest.bars if (row := judge(bar, results))]
     for promise, value, verdict in rows:
@@ -157,7 +176,8 @@ def hold(name: str, options: argparse.Namespace, log: IO[str]) -> list[list[str]
 def installed(contest: Contest, contender: str) -> bool:
     known = (CONTENDERS if contest.among is None else contest.among).get(contender)
     needed = (contest.needs, known.package if known else None)
-    return all(package is None or find_spec(package) for package in needed)
+    absent = known is not None and hasattr(known, "absent") and known.absent()
+    return not absent and all(package is None or find_spec(package) for package in needed)
 
 
 def measure_in_child(contest: str, contender: str, *, quick: bool, url: str | None) -> Measures:
@@ -172,6 +192,8 @@ def measure_in_child(contest: str, contender: str, *, quick: bool, url: str | No
     if child.returncode != 0:
         raise MeasurementFailed(f"{contest}: {contender} failed\n{child.stderr}")
     measures: Measures = json.loads(child.stdout.splitlines()[-1])
+    if "left out" in measures:
+        raise LeftOut(measures["left out"])
     return measures
 
 

@@ -62,12 +62,30 @@ def test_contests_on_a_file(tmp_path: Path) -> None:
 def test_contests_on_a_server(tmp_path: Path, server: str) -> None:
     """Beside a server that the benchmark starts itself, neoq and the raw floor are measured and compared."""
     log = tmp_path / "bench.jsonl"
-    done = bench(f"{server}-bulk", f"{server}-idle", "--json", str(log))
+    done = bench(f"{server}-bulk", f"{server}-idle", f"{server}-callback", "--json", str(log))
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     measured = {(line["contest"], line["contender"]) for line in lines if line["kind"] == "measurement"}
     assert {(f"{server}-bulk", "neoq"), (f"{server}-bulk", "raw"), (f"{server}-idle", "neoq")} <= measured
+    assert (f"{server}-callback", "neoq") in measured
     assert {line["verdict"] for line in lines if line["kind"] == "bar"} <= {"reached", "missed"}
+
+
+def test_contests_of_batches_keys_and_steps(tmp_path: Path) -> None:
+    """Batches, lines and steps are measured beside plain jobs, and their promises are judged."""
+    log = tmp_path / "bench.jsonl"
+    contests = ("memory-members", "memory-callback", "memory-keyed", "memory-line", "memory-steps")
+    done = bench(*contests, "suspended", "--json", str(log))
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    measured = {(line["contest"], line["contender"]) for line in lines if line["kind"] == "measurement"}
+    assert {contest for contest, _ in measured} == {*contests, "suspended"}
+    assert {
+        ("memory-members", "plain"),
+        ("memory-members", "members"),
+        ("memory-keyed", "ordered"),
+    } <= measured
+    assert any(line["promise"].startswith("memory, members") for line in lines if line["kind"] == "bar")
 
 
 def test_a_job_that_ran_twice_ends_the_benchmark(tmp_path: Path) -> None:
