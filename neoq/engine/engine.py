@@ -363,11 +363,10 @@ class Engine(Runtime):
 
     def note_added(self, added: Sequence[Job]) -> None:
         """Count what an enqueue has stored, and what it has not."""
-        accepted = [job for job in added if not job.duplicate]
         for job in added:
             if job.duplicate:
                 self.note_duplicate(job)
-        self.meter.note_enqueued(accepted)
+        self.meter.note_enqueued([job for job in added if not job.duplicate])
 
     # -- drain, wait and shutdown ------------------------------------------------------------------------
 

@@ -65,9 +65,8 @@ class RunnerPool:
         self.abandoned: list[Runner] = []  # abandoned, and not yet come back
         self.spare = 0  # runners that may still be started
         self.waking = False  # a runner was woken and has not looked yet
-        self.sole_runner: Runner | None = (
-            None  # its jobs are so short that the other runners rest, though more are ready
-        )
+        # Its jobs are so short that the other runners rest, though more are ready.
+        self.sole_runner: Runner | None = None
         self.stopping = False
         self.without_threads = False  # the interpreter is going down, and no thread can be started any more
         self.suspended = False  # a test runs the jobs by hand
@@ -383,9 +382,8 @@ class Runner:
         seconds /= self._chunk
         self.seconds += SMOOTHING * (seconds - self.seconds)
         fits = int(AHEAD_SECONDS / max(self.seconds, seconds, 1e-6))
-        self._size = (
-            1 if self.pool.queue in self.pool.limited else max(1, min(2 * self._size, fits, MAX_AHEAD))
-        )
+        most = 1 if self.pool.queue in self.pool.limited else MAX_AHEAD
+        self._size = max(1, min(2 * self._size, fits, most))
         self._chunk = 0
 
     def _steal(self) -> bool:
