@@ -14,7 +14,7 @@ from neoq.redis.address import Address
 from neoq.redis.client import Clients, check_server, connection_of_pool, disconnect_unused, info_of
 from neoq.redis.errors import DRIVER_ERRORS, connection_broke, wrapped
 from neoq.redis.exchange import exchange
-from neoq.redis.scripts import Script, Scripts
+from neoq.redis.scripts import Script, Scripts, scripts_of
 from neoq.wording.redact import Hider
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class RedisConnection:
             version = check_server(info, self.address, self._log)
             if self.clients.unverified:
                 self._log.warning("the server at %s is not verified (tls_verify=none)", self.address)
-            self.scripts = Scripts(version)
+            self.scripts = scripts_of(version)
             self._learn_scripts()
         except BaseException:
             self.close()

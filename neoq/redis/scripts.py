@@ -7,6 +7,7 @@ script is safe to send again after its reply was lost.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterable
@@ -61,14 +62,27 @@ def _local(table: str, names: Iterable[str]) -> str:
 
 def _with_functions(text: str) -> str:
     """A script with those common functions before it that it calls: each costs a little at every run."""
-    blocks = [
-        block for name in _COMMON for block in (_DIRECTORY / name).read_text(encoding="utf-8").split("\n\n")
-    ]
-    for block in reversed(blocks):
+    called = set(_words(text))
+    parts = [text]
+    for function, block in _blocks():
+        if function is None or function in called:
+            parts.append(block)
+            called.update(_words(block))
+    return "\n\n".join(reversed(parts))
+
+
+_words = re.compile(r"\w+").findall
+
+
+@functools.cache
+def _blocks() -> list[tuple[str | None, str]]:
+    """The common functions with their names, last to first, and what stands between them."""
+    texts = [(_DIRECTORY / name).read_text(encoding="utf-8") for name in _COMMON]
+    found = []
+    for block in reversed([block for text in texts for block in text.split("\n\n")]):
         function = re.search(r"^local function (\w+)", block, re.MULTILINE)
-        if function is None or re.search(rf"\b{function[1]}\b", text):
-            text = f"{block}\n\n{text}"
-    return text
+        found.append((None if function is None else function[1], block))
+    return found
 
 
 class Scripts:
@@ -117,3 +131,9 @@ class Scripts:
         self.signal = Script("signal", drains=False)
         self.settle = Script("settle", drains=flags)
         self.tidy = Script("tidy", drains=flags)
+
+
+@functools.cache
+def scripts_of(version: tuple[int, ...]) -> Scripts:
+    """The scripts for a version of the server: put together once in a process, for any number of backends."""
+    return Scripts(version)
