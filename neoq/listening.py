@@ -171,7 +171,9 @@ class Listening:
         if unknown:
             from neoq.wording.remedies import of_listen  # where something is refused, and no sooner
 
-            known = [*ListenOptions.__annotations__, "timezone", "catch_up"]
+            of_limits = LimitOptions.__annotations__
+            usual = [name for name in ListenOptions.__annotations__ if name not in of_limits]
+            known = [*usual, *of_limits, "timezone", "catch_up"]
             told = [f"{name}: {of_listen(name, known)}" for name in sorted(unknown)]
             raise InvalidJobError(f"listen does not know {'; '.join(told)}", queue=queue)
         retry = options.get("retry", RetryPolicy())

@@ -14,6 +14,7 @@ import pytest
 
 import neoq
 from neoq import errors
+from neoq.held.children import ChildFailed
 from neoq.tasks import JobFailed
 
 PATIENCE = 30.0
@@ -46,6 +47,7 @@ def _examples() -> list[BaseException]:
         neoq.Discard("no"),
         neoq.Discard(),
         JobFailed(job),
+        ChildFailed(job),
         OwnError(7, where="there"),
         neoq.JobTimeout(),
         neoq.JobTimeout("ran longer than 1 s"),

@@ -675,7 +675,7 @@ def test_ctrl_c_while_a_runner_is_made_leaves_its_place_free(
 
     pool = backend.engine.pools["q"]
     with monkeypatch.context() as patched:
-        patched.setattr("neoq.engine.pool.Runner", interrupted)
+        patched.setattr(pool, "runner_class", interrupted)
         with pytest.raises(KeyboardInterrupt):
             backend.enqueue("q", {"n": 1})
     assert (pool.spare, pool.waking) == (1, False)

@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 HELP = "show or change the limits of a queue"
 EXAMPLE = "neoq limit imports --per-key 5 --rate 100/60"
 GROUP = "Change"
-DESCRIPTION = (
-    "Show the limits of queues, or change those of one, at once and in all processes. They override those of "
-    "listeners, also of workers that start later, until --reset."
-)
+DESCRIPTION = """Show the limits of queues, or change those of one, at once and in all processes.
+
+They override those of listeners, also of workers that start later, until --reset."""
 _RATE = re.compile(r"(\d+)(?:/(\d+(?:\.\d+)?))?(?::(\d+))?")
 
 

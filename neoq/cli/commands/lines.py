@@ -12,10 +12,9 @@ from neoq.cli.target import add_store, opened
 HELP = "list the lines of a queue, by key"
 EXAMPLE = "neoq lines webhooks"
 GROUP = "Look"
-DESCRIPTION = (
-    "List the lines of a queue whose jobs of one key run in order, or only so many of them at once. A line "
-    "that stands still has a head that is dead or waits for its next attempt: retry or delete that job."
-)
+DESCRIPTION = """List the lines of a queue whose jobs of one key run in order, or only so many at once.
+
+A line stands still behind a head that is dead or waits for its next attempt."""
 
 
 def add_arguments(parser: Parser) -> None:

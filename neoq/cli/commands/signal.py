@@ -15,9 +15,9 @@ from neoq.cli.target import add_store, opened
 HELP = "send a signal to a job that waits for it"
 EXAMPLE = """neoq signal 1042 approval '{"by": "ada"}'"""
 GROUP = "Change"
-DESCRIPTION = (
-    "Send a signal to a job that waits for it by job.wait_for(), or will. The first signal of a name counts."
-)
+DESCRIPTION = """Send a signal to a job that waits for it by job.wait_for(), or will.
+
+The first signal of a name counts."""
 
 
 def add_arguments(parser: Parser) -> None:
