@@ -77,6 +77,29 @@ def test_nothing_of_lines_is_left(backend: RedisBackend, client: redis.Redis) ->
     assert not kept(backend, client) & LINES
 
 
+def test_a_turn_outlives_no_limits(backend: RedisBackend, client: redis.Redis) -> None:
+    """A job that had its turn as the limits were removed holds no line when there are limits again."""
+    backend.store.limit("q", ORDERED, by_listener=True)
+    add(backend, "a")
+    backend.store.limit("q", None, by_listener=True)
+    settle(backend, claim(backend), Status.SUCCEEDED)
+    assert not kept(backend, client) & LINES
+    backend.store.limit("q", ORDERED, by_listener=True)
+    [again] = add(backend, "a")
+    assert [job.id for job in claim(backend)] == [again.id]
+
+
+@pytest.mark.parametrize("limits", [Limits(ordered=True, hold_dead=False), Limits(per_key=1), None])
+def test_a_dead_head_is_let_go(backend: RedisBackend, limits: Limits | None) -> None:
+    """A dead job holds its line no more when the limits of the queue do not say so any more."""
+    backend.store.limit("q", ORDERED, by_listener=True)
+    [_, other] = add(backend, "a", "a")
+    settle(backend, claim(backend), Status.DEAD)
+    assert claim(backend) == []
+    backend.store.limit("q", limits, by_listener=True)
+    assert [job.id for job in claim(backend)] == [other.id]
+
+
 def test_a_key_that_begins_like_another(backend: RedisBackend) -> None:
     """The lines of keys that begin with one another are kept apart."""
     backend.store.limit("q", ORDERED, by_listener=True)
@@ -94,8 +117,7 @@ def test_a_dead_head_is_not_pruned(backend: RedisBackend) -> None:
     [head] = add(backend, "a")
     add(backend, "b", "c")
     settle(backend, claim(backend), Status.DEAD)
-    backend.store.limit("q", Limits(ordered=True, hold_dead=False), by_listener=True)
-    others = [add(backend, "d")[0] for _ in range(2)]
+    others = [backend.store.add([prepared("q", unique=False)], token=b"")[0] for _ in range(2)]
     for _ in others:
         settle(backend, claim(backend), Status.DEAD)
     for _ in range(3):

@@ -50,13 +50,29 @@ if limits.key_spacing then
   if #past > 0 then call('ZREM', TATS, unpack(past)) end
 end
 
+-- After a change of the limits a dead job may hold its line no more: a few are looked at with each claim.
+if limits.free then
+  local reply = call('HSCAN', TURN, string.format('%.0f', count_in(limits.free, 9007199254740991)), 'COUNT', 50)
+  call('HSET', LIMITS, 'free', reply[1])
+  if reply[1] == '0' then call('HDEL', LIMITS, 'free') else due = now end
+  for at = 1, #reply[2], 2 do
+    local id = reply[2][at]
+    if life_of(call('HGET', LIFE, id)).s == DEAD and not keeps_turn(DEAD) then leave(id, micros) end
+  end
+  limits = limits_of() -- those that are off are gone with the last turn
+end
+
 -- After a change of the limits every line is looked at, a few with each claim.
 if limits.scan then
   local from = limits.scan == 1 and '-' or '[' .. limits.scan
   for _ = 1, 20 do
     local member = call('ZRANGEBYLEX', LINES, from, '+', 'LIMIT', 0, 1)[1]
     if not member then
-      if limits.off then call('DEL', LIMITS) else call('HDEL', LIMITS, 'scan') end
+      if not limits.off then
+        call('HDEL', LIMITS, 'scan')
+      elseif call('EXISTS', TURN) == 0 then
+        call('DEL', LIMITS)
+      end
       from = nil
       break
     end
@@ -206,7 +222,8 @@ while #ids < limit and looked < 200 and not alone do
         gone[#gone + 1] = id
         ids[#ids + 1], records[#records + 1], lives[#lives + 1] = id, stored, life
         heads[#heads + 1] = stepped and call('HGET', STEPS, id)
-        counted[#counted + 1] = (key or limits.max_running) and 1 or 0
+        local has_turn = key or limits.off and call('HEXISTS', TURN, id) == 1
+        counted[#counted + 1] = (has_turn or limits.max_running) and 1 or 0
         if limits.key_spacing and key then keys[#keys + 1] = key end
         alone = crashed
       elseif limits.aging then

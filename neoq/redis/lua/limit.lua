@@ -1,5 +1,5 @@
 -- Set the limits of a queue, by its listeners or by an operator, whose own override the others'.
--- keys: limits lines
+-- keys: limits lines turn
 -- takes: by text
 -- arguments: listener or operator, the limits as JSON ("" for none): "of" is for clients, the rest for scripts
 -- result: {what a listener has set before ("" for nothing), 1 if the limits that hold are others now}
@@ -17,11 +17,12 @@ if holds ~= '' then
   for name, value in pairs(cjson.decode(holds)) do
     if type(value) == 'number' then call('HSET', LIMITS, name, string.format('%.17g', value)) end
   end
-elseif call('EXISTS', LINES) == 1 then
-  call('HSET', LIMITS, 'off', 1) -- until the lines are empty
+elseif call('EXISTS', LINES, TURN) > 0 then
+  call('HSET', LIMITS, 'off', 1) -- until the lines are empty, and nobody has a turn
 else
   call('DEL', LIMITS)
   return { before, 1 }
 end
 call('HSET', LIMITS, 'scan', 1)
+call('HSET', LIMITS, 'free', 0)
 return { before, 1 }

@@ -92,7 +92,9 @@ local function leave(id, micros)
   call('HDEL', TURN, id)
   if call('HINCRBY', BUSY, key, -1) <= 0 then call('HDEL', BUSY, key) end
   if call('HGET', PACE, key) == id then call('HDEL', PACE, key) end
-  return advance(limits_of(), key, micros)
+  local limits = limits_of()
+  if limits.off and call('EXISTS', TURN, LINES) == 0 then call('DEL', LIMITS) end
+  return advance(limits, key, micros)
 end
 
 -- Whether a job that goes on, or that is dead, keeps its turn; one that is ready does.
