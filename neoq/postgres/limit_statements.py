@@ -38,12 +38,20 @@ class LimitStatements:
             "settle_spans", "ids bigint[], spans float8[], replaced bigint[], delays float8[]"
         )
         self.settle_spans = f"select 1 from {settle_spans}"
-        self.prune_spent = f"delete from {s}.spent where until < {s}.clock()"
-        self.prune_rates = f"delete from {s}.rates where next < {s}.clock() - 60"
-        self.prune_heads = f"""
-            delete from {s}.heads where not exists (select from {s}.history where id = job and status = 4)
+        # What a caller's open transaction has locked is left for later: heartbeats prune.
+        over = {
+            "spent": f"until < {s}.clock()",
+            "rates": f"next < {s}.clock() - 60",
+            "heads": f"""
+                not exists (select from {s}.history where id = job and status = 4)
                 and not exists (select from {s}.jobs where id = job)
-        """
+            """,
+        }
+        self.prune_spent, self.prune_rates, self.prune_heads = (
+            f"delete from {s}.{table} where ctid in ("
+            f"select ctid from {s}.{table} where {which} for update skip locked)"
+            for table, which in over.items()
+        )
         self.lines_to_look_at = f"select distinct queue from {s}.looks order by queue"
         self.tend_lines = f"select {self._call('tend_lines', 'queue text')}"
         held = f"from {s}.jobs where queue = %(queue)s::text and held = 4"

@@ -118,7 +118,7 @@ begin
         elsif v_job.lined then
             update jobs set turn = null,
                 held = case when v_job.due then 4 else held end,
-                own_due = coalesce(own_due, run_after),
+                own_due = coalesce(own_due, nullif(run_after, 'infinity')),
                 run_after = case when v_job.due then coalesce(deadline, 'infinity') else run_after end
             where id = v_job.id;
             insert into looks (queue, key, freed) values (v_job.queue, v_job.key, true);
