@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -28,8 +30,10 @@ def backend(postgres_url: str, new_schema: str) -> Iterator[neoq.PostgresBackend
         yield backend
 
 
-def add(backend: neoq.PostgresBackend, key: str) -> Job:
-    [job] = backend.store.add([prepared("q", key=key, unique=False)], token=backend.store.new_token())
+def add(backend: neoq.PostgresBackend, key: str, **options: Any) -> Job:
+    unique = {} if options else {"unique": False}
+    job = prepared("q", key=key, **unique, **options)
+    [job] = backend.store.add([job], token=backend.store.new_token())
     return job
 
 
@@ -51,6 +55,36 @@ def test_pruning_waits_for_nobody(backend: neoq.PostgresBackend, postgres_url: s
         backend.store.prune()  # else it gives up after ten seconds
         connection.commit()
     backend.store.prune()
+
+
+def test_a_replacement_of_another_key_leaves_the_line(backend: neoq.PostgresBackend) -> None:
+    """A job that has its turn and gets another key makes room in its line, and waits in the other."""
+    backend.store.limit("q", Limits(ordered=True), by_listener=True)
+    add(backend, "b")
+    [first] = claim(backend)
+    add(backend, "a", fingerprint="f")
+    [job] = claim(backend)
+    later = Outcome(lease_of(job), Status.RETRYING, run_after=time.time() + 600)
+    assert backend.store.settle([later]) == set()
+    other = add(backend, "a")
+    assert claim(backend) == []
+    assert add(backend, "b", fingerprint="f", on_duplicate="replace").id == job.id
+    assert [found.id for found in claim(backend)] == [other.id]
+    assert backend.store.settle([Outcome(lease_of(first), Status.SUCCEEDED)]) == set()
+    assert [found.id for found in claim(backend)] == [job.id]
+
+
+def test_a_replacement_for_later_leaves_the_line(backend: neoq.PostgresBackend) -> None:
+    """A job that has its turn, has not started, and is put off gives its turn to the next one of its key."""
+    backend.store.limit("q", Limits(per_key=1, max_running=1), by_listener=True)
+    add(backend, "b")
+    [first] = claim(backend)
+    add(backend, "a", fingerprint="f")
+    other = add(backend, "a")
+    assert claim(backend) == []
+    assert add(backend, "a", fingerprint="f", on_duplicate="replace", run_after=600).duplicate
+    assert backend.store.settle([Outcome(lease_of(first), Status.SUCCEEDED)]) == set()
+    assert [found.id for found in claim(backend)] == [other.id]
 
 
 def test_a_job_that_was_held_for_ever_has_a_place_in_its_line(

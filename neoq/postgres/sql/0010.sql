@@ -99,6 +99,22 @@ end $$;
 create trigger leave_turn after delete on jobs for each row when (old.turn is not null) execute function leave_turn();
 
 
+-- A job that has its turn leaves it when it is replaced by one of another key, which has a line of its own, or before
+-- its first attempt by one for later.
+create function change_line() returns trigger language plpgsql security definer set search_path from current
+as $$
+begin
+    if old.key is distinct from new.key or new.status = 0 and new.run_after > clock() then
+        insert into looks (queue, key, freed) select old.queue, old.key, true where old.key is not null;
+        new.turn := null;
+        new.own_due := null;
+    end if;
+    return new;
+end $$;
+create trigger change_line before update of key on jobs
+for each row when (old.turn is not null) execute function change_line();
+
+
 -- What follows for lines from what was just settled, in the same transaction. In an ordered line a job keeps its
 -- turn, elsewhere one that does not run gives it back; one that is due already takes its old place.
 create function settle_turns(p_ids bigint[]) returns void language plpgsql
