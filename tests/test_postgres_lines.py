@@ -31,8 +31,7 @@ def backend(postgres_url: str, new_schema: str) -> Iterator[neoq.PostgresBackend
 
 
 def add(backend: neoq.PostgresBackend, key: str, **options: Any) -> Job:
-    unique = {} if options else {"unique": False}
-    job = prepared("q", key=key, **unique, **options)
+    job = prepared("q", **{"key": key, **({} if options else {"unique": False}), **options})
     [job] = backend.store.add([job], token=backend.store.new_token())
     return job
 
@@ -106,3 +105,19 @@ def test_a_job_that_was_held_for_ever_has_a_place_in_its_line(
         query = sql.SQL("select own_due from {} where held = 4").format(jobs)
         [(due,)] = connection.execute(query).fetchall()
     assert due < math.inf
+
+
+def test_a_claim_that_fails_in_a_limited_queue_keeps_the_others(
+    backend: neoq.PostgresBackend, postgres_url: str
+) -> None:
+    """Jobs that a claim has taken are handed over, although it fails in a queue with limits after that."""
+    backend.store.limit("q", Limits(max_running=1), by_listener=True)
+    job = prepared("plain", unique=False)
+    [job] = backend.store.add([job], token=backend.store.new_token())
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        function = sql.Identifier(backend.config.schema, "limited_claim")
+        connection.execute(sql.SQL("alter function {} rename to broken").format(function))
+    demand = [Demand("q", 1), Demand("plain", 1)]
+    assert [found.id for found in backend.store.claim(demand).jobs] == [job.id]
+    with pytest.raises(neoq.BackendError):
+        backend.store.claim(demand)

@@ -69,15 +69,21 @@ class Claimer:
         jobs: list[Job] = []
         dues: list[float] = []
         now = 0.0
-        for kinds, queues in wanted.items() or ([] if limited else [(None, [])]):
-            random.shuffle(queues)  # a job that must come alone gets its turn, whichever queues are busy
-            more, next_due, now = self._claim(queues, None if kinds is None else sorted(kinds))
-            jobs += more
-            if next_due is not None:
-                dues.append(next_due)
         random.shuffle(limited)
-        for one in limited:
-            more, next_due, now = self._claim_limited(one, taken=bool(jobs))
+        parts: list[Demand | tuple[frozenset[str] | None, list[tuple[str, int]]]]
+        parts = [*wanted.items(), *limited]
+        for part in parts or [(None, [])]:
+            try:
+                if isinstance(part, Demand):
+                    more, next_due, now = self._claim_limited(part, taken=bool(jobs))
+                else:
+                    kinds, queues = part
+                    more, next_due, now = self._claim(queues, None if kinds is None else sorted(kinds))
+            except BackendError:
+                if not jobs:
+                    raise
+                dues.append(now)  # what was claimed is to run; the next claim says what is wrong
+                break
             jobs += more
             if next_due is not None:
                 dues.append(next_due)
@@ -87,6 +93,7 @@ class Claimer:
     def _claim(
         self, wanted: list[tuple[str, int]], kinds: list[str] | None
     ) -> tuple[list[Job], float | None, float]:
+        random.shuffle(wanted)  # a job that must come alone gets its turn, whichever queues are busy
         number = self._presence.hold()
         self._undo_lost()
         token = int.from_bytes(os.urandom(7), "big") + 1  # an older claim's cannot equal it
