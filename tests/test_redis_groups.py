@@ -132,6 +132,27 @@ def test_a_span_outlasts_a_stopped_group(backend: RedisBackend) -> None:
     assert (again.duplicate, again.id) == (True, added.id)
 
 
+def test_a_batch_whose_members_met_others_is_forgotten(backend: RedisBackend, client: redis.Redis) -> None:
+    """Of a batch all of whose jobs were duplicates nothing is kept, whether it ended or was cancelled."""
+    backend.stats()  # it opens the store
+    [there] = backend.store.add([prepared("q")], token=b"")
+    for cancel in (True, False):
+        holder = opened(backend)
+        member = prepared("q")
+        member.group, member.producer = str(Group(holder.id)), PRODUCER
+        [met] = backend.store.add([member], token=backend.store.new_token())
+        assert met.id == there.id
+        if cancel:
+            backend.cancel(holder.id)
+        else:
+            backend.store.seal(holder.id, PRODUCER)
+            settle(backend, come(backend, "home"))
+        backend.store.tend()
+        assert client.exists(key(backend, "q", "opener"))
+        backend.prune()
+        assert not client.exists(key(backend, "q", "opener"), key(backend, "q", "stopped"))
+
+
 def test_no_member_of_a_stopped_group_starts(backend: RedisBackend, client: redis.Redis) -> None:
     """A claim cancels the members of a stopped group that it meets, and hands out what is behind them."""
     holder = opened(backend)

@@ -13,7 +13,7 @@ the end of a job are added to their queues only after that end was told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -282,20 +282,24 @@ class Groups:
         """
         sums = [0] * 6
         for queue in self._queues.all():
-            keys, cursor = self._queues.keys(queue), 0
-            while True:
-                cursor, page = self._redis.command(
-                    "HSCAN", keys.key("ends"), cursor, "COUNT", FORGOTTEN_AT_ONCE
-                )
-                totals = dict(pairs_of(page))
+            for totals in self._pages("HSCAN", queue, "ends"):
                 for name in self._let_go(queue, list(totals)):
                     del totals[name]
                 for text in totals.values():
                     sums = [one + other for one, other in zip(sums, _totals_in(text), strict=True)]
-                cursor = int(cursor)
-                if not cursor:
-                    break
+            # Of some nothing is counted here: the only members met other jobs, or were refused.
+            for page in (*self._pages("HSCAN", queue, "opener"), *self._pages("ZSCAN", queue, "stopped")):
+                self._let_go(queue, list(page))
         return max(0, sums[_FAILED] - sums[_REVIVED]), sums[_WELL] + sums[_GONE]
+
+    def _pages(self, command: str, queue: str, what: str) -> Iterator[dict[bytes, bytes]]:
+        key, cursor = self._queues.keys(queue).key(what), 0
+        while True:
+            cursor, page = self._redis.command(command, key, cursor, "COUNT", FORGOTTEN_AT_ONCE)
+            yield dict(pairs_of(page))
+            cursor = int(cursor)
+            if not cursor:
+                break
 
     def _let_go(self, queue: str, names: list[bytes]) -> set[bytes]:
         let_go = set[bytes]()
