@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +31,20 @@ def test_inline_runs_a_job_at_once_in_the_callers_thread(backend: neoq.MemBacken
     with testing.inline(backend):
         job = backend.enqueue("q", {"n": 1})
     assert (job.status, job.result) == (neoq.Status.SUCCEEDED, [threading.current_thread().name, 1])
+
+
+def test_a_coroutine_may_use_steps_inline_in_a_test_that_is_one(backend: neoq.MemBackend) -> None:
+    """Its handler has its job in the thread of its own that runs it there."""
+
+    async def handler(job: neoq.Job) -> object:
+        return [job.step("a", lambda: 5), neoq.current_job() is job]
+
+    async def test() -> object:
+        with testing.inline(backend):
+            return backend.enqueue("q").result
+
+    backend.listen("q", handler)
+    assert asyncio.run(test()) == [5, True]
 
 
 def test_inline_raises_what_the_handler_raises(backend: neoq.MemBackend) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from neoq.errors import Suspended
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -63,7 +65,7 @@ def run_coroutine(
 
     context = contextvars.copy_context()
     if _is_in_loop():  # of a test that is a coroutine itself, and runs jobs inline
-        return _in_thread_of_its_own(handler, argument, context)
+        return _in_thread_of_its_own(handler, argument, context, slot)
     if (runner := getattr(_here, "runner", None)) is None:
         runner = _here.runner = asyncio.Runner()
     run = _Run(handler, argument, runner.get_loop())
@@ -76,6 +78,22 @@ def run_coroutine(
         if slot.asked is not None:
             raise slot.asked from None
         raise
+    except BaseExceptionGroup as group:  # of a task group that the job was suspended in
+        suspended = _suspension(group)
+        if suspended is not None:
+            raise suspended from None
+        raise
+
+
+def _suspension(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """The `Suspended` of a group that has nothing else."""
+    found, rest = group.split(Suspended)
+    if rest is not None:
+        return None
+    one: BaseException | None = found
+    while isinstance(one, BaseExceptionGroup):
+        one = one.exceptions[0]
+    return one
 
 
 def _is_in_loop() -> bool:
@@ -89,13 +107,28 @@ def _is_in_loop() -> bool:
 
 
 def _in_thread_of_its_own(
-    handler: Callable[[Any], Coroutine[Any, Any, Any]], argument: Any, context: contextvars.Context
+    handler: Callable[[Any], Coroutine[Any, Any, Any]],
+    argument: Any,
+    context: contextvars.Context,
+    slot: Cancellable | None,
 ) -> Any:
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
 
+    from neoq.engine.interrupt import AttemptSlot, running_in
+
+    def run() -> Any:
+        if not isinstance(slot, AttemptSlot):
+            return asyncio.run(handler(argument))
+        ident = slot.ident
+        try:
+            with running_in(slot):  # what the handler asks of its job belongs to its thread
+                return asyncio.run(handler(argument))
+        finally:
+            slot.ident = ident
+
     with ThreadPoolExecutor(1) as threads:
-        return threads.submit(context.run, asyncio.run, handler(argument)).result()
+        return threads.submit(context.run, run).result()
 
 
 class _Run:
