@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 
 import neoq
 from neoq import Job, Status
+from neoq.engine.interrupt import current_job, must_not_interrupt
 from neoq.retry import RetryPolicy
 
 AT_ONCE = RetryPolicy(delay=lambda _: 0.0)
@@ -408,6 +410,141 @@ def test_a_step_can_be_interrupted(backend: neoq.Backend) -> None:
 
     job = run(backend, handler, timeout=0.05, max_retries=0)
     assert "JobTimeout" in str(job.error)
+
+
+def test_a_name_that_ends_like_a_repetition_is_its_own_step(backend: neoq.Backend) -> None:
+    """A step "a#2" and the second step "a" each read back what they recorded."""
+
+    def handler(job: Job) -> list[str]:
+        names = "a#2", "a", "a"
+        found = [job.step(name, str, number) for number, name in enumerate(names)]
+        if not job.retries:
+            raise ValueError
+        return found
+
+    assert run(backend, handler).result == ["0", "1", "2"]
+
+
+def test_a_value_can_be_saved_while_a_suspension_passes(backend: neoq.Backend) -> None:
+    """What a ``finally`` saves as the job is suspended is there when it goes on."""
+
+    def handler(job: Job) -> Any:
+        before = job.saved("row")
+        try:
+            job.sleep("nap", 0.01)
+        finally:
+            job.save("row", 7)
+        return before
+
+    assert run(backend, handler).result == 7
+
+
+def test_a_coroutine_is_suspended_in_a_task_group(backend: neoq.Backend) -> None:
+    """`Suspended` that a task group has wrapped suspends the job, and charges no attempt."""
+
+    async def handler(job: Job) -> Any:
+        async with asyncio.TaskGroup(), asyncio.TaskGroup():
+            return job.call("child", Job("child"))
+
+    backend.listen("child", lambda job: 5)
+    job = run(backend, handler, max_retries=0)
+    assert (job.result, job.error) == (5, None)
+
+
+def test_an_abandoned_attempt_runs_no_more_steps(backend: neoq.Backend) -> None:
+    """A handler that heeded no interrupt runs no effect once its attempt has ended without it."""
+    ended, calls, errors = threading.Event(), list[int](), list[type[BaseException]]()
+
+    def handler(job: Job) -> None:
+        while not ended.is_set():
+            try:
+                ended.wait(10)
+            except neoq.JobInterrupted:
+                pass
+        try:
+            job.step("charge", calls.append, 1)
+        except BaseException as error:
+            errors.append(type(error))
+            raise
+
+    assert run(backend, handler, timeout=0.05, max_retries=0).status is Status.DEAD
+    ended.set()
+    with until(lambda: bool(errors or calls)):
+        assert (calls, errors) == ([], [neoq.JobCancelled])
+
+
+def test_a_job_that_follows_cannot_raise_for_a_duplicate(file: tuple[neoq.Backend, Path]) -> None:
+    """Where nobody could catch the error the option is refused, rather than that the outcome is lost."""
+    backend, _ = file
+    backend.enqueue("others", {"n": 1})
+
+    def enqueue(job: Job) -> None:
+        job.enqueue("others", {"n": 1}, on_duplicate="raise")
+
+    def gather(job: Job) -> None:
+        job.gather("others", [Job("others", {"n": 1}, unique=True, on_duplicate="raise")])
+
+    assert 'on_duplicate="raise" is for' in str(run(backend, enqueue, max_retries=0).error)
+    backend.listen("gather", gather, max_retries=0)
+    assert 'on_duplicate="raise" is for' in str(backend.wait(backend.enqueue("gather").id, 10).error)
+
+
+def test_an_attempt_that_is_completed_waits_for_nothing(file: tuple[neoq.Backend, Path]) -> None:
+    """After `Job.complete` a gather or a step is refused: nothing would run the handler again."""
+    backend, path = file
+    errors: list[str] = []
+
+    def handler(job: Job) -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("begin immediate")
+            job.complete(connection, 3)
+            connection.execute("commit")
+        for ask in (lambda: job.gather("g", [Job("steps")]), lambda: job.step("s", int)):
+            with pytest.raises(neoq.NeoqError) as raised:
+                ask()
+            errors.append(str(raised.value))
+
+    assert run(backend, handler).result == 3
+    with until(lambda: len(errors) == 2):
+        assert all("comes after job.complete()" in error for error in errors)
+
+
+def test_no_interrupt_lands_where_a_batch_is_read(backend: neoq.Backend) -> None:
+    """A running callback reads its batch and the results of its members inside neoq, as by a method."""
+    inside: list[bool] = []
+    store = backend.store
+    group, find = store.group, store.find
+
+    def watched(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            if threading.current_thread().name.startswith("neoq-") and current_job() is not None:
+                inside.append(must_not_interrupt(threading.get_ident()))
+            return method(*arguments, **keywords)
+
+        return call
+
+    store.__dict__.update(group=watched(group), find=watched(find))
+    backend.listen("member", lambda job: 1)
+    backend.listen("then", lambda job: [member.result for member in job.batch.results()])  # type: ignore[union-attr]
+    with backend.batch(then=Job("then")) as batch:
+        batch.enqueue("member")
+    assert backend.wait(batch.id, 10).result == [1]
+    assert inside == [True, True]
+
+
+def test_on_error_of_a_callback_can_read_its_batch(backend: neoq.Backend) -> None:
+    """What follows a failed attempt may ask for the counts, though it can record nothing any more."""
+    seen: list[Any] = []
+
+    def fail(job: Job) -> None:
+        raise ValueError
+
+    backend.listen("then", fail, max_retries=0, on_error=lambda job, error: seen.append(job.batch))
+    with backend.batch(then=Job("then")) as batch:
+        pass
+    assert backend.wait(batch.id, 10).status is Status.DEAD
+    with until(lambda: bool(seen)):
+        assert seen[0].members == 0
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from neoq.threads.loop import Loop
 from neoq.wording.safe_logger import SafeLogger
 
 if TYPE_CHECKING:
+    from neoq.held.group import Batch
     from neoq.held.stepwise import Steps
     from neoq.job import Job
     from neoq.outcome import Outcome
@@ -273,6 +274,10 @@ class AttemptSlot:
             )
         self.stepped = self.step_maker.new_steps(job, self)
         return cast("Steps", self.stepped)
+
+    def members(self, job: Job) -> Batch | None:
+        """The members of the batch whose callback the job is."""
+        return None if self.step_maker is None else cast("Batch | None", self.step_maker.members(job))
 
     def look_back(self, job: Job) -> None:
         """Learn how many retries the job had when it got on for the last time."""

@@ -114,6 +114,10 @@ class _Member:
             job_id=job.id,
         )
 
+    def members(self, job: Job) -> Any:
+        """The members of the batch whose callback the job is."""
+        return self._slot.members(job)
+
     def look_back(self, job: Job) -> None:
         """Learn how many retries the job had when it got on for the last time."""
         self._slot.look_back(job)

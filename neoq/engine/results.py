@@ -19,8 +19,11 @@ _LAZY = frozenset({map, filter, zip})
 _FUTURE = ("add_done_callback", "result")  # of concurrent.futures, asyncio and their like
 
 
-def undone(result: Any, queue: str) -> NeoqError | None:
-    """The error of a handler that returned what is still to be done instead of doing it, or None."""
+def undone(result: Any, queue: str, who: str | None = None) -> NeoqError | None:
+    """The error of a handler that returned what is still to be done instead of doing it, or None.
+
+    ``who`` is the function that returned it, where that is not the handler.
+    """
     kind = type(result)
     if kind in _DONE:
         return None
@@ -31,7 +34,8 @@ def undone(result: Any, queue: str) -> NeoqError | None:
         result.close()  # nothing of it runs; Python would warn that it was never awaited
     what, advice = problem
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-    return NeoqError(f"the handler of queue {queue!r} returned a {name}: {what}; {advice}", queue=queue)
+    who = who or f"the handler of queue {queue!r}"
+    return NeoqError(f"{who} returned a {name}: {what}; {advice}", queue=queue)
 
 
 def _problem(kind: type) -> tuple[str, str] | None:

@@ -8,6 +8,7 @@ from neoq.filter import Filter
 from neoq.job import Job
 from neoq.record import FINISHED, Status
 from neoq.store import Store
+from neoq.threads.boundary import entrance
 
 UNFINISHED = Filter(statuses=frozenset(Status) - FINISHED)
 _FIRST = 0  # below every id
@@ -43,6 +44,7 @@ def page_of(
     return found
 
 
+@entrance  # a handler may go through them itself
 def pages(store: Store, wanted: Filter, *, oldest: bool = False, brief: bool = False) -> Iterator[list[Job]]:
     """All jobs in pages, newest first, without those that come in between; or ``oldest`` first, with them."""
     find = store.find_brief if brief else store.find

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from neoq.engine.holding import Holding
     from neoq.engine.interrupt import AttemptSlot
     from neoq.engine.steps import AttemptSteps
+    from neoq.held.group import Batch
     from neoq.job import Job
 
 
@@ -18,12 +19,21 @@ class StepMaker:
 
     def __init__(self, holding: Holding) -> None:
         self._holding = holding
+        self._members: tuple[Job | None, Batch | None] = None, None
 
     def new_steps(self, job: Job, slot: AttemptSlot) -> AttemptSteps:
         """The steps of an attempt."""
         from neoq.engine.steps import AttemptSteps
 
         return AttemptSteps(job, slot, self._holding)
+
+    def members(self, job: Job) -> Batch | None:
+        """The members of the batch whose callback a job is, as this attempt has seen them first."""
+        if job.holds is None:
+            return None
+        if self._members[0] is not job:
+            self._members = job, self._holding.members(job.id)
+        return self._members[1]
 
     def look_back(self, job: Job) -> None:
         """Let a job know how many retries it had when it got on for the last time."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from threading import get_ident
@@ -25,7 +24,7 @@ from neoq.errors import (
 )
 from neoq.filter import Filter
 from neoq.held.children import ChildFailed, forgotten
-from neoq.held.group import BATCH, Batch, Group, group_in
+from neoq.held.group import BATCH, Group, group_in
 from neoq.held.step import MOST_STEPS, SIGNAL, Step
 from neoq.job import Job
 from neoq.outcome import Outcome, lease_of
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MOST_CHILDREN = 10_000  # of one gather: they are added in one step, and returned in one list
 TIMED_OUT = b"false"
+KEEPING = frozenset({"save", "saved"})  # they work to the end of the handler, and in its ``finally``
 ROUNDING = 0.001  # seconds: a store may keep times less exactly than a float
 
 
@@ -65,9 +65,8 @@ class AttemptSteps:
         self._slot = slot
         self._holding = holding
         self._known: dict[str, Step] | None = None
-        self._used: Counter[str] = Counter()
+        self._used: set[str] = set()
         self._open: tuple[str, Any] | None = None  # a step in the caller's transaction, and that
-        self._members: Batch | None = None
 
     # -- what a handler calls ----------------------------------------------------------------------------
 
@@ -181,21 +180,13 @@ class AttemptSteps:
     def enqueue(self, queue: str | Job, payload: Any, options: JobOptions, *, batch: bool) -> None:
         """Add a job if the attempt succeeds; see `Job.enqueue`."""
         self._enter("enqueue")
-        if self.job.completed:
-            raise NeoqError("job.enqueue() comes after job.complete(), which has settled the attempt")
         group = None
         if batch:
             own = group_in(self.job.group)
             if own is None or own.round != BATCH:
                 raise InvalidJobError(f"job.enqueue(batch=True): job {self.job.id} is a member of no batch")
             group = Group(own.holder)
-        self.follow += self._holding.made_ready(self._holding.given(queue, payload, options), group)
-
-    def batch(self) -> Batch | None:
-        """The members of the batch whose callback the job is."""
-        if self._members is None and self.job.holds is not None:
-            self._members = self._holding.members(self.job.id)
-        return self._members
+        self.follow += self._made_ready(self._holding.given(queue, payload, options), group)
 
     # -- how the attempt ends ----------------------------------------------------------------------------
 
@@ -260,7 +251,7 @@ class AttemptSteps:
         else:
             self._open = None
             self._recorded().pop(key, None)
-            self._used[key.partition("#")[0]] -= 1
+            self._used.discard(key)
 
     # -- the rest ----------------------------------------------------------------------------------------
 
@@ -272,15 +263,27 @@ class AttemptSteps:
                 queue=self.job.queue,
                 job_id=self.job.id,
             )
-        if self.wait is not None:  # the handler has swallowed it
+        if self._slot.abandoned:
+            raise JobCancelled(f"this attempt of job {self.job.id} has ended: it did not heed its interrupt")
+        if self.wait is not None and method not in KEEPING:  # the handler has swallowed it
             raise Suspended(f"job {self.job.id} is suspended: let neoq.Suspended pass")
+        if self.job.completed and method not in KEEPING:
+            raise NeoqError(
+                f"job.{method}() comes after job.complete(), which has settled the attempt",
+                queue=self.job.queue,
+                job_id=self.job.id,
+            )
         self.refuse_open(f"job.{method}()")
 
     def _key(self, sort: str, name: str) -> str:
         """The name of a step in the store: what is used again in one attempt is another step."""
-        key = f"{sort}:{checked_text('the name of a step', name)}"
-        self._used[key] += 1
-        return key if self._used[key] == 1 else f"{key}#{self._used[key]}"
+        first = key = f"{sort}:{checked_text('the name of a step', name)}"
+        number = 1
+        while key in self._used:  # a name of the user's may end in "#2", too
+            number += 1
+            key = f"{first}#{number}"
+        self._used.add(key)
+        return key
 
     def _recorded(self) -> dict[str, Step]:
         if self._known is None:
@@ -359,12 +362,24 @@ class AttemptSteps:
 
     def _children(self, given: list[Job]) -> list[Job]:
         self._holding.refuse_own_line(self.job, given)
-        children = self._holding.made_ready(given, Group(self.job.id))
+        children = self._made_ready(given, Group(self.job.id))
         if len(children) > MOST_CHILDREN:
             raise InvalidJobError(
                 f"job.gather() got {len(children):,} jobs, more than {MOST_CHILDREN:,}: use backend.batch()"
             )
         return children
+
+    def _made_ready(self, given: list[Job], group: Group | None) -> list[Job]:
+        """Jobs that are stored with the attempt's outcome, when the handler can catch no error any more."""
+        ready = self._holding.made_ready(given, group)
+        for job in ready:
+            if job.unique and job.on_duplicate == "raise":
+                raise InvalidJobError(
+                    'on_duplicate="raise" is for enqueue() of a backend: this job is stored when the handler '
+                    "has ended, and could raise nothing there; leave it out",
+                    queue=job.queue,
+                )
+        return ready
 
     def _wait_for_children(self, key: str, children: list[Job]) -> Wait:
         number = 1 + max([self.job.holds or 0, *self._rounds()])
@@ -408,11 +423,9 @@ def _call(function: Callable[..., T], arguments: tuple[Any, ...], keywords: Mapp
 
 
 def _refuse_undone(value: Any, job: Job, name: str) -> None:
-    error = undone(value, job.queue)
+    error = undone(value, job.queue, f"the function of step {name!r}")
     if error is not None:
-        raise PayloadError(
-            f"step {name!r}: {error}; a step takes a plain function", queue=job.queue
-        ) from error
+        raise PayloadError(f"{error}; a step takes a plain function", queue=job.queue) from error
 
 
 def _jobs_in(jobs: Iterable[Job], name: str) -> list[Job]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack
 
 from neoq.errors import NeoqError
 from neoq.record import JobOptions, Record
-from neoq.threads.boundary import entrances
+from neoq.threads.boundary import entrance, entrances
 
 T = TypeVar("T")
 
@@ -83,9 +83,6 @@ class Steps(Protocol):
     def enqueue(self, queue: Any, payload: Any, options: JobOptions, *, batch: bool) -> None:
         """Add a job if and when the attempt succeeds."""
 
-    def batch(self) -> Members | None:
-        """The members of the batch whose callback the job is."""
-
 
 class RunningAttempt(Protocol):
     """What a running job asks of the thread that runs it."""
@@ -111,6 +108,9 @@ class RunningAttempt(Protocol):
 
     def steps_of(self, job: Any, method: str) -> Steps:
         """The steps of this attempt, which are asked for by a method of the job."""
+
+    def members(self, job: Any) -> Members | None:
+        """The members of the batch whose callback the job is."""
 
     def look_back(self, job: Any) -> None:
         """Learn how many retries the job had when it got on for the last time."""
@@ -201,18 +201,20 @@ class Stepwise:
         self._steps("enqueue").enqueue(queue, payload, options, batch=batch)
 
     @property
+    @entrance
     def batch(self) -> Members | None:
         """The members of the batch whose callback this is, counted; None for any other job.
 
         A running callback has it, and a job of `Backend.get`.
         """
         if self.slot is not None and self.slot.job is self:
-            batch: Members | None = self.slot.steps_of(self, "batch").batch()
+            batch: Members | None = self.slot.members(self)
             return batch
         found: Members | None = self.__dict__.get("members")
         return found
 
     @property
+    @entrance
     def attempt(self) -> int:
         """The number of this attempt, from 1. It begins again when a step is recorded."""
         if self.steps and self.slot is not None:
