@@ -150,6 +150,76 @@ def test_unique_jobs_need_a_key_for_their_fingerprints() -> None:
         backend.shutdown()
 
 
+def test_a_call_of_a_task_needs_a_key_for_its_fingerprint_too(tmp_path: Path) -> None:
+    """The plain hash of a sealed payload is stored for no call of a task, nor for a job that follows."""
+    with neoq.connect(f"sqlite:///{tmp_path}/jobs.db", codec=Codec(keys=[NEW])) as backend:
+
+        @backend.task(name="send")
+        def send(n: int) -> None: ...
+
+        def follow(job: neoq.Job) -> None:
+            job.enqueue("q", {"n": 1})
+
+        with pytest.raises(InvalidJobError, match="fingerprint_key"):
+            send.using(unique=True).enqueue(1)
+        backend.listen("follow", follow, max_retries=0)
+        job = backend.wait(backend.enqueue("follow", unique=False).id, 10)
+        assert "fingerprint_key" in str(job.error)
+
+
+def test_the_fingerprint_of_a_task_is_keyed(tmp_path: Path) -> None:
+    """Two keys make two fingerprints of the same call: nobody guesses the arguments by their hash."""
+    found = set()
+    for number in range(2):
+        codec = Codec(keys=[NEW], fingerprint_key=f"{number}" * 16)
+        with neoq.connect(f"sqlite:///{tmp_path}/{number}.db", codec=codec, autostart=False) as backend:
+
+            @backend.task(name="send")
+            def send(n: int) -> None: ...
+
+            job = send.using(unique=True).enqueue(1)
+            assert send.using(unique=True).enqueue(1).duplicate
+            found.add(backend.get(job.id).fingerprint)  # type: ignore[union-attr]
+            backend.shutdown()
+    assert len(found) == 2
+
+
+def test_the_job_of_a_duplicate_error_is_plain(tmp_path: Path) -> None:
+    """`DuplicateJobError.job` has its payload, whether an enqueue or a batch has raised it."""
+    with neoq.connect(f"sqlite:///{tmp_path}/jobs.db", codec=sealing(NEW), autostart=False) as backend:
+        backend.enqueue("q", {"n": 1}, fingerprint="one")
+        with pytest.raises(neoq.DuplicateJobError) as raised:
+            backend.enqueue("q", {"n": 2}, fingerprint="one", on_duplicate="raise")
+        assert raised.value.job.payload == {"n": 1}
+        with pytest.raises(neoq.DuplicateJobError) as raised, backend.batch(neoq.Job("q"), name="one"):
+            pass
+        assert raised.value.job.payload == {"n": 1}
+        backend.shutdown()
+
+
+def test_steps_whose_key_is_missing_are_shown_and_not_read(tmp_path: Path) -> None:
+    """They are listed by their names; their values, and an attempt that needs them, ask for the key."""
+    url, runs = f"sqlite:///{tmp_path}/jobs.db", list[int]()
+
+    def wait(job: neoq.Job) -> None:
+        runs.append(job.retries)
+        job.step("a", int)
+        job.wait_for("go")
+
+    with neoq.connect(url, codec=Codec(keys=[OLD])) as backend:
+        backend.listen("q", wait)
+        job = backend.enqueue("q", unique=False)
+        eventually(lambda: backend.get(job.id).held == "signal", "it waits")  # type: ignore[union-attr]
+        backend.shutdown()
+    for codec in (Codec(keys=[NEW]), None):
+        with neoq.connect(url, codec=codec, autostart=False) as backend:
+            steps = backend.steps(job.id)
+            assert [step.name for step in steps] == ["step:a", "wait:go"]
+            with pytest.raises(MissingKeyError, match="step:a"):
+                _ = steps[0].value
+            backend.shutdown()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

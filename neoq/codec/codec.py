@@ -8,11 +8,13 @@ import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from neoq.errors import ConfigError, MissingKeyError
-from neoq.payload import COMPRESSED, SEALED, is_coded
+from neoq.errors import ConfigError, InvalidJobError, MissingKeyError
+from neoq.payload import COMPRESSED, SEALED, fingerprint_of_kind, is_coded
 
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet
+
+    from neoq.job import Job
 
 SEALED_TEXT = "sealed:"  # what a sealed text begins with
 MOST_BYTES = 2**28  # of a decompressed value: more is an attack
@@ -79,6 +81,15 @@ class Codec:
         """Whether payloads may be compared by a hash that is stored."""
         return self._fingerprint_key is not None or not self._sealers
 
+    def refuse_open_fingerprint(self, job: Job) -> None:
+        """Raise InvalidJobError where the hash of a sealed payload would be stored, by which to guess it."""
+        if job.unique and not self.may_compare and compares_payload(job):
+            raise InvalidJobError(
+                "a unique job whose payload is sealed needs Codec(fingerprint_key=...); or give the job "
+                "a fingerprint, or unique=False",
+                queue=job.queue,
+            )
+
     def fingerprint(self, plain: str) -> str:
         """The fingerprint to store, from that of the plain payload."""
         if self._fingerprint_key is None:
@@ -136,6 +147,15 @@ class Codec:
             return self.decode(base64.urlsafe_b64decode(text[len(SEALED_TEXT) :])).decode("utf-8", "replace")
         except ValueError:
             raise MissingKeyError("a sealed text is damaged") from None
+
+
+def compares_payload(job: Job) -> bool:
+    """Whether a job's fingerprint is a hash of its payload, rather than one of the user's own."""
+    if job.own_fingerprint is None:
+        return True
+    return job.kind is not None and job.own_fingerprint == fingerprint_of_kind(
+        job.queue, job.kind, job.body or b"{}"
+    )
 
 
 def _sealer(number: int, key: Any, problems: list[str]) -> Sealer:

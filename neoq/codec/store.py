@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import orjson
 
-from neoq.codec.codec import SEALED_TEXT, Codec
-from neoq.errors import InvalidJobError, MissingKeyError
+from neoq.codec.codec import SEALED_TEXT, Codec, compares_payload
+from neoq.errors import MissingKeyError
 from neoq.filter import ALL, Filter
 from neoq.held.group import BatchRules
 from neoq.held.step import Step
-from neoq.job import Job
+from neoq.job import DuplicateJobError, Job
 from neoq.outcome import Failure, Lease, Outcome, lease_of
 from neoq.payload import CANNOT_OPEN, is_coded
 from neoq.record import Status
@@ -82,7 +83,8 @@ class CodedStore(Store):
     def add(self, jobs: Sequence[Job], *, token: bytes, transaction: Any = None) -> list[Job]:
         """Store jobs with coded payloads."""
         coded = list(map(self._coded, jobs))
-        return self._plain_all(self.behind.add(coded, token=token, transaction=transaction))
+        with self._plain_duplicate():
+            return self._plain_all(self.behind.add(coded, token=token, transaction=transaction))
 
     def add_tick(self, cron: str, tick: datetime, job: Job) -> Tick:
         """Store the job of a tick with a coded payload."""
@@ -91,7 +93,8 @@ class CodedStore(Store):
     def open_batch(self, then: Job, rules: BatchRules, *, token: bytes, transaction: Any = None) -> Job:
         """Store the callback of a batch with a coded payload."""
         coded = self._coded(then)
-        return self._plain(self.behind.open_batch(coded, rules, token=token, transaction=transaction))
+        with self._plain_duplicate():
+            return self._plain(self.behind.open_batch(coded, rules, token=token, transaction=transaction))
 
     def extend(self, leases: Sequence[Lease]) -> Extended:
         """Renew leases, with coded words of progress."""
@@ -116,13 +119,8 @@ class CodedStore(Store):
     def _coded(self, job: Job) -> Job:
         coded = job.snapshot()
         coded.producer = job.producer
-        if job.unique and job.own_fingerprint is None:
-            if not self._codec.may_compare:
-                raise InvalidJobError(
-                    "a unique job whose payload is sealed needs Codec(fingerprint_key=...); or give the job "
-                    "a fingerprint, or unique=False",
-                    queue=job.queue,
-                )
+        if job.unique and compares_payload(job):
+            self._codec.refuse_open_fingerprint(job)
             coded.own_fingerprint, coded.special = self._codec.fingerprint(job.fingerprint), True
         coded.body = self._codec.encode(job.body or b"{}")
         coded.parsed = None
@@ -219,7 +217,23 @@ class CodedStore(Store):
 
     def steps(self, job_id: int) -> list[Step]:
         """What a job has recorded, in plain."""
-        return [step._replace(data=self._codec.decode(step.data)) for step in self.behind.steps(job_id)]
+        return list(map(self._plain_step, self.behind.steps(job_id)))
+
+    def _plain_step(self, step: Step) -> Step:
+        """A step with its plain value, which stays coded where there is no key for it."""
+        try:
+            return step._replace(data=self._codec.decode(step.data))
+        except MissingKeyError:
+            return step
+
+    @contextmanager
+    def _plain_duplicate(self) -> Iterator[None]:
+        """Let an error that tells of a job tell of its plain values."""
+        try:
+            yield
+        except DuplicateJobError as error:
+            error.job = self._plain(error.job.snapshot())
+            raise
 
     def _plain_all(self, jobs: Iterable[Job]) -> list[Job]:
         return list(map(self._plain, jobs))

@@ -296,6 +296,8 @@ class AttemptSteps:
         first = self._known is None
         unread = first and not self.job.steps
         found = () if unread else self._holding.store.steps(self.job.id)
+        for step in found:
+            step.refuse_sealed()
         self._known = {**{step.name: step for step in found}, **self.unsaved}
         if first:
             look_back(self.job, found)
@@ -379,6 +381,8 @@ class AttemptSteps:
                     "has ended, and could raise nothing there; leave it out",
                     queue=job.queue,
                 )
+            if self._holding.config.codec is not None:
+                self._holding.config.codec.refuse_open_fingerprint(job)
         return ready
 
     def _wait_for_children(self, key: str, children: list[Job]) -> Wait:

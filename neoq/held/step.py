@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from neoq.errors import MissingKeyError
+from neoq.payload import is_coded
+
 MOST_STEPS = 1000  # of one job
 MOST_SIGNALS = 100  # of one job, that it has not waited for
 SIGNAL = "signal:"  # what the names of signals begin with, in the store
@@ -29,4 +32,13 @@ class Step(NamedTuple):
     @property
     def value(self) -> Any:
         """What was recorded."""
+        self.refuse_sealed()
         return orjson.loads(self.data)
+
+    def refuse_sealed(self) -> None:
+        """Raise MissingKeyError where the value is sealed, or compressed, still."""
+        if is_coded(self.data):
+            raise MissingKeyError(
+                f"what was recorded as {self.name!r} is sealed or compressed, and this process cannot open "
+                "it: give its backend codec=Codec(keys=[...]) with the key that sealed it"
+            )
