@@ -216,6 +216,24 @@ def test_a_shutdown_gives_back_what_it_gathers(backend: Backend, tmp_path: Path)
     assert {job.id for job in given_back} == {job.id for job in jobs}
 
 
+def test_the_report_of_a_shutdown_has_every_job_of_a_call(backend: Backend) -> None:
+    """All jobs of a call that the shutdown interrupts are interrupted ones."""
+    began, never = threading.Event(), threading.Event()
+
+    def handle(jobs: list[Job]) -> None:
+        began.set()
+        while not never.wait(0.01):
+            pass
+
+    jobs = backend.enqueue_many(numbered(3)) if "durable" in type(backend).features else []
+    backend.listen_many("q", handle, size=3, wait=0.5)
+    jobs = jobs or backend.enqueue_many(numbered(3))
+    backend.start()
+    assert began.wait(20)
+    report = backend.shutdown(0)
+    assert {job.id for job in report.interrupted} == {job.id for job in jobs}
+
+
 def test_a_coroutine_takes_many(backend: Backend) -> None:
     """A coroutine function may be the handler."""
     seen: list[int] = []

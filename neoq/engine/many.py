@@ -126,6 +126,12 @@ class _Member:
 class ManyRunner(Runner):
     """One thread that calls a handler with many jobs."""
 
+    _ready: Sequence[Job] = ()  # the jobs of the call that runs
+
+    def called_with(self, job: Job) -> Sequence[Job]:
+        """All jobs of the call, for the one that stands for them."""
+        return self._ready or [job]
+
     def _learn(self) -> None:
         """Always take as many as a call may have: they are one piece of work."""
         self._chunk = 0
@@ -187,7 +193,7 @@ class ManyRunner(Runner):
                 ready.append(job)
         if not ready:
             return
-        call = _standing_for(ready)
+        call, self._ready = _standing_for(ready), ready
         members = [_Member(slot, job, call) for job in ready]
         until = slot.plan(call, listener.timeout, started)
         for job, member in zip(ready, members, strict=True):
@@ -200,6 +206,7 @@ class ManyRunner(Runner):
         for job, member in zip(ready, members, strict=True):
             job.slot = slot
             self._end(job, listener, started, member.error if error is None else error, asked)
+        self._ready = ()
 
     def _end(
         self,

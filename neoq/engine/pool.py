@@ -11,7 +11,7 @@ import os
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING, Any
 
 from neoq.engine.attempt import Judged, abandoned, attempt
@@ -458,6 +458,10 @@ class Runner:
         self.pool.warn_at_abandoned_limit()
         if error is not None:
             self.pool.listener.of(job).call_on_error(job, error)
+
+    def called_with(self, job: Job) -> Sequence[Job]:
+        """The jobs whose handler runs, of which ``job`` is the one in the slot."""
+        return [job]
 
     def settle_abandoned(self, job: Job, asked: Interrupt) -> Judged:
         """Settle the attempt of an abandoned thread.

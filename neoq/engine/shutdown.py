@@ -210,7 +210,7 @@ class Shutdown:
             if runner is own or job is None:
                 continue
             if runner.slot.interrupt(job, ShutdownRequested) and runner.slot.asked is ShutdownRequested:
-                self._asked.add(job.id or 0)
+                self._asked.update(one.id or 0 for one in runner.called_with(job))
         self._runtime.watchdog.expect(-math.inf)
 
     def _abandon_rest(self, own: Runner | None) -> None:

@@ -568,6 +568,7 @@ def test_commands_show_and_steer_what_waits(
     assert "ordered=True" in here("limit").out
     assert "max_running=3" in here("limit", "orders", "--max-running", "3", "--rate", "100/60:5").out
     assert workflows.limits()["orders"].rate == neoq.Rate(100, per=60, burst=5)
+    assert "per must be seconds, above 0" in here("limit", "orders", "--rate", "5/0", ends_with=2).err
     assert here("limit", "orders", "--reset").out == ""
     batch = workflows.batch(then=Job("done", {}))
     with batch:

@@ -11,6 +11,7 @@ from neoq.cli.exits import CommandError, Exit
 from neoq.cli.output import plain
 from neoq.cli.parser import Parser
 from neoq.cli.target import add_store, opened
+from neoq.errors import ConfigError
 
 if TYPE_CHECKING:
     from neoq.held.limits import Limits, Rate
@@ -51,7 +52,10 @@ def _rate(text: str) -> Rate:
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no rate such as 100/60, or 100/60:10")
     n, per, burst = found.groups()
-    return Rate(int(n), float(per or 1), None if burst is None else int(burst))
+    try:
+        return Rate(int(n), float(per or 1), None if burst is None else int(burst))
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {'; '.join(error.problems)}") from None
 
 
 def run(args: argparse.Namespace) -> int:

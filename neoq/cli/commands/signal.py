@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"job {job.id} has the signal {output.plain(args.name)}")
     else:
         output.say(
-            f"job {job.id} did not take the signal {output.plain(args.name)}: it has one of that name, "
-            f"or has ended ({job.status})"
+            f"job {job.id}, which is {job.status}, did not take the signal {output.plain(args.name)}: it has "
+            "one of that name already, or it is over"
         )
     return Exit.OK if taken else Exit.FAILED
