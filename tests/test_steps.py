@@ -78,6 +78,27 @@ def test_a_step_that_is_not_json_fails_the_attempt(backend: neoq.Backend) -> Non
     assert "PayloadError: the result of step 'odd' is an object" in job.error
 
 
+def test_what_is_no_function_or_no_list_is_refused(backend: neoq.Backend) -> None:
+    """A result in the place of a function, or a job in the place of a list, is said to be wrong."""
+
+    def handler(job: Job) -> list[str]:
+        errors = []
+        for ask in (
+            lambda: job.step("a", 5),
+            lambda: job.gather("b", Job("q")),
+            lambda: job.gather("c", None),
+        ):  # type: ignore[arg-type]
+            with pytest.raises(neoq.InvalidJobError) as raised:
+                ask()
+            errors.append(str(raised.value))
+        return errors
+
+    first, second, third = run(backend, handler).result
+    assert "the step 'a' got 5; it takes a function" in first
+    assert "the gather 'b' got <Job" in second
+    assert "the gather 'c' got None; it takes a list" in third
+
+
 def test_attempts_are_counted_since_the_last_progress(backend: neoq.Backend) -> None:
     """A recorded step begins the count of attempts anew: for the policy, `Job.attempt` and the log."""
     seen: list[tuple[int, int]] = []

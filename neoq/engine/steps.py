@@ -80,6 +80,12 @@ class AttemptSteps:
     ) -> T:
         """Call a function once; see `Job.step`."""
         self._enter("step")
+        if not callable(function):
+            raise InvalidJobError(
+                f"the step {name!r} got {function!r:.80}; it takes a function and then its arguments: "
+                "job.step(name, function, ...)",
+                queue=self.job.queue,
+            )
         key = self._key("step", name)
         found = self._recorded().get(key)
         if found is None:
@@ -433,6 +439,8 @@ def _refuse_undone(value: Any, job: Job, name: str) -> None:
 
 
 def _jobs_in(jobs: Iterable[Job], name: str) -> list[Job]:
+    if not isinstance(jobs, Iterable):
+        raise InvalidJobError(f"the gather {name!r} got {jobs!r:.80}; it takes a list of Job objects")
     given = list(jobs)
     for job in given:
         if not isinstance(job, Job):
