@@ -44,6 +44,10 @@ class Recorder:
             pause = min(2 * pause, LAST_PAUSE)
 
     def _commit(self, calls: Sequence[Call[Entry, bool]]) -> None:
+        if len({call.item[0].job_id for call in calls}) < len(calls):  # an attempt, and one before it that
+            for call in calls:  # has lost its lease: the store tells of jobs only, not of leases
+                self._commit_alone(call)
+            return
         try:
             stale = self._store.record([call.item for call in calls])
         except BackendUnavailable:
