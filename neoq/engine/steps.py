@@ -28,7 +28,7 @@ from neoq.held.group import BATCH, Group, group_in
 from neoq.held.step import MOST_STEPS, SIGNAL, Step
 from neoq.job import Job
 from neoq.outcome import Outcome, lease_of
-from neoq.payload import encode_value
+from neoq.payload import EXACT, encode_value
 from neoq.record import JobOptions, Status
 from neoq.threads.boundary import wall
 from neoq.times import epoch_or_span, latest, to_seconds
@@ -135,7 +135,7 @@ class AttemptSteps:
         self._refuse_more()
         at, span = epoch_or_span("sleep", until)
         wakes = latest(now + max(0.0, span or 0.0) if at is None else at)
-        step = Step(key, orjson.dumps(wakes))
+        step = Step(key, EXACT % orjson.dumps(wakes))
         if wakes > now:
             raise self._suspended(Wait(wakes, steps=(self._progress(step),)))
         self._record(step)
@@ -159,7 +159,7 @@ class AttemptSteps:
             self._refuse_more()
             seconds = None if timeout is None else max(0.0, to_seconds("timeout", timeout))
             until = None if seconds is None else latest(self._holding.clock.time() + seconds)
-            steps = [self._progress(Step(key, orjson.dumps(until)))]
+            steps = [self._progress(Step(key, EXACT % orjson.dumps(until)))]
         else:
             until, steps = orjson.loads(waits.data), []
         if until is not None and self._is_over(until):
@@ -395,7 +395,7 @@ class AttemptSteps:
         number = 1 + max([self.job.holds or 0, *self._rounds()])
         for place, child in enumerate(children):
             child.group = str(Group(self.job.id, number, place))
-        step = self._progress(Step(key, orjson.dumps([number, len(children)])))
+        step = self._progress(Step(key, EXACT % orjson.dumps([number, len(children)])))
         return Wait(holds=number, children=tuple(children), steps=(step,))
 
     def _rounds(self) -> Iterator[int]:
