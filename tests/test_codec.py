@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def test_nothing_can_be_read_in_the_file(tmp_path: Path) -> None:
         backend.enqueue("well", {"n": "top secret too"})
         backend.start()
         eventually(lambda: backend.stats().succeeded == 1 and backend.stats().dead == 1, "two ends")
-    with sqlite3.connect(tmp_path / "jobs.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
         dump = "\n".join(connection.iterdump())
     assert "top secret" not in dump
     assert b"top secret".hex() not in dump.lower()
@@ -132,9 +133,8 @@ def test_torn_bytes_are_no_payload(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/jobs.db"
     with neoq.connect(url, codec=sealing(NEW)) as before:
         job = before.enqueue("q", {"n": 1})
-    with sqlite3.connect(tmp_path / "jobs.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection, connection:
         connection.execute("update neoq_jobs set payload = substr(payload, 1, 40)")
-    connection.close()
     with neoq.connect(url, codec=sealing(NEW)) as backend, pytest.raises(MissingKeyError):
         _ = backend.get(job.id).payload  # type: ignore[union-attr]
 
