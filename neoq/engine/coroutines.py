@@ -31,6 +31,9 @@ class Cancellable(Protocol):
     def cancelling(self, cancel: Callable[[], None]) -> AbstractContextManager[None]:
         """Let interrupts call a function inside a block, rather than be raised."""
 
+    def lent(self) -> AbstractContextManager[None]:
+        """Let the thread that enters a block run the handler there."""
+
 
 def is_coroutine_function(handler: Any) -> bool:
     """Whether a call of a handler makes a coroutine."""
@@ -115,17 +118,11 @@ def _in_thread_of_its_own(
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
 
-    from neoq.engine.interrupt import AttemptSlot, running_in
-
     def run() -> Any:
-        if not isinstance(slot, AttemptSlot):
+        if slot is None:
             return asyncio.run(handler(argument))
-        ident = slot.ident
-        try:
-            with running_in(slot):  # what the handler asks of its job belongs to its thread
-                return asyncio.run(handler(argument))
-        finally:
-            slot.ident = ident
+        with slot.lent():  # what the handler asks of its job belongs to its thread
+            return asyncio.run(handler(argument))
 
     with ThreadPoolExecutor(1) as threads:
         return threads.submit(context.run, run).result()

@@ -243,6 +243,16 @@ class AttemptSlot:
             with self._lock:
                 self._cancel_task = None
 
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Let the thread that enters a block run the handler there."""
+        ident = self.ident
+        try:
+            with running_in(self):
+                yield
+        finally:
+            self.ident = ident
+
     def _take_back(self) -> None:
         _clear_in_thread(self.ident, None)
         self._pending = False
