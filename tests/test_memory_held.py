@@ -15,7 +15,9 @@ from neoq.job import Job, plain
 from neoq.memory.groups import Groups
 from neoq.memory.lines import Lines
 from neoq.memory.queues import ReadyQueue, Records
+from neoq.outcome import succeeded
 from neoq.record import Status
+from neoq.store import Demand
 from neoq.testing import clock
 
 
@@ -37,6 +39,29 @@ def record(job_id: int, key: str | None = None, group: str | None = None) -> Job
     job = plain("q", b"{}", 1000.0)
     job.id, job.key, job.group, job.special = job_id, key, group, True
     return job
+
+
+def test_an_outcome_is_never_seen_without_what_follows_it() -> None:
+    """A job that follows an attempt is there at the moment at which others see that the attempt succeeded."""
+    with neoq.MemBackend(autostart=False) as backend:
+        backend.listen("q", lambda job: None)
+        backend.enqueue_many([Job("q", {"n": n}) for n in range(500)])
+        store = backend.store
+        seen: list[tuple[int, int]] = []
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.is_set():
+                seen.extend((one.succeeded, one.ready) for one in store.counts())
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        for job in store.claim([Demand("q", 500)]).jobs:
+            after = plain("q", b'{"after": %d}' % job.id, 1000.0)
+            store.settle([succeeded(job)._replace(follow=(after,))])
+        ended.set()
+        looking.join()
+    assert [(done, ready) for done, ready in seen if ready < done] == []
 
 
 def test_a_group_is_stopped_in_pages() -> None:

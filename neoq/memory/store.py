@@ -13,7 +13,6 @@ from neoq.errors import UnsupportedError
 from neoq.filter import ALL, Filter
 from neoq.job import Job, call_of, data_of, is_special, queue_of
 from neoq.job import plain as plain_job
-from neoq.memory.groups import Members
 from neoq.memory.holding import HoldingMemStore
 from neoq.memory.looking import counts, find
 from neoq.memory.operate import Operator
@@ -166,7 +165,7 @@ class MemStore(HoldingMemStore):
             self._notify(job.queue, "ready")
         return added
 
-    def _add_batch(self, jobs: Sequence[Job], token: bytes, *, follows: bool = False) -> list[Job]:
+    def _add_batch(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
         empty: list[QueueState] = []
         table = self._table
         if table.in_use:
@@ -174,7 +173,7 @@ class MemStore(HoldingMemStore):
         with self._lock:
             table.in_use = True
             try:
-                added = self._add_locked(jobs, token, empty, follows)
+                added = self._add_locked(jobs, token, empty, follows=False)
             finally:
                 table.in_use = False
         for state in empty:
@@ -182,7 +181,7 @@ class MemStore(HoldingMemStore):
         return added
 
     def _add_locked(
-        self, jobs: Sequence[Job], token: bytes, empty: list[QueueState], follows: bool
+        self, jobs: Sequence[Job], token: bytes, empty: list[QueueState], *, follows: bool
     ) -> list[Job]:
         # Not in the body of the `with`: an exception from a signal handler that lands on the backward jump
         # of a comprehension there would leave the lock taken (CPython 3.13).
@@ -359,25 +358,30 @@ class MemStore(HoldingMemStore):
         table = self._table
         if table.in_use:
             table.give_way()
-        followed: list[tuple[Outcome, list[Members]]] = []
+        empty: list[QueueState] = []
         with self._lock:
             for outcome in outcomes:
                 lease = outcome.lease
                 job: Any = self._jobs.get(lease.job_id)
                 if not isinstance(job, Job) or job.token != lease.token or job.status is not _RUNNING:
                     stale.add(lease.job_id)
-                    continue
-                if outcome.follow:
-                    followed.append((outcome, table.groups.expect(outcome)))
-                table.settle(job, self._queues[lease.queue], outcome)
-        for outcome, groups in followed:
-            try:
-                self._add_batch(outcome.follow, b"", follows=True)
-            finally:
-                with self._lock:
-                    table.groups.added(groups)
+                elif outcome.follow:
+                    self._settle_with_follow(job, outcome, empty)
+                else:
+                    table.settle(job, self._queues[lease.queue], outcome)
+        for state in empty:
+            self._notify(state.queue, "ready")
         self._finish_stopping()
         return stale
+
+    def _settle_with_follow(self, job: Job, outcome: Outcome, empty: list[QueueState]) -> None:
+        """Record an outcome and add what follows it; nobody sees the one without the other."""
+        groups = self._table.groups.expect(outcome)
+        self._table.settle(job, self._queues[job.queue], outcome)
+        try:
+            self._add_locked(outcome.follow, b"", empty, follows=True)
+        finally:
+            self._table.groups.added(groups)
 
     def _settle_succeeded(self, jobs: Sequence[Job]) -> set[int]:
         """The hot path of settle: a job's own record, as `claim` handed it out."""
