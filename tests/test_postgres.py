@@ -562,6 +562,16 @@ def test_claims_that_begin_where_the_last_ended(
     assert eventually(claim, "it is found when all is searched again") == [-50]
 
 
+def test_a_claim_of_other_kinds_does_not_begin_there(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim of other kinds finds what the claims before it passed over for its kind."""
+    monkeypatch.setattr("neoq.postgres.scan.LONG", -1.0)  # each search counts as a long one
+    backend = make(autostart=False)
+    long_ago = datetime.fromtimestamp(time.time() - 100, UTC)
+    backend.enqueue("q", run_after=long_ago, kind="other")
+    assert backend.store.claim([Demand("q", 1, frozenset({"mine"}))]).jobs == []
+    assert [job.kind for job in backend.store.claim([Demand("q", 1, frozenset({"other"}))]).jobs] == ["other"]
+
+
 def buried(backend: PostgresBackend, number: int) -> list[Job]:
     """Let jobs die one after another; they are returned in that order."""
     jobs = []

@@ -98,7 +98,7 @@ class Claimer:
         self._undo_lost()
         token = int.from_bytes(os.urandom(7), "big") + 1  # an older claim's cannot equal it
         queues = [queue for queue, _ in wanted]
-        hints = self._hints.of(queues)
+        hints = self._hints.of(queues, kinds)
         known_queues, known_levels, known_from = self._hints.values(hints)
         values = {
             "worker": number,
@@ -113,7 +113,7 @@ class Claimer:
         }
         rows, due, now = self._execute(self._statements.claim, values, token)
         self._hints.learn(
-            hints, [ScanReport(row[1], row[2], row[3], row[-1]) for row in rows if row[0] is None]
+            hints, kinds, [ScanReport(row[1], row[2], row[3], row[-1]) for row in rows if row[0] is None]
         )
         rows = [row for row in rows if row[0] is not None]
         self.leased.update((row[0], token) for row in rows)

@@ -18,6 +18,8 @@ LONG = 0.008  # seconds of scanning, above which it is worth remembering where t
 FULL_SCAN_EVERY = 1.0  # seconds between scans from the beginning
 FULL_SCAN_SHARE = 0.05  # of the time, at most, that these may take
 
+Kinds = Sequence[str] | None  # that a claim takes; None for any
+
 
 class ScanReport(NamedTuple):
     """What a claim returned about one priority of a queue."""
@@ -29,9 +31,10 @@ class ScanReport(NamedTuple):
 
 
 class ScanHint:
-    """From where to scan one queue."""
+    """From where to scan one queue, for some kinds: a scan passes over jobs of others, which wait."""
 
-    def __init__(self, full_scan_at: float) -> None:
+    def __init__(self, kinds: Kinds, full_scan_at: float) -> None:
+        self.kinds = kinds
         self.floors: dict[int, float] = {}  # by priority
         self.full_scan_at = full_scan_at  # monotonic
 
@@ -42,7 +45,7 @@ class ScanHints:
     def __init__(self) -> None:
         self._queues: dict[str, ScanHint] = {}
 
-    def of(self, queues: Sequence[str]) -> dict[str, ScanHint]:
+    def of(self, queues: Sequence[str], kinds: Kinds) -> dict[str, ScanHint]:
         """The hints for the next claim; a queue that is due for a full scan has none."""
         if not self._queues:
             return {}
@@ -50,7 +53,9 @@ class ScanHints:
         return {
             queue: hint
             for queue in queues
-            if (hint := self._queues.get(queue)) is not None and now < hint.full_scan_at
+            if (hint := self._queues.get(queue)) is not None
+            and hint.kinds == kinds
+            and now < hint.full_scan_at
         }
 
     @staticmethod
@@ -65,7 +70,7 @@ class ScanHints:
             float8s([floor for _, _, floor in floors]),
         )
 
-    def learn(self, hints: dict[str, ScanHint], reports: Sequence[ScanReport]) -> None:
+    def learn(self, hints: dict[str, ScanHint], kinds: Kinds, reports: Sequence[ScanReport]) -> None:
         """Take over what a claim with these hints reported."""
         seconds: dict[str, float] = {}
         for report in reports:
@@ -77,7 +82,7 @@ class ScanHints:
                 self._queues.pop(queue, None)
             else:
                 pause = max(FULL_SCAN_EVERY, spent / FULL_SCAN_SHARE)
-                self._queues[queue] = ScanHint(machine.monotonic() + pause)
+                self._queues[queue] = ScanHint(kinds, machine.monotonic() + pause)
         for report in reports:
             hint = self._queues.get(report.queue)
             if hint is not None:
