@@ -71,6 +71,7 @@ def test_scrapes_of_a_worker(shop: Shop) -> None:
     )
     with shop.worker("--port", "0") as worker:
         worker.claims()
+        until(lambda: ("neoq_leases_lost_total",) in samples(worker), "the process has told its counts")
         assert samples(worker)["neoq_leases_lost_total",] == 0
         code, head, body = scrape(worker, method="HEAD")
         assert (code, body) == (200, "")
