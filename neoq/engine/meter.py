@@ -111,18 +111,24 @@ class Meter:
         for queue, number in Counter(map(queue_of, jobs)).items():
             self.enqueued[queue] += number
 
-    def note(self, outcomes: Sequence[Outcome], stale: Collection[int], skew: float = 0.0) -> None:
-        """Attempts have ended, and but for the stale ones are recorded; the store is ``skew`` s ahead."""
+    def note(
+        self, outcomes: Sequence[Outcome], stale: Collection[int], skew: float = 0.0
+    ) -> Sequence[Outcome]:
+        """Attempts have ended, and but for the stale ones are recorded; the store is ``skew`` s ahead.
+
+        Returns a part of them that has all which are no successes.
+        """
         with self._lock:
             if isinstance(outcomes, Successes) and not stale:
                 self._count_successes(outcomes.jobs)
-                return
+                return ()
             rest = outcomes if stale or not outcomes else self._count_plain(outcomes, skew)
             for outcome in rest:
                 if outcome.lease.job_id in stale:
                     self._tallies[outcome.lease.queue].outcomes["stale"] += 1
                 elif outcome.started_at is not None or outcome.status is not _PENDING:
                     self._count(outcome, skew)
+            return rest
 
     def note_undone(self, outcome: Outcome) -> None:
         """An attempt that its handler completed has failed: its transaction was rolled back."""

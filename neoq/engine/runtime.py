@@ -279,11 +279,11 @@ class Runtime:
 
     def settled(self, outcomes: Sequence[Outcome], stale: set[int]) -> None:
         """Outcomes are recorded; the stale ones were dropped."""
-        self.meter.note(outcomes, stale, 0.0 if self.fetcher is None else self.fetcher.skew)
+        others = self.meter.note(outcomes, stale, 0.0 if self.fetcher is None else self.fetcher.skew)
         if stale:
             self._warn_of(stale)
         if self.heartbeat is not None and any(
-            one.status is Status.DEAD and one[0].counted for one in outcomes
+            one.status is Status.DEAD and one.lease.counted for one in others
         ):
             self.heartbeat.call()  # its batch may stop at it
         if self.stopping is not None:

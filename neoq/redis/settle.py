@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from neoq.errors import BackendError, BackendUnavailable
@@ -25,7 +25,7 @@ Batch = tuple[str, "Way", list[Outcome]]  # of one queue
 Packs = dict[int, list[Pack]]  # of jobs that follow, by the id of the job
 
 
-class Way(Enum):
+class Way(StrEnum):
     """By which script an outcome is recorded."""
 
     FINISH = "finish"  # successes that concern nothing but their jobs
