@@ -195,7 +195,11 @@ def test_leases_are_renewed_while_it_gathers_and_while_it_runs(backend: Backend)
     @backend.listen_many("q", size=10, wait=1.2, concurrency=1)
     def handle(jobs: list[Job]) -> None:
         calls.append(len(jobs))
-        time.sleep(1.2)  # longer than a lease
+        began = last_beat()
+        eventually(lambda: last_beat() > began + 1.2, "more than a lease has gone by")
+
+    def last_beat() -> float:
+        return max(worker.beat_at.timestamp() for worker in backend.workers())
 
     jobs = backend.enqueue_many(numbered(3))
     backend.start()

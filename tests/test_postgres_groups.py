@@ -1,4 +1,4 @@
-"""Batches in PostgreSQL: what is noted, who counts it, and that nobody waits for an open transaction."""
+"""Batches in PostgreSQL: what is noted, what counts it, and that nobody waits for an open transaction."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_one_note_for_a_call(backend: neoq.PostgresBackend, postgres_url: str) -
 
 
 def test_an_open_transaction_holds_up_no_other_end(backend: neoq.PostgresBackend, postgres_url: str) -> None:
-    """A member whose handler's transaction is open delays neither other ends nor who counts them."""
+    """A member whose handler's transaction is open delays neither other ends nor the count of them."""
     holder = batch_of(backend, 3)
     slow, *others = claimed(backend, "q")
     with closing(psycopg.connect(postgres_url)) as connection:

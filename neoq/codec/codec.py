@@ -57,7 +57,7 @@ class Codec:
         if isinstance(keys, (str, bytes)):
             problems.append("Codec: keys must be a list of keys, the newest first")
             keys = ()
-        self._sealers = [_sealer(number, key, problems) for number, key in enumerate(keys)]
+        sealers = [_sealer(number, key, problems) for number, key in enumerate(keys)]
         if compress_above is not None and (type(compress_above) is not int or compress_above < 0):
             problems.append(f"Codec: compress_above must be a number of bytes, not {compress_above!r}")
         key = fingerprint_key.encode() if isinstance(fingerprint_key, str) else fingerprint_key
@@ -65,6 +65,7 @@ class Codec:
             problems.append("Codec: fingerprint_key must have from 16 to 64 bytes")
         if problems:
             raise ConfigError(problems)
+        self._sealers = [sealer for sealer in sealers if sealer is not None]
         self._fingerprint_key = key
         self._compress_above = compress_above
 
@@ -158,11 +159,12 @@ def compares_payload(job: Job) -> bool:
     )
 
 
-def _sealer(number: int, key: Any, problems: list[str]) -> Sealer:
+def _sealer(number: int, key: Any, problems: list[str]) -> Sealer | None:
     if not isinstance(key, (str, bytes)):
         if not isinstance(key, Sealer):
             problems.append(f"Codec: key {number} has no methods encrypt and decrypt")
-        return key  # type: ignore[no-any-return]
+            return None
+        return key
     try:
         return _fernet(key)
     except ImportError:
@@ -171,20 +173,10 @@ def _sealer(number: int, key: Any, problems: list[str]) -> Sealer:
         )
     except ValueError:
         problems.append(f"Codec: key {number} is no Fernet key: 32 bytes in URL-safe base64")
-    return _NoSealer()
+    return None
 
 
 def _fernet(key: str | bytes) -> Fernet:
     from cryptography.fernet import Fernet
 
     return Fernet(key)
-
-
-class _NoSealer:
-    """Stands for a key that is wrong, until that is reported."""
-
-    def encrypt(self, data: bytes) -> bytes:
-        raise NotImplementedError
-
-    def decrypt(self, data: bytes) -> bytes:
-        raise NotImplementedError

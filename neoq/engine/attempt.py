@@ -201,31 +201,45 @@ class Ending:
 
         If it does not end, the attempt is settled with ``outcome`` over this thread's head.
         """
-        slot, watchdog, failed = self.slot, self.watchdog, None
+        slot, watchdog = self.slot, self.watchdog
         if slot.abandoned:
             return None, None
-        done: T | None = None
         until = slot.begin_on_error(_timeout(self.job, self.listener), outcome)
         if watchdog is not None and until < watchdog.wakes_at:
             watchdog.expect(until)
-        try:
-            slot.job = self.job
-            done = work(*arguments)
-            slot.job = None
-        except BaseException as raised:
-            slot.job = None
-            failed = raised
-        while slot.asked is not None:  # as in `attempt`
-            try:
-                slot.end()
-            except JobInterrupted:
-                continue
+        done, failed, _ = called(slot, self.job, work, *arguments)
         if not slot.abandoned:
             slot.outcome = None
         try:
             return done, failed
         finally:
             failed = None
+
+
+@wall
+def called(
+    slot: AttemptSlot, job: Job, work: Callable[..., T], *arguments: Any
+) -> tuple[T | None, BaseException | None, Interrupt | None]:
+    """What ``work`` returned, what it raised, and the interrupt that it was to heed; as in `attempt`."""
+    done: T | None = None
+    failed: BaseException | None = None
+    asked: Interrupt | None = None
+    try:
+        slot.job = job
+        done = work(*arguments)
+        slot.job = None
+    except BaseException as raised:
+        slot.job = None
+        failed = raised
+    while slot.asked is not None:
+        try:
+            asked = slot.end()
+        except JobInterrupted:
+            continue
+    try:
+        return done, failed, asked
+    finally:
+        failed = None
 
 
 def _not_started(job: Job, now: float) -> Outcome:
@@ -323,7 +337,7 @@ def _judge(
             again = _instant(error.delay, now)
         except InvalidJobError as wrong:
             return _judge_failure(job, listener, started, wrong)
-        return Outcome(lease_of(job), Status.PENDING, again, False, started, now), None, _say_nothing
+        return Outcome(lease_of(job), Status.PENDING, again, False, started, now), None, say_nothing
     if isinstance(error, Discard):
         failure = describe(error)
         outcome = _failed(job, started, now, failure, None)
@@ -357,8 +371,8 @@ def _judge_failure(
     return outcome, error, partial(_log_failure, job, listener, error, failure, delay)
 
 
-def _say_nothing() -> None:
-    pass
+def say_nothing() -> None:
+    """Log nothing."""
 
 
 def _delay(job: Job, listener: Listener, error: BaseException) -> float | None:
@@ -420,7 +434,7 @@ def _reason(asked: Interrupt, job: Job, listener: Listener) -> str:
 def abandoned(job: Job, listener: Listener, slot: AttemptSlot, asked: Interrupt) -> Judged:
     """The outcome of an attempt whose thread was abandoned, the error for on_error, and how to log it."""
     if slot.outcome is not None:  # it was over, and what followed did not heed its interrupt
-        return slot.outcome, None, _say_nothing
+        return slot.outcome, None, say_nothing
     outcome, error, say = _judge_abandoned(job, listener, slot, asked)
     return outcome if slot.stepped is None else slot.stepped.with_saved(outcome), error, say
 

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from neoq.checks import checked_choice, checked_int
-from neoq.engine.attempt import Ending, Judged, abandoned
+from neoq.engine.attempt import Ending, Judged, abandoned, called, say_nothing
 from neoq.engine.coroutines import is_coroutine_function, run_coroutine
 from neoq.engine.interrupt import AttemptSlot, Interrupt, current_slot
 from neoq.engine.listener import Listener, Middleware
 from neoq.engine.pool import Runner
-from neoq.errors import InvalidJobError, JobInterrupted, NeoqError
+from neoq.errors import InvalidJobError, NeoqError
 from neoq.job import Job, blank
 from neoq.outcome import given_back
-from neoq.threads.boundary import wall
 from neoq.times import to_seconds
 
 if TYPE_CHECKING:
@@ -200,7 +199,7 @@ class ManyRunner(Runner):
             job.slot, job.started = member, started
         if until < watchdog.wakes_at:
             watchdog.expect(until)
-        error, asked = _called(listener.call_many, ready, slot, call)
+        _, error, asked = called(slot, call, listener.call_many, list(ready))
         if slot.abandoned:
             return
         for job, member in zip(ready, members, strict=True):
@@ -227,7 +226,7 @@ class ManyRunner(Runner):
         self._settle(job, ending.otherwise(started, error, asked, None))
 
     def _settle(self, job: Job, outcome: Any) -> None:
-        if outcome is None or job not in self.together:  # abandoned: who replaced this thread settles it
+        if outcome is None or job not in self.together:  # the thread that replaced this one settles it
             return
         self.together.remove(job)
         self.processed += 1
@@ -243,7 +242,7 @@ class ManyRunner(Runner):
         judged: list[Judged] = []
         for one in jobs:
             if over and one is not job:
-                judged.append((given_back(one), None, _say_nothing))
+                judged.append((given_back(one), None, say_nothing))
                 continue
             judged.append(abandoned(one, listener, self.slot, asked))
             if judged[-1][1] is not None or self.slot.uncounted:
@@ -253,36 +252,7 @@ class ManyRunner(Runner):
             say()
             if error is not None:
                 self.pool.run_callback(listener.call_on_error, one, error)
-        return judged[-1][0], None, _say_nothing
-
-
-def _say_nothing() -> None:
-    pass
-
-
-@wall
-def _called(
-    handler: Handler, jobs: list[Job], slot: AttemptSlot, call: Job
-) -> tuple[BaseException | None, Interrupt | None]:
-    """What a call of the handler raised, and the interrupt that it was asked to heed: as `attempt` does."""
-    error: BaseException | None = None
-    asked: Interrupt | None = None
-    try:
-        slot.job = call  # from here on an interrupt may land anywhere
-        handler(list(jobs))
-        slot.job = None
-    except BaseException as raised:
-        slot.job = None
-        error = raised
-    while slot.asked is not None:
-        try:
-            asked = slot.end()
-        except JobInterrupted:
-            continue
-    try:
-        return error, asked
-    finally:
-        error = None
+        return judged[-1][0], None, say_nothing
 
 
 def checked_many(size: Any, wait: Any, by_key: Any) -> Many:

@@ -57,10 +57,10 @@ def closed(holder: int) -> BatchClosedError:
 class BatchRules(NamedTuple):
     """How a batch is opened.
 
-    ``producer`` is a random number, above 0, of who opens it: adds and the seal of another producer are
+    ``producer`` is a random number, above 0, of the call that opens it: adds and the seal of another one are
     refused. ``successes`` releases the callback only when no member is DEAD; ``stop_on_dead`` cancels the
     other members with the first that is. A ``named`` batch knows its members by their fingerprints until it
-    ends, and is taken over by whoever opens it again.
+    ends, and is taken over by the next call that opens it.
     """
 
     producer: int

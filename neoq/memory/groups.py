@@ -1,4 +1,4 @@
-"""Groups in memory: who belongs to each, and how many of them have ended."""
+"""Groups in memory: the members of each, and how many of them have ended."""
 
 from __future__ import annotations
 

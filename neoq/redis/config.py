@@ -134,7 +134,7 @@ class RedisConfig(Config):
         }
 
     def _misplaced(self, address: Address) -> list[str]:
-        """Settings that this URL has no use for: who gives them believes that they hold."""
+        """Settings that this URL has no use for: a user who gives them believes that they hold."""
         tls = [name for name in ("tls_ca", "tls_cert", "tls_key") if getattr(self, name) is not None]
         tls += ["tls_verify"] if self.tls_verify != "full" else []
         problems = [

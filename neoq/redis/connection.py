@@ -34,7 +34,7 @@ def _eval(script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Se
 
 
 def _looking(command: Sequence[Any]) -> Sequence[Any]:
-    """The same script, as a user may run it who may not write."""
+    """The same script, as a user that may not write may run it."""
     return (f"{command[0]}_RO", *command[1:])
 
 

@@ -305,12 +305,12 @@ def _count(value: Any) -> int:
 
 
 def lease_name(stored: int, token: int, worker: str) -> str:
-    """What a lease is called: who settles the job has to name it."""
+    """What a lease is called: a settle of the job has to name it."""
     return f"{stored}:{token}:{worker}"
 
 
 def read_lease(job: Job, lease: bytes) -> None:
-    """Take over from a lease who runs the job, and since when: a token is the microsecond of its claim."""
+    """Take over from a lease when the job was claimed: its token is that microsecond."""
     job.status = Status.RUNNING
     _, token, worker = lease.decode(errors="replace").split(":")
     if not token.isdecimal() or len(token) > 19:

@@ -23,7 +23,7 @@ class Sweeper:
         self._places: dict[tuple[str, str], bytes] = {}  # where sweeps have stopped
 
     def bar(self, queue: str, name: str, *, opened: bytes = b"", stop: bool = False) -> bytes:
-        """Let a queue know who may add members, or that no job of the group starts; return the totals."""
+        """Let a queue know which producer may add members, or that no member starts; return the totals."""
         script = self._queues.scripts.bar
         totals: bytes = self._queues.call(
             script, queue, script.arguments(name=name, opened=opened, stop=int(stop))

@@ -380,7 +380,7 @@ end $$;
 
 
 -- Let a batch take no more members from outside; false where it is another producer's. It waits for the transactions
--- of those who add.
+-- in which members are added.
 create function seal(p_job bigint, p_producer bigint, p_tell boolean) returns setof text language plpgsql
 set search_path from current set lock_timeout = '10s'
 as $$

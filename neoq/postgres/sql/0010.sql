@@ -184,7 +184,7 @@ begin
 end $$;
 
 
--- As change_with_steps(): who held a line does so no more if it was deleted, and has its turn if it was retried.
+-- As change_with_steps(): a job that held a line holds it no more if it was deleted, and has its turn if it was retried.
 create function change_held(p_ids bigint[], p_holds uuid[], p_action text)
 returns table (id bigint, queue text, done boolean) language plpgsql set search_path from current
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off

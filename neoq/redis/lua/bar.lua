@@ -1,4 +1,4 @@
--- Let a queue know who may add members of a group, or that nobody may and none starts any more.
+-- Let a queue know which producer may add members of a group, or that none may and no member starts any more.
 -- keys: opener stopped ends
 -- takes: name opened stop
 -- arguments: the name of the group, what `note.lua` says of its producer ("" leaves it), 1 to stop the group
