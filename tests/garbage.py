@@ -195,42 +195,18 @@ class PostgresTarget:
                 )
 
 
+# The keys of a queue, by their type.
+REDIS_HASHES = "jobs payloads life results progress uniq ticks steps limits turn busy pace spent".split()
+REDIS_ZSETS = "ids ready wait retry lease done dead cancelled held lines paced tats".split()
+REDIS_SETS = ["cancel", "crashed", "idle"]
+
+
 class RedisTarget:
     """The keys under one prefix of a Redis server; the spots that are of a queue are those of the siege's.
 
     A spot is a key, and what is written there: garbage for the job, or in a place that is garbage.
     """
 
-    _HASHES = (
-        "jobs",
-        "payloads",
-        "life",
-        "results",
-        "progress",
-        "uniq",
-        "ticks",
-        "steps",
-        "limits",
-        "turn",
-        "busy",
-        "pace",
-        "spent",
-    )
-    _LISTS = (
-        "ids",
-        "ready",
-        "wait",
-        "retry",
-        "lease",
-        "done",
-        "dead",
-        "cancelled",
-        "held",
-        "lines",
-        "paced",
-        "tats",
-    )
-    _SETS = ("cancel", "crashed", "idle")
     _OF_ALL = ("queues", "workers", "crons", "schedules", "tick_jobs", "skips", "audit")
     _SCORES = (float("-inf"), -1.0, 0.0, 1.0, 1e9, 2e9, 1e300, float("inf"))
 
@@ -238,7 +214,7 @@ class RedisTarget:
         self._url, self._prefix = url, prefix
         self.spots = [
             Spot(name, what)
-            for name in (*self._HASHES, *self._LISTS, *self._SETS)
+            for name in (*REDIS_HASHES, *REDIS_ZSETS, *REDIS_SETS)
             for what in ("job", "other")
         ]
         self.spots += [Spot(name, "other") for name in self._OF_ALL]
@@ -258,9 +234,9 @@ class RedisTarget:
         with self._open() as client:
             if what == "number":
                 client.set(key, data)
-            elif name in self._SETS:
+            elif name in REDIS_SETS:
                 client.sadd(key, str(job_id) if what == "job" else data)
-            elif name in self._LISTS or name == "audit":
+            elif name in REDIS_ZSETS or name == "audit":
                 score = self._SCORES[len(data) % len(self._SCORES)]
                 client.zadd(key, {self._member(name, job_id) if what == "job" else data: score})
             elif value is None and what == "job":

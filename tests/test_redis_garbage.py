@@ -15,40 +15,10 @@ from neoq.job import Job
 from neoq.record import Status
 from neoq.redis.backend import RedisBackend
 from neoq.store import Demand
-from tests.garbage import PATIENCE
+from tests.garbage import PATIENCE, REDIS_HASHES, REDIS_SETS, REDIS_ZSETS
 
 pytestmark = pytest.mark.usefixtures("autostart")
 
-HASHES = (
-    "jobs",
-    "payloads",
-    "life",
-    "results",
-    "progress",
-    "uniq",
-    "ticks",
-    "steps",
-    "limits",
-    "turn",
-    "busy",
-    "pace",
-    "spent",
-)
-ZSETS = (
-    "ids",
-    "ready",
-    "wait",
-    "retry",
-    "lease",
-    "done",
-    "dead",
-    "cancelled",
-    "held",
-    "lines",
-    "paced",
-    "tats",
-)
-SETS = ("cancel", "crashed", "idle")
 GARBAGE = [b"", b"{", b"null", b"[1]", b'{"s":"x"}', b'{"s":9,"n":{}}', b"\xff\xfe", b"1c10000", b"9" * 30]
 
 
@@ -240,7 +210,7 @@ def test_a_queue_whose_number_cannot_be_read(
         assert len(other.store.claim([Demand("q", 5), Demand("new", 5)]).jobs) == 3
 
 
-@pytest.mark.parametrize("name", [*HASHES, *ZSETS, *SETS, "seq"])
+@pytest.mark.parametrize("name", [*REDIS_HASHES, *REDIS_ZSETS, *REDIS_SETS, "seq"])
 def test_a_key_of_another_type(
     backend: RedisBackend, client: redis.Redis, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
