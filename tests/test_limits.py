@@ -152,3 +152,20 @@ def test_a_queue_that_is_listened_to_with_other_limits_is_told(caplog: pytest.Lo
         backend.start()
     assert store["limits"] == {"q": Limits(per_key=3)}
     assert "another process gave per_key=4" in caplog.text
+
+
+@limited
+def test_what_is_claimed_ahead(backend: neoq.Backend) -> None:
+    """Jobs are claimed ahead where only keys are limited, and not where a claim counts for other keys."""
+    counts = {"max_running": 2, "rate": Rate(100), "rate_per_key": Rate(100)}
+    backend.listen("keys", lambda _: None, ordered=True)
+    backend.listen("slots", lambda _: None, per_key=2)
+    for name, limit in counts.items():
+        backend.listen(name, lambda _: None, per_key=2, **{name: limit})
+    backend.start()
+    nothing_ahead = backend.engine.pools["keys"].nothing_ahead
+    assert {queue for queue in backend.limits() if queue in nothing_ahead} == set(counts)
+    backend.limit("keys", max_running=1)
+    assert "keys" in nothing_ahead
+    backend.limit("keys", None)
+    assert "keys" not in nothing_ahead

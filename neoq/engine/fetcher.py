@@ -46,7 +46,7 @@ class Fetcher:
         pools: Callable[[], Iterable[RunnerPool]],
         parked: Callable[[], None],
         claimed: Callable[[list[Job]], None],
-        limited: Container[str],
+        nothing_ahead: Container[str],
     ) -> None:
         self._store = store
         self._settler = settler
@@ -54,7 +54,7 @@ class Fetcher:
         self._lanes = pools
         self._parked = parked
         self._claimed = claimed
-        self._limited = limited
+        self._nothing_ahead = nothing_ahead
         self._interval = config.job_check_interval
         self._max_running = config.max_running
         self._turn = 0  # of the pools, where max_running makes them take turns
@@ -274,7 +274,7 @@ class Fetcher:
         buffered = len(self._buffers.get(pool.queue, ()))
         free = len(pool.idle) + pool.spare
         ahead = min(self._prefetch.get(pool.queue, 0), pool.fits_ahead())
-        if pool.queue in self._limited:  # a job that is claimed has its turn, and counts as running
+        if pool.queue in self._nothing_ahead:  # a job that is claimed counts as running, and as a start
             ahead = 0
         limit = free + ahead - buffered
         return (

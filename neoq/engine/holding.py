@@ -52,6 +52,7 @@ class Holding:
         self.clock = clock
         self.prepare: Callable[[list[Job]], list[Job]] = list  # as an enqueue does: set by the backend
         self.limited: set[str] = set()  # queues with limits
+        self.nothing_ahead: set[str] = set()  # those of them whose jobs are claimed as they start
         self.ready: dict[str, int] = {}  # jobs of them, as a drain has seen them last
         self._handed: dict[str, Limits | None] = {}
         self._slots = slots
@@ -169,14 +170,16 @@ class Holding:
         self.refresh_limits()
 
     def refresh_limits(self) -> None:
-        """Learn which queues have limits: of them nothing is claimed ahead."""
+        """Learn which queues have limits, and of which nothing is claimed ahead."""
         if not self.store.features & {"limits", "rates"}:
             return
-        limited = {
-            queue for queue, limits in self.store.limits().items() if limits._replace(aging=None) != NO_LIMITS
-        }
+        limits_of = self.store.limits()
+        limited = {queue for queue, limits in limits_of.items() if limits._replace(aging=None) != NO_LIMITS}
         self.limited |= limited
         self.limited &= limited
+        counting = {queue for queue, limits in limits_of.items() if limits.counts_claims}
+        self.nothing_ahead |= counting
+        self.nothing_ahead &= counting
 
     # -- for the heartbeat -------------------------------------------------------------------------------
 

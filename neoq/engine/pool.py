@@ -75,7 +75,7 @@ class RunnerPool:
         self.callback_threads: list[threading.Thread] = []
         self._busy = 0.0  # seconds that the last chunks took, and their jobs: decaying sums
         self._jobs = 0.0
-        self.limited: Container[str] = ()  # queues with limits
+        self.nothing_ahead: Container[str] = ()  # queues of which each job is claimed as it starts
         self._max_abandoned = max_abandoned
         self._new_slot = new_slot
         self._numbers = 0
@@ -382,7 +382,7 @@ class Runner:
         seconds /= self._chunk
         self.seconds += SMOOTHING * (seconds - self.seconds)
         fits = int(AHEAD_SECONDS / max(self.seconds, seconds, 1e-6))
-        most = 1 if self.pool.queue in self.pool.limited else MAX_AHEAD
+        most = 1 if self.pool.queue in self.pool.nothing_ahead else MAX_AHEAD
         self._size = max(1, min(2 * self._size, fits, most))
         self._chunk = 0
 

@@ -188,7 +188,7 @@ class Runtime:
             pools=lambda: list(self.pools.values()),
             parked=self.parked,
             claimed=self.note_claimed,
-            limited=self.holding.limited,
+            nothing_ahead=self.holding.nothing_ahead,
         )
         self.announcer = Announcer(self.store, config)
         self.lookout = Lookout(self.store, config, self.awaited)
@@ -236,7 +236,7 @@ class Runtime:
             new_slot=self.new_slot,
         )
         pool.suspended = self.manual_run is not None
-        pool.limited = self.holding.limited
+        pool.nothing_ahead = self.holding.nothing_ahead
         if isinstance(listener, ManyListener):
             pool.runner_class = ManyRunner
         self.leave_out_others()

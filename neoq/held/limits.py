@@ -86,6 +86,11 @@ class Limits(NamedTuple):
         return self.ordered or self.per_key is not None or self.rate_per_key is not None
 
     @property
+    def counts_claims(self) -> bool:
+        """Whether a claim takes what others may need at once: then no job is claimed before it can start."""
+        return self.max_running is not None or self.rate is not None or self.rate_per_key is not None
+
+    @property
     def slots(self) -> int | None:
         """How many jobs of one key may be ready or running at once; None: as many as there are."""
         return 1 if self.ordered else self.per_key

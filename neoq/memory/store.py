@@ -317,8 +317,9 @@ class MemStore(HoldingMemStore):
             return [], False
         limited = state.limited
         if limited is not None:
-            # A runner takes no job that it does not start at once.
-            limit = limited.may_claim(limit if ahead else 1, state.running)
+            if not ahead and limited.limits.counts_claims:
+                limit = 1  # a runner takes no job that it does not start at once
+            limit = limited.may_claim(limit, state.running)
             if limit <= 0:
                 return [], False
         waiting = state.ready.take(limit, kinds)

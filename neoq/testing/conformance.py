@@ -31,7 +31,8 @@ from neoq.testing.cases.filters import FilterCases
 from neoq.testing.cases.gather import GatherCases
 from neoq.testing.cases.interrupts import CancelRunningCases, DeadlineCases, TimeoutCases
 from neoq.testing.cases.limits import AgingCases, LimitLeaseCases, MaxRunningCases, RateCases
-from neoq.testing.cases.lines import LimitsCases, LineLeaseCases, OrderedCases, PerKeyCases
+from neoq.testing.cases.line_workers import ClaimedAheadCases, LineLeaseCases
+from neoq.testing.cases.lines import LimitsCases, OrderedCases, PerKeyCases
 from neoq.testing.cases.listening import LifeCases, ListenCases, MiddlewareCases
 from neoq.testing.cases.operating import (
     CancelCases,
@@ -125,6 +126,7 @@ class BackendConformance(
     PerKeyCases,
     LimitsCases,
     LineLeaseCases,
+    ClaimedAheadCases,
     MaxRunningCases,
     RateCases,
     AgingCases,

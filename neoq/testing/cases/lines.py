@@ -12,7 +12,6 @@ from neoq.backend import Backend
 from neoq.held.limits import Limits, Line
 from neoq.job import Job
 from neoq.record import Status
-from neoq.testing.cases.durable import SHORT_LEASE, LeaseCases
 from neoq.testing.cases.holding import (
     HeldSuite,
     add,
@@ -28,7 +27,7 @@ from neoq.testing.cases.holding import (
     tend,
 )
 from neoq.testing.cases.seam import claim, look, numbers
-from neoq.testing.cases.suite import LATER, Make, eventually, id_of, in_threads, needs, prepared
+from neoq.testing.cases.suite import LATER, eventually, id_of, in_threads, needs, prepared
 
 ORDERED = Limits(ordered=True)
 GOES_ON = Limits(ordered=True, hold_dead=False)
@@ -434,29 +433,3 @@ class LimitsCases(HeldSuite):
         ]
         assert idle.store.lines("q", limit=1) == lines[:1]
         assert idle.store.lines("p") == []
-
-
-class LineLeaseCases(LeaseCases):
-    """Lines of workers that die."""
-
-    @needs("shared", "limits")
-    @pytest.mark.parametrize("limits", [ORDERED, ONE], ids=["ordered", "per_key"])
-    def test_the_turn_of_a_worker_that_died(self, make: Make, join: Make, limits: Limits) -> None:
-        """The job of a worker that died runs again, and never beside another of its key."""
-        first = self._open(make(autostart=False, **SHORT_LEASE))
-        line_up(first, limits)
-        [old] = come(first)
-        second = join(first, autostart=False, **SHORT_LEASE)
-        second.queues()
-        assert nothing_comes(second)
-        self.die(first)
-        self._reclaim(second)
-        [again] = come(second)
-        assert nothing_comes(second)
-        if limits.ordered:
-            assert again.id == old.id
-        settle(second, [again])
-        [job] = come(second)
-        assert nothing_comes(second)
-        assert second.store.settle([outcome(old)]) <= {old.id}
-        settle(second, [job])
