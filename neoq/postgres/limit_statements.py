@@ -62,7 +62,10 @@ class LimitStatements:
                 select (select key {held} and key > last order by key limit 1), place + 1
                 from keys where last is not null and place < %(limit)s
             ), dead as (
-                select h.key, h.job from {s}.heads h join {s}.limits l on l.queue = h.queue
+                select h.key, h.job from (
+                    select queue, key, job from {s}.heads
+                    union all select queue, key, job from {s}.looks where job is not null
+                ) h join {s}.limits l on l.queue = h.queue
                 where h.queue = %(queue)s::text and ordered and hold_dead
                     and exists (select from {s}.history where id = h.job and status = 4)
                 order by h.key limit %(limit)s

@@ -132,6 +132,20 @@ class OrderedCases(HeldSuite):
             settle(idle, [job])
 
     @needs("limits")
+    def test_a_head_that_died_just_now(self, idle: Backend) -> None:
+        """A head that dies and is retried before anybody claims is shown as dead, and keeps its place."""
+        line_up(idle, ORDERED)
+        [head] = come(idle)
+        settle(idle, [head], Status.DEAD)
+        assert idle.store.lines("q") == [Line("q", "a", "dead", head.id, 2)]
+        idle.store.change([id_of(head)], "retry")
+        for n in range(3):
+            [job] = come(idle)
+            assert job.payload["n"] == n
+            assert nothing_comes(idle)
+            settle(idle, [job])
+
+    @needs("limits")
     @pytest.mark.parametrize(
         ("limits", "status"),
         [(GOES_ON, Status.DEAD), (ORDERED, Status.CANCELLED), (GOES_ON, Status.SUCCEEDED)],
