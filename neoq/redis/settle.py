@@ -228,7 +228,9 @@ def _batches_of(outcomes: list[Outcome]) -> Iterator[list[Outcome]]:
     """Outcomes of one queue, cut into batches of one script each."""
     start = size = 0
     for at, outcome in enumerate(outcomes):
-        result = len(outcome.result or b"") + sum(len(step.data) for step in outcome.steps)
+        result = len(outcome.result or b"")
+        if outcome.steps:
+            result += sum(len(step.data) for step in outcome.steps)
         size += result
         if at > start and (at - start == AT_ONCE or size > BYTES_AT_ONCE):
             yield outcomes[start:at]
