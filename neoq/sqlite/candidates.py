@@ -15,7 +15,7 @@ from neoq.held.group import BATCH, group_in
 from neoq.record import FINISHED, Status
 from neoq.sqlite.file import SqliteFile
 from neoq.sqlite.rows import N_HELD, N_READY, N_RETRYING, N_RUNNING, N_SCHEDULED
-from neoq.sqlite.schema import HELD, LINE, READY, RUNNING, SCHEDULED
+from neoq.sqlite.schema import HELD, IN_STATE, LINE, READY, RUNNING, SCHEDULED
 from neoq.stored import NUMBER
 from neoq.threads.kept import LOOK_SECONDS
 
@@ -51,7 +51,7 @@ ENDED = (  # in one place
     "select * from (select id from neoq_jobs where state in (3, 4) and queue = ? and coalesce(kind, '') = ?"
     " and status = ? and id {} ? order by id {} limit ?)"
 )
-KEPT_IDS = "select id from neoq_jobs where state in (8, 9)"
+KEPT_IDS = "select id from neoq_jobs where state > 6 and state in (8, 9)"
 OF_BATCH = "select id from neoq_jobs where batch = ? and batch is not null and id {} ? order by id {} limit ?"
 OF_GATHER = "select id from neoq_jobs where batch >= ? and batch < ? and batch is not null and id {} ?"
 OF_KEY = "select id from neoq_jobs where key = ? and key is not null and id {} ? order by id {} limit ?"
@@ -163,7 +163,7 @@ def _unfinished(file: SqliteFile, queue: str | None, statuses: frozenset[Status]
     if not isinstance(number or 0, int) or (number or 0) > LOOKED_THROUGH:
         return None
     states = (READY, SCHEDULED, RUNNING, HELD, LINE)
-    queries = [f"select id from neoq_jobs where state = {state}{of_queue}" for state in states]  # noqa: S608
+    queries = [f"select id from neoq_jobs where {IN_STATE[state]}{of_queue}" for state in states]  # noqa: S608
     return _ids(file, " union all ".join([*queries, NEW_IDS]), values * 5)
 
 

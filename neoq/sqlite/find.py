@@ -30,7 +30,19 @@ from neoq.sqlite.rows import (
     job_of,
     states_and_status,
 )
-from neoq.sqlite.schema import DEAD, FINISHED, HELD, KEPT, KEPT_DEAD, LINE, NEW, READY, RUNNING, SCHEDULED
+from neoq.sqlite.schema import (
+    DEAD,
+    FINISHED,
+    HELD,
+    IN_STATE,
+    KEPT,
+    KEPT_DEAD,
+    LINE,
+    NEW,
+    READY,
+    RUNNING,
+    SCHEDULED,
+)
 from neoq.store import KINDS_LOOKED_AT, Page, QueueCounts, WorkerInfo
 from neoq.stored import (
     counts_of,
@@ -88,7 +100,7 @@ _WAITING_KINDS = (
     f" order by run_after limit {KINDS_LOOKED_AT})"
     " union all select * from (select kind from neoq_jobs where id > (select n from neoq_counts"
     f" where queue = '' and kind = 0) and queue = ? limit {KINDS_LOOKED_AT})"
-    " union all select * from (select kind from neoq_jobs where state = 7 and queue = ?"
+    f" union all select * from (select kind from neoq_jobs where {IN_STATE[LINE]} and queue = ?"
     f" limit {KINDS_LOOKED_AT})"
     f") limit {KINDS_LOOKED_AT}) group by 1"
 )
@@ -180,7 +192,7 @@ def _few(file: SqliteFile, wanted: Filter) -> tuple[str, list[float]] | None:
         return None
     states = {state for status in statuses for state in states_and_status(status)[0]} - {NEW}
     kept, states = states & _KEPT, states - _KEPT
-    queries = [f"select id from neoq_jobs where state = {state}" for state in sorted(states - _ENDED)]  # noqa: S608
+    queries = [f"select id from neoq_jobs where {IN_STATE[state]}" for state in sorted(states - _ENDED)]  # noqa: S608
     if READY in states:
         queries.append(NEW_IDS)
     values: list[float] = []

@@ -18,7 +18,7 @@ from neoq.record import FINISHED as FINISHED_STATUSES
 from neoq.record import Status
 from neoq.sqlite.file import SqliteFile
 from neoq.sqlite.rows import N_HELD, N_KEPT, N_KEPT_DEAD, kind_of
-from neoq.sqlite.schema import DEAD, HELD, KEPT_DEAD, READY, SCHEDULED
+from neoq.sqlite.schema import DEAD, HELD, IN_STATE, KEPT_DEAD, READY, SCHEDULED
 from neoq.sqlite.session import Admission, Session
 from neoq.stored import NUMBER, number_in
 
@@ -223,11 +223,12 @@ def release(session: Session, job_id: int, queue: str, due: float | None = None)
 
 def release_due(session: Session, queue: str) -> float | None:
     """Release held jobs of a queue whose time has come; return when the next one's does."""
-    query = "select id, run_after from neoq_jobs where state = 6 and queue = ? and run_after <= ? limit 500"
-    for job_id, _ in session.do(query, (queue, session.now)).fetchall():
+    query = f"select id from neoq_jobs where {IN_STATE[HELD]} and queue = ? and run_after <= ? limit 500"  # noqa: S608
+    for (job_id,) in session.do(query, (queue, session.now)).fetchall():
         release(session, job_id, queue)
     [due] = session.do(
-        "select min(run_after) from neoq_jobs where state = 6 and queue = ?", (queue,)
+        f"select min(run_after) from neoq_jobs where {IN_STATE[HELD]} and queue = ?",  # noqa: S608
+        (queue,),
     ).fetchone()
     due = number_in(due)
     return None if due is None or due == math.inf else due

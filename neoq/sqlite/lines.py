@@ -19,7 +19,7 @@ from neoq.sqlite.file import SqliteFile
 from neoq.sqlite.groups import End
 from neoq.sqlite.rows import N_KEPT_DEAD, N_READY, kind_of
 from neoq.sqlite.rules import limits_of, start, starts_now
-from neoq.sqlite.schema import DEAD, KEPT_DEAD, LINE, RUNNING, SCHEDULED
+from neoq.sqlite.schema import DEAD, IN_STATE, KEPT_DEAD, LINE, RUNNING, SCHEDULED
 from neoq.sqlite.session import Session
 from neoq.stored import NUMBER
 
@@ -27,7 +27,7 @@ _TURNS = "select count(*), sum(state in (0, 1)) from neoq_jobs where turn = 1 an
 _MANY = 2**31  # more than there are
 _SOON = 1e-4  # seconds: a job that is put off is due later than now
 _HEAD = (
-    "select id, status from neoq_jobs where state = 7 and queue = ? and key = ?"
+    f"select id, status from neoq_jobs where {IN_STATE[LINE]} and queue = ? and key = ?"  # noqa: S608
     " order by priority desc, run_after, id limit 1"
 )
 _WITHOUT_TURN = "select id, key, status from neoq_jobs where turn is null and key is not null and"
@@ -35,8 +35,9 @@ _STANDING = (
     "select distinct key from neoq_jobs"
     " where turn = 1 and queue = ? and (state in (4, 9) or status = 1) limit ?"
 )
-_WAITING = "select key, count(*) from neoq_jobs where state = 7 and queue = ? group by key limit ?"
-_WAIT_BEHIND = "select count(*) from neoq_jobs where state = 7 and queue = ? and key = ?"
+_WAITING = f"select key, count(*) from neoq_jobs where {IN_STATE[LINE]} and queue = ? group by key limit ?"  # noqa: S608
+_WAIT_BEHIND = f"select count(*) from neoq_jobs where {IN_STATE[LINE]} and queue = ? and key = ?"  # noqa: S608
+_KEYS_IN_LINES = f"select distinct key from neoq_jobs where {IN_STATE[LINE]} and queue = ?"  # noqa: S608
 _FIRST = (
     "select id, state, status from neoq_jobs where turn = 1 and queue = ? and key = ?"
     " order by state <> 2, run_after, id limit 1"
@@ -209,7 +210,7 @@ def adapt(session: Session, queue: str, before: Limits | None) -> None:
     session.released.add(queue)
     if limits is None or not limits.by_key:
         _free_turns(session, queue, "turn = 1")
-        session.do("update neoq_jobs set state = 0 where state = 7 and queue = ?", (queue,))
+        session.do(f"update neoq_jobs set state = 0 where {IN_STATE[LINE]} and queue = ?", (queue,))  # noqa: S608
         return
     if before is None or not before.by_key:
         session.do(
@@ -219,7 +220,7 @@ def adapt(session: Session, queue: str, before: Limits | None) -> None:
         _free_turns(session, queue, "turn = 1 and state in (1, 6, 9)")
     elif not limits.hold_dead:
         _free_turns(session, queue, "turn = 1 and state = 9")
-    keys = session.do("select distinct key from neoq_jobs where state = 7 and queue = ?", (queue,)).fetchall()
+    keys = session.do(_KEYS_IN_LINES, (queue,)).fetchall()
     for (key,) in keys:
         fill(session, queue, key)
 

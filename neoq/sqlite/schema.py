@@ -133,14 +133,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) without rowid
         """,
     ),
-    (  # held jobs and their groups, steps, lines; a plain job is in none of these indexes
+    # Held jobs and their groups, steps, lines. A plain job is in none of these indexes. Each index whose
+    # condition names ``state`` is opened whenever that changes, so one has all jobs that are set apart.
+    (
         "alter table neoq_jobs add column held text",
         "alter table neoq_jobs add column round integer",
         "alter table neoq_jobs add column steps integer",
         "alter table neoq_jobs add column turn integer",
-        "create index neoq_timers on neoq_jobs (queue, run_after) where state = 6",
-        "create index neoq_lines on neoq_jobs (queue, key, priority desc, run_after) where state = 7",
-        "create index neoq_kept on neoq_jobs (finished_at) where state in (8, 9)",
+        "create index neoq_timers on neoq_jobs (queue, run_after) where held is not null",
+        "create index neoq_apart on neoq_jobs (state, queue, key, priority desc, run_after) where state > 6",
         "create index neoq_grouped on neoq_jobs (batch, id) where batch is not null",
         "create index neoq_turns on neoq_jobs (queue, key) where turn = 1",
         """
@@ -204,6 +205,11 @@ NAMES = (  # of what there is in a file, to be compared with what the migrations
     " union all select 'neoq_jobs.' || name from pragma_table_info('neoq_jobs')"
 )
 VERSION = len(MIGRATIONS)
+IN_STATE = {  # conditions that an index answers: SQLite proves no other from one on the state alone
+    **{state: f"state = {state}" for state in range(10)},
+    HELD: f"held is not null and state = {HELD}",
+    **{state: f"state > {HELD} and state = {state}" for state in (LINE, KEPT, KEPT_DEAD)},
+}
 _CREATES = re.compile(r"\s*create (?:unique )?(?:table|index|view) (\w+)").match
 _ADDS = re.compile(r"alter table (\w+) add column (\w+)").match
 
