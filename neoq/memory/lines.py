@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from neoq.held.limits import Limits, Line, LineState
+from neoq.held.limits import Limits, Line, LineState, Rate
 from neoq.job import Job
-from neoq.memory.queues import Place, Plain, ReadyQueue, Records, is_void, place_of
+from neoq.memory.queues import Place, Plain, ReadyQueue, Records, place_of
 from neoq.record import Status
 
 if TYPE_CHECKING:
@@ -48,6 +49,17 @@ class Lines:
         self.by_key: dict[str, KeyLine] = {}
         self.limits = Limits()
 
+    @property
+    def limits(self) -> Limits:
+        """Those of the queue."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        self._slots = math.inf if limits.slots is None else limits.slots
+        self._rate = limits.rate_per_key
+
     def enter(self, job: Job) -> None:
         """Make a job that is due ready, or let it wait in its line."""
         assert job.key is not None
@@ -79,10 +91,11 @@ class Lines:
 
     def leave(self, job: Job) -> None:
         """Give up a job's turn, if it has one."""
-        if job.key is not None and (line := self.by_key.get(job.key)) is not None and job.id in line.turns:
+        key = job.key
+        if key is not None and (line := self.by_key.get(key)) is not None and job.id in line.turns:
             del line.turns[job.id]
             line.unclaimed.discard(job.id)
-            self._advance(job.key, line)
+            self._advance(key, line)
 
     def pause(self, job: Job) -> None:
         """A job runs no more, and is not over: in an ordered line it keeps its turn."""
@@ -112,7 +125,7 @@ class Lines:
 
     def claimed(self, jobs: Iterable[Job]) -> None:
         """Jobs were handed out: their lines may have another one ready, where they wait for a rate."""
-        rate = self.limits.rate_per_key
+        rate = self._rate
         for job in jobs:
             line = None if job.key is None else self.by_key.get(job.key)
             if line is None or job.id not in line.unclaimed:
@@ -172,38 +185,34 @@ class Lines:
 
     def _advance(self, key: str, line: KeyLine, new: Job | None = None) -> None:
         """Make ready what may go on now. One that has waited for others is due from now on, behind them."""
-        now = self._clock.time()
-        waiting, records = line.waiting, self._records
+        waiting, turns, records, now = line.waiting, line.turns, self._records, self._clock.time()
         while waiting:
             follows, _, _, job = waiting[0]
-            if is_void(job, records) or job.held != "line":
+            if records.get(job.id) is not job or job.held != "line":
                 heappop(waiting)
                 continue
-            if not self._may_go_on(key, line, follows, now):
+            if follows and len(turns) >= self._slots:  # it has no turn yet, and there is none
+                break
+            if self._rate is not None and not self._may_start(key, line, self._rate, now):
                 break
             heappop(waiting)
             line.number -= 1
             self._ready.in_line -= 1
-            line.turns[job.id] = None
+            turns[job.id] = None
             line.unclaimed.add(job.id)
             job.held = None
             if job is not new:
                 job.due = now
             self._ready.push(job)
-        if not (line.turns or line.number):
-            if self.limits.rate_per_key is None or line.tat <= now:
+        if not (turns or line.number):
+            if self._rate is None or line.tat <= now:
                 self.by_key.pop(key, None)
             elif line.alarm < line.tat:
                 line.alarm = line.tat
                 self._alarm(line.tat, key)
 
-    def _may_go_on(self, key: str, line: KeyLine, follows: bool, now: float) -> bool:
-        """Whether the first that waits may be ready now; ``follows``: it has no turn yet."""
-        slots, rate = self.limits.slots, self.limits.rate_per_key
-        if follows and slots is not None and len(line.turns) >= slots:
-            return False
-        if rate is None:
-            return True
+    def _may_start(self, key: str, line: KeyLine, rate: Rate, now: float) -> bool:
+        """Whether the rate of a key lets its next job be ready now."""
         if line.unclaimed:  # its start is what the next one's time depends on
             return False
         earliest = rate.earliest(line.tat)

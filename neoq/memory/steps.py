@@ -51,6 +51,10 @@ class Steps:
         """Whether a job that is held until a signal waits for this one."""
         return name == next(reversed(self._awaited.get(job_id, {"": None})))
 
+    def knows(self, job_id: int) -> bool:
+        """Whether a job has recorded something, or waited for a signal."""
+        return job_id in self._of or job_id in self._awaited
+
     def drop(self, job_id: int) -> None:
         """Forget what a job has recorded."""
         self._of.pop(job_id, None)

@@ -20,7 +20,7 @@ from neoq.memory.queues import Plain, job_of, snapshot
 from neoq.memory.room import Room
 from neoq.memory.schedules import Schedules
 from neoq.memory.state import QueueState
-from neoq.memory.table import Table
+from neoq.memory.table import Table, lines_of
 from neoq.outcome import Lease, Outcome, Successes
 from neoq.record import Status
 from neoq.schedules import Listed
@@ -396,6 +396,7 @@ class MemStore(HoldingMemStore):
             table.give_way()
         with self._lock:
             table.in_use = True
+            lines = lines_of(state)
             try:
                 for job in jobs:
                     if records.get(job.id) is not job or job.status is not _RUNNING:
@@ -408,10 +409,12 @@ class MemStore(HoldingMemStore):
                     job.status = _SUCCEEDED
                     job.slot = job.parsed = None
                     settled += 1
-                    if job.special and job.counted:
-                        table.ended(job, state)
-                    else:
+                    if not (job.special and job.counted) or (
+                        lines is not None and table.left_only_a_line(job, lines)
+                    ):
                         finished.append(job)
+                    else:
+                        table.ended(job, state)
             finally:  # also of those before one that raises, as out of memory
                 state.running -= settled
                 state.succeeded += settled

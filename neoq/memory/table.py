@@ -298,6 +298,14 @@ class Table:
         self.groups.ended(job)
         self.let_go(job)
 
+    def left_only_a_line(self, job: Job, lines: Lines) -> bool:
+        """Let a job that has succeeded leave its turn, if its end concerns nobody but its line."""
+        if job.group is not None or job.holds is not None or self.steps.knows(job.id):
+            return False
+        lines.leave(job)
+        job.counted = False
+        return True
+
     def let_go(self, job: Job) -> None:
         """Keep a job that has ended as long as the settings say, unless its group or its line needs it."""
         if job.counted:
@@ -320,7 +328,7 @@ class Table:
         oldest, forget = self.finished.popleft, self.jobs.pop
         for _ in range(len(self.finished) - limit):
             job = oldest()
-            if job.status is not _SUCCEEDED or job.special:
+            if job.status is not _SUCCEEDED or (job.special and (job.counted or job.uid is not None)):
                 self.forget(job)
                 continue
             if job.queue != queue:  # mostly it is that of all
