@@ -247,7 +247,9 @@ def _not_started(job: Job, now: float) -> Outcome:
         return given_back(job)
     if job.cancel_asked:
         return Outcome(lease_of(job), Status.CANCELLED, finished_at=now)
-    message = f"not started by its deadline {job.deadline:%Y-%m-%d %H:%M:%S} UTC"
+    waited = bool(job.steps) or job.holds is not None
+    done = "ended" if waited else "started"
+    message = f"not {done} by its deadline {job.deadline:%Y-%m-%d %H:%M:%S} UTC"
     failure = Failure("DeadlineExceeded", message, "")
     return Outcome(lease_of(job), Status.DEAD, finished_at=now, failure=failure)
 
