@@ -59,7 +59,7 @@ if limits.free then
     local id = reply[2][at]
     if life_of(call('HGET', LIFE, id)).s == DEAD and not keeps_turn(DEAD) then leave(id, micros) end
   end
-  limits = limits_of() -- those that are off are gone with the last turn
+  limits = limits_of(true) -- those that are off are gone with the last turn
 end
 
 -- After a change of the limits every line is looked at, a few with each claim.
@@ -157,7 +157,7 @@ local function may_start(id, record, life)
   if call('HEXISTS', TURN, id) == 0 then
     if is_full(limits, key) then
       call('ZREM', READY, id)
-      call('ZADD', LINES, 0, line_member(key, record, life, id))
+      call('ZADD', LINES, 0, line_member(key, record, life_of(life), id))
       return false
     end
     take_turn(id, key)
@@ -217,7 +217,7 @@ while #ids < limit and looked < 200 and not alone do
     else
       local life = call('HGET', LIFE, id)
       local may, key = false, nil
-      if not is_stopped(id, record) then may, key = may_start(id, record, life_of(life)) end
+      if not is_stopped(id, record) then may, key = may_start(id, record, life) end
       if may then
         gone[#gone + 1] = id
         ids[#ids + 1], records[#records + 1], lives[#lives + 1] = id, stored, life
@@ -243,8 +243,9 @@ if tat and #ids > 0 then
 end
 
 local expires = string.format('%.6f', (micros + tonumber(lease)) / 1000000)
+local leases = {}
 for at, id in ipairs(ids) do
-  call('ZADD', LEASE, expires, id .. tail)
+  leases[2 * at - 1], leases[2 * at] = expires, id .. tail
   local kind = byte(records[at])
   if (kind == 50 or kind == 53) and sound(records[at]) == records[at] then -- until started
     local fingerprint = fingerprint_of(records[at])
@@ -253,6 +254,7 @@ for at, id in ipairs(ids) do
     end
   end
 end
+if #ids > 0 then call('ZADD', LEASE, unpack(leases)) end
 
 if limits.key_spacing then
   due = math.min(due, (call('ZRANGE', PACED, 0, 0, 'WITHSCORES')[2] or math.huge) / 1000000)

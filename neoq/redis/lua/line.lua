@@ -1,9 +1,12 @@
--- The limits of a queue, as lines.py writes them; each that is none is nil.
-local function limits_of()
+-- The limits of a queue, as lines.py writes them; each that is none is nil. They are read once in a run.
+local known_limits
+local function limits_of(afresh)
+  if known_limits and not afresh then return known_limits end
   local limits, found = {}, call('HGETALL', LIMITS)
   for at = 1, #found, 2 do
     limits[found[at]] = tonumber(found[at + 1]) or found[at + 1]
   end
+  known_limits = limits
   return limits
 end
 
@@ -55,10 +58,14 @@ local function is_full(limits, key)
   return limits.slots and count_in(call('HGET', BUSY, key), 1000000000) >= limits.slots
 end
 
--- Make ready the next jobs of a key, as far as its limits let them; return how many.
-local function advance(limits, key, micros)
+-- Make ready the next jobs of a key, as far as its limits let them; return how many. ``busy`` have their turn.
+local function advance(limits, key, micros, busy)
   local now, prefix, released = micros / 1000000, prefix_of(key), 0
-  while released < 50 and not is_full(limits, key) do
+  local free = 50
+  if limits.slots then
+    free = math.min(free, limits.slots - (busy or count_in(call('HGET', BUSY, key), 1000000000)))
+  end
+  while released < free do
     local head = call('ZRANGEBYLEX', LINES, '[' .. prefix, '(' .. sub(prefix, 1, -2) .. '\1', 'LIMIT', 0, 1)[1]
     if not head then return released end
     if limits.key_spacing then
@@ -90,11 +97,12 @@ local function leave(id, micros)
   local key = call('HGET', TURN, id)
   if not key then return 0 end
   call('HDEL', TURN, id)
-  if call('HINCRBY', BUSY, key, -1) <= 0 then call('HDEL', BUSY, key) end
+  local busy = math.max(0, call('HINCRBY', BUSY, key, -1))
   if call('HGET', PACE, key) == id then call('HDEL', PACE, key) end
   local limits = limits_of()
   if limits.off and call('EXISTS', TURN, LINES) == 0 then call('DEL', LIMITS) end
-  return advance(limits, key, micros)
+  if busy == 0 then call('HDEL', BUSY, key) end
+  return advance(limits, key, micros, busy)
 end
 
 -- Whether a job that goes on, or that is dead, keeps its turn; one that is ready does.

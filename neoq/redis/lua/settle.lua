@@ -27,11 +27,8 @@ local function send(lease, first, packs)
   end
 end
 
-local known_limits
 local function limits_for(record)
-  if key_of(record) == '' then return {} end
-  known_limits = known_limits or limits_of()
-  return known_limits
+  return key_of(record) == '' and {} or limits_of()
 end
 
 local function give_up_turn(id)
