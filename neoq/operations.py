@@ -45,7 +45,8 @@ class Stats:
     """A backend in numbers.
 
     Jobs in the store by where they are in their life, summed over its queues (``held`` wait for
-    others to end, or for a signal), and what this process did:
+    others to end, or for a signal), ``held_lines`` that stand still behind a dead job, of each queue
+    at most 1,000, and what this process did:
     ``processed`` attempts that have ended here, ``failed`` of them, ``runners`` alive, ``abandoned``
     stuck threads that are stuck still, ``skipped_ticks`` of cron whose predecessor was unfinished,
     ``duplicates`` that were enqueued here and not stored, since an equal job was unfinished.
@@ -59,6 +60,7 @@ class Stats:
     dead: int
     cancelled: int
     held: int
+    held_lines: int
     processed: int
     failed: int
     runners: int
@@ -227,6 +229,7 @@ class Operations:
             dead=sum(queue.dead for queue in counts),
             cancelled=sum(queue.cancelled for queue in counts),
             held=sum(queue.held for queue in counts),
+            held_lines=self._held_lines(),
             processed=sum(pool.attempts() for pool in pools),
             failed=self.engine.failures,
             runners=sum(len(pool.runners) for pool in pools),
@@ -234,6 +237,12 @@ class Operations:
             skipped_ticks=self.engine.cron_scheduler.skipped,
             duplicates=self.engine.duplicates,
         )
+
+    def _held_lines(self) -> int:
+        if "limits" not in self.store.features:
+            return 0
+        holding = [queue for queue, limits in self.store.limits().items() if limits.holds_lines]
+        return sum(line.state == "dead" for queue in holding for line in self.store.lines(queue))
 
     def queues(self) -> list[QueueCounts]:
         """Every queue's jobs, counted by where they are in their life."""

@@ -455,7 +455,7 @@ def _judge_abandoned(job: Job, listener: Listener, slot: AttemptSlot, asked: Int
 def _holds_line(job: Job, listener: Listener) -> bool:
     """Whether the jobs behind a dead one wait for it."""
     limits = listener.limits
-    return limits is not None and limits.ordered and limits.hold_dead and job.key is not None
+    return limits is not None and limits.holds_lines and job.key is not None
 
 
 def _log_held_line(job: Job, listener: Listener) -> None:

@@ -86,6 +86,11 @@ class Limits(NamedTuple):
         return self.ordered or self.per_key is not None or self.rate_per_key is not None
 
     @property
+    def holds_lines(self) -> bool:
+        """Whether a line stands still behind a dead job."""
+        return self.ordered and self.hold_dead
+
+    @property
     def counts_claims(self) -> bool:
         """Whether a claim takes what others may need at once: then no job is claimed before it can start."""
         return self.max_running is not None or self.rate is not None or self.rate_per_key is not None

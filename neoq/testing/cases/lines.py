@@ -120,6 +120,7 @@ class OrderedCases(HeldSuite):
         settle(idle, [head], Status.DEAD)
         assert nothing_comes(idle)
         assert idle.store.lines("q") == [Line("q", "a", "dead", head.id, 2)]
+        assert idle.stats().held_lines == 1
         add(idle, keyed("a", 3), keyed("b", 9))
         assert numbers(come(idle)) == [9]
         assert nothing_comes(idle)
