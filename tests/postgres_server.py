@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from tests.servers import PostgresServer, started_server
 
@@ -45,6 +47,77 @@ def new_schema() -> str:
 def fresh_schema() -> str:
     """Return the name of a schema that nobody has used."""
     return f"neoq_{os.getpid()}_{next(_numbers)}"
+
+
+ROUNDS = 50  # a schema that was emptied so often is left: what autovacuum has not cleared yet adds up
+TABLES = """
+    select relname, relkind = 'S' from pg_class
+    where relnamespace = (select oid from pg_namespace where nspname = %s) and relkind in ('r', 'S')
+        and relname <> 'migrations'
+    order by relname <> 'jobs', 1
+"""  # the jobs first: they have triggers that write into other tables
+
+
+class Schemas:
+    """Names of schemas without a job: one that a test has used is emptied and comes again.
+
+    To make the tables and functions takes the server longer than most tests do. Whatever else a test changes
+    stays: one that touches more than rows takes a `new_schema`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._used: deque[tuple[str, int]] = deque()
+
+    def take(self) -> tuple[str, int]:
+        """Return a name, and how often the schema was emptied."""
+        while self._used:
+            name, rounds = self._used.popleft()
+            if rounds < ROUNDS and self._empty(name):
+                return name, rounds + 1
+        return fresh_schema(), 0
+
+    def give_back(self, name: str, rounds: int) -> None:
+        """Take back a schema whose backends are shut down."""
+        self._used.append((name, rounds))
+
+    def _empty(self, schema: str) -> bool:
+        """Whether there are tables, and nobody has held a lock on a row of them."""
+        with psycopg.connect(self._url) as connection:
+            connection.execute("set local lock_timeout = '2s'")
+            found = connection.execute(TABLES, (schema,)).fetchall()
+            empty = [
+                sql.SQL("select setval({}, 1, false)").format(sql.Literal(f"{schema}.{name}"))
+                if is_sequence
+                else sql.SQL("delete from {}").format(sql.Identifier(schema, name))
+                for name, is_sequence in found
+            ]
+            try:
+                connection.execute(sql.SQL("; ").join(empty))
+            except psycopg.errors.LockNotAvailable:
+                connection.rollback()
+                return False
+        return bool(found)
+
+
+@pytest.fixture(scope="module")
+def schemas(postgres_url: str) -> Schemas:
+    """The schemas that the tests of a module use in turn."""
+    return Schemas(postgres_url)
+
+
+@pytest.fixture
+def empty_schema(schemas: Schemas) -> Iterator[Callable[[], str]]:
+    """Gives names of schemas in which there is no job; its backends must be shut down before it ends."""
+    taken: list[tuple[str, int]] = []
+
+    def take() -> str:
+        taken.append(schemas.take())
+        return taken[-1][0]
+
+    yield take
+    for name, rounds in taken:
+        schemas.give_back(name, rounds)
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ No session lasts there, so there is no LISTEN, no session lock and no prepared s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 import neoq
@@ -24,8 +26,9 @@ class TestBehindPgBouncer(OnPostgres):
     """PostgresBackend keeps every promise behind a PgBouncer."""
 
     @pytest.fixture(autouse=True)
-    def _server(self, pgbouncer_url: str) -> None:
+    def _server(self, pgbouncer_url: str, empty_schema: Callable[[], str]) -> None:
         self._url = pgbouncer_url
+        self._empty_schema = empty_schema
 
 
 @needs_pgbouncer

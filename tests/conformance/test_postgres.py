@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -12,7 +13,6 @@ from neoq.backend import Backend
 from neoq.job import Job
 from neoq.postgres.backend import PostgresBackend
 from neoq.testing import BackendConformance, Faults
-from tests.postgres_server import fresh_schema
 
 
 class TestPostgresBackend(BackendConformance):
@@ -21,12 +21,13 @@ class TestPostgresBackend(BackendConformance):
     features = PostgresBackend.features
 
     @pytest.fixture(autouse=True)
-    def _server(self, postgres_url: str) -> None:
+    def _server(self, postgres_url: str, empty_schema: Callable[[], str]) -> None:
         self._url = postgres_url
+        self._empty_schema = empty_schema
 
     def make_backend(self, **options: Any) -> PostgresBackend:
         """Return a backend on a schema of its own."""
-        return PostgresBackend(self._url, schema=fresh_schema(), **options)
+        return PostgresBackend(self._url, schema=self._empty_schema(), **options)
 
     def reopen(self, backend: Backend, **options: Any) -> PostgresBackend:
         """Return a backend on the schema of one that was shut down."""
