@@ -62,12 +62,12 @@ class ListenCases(Suite):
     def test_very_short_jobs_leave_concurrency_as_it_is(self, make: Make) -> None:
         """Behind any number of very short jobs, one that waits for a later one still meets it."""
         backend = make(autostart=False, queue_capacity=None)
-        met, later = threading.Event(), threading.Event()
+        met = threading.Event()
+        waited: list[bool] = []
 
         def handler(job: Job) -> None:
             if job.payload["n"] == short:
-                met.wait(PATIENCE)
-                later.set()
+                waited.append(met.wait(PATIENCE))
             elif job.payload["n"] == short + 1:
                 met.set()
 
@@ -75,7 +75,8 @@ class ListenCases(Suite):
         backend.listen("q", handler, concurrency=2, timeout=None)
         backend.enqueue_many(Job("q", {"n": n}) for n in range(short + 200))
         backend.start()
-        assert later.wait(PATIENCE / 2), "the job behind was not started"
+        assert backend.drain(3 * PATIENCE)
+        assert waited == [True], "the job behind was not started"
 
     @pytest.mark.parametrize(
         "bad",
