@@ -16,7 +16,7 @@ Client = redis.Redis | redis.RedisCluster
 
 def check_ledger(client: Client, prefix: str) -> None:
     """Fail where a job is in two places or in none, or a fingerprint is held by nobody."""
-    for queue in _fields(client, f"{{{prefix}}}:queues"):
+    for queue in _fields(client, f"{{{prefix}}}:queues").keys() - {""}:
         check_queue(client, f"{{{prefix}:{queue}}}:")
 
 

@@ -1034,7 +1034,7 @@ def test_a_dead_worker_whose_lock_says_nothing(path: Path) -> None:
 def rows_of_workers(path: Path) -> int:
     connection = sqlite3.connect(path)
     try:
-        return int(connection.execute("select count(*) from neoq_workers").fetchone()[0])
+        return int(connection.execute("select count(*) from neoq_processes").fetchone()[0])
     finally:
         connection.close()
 

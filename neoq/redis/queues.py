@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from neoq.checks import check_queue
 from neoq.clock import machine
-from neoq.errors import InvalidJobError
+from neoq.errors import BackendError, BackendUnavailable, InvalidJobError
 from neoq.redis.connection import Call, RedisConnection
 from neoq.redis.keys import Ids, QueueKeys, global_key, id_in, ids_of
 from neoq.redis.scripts import Script
 
 MOST_QUEUES = 10**9  # that have a number
+LAYOUT = 2  # of the records: larger where an older neoq cannot work on what this one writes, or this on its
+_layout_in = re.compile(rb"layout ([0-9]{1,6})").fullmatch
 MORE_CALLS = 8  # workers that are called in turn until one hears
 
 
@@ -60,7 +63,8 @@ class RedisQueues:
         """
         keys = [global_key(self.prefix, name) for name in ("queues", "numbers")]
         script = self.scripts.register
-        arguments = script.arguments(queue=queue, known=self.numbers.get(queue, ""))
+        known, layout = self.numbers.get(queue, ""), f"layout {LAYOUT}"
+        arguments = script.arguments(queue=queue, known=known, layout=layout)
         number = int(self.redis.call(script, keys, arguments))
         if self.redis.cluster:  # scripts look into the queue's own slot
             self.redis.command("HSET", self.keys(queue).key("queues"), queue, number)
@@ -115,6 +119,32 @@ class RedisQueues:
         late = machine.time() - before  # it was read at some moment between
         if not ahead - late <= self.clock_ahead <= ahead:
             self.clock_ahead = ahead - late / 2
+
+
+def check_layout(connection: RedisConnection, prefix: str) -> None:
+    """Refuse a store that holds jobs of a neoq that writes them down in another way.
+
+    Each would take the other's jobs for damaged ones. The mark stands among the queues, where no queue has an
+    empty name, so both are lost together.
+    """
+    key = global_key(prefix, "queues")
+    try:
+        mark, queues = connection.commands([("HGET", key, ""), ("HLEN", key)], near=key)
+    except BackendUnavailable:
+        raise
+    except BackendError:
+        return  # the first call says why, or sets a key of another type aside
+    found = _layout_in(mark or b"")
+    if found and int(found[1]) > LAYOUT:
+        raise BackendError(
+            f"the jobs under the prefix {prefix!r} have layout {int(found[1])} and this neoq knows only "
+            f"{LAYOUT}: they are of a newer neoq; upgrade this one"
+        )
+    if (found and int(found[1]) < LAYOUT) or (not mark and queues):
+        raise BackendError(
+            f"the jobs under the prefix {prefix!r} are of an older neoq, and this one cannot read them: "
+            "let the older one finish them, or give this one another prefix"
+        )
 
 
 def is_name(text: bytes) -> bool:

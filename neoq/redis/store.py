@@ -32,7 +32,7 @@ from neoq.redis.mending import Mender, is_wrong_type, mending
 from neoq.redis.operate import Operator
 from neoq.redis.outbox import Outbox
 from neoq.redis.pruning import Pruner
-from neoq.redis.queues import RedisQueues
+from neoq.redis.queues import RedisQueues, check_layout
 from neoq.redis.reclaim import Reclaimer
 from neoq.redis.settle import Outcomes
 from neoq.redis.steps import SteppingStore, Steps, no_transactions
@@ -142,6 +142,11 @@ class RedisStore(SteppingStore, BatchingStore, LimitingStore, Store):
             log=config.log,
         )
         connection.open()
+        try:
+            check_layout(connection, config.prefix)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _hears(self) -> bool:

@@ -46,7 +46,7 @@ _CLAIM = (
     " progress = null, progress_text = null where id = ?"
 )
 _RULES = (
-    "select queue, 1, 0, null, null from neoq_queues where paused = 1"
+    "select queue, 1, 0, null, null from neoq_paused where paused = 1"
     " union all select queue, 0, timers, listener, operator from neoq_rules"
     " where timers = 1 or listener is not null or operator is not null"
 )

@@ -238,7 +238,7 @@ def counts(file: SqliteFile, now: float) -> list[QueueCounts]:
     rows = file.read(_COUNTS, (now,))
     paused = {
         queue
-        for (queue,) in file.read("select queue from neoq_queues where paused = 1 and typeof(queue) = 'text'")
+        for (queue,) in file.read("select queue from neoq_paused where paused = 1 and typeof(queue) = 'text'")
     }
     for queue in {
         queue for queue, kind, number, _ in rows if type(queue) is str and kind in {1, 2} and number
@@ -280,7 +280,8 @@ def schedules(file: SqliteFile, listed_since: float) -> list[Listed]:
 def workers(file: SqliteFile, heard_since: float, is_dead: Callable[[str], bool]) -> list[WorkerInfo]:
     """The processes that listen on this file and are alive."""
     rows = file.read(
-        "select id, host, pid, started_at, beat_at, queues, running, kinds, version, report from neoq_workers"
+        "select id, host, pid, started_at, beat_at, queues, running, kinds, version, report"
+        " from neoq_processes"
         " left join neoq_reports on worker = id where beat_at >= ? order by started_at, id",
         (heard_since,),
     )

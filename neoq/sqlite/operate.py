@@ -114,7 +114,7 @@ def _delete(session: Session, job: Job) -> bool:
 
 def set_paused(session: Session, queue: str, paused: bool) -> None:
     """Pause or resume a queue."""
-    session.do("insert or replace into neoq_queues values (?,?)", (queue, paused))
+    session.do("insert or replace into neoq_paused values (?,?)", (queue, paused))
 
 
 def prune(session: Session) -> int:
@@ -132,7 +132,7 @@ def prune(session: Session) -> int:
 def beat(session: Session, worker: WorkerInfo) -> None:
     """Record the heartbeat of a worker."""
     session.do(
-        "insert or replace into neoq_workers"
+        "insert or replace into neoq_processes"
         " (id, host, pid, started_at, beat_at, queues, running, kinds, version)"
         " values (:id, :host, :pid, :started_at, :beat_at, :queues, :running, :kinds, :version)",
         {
@@ -160,7 +160,7 @@ def list_schedules(session: Session, schedules: Mapping[str, bytes]) -> None:
 def leave(session: Session, workers: Iterable[str]) -> None:
     """Forget workers that are gone."""
     gone = [(worker,) for worker in workers]
-    session.many("delete from neoq_workers where id = ?", gone)
+    session.many("delete from neoq_processes where id = ?", gone)
     session.many("delete from neoq_reports where worker = ?", gone)
 
 
@@ -194,4 +194,4 @@ def forget_old(session: Session) -> None:
         session.do("delete from neoq_series where seconds = ? and start < ?", where)
     session.do("delete from neoq_audit where at < ?", (session.now - KEPT,))
     # An older neoq that has forgotten a worker knows nothing of its report.
-    session.do("delete from neoq_reports where worker not in (select id from neoq_workers)")
+    session.do("delete from neoq_reports where worker not in (select id from neoq_processes)")

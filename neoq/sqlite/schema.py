@@ -136,6 +136,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     # Held jobs and their groups, steps, lines. A plain job is in none of these indexes. Each index whose
     # condition names ``state`` is opened whenever that changes, so one has all jobs that are set apart.
     (
+        # A worker of an older neoq that runs on would count no ends: it claims and reclaims by these tables.
+        "alter table neoq_queues rename to neoq_paused",
+        "alter table neoq_workers rename to neoq_processes",
         "alter table neoq_jobs add column held text",
         "alter table neoq_jobs add column round integer",
         "alter table neoq_jobs add column steps integer",
@@ -210,6 +213,8 @@ IN_STATE = {  # conditions that an index answers: SQLite proves no other from on
     HELD: f"held is not null and state = {HELD}",
     **{state: f"state > {HELD} and state = {state}" for state in (LINE, KEPT, KEPT_DEAD)},
 }
+_RENAMED = {"neoq_queues": "neoq_paused", "neoq_workers": "neoq_processes"}
+_RENAMES = re.compile(r"alter table \w+ rename to (\w+)").match
 _CREATES = re.compile(r"\s*create (?:unique )?(?:table|index|view) (\w+)").match
 _ADDS = re.compile(r"alter table (\w+) add column (\w+)").match
 
@@ -217,6 +222,8 @@ _ADDS = re.compile(r"alter table (\w+) add column (\w+)").match
 def _made_by(statement: str) -> str | None:
     """The table, the index, or the column of a table ("table.column") that a statement makes."""
     if (made := _CREATES(statement)) is not None:
+        return _RENAMED.get(made[1], made[1])
+    if (made := _RENAMES(statement)) is not None:
         return made[1]
     return None if (added := _ADDS(statement)) is None else f"{added[1]}.{added[2]}"
 

@@ -255,7 +255,7 @@ def reclaim(session: Session, dead_workers: set[str], not_renewed: set[HeldLease
         if worker in dead_workers or lease in not_renewed:
             _take_back(session, job_of(row), reclaimed)
     for worker in dead_workers:
-        session.do("delete from neoq_workers where id = ?", (worker,))
+        session.do("delete from neoq_processes where id = ?", (worker,))
         session.do("delete from neoq_reports where worker = ?", (worker,))
     return reclaimed
 

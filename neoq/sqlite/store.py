@@ -275,7 +275,7 @@ class SqliteStore(HoldingInSqlite):
         """Take the jobs of workers whose lock is free, or that did not renew their leases."""
         rows = self._file.read("select worker, id, token, lease_until from neoq_jobs where state = 2")
         self._end_never_due()
-        beats = self._file.read("select id, beat_at from neoq_workers")
+        beats = self._file.read("select id, beat_at from neoq_processes")
         now, lease = self.clock.monotonic(), self.config.lease
         left = self._leases_seen.unchanged({row[1:] for row in rows}, now, lease)
         silent = {worker for worker, _ in self._beats_seen.unchanged({*beats}, now, lease)}

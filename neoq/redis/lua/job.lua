@@ -52,7 +52,7 @@
 --   last:...   what one process added last, so that it can be repeated
 --   gate:...   the batch that one process may add in the transaction that set it
 -- Of all queues, and in a cluster of each queue, which has what only itself is in:
---   queues     hash  queue -> its number
+--   queues     hash  queue -> its number, and '' -> "layout 2": how all this is written down
 --
 -- A record: uniqueness (0 no, 1 yes, 2 until started; 3 4 5 the same where the payload is kept apart), own or
 -- computed fingerprint (o c), rank (100 - priority, 3 digits); the lengths of fingerprint, kind, key and group (4

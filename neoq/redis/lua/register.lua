@@ -1,7 +1,8 @@
 -- Give a queue its number: that which it had, that which a process knows it by, or the next one.
 -- keys: queues numbers
--- takes: queue known
--- arguments: the queue, the number that a process knows it by ("" for none)
+-- takes: queue known layout
+-- arguments: the queue, the number that a process knows it by ("" for none), and how jobs are written down, which a
+--   process of another neoq looks at as it begins
 -- result: its number
 -- complexity: O(1); O(queues) where numbers were lost
 
@@ -32,6 +33,6 @@ if number or not next then
   if number and seen[number] then number = nil end
 end
 number = number or next
-call('HSET', QUEUES, queue, number)
+call('HSET', QUEUES, queue, number, '', layout)
 call('SET', NUMBERS, math.max(next, number + 1))
 return number
