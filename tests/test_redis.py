@@ -6,12 +6,10 @@ import dataclasses
 import json
 import logging
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,9 +37,8 @@ from neoq.testing import Faults
 from neoq.testing.cases.seam import prepared
 from neoq.testing.cases.suite import Background
 from tests.redis_ledger import check_ledger
+from tests.sentinel import watched_servers
 from tests.servers import (
-    RedisServer,
-    binary,
     cluster_client,
     cluster_url,
     free_port,
@@ -205,12 +202,22 @@ def test_replicas_that_are_not_there() -> None:
                 backend.enqueue("q")
             assert caught.value.outcome_unknown
             assert len(backend.jobs()) == 1
+            with pytest.raises(neoq.BackendUnavailable, match="0 replicas have confirmed") as caught:
+                backend.signal(id_of(backend.jobs()[0]), "go")
+            assert caught.value.outcome_unknown
+            assert [step.name for step in backend.steps(backend.jobs()[0])] == ["signal:go"]
         with running_server("--replicaof", f"127.0.0.1 {server.port}") as replica:
             client = replica.client()
             eventually(lambda: client.info("replication")["master_link_status"] == "up", "it follows")
             with neoq.connect(server.url, autostart=False, wait_replicas=1) as backend:
                 assert backend.enqueue("q", {"n": 1}).id
                 assert len(backend.jobs()) == 2
+                opened = backend.batch(Job("then"))
+                opened.__enter__()
+                replica.kill()
+                with pytest.raises(neoq.BackendUnavailable, match="0 replicas have confirmed"):
+                    opened.__exit__(None, None, None)
+                assert backend.store.claim([Demand("then", 1)]).jobs
 
 
 def test_a_user_who_may_not_wait() -> None:
@@ -842,54 +849,20 @@ def test_a_cluster(size: int) -> None:
         assert len(where) == size  # each has a queue of its own
 
 
-@contextmanager
-def sentinel_of(server: RedisServer, directory: Path) -> Iterator[int]:
-    """A sentinel that watches over a server; its port."""
-    port = free_port()
-    file = directory / "sentinel.conf"
-    file.write_text(
-        f"port {port}\nbind 127.0.0.1\nsentinel monitor jobs 127.0.0.1 {server.port} 1\n"
-        "sentinel down-after-milliseconds jobs 500\nsentinel failover-timeout jobs 3000\n"
-    )
-    with (directory / "sentinel.log").open("wb") as log:
-        process = subprocess.Popen([binary(), str(file), "--sentinel"], stdout=log, stderr=log, cwd=directory)
-        try:
-            yield port
-        finally:
-            process.kill()
-            process.wait(PATIENCE)
-
-
 def test_a_failover(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """When a sentinel makes the replica the master, jobs that it had are run, and new ones are taken."""
     caplog.set_level(logging.ERROR)
-    with (
-        running_server(*AOF) as master,
-        running_server(*AOF, "--replicaof", f"127.0.0.1 {master.port}") as replica,
-    ):
-        follower = replica.client()
-        eventually(lambda: follower.info("replication")["master_link_status"] == "up", "it follows")
-        with sentinel_of(master, tmp_path) as port:
-            watcher = redis.Redis(port=port, protocol=2)
-            eventually(lambda: _answers(watcher) and watcher.sentinel_slaves("jobs"), "it knows the replica")
-            url = f"redis+sentinel://127.0.0.1:{port}/jobs"
-            with neoq.connect(url, heartbeat=0.5, wait_replicas=1) as backend:
-                backend.listen("q", lambda job: job.payload["n"])
-                kept = backend.enqueue("q", {"n": 1}, run_after=3.0)
-                done = backend.enqueue("q", {"n": 0})
-                assert backend.wait(id_of(done), PATIENCE).result == 0
-                master.kill()
-                with neoq.connect(url, autostart=False) as producer:
-                    eventually(lambda: _enqueues(producer), "the replica takes jobs")
-                assert backend.wait(id_of(kept), PATIENCE).result == 1
-        check_ledger(follower, "neoq")
-
-
-def _answers(client: redis.Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except redis.RedisError:
-        return False
+    with watched_servers(tmp_path, *AOF) as servers:
+        with neoq.connect(servers.url, heartbeat=0.5, wait_replicas=1) as backend:
+            backend.listen("q", lambda job: job.payload["n"])
+            kept = backend.enqueue("q", {"n": 1}, run_after=3.0)
+            done = backend.enqueue("q", {"n": 0})
+            assert backend.wait(id_of(done), PATIENCE).result == 0
+            servers.fail_over()
+            with neoq.connect(servers.url, autostart=False) as producer:
+                eventually(lambda: _enqueues(producer), "the replica takes jobs")
+            assert backend.wait(id_of(kept), PATIENCE).result == 1
+        check_ledger(servers.master().client(), "neoq")
 
 
 def _enqueues(backend: neoq.Backend) -> bool:

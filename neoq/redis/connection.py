@@ -227,7 +227,7 @@ class RedisConnection:
             problem = f"{replicas} replicas have confirmed it, not {self._wait} (wait_replicas)"
         else:
             return
-        raise BackendUnavailable(f"the jobs are stored, but {problem}", outcome_unknown=True)
+        raise BackendUnavailable(f"what was asked for is stored, but {problem}", outcome_unknown=True)
 
     def command(self, *arguments: Any) -> Any:
         """Run one command that only reads, or that is safe to repeat."""

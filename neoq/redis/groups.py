@@ -112,7 +112,7 @@ class Groups:
         turn = state.get("turn", 0)
         opened = b"%09d:0" % (turn if type(turn) is int and turn >= 0 else 0)
         told = [(queue, self._sweeper.bar(queue, group.name, opened=opened)) for queue in state["q"]]
-        reply = self._redis.call(*self._count_call(group, told, producer=producer))
+        reply = self._redis.call_and_wait(*self._count_call(group, told, producer=producer))
         if reply[0] != b"open":
             raise closed(holder)
         self._heard(group, reply)

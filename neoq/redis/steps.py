@@ -99,7 +99,8 @@ class Steps:
             mark=mark,
             **self._queues.waking(queue),
         )
-        taken = int(self._queues.call(script, queue, arguments))
+        keys = self._queues.keys(queue).keys(script.keys)
+        taken = int(self._queues.redis.call_and_wait(script, keys, arguments))
         if taken == 2:
             self._tell_ready([queue])
         return taken > 0
