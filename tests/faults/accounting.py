@@ -59,6 +59,8 @@ class Attempt:
 class Load:
     """Workers and a producer on one URL, and the book that each of them keeps."""
 
+    worker_program, producer_program = "worker.py", "producer.py"
+
     def __init__(self, stack: ExitStack, directory: Path, url: str) -> None:
         self._stack = stack
         self.url = url
@@ -69,7 +71,13 @@ class Load:
 
     def worker(self, url: str | None = None, seconds: float = 0.002, wrong_by: float = 0.0) -> Child:
         """Start a worker; it is ready."""
-        command = [sys.executable, HERE / "worker.py", url or self.url, str(self.record), str(seconds)]
+        command = [
+            sys.executable,
+            HERE / self.worker_program,
+            url or self.url,
+            str(self.record),
+            str(seconds),
+        ]
         child = self._stack.enter_context(running([*command, str(wrong_by)]))
         child.until("ready")
         self.workers.append(child)
@@ -77,7 +85,13 @@ class Load:
 
     def producer(self, url: str | None = None, pause: float = 0.003) -> Child:
         """Start a producer; it has begun."""
-        command = [sys.executable, HERE / "producer.py", url or self.url, str(self.accepted), str(pause)]
+        command = [
+            sys.executable,
+            HERE / self.producer_program,
+            url or self.url,
+            str(self.accepted),
+            str(pause),
+        ]
         child = self._stack.enter_context(running(command))
         child.until("ready")
         self.producers.append(child)
@@ -124,7 +138,7 @@ class Load:
         """The attempts at each job, in the order of their beginnings."""
         begun: dict[tuple[int, int], list[float]] = defaultdict(list)
         ended: dict[tuple[int, int], list[float]] = defaultdict(list)
-        for word, n, pid, at in _lines(self.record, 4):
+        for word, n, pid, at in lines_of(self.record, 4):
             (begun if word == "start" else ended)[int(n), int(pid)].append(float(at))
         found: dict[int, list[Attempt]] = defaultdict(list)
         for (n, pid), starts in begun.items():
@@ -149,9 +163,11 @@ class Load:
             return self._count(backend, recovery)
 
     def _count(self, backend: neoq.Backend, recovery: float) -> Accounting:
-        accepted = {int(n): int(job_id) for word, n, job_id in _lines(self.accepted, 3) if word == "accepted"}
-        unknown = {int(n) for word, n, _ in _lines(self.accepted, 3) if word == "unknown"}
-        refused = {int(n) for word, n, _ in _lines(self.accepted, 3) if word == "refused"}
+        accepted = {
+            int(n): int(job_id) for word, n, job_id in lines_of(self.accepted, 3) if word == "accepted"
+        }
+        unknown = {int(n) for word, n, _ in lines_of(self.accepted, 3) if word == "unknown"}
+        refused = {int(n) for word, n, _ in lines_of(self.accepted, 3) if word == "refused"}
         status = _statuses(backend, list(accepted.values()))
         attempts = self.attempts()
         assert attempts.keys() <= accepted.keys() | unknown, "a job ran that was refused"
@@ -192,7 +208,7 @@ def eventually(holds: Callable[[], object], what: Callable[[], str], patience: f
         time.sleep(0.02)
 
 
-def _lines(path: Path, words: int) -> list[list[str]]:
+def lines_of(path: Path, words: int) -> list[list[str]]:
     """The lines of a book; the last may still be without its end."""
     text = path.read_text() if path.exists() else ""
     lines = [line.split() for line in text[: text.rfind("\n") + 1].splitlines()]
