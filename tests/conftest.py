@@ -12,7 +12,13 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-pytest_plugins = ["tests.postgres_server", "tests.pgbouncer", "tests.redis_server", "tests.newest_django"]
+pytest_plugins = [
+    "tests.postgres_server",
+    "tests.pgbouncer",
+    "tests.redis_server",
+    "tests.newest_django",
+    "tests.killing",
+]
 PATIENCE = 5.0
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -6,17 +6,9 @@ does the rest.
 
 from __future__ import annotations
 
-import itertools
 import os
-import signal
 import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
 
 from neoq.backend import Backend
@@ -25,36 +17,13 @@ from neoq.held.group import Batch, BatchRules, Group
 from neoq.held.step import Step
 from neoq.job import Job
 from neoq.outcome import Outcome, lease_of
-from neoq.postgres.backend import PostgresBackend
-from neoq.postgres.connections import Connections
 from neoq.record import Status
-from neoq.redis import outbox
-from neoq.redis.backend import RedisBackend
-from neoq.redis.connection import RedisConnection
-from neoq.sqlite.backend import SqliteBackend
-from neoq.sqlite.store import SqliteStore
 from neoq.store import Demand
 from neoq.testing.cases.suite import prepared
-from tests.postgres_server import fresh_schema
+from tests.killing import Make, boundaries, killed
 
-Make = Callable[[], Backend]
-
-SOON = {"lease": 0.3, "heartbeat": 0.1, "autostart": False, "max_crashes": 100}
 PATIENCE = 20.0  # seconds until what never happens is a failure
 QUEUES = ("q", "p", "r", "then")
-
-
-@pytest.fixture(params=["sqlite", "postgres", "redis"])
-def make(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """How to open the same store, again and again."""
-    if request.param == "sqlite":
-        return lambda: SqliteBackend(tmp_path / "jobs.db", **SOON)
-    if request.param == "postgres":
-        url, schema = request.getfixturevalue("postgres_url"), fresh_schema()
-        return lambda: PostgresBackend(url, schema=schema, **SOON)
-    monkeypatch.setattr(outbox, "OVERDUE", 0.0)
-    url, prefix = request.getfixturevalue("redis_url"), request.getfixturevalue("redis_prefix")()
-    return lambda: RedisBackend(url, prefix=prefix, **SOON)
 
 
 # -- what is done, by the child and then by its parent ----------------------------------------------------
@@ -116,76 +85,12 @@ def do_all(backend: Backend) -> None:
             store.settle([attempt(backend, job)])
 
 
-# -- how the child is killed ------------------------------------------------------------------------------
-
-
-def do_all_and_die(make: Make, before: int) -> None:
-    """Do it all, and be killed before the call of that number, of those that change a store."""
-    backend = make()
-    backend.queues()  # it opens the store
-    numbers = itertools.count()
-
-    def reached() -> None:
-        if next(numbers) == before:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    if isinstance(backend, RedisBackend):
-        _count_commands(reached)
-    elif isinstance(backend, PostgresBackend):
-        _count_calls(psycopg.Cursor, "execute", reached)
-        _count_calls(Connections, "prepared", reached)
-    else:
-        for name in ("open_batch", "add", "seal", "claim", "settle", "record", "tend"):
-            _count_calls(SqliteStore, name, reached)
-    do_all(backend)
-
-
-def _count_calls(owner: type, name: str, reached: Callable[[], None]) -> None:
-    plain = getattr(owner, name)
-
-    def call(*arguments: Any, **keywords: Any) -> Any:
-        reached()
-        return plain(*arguments, **keywords)
-
-    setattr(owner, name, call)
-
-
-def _count_commands(reached: Callable[[], None]) -> None:
-    plain = RedisConnection.exchange_once
-
-    def exchange(connection: RedisConnection, commands: Any, near: Any) -> list[Any]:
-        replies = []
-        for command in commands:  # one at a time
-            reached()
-            replies += plain(connection, [command], near)
-        return replies
-
-    RedisConnection.exchange_once = exchange  # type: ignore[method-assign]
-
-
-def killed(make: Make, before: int) -> bool:
-    """Whether a child that does it all was killed before a call of that number; else it has done it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the child uses nothing of the other threads
-        pid = os.fork()
-    if not pid:
-        try:
-            do_all_and_die(make, before)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    assert status in {0, signal.SIGKILL}, "the child has failed: see its traceback above"
-    return status != 0
-
-
 # -- the tests --------------------------------------------------------------------------------------------
 
 
 def check_after_a_kill(make: Make, before: int) -> bool:
     """Check that what a child leaves is done, once; whether it was killed at all."""
-    was_killed = killed(make, before)
+    was_killed = killed(make, do_all, before)
     with make() as backend:
         backend.queues()
         do_all(backend)
@@ -206,22 +111,14 @@ def check_after_a_kill(make: Make, before: int) -> bool:
     return was_killed
 
 
-def boundaries(make: Make) -> Iterator[int]:
-    """The numbers of calls before which the child was killed, until it is not killed any more."""
-    for before in itertools.count():
-        if not check_after_a_kill(make, before):
-            return
-        yield before
-
-
 @pytest.mark.parametrize("before", [9, 22])
-def test_a_batch_whose_worker_is_killed(make: Make, before: int) -> None:
+def test_a_batch_whose_worker_is_killed(durable: Make, before: int) -> None:
     """A worker is killed in the middle of a batch; the members count once, and the callback runs."""
-    check_after_a_kill(make, before)
+    check_after_a_kill(durable, before)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(1800)  # there are a hundred of them
-def test_a_batch_whose_worker_is_killed_at_every_boundary(make: Make) -> None:
+def test_a_batch_whose_worker_is_killed_at_every_boundary(durable: Make) -> None:
     """Wherever a worker is killed, the members count once, and the callback runs after them, once."""
-    assert len(list(boundaries(make))) > 10
+    assert boundaries(lambda before: check_after_a_kill(durable, before)) > 10
