@@ -111,5 +111,5 @@ def test_a_transaction_left_open(tmp_path: Path, rounds: int, seconds: float) ->
             print(
                 f"claims of {len(times)} cycles: {first * 1000:.1f} ms at first, {last * 1000:.1f} ms at last"
             )
-            assert last < 4 * first + 0.1
+            assert not seconds or last < 4 * first + 0.1
         running.reckon(120.0).check()
