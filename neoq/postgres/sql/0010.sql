@@ -90,7 +90,7 @@ create trigger line_up before insert on jobs for each row when (new.key is not n
 do $do$
 begin
     execute format($sql$
-        create function leave_turn() returns trigger language plpgsql
+        create or replace function leave_turn() returns trigger language plpgsql
         as $$
         begin
             if old.key is not null then
