@@ -197,7 +197,7 @@ def test_a_server_that_keeps_is_no_warning(backend: RedisBackend, caplog: pytest
 def test_replicas_that_are_not_there() -> None:
     """wait_replicas without replicas: the job is stored, and the error says that its safety is not known."""
     with running_server(*AOF) as server:
-        with neoq.connect(server.url, autostart=False, wait_replicas=1, socket_timeout=0.2) as backend:
+        with neoq.connect(server.url, autostart=False, wait_replicas=1, socket_timeout=2) as backend:
             with pytest.raises(neoq.BackendUnavailable, match="0 replicas have confirmed") as caught:
                 backend.enqueue("q")
             assert caught.value.outcome_unknown
