@@ -175,11 +175,10 @@ class Holding:
             return
         limits_of = self.store.limits()
         limited = {queue for queue, limits in limits_of.items() if limits._replace(aging=None) != NO_LIMITS}
-        self.limited |= limited
-        self.limited &= limited
         counting = {queue for queue, limits in limits_of.items() if limits.counts_claims}
-        self.nothing_ahead |= counting
-        self.nothing_ahead &= counting
+        for known, found in (self.limited, limited), (self.nothing_ahead, counting):
+            known.update(found)  # in place, and never without those that stay: others look into it meanwhile
+            known.intersection_update(found)
 
     # -- for the heartbeat -------------------------------------------------------------------------------
 

@@ -116,7 +116,7 @@ class Meter:
     ) -> Sequence[Outcome]:
         """Attempts have ended, and but for the stale ones are recorded; the store is ``skew`` s ahead.
 
-        Returns a part of them that has all which are no successes.
+        Returns those that were not counted together as successes: all others are among them.
         """
         with self._lock:
             if isinstance(outcomes, Successes) and not stale:
