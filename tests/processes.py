@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -67,6 +68,15 @@ class Child:
         """Send a signal to the process alone, not to its children."""
         self.process.send_signal(number)
 
+    def stop_between_writes(self, database: Path) -> None:
+        """Stop the process where it holds no lock of an SQLite file, so that others can go on."""
+        while True:
+            self.signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
+            if _can_be_written(database):
+                return
+            self.signal(signal.SIGCONT)
+
     def exit_code(self, timeout: float = PATIENCE) -> int:
         """Wait for the end; a negative number is the signal that it died of."""
         try:
@@ -104,6 +114,15 @@ class Child:
             pass
         self.process.wait(PATIENCE)
         self._reader.join(PATIENCE)
+
+
+def _can_be_written(database: Path) -> bool:
+    with closing(sqlite3.connect(database, timeout=0.2, isolation_level=None)) as connection:
+        try:
+            connection.execute("begin immediate")
+        except sqlite3.OperationalError:  # database is locked
+            return False
+        return True
 
 
 @contextmanager

@@ -990,7 +990,7 @@ def test_a_lock_that_is_not_there_proves_nothing(path: Path, tmp_path: Path, wha
         backend.enqueue("q")
         child.until("running")
         [lock] = locks_of(path)
-        child.signal(signal.SIGSTOP)  # so that we see what others do before it makes its file anew
+        child.stop_between_writes(path)  # so that we see what others do before it makes its file anew
         content = lock.read_bytes()
         lock.unlink()
         if what == "directory":

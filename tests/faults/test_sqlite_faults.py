@@ -73,7 +73,7 @@ def test_jobs_wait_for_the_next_worker(tmp_path: Path, url: str) -> None:
         jobs.stop()
 
 
-def test_a_stopped_worker_loses_its_lease(url: str) -> None:
+def test_a_stopped_worker_loses_its_lease(tmp_path: Path, url: str) -> None:
     """What a worker settles that was stopped past its lease is refused; another has run the job."""
     short = {"lease": 1.0, "heartbeat": 0.2}
     program = (
@@ -90,7 +90,7 @@ def test_a_stopped_worker_loses_its_lease(url: str) -> None:
         job = backend.enqueue("q")
         assert job.id is not None
         zombie.until("running")
-        zombie.signal(signal.SIGSTOP)
+        zombie.stop_between_writes(tmp_path / "jobs.db")
         backend.listen("q", lambda _job: "second")
         assert backend.wait(job.id, timeout=30).result == "second"
         zombie.signal(signal.SIGCONT)
