@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from neoq.held.limits import Limits
+from neoq.held.limits import Limits, Rate
 from neoq.job import Job
 from neoq.outcome import Outcome, lease_of
 from neoq.record import Status
 from neoq.redis.backend import RedisBackend
+from neoq.redis.connection import Call, RedisConnection
 from neoq.store import Demand
 from neoq.testing.cases.holding import in_group, open_batch
 from neoq.testing.cases.suite import prepared
@@ -154,3 +155,78 @@ def test_a_span_outlives_its_job(backend: RedisBackend, client: redis.Redis) -> 
     backend.prune()
     assert client.hlen(spans) == 0
     assert not backend.store.add([prepared("q", {"n": 1})], token=b"y" * 16)[0].duplicate
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the scripts that have settled."""
+    names: list[str] = []
+    call_many = RedisConnection.call_many
+
+    def noted(connection: RedisConnection, calls: list[Call], *, again: bool = True) -> list[object]:
+        names.extend(script.name for script, *_ in calls)
+        return call_many(connection, calls, again=again)
+
+    monkeypatch.setattr(RedisConnection, "call_many", noted)
+    return names
+
+
+@pytest.mark.parametrize("limits", [ORDERED, Limits(per_key=2), Limits(ordered=True, max_running=9)])
+def test_a_pack_of_successes_lets_the_lines_go_on(
+    backend: RedisBackend, scripts: list[str], limits: Limits
+) -> None:
+    """Successes of several keys are recorded by one short script, and each line goes on in its order."""
+    backend.store.limit("q", limits, by_listener=True)
+    added = add(backend, *("abcab" * 8))
+    scripts.clear()
+    ran: list[Job] = []
+    while jobs := claim(backend):
+        for key in "abc":
+            running = [job.id for job in jobs if job.key == key]
+            assert len(running) <= (limits.per_key or 1)
+        settle(backend, jobs, Status.SUCCEEDED)
+        ran += jobs
+    assert scripts
+    assert set(scripts) == {"finish_counted"}
+    for key in "abc":
+        assert [job.id for job in ran if job.key == key] == [job.id for job in added if job.key == key]
+
+
+def test_a_line_goes_on_behind_a_job_that_was_deleted_by_hand(
+    backend: RedisBackend, client: redis.Redis
+) -> None:
+    """A job in a line whose record is gone holds up nobody behind it."""
+    backend.store.limit("q", ORDERED, by_listener=True)
+    jobs = add(backend, *("a" * 4), "b", "b")
+    tag = f"{{{backend.config.prefix}:q}}:"
+    client.hdel(tag + "jobs", jobs[1].id, jobs[2].id)
+    settle(backend, claim(backend), Status.SUCCEEDED)
+    assert [job.id for job in claim(backend)] == [jobs[3].id, jobs[5].id]
+
+
+def test_a_new_rate_of_each_key_lets_one_start(backend: RedisBackend) -> None:
+    """Where a key has a rate, the ends of several jobs make ready one more of it."""
+    backend.store.limit("q", Limits(per_key=3, rate_per_key=Rate(2, 3600, 2)), by_listener=True)
+    jobs = add(backend, *"aaaab")
+    first = claim(backend)
+    first += claim(backend)
+    assert [job.id for job in first] == [jobs[0].id, jobs[4].id, jobs[1].id]
+    settle(backend, first, Status.SUCCEEDED)
+    assert claim(backend) == []
+
+
+def test_a_member_with_a_key_is_kept_and_counted(backend: RedisBackend, scripts: list[str]) -> None:
+    """A member of a batch may stand in a line: its success is counted, and lets the next one start."""
+    backend.store.limit("q", ORDERED, by_listener=True)
+    holder = open_batch(backend)
+    backend.store.add([in_group(holder, key="a") for _ in range(2)], token=b"")
+    scripts.clear()
+    for _ in range(2):
+        jobs = claim(backend)
+        assert len(jobs) == 1
+        settle(backend, jobs, Status.SUCCEEDED)
+    assert {name for name in scripts if name != "count"} == {"finish_counted"}
+    assert [job.status for job in backend.jobs("q")] == [Status.SUCCEEDED] * 2
+    batch = backend.store.group(holder.id)
+    assert batch is not None
+    assert batch.succeeded == 2

@@ -199,7 +199,7 @@ class Claims:
             job.progress_report = None
             jobs.append(job)
             known[job.id] = (token, record, states[at])
-        if len(reply) > 5:
+        if len(reply) > 5 and reply[5]:
             _count_steps(jobs, dict(zip(ids, reply[5], strict=True)))
         if len(reply) > 6:
             _count_turns(jobs, dict(zip(ids, reply[6], strict=True)))

@@ -138,11 +138,6 @@ def _read_head(job: Job, record: bytes, large: bool) -> int:
     return at
 
 
-def member_of(record: bytes) -> bytes | None:
-    """The name of the group of a job that holds no fingerprint and has no key; None for all others."""
-    return group_name_of(record) if record[:1] in {b"0", b"3"} and record[13:17] == b"0000" else None
-
-
 def group_name_of(record: bytes) -> bytes | None:
     """The name of the group that a job belongs to."""
     try:
@@ -320,6 +315,14 @@ def read_lease(job: Job, lease: bytes) -> None:
     job.finished_on = None
     job.progress_report = None
     job.worker = worker
+
+
+def has_held(life: bytes | None) -> bool:
+    """Whether a job has been held for others or for a signal, or may have been: its life cannot be read."""
+    try:
+        return life is not None and not orjson.loads(life).keys().isdisjoint({"r", "h", "aw"})
+    except _BAD:
+        return True
 
 
 def success_of(outcome: Outcome, lease: str, life: bytes | None) -> str:

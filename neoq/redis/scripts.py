@@ -105,7 +105,7 @@ class Scripts:
         self.extend = Script("extend", drains=flags)
         self.finish = Script("finish", drains=flags)
         self.forget_uids = Script("forget_uids", drains=flags)
-        self.finish_members = Script("finish_members", drains=flags)
+        self.finish_counted = Script("finish_counted", drains=flags)
         self.forget_groups = Script("forget_groups", drains=flags)
         self.form_lines = Script("form_lines", drains=flags)
         self.gate = Script("gate", drains=False)

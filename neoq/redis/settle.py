@@ -16,7 +16,16 @@ from neoq.redis.groups import Groups
 from neoq.redis.leases import NOT_OURS, Leased
 from neoq.redis.outbox import Outbox, Pack, packs_of
 from neoq.redis.queues import RedisQueues
-from neoq.redis.rows import change_of, held_by, lease_name, member_of, progress_of, step_args, success_of
+from neoq.redis.rows import (
+    change_of,
+    group_name_of,
+    has_held,
+    held_by,
+    lease_name,
+    progress_of,
+    step_args,
+    success_of,
+)
 from neoq.redis.scripts import AT_ONCE
 from neoq.store import Extended
 
@@ -29,7 +38,7 @@ class Way(StrEnum):
     """By which script an outcome is recorded."""
 
     FINISH = "finish"  # successes that concern nothing but their jobs
-    MEMBERS = "finish_members"  # and their groups
+    COUNTED = "finish_counted"  # and their groups and lines
     SETTLE = "settle"
 
 
@@ -74,28 +83,33 @@ class Outcomes:
                 packs[lease.job_id] = packs_of(outcome.follow, self._queues.time())
             batches.setdefault((lease.queue, way), []).append(outcome)
         parts = [(*kind, part) for kind, batch in batches.items() for part in _batches_of(batch)]
+        changed: set[str] = set()
+        told: dict[str, dict[bytes, bytes]] = {}
         for (queue, way, batch), reply in zip(parts, self._send_all(parts, packs), strict=True):
             stale |= set(map(int, reply if way is Way.FINISH else reply[0]))
             self._leased.forget(queue, batch)
-            if way is Way.MEMBERS and reply[1]:
-                self._groups.after(queue, reply[1], ())
+            if way is Way.COUNTED:
+                told.setdefault(queue, {}).update(zip(reply[1][::2], reply[1][1::2], strict=True))
+                changed.update([queue] if reply[2] else ())
             if way is Way.SETTLE:
+                changed.add(queue)
                 self._follow(queue, batch, packs, stale.union(map(int, reply[1])))
                 if reply[2] or reply[3]:
                     self._groups.after(queue, reply[2], reply[3])
+        for queue, totals in told.items():
+            self._groups.after(queue, [text for pair in totals.items() for text in pair], ())
         if self._unsure:
             self._unsure.difference_update(_leases_in(parts))
-        self._tell_ready({queue for queue, way, batch in parts if way is Way.SETTLE})
+        self._tell_ready(changed)
         return stale
 
     def _way_of(self, outcome: Outcome) -> Way:
         """How to record an outcome that concerns more than its job, or is no success."""
-        lease = outcome.lease
-        limited = lease.queue in self._leased.limited  # there an end may let another job start
-        if outcome.status is Status.SUCCEEDED and not outcome.follow and not limited:
-            token, record, life = self._leased.of_queue(lease.queue).get(lease.job_id, NOT_OURS)
-            if token == lease.token and life is None and member_of(record) is not None:
-                return Way.MEMBERS
+        if outcome.status is Status.SUCCEEDED and not outcome.follow:
+            lease = outcome.lease
+            token, _, life = self._leased.of_queue(lease.queue).get(lease.job_id, NOT_OURS)
+            if token == lease.token and not has_held(life):
+                return Way.COUNTED
         return Way.SETTLE
 
     def _follow(self, queue: str, batch: list[Outcome], packs: Packs, without: set[int]) -> None:
@@ -116,7 +130,7 @@ class Outcomes:
         try:
             return self._send(parts, packs, keep=True)
         except BackendUnavailable as error:
-            if not is_full(error) or not any(way is Way.FINISH for _, way, _ in parts):
+            if not is_full(error) or all(way is Way.SETTLE for _, way, _ in parts):
                 raise
             self._config.log.warning("the server is full; succeeded jobs are deleted at once: %s", error)
         return self._send(parts, packs, keep=False)
@@ -145,7 +159,7 @@ class Outcomes:
     def _settle_call(self, queue: str, way: Way, batch: list[Outcome], packs: Packs, *, keep: bool) -> Call:
         keep = keep and self._config.retention != 0
         if way is not Way.SETTLE:
-            return self._finish_call(queue, batch, keep=keep, members=way is Way.MEMBERS)
+            return self._finish_call(queue, batch, keep=keep, counted=way is Way.COUNTED)
         worker, now = self._worker, self._queues.time()
         script = self._scripts.settle
         arguments = script.arguments(
@@ -161,7 +175,7 @@ class Outcomes:
                 arguments += step_args(one.steps)
         return self._queues.call_of(script, queue, arguments)
 
-    def _finish_call(self, queue: str, batch: list[Outcome], *, keep: bool, members: bool) -> Call:
+    def _finish_call(self, queue: str, batch: list[Outcome], *, keep: bool, counted: bool) -> Call:
         known, worker = self._leased.known(queue, batch), self._worker
         leases: list[str] = []
         fingerprints: list[bytes] = []
@@ -178,15 +192,16 @@ class Outcomes:
             states += (job_id, success_of(one, lease, ours[2]))
             if one.result is not None:
                 results += (job_id, one.result)
-        if members:
-            names = [member_of(known[one.lease.job_id][1]) for one in batch]
-            script = self._scripts.finish_members
-            waking = self._queues.waking(queue)
-            header = script.arguments(again=self._is_repeated(batch), count=len(batch), **waking)
-            return self._queues.call_of(script, queue, [*header, *leases, *states, *names, *results])
+        common = {"keep": int(keep), "again": self._is_repeated(batch), "count": len(batch)}
+        if counted:
+            names = [group_name_of(known[one.lease.job_id][1]) or b"" for one in batch]
+            script = self._scripts.finish_counted
+            header = script.arguments(**common, **self._queues.waking(queue))
+            return self._queues.call_of(
+                script, queue, [*header, *leases, *fingerprints, *names, *states, *results]
+            )
         script = self._scripts.finish
-        header = script.arguments(keep=int(keep), again=self._is_repeated(batch), count=len(batch))
-        arguments = [*header, *leases, *fingerprints, *states, *results]
+        arguments = [*script.arguments(**common), *leases, *fingerprints, *states, *results]
         return self._queues.call_of(script, queue, arguments)
 
     def _is_repeated(self, batch: list[Outcome]) -> int:

@@ -4,7 +4,7 @@
 -- keys: stopped cancelled_jobs ends tell groups halts
 -- takes: limit tail worker lease channel queue tries hears
 -- arguments: those of claim.lua
--- result: as claim.lua, with heads of steps always, and for each id 1 if its end concerns more than itself; or
+-- result: as claim.lua, with heads of steps or "", and for each id 1 if its end concerns more than itself; or
 --   {"limited"} where it has none any more, and claim.lua is to do it
 -- complexity: O(log of the queue) a job, O(levels) with aging; at most 50 jobs, 100 that fall due, 150 of the
 --   ready ones that are put in their line, and 50 lines that go on
@@ -17,7 +17,7 @@ if not next(limits) then return { 'limited' } end
 
 local function answer(due, ids, records, lives, heads, counted)
   if not due or due == math.huge then due = -1 end
-  return { string.format('%.6f', now), string.format('%.6f', due), ids or {}, records or {}, lives or {}, heads or {},
+  return { string.format('%.6f', now), string.format('%.6f', due), ids or {}, records or {}, lives or {}, heads or '',
     counted or {} }
 end
 
@@ -98,8 +98,15 @@ end
 
 -- The ready jobs in the order in which they are claimed. With aging each level has its own place, and the
 -- oldest of a level counts as so many levels higher as it has waited.
-local page, from = {}, 0
+local page, next_in_page, from, page_size = {}, 0, 0, math.max(1, math.min(limit, 50))
 local levels, best
+-- What is kept of jobs, and which have their turn, by id: each id is looked at once.
+local stored_of, lives_of, turns = {}, {}, {}
+local function look_up(some)
+  local stored, found = call('HMGET', JOBS, unpack(some)), call('HMGET', LIFE, unpack(some))
+  local turn = (limits.by_key or limits.off) and call('HMGET', TURN, unpack(some)) or {}
+  for at, id in ipairs(some) do stored_of[id], lives_of[id], turns[id] = stored[at], found[at], turn[at] end
+end
 local function load_level(level)
   local low, high = level.rank * LEVEL, '(' .. string.format('%.0f', (level.rank + 1) * LEVEL)
   local found = call('ZRANGEBYSCORE', READY, string.format('%.0f', low), high, 'WITHSCORES', 'LIMIT', level.from, 20)
@@ -132,16 +139,20 @@ local function next_aged()
   end
   if not best then return nil end
   best.at = best.at + 2
-  return best.page[best.at - 2]
+  local id = best.page[best.at - 2]
+  look_up({ id })
+  return id
 end
 local function next_ready()
   if limits.aging then return next_aged() end
-  if #page == 0 then
-    page = call('ZRANGE', READY, from, from + 49)
-    from = from + #page
+  if next_in_page == #page then
+    page, next_in_page = call('ZRANGE', READY, from, from + page_size - 1), 0
+    from, page_size = from + #page, 50
     if #page == 0 then return nil end
+    look_up(page)
   end
-  return table.remove(page, 1)
+  next_in_page = next_in_page + 1
+  return page[next_in_page]
 end
 
 local wanted
@@ -154,7 +165,7 @@ end
 local function may_start(id, record, life)
   local key = limits.by_key and key_of(record) or ''
   if key == '' then return true end
-  if call('HEXISTS', TURN, id) == 0 then
+  if not turns[id] then
     if is_full(limits, key) then
       call('ZREM', READY, id)
       call('ZADD', LINES, 0, line_member(key, record, life_of(life), id))
@@ -177,9 +188,9 @@ local function may_start(id, record, life)
   return true, key
 end
 
-local ids, records, lives, heads, counted, keys = {}, {}, {}, {}, {}, {}
+local ids, records, lives, counted, keys = {}, {}, {}, {}, {}
 local looked, alone, ended = 0, false, false
-local crashes, stepped = call('EXISTS', CRASHED) == 1, call('EXISTS', STEPS) == 1
+local crashes = call('EXISTS', CRASHED) == 1
 local stops, growth, halted = call('EXISTS', STOPPED) == 1, {}, {}
 local places = {
   ready = READY, held = HELD, wait = WAIT, retry = RETRY, crashed = CRASHED, steps = STEPS, uniq = UNIQ,
@@ -190,7 +201,7 @@ local places = {
 local function is_stopped(id, record)
   local name = stops and name_of(record)
   if not name or not call('ZSCORE', STOPPED, name) then return false end
-  local life = life_of(call('HGET', LIFE, id))
+  local life = life_of(lives_of[id])
   cancel_waiting(id, record, life, now, places)
   leave(id, micros)
   grow_by(growth, name, GONE, 1)
@@ -205,7 +216,7 @@ while #ids < limit and looked < 200 and not alone do
     ended = true
     break
   end
-  local stored = call('HGET', JOBS, id)
+  local stored = stored_of[id]
   local record = sound(stored)
   if not record then
     gone[#gone + 1] = id -- deleted by hand
@@ -215,14 +226,13 @@ while #ids < limit and looked < 200 and not alone do
     if crashed and #ids > 0 then -- claimed alone, at its turn
       alone = true
     else
-      local life = call('HGET', LIFE, id)
+      local life = lives_of[id]
       local may, key = false, nil
       if not is_stopped(id, record) then may, key = may_start(id, record, life) end
       if may then
         gone[#gone + 1] = id
         ids[#ids + 1], records[#records + 1], lives[#lives + 1] = id, stored, life
-        heads[#heads + 1] = stepped and call('HGET', STEPS, id)
-        local has_turn = key or limits.off and call('HEXISTS', TURN, id) == 1
+        local has_turn = key or limits.off and turns[id]
         counted[#counted + 1] = (has_turn or limits.max_running) and 1 or 0
         if limits.key_spacing and key then keys[#keys + 1] = key end
         alone = crashed
@@ -254,7 +264,11 @@ for at, id in ipairs(ids) do
     end
   end
 end
-if #ids > 0 then call('ZADD', LEASE, unpack(leases)) end
+local heads
+if #ids > 0 then
+  call('ZADD', LEASE, unpack(leases))
+  if call('EXISTS', STEPS) == 1 then heads = call('HMGET', STEPS, unpack(ids)) end
+end
 
 if limits.key_spacing then
   due = math.min(due, (call('ZRANGE', PACED, 0, 0, 'WITHSCORES')[2] or math.huge) / 1000000)

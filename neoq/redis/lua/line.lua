@@ -58,37 +58,65 @@ local function is_full(limits, key)
   return limits.slots and count_in(call('HGET', BUSY, key), 1000000000) >= limits.slots
 end
 
+-- Make ready those that are first in their lines, each of the key at its place; ``counts`` has how many of each
+-- key are added to it. One whose record is gone only leaves its line.
+local function make_ready(limits, heads, keys, micros, counts)
+  call('ZREM', LINES, unpack(heads))
+  local ids, now, ready, turns, changed = {}, micros / 1000000, {}, {}, {}
+  for at, head in ipairs(heads) do ids[at] = id_in_line(head) end
+  local records, lives = call('HMGET', JOBS, unpack(ids)), call('HMGET', LIFE, unpack(ids))
+  local due = string.format('%.6f', now)
+  local first = '{"s":0,"n":0,"c":0,"at":"' .. due .. '"}' -- of a job that was never settled, as most
+  for at, id in ipairs(ids) do
+    if records[at] then
+      local text = first
+      if lives[at] then
+        local life = life_of(lives[at])
+        life.at = due
+        text = cjson.encode(life)
+      end
+      local key, place = keys[at], #ready
+      changed[place + 1], changed[place + 2] = id, text
+      ready[place + 1], ready[place + 2] = score_of(rank_of(records[at]), now), id
+      turns[place + 1], turns[place + 2] = id, key
+      counts[key] = (counts[key] or 0) + 1
+    end
+  end
+  if #ready == 0 then return end
+  call('HSET', LIFE, unpack(changed))
+  call('ZADD', READY, unpack(ready))
+  if limits.by_key then call('HSET', TURN, unpack(turns)) end
+end
+
+local function first_in_line(key, count)
+  local prefix = prefix_of(key)
+  return call('ZRANGEBYLEX', LINES, '[' .. prefix, '(' .. sub(prefix, 1, -2) .. '\1', 'LIMIT', 0, count)
+end
+
 -- Make ready the next jobs of a key, as far as its limits let them; return how many. ``busy`` have their turn.
 local function advance(limits, key, micros, busy)
-  local now, prefix, released = micros / 1000000, prefix_of(key), 0
-  local free = 50
+  local released, free, counts = 0, 50, {}
   if limits.slots then
     free = math.min(free, limits.slots - (busy or count_in(call('HGET', BUSY, key), 1000000000)))
   end
   while released < free do
-    local head = call('ZRANGEBYLEX', LINES, '[' .. prefix, '(' .. sub(prefix, 1, -2) .. '\1', 'LIMIT', 0, 1)[1]
-    if not head then return released end
+    local heads, keys = first_in_line(key, limits.key_spacing and 1 or free - released), {}
+    if #heads == 0 then break end
     if limits.key_spacing then
-      if call('HEXISTS', PACE, key) == 1 then return released end -- one of it has not started yet
+      if call('HEXISTS', PACE, key) == 1 then break end -- one of it has not started yet
       local start = start_of(limits, key, micros)
       if start > 0 then
         call('ZADD', PACED, start, key)
-        return released
+        break
       end
     end
-    call('ZREM', LINES, head)
-    local id = id_in_line(head)
-    local record = sound(call('HGET', JOBS, id))
-    if record then
-      local life = life_of(call('HGET', LIFE, id))
-      life.at = string.format('%.6f', now)
-      call('HSET', LIFE, id, cjson.encode(life))
-      call('ZADD', READY, score_of(rank_of(record), now), id)
-      if limits.by_key then take_turn(id, key) end
-      if limits.key_spacing then call('HSET', PACE, key, id) end
-      released = released + 1
-    end
+    for at = 1, #heads do keys[at] = key end
+    make_ready(limits, heads, keys, micros, counts)
+    local more = (counts[key] or 0) - released
+    released = released + more
+    if more > 0 and limits.key_spacing then call('HSET', PACE, key, id_in_line(heads[1])) end
   end
+  if released > 0 and limits.by_key then call('HINCRBY', BUSY, key, released) end
   return released
 end
 
@@ -103,6 +131,58 @@ local function leave(id, micros)
   if limits.off and call('EXISTS', TURN, LINES) == 0 then call('DEL', LIMITS) end
   if busy == 0 then call('HDEL', BUSY, key) end
   return advance(limits, key, micros, busy)
+end
+
+-- As `leave`, for several jobs at once.
+local function leave_all(ids, micros)
+  local limits, released = limits_of(), 0
+  if limits.key_spacing or call('EXISTS', PACE) == 1 then
+    for _, id in ipairs(ids) do released = released + leave(id, micros) end
+    return released
+  end
+  local left, keys, freed = {}, {}, {}
+  for at, key in ipairs(call('HMGET', TURN, unpack(ids))) do
+    if key then
+      left[#left + 1] = ids[at]
+      if not freed[key] then keys[#keys + 1] = key end
+      freed[key] = (freed[key] or 0) + 1
+    end
+  end
+  if #left == 0 then return 0 end
+  call('HDEL', TURN, unpack(left))
+  if limits.off and call('EXISTS', TURN, LINES) == 0 then call('DEL', LIMITS) end
+  local busy, counts, heads, keys_of_heads, asked = call('HMGET', BUSY, unpack(keys)), {}, {}, {}, {}
+  for at, key in ipairs(keys) do
+    busy[at] = math.max(0, count_in(busy[at], 1000000000) - freed[key])
+    local free = math.min(50, limits.slots and limits.slots - busy[at] or 50)
+    local first = free > 0 and first_in_line(key, free) or {}
+    for _, head in ipairs(first) do
+      heads[#heads + 1], keys_of_heads[#heads + 1] = head, key
+    end
+    asked[key] = #first
+    if #heads >= 100 or #heads > 0 and at == #keys then
+      make_ready(limits, heads, keys_of_heads, micros, counts)
+      heads, keys_of_heads = {}, {}
+    end
+  end
+  local none, some = {}, {}
+  for at, key in ipairs(keys) do
+    local count = counts[key] or 0
+    released = released + count
+    if limits.by_key then busy[at] = busy[at] + count end
+    if busy[at] == 0 then
+      none[#none + 1] = key
+    else
+      some[#some + 1] = key
+      some[#some + 1] = busy[at]
+    end
+  end
+  if #none > 0 then call('HDEL', BUSY, unpack(none)) end
+  if #some > 0 then call('HSET', BUSY, unpack(some)) end
+  for _, key in ipairs(keys) do
+    if asked[key] > (counts[key] or 0) then released = released + advance(limits, key, micros) end
+  end
+  return released
 end
 
 -- Whether a job that goes on, or that is dead, keeps its turn; one that is ready does.
