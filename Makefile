@@ -38,6 +38,9 @@ type: $(VENV)/.has-lint $(VENV)/.has-test ## Check the types of the package and 
 docs: $(VENV)/.has-docs ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -q -n -W --keep-going -b html docs docs/_build/html
 
+# The tests start many processes: without bytecode each would compile neoq again, and pytest all tests.
+test faults: export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: test
 test: $(VENV)/.has-test $(VENV)/.has-demo ## Run the tests; some of them: make test ARGS="-k cron"
 	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
