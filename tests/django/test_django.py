@@ -22,6 +22,7 @@ def run_contract(python: str, database: str, directory: Path) -> None:
     """Run the programs of contract/ in a Python, on a database."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("NEOQ_", "PYTEST"))}
     environ |= {"NEOQ_TEST_DATABASE": database, "PYTHONPATH": str(ROOT)}
+    environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # what they do not use takes longer to import than Django
     pytest_ = [
         python,
         "-m",
@@ -31,9 +32,7 @@ def run_contract(python: str, database: str, directory: Path) -> None:
         "-p",
         "no:cacheprovider",
         "-p",
-        "no:xdist",
-        "-p",
-        "no:valkey",
+        "pytest_timeout",
     ]
     options = [
         "-c",
