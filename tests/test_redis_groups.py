@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -230,3 +231,34 @@ def test_a_batch_over_three_nodes() -> None:
         members = [add(backend, other, queue, n) for n, queue in enumerate(queues)]
         assert backend.store.change([other.id], "cancel").done == {other.id}
         assert {backend.get(job.id).status for job in members} == {Status.CANCELLED}  # type: ignore[union-attr]
+
+
+def test_home_is_told_when_no_other_member_runs_here(backend: RedisBackend, client: redis.Redis) -> None:
+    """Home hears of the ends in a queue with the last of those that this process runs, or by a heartbeat."""
+    holder = opened(backend)
+    for n in range(3):
+        add(backend, holder, "q", n)
+    name = Group(holder.id).name
+    backend.store.seal(holder.id, PRODUCER)
+    jobs = come(backend, "q")
+    told: list[str] = []
+    for job in jobs:
+        settle(backend, [job])
+        state = json.loads(client.hget(key(backend, "home", "groups"), name) or b"")
+        told.append(state["q"]["q"])
+        found = backend.store.group(holder.id)
+        assert found is not None
+        assert found.succeeded == len(told)
+    assert told == ["3 0 0 0 0 0", "3 0 0 0 0 0", "3 3 0 0 0 0"]
+    assert [job.id for job in come(backend, "home")] == [holder.id]
+
+
+def test_a_heartbeat_tells_of_ends_while_a_member_runs(backend: RedisBackend, client: redis.Redis) -> None:
+    """What was counted while another member runs for long is told by the next heartbeat."""
+    holder = opened(backend)
+    for n in range(2):
+        add(backend, holder, "q", n)
+    settle(backend, come(backend, "q")[:1])
+    backend.store.tend()
+    state = json.loads(client.hget(key(backend, "home", "groups"), Group(holder.id).name) or b"")
+    assert state["q"]["q"] == "2 1 0 0 0 0"

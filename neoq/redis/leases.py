@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from neoq.outcome import Lease, Outcome
 from neoq.redis.queues import RedisQueues
+from neoq.redis.rows import group_name_of
 
 # The token of a job's lease, and the job's record and state as they were claimed.
 Known = tuple[int, bytes, bytes | None]
@@ -34,6 +35,11 @@ class Leased:
         if missing:
             self._look_up(queue, missing, known)
         return known
+
+    def has_member(self, queue: str, group: bytes) -> bool:
+        """Whether a job of a group is among them."""
+        records = [record for _, record, _ in list(self.of_queue(queue).values())]
+        return any(group in record and group_name_of(record) == group for record in records)
 
     def _look_up(self, queue: str, leases: list[Lease], known: dict[int, Known]) -> None:
         keys = self._queues.keys(queue)

@@ -30,6 +30,8 @@ _BAD = (ValueError, LookupError, TypeError, AttributeError, OverflowError, struc
 _HOLD = (49, 52)  # unique until their end
 _USUAL = b"1c100" + b"0032" + b"0000" * 3  # how most records begin: no kind, no key, no group
 _is_usual = re.compile(_USUAL + b".{32}", re.DOTALL).match
+# The life of a job that came out of its line and was never settled, as lua/line.lua writes it.
+_has_turn = re.compile(rb'\{"s":0,"at":"([0-9]{1,11}\.[0-9]{6})"\}').fullmatch
 _group_name = re.compile(rb"[1-9][0-9]*/[0-9]+/").match
 _HEAD = 21  # bytes before the texts of a record
 _USUAL_HEAD = _HEAD + 32
@@ -112,7 +114,10 @@ def _job_of(id_of_job: int, queue: str, record: bytes, life: bytes | None) -> Jo
         at += length
     job.body = None if large else record[at:]
     if life is not None:
-        _read_life(job, orjson.loads(life))
+        if turned := _has_turn(life):
+            job.due = float(turned[1])
+        else:
+            _read_life(job, orjson.loads(life))
     return job
 
 
@@ -140,6 +145,8 @@ def _read_head(job: Job, record: bytes, large: bool) -> int:
 
 def group_name_of(record: bytes) -> bytes | None:
     """The name of the group that a job belongs to."""
+    if record[17:_HEAD] == b"0000":
+        return None
     try:
         found = _group_name(_texts_of(record)[3])
     except _BAD:
@@ -149,13 +156,14 @@ def group_name_of(record: bytes) -> bytes | None:
 
 def _texts_of(record: bytes) -> tuple[bytes, bytes, bytes, bytes, int]:
     """Fingerprint, kind, key and group of a record, and where its times are."""
-    at, texts = _HEAD, []
-    for start in range(5, _HEAD, 4):
-        end = at + _digits(record[start : start + 4])
-        texts.append(record[at:end])
-        at = end
-    print_, kind, key, group = texts
-    return print_, kind, key, group, at
+    head = record[5:_HEAD]
+    if len(head) != 16 or not head.isdigit():
+        raise Unreadable
+    kind = _HEAD + int(head[:4])
+    key = kind + int(head[4:8])
+    group = key + int(head[8:12])
+    end = group + int(head[12:])
+    return record[_HEAD:kind], record[kind:key], record[key:group], record[group:end], end
 
 
 def _digits(text: bytes) -> int:
@@ -319,8 +327,10 @@ def read_lease(job: Job, lease: bytes) -> None:
 
 def has_held(life: bytes | None) -> bool:
     """Whether a job has been held for others or for a signal, or may have been: its life cannot be read."""
+    if life is None or _has_turn(life):
+        return False
     try:
-        return life is not None and not orjson.loads(life).keys().isdisjoint({"r", "h", "aw"})
+        return not orjson.loads(life).keys().isdisjoint({"r", "h", "aw"})
     except _BAD:
         return True
 
@@ -328,14 +338,18 @@ def has_held(life: bytes | None) -> bool:
 def success_of(outcome: Outcome, lease: str, life: bytes | None) -> str:
     """The JSON of a job that has succeeded, after the life that it had before.
 
-    Most had none, so it is written by hand.
+    Most had none, or no more than a turn, so it is written by hand.
     """
     started_at, progress = outcome.started_at, outcome.lease.progress
     ran = "" if started_at is None else f'"ran":"{started_at!r}",'
     told = "" if progress is None else progress_of(progress)[1:-1] + ","
     end = f'{{"s":3,{ran}"fin":"{outcome.finished_at!r}",{told}"t":"{lease}"}}'
+    if life is None:
+        return end
+    if turned := _has_turn(life):
+        return f'{{"at":"{turned[1].decode()}",{end[1:]}'
     try:
-        return end if life is None else dumps(orjson.loads(life) | orjson.loads(end)).decode()
+        return dumps(orjson.loads(life) | orjson.loads(end)).decode()
     except (ValueError, TypeError):  # what stood there is nothing to go by
         return end
 

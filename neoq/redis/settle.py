@@ -97,11 +97,19 @@ class Outcomes:
                 if reply[2] or reply[3]:
                     self._groups.after(queue, reply[2], reply[3])
         for queue, totals in told.items():
-            self._groups.after(queue, [text for pair in totals.items() for text in pair], ())
+            self._tell(queue, totals)
         if self._unsure:
             self._unsure.difference_update(_leases_in(parts))
         self._tell_ready(changed)
         return stale
+
+    def _tell(self, queue: str, totals: dict[bytes, bytes]) -> None:
+        """Tell home of ends, where they may be the last: no other job of the group is running here.
+
+        The end of that one is told with all others of the queue. Heartbeats tell what takes longer.
+        """
+        last = [pair for pair in totals.items() if not self._leased.has_member(queue, pair[0])]
+        self._groups.after(queue, [text for pair in last for text in pair], ())
 
     def _way_of(self, outcome: Outcome) -> Way:
         """How to record an outcome that concerns more than its job, or is no success."""

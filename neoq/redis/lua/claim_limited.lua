@@ -209,39 +209,52 @@ local function is_stopped(id, record)
   return true
 end
 
-local gone = {}
-while #ids < limit and looked < 200 and not alone do
+local gone, number = {}, 0
+local function take(id, turn)
+  number = number + 1
+  gone[#gone + 1] = id
+  ids[number], records[number], lives[number] = id, stored_of[id], lives_of[id]
+  counted[number] = (turn or limits.max_running) and 1 or 0
+end
+local function consider(id)
+  local record = sound(stored_of[id])
+  if not record then
+    gone[#gone + 1] = id -- deleted by hand
+    return
+  end
+  if wanted and record ~= NO_RECORD and not wanted[kind_of(record)] then return end
+  looked = looked + 1
+  local crashed = crashes and call('SISMEMBER', CRASHED, id) == 1
+  if crashed and number > 0 then -- claimed alone, at its turn
+    alone = true
+    return
+  end
+  local may, key = false, nil
+  if not is_stopped(id, record) then may, key = may_start(id, record, lives_of[id]) end
+  if may then
+    take(id, key or limits.off and turns[id])
+    if limits.key_spacing and key then keys[#keys + 1] = key end
+    alone = crashed
+  elseif limits.aging then
+    best.from = best.from - 1
+  else
+    from = from - 1
+  end
+end
+
+-- A job that has its turn, as most, starts at once where nothing else is asked for.
+local plain = limits.by_key and not (limits.key_spacing or wanted or stops or crashes)
+while number < limit and looked < 200 and not alone do
   local id = next_ready()
   if not id then
     ended = true
     break
   end
-  local stored = stored_of[id]
-  local record = sound(stored)
-  if not record then
-    gone[#gone + 1] = id -- deleted by hand
-  elseif not wanted or record == NO_RECORD or wanted[kind_of(record)] then
+  if plain and turns[id] and stored_of[id] then
     looked = looked + 1
-    local crashed = crashes and call('SISMEMBER', CRASHED, id) == 1
-    if crashed and #ids > 0 then -- claimed alone, at its turn
-      alone = true
-    else
-      local life = lives_of[id]
-      local may, key = false, nil
-      if not is_stopped(id, record) then may, key = may_start(id, record, life) end
-      if may then
-        gone[#gone + 1] = id
-        ids[#ids + 1], records[#records + 1], lives[#lives + 1] = id, stored, life
-        local has_turn = key or limits.off and turns[id]
-        counted[#counted + 1] = (has_turn or limits.max_running) and 1 or 0
-        if limits.key_spacing and key then keys[#keys + 1] = key end
-        alone = crashed
-      elseif limits.aging then
-        best.from = best.from - 1
-      else
-        from = from - 1
-      end
-    end
+    take(id, true)
+  else
+    consider(id)
   end
 end
 if #gone > 0 then call('ZREM', READY, unpack(gone)) end

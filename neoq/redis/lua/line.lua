@@ -21,7 +21,8 @@ local function line_member(key, record, life, id)
 end
 
 local function id_in_line(member)
-  return (string.gsub(sub(member, -16), '^0+', ''))
+  local id = sub(member, -16)
+  return byte(id) == 48 and string.gsub(id, '^0+', '') or id
 end
 
 local function is_in_line(record, life, id)
@@ -62,35 +63,37 @@ end
 -- key are added to it. One whose record is gone only leaves its line.
 local function make_ready(limits, heads, keys, micros, counts)
   call('ZREM', LINES, unpack(heads))
-  local ids, now, ready, turns, changed = {}, micros / 1000000, {}, {}, {}
+  local ids, scores, ready, turns, changed = {}, {}, {}, {}, {}
   for at, head in ipairs(heads) do ids[at] = id_in_line(head) end
   local records, lives = call('HMGET', JOBS, unpack(ids)), call('HMGET', LIFE, unpack(ids))
-  local due = string.format('%.6f', now)
-  local first = '{"s":0,"n":0,"c":0,"at":"' .. due .. '"}' -- of a job that was never settled, as most
+  local due = string.format('%.6f', micros / 1000000)
+  local first = '{"s":0,"at":"' .. due .. '"}' -- of a job that was never settled, as rows.py knows it
+  local place = 0
   for at, id in ipairs(ids) do
     if records[at] then
-      local text = first
+      local text, rank, key = first, rank_of(records[at]), keys[at]
       if lives[at] then
         local life = life_of(lives[at])
         life.at = due
         text = cjson.encode(life)
       end
-      local key, place = keys[at], #ready
+      scores[rank] = scores[rank] or string.format('%.0f', score_of(rank, micros / 1000000))
       changed[place + 1], changed[place + 2] = id, text
-      ready[place + 1], ready[place + 2] = score_of(rank_of(records[at]), now), id
+      ready[place + 1], ready[place + 2] = scores[rank], id
       turns[place + 1], turns[place + 2] = id, key
+      place = place + 2
       counts[key] = (counts[key] or 0) + 1
     end
   end
-  if #ready == 0 then return end
+  if place == 0 then return end
   call('HSET', LIFE, unpack(changed))
   call('ZADD', READY, unpack(ready))
   if limits.by_key then call('HSET', TURN, unpack(turns)) end
 end
 
 local function first_in_line(key, count)
-  local prefix = prefix_of(key)
-  return call('ZRANGEBYLEX', LINES, '[' .. prefix, '(' .. sub(prefix, 1, -2) .. '\1', 'LIMIT', 0, count)
+  local start = string.format('%04d', #key) .. key
+  return call('ZRANGEBYLEX', LINES, '[' .. start .. '\0', '(' .. start .. '\1', 'LIMIT', 0, count)
 end
 
 -- Make ready the next jobs of a key, as far as its limits let them; return how many. ``busy`` have their turn.
@@ -151,36 +154,35 @@ local function leave_all(ids, micros)
   if #left == 0 then return 0 end
   call('HDEL', TURN, unpack(left))
   if limits.off and call('EXISTS', TURN, LINES) == 0 then call('DEL', LIMITS) end
-  local busy, counts, heads, keys_of_heads, asked = call('HMGET', BUSY, unpack(keys)), {}, {}, {}, {}
+  local before, busy, counts, asked = call('HMGET', BUSY, unpack(keys)), {}, {}, {}
+  local heads, keys_of_heads, number = {}, {}, 0
   for at, key in ipairs(keys) do
-    busy[at] = math.max(0, count_in(busy[at], 1000000000) - freed[key])
+    busy[at] = math.max(0, count_in(before[at], 1000000000) - freed[key])
     local free = math.min(50, limits.slots and limits.slots - busy[at] or 50)
     local first = free > 0 and first_in_line(key, free) or {}
-    for _, head in ipairs(first) do
-      heads[#heads + 1], keys_of_heads[#heads + 1] = head, key
-    end
-    asked[key] = #first
-    if #heads >= 100 or #heads > 0 and at == #keys then
+    for place, head in ipairs(first) do heads[number + place], keys_of_heads[number + place] = head, key end
+    number, asked[at] = number + #first, #first
+    if number >= 100 or number > 0 and at == #keys then
       make_ready(limits, heads, keys_of_heads, micros, counts)
-      heads, keys_of_heads = {}, {}
+      heads, keys_of_heads, number = {}, {}, 0
     end
   end
   local none, some = {}, {}
   for at, key in ipairs(keys) do
     local count = counts[key] or 0
     released = released + count
-    if limits.by_key then busy[at] = busy[at] + count end
-    if busy[at] == 0 then
+    local now = busy[at] + (limits.by_key and count or 0)
+    if now == 0 then
       none[#none + 1] = key
-    else
+    elseif tostring(now) ~= before[at] then
       some[#some + 1] = key
-      some[#some + 1] = busy[at]
+      some[#some + 1] = now
     end
   end
   if #none > 0 then call('HDEL', BUSY, unpack(none)) end
   if #some > 0 then call('HSET', BUSY, unpack(some)) end
-  for _, key in ipairs(keys) do
-    if asked[key] > (counts[key] or 0) then released = released + advance(limits, key, micros) end
+  for at, key in ipairs(keys) do
+    if asked[at] > (counts[key] or 0) then released = released + advance(limits, key, micros) end
   end
   return released
 end
