@@ -10,13 +10,14 @@ from datetime import timedelta
 import pytest
 import redis
 
-from neoq.errors import NeoqError
+from neoq.errors import BatchClosedError, NeoqError
 from neoq.held.group import BatchRules, Group
 from neoq.job import Job
 from neoq.outcome import Outcome, lease_of
 from neoq.record import Status
 from neoq.redis import groups, outbox
 from neoq.redis.backend import RedisBackend
+from neoq.redis.connection import Call, RedisConnection
 from neoq.store import Demand
 from neoq.testing.cases.suite import prepared
 from tests.processes import PROGRAMS, running
@@ -53,10 +54,14 @@ def opened(backend: RedisBackend, **rules: bool) -> Job:
     )
 
 
+def member(holder: Job, queue: str, n: int, **options: object) -> Job:
+    made = prepared(queue, {"n": n}, **{"unique": False, **options})
+    made.group, made.producer = str(Group(holder.id)), PRODUCER
+    return made
+
+
 def add(backend: RedisBackend, holder: Job, queue: str, n: int) -> Job:
-    member = prepared(queue, {"n": n}, unique=False)
-    member.group, member.producer = str(Group(holder.id)), PRODUCER
-    return backend.store.add([member], token=backend.store.new_token())[0]
+    return backend.store.add([member(holder, queue, n)], token=backend.store.new_token())[0]
 
 
 def come(backend: RedisBackend, queue: str) -> list[Job]:
@@ -262,3 +267,59 @@ def test_a_heartbeat_tells_of_ends_while_a_member_runs(backend: RedisBackend, cl
     backend.store.tend()
     state = json.loads(client.hget(key(backend, "home", "groups"), Group(holder.id).name) or b"")
     assert state["q"]["q"] == "2 1 0 0 0 0"
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("unique", [False, True])
+def test_members_are_added_by_the_short_script(
+    backend: RedisBackend, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, *, behind: bool, unique: bool
+) -> None:
+    """Members of a batch without a name are counted once a call, also where another clock is ahead."""
+    holder = opened(backend)
+    members = [member(holder, "q", n, unique=unique) for n in range(120)]
+    members[7].body = b'"' + b"x" * 5000 + b'"'  # kept apart
+    add(backend, holder, "q", 120)
+    if behind:
+        client.incrby(key(backend, "q", "seq"), 10**15)
+    scripts: list[str] = []
+    together = RedisConnection.call_together
+
+    def noted(connection: RedisConnection, calls: list[Call]) -> list[object]:
+        scripts.extend(script.name for script, *_ in calls)
+        return together(connection, calls)
+
+    monkeypatch.setattr(RedisConnection, "call_together", noted)
+    added = backend.store.add(members, token=backend.store.new_token())
+    assert set(scripts) == {"gate", "add_new"}
+    found = {
+        name.rpartition(b"/")[2].lstrip(b"0") for name in client.zrange(key(backend, "q", "members"), 0, -1)
+    }
+    assert found >= {b"%d" % job.id for job in added}
+    assert len(found) == 121
+    assert client.hget(key(backend, "q", "ends"), Group(holder.id).name) == b"121 0 0 0 0 0"
+    check_ledger(client, backend.config.prefix)
+    again = member(holder, "q", 3, unique=True)
+    assert backend.store.add([again], token=backend.store.new_token())[0].duplicate is unique
+    assert client.hget(key(backend, "q", "ends"), Group(holder.id).name) == b"%d 0 0 0 0 0" % (
+        121 + (not unique)
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 120])
+def test_a_closed_batch_takes_no_members_by_the_short_script(
+    backend: RedisBackend, client: redis.Redis, count: int
+) -> None:
+    """Where a queue knows that a batch is closed or stopped, nothing is added, also by a repetition."""
+    holder = opened(backend)
+    add(backend, holder, "q", 0)
+    backend.store.seal(holder.id, PRODUCER)
+    token = backend.store.new_token()
+    for _ in range(2):
+        with pytest.raises(BatchClosedError):
+            backend.store.add([member(holder, "q", n) for n in range(count)], token=token)
+    other = opened(backend)
+    add(backend, other, "q", 0)
+    client.zadd(key(backend, "q", "stopped"), {Group(other.id).name: 1})
+    with pytest.raises(BatchClosedError):
+        backend.store.add([member(other, "q", n) for n in range(count)], token=token)
+    assert client.hlen(key(backend, "q", "jobs")) == 2

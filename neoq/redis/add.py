@@ -13,7 +13,7 @@ from neoq.job import DuplicateJobError, Job
 from neoq.record import Status
 from neoq.redis.connection import Call
 from neoq.redis.find import Finder
-from neoq.redis.groups import Groups
+from neoq.redis.groups import Groups, Opening
 from neoq.redis.keys import Ids, ids_in
 from neoq.redis.parts import (
     MEETS,
@@ -283,7 +283,11 @@ class Adder:
 
     def _new_calls(self, pieces: list[Part], token: bytes, number: int) -> New | None:
         """Add jobs whose fingerprints are free, as nearly all are; None where that does not decide it."""
-        if any(is_for_add(job) for piece in pieces for job in piece.jobs):
+        first = pieces[0].jobs[0]
+        if any(is_for_add(job, first.group) for piece in pieces for job in piece.jobs):
+            return None
+        opening = None if first.group is None else self._groups.opening(first)
+        if opening is not None and opening.named:
             return None
         fingerprints: list[bytes] = []
         calls: list[Call] = []
@@ -291,7 +295,7 @@ class Adder:
         base = self._first_id(pieces[0].queue, ids)
         gated = len(pieces) > 1
         for at, piece in enumerate(pieces, number):
-            call, own = self._new_call(piece, token, at, base, gated=gated)
+            call, own = self._new_call(piece, token, at, base, opening, gated=gated)
             calls.append(call)
             fingerprints += own
             base += len(piece.jobs) * ids.step
@@ -300,7 +304,7 @@ class Adder:
         return New(fingerprints, calls)
 
     def _new_call(
-        self, piece: Part, token: bytes, number: int, base: int, *, gated: bool
+        self, piece: Part, token: bytes, number: int, base: int, opening: Opening | None, *, gated: bool
     ) -> tuple[Call, list[bytes]]:
         queue, jobs = piece.queue, piece.jobs
         fingerprints: list[bytes] = []
@@ -334,6 +338,8 @@ class Adder:
             base=base,
             gated=int(gated),
             step=step,
+            group="" if opening is None else opening.group,
+            opened=b"" if opening is None else opening.text,
             **self._queues.waking(queue),
         )
         seen = () if gated else fingerprints

@@ -39,6 +39,7 @@ Told = Sequence[tuple[bytes, bytes]]  # names of groups and their totals
 class Opening(NamedTuple):
     """What a queue is to know of the producer that adds members to it, and whether the batch is named."""
 
+    group: str  # its name
     text: bytes
     named: bool
 
@@ -82,7 +83,7 @@ class Groups:
             raise closed(group.holder)
         if len(self._openings) >= REMEMBERED:
             self._openings.clear()
-        opening = Opening(reply[1], bool(reply[2]))
+        opening = Opening(group.name, reply[1], bool(reply[2]))
         self._openings[group.name, job.queue, job.producer] = opening
         return opening
 

@@ -53,9 +53,11 @@ def count_spans(job: Job, now: float) -> None:
             setattr(job, name, latest(now + asked[1]))
 
 
-def is_for_add(job: Job) -> bool:
-    """Whether only add.lua knows what to do with a job."""
-    return any(part is not None for part in (job.uid, job.key, job.group, job.unique_for, job.max_delay))
+def is_for_add(job: Job, group: str | None = None) -> bool:
+    """Whether only add.lua knows what to do with a job; others know of one ``group``."""
+    if job.group != group:
+        return True
+    return any(part is not None for part in (job.uid, job.key, job.unique_for, job.max_delay))
 
 
 def described(job: Job, meets: bytes, *, named: bool = False) -> tuple[Any, ...]:

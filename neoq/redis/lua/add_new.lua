@@ -1,14 +1,16 @@
 -- Add jobs to a queue, all or none, where no unfinished one has a fingerprint of theirs.
 -- keys: ids jobs ready wait uniq seq idle last payloads life gate queues spent
--- takes: token channel queue tries count unique ready waits apart base gated step
+-- keys: members ends tell opener stopped
+-- takes: token channel queue tries count unique ready waits apart base gated step group opened
 -- arguments: token ("" for none), the prefix of the workers' channels, the queue, how many workers to try,
 --   number of jobs, of unique ones, of ready ones, of those that wait, of payloads kept apart, first id, 1 if
---   gate.lua looks at the fingerprints, step between ids; then these, if it does not; id and record of each;
---   fingerprint and id of the unique ones; score and id of the ready ones; run_after and rank with id of
---   those that wait; id and payload of those kept apart
+--   gate.lua looks at the fingerprints, step between ids, the name of the batch without a name that all of
+--   them are members of ("" for none) and what is known of its producer; then the fingerprints, if gate.lua
+--   does not look at them; id and record of each; fingerprint and id of the unique ones; score and id of the
+--   ready ones; run_after and rank with id of those that wait; id and payload of those kept apart
 -- result: {"added", first id}, {"held", id} for one job that is a duplicate, {"again", ids} where this token
---   was seen before, {"shut"} where the gate is, {"unknown"} where the queue has no number, or {"taken"}:
---   then nothing was done, and add.lua is to decide
+--   was seen before, {"shut"} where the gate is, {"unknown"} where the queue has no number, {"closed"} where
+--   the batch is, or {"taken"}: then nothing was done, and add.lua is to decide
 -- complexity: O(log of the queue) a job; at most 50 jobs, which come as the commands take them
 
 local first_id, id_step = base, step -- as texts
@@ -28,12 +30,19 @@ if token ~= '' then
   end
 end
 
-if gated then
-  if call('GET', GATE) ~= token then
-    call('DEL', LAST)
-    return { 'shut' }
+if gated and call('GET', GATE) ~= token then
+  call('DEL', LAST)
+  return { 'shut' }
+end
+if group ~= '' then
+  local opener = call('HGET', OPENER, group)
+  if opener and opener ~= opened or call('ZSCORE', STOPPED, group) then
+    if token ~= '' then call('DEL', LAST) end
+    return { 'closed' }
   end
-elseif unique > 0 then
+  if not opener then call('HSET', OPENER, group, opened) end
+end
+if not gated and unique > 0 then
   local found = call('HMGET', UNIQ, unpack(ARGV, at, at + unique - 1))
   for place = 1, unique do
     local holder = found[place]
@@ -80,6 +89,15 @@ end
 local first = string.format('%.0f', base)
 
 call('HSET', JOBS, unpack(args, at, at + 2 * count - 1))
+if group ~= '' then
+  local members, growth = {}, {}
+  for place = 0, count - 1 do
+    members[2 * place + 1], members[2 * place + 2] = 0, member_of(group, args[at + 2 * place])
+  end
+  call('ZADD', MEMBERS, unpack(members))
+  grow_by(growth, group, SENT, count)
+  write_growth(growth, ENDS, TELL, clock() / 1000000)
+end
 at = at + 2 * count
 call('ZADD', IDS, first, count == 1 and first or first .. ':' .. count .. ':' .. step)
 if unique > 0 then
