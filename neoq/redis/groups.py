@@ -3,7 +3,8 @@
 The home of a group is the queue of the job that waits for it. A script that adds, settles or changes jobs of
 a group changes the group's totals in its own queue with them: numbers that only grow. Then home is told, and
 takes the larger of what it knew and what it hears, so it does not matter how often, how late, or in which
-order that happens. What was not told is told again with the heartbeats.
+order that happens. What was not told is told again with the heartbeats. A process that has recorded a success
+tells of it with the end of the last job of the group that it runs in that queue.
 
 Home releases the holder when it is sealed, and as many jobs have ended as were sent. That is right because of
 the order of the calls, which `tests/test_batch_model.py` tries in every way. A queue is noted at home before
