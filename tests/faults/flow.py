@@ -72,10 +72,18 @@ class Flow(Load):
             self.worker(seconds=0.01)
 
     def reckon(self, patience: float = PATIENCE) -> Reckoning:
-        """Add no more, wait until nothing is left to do, stop the workers, and look at the books."""
+        """Add no more, wait until nothing is left to do, stop the workers, and look at the books.
+
+        What follows a job whose worker was killed is in no queue for a while: on Redis it lies in an outbox
+        until another worker delivers it. So all that was accepted must have ended, too.
+        """
         self.stop_producers()
         with neoq.connect(self.url, autostart=False) as backend:
-            eventually(lambda: not _left(backend), lambda: f"{_left(backend)}\n{self.complaints()}", patience)
+            eventually(
+                lambda: not (_left(backend) or self._without_end()),
+                lambda: f"{_left(backend)} {self._without_end()}\n{self.complaints()}",
+                patience,
+            )
             self.stop()
             stuck = len(_left(backend))
         return self.read(stuck)
@@ -85,13 +93,17 @@ class Flow(Load):
         words: defaultdict[str, list[str]] = defaultdict(list)
         for word, what, _, _ in lines_of(self.accepted, 4):
             words[word].append(what)
-        accepted = set(words["accepted"])
-        found = Reckoning(len(accepted), len(words["unknown"]), 0, stuck=stuck)
+        found = Reckoning(len(set(words["accepted"])), len(words["unknown"]), 0, stuck=stuck)
         _Book(found, {*words["unknown"]}).read(self.record)
+        found.lost = len(self._without_end())
+        return found
+
+    def _without_end(self) -> set[str]:
+        """What was accepted, or follows that, and did not run to its end."""
+        accepted = {what for word, what, _, _ in lines_of(self.accepted, 4) if word == "accepted"}
         ended = {what for word, what, _, _ in lines_of(self.record, 4) if word == "end"}
         follow = {what.replace("parent", "tail") for what in accepted if what.startswith("parent")}
-        found.lost = len((accepted | follow) - ended)
-        return found
+        return (accepted | follow) - ended
 
 
 class _Book:

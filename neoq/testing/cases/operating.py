@@ -675,9 +675,10 @@ class LookingCases(Suite):
         backend.listen("q", lambda job: job.progress(1.0, "done") and None)
         assert ended(backend, backend.enqueue("q")).progress() == (1.0, "done")
 
-    def test_this_process_is_a_worker(self, backend: Backend) -> None:
+    def test_this_process_is_a_worker(self, make: Make) -> None:
         """workers() tells of this process: where it runs, what it serves, that it lives."""
         before = datetime.now(UTC) - timedelta(seconds=1)
+        backend = make()
         for queue in ("p", "q"):
             backend.listen(queue, ignore)
         ended(backend, backend.enqueue("q"))
