@@ -32,6 +32,8 @@ class Batch:
                 job.described()
             return last(self)
 
+        if not middleware:
+            return last(self)
         call = store
         for layer in reversed(middleware):
             call = _around(layer, self, call)

@@ -106,8 +106,9 @@ class Holding:
                 job.special = True
         ready = self.prepare(fresh)
         if group is not None:
+            name = str(group)
             for job in ready:
-                job.group, job.producer = str(group), producer
+                job.group, job.producer = name, producer
         return ready
 
     def note_enqueued(self, jobs: Sequence[Job]) -> None:

@@ -60,7 +60,7 @@ class Members:
 class Groups:
     """All groups, by holder and round; callers hold the lock of the table.
 
-    ``wake`` makes a held job due, ``stop`` cancels one, and ``let_go`` leaves one that has ended to the
+    ``wake`` makes a held job due, ``stop`` cancels one, and ``let_go`` leaves those that have ended to the
     settings: what these do to a job comes back here as its end.
     """
 
@@ -70,13 +70,14 @@ class Groups:
         *,
         wake: Callable[[int], None],
         stop: Callable[[int], None],
-        let_go: Callable[[Job], None],
+        let_go: Callable[[Sequence[Job]], None],
     ) -> None:
         self._jobs = jobs
-        self._wake, self._stop_job, self._let_go_job = wake, stop, let_go
+        self._wake, self._stop_job, self._let_go_jobs = wake, stop, let_go
         self._of: dict[int, dict[int, Members]] = {}
         self.stopping: list[list[int]] = []  # jobs of stopped groups that are not cancelled yet
         self._named: dict[str, Members] = {}  # the same, by the names of the groups
+        self._latest: tuple[str, Members | None] = "", None  # what a job was last said to be part of
 
     def get(self, holder: int, number: int) -> Members | None:
         """The group of a holder's round."""
@@ -85,7 +86,13 @@ class Groups:
     def of(self, job: Job) -> Members | None:
         """The group that a job belongs to."""
         text = job.group
-        return None if text is None else self._named.get(text[: text.rfind("/") + 1])
+        if text is None:
+            return None
+        latest, members = self._latest
+        if text != latest:  # mostly it is that of the job before
+            members = self._named.get(text[: text.rfind("/") + 1])
+            self._latest = text, members
+        return members
 
     def ids(self, name: str) -> list[int] | None:
         """The jobs of a group by its name; None where they are not known here any more."""
@@ -149,6 +156,7 @@ class Groups:
         if members is None:
             members = self._of.setdefault(holder, {})[number] = Members(holder, number, rules)
             self._named[Group(holder, number).name] = members
+            self._latest = "", None
         return members
 
     # -- members -----------------------------------------------------------------------------------------
@@ -206,8 +214,8 @@ class Groups:
         members = self.of(job)
         return members is not None and members.kept
 
-    def ended(self, job: Job) -> None:
-        """Count the end of a job, in its group and as a holder."""
+    def ended(self, job: Job) -> bool:
+        """Count the end of a job, in its group and as a holder; whether its group needs it still."""
         if job.holds is not None:
             self._holder_ended(job, let_go=job.status is not _DEAD)
         members = self.of(job)
@@ -216,6 +224,7 @@ class Groups:
             if job.status is _DEAD and members.rules.stop_on_dead:
                 self._stop(members)
             self._look(members)
+        return members is not None and members.kept
 
     def may_revive(self, job: Job) -> bool:
         """Whether a DEAD job may run again: not where its group was stopped before all had ended."""
@@ -234,6 +243,7 @@ class Groups:
             self._holder_ended(job, let_go=True)
             for number in self._of.pop(job.id, {}):
                 del self._named[Group(job.id, number).name]
+            self._latest = "", None
         members = self.of(job)
         if members is None:
             return
@@ -289,7 +299,5 @@ class Groups:
         members.kept = False
         ids, members.ids = members.ids, {}
         members.names.clear()
-        for job_id in ids:
-            job = self._jobs.get(job_id)
-            if isinstance(job, Job) and job.status in FINISHED:
-                self._let_go_job(job)
+        jobs = map(self._jobs.get, ids)
+        self._let_go_jobs([job for job in jobs if isinstance(job, Job) and job.status in FINISHED])

@@ -159,8 +159,8 @@ class HoldingMemStore(DirectStore):
                 limited.asked.pop(by_listener, None)
             else:
                 limited.asked[by_listener] = limits
-            for job_id in limited.apply(before, state.running):
-                table.let_go(table.jobs[job_id])  # type: ignore[arg-type]  # it has ended, so it is no tuple
+            freed = limited.apply(before, state.running)
+            table.let_go([table.jobs[job_id] for job_id in freed])  # type: ignore[misc]  # ended: no tuples
             if not limited.asked:
                 state.limited = None
         self._table.notify(queue, "ready")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from neoq.held.limits import Limits, Line, LineState, Rate
 from neoq.job import Job
-from neoq.memory.queues import Place, Plain, ReadyQueue, Records, place_of
+from neoq.memory.queues import WAITING, Place, Plain, ReadyQueue, Records, place_of
 from neoq.record import Status
 
 if TYPE_CHECKING:
@@ -20,19 +20,69 @@ _RUNNING, _DEAD = Status.RUNNING, Status.DEAD
 _ORDER: dict[LineState, int] = {"dead": 0, "retrying": 1, "running": 2, "waiting": 3}
 
 
-class KeyLine:
-    """The jobs of one key: those that have a turn, and those that wait for one."""
+_SPARE = 64  # places of jobs that were taken from a list may lie about before they are swept out
 
-    __slots__ = ("alarm", "number", "tat", "turns", "unclaimed", "waiting")
+
+class KeyLine:
+    """The jobs of one key: those that have a turn, and those that wait for one.
+
+    Most arrive in their order and lie in a list, of which the first were taken. Others lie in a heap, and so
+    do those that have their turn and are due again, which go first.
+    """
+
+    __slots__ = ("_in_order", "_last", "_others", "_taken", "alarm", "number", "tat", "turns")
 
     def __init__(self) -> None:
         self.turns: dict[int, None] = {}
-        self.unclaimed: set[int] = set()  # those that are ready
-        # Those that have their turn and are due again go first. Some entries are void.
-        self.waiting: list[tuple[bool, Place, int, Job]] = []
-        self.number = 0  # that wait
+        self.number = 0  # that wait; void entries do not count
         self.tat = 0.0  # of its rate
         self.alarm = 0.0  # the latest that was set
+        self._in_order: list[Job | None] = []
+        self._taken = 0
+        self._last: Place = 0, 0.0, 0  # of what was put in order last
+        self._others: list[tuple[bool, Place, int, Job]] = []
+
+    def push(self, job: Job, serial: int) -> None:
+        """Let a job wait."""
+        self.number += 1
+        place, follows = place_of(job), job.id not in self.turns
+        if follows and (place > self._last or not self._in_order):
+            self._last = place
+            self._in_order.append(job)
+        else:
+            heappush(self._others, (follows, place, serial, job))
+
+    def head(self) -> Job | None:
+        """The job that comes next; its entry may be void."""
+        if self._others and self._is_other_first():
+            return self._others[0][-1]
+        return self._in_order[self._taken] if self._in_order else None
+
+    def next(self, slots: float) -> Job | None:
+        """The head, if of so many turns there is one for it, or it has its own; its entry may be void."""
+        if len(self.turns) < slots:
+            return self.head()
+        return self._others[0][-1] if self._others and not self._others[0][0] else None
+
+    def pop(self) -> None:
+        """Take the entry out that comes next."""
+        if self._others and self._is_other_first():
+            heappop(self._others)
+            return
+        in_order = self._in_order
+        in_order[self._taken] = None
+        self._taken += 1
+        if self._taken == len(in_order) or self._taken > _SPARE + len(in_order) // 1024:
+            del in_order[: self._taken]
+            self._taken = 0
+
+    def has_void(self) -> bool:
+        """Whether some entries are of jobs that wait here no more."""
+        return len(self._in_order) - self._taken + len(self._others) > self.number
+
+    def _is_other_first(self) -> bool:
+        follows, place = self._others[0][:2]
+        return not (self._in_order and follows and place > place_of(self._in_order[self._taken]))  # type: ignore[arg-type]
 
 
 class Lines:
@@ -66,10 +116,8 @@ class Lines:
         line = self._line(job.key)
         job.held, job.counted, job.special, job.waits = "line", True, True, False
         self._records[job.id] = job
-        line.number += 1
         self._ready.in_line += 1
-        entry = (job.id not in line.turns, place_of(job), next(self._serial), job)
-        heappush(line.waiting, entry)
+        line.push(job, next(self._serial))
         self._advance(job.key, line, job)
 
     def adopt(self, job: Job) -> None:
@@ -94,7 +142,6 @@ class Lines:
         key = job.key
         if key is not None and (line := self.by_key.get(key)) is not None and job.id in line.turns:
             del line.turns[job.id]
-            line.unclaimed.discard(job.id)
             self._advance(key, line)
 
     def pause(self, job: Job) -> None:
@@ -106,8 +153,6 @@ class Lines:
         """A job that was ready or waited has another time, or key: a turn that it has not used is over."""
         if other_key or (later and not job.waits):
             self.leave(job)
-        elif job.key is not None and (line := self.by_key.get(job.key)) is not None:
-            line.unclaimed.discard(job.id)
 
     def ended(self, job: Job) -> None:
         """A job has ended: unless it is dead and holds its line, its turn is over."""
@@ -121,19 +166,17 @@ class Lines:
 
     def heads(self) -> list[Job | Plain]:
         """The first of those that wait in each line."""
-        return [line.waiting[0][-1] for line in self.by_key.values() if line.waiting]
+        return [head for line in self.by_key.values() if (head := line.head()) is not None]
 
     def claimed(self, jobs: Iterable[Job]) -> None:
         """Jobs were handed out: their lines may have another one ready, where they wait for a rate."""
         rate = self._rate
+        if rate is None:
+            return
         for job in jobs:
-            line = None if job.key is None else self.by_key.get(job.key)
-            if line is None or job.id not in line.unclaimed:
-                continue
-            line.unclaimed.discard(job.id)
-            if rate is not None:
+            if job.key is not None and (line := self.by_key.get(job.key)) is not None:
                 line.tat = rate.after(line.tat, self._clock.time())
-                self._advance(job.key, line)  # type: ignore[arg-type]
+                self._advance(job.key, line)
 
     def look(self, key: str) -> None:
         """The time has come at which the line of a key may go on."""
@@ -150,7 +193,7 @@ class Lines:
                 job = self._records.get(job_id)
                 dead = isinstance(job, Job) and job.status is _DEAD
                 kept = limits.ordered and (limits.hold_dead or not dead)
-                runs = isinstance(job, Job) and (job.status is _RUNNING or job_id in line.unclaimed)
+                runs = isinstance(job, Job) and (job.status is _RUNNING or _is_ready(job))
                 if not (kept or runs):
                     del line.turns[job_id]
                     if dead:
@@ -164,14 +207,14 @@ class Lines:
         lines = []
         for key, line in self.by_key.items():
             head = next(iter(line.turns), None)
-            state = self._state(line, head)
+            state = self._state(head)
             if line.number or state in {"dead", "retrying"}:
                 lines.append(Line(queue, key, state, head, line.number))
         return sorted(lines, key=lambda line: (_ORDER[line.state], line.key))[:limit]
 
-    def _state(self, line: KeyLine, head: int | None) -> LineState:
+    def _state(self, head: int | None) -> LineState:
         job = None if head is None else self._records.get(head)
-        if not isinstance(job, Job) or head in line.unclaimed or job.held == "line":
+        if not isinstance(job, Job) or job.held == "line" or _is_ready(job):
             return "waiting"
         if job.status is _RUNNING:
             return "running"
@@ -185,21 +228,17 @@ class Lines:
 
     def _advance(self, key: str, line: KeyLine, new: Job | None = None) -> None:
         """Make ready what may go on now. One that has waited for others is due from now on, behind them."""
-        waiting, turns, records, now = line.waiting, line.turns, self._records, self._clock.time()
-        while waiting:
-            follows, _, _, job = waiting[0]
-            if records.get(job.id) is not job or job.held != "line":
-                heappop(waiting)
+        turns, records, now = line.turns, self._records, self._clock.time()
+        while (job := line.next(self._slots)) is not None:
+            if line.has_void() and (records.get(job.id) is not job or job.held != "line"):
+                line.pop()
                 continue
-            if follows and len(turns) >= self._slots:  # it has no turn yet, and there is none
-                break
             if self._rate is not None and not self._may_start(key, line, self._rate, now):
                 break
-            heappop(waiting)
+            line.pop()
             line.number -= 1
             self._ready.in_line -= 1
             turns[job.id] = None
-            line.unclaimed.add(job.id)
             job.held = None
             if job is not new:
                 job.due = now
@@ -213,10 +252,16 @@ class Lines:
 
     def _may_start(self, key: str, line: KeyLine, rate: Rate, now: float) -> bool:
         """Whether the rate of a key lets its next job be ready now."""
-        if line.unclaimed:  # its start is what the next one's time depends on
+        ready = (isinstance(job := self._records.get(one), Job) and _is_ready(job) for one in line.turns)
+        if any(ready):  # its start is what the next one's time depends on
             return False
         earliest = rate.earliest(line.tat)
         if earliest > now and line.alarm < earliest:
             line.alarm = earliest
             self._alarm(earliest, key)
         return earliest <= now
+
+
+def _is_ready(job: Job) -> bool:
+    """Whether a job that has its turn was not claimed yet, and may be."""
+    return job.status in WAITING and not job.waits and job.held is None

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from neoq.batch import taken_by
 from neoq.job import DuplicateJobError, Job
+from neoq.memory.queues import WAITING
 from neoq.memory.state import QueueState
-from neoq.memory.table import WAITING, Table
+from neoq.memory.table import Table
 from neoq.record import PENDING, Status
 from neoq.store import Action, Changed
 

@@ -21,6 +21,7 @@ from queue import Queue
 from neoq.job import Job
 from neoq.record import PENDING, Status
 
+WAITING = frozenset({Status.PENDING, Status.RETRYING})
 SPARE = 1000  # void entries that may lie about before they are swept out
 
 Key = bytes | str

@@ -390,13 +390,12 @@ class MemStore(HoldingMemStore):
         records, finished = self._jobs, self._table.finished
         state = self._queues[jobs[0].queue]
         hold, hashed = state.holders.pop, state.hashed
-        settled = 0
-        table = self._table
+        settled, table = 0, self._table
         if table.in_use:
             table.give_way()
         with self._lock:
             table.in_use = True
-            lines = lines_of(state)
+            lines, ready = lines_of(state), state.ready.length
             try:
                 for job in jobs:
                     if records.get(job.id) is not job or job.status is not _RUNNING:
@@ -420,7 +419,8 @@ class MemStore(HoldingMemStore):
                 state.succeeded += settled
                 table.in_use = False
             table.drop_finished()
-        if state.limited is not None and state.ready.length:
+        # Whoever takes one of several ready jobs wakes the next runner, unless a limit held the others back.
+        if state.limited and state.ready.length and (not ready or state.limited.limits.counts_claims):
             self._notify(state.queue, "ready")
         if table.groups.stopping:
             self._finish_stopping()

@@ -14,12 +14,7 @@ from neoq.job import Job, plain
 from neoq.memory.future import FutureJobs
 from neoq.memory.groups import Groups
 from neoq.memory.lines import Lines
-from neoq.memory.queues import (
-    Key,
-    Plain,
-    Records,
-    snapshot,
-)
+from neoq.memory.queues import WAITING, Key, Plain, Records, snapshot
 from neoq.memory.spans import Spans
 from neoq.memory.state import QueueState
 from neoq.memory.steps import Steps
@@ -38,7 +33,6 @@ if TYPE_CHECKING:
 
 _PENDING, _RUNNING, _DEAD = Status.PENDING, Status.RUNNING, Status.DEAD
 _SUCCEEDED, _CANCELLED = Status.SUCCEEDED, Status.CANCELLED
-WAITING = frozenset({_PENDING, Status.RETRYING})
 _YIELDS = 10  # then it blocks: whoever has the lock may be at something long
 
 
@@ -287,7 +281,7 @@ class Table:
         if job.counted:
             self.ended(job, state)
         else:
-            self.let_go(job)
+            self._let_go_of([job])
 
     def ended(self, job: Job, state: QueueState) -> None:
         """Do what the end of a job means for others."""
@@ -295,8 +289,8 @@ class Table:
             self.steps.drop(job.id)
         if (lines := lines_of(state)) is not None:
             lines.ended(job)
-        self.groups.ended(job)
-        self.let_go(job)
+        if not (self.groups.ended(job) or (lines is not None and lines.holds(job))):
+            self._let_go_of([job])
 
     def left_only_a_line(self, job: Job, lines: Lines) -> bool:
         """Let a job that has succeeded leave its turn, if its end concerns nobody but its line."""
@@ -306,18 +300,27 @@ class Table:
         job.counted = False
         return True
 
-    def let_go(self, job: Job) -> None:
-        """Keep a job that has ended as long as the settings say, unless its group or its line needs it."""
-        if job.counted:
-            lines = lines_of(self.queues[job.queue])
-            if self.groups.keeps(job) or (lines is not None and lines.holds(job)):
-                return
-        if job.status is _DEAD:
-            self.dead[job.id] = None
-            self._drop_dead()
-        else:
-            self.finished.append(job)
-            self.drop_finished()
+    def let_go(self, jobs: Sequence[Job]) -> None:
+        """Keep jobs that have ended as long as the settings say, but those that a group or line needs."""
+        free = []
+        for job in jobs:
+            if job.counted:
+                lines = lines_of(self.queues[job.queue])
+                if self.groups.keeps(job) or (lines is not None and lines.holds(job)):
+                    continue
+                if job.status is not _DEAD and job.holds is None:
+                    job.counted = False  # it can be forgotten, and concerns nobody any more
+            free.append(job)
+        self._let_go_of(free)
+
+    def _let_go_of(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if job.status is _DEAD:
+                self.dead[job.id] = None
+                self._drop_dead()
+            else:
+                self.finished.append(job)
+        self.drop_finished()
 
     def drop_finished(self) -> None:
         """Forget the oldest of too many finished jobs."""
