@@ -56,7 +56,8 @@ _LOCKED = """
         and l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
     order by l.mode, c.relname limit 1
 """
-_NOT_ALONG_INDEX = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
+# The compiler takes plans without these for very long ones.
+_NOT_ALONG_INDEX = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit")
 _TRIES = 3  # of a statement that met a deadlock
 LOCK_PATIENCE = "10s"  # to wait for what others have locked
 PLACE_COMES = 10.0  # seconds to wait for one of the connections, all of which are in use

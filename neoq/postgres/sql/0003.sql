@@ -77,12 +77,12 @@ begin
     if p_fractions is not null then
         update jobs set progress = i.fraction, progress_text = i.words
         from unnest(p_ids, p_tokens, p_fractions, p_texts) as i (id, token, fraction, words)
-        where jobs.id = i.id and jobs.token = i.token and status = 2 and i.fraction is not null
+        where jobs.id = any (array[i.id]) and jobs.token = i.token and status = 2 and i.fraction is not null
             and (progress, progress_text) is distinct from (i.fraction, i.words);
     end if;
     return query
     select i.id, jobs.id is null from unnest(p_ids, p_tokens) as i (id, token)
-    left join jobs on jobs.id = i.id and jobs.token = i.token and status = 2
+    left join jobs on jobs.id = any (array[i.id]) and jobs.token = i.token and status = 2
     where jobs.id is null or cancel;
 end $$;
 

@@ -37,9 +37,10 @@ declare
     v_now float8 := clock();
     v_live bigint[];
 begin
-    select array_agg(live.id) into v_live from (
-        select j.id from jobs j, unnest(p_ids, p_tokens) as i (id, token)
-        where j.id = i.id and j.token = i.token and j.status = 2 order by j.id for key share of j
+    select array_agg(live.id) into v_live
+    from (select id, token from unnest(p_ids, p_tokens) as i (id, token) order by id) i
+    cross join lateral (
+        select j.id from jobs j where j.id = i.id and j.token = i.token and j.status = 2 for key share
     ) live;
     insert into steps (job, name, at, data, retries, crashes, lasting)
     select i.job, i.name, v_now, i.data, i.retries, i.crashes, i.lasting
@@ -74,7 +75,7 @@ begin
             from steps where job = given.id
         ) s
     ) i
-    where j.id = i.id and j.status < 2;
+    where j.id = any (array[i.id]) and j.status < 2;
     delete from steps where job = any (p_ids)
         and not exists (select from jobs where id = job)
         and not exists (select from history where id = job and status = 4);

@@ -85,11 +85,13 @@ as $$
 begin
     return query
     with given as (
-        select holder_of(batch) as job, round_of(batch) as round, what, count(*)::int as n
-        from unnest(p_batches, p_whats) as i (batch, what) group by 1, 2, 3
+        select holder_of(batch) as job, round_of(batch) as round, what, sum(n)::int as n
+        from (
+            select batch, what, count(*) as n from unnest(p_batches, p_whats) as i (batch, what) group by 1, 2
+        ) named group by 1, 2, 3
     ), said as (
         select g.queue, given.*, g.sealed or g.stop_on_dead as tell
-        from given join groups g on g.job = given.job and g.round = given.round
+        from given join groups g on g.job = any (array[given.job]) and g.round = any (array[given.round])
     ), noted as (
         insert into notes (queue, ids, rounds, whats, ns)
         select queue, array_agg(job), array_agg(round), array_agg(what), array_agg(n) from said group by queue
@@ -279,8 +281,8 @@ create function live_groups(p_batches text[]) returns setof text language sql st
 set search_path from current
 as $$
     select i.batch from unnest(p_batches) as i (batch)
-    join jobs on jobs.id = holder_of(i.batch)
-    join tallies t on t.job = jobs.id and t.round = round_of(i.batch)
+    join jobs on jobs.id = any (array[holder_of(i.batch)])
+    join tallies t on t.job = any (array[jobs.id]) and t.round = any (array[round_of(i.batch)])
     where jobs.round = t.round and not t.stopped
 $$;
 
@@ -305,19 +307,25 @@ declare
     v_ids bigint[] := array_fill(null::bigint, array[cardinality(p_queues)]);
     v_place int := 0;
     v_row record;
+    v_named boolean;
+    v_some_named boolean := false;
 begin
     for v_to in
-        select distinct holder_of(batch) as job, producer
-        from unnest(p_batches, p_producers) as i (batch, producer) where producer > 0 order by 1
+        select distinct holder_of(batch) as job, producer from (
+            select distinct batch, producer
+            from unnest(p_batches, p_producers) as i (batch, producer) where producer > 0
+        ) given order by 1
     loop
         -- What seals the batch, or opens it again, waits for the end of this transaction.
-        perform from groups where job = v_to.job and round = 0 and producer = v_to.producer and not sealed for share;
+        select named into v_named from groups
+        where job = v_to.job and round = 0 and producer = v_to.producer and not sealed for share;
         if not found or not exists (
             select from jobs join tallies on job = jobs.id and tallies.round = 0
             where jobs.id = v_to.job and held = 1 and not stopped
         ) then
             raise exception 'batch % takes no members', v_to.job using errcode = 'NQ002', detail = v_to.job;
         end if;
+        v_some_named := v_some_named or v_named;
     end loop;
     for v_row in
         select * from add(
@@ -341,11 +349,14 @@ begin
         ids := v_row.ids;
         return next;
     end loop;
-    insert into members (job, print, member)
-    select g.job, i.print, i.id from unnest(p_batches, p_prints, p_producers, v_ids) as i (batch, print, producer, id)
-    join groups g on g.job = holder_of(i.batch) and g.round = 0 and g.named
-    where i.producer > 0 and i.id is not null
-    order by g.job, i.print;
+    if v_some_named then
+        insert into members (job, print, member)
+        select g.job, i.print, i.id
+        from unnest(p_batches, p_prints, p_producers, v_ids) as i (batch, print, producer, id)
+        join groups g on g.job = any (array[holder_of(i.batch)]) and g.round = 0 and g.named
+        where i.producer > 0 and i.id is not null
+        order by g.job, i.print;
+    end if;
     perform note(array_agg(batch), array_agg(0::smallint))
     from unnest(p_batches, v_ids) as i (batch, id) where batch is not null and i.id is not null having count(*) > 0;
 exception when unique_violation then
@@ -411,7 +422,7 @@ begin
         update jobs set held = 2, due = null, round = i.number,
             run_after = least(coalesce(i.until + p_skew, 'infinity'), deadline)
         from unnest(p_ids, p_rounds, p_until) as i (id, number, until)
-        where jobs.id = i.id and status = 0 returning jobs.id, jobs.queue, i.number
+        where jobs.id = any (array[i.id]) and status = 0 returning jobs.id, jobs.queue, i.number
     ), grouped as (
         insert into groups (job, round, queue, producer, successes, stop_on_dead, named, sealed)
         select id, number, queue, 0, false, false, false, true from held
@@ -489,17 +500,37 @@ create function startable(p_rows tid[]) returns tid[] language plpgsql
 set search_path from current set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
+    v_jobs bigint[];
+    v_rounds int[];
     v_busy bigint[];
+    v_stopped boolean;
 begin
-    v_busy := array(
-        select holder from (
-            select distinct holder_of(batch) as holder from jobs where ctid = any (p_rows) and batch is not null
-        ) holders where not pg_try_advisory_xact_lock_shared(
-            hashtext(current_schema() || ' group'), hashtext(holder::text)
-        )
+    select array_agg(job), array_agg(round), coalesce(array_agg(job) filter (where not free), '{}')
+    into v_jobs, v_rounds, v_busy
+    from (
+        select job, round, pg_try_advisory_xact_lock_shared(
+            hashtext(current_schema() || ' group'), hashtext(job::text)
+        ) as free
+        from (
+            select distinct holder_of(batch) as job, round_of(batch) as round
+            from (select distinct batch from jobs where ctid = any (p_rows) and batch is not null) named
+        ) told
+    ) locked;
+    -- In a statement of its own, which sees what was committed before the locks.
+    v_stopped := exists (
+        select from unnest(v_jobs, v_rounds) as i (job, round) cross join lateral (
+            select from tallies t where t.job = i.job and t.round = i.round and not complete and (
+                stopped or not exists (select from jobs h where h.id = t.job)
+                or exists (select from stopping s where s.job = t.job and s.round = t.round)
+            ) offset 0
+        ) halted
     );
+    if not v_stopped and v_busy = '{}' then
+        return p_rows;
+    end if;
     perform cancel_rows(array(
-        select j.ctid from jobs j join tallies t on t.job = holder_of(j.batch) and t.round = round_of(j.batch)
+        select j.ctid from jobs j
+        join tallies t on t.job = any (array[holder_of(j.batch)]) and t.round = any (array[round_of(j.batch)])
         where j.ctid = any (p_rows) and j.batch is not null and not t.complete and (
             t.stopped or not exists (select from jobs h where h.id = t.job)
             or exists (select from stopping s where s.job = t.job and s.round = t.round)
@@ -526,7 +557,7 @@ begin
     with ended as (
         delete from jobs using unnest(p_ids, p_tokens, p_started, p_finished, p_results)
             as i (id, token, started, finished, result)
-        where jobs.id = i.id and jobs.token = i.token and status = 2
+        where jobs.id = any (array[i.id]) and jobs.token = i.token and status = 2
         returning jobs.*, started, finished, result
     ), kept as (
         insert into history (
@@ -543,15 +574,15 @@ begin
         insert into counters (queue, status, n)
         select queue, 3, count(*) from ended where p_keep or batch is not null group by queue
     ), dropped as (
-        delete from steps using ended where steps.job = ended.id
+        delete from steps using ended where steps.job = any (array[ended.id])
     ), given as (
-        select holder_of(batch) as job, round_of(batch) as round, 3::smallint as what, count(*)::int as n
-        from ended where batch is not null group by 1, 2
+        select holder_of(batch) as job, round_of(batch) as round, 3::smallint as what, sum(n)::int as n
+        from (select batch, count(*) as n from ended where batch is not null group by batch) named group by 1, 2
         union all
         select id, round, 8::smallint, 1 from ended where round is not null
     ), said as (
         select g.queue, given.*, g.sealed as tell
-        from given join groups g on g.job = given.job and g.round = given.round
+        from given join groups g on g.job = any (array[given.job]) and g.round = any (array[given.round])
     ), noted as (
         insert into notes (queue, ids, rounds, whats, ns)
         select queue, array_agg(job), array_agg(round), array_agg(what), array_agg(n) from said group by queue

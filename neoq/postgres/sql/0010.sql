@@ -86,7 +86,8 @@ end $$;
 create trigger line_up before insert on jobs for each row when (new.key is not null) execute function line_up();
 
 
--- What has left its turn by its end makes room for others. This runs for each end, so it sets no search path.
+-- What has left its turn by its end makes room for others. This runs for each end, so it sets no search path. A
+-- function that says so itself, for all that it ends, sets neoq.leaves_told meanwhile.
 do $do$
 begin
     execute format($sql$
@@ -101,7 +102,9 @@ begin
         end $$
     $sql$, current_schema());
 end $do$;
-create trigger leave_turn after delete on jobs for each row when (old.turn is not null) execute function leave_turn();
+create trigger leave_turn after delete on jobs
+for each row when (old.turn is not null and current_setting('neoq.leaves_told', true) is distinct from 'on')
+execute function leave_turn();
 
 
 -- A job that has its turn leaves it when it is replaced by one of another key, which has a line of its own, or before
@@ -158,6 +161,27 @@ begin
     perform settle_steps(p_ids, p_awaits);
     perform settle_turns(p_ids);
 end $$;
+
+
+-- Successes are many at once: succeed_counted() notes all that leave their turns in its own statement.
+do $do$
+declare
+    v_source text := pg_get_functiondef('succeed_counted'::regproc);
+begin
+    v_source := replace(v_source, 'return query', $sql$perform set_config('neoq.leaves_told', 'on', true);
+    return query$sql$);
+    v_source := replace(v_source, '), noted as (', $sql$), looked as (
+        insert into looks (queue, key, freed, job)
+        select queue, key, true, id from ended where turn is not null and key is not null
+    ), noted as ($sql$);
+    v_source := replace(v_source, 'select id, null::text from ended', $sql$select id, null::text from ended
+    union all
+    select null::bigint, nullif(pg_notify(channel(), 'r ' || queue)::text, '')
+    from (select distinct queue from ended where turn is not null) freed$sql$);
+    v_source := replace(v_source, 'tell and what = 3;', $sql$tell and what = 3;
+    perform set_config('neoq.leaves_told', 'off', true);$sql$);
+    execute v_source;
+end $do$;
 
 
 -- Of claimed rows those whose keys' rates allow a start now, which is theirs; the others are due when they may start.
@@ -231,15 +255,22 @@ begin
     into v_ids, v_keys, v_freed, v_starts
     from (
         select i.key, i.freed, h.job as head,
-            coalesce(r.next, v_now) - p_limits.key_tolerance as start,
-            greatest(0, v_most - (
-                select count(*) from jobs j
-                where p_limits.by_key and queue = p_limits.queue and j.key = i.key and turn is not null
+            coalesce(r.next, v_now) - p_limits.key_tolerance as start, i.free
+        from (
+            select key, bool_or(freed) as freed, v_most - sum(busy) as free
+            from (
+                select key, freed, 0 as busy from unnest(p_keys, p_freed) as looked (key, freed)
+                union all
+                select key, false, 1 from jobs
+                where p_limits.by_key and queue = p_limits.queue and key = any (p_keys) and turn is not null
                     and (p_limits.slots is not null or status < 2)
-            )) as free
-        from unnest(p_keys, p_freed) as i (key, freed)
-        left join heads h on p_limits.ordered and p_limits.hold_dead and h.queue = p_limits.queue and h.key = i.key
-        left join rates r on p_limits.key_spacing is not null and r.queue = p_limits.queue and r.key = i.key
+            ) slots
+            group by key having sum(busy) < v_most
+        ) i
+        left join heads h on p_limits.ordered and p_limits.hold_dead and h.queue = p_limits.queue
+            and h.key = any (array[i.key])
+        left join rates r on p_limits.key_spacing is not null and r.queue = p_limits.queue
+            and r.key = any (array[i.key])
         where h.job is null or not exists (select from history where id = h.job and status = 4)
         offset 0
     ) line cross join lateral (
@@ -263,12 +294,13 @@ begin
     select array_agg(id), array_agg(id) filter (where later) into v_given, v_later
     from (
         select id, run_after > v_now and run_after < 'infinity' and run_after is distinct from deadline as later
-        from jobs where id = any (v_ids) and held = 4 for update skip locked
+        -- No job has more than 4: this keeps the index of the lines out, which would be read from end to end.
+        from jobs where id = any (v_ids) and held >= 4 for update skip locked
     ) mine;
     update jobs set held = null, turn = 1,
         run_after = greatest(i.start, case when i.freed then v_now else least(own_due, v_now) end)
     from unnest(v_ids, v_freed, v_starts) as i (id, freed, start)
-    where jobs.id = i.id and i.id = any (v_given) and (v_later is null or i.id <> all (v_later));
+    where jobs.id = any (array[i.id]) and i.id = any (v_given) and (v_later is null or i.id <> all (v_later));
     if v_later is not null then
         update jobs set held = null, own_due = null where id = any (v_later);
     end if;
@@ -549,10 +581,11 @@ as $$
 begin
     insert into spent (holds, queue, job, until)
     select j.holds, j.queue, j.id, j.created_at + i.span from unnest(p_ids, p_spans) as i (id, span)
-    join jobs j on j.id = i.id where j.holds is not null order by j.holds, j.queue
+    join jobs j on j.id = any (array[i.id]) where j.holds is not null order by j.holds, j.queue
     on conflict (holds, queue) do update set job = excluded.job, until = excluded.until;
     update jobs set run_after = least(run_after, created_at + i.delay)
-    from unnest(p_replaced, p_delays) as i (id, delay) where jobs.id = i.id and status < 2 and held is null;
+    from unnest(p_replaced, p_delays) as i (id, delay)
+    where jobs.id = any (array[i.id]) and status < 2 and held is null;
 end $$;
 
 
@@ -577,4 +610,19 @@ begin
         'and (status <> 4 or not exists (select from heads where job = id) and not exists (select from looks where job = id))
         for update skip locked'
     );
+end $do$;
+
+
+-- Plans that are switched off count as very long ones, for which the server would compile code before each statement:
+-- that takes it up to a second.
+do $do$
+declare
+    v_function regprocedure;
+begin
+    for v_function in
+        select oid from pg_proc
+        where pronamespace = current_schema()::regnamespace and array_to_string(proconfig, ' ') like '%enable_%'
+    loop
+        execute format('alter function %s set jit = off', v_function);
+    end loop;
 end $do$;
