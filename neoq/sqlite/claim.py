@@ -15,7 +15,7 @@ from neoq.record import Status
 from neoq.sqlite.add import move
 from neoq.sqlite.ends import after, cancel_stopped
 from neoq.sqlite.groups import facts, release_due
-from neoq.sqlite.lines import meet, started
+from neoq.sqlite.lines import meet, meet_next, started
 from neoq.sqlite.rows import (
     COLUMNS,
     N_DEAD,
@@ -148,7 +148,10 @@ def _readable(session: Session, demand: Demand, aging: float | None, ended: list
 
 def _with_turns(session: Session, demand: Demand, limits: Limits, ended: list[Job]) -> list[Job]:
     """As `_readable`, of jobs that have their turn, where those of a key form a line."""
+    light = limits.by_key and limits.aging is None and demand.kinds is None
     for _ in range(MEETS_AT_ONCE):
+        if light and not meet_next(session, limits, (demand.queue, demand.limit + 1), session.now + PARKED):
+            continue
         best = _readable(session, demand, limits.aging, ended)
         if not limits.by_key or meet(session, limits, best):
             return best

@@ -257,11 +257,14 @@ def release_if_complete(session: Session, job_id: int, number: int) -> None:
 def count_ends(session: Session, ends: Iterable[End]) -> None:
     """Count ends in the groups of the jobs that have ended, and keep these where they are to be."""
     tally: dict[tuple[int, int], list[int]] = {}
+    known: dict[str | None, tuple[Group | None, bool]] = {}
     for job, status in ends:
-        group = group_in(job.group)
+        if job.group not in known:
+            known[job.group] = group_in(job.group), keeps(session, job.group)
+        group, kept = known[job.group]
         if group is not None and status in _ENDS:
             tally.setdefault((group.holder, group.round), [0, 0, 0])[_ENDS[status]] += 1
-            if keeps(session, job.group):
+            if kept:
                 keep(session, job, status)
     if tally:
         session.write_joined()
@@ -351,16 +354,20 @@ def revive_member(session: Session, job: Facts) -> None:
 def stopped(session: Session, jobs: Iterable[Job]) -> list[Job]:
     """Those of some jobs whose groups are stopped: they do not start."""
     found = []
-    known: dict[str, bool] = {}
+    known: dict[str | None, bool] = {None: False}
     for job in jobs:
-        group = group_in(job.group)
-        if group is None:
-            continue
-        if group.name not in known:
-            row = session.do(
-                "select stopped from neoq_groups where job = ? and round = ?", (group.holder, group.round)
-            ).fetchone()
-            known[group.name] = row is not None and bool(row[0])
-        if known[group.name]:
+        if job.group not in known:
+            known[job.group] = _is_stopped(session, job.group)
+        if known[job.group]:
             found.append(job)
     return found
+
+
+def _is_stopped(session: Session, name: str | None) -> bool:
+    group = group_in(name)
+    if group is None:
+        return False
+    row = session.do(
+        "select stopped from neoq_groups where job = ? and round = ?", (group.holder, group.round)
+    ).fetchone()
+    return row is not None and bool(row[0])

@@ -31,6 +31,11 @@ _HEAD = (
     " order by priority desc, run_after, id limit 1"
 )
 _WITHOUT_TURN = "select id, key, status from neoq_jobs where turn is null and key is not null and"
+_NEXT = (
+    "select id, key, status, run_after from (select id, key, status, run_after, turn from neoq_jobs"
+    " where state = 0 and queue = ? order by priority desc, run_after, id limit ?) where turn is null"
+)
+_WAIT = frozenset({NUMBER[Status.PENDING], NUMBER[Status.RETRYING]})
 _STANDING = (
     "select distinct key from neoq_jobs"
     " where turn = 1 and queue = ? and (state in (4, 9) or status = 1) limit ?"
@@ -172,6 +177,18 @@ def meet(session: Session, limits: Limits, jobs: Sequence[Job]) -> bool:
             ready = _place(session, Place(job.queue, key, limits), (job.id, status)) and ready
     if ready and limits.rate_per_key is not None:
         ready = _in_time(session, limits.rate_per_key, keyed)
+    return ready
+
+
+def meet_next(session: Session, limits: Limits, first: tuple[str, int], late: float) -> bool:
+    """As `meet`, for the first so many ready jobs of a queue, without reading them: most may go into lines.
+
+    What somebody has damaged, or has put off until after ``late``, is left to who reads it.
+    """
+    ready = True
+    for job_id, key, status, due in session.do(_NEXT, first).fetchall():
+        if key.__class__ is str and status in _WAIT and due.__class__ is float and due <= late:
+            ready = _place(session, Place(first[0], key, limits), (job_id, status)) and ready
     return ready
 
 

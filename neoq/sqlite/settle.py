@@ -105,6 +105,7 @@ def _settle_counted(
     """Record outcomes of jobs that have a group, steps or a turn, or that are held from now on."""
     before = groups.facts(session, [outcome.lease.job_id for outcome, _ in counted])
     ends, kept, others = list[groups.End](), list[Outcome](), list[Outcome]()
+    keeping = {group: groups.keeps(session, group) for group in {job.group for job in before.values()}}
     for outcome, state in counted:
         job = before[outcome.lease.job_id]
         status = outcome.status
@@ -112,7 +113,7 @@ def _settle_counted(
             steps.insert(session, job.job_id, outcome.steps)
             job = job._replace(steps=1)
         if status is Status.SUCCEEDED:
-            (kept if groups.keeps(session, job.group) else others).append(outcome)
+            (kept if keeping[job.group] else others).append(outcome)
         else:
             status = _settle_otherwise(session, outcome, *state)
         ends.append((job, status))
