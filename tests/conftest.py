@@ -5,13 +5,18 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.servers import SHARED
 
 pytest_plugins = [
     "tests.postgres_server",
@@ -25,6 +30,14 @@ PATIENCE = 5.0
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell ignores Ctrl-C in what it runs in the background, and the tests' programs would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder that all processes of this session share; whoever runs as another user can read it."""
+    if not hasattr(config, "workerinput"):
+        folder = Path(tempfile.mkdtemp(prefix="neoq-tests-"))
+        folder.chmod(0o755)
+        os.environ[SHARED] = str(folder)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -106,6 +119,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Say in the last line which tests did not run here, and why."""
-    if _skipped and not hasattr(config, "workerinput"):
+    """Remove what was shared, and say in the last line which tests did not run here, and why."""
+    if hasattr(config, "workerinput"):
+        return
+    shutil.rmtree(os.environ.pop(SHARED, ""), ignore_errors=True)
+    if _skipped:
         print("not tested here:", "; ".join(f"{why} ({count})" for why, count in _skipped.items()))

