@@ -26,6 +26,15 @@ pytest_plugins = [
     "tests.killing",
 ]
 PATIENCE = 5.0
+LONG = (
+    "tests/conformance/test_state_machine.py",
+    "tests/django/",
+    "tests/faults/",
+    "tests/test_benchmarks.py",
+    "tests/test_demo.py",
+    "tests/test_packaging.py",
+    "tests/test_shops.py",
+)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell ignores Ctrl-C in what it runs in the background, and the tests' programs would inherit that.
@@ -49,6 +58,11 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that take longest: a worker that began one late would keep the others waiting."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 @pytest.fixture(autouse=True)

@@ -633,7 +633,7 @@ class RedisMachine(StoreMachine):
 
 
 def as_test(machine: type[StoreMachine], examples: int = 150) -> Any:
-    """A test of about ten seconds."""
+    """A test of about ten seconds; `make faults` has a long one."""
     test = machine.TestCase
     test.settings = settings(
         max_examples=examples,
@@ -647,7 +647,7 @@ def as_test(machine: type[StoreMachine], examples: int = 150) -> Any:
 
 
 TestMemory = as_test(MemMachine)
-TestSqlite = as_test(SqliteMachine)
+TestSqlite = as_test(SqliteMachine, 40)
 
 
 class TestPostgres(as_test(PostgresMachine, 12)):  # type: ignore[misc]
@@ -660,3 +660,12 @@ class TestRedis(as_test(RedisMachine, 12)):  # type: ignore[misc]
     @pytest.fixture(autouse=True)
     def _server(self, redis_url: str, redis_prefix: Callable[[], str]) -> None:
         RedisMachine.url, RedisMachine.new_prefix = redis_url, redis_prefix
+
+
+class SqliteMachineForLong(SqliteMachine):
+    """The same; a machine has one number of examples."""
+
+
+@pytest.mark.faults
+class TestSqliteForLong(as_test(SqliteMachineForLong, 200)):  # type: ignore[misc]
+    """Jobs in a file, in many more examples."""
