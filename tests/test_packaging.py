@@ -121,7 +121,7 @@ def test_the_wheel_runs_in_an_empty_environment(
 ) -> None:
     """Installed with its core dependencies only, the wheel runs a job and exits; no warning is printed."""
     home = tmp_path / "venv"
-    venv.create(home, with_pip=True, symlinks=os.name != "nt")
+    venv.create(home, symlinks=os.name != "nt")
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     install(python, wheel, cwd=tmp_path)
     (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
@@ -135,7 +135,7 @@ def test_the_wheel_runs_in_an_empty_environment(
 
 def install(python: Path, wheel: Path, *, cwd: Path) -> None:
     """Install the wheel with its dependencies; without a network the test is skipped, but not in CI."""
-    pip = (python, "-m", "pip", "--quiet", "--disable-pip-version-check")
+    pip = (sys.executable, "-m", "pip", "--python", python, "--quiet", "--disable-pip-version-check")
     done = run(*pip, "install", wheel, cwd=cwd)
     offline = "NewConnectionError" in done.stderr or "NameResolutionError" in done.stderr
     if done.returncode and offline and not os.environ.get("CI"):
