@@ -355,6 +355,13 @@ class Job(Stepwise, Record):
         self.timeout, self.scheduled = new.timeout, new.scheduled
         self.special = True
 
+    def slim(self) -> None:
+        """Take less memory: keep no attribute that says what a job says without it."""
+        kind = type(self)
+        self.__dict__ = {
+            name: value for name, value in self.__dict__.items() if value is not getattr(kind, name, self)
+        }
+
     def snapshot(self) -> Job:
         """A job of the same fields and stored bytes that shares no decoded payload and no attempt."""
         copy = Job.__new__(Job)

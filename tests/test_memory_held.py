@@ -11,7 +11,7 @@ import pytest
 import neoq
 from neoq.held.group import BatchRules
 from neoq.held.limits import Limits, Rate
-from neoq.job import Job, plain
+from neoq.job import Job, blank, plain
 from neoq.memory.groups import Groups
 from neoq.memory.lines import Lines
 from neoq.memory.queues import ReadyQueue, Records
@@ -132,3 +132,13 @@ def test_a_plain_job_meets_a_span(standing: neoq.MemBackend) -> None:
         time.advance(60)
         later = standing.enqueue("q", {"n": 1})
         assert not later.duplicate
+
+
+def test_a_record_that_waits_says_only_what_is_not_as_usual() -> None:
+    """A slim job has the same fields, and keeps none that its class has as well."""
+    job = blank("q")
+    job.unique, job.priority, job.on_duplicate, job.steps = False, 0, "return", 1
+    before = {name: getattr(job, name) for name in ("unique", "priority", "on_duplicate", "steps", "held")}
+    job.slim()
+    assert vars(job) == {"unique": False, "steps": 1}
+    assert {name: getattr(job, name) for name in before} == before

@@ -18,12 +18,18 @@ _SUCCEEDED, _DEAD, _CANCELLED = Status.SUCCEEDED, Status.DEAD, Status.CANCELLED
 class Members:
     """One group: its jobs, counted."""
 
+    __slots__ = (
+        *("adding", "cancelled", "complete", "dead", "holder", "ids", "kept", "names"),
+        *("number", "round", "rules", "sealed", "stopped", "succeeded"),
+    )
+
     def __init__(self, holder: int, number: int, rules: BatchRules) -> None:
         self.holder = holder
         self.round = number
         self.rules = rules
         self.ids: dict[int, None] = {}  # until the group lets its jobs go
-        self.names: dict[tuple[str, str], int] = {}  # those of a named batch, by queue and fingerprint
+        # Those of a named batch, by queue and fingerprint.
+        self.names: dict[tuple[str, str], int] | None = {} if rules.named else None
         self.number = self.succeeded = self.dead = self.cancelled = 0
         self.adding = 0  # calls that are about to add jobs, and settle one of the group before
         self.sealed = False
@@ -184,7 +190,7 @@ class Groups:
     def known(self, job: Job) -> Job | None:
         """The member of a named batch that has this one's fingerprint, as it is or has ended."""
         members = self.of(job)
-        if members is None or not members.rules.named:
+        if members is None or members.names is None:
             return None
         job_id = members.names.get((job.queue, job.fingerprint))
         if job_id is None:
@@ -206,7 +212,7 @@ class Groups:
         record.counted = True
         members.number += 1
         members.ids[record.id] = None
-        if members.rules.named:
+        if members.names is not None:
             members.names[record.queue, record.fingerprint] = record.id
 
     def keeps(self, job: Job) -> bool:
@@ -298,6 +304,6 @@ class Groups:
     def _let_go(self, members: Members) -> None:
         members.kept = False
         ids, members.ids = members.ids, {}
-        members.names.clear()
+        members.names = None
         jobs = map(self._jobs.get, ids)
         self._let_go_jobs([job for job in jobs if isinstance(job, Job) and job.status in FINISHED])

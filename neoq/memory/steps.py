@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from sys import intern
 
 from neoq.held.step import MOST_SIGNALS, SIGNAL, Step
 from neoq.job import Job
@@ -12,29 +13,39 @@ class Steps:
     """The recorded steps of each job that has any; callers hold the lock of the table."""
 
     def __init__(self) -> None:
-        self._of: dict[int, dict[str, Step]] = {}
-        self._awaited: dict[int, dict[str, None]] = {}  # signals that each has waited for, the latest last
+        # A dict of one step takes more than the step, and most jobs that wait for long have recorded one.
+        self._of: dict[int, Step | dict[str, Step]] = {}
+        self._awaited: dict[int, tuple[str, ...]] = {}  # signals that each has waited for, the latest last
 
     def of(self, job_id: int) -> list[Step]:
         """What a job has recorded, in that order."""
-        return list(self._of.get(job_id, {}).values())
+        return list(self._known(job_id).values())
 
     def record(self, job: Job, steps: Sequence[Step], now: float) -> None:
         """Add steps to those of a job; one that is lasting and there already stays as it is."""
-        known = self._of.setdefault(job.id, {})
+        known = self._known(job.id)
         for step in steps:
             there = known.get(step.name)
             if there is None or not there.lasting or not step.lasting:
-                known[step.name] = step._replace(at=now)
+                name = intern(step.name)  # jobs of a kind have the same
+                known[name] = step._replace(name=name, at=now)
+        if known:
+            self._of[job.id] = known if len(known) > 1 else next(iter(known.values()))
         job.steps = len(known)
         job.special = job.counted = True
 
+    def _known(self, job_id: int) -> dict[str, Step]:
+        known = self._of.get(job_id)
+        if known is None:
+            return {}
+        return {known.name: known} if isinstance(known, Step) else known
+
     def signal(self, job: Job, step: Step, now: float) -> bool:
         """Record a signal, unless there is one of its name, or there are too many that no one waited for."""
-        known = self._of.get(job.id, {})
+        known: Mapping[str, Step] = self._known(job.id)
         if step.name in known:
             return False
-        waited = self._awaited.get(job.id, {})
+        waited = self._awaited.get(job.id, ())
         if sum(name.startswith(SIGNAL) and name not in waited for name in known) >= MOST_SIGNALS:
             return False
         self.record(job, (step,), now)
@@ -42,14 +53,13 @@ class Steps:
 
     def awaits(self, job_id: int, name: str) -> bool:
         """Note the signal that a job waits for; whether it has come already."""
-        names = self._awaited.setdefault(job_id, {})
-        names.pop(name, None)
-        names[name] = None
-        return name in self._of.get(job_id, {})
+        before = self._awaited.get(job_id, ())
+        self._awaited[job_id] = (*(other for other in before if other != name), intern(name))
+        return name in self._known(job_id)
 
     def is_awaited(self, job_id: int, name: str) -> bool:
         """Whether a job that is held until a signal waits for this one."""
-        return name == next(reversed(self._awaited.get(job_id, {"": None})))
+        return self._awaited.get(job_id, ("",))[-1] == name
 
     def knows(self, job_id: int) -> bool:
         """Whether a job has recorded something, or waited for a signal."""

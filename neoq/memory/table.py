@@ -402,19 +402,24 @@ class Table:
             record.finished_on = outcome.finished_at
             self.finish(record, state, _CANCELLED)
         else:
-            record.status = outcome.status
-            record.progress_report = None
-            if outcome.run_after is not None:
-                record.due = outcome.run_after
-            if (lines := lines_of(state)) is not None:
-                lines.pause(record)
-            if outcome.holds is not None or outcome.awaits is not None:
-                self._suspend(record, state, outcome)
-            else:
-                self.schedule(record, state)
-            self.notify(record.queue, "ready")
+            self._let_wait(record, state, outcome)
         if state.limited is not None and state.ready.length:  # it may have been what held others back
             self.notify(record.queue, "ready")
+
+    def _let_wait(self, record: Job, state: QueueState, outcome: Outcome) -> None:
+        """Let a job that is not over wait for its next attempt."""
+        record.status, record.progress_report = outcome.status, None
+        if outcome.run_after is not None:
+            record.due = outcome.run_after
+        if (lines := lines_of(state)) is not None:
+            lines.pause(record)
+        if outcome.holds is not None or outcome.awaits is not None:
+            self._suspend(record, state, outcome)
+        else:
+            self.schedule(record, state)
+        if outcome.steps:  # many jobs of several steps may wait for long
+            record.slim()
+        self.notify(record.queue, "ready")
 
     def _suspend(self, job: Job, state: QueueState, outcome: Outcome) -> None:
         """Hold a job until the ends of its children or a signal, as its attempt has said."""
