@@ -43,7 +43,7 @@ test faults: export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: test
 test: $(VENV)/.has-test $(VENV)/.has-demo ## Run the tests; some of them: make test ARGS="-k cron"
-	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 .PHONY: faults
 faults: $(VENV)/.has-test ## Kill workers and servers under load, and count the jobs; takes minutes
