@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from neoq.held.limits import Limits, Line, LineState, Rate
 from neoq.job import Job
-from neoq.memory.queues import WAITING, Place, Plain, ReadyQueue, Records, place_of
+from neoq.memory.queues import WAITING, Place, Plain, ReadyQueue, Records, is_void, place_of
 from neoq.record import Status
 
 if TYPE_CHECKING:
@@ -228,9 +228,9 @@ class Lines:
 
     def _advance(self, key: str, line: KeyLine, new: Job | None = None) -> None:
         """Make ready what may go on now. One that has waited for others is due from now on, behind them."""
-        turns, records, now = line.turns, self._records, self._clock.time()
+        turns, now = line.turns, self._clock.time()
         while (job := line.next(self._slots)) is not None:
-            if line.has_void() and (records.get(job.id) is not job or job.held != "line"):
+            if line.has_void() and (is_void(job, self._records) or job.held != "line"):
                 line.pop()
                 continue
             if self._rate is not None and not self._may_start(key, line, self._rate, now):

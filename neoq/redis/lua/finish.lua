@@ -33,13 +33,7 @@ if number == 0 then return stale end
 
 call('ZREM', LEASE, unpack(leases))
 local more = call('EXISTS', CANCEL, CRASHED, PROGRESS, STEPS, SPENT) > 0
-if more and call('EXISTS', SPENT) == 1 then
-  local free = {}
-  for _, fingerprint in ipairs(fingerprints) do
-    if not is_spent(SPENT, fingerprint, now) then free[#free + 1] = fingerprint end
-  end
-  fingerprints = free
-end
+if more then fingerprints = unspent(SPENT, fingerprints, now) end
 if #fingerprints > 0 then call('HDEL', UNIQ, unpack(fingerprints)) end
 if more then
   call('SREM', CANCEL, unpack(live))

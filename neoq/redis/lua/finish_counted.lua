@@ -48,13 +48,7 @@ if call('EXISTS', CANCEL, CRASHED, PROGRESS, STEPS) > 0 then
   call('HDEL', PROGRESS, unpack(live))
   drop_steps_of(STEPS, live)
 end
-if #fingerprints > 0 and call('EXISTS', SPENT) == 1 then
-  local free = {}
-  for _, fingerprint in ipairs(fingerprints) do
-    if not is_spent(SPENT, fingerprint, now) then free[#free + 1] = fingerprint end
-  end
-  fingerprints = free
-end
+if #fingerprints > 0 then fingerprints = unspent(SPENT, fingerprints, now) end
 if #fingerprints > 0 then call('HDEL', UNIQ, unpack(fingerprints)) end
 if #gone > 0 then
   for _, key in ipairs({ JOBS, LIFE, PAYLOADS }) do call('HDEL', key, unpack(gone)) end

@@ -220,6 +220,16 @@ local function is_spent(spent, fingerprint, now)
   return span and (tonumber(string.match(span, '^%S+')) or 0) > now
 end
 
+-- Of fingerprints that jobs held which have ended those that no span of time holds any more.
+local function unspent(spent, fingerprints, now)
+  if call('EXISTS', spent) == 0 then return fingerprints end
+  local free = {}
+  for _, fingerprint in ipairs(fingerprints) do
+    if not is_spent(spent, fingerprint, now) then free[#free + 1] = fingerprint end
+  end
+  return free
+end
+
 -- The newest id as a number; what cannot be one counts as none.
 local function newest_of(text)
   local newest = tonumber(text or 0)
