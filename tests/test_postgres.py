@@ -39,6 +39,7 @@ from neoq.postgres.add import Adder
 from neoq.postgres.arrays import Array, byteas, texts, uuids
 from neoq.postgres.connections import Connections
 from neoq.postgres.rows import ended_query, find_query, held
+from neoq.postgres.scan import ScanHints, ScanReport
 from neoq.postgres.schema import VERSION
 from neoq.postgres.statements import Statements
 from neoq.postgres.wake import Notifier, class_of
@@ -560,6 +561,28 @@ def test_claims_that_begin_where_the_last_ended(
     assert claimed.next_due is not None
     assert (claimed.next_due - claimed.now).total_seconds() <= 1.0
     assert eventually(claim, "it is found when all is searched again") == [-50]
+
+
+def test_a_reclaimed_job_is_found_at_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that reclaims a job claims it, though its claims begin behind dead rows."""
+    monkeypatch.setattr("neoq.postgres.scan.LONG", -1.0)  # each search counts as a long one
+    monkeypatch.setattr("neoq.postgres.scan.FULL_SCAN_EVERY", 60.0)
+    leaver, backend = make(autostart=False), make(autostart=False)
+    leaver.enqueue("q", {"n": 0})
+    assert len(leaver.store.claim([Demand("q", 1)]).jobs) == 1
+    backend.enqueue("q", {"n": 1})
+    assert [job.payload["n"] for job in backend.store.claim([Demand("q", 10)]).jobs] == [1]
+    leaver.shutdown()
+    eventually(lambda: backend.store.reclaim().returned, "it is reclaimed")
+    assert [job.payload["n"] for job in backend.store.claim([Demand("q", 10)]).jobs] == [0]
+
+
+def test_one_slow_scan_changes_nothing() -> None:
+    """Claims begin behind dead rows only after two slow scans: one was slow because the server was busy."""
+    hints = ScanHints()
+    for seconds, hinted in ((9.0, False), (0.0, False), (9.0, False), (0.1, True)):
+        hints.learn({}, None, [ScanReport("q", 0, 1.0, seconds)])
+        assert bool(hints.of(["q"], None)) is hinted
 
 
 def test_a_claim_of_other_kinds_does_not_begin_there(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from neoq.clock import machine
@@ -89,6 +89,10 @@ class Claimer:
                 dues.append(next_due)
         due = min(dues, default=None)
         return Claimed(jobs, to_datetime(due), to_datetime(now))  # type: ignore[arg-type]
+
+    def scan_anew(self, queues: Iterable[str]) -> None:
+        """Let the next claims find jobs that came back to these queues with their old due times."""
+        self._hints.forget(queues)
 
     def _claim(
         self, wanted: list[tuple[str, int]], kinds: list[str] | None

@@ -1,14 +1,14 @@
 """Where claims begin their scan: behind dead rows that lie in their way.
 
 Rows that were claimed and settled are cleared away within moments, unless an open transaction somewhere in
-the database might still look at them: then each claim steps over all of them. After a claim that scanned for
-long, the next ones begin where it ended. Now and then a claim scans from the beginning, because a retry, a
-late commit or a wish for an earlier time may have put jobs before that point.
+the database might still look at them: then each claim steps over all of them. After two claims that scanned
+for long, the next ones begin where the last one ended. Now and then a claim scans from the beginning,
+because a retry, a late commit or a wish for an earlier time may have put jobs before that point.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from neoq.clock import machine
@@ -44,6 +44,7 @@ class ScanHints:
 
     def __init__(self) -> None:
         self._queues: dict[str, ScanHint] = {}
+        self._full_scans: dict[str, float] = {}  # seconds of the last one of each queue
 
     def of(self, queues: Sequence[str], kinds: Kinds) -> dict[str, ScanHint]:
         """The hints for the next claim; a queue that is due for a full scan has none."""
@@ -78,15 +79,23 @@ class ScanHints:
         for queue, spent in seconds.items():
             if queue in hints:
                 continue
-            if spent < LONG:
+            # Dead rows slow down every scan; a server that was busy for a moment slows down one.
+            usual = min(spent, self._full_scans.get(queue, 0.0))
+            self._full_scans[queue] = spent
+            if usual < LONG:
                 self._queues.pop(queue, None)
             else:
-                pause = max(FULL_SCAN_EVERY, spent / FULL_SCAN_SHARE)
+                pause = max(FULL_SCAN_EVERY, usual / FULL_SCAN_SHARE)
                 self._queues[queue] = ScanHint(kinds, machine.monotonic() + pause)
         for report in reports:
             hint = self._queues.get(report.queue)
             if hint is not None:
                 hint.floors[report.level] = report.floor
+
+    def forget(self, queues: Iterable[str]) -> None:
+        """Let the next claims of these queues scan from the beginning."""
+        for queue in queues:
+            self._queues.pop(queue, None)
 
     @staticmethod
     def next_full_scan(hints: dict[str, ScanHint]) -> float | None:

@@ -371,10 +371,12 @@ class PostgresStore(PostgresHolding):
             rows = self._own.execute(self._statements.reclaim, values)
         jobs = [job_of(row) for row in rows]
         returned = [job for job in jobs if not job.finished]
-        for queue in {job.queue for job in returned}:
-            self._notify(queue, "ready")
         if returned:
-            self._notifier.notify_later({job.queue for job in returned})
+            queues = {job.queue for job in returned}
+            self._claimer.scan_anew(queues)
+            for queue in queues:
+                self._notify(queue, "ready")
+            self._notifier.notify_later(queues)
         return Reclaimed(returned, [job for job in jobs if job.status is Status.DEAD])
 
     def prune(self) -> int:

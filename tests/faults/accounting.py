@@ -189,8 +189,8 @@ class Load:
         )
 
     def complaints(self) -> str:
-        """What the workers that still run have to say."""
-        return "\n".join(child.errors[-2_000:] for child in self.workers)
+        """What the workers that still run, and the producers, have to say."""
+        return "\n".join(child.errors[-2_000:] for child in [*self.workers, *self.producers])
 
 
 @contextmanager
