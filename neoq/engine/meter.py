@@ -170,9 +170,8 @@ class Meter:
                 tally.waits.add_alike(number, place, number * (least + most) / 2)
                 tally.ok.add_alike(number, 0, took)
                 return
-        for job in jobs:
-            tally.waits.add(job.started - job.due)
-            tally.ok.add(job.finished_on - job.started)
+        tally.waits.add_all([job.started - job.due for job in jobs])
+        tally.ok.add_all([job.finished_on - job.started for job in jobs])
 
     def _count_plain(self, outcomes: Sequence[Any], skew: float) -> Sequence[Outcome]:
         """Count the successes, which most outcomes are, and return the others."""

@@ -232,6 +232,17 @@ class Groups:
             self._look(members)
         return members is not None and members.kept
 
+    def succeeded(self, job: Job) -> bool:
+        """As `ended`, for a job that has succeeded and holds no group."""
+        members = self.of(job)
+        if members is None:
+            return False
+        if not members.complete:
+            members.succeeded += 1
+            if members.sealed:
+                self._look(members)
+        return members.kept
+
     def may_revive(self, job: Job) -> bool:
         """Whether a DEAD job may run again: not where its group was stopped before all had ended."""
         members = self.of(job)

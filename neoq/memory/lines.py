@@ -64,17 +64,36 @@ class KeyLine:
             return self.head()
         return self._others[0][-1] if self._others and not self._others[0][0] else None
 
+    def hand_on(self, job_id: int, slots: float) -> Job | None:
+        """Take a job's turn back, and give it to the next in order; None where a closer look is needed."""
+        turns = self.turns
+        del turns[job_id]
+        number = self.number
+        if not number or self._others or len(turns) >= slots:
+            return None
+        if len(self._in_order) - self._taken != number:  # some entries are void
+            return None
+        self.number = number - 1
+        job = self._take()
+        turns[job.id] = None
+        return job
+
     def pop(self) -> None:
         """Take the entry out that comes next."""
         if self._others and self._is_other_first():
             heappop(self._others)
-            return
-        in_order = self._in_order
-        in_order[self._taken] = None
-        self._taken += 1
-        if self._taken == len(in_order) or self._taken > _SPARE + len(in_order) // 1024:
-            del in_order[: self._taken]
+        else:
+            self._take()
+
+    def _take(self) -> Job:
+        in_order, taken = self._in_order, self._taken
+        job: Job = in_order[taken]  # type: ignore[assignment]  # it was not taken yet
+        in_order[taken] = None
+        self._taken = taken = taken + 1
+        if taken == len(in_order) or taken > _SPARE + len(in_order) // 1024:
+            del in_order[:taken]
             self._taken = 0
+        return job
 
     def has_void(self) -> bool:
         """Whether some entries are of jobs that wait here no more."""
@@ -143,6 +162,27 @@ class Lines:
         if key is not None and (line := self.by_key.get(key)) is not None and job.id in line.turns:
             del line.turns[job.id]
             self._advance(key, line)
+
+    def leave_all(self, jobs: Iterable[Job]) -> None:
+        """Give up the turns of jobs that have ended, and make the next of each line ready."""
+        now, of_key = self._clock.time(), self.by_key.get
+        slots = self._slots if self._rate is None else 0  # a rate wants a closer look
+        ready: list[Job] = []
+        try:
+            for job in jobs:
+                line = of_key(job.key)  # type: ignore[arg-type]
+                if line is None or job.id not in line.turns:
+                    continue
+                following = line.hand_on(job.id, slots)
+                if following is None:
+                    self._advance(job.key, line, now=now)  # type: ignore[arg-type]
+                else:
+                    following.held, following.due = None, now
+                    ready.append(following)
+        finally:
+            if ready:
+                self._ready.in_line -= len(ready)
+                self._ready.push_next(ready, now)
 
     def pause(self, job: Job) -> None:
         """A job runs no more, and is not over: in an ordered line it keeps its turn."""
@@ -226,9 +266,11 @@ class Lines:
             line = self.by_key[key] = KeyLine()
         return line
 
-    def _advance(self, key: str, line: KeyLine, new: Job | None = None) -> None:
+    def _advance(self, key: str, line: KeyLine, new: Job | None = None, *, now: float | None = None) -> None:
         """Make ready what may go on now. One that has waited for others is due from now on, behind them."""
-        turns, now = line.turns, self._clock.time()
+        turns = line.turns
+        if now is None:
+            now = self._clock.time()
         while (job := line.next(self._slots)) is not None:
             if line.has_void() and (is_void(job, self._records) or job.held != "line"):
                 line.pop()

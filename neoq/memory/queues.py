@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from heapq import heapify, heappop, heappush
+from operator import attrgetter
 from queue import Queue
 
 from neoq.job import Job
@@ -32,6 +33,7 @@ Place = tuple[
 # kind follows where it is the call of a task, which is not unique. Most are, and the garbage collector does
 # not look at a tuple of such things, however long the backlog grows.
 Plain = tuple[int, str, bytes, float] | tuple[int, str, bytes, float, str]
+_id_of, _priority_of = attrgetter("id"), attrgetter("priority")  # for loops that are written in C
 Records = dict[int, Job | Plain]  # every job that can be looked up, in the order of their ids
 
 
@@ -119,6 +121,18 @@ class ReadyQueue(Queue[Job | Plain]):
         """Add jobs of one due time, whose ids rise and are the highest so far."""
         if due >= self._last_due and not self._last_rank:
             self._last_due, self._last_id = due, jobs[-1][0]
+            self.length += len(jobs)
+            self._in_order.extend(jobs)
+        else:
+            for job in jobs:
+                self.push(job)
+
+    def push_next(self, jobs: list[Job], due: float) -> None:
+        """Add jobs that are recorded already, and due from now on; mostly they go last."""
+        jobs.sort(key=_id_of)
+        last = (self._last_rank, self._last_due, self._last_id)
+        if (0, due, jobs[0].id) > last and not any(map(_priority_of, jobs)):
+            self._last_rank, self._last_due, self._last_id = 0, due, jobs[-1].id
             self.length += len(jobs)
             self._in_order.extend(jobs)
         else:

@@ -65,6 +65,10 @@ class Steps:
         """Whether a job has recorded something, or waited for a signal."""
         return job_id in self._of or job_id in self._awaited
 
+    def knows_any(self) -> bool:
+        """Whether there is a job that it knows."""
+        return bool(self._of or self._awaited)
+
     def drop(self, job_id: int) -> None:
         """Forget what a job has recorded."""
         self._of.pop(job_id, None)

@@ -13,6 +13,7 @@ from neoq.errors import UnsupportedError
 from neoq.filter import ALL, Filter
 from neoq.job import Job, call_of, data_of, is_special, queue_of
 from neoq.job import plain as plain_job
+from neoq.memory.ends import settle_succeeded
 from neoq.memory.holding import HoldingMemStore
 from neoq.memory.looking import counts, find
 from neoq.memory.operate import Operator
@@ -20,7 +21,7 @@ from neoq.memory.queues import Plain, job_of, snapshot
 from neoq.memory.room import Room
 from neoq.memory.schedules import Schedules
 from neoq.memory.state import QueueState
-from neoq.memory.table import Table, lines_of
+from neoq.memory.table import Table
 from neoq.outcome import Lease, Outcome, Successes
 from neoq.record import Status
 from neoq.schedules import Listed
@@ -42,7 +43,7 @@ from neoq.store import (
 from neoq.threads.reentry import reentered
 from neoq.times import to_datetime
 
-_RUNNING, _SUCCEEDED = Status.RUNNING, Status.SUCCEEDED
+_RUNNING = Status.RUNNING
 
 
 class MemStore(HoldingMemStore):
@@ -354,8 +355,10 @@ class MemStore(HoldingMemStore):
         if transaction is not None:
             raise UnsupportedError("jobs in memory cannot be completed inside a transaction")
         if isinstance(outcomes, Successes):
-            return self._settle_succeeded(outcomes.jobs)
-        stale: set[int] = set()
+            stale = settle_succeeded(self._table, outcomes.jobs)
+            self._finish_stopping()
+            return stale
+        stale = set()
         table = self._table
         if table.in_use:
             table.give_way()
@@ -383,48 +386,6 @@ class MemStore(HoldingMemStore):
             self._add_locked(outcome.follow, b"", empty, follows=True)
         finally:
             self._table.groups.added(groups)
-
-    def _settle_succeeded(self, jobs: Sequence[Job]) -> set[int]:
-        """The hot path of settle: a job's own record, as `claim` handed it out."""
-        stale: set[int] = set()
-        records, finished = self._jobs, self._table.finished
-        state = self._queues[jobs[0].queue]
-        hold, hashed = state.holders.pop, state.hashed
-        settled, table = 0, self._table
-        if table.in_use:
-            table.give_way()
-        with self._lock:
-            table.in_use = True
-            lines, ready = lines_of(state), state.ready.length
-            try:
-                for job in jobs:
-                    if records.get(job.id) is not job or job.status is not _RUNNING:
-                        stale.add(job.id)
-                        continue
-                    if not (job.special or hashed):
-                        hold(job.body, None)  # type: ignore[arg-type]
-                    elif job.unique:
-                        state.free(job)
-                    job.status = _SUCCEEDED
-                    job.slot = job.parsed = None
-                    settled += 1
-                    if not (job.special and job.counted) or (
-                        lines is not None and table.left_only_a_line(job, lines)
-                    ):
-                        finished.append(job)
-                    else:
-                        table.ended(job, state)
-            finally:  # also of those before one that raises, as out of memory
-                state.running -= settled
-                state.succeeded += settled
-                table.in_use = False
-            table.drop_finished()
-        # Whoever takes one of several ready jobs wakes the next runner, unless a limit held the others back.
-        if state.limited and state.ready.length and (not ready or state.limited.limits.counts_claims):
-            self._notify(state.queue, "ready")
-        if table.groups.stopping:
-            self._finish_stopping()
-        return stale
 
     def extend(self, leases: Sequence[Lease]) -> Extended:
         """Leases in memory do not expire; tell which are gone, and whose job was cancelled."""

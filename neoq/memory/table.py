@@ -292,14 +292,6 @@ class Table:
         if not (self.groups.ended(job) or (lines is not None and lines.holds(job))):
             self._let_go_of([job])
 
-    def left_only_a_line(self, job: Job, lines: Lines) -> bool:
-        """Let a job that has succeeded leave its turn, if its end concerns nobody but its line."""
-        if job.group is not None or job.holds is not None or self.steps.knows(job.id):
-            return False
-        lines.leave(job)
-        job.counted = False
-        return True
-
     def let_go(self, jobs: Sequence[Job]) -> None:
         """Keep jobs that have ended as long as the settings say, but those that a group or line needs."""
         free = []
