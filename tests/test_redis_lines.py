@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import pytest
 import redis
@@ -201,7 +203,40 @@ def test_a_line_goes_on_behind_a_job_that_was_deleted_by_hand(
     tag = f"{{{backend.config.prefix}:q}}:"
     client.hdel(tag + "jobs", jobs[1].id, jobs[2].id)
     settle(backend, claim(backend), Status.SUCCEEDED)
-    assert [job.id for job in claim(backend)] == [jobs[3].id, jobs[5].id]
+    assert sorted(job.id for job in claim(backend)) == [jobs[3].id, jobs[5].id]
+
+
+def test_a_line_goes_on_behind_a_head_that_was_deleted_by_hand(
+    backend: RedisBackend, client: redis.Redis
+) -> None:
+    """A job that had its turn, and whose record is gone, gives it up when a claim meets it."""
+    backend.store.limit("q", ORDERED, by_listener=True)
+    jobs = add(backend, "a", "a", "a")
+    client.hdel(f"{{{backend.config.prefix}:q}}:jobs", jobs[0].id)
+    assert [job.id for job in claim(backend)] == [jobs[1].id]
+
+
+@pytest.mark.parametrize("status", [None, Status.RETRYING])
+def test_a_job_waits_since_its_turn(backend: RedisBackend, status: Status | None) -> None:
+    """What was due long ago, and then stood in its line, became due with its turn."""
+    backend.store.limit("q", Limits(per_key=1), by_listener=True)
+    [first, second] = add(backend, "a", "a", run_after=datetime(2020, 1, 1, tzinfo=UTC))
+    jobs = claim(backend)
+    if status is not None:  # it waits for its next attempt, and then at the end of its line
+        due = time.time() + 0.01
+        backend.store.settle([Outcome(lease_of(jobs[0]), status, run_after=due)])
+        first, second = second, first
+        jobs = claim(backend)
+        time.sleep(0.05)
+        assert claim(backend) == []
+    assert [job.id for job in jobs] == [first.id]
+    before = time.time()
+    settle(backend, jobs, Status.SUCCEEDED)
+    [job] = claim(backend)
+    assert job.id == second.id
+    assert job.due is not None
+    assert before - 0.001 <= job.due <= time.time() + 0.001
+    backend.store.settle([Outcome(lease_of(job), Status.DEAD)])
 
 
 def test_a_new_rate_of_each_key_lets_one_start(backend: RedisBackend) -> None:

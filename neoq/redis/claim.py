@@ -16,10 +16,10 @@ from neoq.redis.config import RedisConfig
 from neoq.redis.find import Finder, check_payloads, stored_in
 from neoq.redis.idle import IdleQueues
 from neoq.redis.keys import id_in
-from neoq.redis.leases import Leased
+from neoq.redis.leases import Known, Leased
 from neoq.redis.mending import is_wrong_type
 from neoq.redis.queues import RedisQueues
-from neoq.redis.rows import job_of, steps_in
+from neoq.redis.rows import job_of, ready_since, steps_in, turned_at
 from neoq.redis.scripts import AT_ONCE
 from neoq.store import Claimed, Demand
 from neoq.stored import Reported, unreadable_end
@@ -202,7 +202,7 @@ class Claims:
         if len(reply) > 5 and reply[5]:
             _count_steps(jobs, dict(zip(ids, reply[5], strict=True)))
         if len(reply) > 6:
-            _count_turns(jobs, dict(zip(ids, reply[6], strict=True)))
+            _take_turns(jobs, dict(zip(ids, reply[6][1::2], strict=True)), known, counted=bool(reply[7]))
         return jobs
 
     def _drop_stranger(self, queue: str, name: bytes, token: int) -> None:
@@ -240,7 +240,20 @@ def _count_steps(jobs: list[Job], heads: dict[bytes, bytes | None]) -> None:
         job.counted = job.counted or job.steps > 0
 
 
-def _count_turns(jobs: list[Job], turns: dict[bytes, int]) -> None:
-    """Mark claimed jobs that have a turn, or take room that is limited."""
+def _take_turns(
+    jobs: list[Job], scores: dict[bytes, bytes], known: dict[int, Known], *, counted: bool
+) -> None:
+    """Mark claimed jobs of a queue with limits: those that have a turn became due with it.
+
+    ``counted``: all of them take room that is limited.
+    """
     for job in jobs:
-        job.counted = job.counted or bool(turns[b"%d" % job.id])
+        if job.key is None:
+            job.counted = job.counted or counted
+            continue
+        job.counted = True
+        ready = ready_since(scores[b"%d" % job.id])
+        if job.due is not None and ready > job.due:
+            job.due = ready
+            token, record, life = known[job.id]
+            known[job.id] = (token, record, turned_at(ready, life))

@@ -30,7 +30,7 @@ _BAD = (ValueError, LookupError, TypeError, AttributeError, OverflowError, struc
 _HOLD = (49, 52)  # unique until their end
 _USUAL = b"1c100" + b"0032" + b"0000" * 3  # how most records begin: no kind, no key, no group
 _is_usual = re.compile(_USUAL + b".{32}", re.DOTALL).match
-# The life of a job that came out of its line and was never settled, as lua/line.lua writes it.
+# The life of a job that came out of its line and was never settled, as `turned_at` has it.
 _has_turn = re.compile(rb'\{"s":0,"at":"([0-9]{1,11}\.[0-9]{6})"\}').fullmatch
 _group_name = re.compile(rb"[1-9][0-9]*/[0-9]+/").match
 _HEAD = 21  # bytes before the texts of a record
@@ -65,6 +65,11 @@ def score_of(priority: int, run_after: float) -> int:
     """The place of a ready job: by priority, then by when it was due. It agrees with ``lua/job.lua``."""
     ticks = min(max(int(run_after * 8000), 0), _LEVEL - 1)
     return (100 - priority) * _LEVEL + ticks
+
+
+def ready_since(score: bytes) -> float:
+    """When a ready job became due, or had its turn, by its score: to an eighth of a millisecond."""
+    return float(score) % _LEVEL / 8000
 
 
 def _extra_of(job: Job) -> bytes:
@@ -333,6 +338,16 @@ def has_held(life: bytes | None) -> bool:
         return not orjson.loads(life).keys().isdisjoint({"r", "h", "aw"})
     except _BAD:
         return True
+
+
+def turned_at(time: float, life: bytes | None) -> bytes | None:
+    """The life of a job that had its turn at a time."""
+    if life is None:
+        return b'{"s":0,"at":"%.6f"}' % time
+    try:
+        return dumps(orjson.loads(life) | {"at": f"{time:.6f}"})
+    except (ValueError, TypeError):
+        return life
 
 
 def success_of(outcome: Outcome, lease: str, life: bytes | None) -> str:

@@ -202,9 +202,9 @@ class Outcomes:
                 results += (job_id, one.result)
         common = {"keep": int(keep), "again": self._is_repeated(batch), "count": len(batch)}
         if counted:
-            names = [group_name_of(known[one.lease.job_id][1]) or b"" for one in batch]
+            names = _names_of([known[one.lease.job_id][1] for one in batch])
             script = self._scripts.finish_counted
-            header = script.arguments(**common, **self._queues.waking(queue))
+            header = script.arguments(named=len(names), **common, **self._queues.waking(queue))
             return self._queues.call_of(
                 script, queue, [*header, *leases, *fingerprints, *names, *states, *results]
             )
@@ -241,6 +241,14 @@ class Outcomes:
             progress = "" if lease.progress is None else progress_of(lease.progress)
             arguments += (job_id, lease_name(job_id, lease.token, self._worker), progress)
         return self._queues.call_of(script, queue, arguments)
+
+
+def _names_of(records: list[bytes]) -> list[bytes]:
+    """The names of the groups of jobs: one where all have the same one, none where none has one."""
+    names = [group_name_of(record) or b"" for record in records]
+    if names.count(names[0]) == len(names):
+        return names[:1] if names[0] else []
+    return names
 
 
 def _leases_in(parts: list[Batch]) -> Iterator[tuple[int, int]]:

@@ -4,8 +4,9 @@
 -- keys: stopped cancelled_jobs ends tell groups halts
 -- takes: limit tail worker lease channel queue tries hears
 -- arguments: those of claim.lua
--- result: as claim.lua, with heads of steps or "", and for each id 1 if its end concerns more than itself; or
---   {"limited"} where it has none any more, and claim.lua is to do it
+-- result: as claim.lua, with heads of steps or "", the jobs in turn with the scores that they had among the ready
+--   ones, and 1 if the end of each concerns more than itself, whether it has a key or not; or {"limited"} where
+--   it has none any more, and claim.lua is to do it
 -- complexity: O(log of the queue) a job, O(levels) with aging; at most 50 jobs, 100 that fall due, 150 of the
 --   ready ones that are put in their line, and 50 lines that go on
 
@@ -15,10 +16,10 @@ local now = micros / 1000000
 local limits = limits_of()
 if not next(limits) then return { 'limited' } end
 
-local function answer(due, ids, records, lives, heads, counted)
+local function answer(due, ids, records, lives, heads, scores)
   if not due or due == math.huge then due = -1 end
   return { string.format('%.6f', now), string.format('%.6f', due), ids or {}, records or {}, lives or {}, heads or '',
-    counted or {} }
+    scores or {}, limits.max_running and 1 or 0 }
 end
 
 if call('EXISTS', PAUSED) == 1 then
@@ -77,7 +78,7 @@ if limits.scan then
       break
     end
     local key = sub(member, 5, 4 + tonumber(sub(member, 1, 4)))
-    if advance(limits, key, micros) < 50 then from = '[' .. sub(prefix_of(key), 1, -2) .. '\1' end
+    if advance(limits, key, micros) < 50 then from = '[' .. start_of_line(key) .. '\1' end
   end
   if from then
     call('HSET', LIMITS, 'scan', from == '-' and '1' or sub(from, 2))
@@ -98,10 +99,10 @@ end
 
 -- The ready jobs in the order in which they are claimed. With aging each level has its own place, and the
 -- oldest of a level counts as so many levels higher as it has waited.
-local page, next_in_page, from, page_size = {}, 0, 0, math.max(1, math.min(limit, 50))
+local page, next_in_page, from, page_size = {}, -1, 0, math.max(1, math.min(limit, 50))
 local levels, best
 -- What is kept of jobs, and which have their turn, by id: each id is looked at once.
-local stored_of, lives_of, turns = {}, {}, {}
+local stored_of, lives_of, turns, scores_of = {}, {}, {}, {}
 local function look_up(some)
   local stored, found = call('HMGET', JOBS, unpack(some)), call('HMGET', LIFE, unpack(some))
   local turn = (limits.by_key or limits.off) and call('HMGET', TURN, unpack(some)) or {}
@@ -140,18 +141,29 @@ local function next_aged()
   if not best then return nil end
   best.at = best.at + 2
   local id = best.page[best.at - 2]
+  scores_of[id] = best.page[best.at - 1]
   look_up({ id })
   return id
 end
+-- The next jobs with their scores: ``page`` has both in turn.
+local function load_page(found)
+  local some = {}
+  page, next_in_page = found, -1
+  for at = 1, #page, 2 do
+    local id = page[at]
+    some[(at + 1) / 2], scores_of[id] = id, page[at + 1]
+  end
+  if #some > 0 then look_up(some) end
+  return #some
+end
 local function next_ready()
   if limits.aging then return next_aged() end
-  if next_in_page == #page then
-    page, next_in_page = call('ZRANGE', READY, from, from + page_size - 1), 0
-    from, page_size = from + #page, 50
+  if next_in_page + 2 > #page then
+    from = from + load_page(call('ZRANGE', READY, from, from + page_size - 1, 'WITHSCORES'))
+    page_size = 50
     if #page == 0 then return nil end
-    look_up(page)
   end
-  next_in_page = next_in_page + 1
+  next_in_page = next_in_page + 2
   return page[next_in_page]
 end
 
@@ -188,7 +200,7 @@ local function may_start(id, record, life)
   return true, key
 end
 
-local ids, records, lives, counted, keys = {}, {}, {}, {}, {}
+local ids, records, lives, scores, keys = {}, {}, {}, {}, {}
 local looked, alone, ended = 0, false, false
 local crashes = call('EXISTS', CRASHED) == 1
 local stops, growth, halted = call('EXISTS', STOPPED) == 1, {}, {}
@@ -210,16 +222,16 @@ local function is_stopped(id, record)
 end
 
 local gone, number = {}, 0
-local function take(id, turn)
+local function take(id)
   number = number + 1
-  gone[#gone + 1] = id
   ids[number], records[number], lives[number] = id, stored_of[id], lives_of[id]
-  counted[number] = (turn or limits.max_running) and 1 or 0
+  scores[2 * number - 1], scores[2 * number] = id, scores_of[id]
 end
 local function consider(id)
   local record = sound(stored_of[id])
-  if not record then
-    gone[#gone + 1] = id -- deleted by hand
+  if not record then -- deleted by hand
+    gone[#gone + 1] = id
+    if turns[id] then leave(id, micros) end
     return
   end
   if wanted and record ~= NO_RECORD and not wanted[kind_of(record)] then return end
@@ -232,7 +244,8 @@ local function consider(id)
   local may, key = false, nil
   if not is_stopped(id, record) then may, key = may_start(id, record, lives_of[id]) end
   if may then
-    take(id, key or limits.off and turns[id])
+    take(id)
+    gone[#gone + 1] = id
     if limits.key_spacing and key then keys[#keys + 1] = key end
     alone = crashed
   elseif limits.aging then
@@ -242,20 +255,34 @@ local function consider(id)
   end
 end
 
--- A job that has its turn, as most, starts at once where nothing else is asked for.
-local plain = limits.by_key and not (limits.key_spacing or wanted or stops or crashes)
-while number < limit and looked < 200 and not alone do
+-- Take out the best jobs, as many as may start. Nearly all have their turn, and are taken as they come; where
+-- one has not, or is gone, each is looked at. Returns whether there was one.
+local function pop()
+  local popped, some, good = call('ZPOPMIN', READY, math.min(limit - number, 50)), {}, true
+  local count = #popped / 2
+  if count == 0 then return false end
+  for at = 1, count do some[at] = popped[2 * at - 1] end
+  local turn, stored = call('HMGET', TURN, unpack(some)), call('HMGET', JOBS, unpack(some))
+  for at = 1, count do good = good and turn[at] and stored[at] end
+  looked = looked + count
+  if good and number == 0 then
+    ids, records, lives, scores, number = some, stored, call('HMGET', LIFE, unpack(some)), popped, count
+    return true
+  end
+  load_page(popped)
+  for at = 1, count do
+    if turn[at] and stored[at] then take(some[at]) else consider(some[at]) end
+  end
+  return true
+end
+
+if limits.by_key and not (limits.aging or limits.key_spacing or wanted or stops or crashes) then
+  while number < limit and looked < 200 and not ended do ended = not pop() end
+  gone = {}
+end
+while number < limit and looked < 200 and not alone and not ended do
   local id = next_ready()
-  if not id then
-    ended = true
-    break
-  end
-  if plain and turns[id] and stored_of[id] then
-    looked = looked + 1
-    take(id, true)
-  else
-    consider(id)
-  end
+  if id then consider(id) else ended = true end
 end
 if #gone > 0 then call('ZREM', READY, unpack(gone)) end
 write_growth(growth, ENDS, TELL, now)
@@ -300,4 +327,4 @@ if #ids >= asked or more then
 elseif hears == '1' then
   call('SADD', IDLE, worker)
 end
-return answer(due, ids, records, lives, heads, counted)
+return answer(due, ids, records, lives, heads, scores)

@@ -10,6 +10,7 @@
 
 keep, again, count = keep == '1', again == '1', tonumber(count)
 local now = clock() / 1000000
+local ended = string.format('%.6f', now) -- a text: the server would write each number anew
 local LEASES, FINGERPRINTS, LIVES, RESULTS_AT = FIRST, FIRST + count, FIRST + 2 * count, FIRST + 4 * count
 
 local scores = call('ZMSCORE', LEASE, unpack(ARGV, LEASES, LEASES + count - 1))
@@ -22,7 +23,7 @@ for place = 1, count do
     number = number + 1
     live[number], leases[number] = id, lease
     lives[2 * number - 1], lives[2 * number] = id, ARGV[LIVES + 2 * place - 1]
-    ends[2 * number - 1], ends[2 * number] = now, id
+    ends[2 * number - 1], ends[2 * number] = ended, id
     if fingerprint ~= '' then fingerprints[#fingerprints + 1] = fingerprint end
   else
     local known = again and call('HGET', LIFE, id)

@@ -10,19 +10,26 @@ local function limits_of(afresh)
   return limits
 end
 
--- The members of lines that are of one key begin with this, and of no other one.
-local function prefix_of(key)
-  return string.format('%04d', #key) .. key .. '\0'
+-- The members of lines that are of one key begin with this and a zero byte, and those of no other key.
+local lengths = {} -- formatted once in a run
+local function start_of_line(key)
+  local length = lengths[#key]
+  if not length then
+    length = string.format('%04d', #key)
+    lengths[#key] = length
+  end
+  return length .. key
 end
 
 local function line_member(key, record, life, id)
   local due = math.floor(math.min(math.max(due_of(record, life), 0), 9e9) * 1000000)
-  return prefix_of(key) .. rank_of(record) .. string.format('%016.0f', due) .. string.rep('0', 16 - #id) .. id
+  return start_of_line(key) .. '\0' .. rank_of(record) .. string.format('%016.0f', due) .. string.rep('0', 16 - #id) .. id
 end
 
 local function id_in_line(member)
-  local id = sub(member, -16)
-  return byte(id) == 48 and string.gsub(id, '^0+', '') or id
+  local zeros = 0
+  while byte(member, zeros - 16) == 48 do zeros = zeros + 1 end
+  return sub(member, zeros - 16)
 end
 
 local function is_in_line(record, life, id)
@@ -59,51 +66,40 @@ local function is_full(limits, key)
   return limits.slots and count_in(call('HGET', BUSY, key), 1000000000) >= limits.slots
 end
 
--- Make ready those that are first in their lines, each of the key at its place; ``counts`` has how many of each
--- key are added to it. One whose record is gone only leaves its line.
-local function make_ready(limits, heads, keys, micros, counts)
-  call('ZREM', LINES, unpack(heads))
-  local ids, scores, ready, turns, changed = {}, {}, {}, {}, {}
-  for at, head in ipairs(heads) do ids[at] = id_in_line(head) end
-  local records, lives = call('HMGET', JOBS, unpack(ids)), call('HMGET', LIFE, unpack(ids))
-  local due = string.format('%.6f', micros / 1000000)
-  local first = '{"s":0,"at":"' .. due .. '"}' -- of a job that was never settled, as rows.py knows it
-  local place = 0
-  for at, id in ipairs(ids) do
-    if records[at] then
-      local text, rank, key = first, rank_of(records[at]), keys[at]
-      if lives[at] then
-        local life = life_of(lives[at])
-        life.at = due
-        text = cjson.encode(life)
-      end
-      scores[rank] = scores[rank] or string.format('%.0f', score_of(rank, micros / 1000000))
-      changed[place + 1], changed[place + 2] = id, text
-      ready[place + 1], ready[place + 2] = scores[rank], id
-      turns[place + 1], turns[place + 2] = id, key
-      place = place + 2
-      counts[key] = (counts[key] or 0) + 1
+-- Make ready those that are first in their lines, each of the key at its place. Their records are not read: a
+-- claim finds out where one is gone, and by its place among the ready jobs when it had its turn.
+local function make_ready(limits, heads, keys, micros)
+  local now, scores, ready, turns = micros / 1000000, {}, {}, {}
+  for at = 1, #heads do
+    local head, key = heads[at], keys[at]
+    local id, rank = id_in_line(head), sub(head, #key + 6, #key + 8)
+    local score = scores[rank]
+    if not score then
+      score = string.format('%.0f', score_of(rank, now))
+      scores[rank] = score
     end
+    ready[2 * at - 1], ready[2 * at] = score, id
+    turns[2 * at - 1], turns[2 * at] = id, key
   end
-  if place == 0 then return end
-  call('HSET', LIFE, unpack(changed))
+  call('ZREM', LINES, unpack(heads))
   call('ZADD', READY, unpack(ready))
   if limits.by_key then call('HSET', TURN, unpack(turns)) end
 end
 
 local function first_in_line(key, count)
-  local start = string.format('%04d', #key) .. key
-  return call('ZRANGEBYLEX', LINES, '[' .. start .. '\0', '(' .. start .. '\1', 'LIMIT', 0, count)
+  local start = start_of_line(key)
+  return call('ZRANGEBYLEX', LINES, '[' .. start .. '\0', '[' .. start .. '\1', 'LIMIT', '0', count)
 end
 
 -- Make ready the next jobs of a key, as far as its limits let them; return how many. ``busy`` have their turn.
 local function advance(limits, key, micros, busy)
-  local released, free, counts = 0, 50, {}
+  local released, free = 0, 50
   if limits.slots then
     free = math.min(free, limits.slots - (busy or count_in(call('HGET', BUSY, key), 1000000000)))
   end
   while released < free do
-    local heads, keys = first_in_line(key, limits.key_spacing and 1 or free - released), {}
+    local asked = limits.key_spacing and 1 or free - released
+    local heads, keys = first_in_line(key, asked), {}
     if #heads == 0 then break end
     if limits.key_spacing then
       if call('HEXISTS', PACE, key) == 1 then break end -- one of it has not started yet
@@ -112,12 +108,12 @@ local function advance(limits, key, micros, busy)
         call('ZADD', PACED, start, key)
         break
       end
+      call('HSET', PACE, key, id_in_line(heads[1]))
     end
     for at = 1, #heads do keys[at] = key end
-    make_ready(limits, heads, keys, micros, counts)
-    local more = (counts[key] or 0) - released
-    released = released + more
-    if more > 0 and limits.key_spacing then call('HSET', PACE, key, id_in_line(heads[1])) end
+    make_ready(limits, heads, keys, micros)
+    released = released + #heads
+    if #heads < asked then break end
   end
   if released > 0 and limits.by_key then call('HINCRBY', BUSY, key, released) end
   return released
@@ -136,54 +132,68 @@ local function leave(id, micros)
   return advance(limits, key, micros, busy)
 end
 
+-- Make ready the first jobs of several lines, as many of each as it has free places; return how many. ``busy``
+-- has how many of each key have their turn, and then has how many have it after that.
+local function advance_all(limits, keys, busy, micros)
+  local released, heads, of, number = 0, {}, {}, 0
+  for at = 1, #keys do
+    local key = keys[at]
+    local free = limits.slots and math.min(50, limits.slots - busy[at]) or 50
+    if free > 0 then
+      local first = first_in_line(key, free)
+      for place = 1, #first do heads[number + place], of[number + place] = first[place], key end
+      number = number + #first
+      if limits.by_key then busy[at] = busy[at] + #first end
+    end
+    if number >= 100 or number > 0 and at == #keys then
+      make_ready(limits, heads, of, micros)
+      released, heads, of, number = released + number, {}, {}, 0
+    end
+  end
+  return released
+end
+
 -- As `leave`, for several jobs at once.
 local function leave_all(ids, micros)
-  local limits, released = limits_of(), 0
+  local limits = limits_of()
   if limits.key_spacing or call('EXISTS', PACE) == 1 then
+    local released = 0
     for _, id in ipairs(ids) do released = released + leave(id, micros) end
     return released
   end
-  local left, keys, freed = {}, {}, {}
-  for at, key in ipairs(call('HMGET', TURN, unpack(ids))) do
+  local keys, freed, some = {}, {}, 0
+  local found = call('HMGET', TURN, unpack(ids))
+  for at = 1, #ids do
+    local key = found[at]
     if key then
-      left[#left + 1] = ids[at]
-      if not freed[key] then keys[#keys + 1] = key end
-      freed[key] = (freed[key] or 0) + 1
+      local count = freed[key]
+      if not count then
+        some = some + 1
+        keys[some] = key
+      end
+      freed[key] = (count or 0) + 1
     end
   end
-  if #left == 0 then return 0 end
-  call('HDEL', TURN, unpack(left))
+  if some == 0 then return 0 end
+  call('HDEL', TURN, unpack(ids))
   if limits.off and call('EXISTS', TURN, LINES) == 0 then call('DEL', LIMITS) end
-  local before, busy, counts, asked = call('HMGET', BUSY, unpack(keys)), {}, {}, {}
-  local heads, keys_of_heads, number = {}, {}, 0
-  for at, key in ipairs(keys) do
-    busy[at] = math.max(0, count_in(before[at], 1000000000) - freed[key])
-    local free = math.min(50, limits.slots and limits.slots - busy[at] or 50)
-    local first = free > 0 and first_in_line(key, free) or {}
-    for place, head in ipairs(first) do heads[number + place], keys_of_heads[number + place] = head, key end
-    number, asked[at] = number + #first, #first
-    if number >= 100 or number > 0 and at == #keys then
-      make_ready(limits, heads, keys_of_heads, micros, counts)
-      heads, keys_of_heads, number = {}, {}, 0
-    end
+  local before, busy = call('HMGET', BUSY, unpack(keys)), {}
+  for at = 1, some do
+    before[at] = count_in(before[at], 1000000000)
+    busy[at] = math.max(0, before[at] - freed[keys[at]])
   end
-  local none, some = {}, {}
-  for at, key in ipairs(keys) do
-    local count = counts[key] or 0
-    released = released + count
-    local now = busy[at] + (limits.by_key and count or 0)
-    if now == 0 then
-      none[#none + 1] = key
-    elseif tostring(now) ~= before[at] then
-      some[#some + 1] = key
-      some[#some + 1] = now
+  local released = call('EXISTS', LINES) == 1 and advance_all(limits, keys, busy, micros) or 0
+  local none, other = {}, {}
+  for at = 1, some do
+    if busy[at] == 0 then
+      none[#none + 1] = keys[at]
+    elseif busy[at] ~= before[at] then
+      other[#other + 1] = keys[at]
+      other[#other + 1] = busy[at]
     end
   end
   if #none > 0 then call('HDEL', BUSY, unpack(none)) end
-  if #some > 0 then call('HSET', BUSY, unpack(some)) end
-  for at, key in ipairs(keys) do
-    if asked[at] > (counts[key] or 0) then released = released + advance(limits, key, micros) end
-  end
+  if #other > 0 then call('HSET', BUSY, unpack(other)) end
   return released
 end
 
@@ -202,8 +212,8 @@ local function come(limits, id, record, life, score, micros)
     return 1
   end
   if not limits.key_spacing and not is_full(limits, key) then
-    local prefix = prefix_of(key)
-    local behind = call('ZLEXCOUNT', LINES, '[' .. prefix, '(' .. sub(prefix, 1, -2) .. '\1')
+    local start = start_of_line(key)
+    local behind = call('ZLEXCOUNT', LINES, '[' .. start .. '\0', '(' .. start .. '\1')
     if behind == 0 then
       take_turn(id, key)
       call('ZADD', READY, score, id)
