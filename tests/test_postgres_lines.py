@@ -12,10 +12,12 @@ import pytest
 from psycopg import sql
 
 import neoq
+from neoq.filter import Filter
 from neoq.held.limits import Limits
 from neoq.held.step import Step
 from neoq.job import Job
 from neoq.outcome import Outcome, lease_of
+from neoq.postgres.statements import Statements
 from neoq.record import Status
 from neoq.store import Demand
 from neoq.testing.cases.suite import prepared
@@ -121,3 +123,45 @@ def test_a_claim_that_fails_in_a_limited_queue_keeps_the_others(
     assert [found.id for found in backend.store.claim(demand).jobs] == [job.id]
     with pytest.raises(neoq.BackendError):
         backend.store.claim(demand)
+
+
+def test_a_line_in_which_a_job_waits_is_not_looked_at_again(
+    backend: neoq.PostgresBackend, postgres_url: str
+) -> None:
+    """Jobs that were there before the limits come to their lines, and only new lines are looked at."""
+    jobs = [add(backend, key) for key in "aabb"]
+    backend.store.limit("q", Limits(ordered=True), by_listener=True)
+    assert [found.id for found in claim(backend)] == [jobs[0].id, jobs[2].id]
+    later = [add_unlined(backend, postgres_url, key) for key in "ac"]
+    assert [found.id for found in claim(backend)] == [later[1]]
+    looks = sql.SQL("select last_value from {}").format(sql.Identifier(backend.config.schema, "looks_id_seq"))
+    with psycopg.connect(postgres_url) as connection:
+        assert connection.execute(looks).fetchall() == [(3,)]
+
+
+def add_unlined(backend: neoq.PostgresBackend, postgres_url: str, key: str) -> int | None:
+    """Add a job of a key that is not in its line yet, as one that was due only now."""
+    job = add(backend, key, run_after=600, unique=False)
+    due = sql.SQL("update {} set run_after = 1, own_due = null where id = %s").format(
+        sql.Identifier(backend.config.schema, "jobs")
+    )
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute(due, (job.id,))
+    return job.id
+
+
+def test_jobs_of_a_key_are_found_by_indexes(backend: neoq.PostgresBackend, postgres_url: str) -> None:
+    """Jobs of a key are found in their line, with their turn, and where there are no lines."""
+    backend.store.limit("q", Limits(ordered=True), by_listener=True)
+    ids = {add(backend, "a").id for _ in range(3)}
+    assert len(claim(backend)) == 1
+    ids |= {add(backend, "a", run_after=600, unique=False).id}
+    add(backend, "b")
+    wanted = Filter(key="a", statuses=frozenset({Status.PENDING, Status.RUNNING}))
+    assert {job.id for job in backend.store.find(wanted, limit=10).jobs} == ids
+    query = Statements(backend.config.schema).some_of_key.format("key = %s")
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("set enable_seqscan = off")
+        rows = connection.execute(f"explain (costs off) {query}".encode(), ["a", 1] * 3).fetchall()
+    plan = "\n".join(line for (line,) in rows)
+    assert all(index in plan for index in ("jobs_keys", "jobs_line", "jobs_turns")), plan

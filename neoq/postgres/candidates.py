@@ -80,8 +80,11 @@ class Looker:
         if cheap == ALL and numbers is None:
             return None
         where, values = conditions(cheap, "", [("id < %s", after), ("id > %s", before)])
-        query = self._statements.some_unfinished.format(" and ".join([of_status(numbers), *where]))
-        ids = [job_id for (job_id,) in self._look(query, [*values, FEW + 1])]
+        query, values = self._statements.some_unfinished, [*values, FEW + 1]
+        if wanted.key is not None:
+            query, values = self._statements.some_of_key, 3 * values
+        query = query.format(" and ".join([of_status(numbers), *where]))
+        ids = [job_id for (job_id,) in self._look(query, values)]
         if len(ids) > FEW:
             return None
         if wanted != replace(cheap, statuses=wanted.statuses) or len(ids) <= limit:

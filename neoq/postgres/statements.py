@@ -364,6 +364,16 @@ class Statements(LimitStatements):
         )
         self.of_group = f"select id from {s}.{{}} where {{}} order by id {{}} limit %s"
         self.some_unfinished = f"select id from {s}.jobs where {{}} limit %s"
+        # Each by an index that has those of a key: of lines, of turns, and of all others.
+        in_limits = f"queue = any (array(select queue from {s}.limits))"
+        self.some_of_key = " union all ".join(
+            f"(select id from {s}.jobs where {{0}} and {which} limit %s)"
+            for which in (
+                "turn is null and held is distinct from 4",
+                f"turn is null and held = 4 and {in_limits}",
+                f"turn is not null and {in_limits}",
+            )
+        )
         # In order, so that the plan goes along one of the indexes and ends at the limit.
         self.ended_between = f"(select id from {s}.history where {{}} order by finished_at limit %s)"
         # One row for each queue, and one look at the clock: for each job they would cost most of it.

@@ -11,6 +11,9 @@ create index jobs_line on jobs (queue, key, priority desc, own_due, id) where he
 create index jobs_turns on jobs (queue, key) where turn is not null;
 create index jobs_limited on jobs (queue) where turn = 2;
 create index jobs_unlined on jobs (queue, run_after) where key is not null and turn is null and held is null;
+-- Without those that the indexes of lines and turns have: to move between these two costs one entry less.
+drop index jobs_keys;
+create index jobs_keys on jobs (key, id) where key is not null and turn is null and held is distinct from 4;
 
 -- The limits that listeners have set, and those of an operator, which override them; and what holds now.
 create table limits (
@@ -171,8 +174,8 @@ begin
     v_source := replace(v_source, 'return query', $sql$perform set_config('neoq.leaves_told', 'on', true);
     return query$sql$);
     v_source := replace(v_source, '), noted as (', $sql$), looked as (
-        insert into looks (queue, key, freed, job)
-        select queue, key, true, id from ended where turn is not null and key is not null
+        insert into looks (queue, key, freed)
+        select queue, key, true from ended where turn is not null and key is not null
     ), noted as ($sql$);
     v_source := replace(v_source, 'select id, null::text from ended', $sql$select id, null::text from ended
     union all
@@ -238,21 +241,23 @@ as $$
 declare
     v_now float8 := clock();
     v_most int := 1000;
+    v_rows tid[];
     v_ids bigint[];
     v_keys text[];
     v_freed boolean[];
     v_starts float8[];
     v_given bigint[];
     v_later bigint[];
+    v_all boolean;
 begin
     if p_limits.slots is not null then
         v_most := p_limits.slots;
     elsif p_limits.by_key then  -- a rate: those that come at once, and the next one
         v_most := 2 + floor(p_limits.key_tolerance / p_limits.key_spacing)::int;
     end if;
-    select array_agg(best.id), array_agg(line.key), array_agg(line.freed),
+    select array_agg(best.row), array_agg(best.id), array_agg(line.key), array_agg(line.freed),
         array_agg(line.start + (best.place - 1) * p_limits.key_spacing)
-    into v_ids, v_keys, v_freed, v_starts
+    into v_rows, v_ids, v_keys, v_freed, v_starts
     from (
         select i.key, i.freed, h.job as head,
             coalesce(r.next, v_now) - p_limits.key_tolerance as start, i.free
@@ -274,13 +279,13 @@ begin
         where h.job is null or not exists (select from history where id = h.job and status = 4)
         offset 0
     ) line cross join lateral (
-        select id, row_number() over () as place
+        select row, id, row_number() over () as place
         from (
             -- One that held the line, and was retried, has its old place.
-            (select id from jobs where id = line.head and held = 4)
+            (select ctid as row, id from jobs where id = line.head and held = 4)
             union all
             (
-                select id from jobs
+                select ctid, id from jobs
                 where queue = p_limits.queue and key = line.key and held = 4 and id is distinct from line.head
                 order by priority desc, own_due, id limit line.free
             )
@@ -290,21 +295,24 @@ begin
     if v_ids is null then
         return;
     end if;
-    -- One that was replaced by one for later joins its line when it is due.
-    select array_agg(id), array_agg(id) filter (where later) into v_given, v_later
+    -- One that was replaced by one for later joins its line when it is due. One that was changed since has moved.
+    select array_agg(id), array_agg(id) filter (where later), count(*) = cardinality(v_ids) and not bool_or(later)
+    into v_given, v_later, v_all
     from (
-        select id, run_after > v_now and run_after < 'infinity' and run_after is distinct from deadline as later
-        -- No job has more than 4: this keeps the index of the lines out, which would be read from end to end.
-        from jobs where id = any (v_ids) and held >= 4 for update skip locked
+        select jobs.id,
+            run_after > v_now and run_after < 'infinity' and run_after is distinct from deadline as later
+        -- No job has more than 4, and the sum keeps the index of ids out: rows are found by their places.
+        from unnest(v_rows, v_ids) as i (row, id) join jobs on ctid = i.row and jobs.id + 0 = i.id
+        where held >= 4 for update of jobs skip locked
     ) mine;
     update jobs set held = null, turn = 1,
         run_after = greatest(i.start, case when i.freed then v_now else least(own_due, v_now) end)
-    from unnest(v_ids, v_freed, v_starts) as i (id, freed, start)
-    where jobs.id = any (array[i.id]) and i.id = any (v_given) and (v_later is null or i.id <> all (v_later));
+    from unnest(v_rows, v_ids, v_freed, v_starts) as i (row, id, freed, start)
+    where jobs.ctid = i.row and (v_all or i.id = any (v_given) and (v_later is null or i.id <> all (v_later)));
     if v_later is not null then
         update jobs set held = null, own_due = null where id = any (v_later);
     end if;
-    if not p_limits.by_key or v_later is not null or cardinality(v_given) is distinct from cardinality(v_ids) then
+    if not p_limits.by_key or not v_all then
         insert into looks (queue, key, freed)
         select distinct on (key) p_limits.queue, key, freed from unnest(v_ids, v_keys, v_freed) as i (id, key, freed)
         where id = any (v_later) or exists (select from jobs where jobs.id = i.id and held = 4)
@@ -355,7 +363,12 @@ begin
                 order by run_after limit 500 for update skip locked
             )) returning key
         ), told as (
-            insert into looks (queue, key, freed) select distinct p_limits.queue, key, false from met
+            -- Where one waits in the line, somebody looks at it already, or it has no free turn.
+            insert into looks (queue, key, freed)
+            select p_limits.queue, key, false from (select distinct key from met) fresh
+            where (
+                select true from jobs j where j.queue = p_limits.queue and j.key = fresh.key and held = 4 limit 1
+            ) is null
         )
         select count(*) into v_number from met;
     end if;
