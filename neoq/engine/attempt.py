@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from neoq.attempts import one_more
+from neoq.engine.dead_heads import holds_line, log_held_line, say_with_line
 from neoq.engine.listener import Listener
 from neoq.engine.results import plain_json, undone
 from neoq.errors import (
@@ -122,6 +123,7 @@ class Ending:
         if outcome.failure is not None:
             message = outcome.failure.message
             self._guarded(outcome, _log_not_started, self.job, self.listener, message)
+            self._tell_of_line(outcome)
         return None if self.slot.abandoned else outcome
 
     def returned(self, result: Any) -> Job | None:
@@ -184,8 +186,7 @@ class Ending:
                 if told is not None:
                     listener.failed()
             self._guarded(outcome, say)
-            if outcome.status is Status.DEAD and _holds_line(job, listener):
-                self._guarded(outcome, _log_held_line, job, listener)
+            self._tell_of_line(outcome)
             if told is not None and listener.on_error is not None:
                 _, broken = self._guarded(outcome, listener.on_error, job, told)
                 if broken is not None:
@@ -193,6 +194,10 @@ class Ending:
             return outcome
         finally:
             told = broken = None  # as in `attempt`
+
+    def _tell_of_line(self, outcome: Outcome) -> None:
+        if holds_line(self.job, self.slot, outcome):
+            self._guarded(outcome, log_held_line, self.listener.logger, self.job)
 
     def _guarded(
         self, outcome: Outcome, work: Callable[..., T], *arguments: Any
@@ -247,9 +252,7 @@ def _not_started(job: Job, now: float) -> Outcome:
         return given_back(job)
     if job.cancel_asked:
         return Outcome(lease_of(job), Status.CANCELLED, finished_at=now)
-    waited = bool(job.steps) or job.holds is not None
-    done = "ended" if waited else "started"
-    message = f"not {done} by its deadline {job.deadline:%Y-%m-%d %H:%M:%S} UTC"
+    message = f"still waiting at its deadline {job.deadline:%Y-%m-%d %H:%M:%S} UTC"
     failure = Failure("DeadlineExceeded", message, "")
     return Outcome(lease_of(job), Status.DEAD, finished_at=now, failure=failure)
 
@@ -438,6 +441,8 @@ def abandoned(job: Job, listener: Listener, slot: AttemptSlot, asked: Interrupt)
     if slot.outcome is not None:  # it was over, and what followed did not heed its interrupt
         return slot.outcome, None, say_nothing
     outcome, error, say = _judge_abandoned(job, listener, slot, asked)
+    if holds_line(job, slot, outcome):
+        say = partial(say_with_line, say, listener.logger, job)
     return outcome if slot.stepped is None else slot.stepped.with_saved(outcome), error, say
 
 
@@ -450,21 +455,6 @@ def _judge_abandoned(job: Job, listener: Listener, slot: AttemptSlot, asked: Int
     outcome = _at_least(job, listener, started, describe(error), asked)
     judged = in_time(partial(_judge, job, listener, started, error, asked), LONGEST_DELAY)
     return judged or (outcome, error, partial(_log_hanging_delay, job, listener, error, outcome))
-
-
-def _holds_line(job: Job, listener: Listener) -> bool:
-    """Whether the jobs behind a dead one wait for it."""
-    limits = listener.limits
-    return limits is not None and limits.holds_lines and job.key is not None
-
-
-def _log_held_line(job: Job, listener: Listener) -> None:
-    listener.logger.critical(
-        "job %s of %s is dead and holds the line of key %s: retry or delete it, and its line goes on",
-        job.id,
-        job.queue,
-        job.key,
-    )
 
 
 def fruitless(job: Job) -> int:

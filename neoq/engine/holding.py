@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from neoq.batch import given, refreshed
 from neoq.clock import machine
+from neoq.engine.dead_heads import log_held_line
 from neoq.engine.search import pages
 from neoq.errors import InvalidJobError, StaleLeaseError, UnsupportedError
 from neoq.filter import Filter
@@ -53,6 +54,7 @@ class Holding:
         self.prepare: Callable[[list[Job]], list[Job]] = list  # as an enqueue does: set by the backend
         self.limited: set[str] = set()  # queues with limits
         self.nothing_ahead: set[str] = set()  # those of them whose jobs are claimed as they start
+        self.dead_hold: set[str] = set()  # those in which a dead job holds the line of its key
         self.ready: dict[str, int] = {}  # jobs of them, as a drain has seen them last
         self._handed: dict[str, Limits | None] = {}
         self._slots = slots
@@ -171,15 +173,26 @@ class Holding:
         self.refresh_limits()
 
     def refresh_limits(self) -> None:
-        """Learn which queues have limits, and of which nothing is claimed ahead."""
+        """Learn which queues have limits, and of which kinds."""
         if not self.store.features & {"limits", "rates"}:
             return
         limits_of = self.store.limits()
         limited = {queue for queue, limits in limits_of.items() if limits._replace(aging=None) != NO_LIMITS}
         counting = {queue for queue, limits in limits_of.items() if limits.counts_claims}
-        for known, found in (self.limited, limited), (self.nothing_ahead, counting):
+        holding = {queue for queue, limits in limits_of.items() if limits.holds_lines}
+        sets = (self.limited, limited), (self.nothing_ahead, counting), (self.dead_hold, holding)
+        for known, found in sets:
             known.update(found)  # in place, and never without those that stay: others look into it meanwhile
             known.intersection_update(found)
+
+    def tell_dead_heads(self, jobs: Iterable[Job]) -> None:
+        """Log which of these jobs, whose workers died once too often, hold the lines of their keys."""
+        keyed = [job for job in jobs if job.key is not None]
+        if keyed:
+            self.refresh_limits()
+        for job in keyed:
+            if job.queue in self.dead_hold:
+                log_held_line(self.config.log, job)
 
     # -- for the heartbeat -------------------------------------------------------------------------------
 

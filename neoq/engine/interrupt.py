@@ -13,7 +13,7 @@ import math
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -69,6 +69,7 @@ class AttemptSlot:
     ) -> None:
         self.clock = clock
         self.max_progress = 2**20  # bytes of a message
+        self.dead_hold: Container[str] = ()  # queues whose dead jobs hold the lines of their keys
         self.on_report: Callable[[], object] = bool  # called when the job reports progress
         self.job: Job | None = None
         self.until = math.inf  # monotonic

@@ -246,6 +246,7 @@ class Runtime:
         complete = self.holding.complete if "transactions" in self.store.features else None
         slot = AttemptSlot(self.clock, complete, self._require_check)
         slot.max_progress = self.config.max_payload
+        slot.dead_hold = self.holding.dead_hold
         slot.step_maker = StepMaker(self.holding)
         if self.progress is not None and self.manual_run is None:
             slot.on_report = self.progress.note_report
@@ -351,6 +352,7 @@ class Runtime:
         """Jobs were taken from workers that died."""
         self.meter.note_lost(*reclaimed)
         self.note_changed([job.id for jobs in reclaimed for job in jobs], may_have_ended=True)
+        self.holding.tell_dead_heads(reclaimed.dead)
 
     def _warn_of(self, stale: set[int]) -> None:
         for job_id in stale:

@@ -23,7 +23,7 @@ from neoq.errors import (
     TooManyStepsError,
 )
 from neoq.filter import Filter
-from neoq.held.children import ChildFailed, forgotten
+from neoq.held.children import ChildFailed, stand_ins
 from neoq.held.group import BATCH, Group, group_in
 from neoq.held.step import MOST_STEPS, SIGNAL, Step
 from neoq.job import Job
@@ -409,12 +409,13 @@ class AttemptSteps:
             group.place: child
             for page in pages(self._holding.store, wanted)
             for child in page
-            if (group := group_in(child.group)) is not None
+            if (group := group_in(child.group)) is not None and group.place is not None
         }
-        return [
-            found.get(place) or forgotten(given[place].queue if place < len(given) else "")
-            for place in range(count)
-        ]
+        missing = [place for place in range(count) if place not in found]
+        if missing:
+            stored = self._holding.store.group(self.job.id, number)
+            found |= stand_ins(missing, given, 0 if stored is None else count - stored.members)
+        return [found[place] for place in range(count)]
 
 
 def look_back(job: Job, steps: Iterable[Step]) -> None:

@@ -16,7 +16,7 @@ from neoq.record import Status
 if TYPE_CHECKING:
     from neoq.clock import Clock
 
-_RUNNING, _DEAD = Status.RUNNING, Status.DEAD
+_RUNNING, _DEAD, _RETRYING = Status.RUNNING, Status.DEAD, Status.RETRYING
 _ORDER: dict[LineState, int] = {"dead": 0, "retrying": 1, "running": 2, "waiting": 3}
 
 
@@ -258,7 +258,9 @@ class Lines:
             return "waiting"
         if job.status is _RUNNING:
             return "running"
-        return "dead" if job.status is _DEAD else "retrying"
+        if job.status is _DEAD:
+            return "dead"
+        return "retrying" if job.status is _RETRYING else "waiting"
 
     def _line(self, key: str) -> KeyLine:
         line = self.by_key.get(key)

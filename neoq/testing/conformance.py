@@ -25,6 +25,7 @@ from neoq.testing.cases.batches import BatchCases, MemberCases, StopCases
 from neoq.testing.cases.blocks import BatchBlockCases, BatchTransactionCases
 from neoq.testing.cases.capacity import CapacityCases
 from neoq.testing.cases.counting import CountCases
+from neoq.testing.cases.dead_heads import DeadHeadCases, DeadHeadLeaseCases
 from neoq.testing.cases.durable import DurableCases, LeaseCases, SharedCases, TransactionCases
 from neoq.testing.cases.endings import DrainCases, ForkCases, ShutdownCases
 from neoq.testing.cases.filters import FilterCases
@@ -127,6 +128,8 @@ class BackendConformance(
     LimitsCases,
     LineLeaseCases,
     ClaimedAheadCases,
+    DeadHeadCases,
+    DeadHeadLeaseCases,
     MaxRunningCases,
     RateCases,
     AgingCases,

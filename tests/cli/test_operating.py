@@ -546,7 +546,7 @@ def workflows(url: str) -> Iterator[neoq.Backend]:
         raise neoq.Discard("no")
 
     backend.listen("done", lambda job: None)
-    backend.enqueue("orders", {}, uid="order")
+    backend.enqueue("orders", {}, uid="order", fingerprint="order 7")
     for n in range(3):
         backend.enqueue("hooks", {"n": n}, key="ada")
     backend.start()
@@ -575,11 +575,15 @@ def test_commands_show_and_steer_what_waits(
         batch.enqueue("nobody", {})
         [record] = here("show", str(batch.id), "--json").records
         assert (record["held"], record["batch"]["members"], record["batch"]["open"]) == ("batch", 1, True)
-    assert here("signal", "order", "approval", '{"by": "ada"}').code == 0
+    refused = here("signal", "--queue", "hooks", "order 7", "approval", ends_with=1).err
+    assert "or there is no such job that is unfinished" in refused
+    told = here("signal", "--queue", "orders", "order 7", "approval", '{"by": "ada"}', "--json").records
+    assert told == [{"queue": "orders", "fingerprint": "order 7", "signal": "approval", "taken": True}]
     order = workflows.get(uid="order")
     assert order is not None
     assert workflows.wait(order.id, timeout=20).result == "ada"
     assert here("signal", "order", "approval", ends_with=1).code == 1
+    assert "--queue QUEUE takes a fingerprint" in here("signal", "order 7", "approval", ends_with=1).err
 
 
 def test_limits_that_mean_nothing_are_refused(url: str, capsys: pytest.CaptureFixture[str]) -> None:

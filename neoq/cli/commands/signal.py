@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from neoq.cli import output
 from neoq.cli.changes import job_named
@@ -12,21 +13,29 @@ from neoq.cli.parser import Parser
 from neoq.cli.payloads import payload_in
 from neoq.cli.target import add_store, opened
 
+if TYPE_CHECKING:
+    from neoq.job import Job
+
 HELP = "send a signal to a job that waits for it"
-EXAMPLE = """neoq signal 1042 approval '{"by": "ada"}'"""
+EXAMPLE = """neoq signal 1042 approval '{"by": "ada"}'
+neoq signal --queue orders order-42 approval"""
 GROUP = "Change"
 DESCRIPTION = """Send a signal to a job that waits for it by job.wait_for(), or will.
 
+With --queue the job is the unfinished one of that queue that has this fingerprint.
 The first signal of a name counts."""
 
 
 def add_arguments(parser: Parser) -> None:
     """To which job, and what."""
-    parser.add_argument("id", metavar="ID", help="the job: its id, or its uid")
+    parser.add_argument(
+        "job", metavar="JOB", help="the job: its id, or its uid; with --queue its fingerprint"
+    )
     parser.add_argument("name", metavar="NAME", help="the name of the signal")
     parser.add_argument(
         "payload", nargs="?", default="{}", metavar="JSON", help="its payload; - reads it from stdin"
     )
+    parser.add_argument("--queue", metavar="QUEUE", help="the queue of the job of that fingerprint")
     output.add_json(parser)
     add_store(parser)
 
@@ -35,17 +44,37 @@ def run(args: argparse.Namespace) -> int:
     """Send it."""
     payload = payload_in(sys.stdin.read() if args.payload == "-" else args.payload)
     with opened(args) as backend:
-        job = job_named(backend, args.id)
+        if args.queue is not None:
+            return _tell(args, backend.signal((args.queue, args.job), args.name, payload))
+        job = job_named(backend, args.job)
         if job is None:
-            raise CommandError(f"there is no job {args.id}; finished ones are forgotten after the retention")
-        taken = backend.signal(job.id, args.name, payload)
+            raise CommandError(
+                f"there is no job {args.job}; finished ones are forgotten after the retention; --queue QUEUE "
+                "takes a fingerprint"
+            )
+        return _tell(args, backend.signal(job.id, args.name, payload), job)
+
+
+def _tell(args: argparse.Namespace, taken: bool, job: Job | None = None) -> int:
+    """Report whether the signal was taken, by this job or by that of a fingerprint."""
+    signal = output.plain(args.name)
     if args.json:
-        output.print_json({"id": job.id, "signal": args.name, "taken": taken})
-    elif taken:
-        print(f"job {job.id} has the signal {output.plain(args.name)}")
-    else:
+        to = {"queue": args.queue, "fingerprint": args.job} if job is None else {"id": job.id}
+        output.print_json({**to, "signal": args.name, "taken": taken})
+    elif job is not None and taken:
+        print(f"job {job.id} has the signal {signal}")
+    elif job is not None:
         output.say(
-            f"job {job.id}, which is {job.status}, did not take the signal {output.plain(args.name)}: it has "
+            f"job {job.id}, which is {job.status}, did not take the signal {signal}: it has "
             "one of that name already, or it is over"
         )
+    else:
+        whose = f"the job of {output.plain(args.queue)} with the fingerprint {output.plain(args.job)}"
+        if taken:
+            print(f"{whose} has the signal {signal}")
+        else:
+            output.say(
+                f"{whose} did not take the signal {signal}: it has one of that name already, or there is no "
+                "such job that is unfinished"
+            )
     return Exit.OK if taken else Exit.FAILED

@@ -80,7 +80,13 @@ begin
         new.own_due := new.run_after;
         if new.run_after <= clock() then
             new.held := 4;
-            new.run_after := coalesce(new.deadline, 'infinity');
+            -- In an ordered line a job whose deadline has passed dies when its turn comes, and holds what is behind it.
+            new.run_after := 'infinity';
+            if new.deadline is not null and not exists (
+                select from limits where queue = new.queue and ordered and hold_dead
+            ) then
+                new.run_after := new.deadline;
+            end if;
             insert into looks (queue, key, freed) values (new.queue, new.key, false);
         end if;
     end if;
@@ -355,7 +361,8 @@ begin
     end if;
     if p_limits.by_key then
         with met as (
-            update jobs set held = 4, own_due = coalesce(own_due, run_after), run_after = coalesce(deadline, 'infinity')
+            update jobs set held = 4, own_due = coalesce(own_due, run_after), run_after = case
+                when p_limits.ordered and p_limits.hold_dead then 'infinity' else coalesce(deadline, 'infinity') end
             where ctid = any (array(
                 select ctid from jobs
                 where queue = p_limits.queue and run_after <= v_now and key is not null and turn is null
@@ -496,7 +503,8 @@ begin
                 select ctid as row, crashes, batch from jobs
                 where queue = p_queue and priority = v_level and status < 2 and run_after <= v_now
                     and (p_kinds is null or kind = any (p_kinds))
-                    and (not v_limits.by_key or key is null or turn is not null or held = 4 and deadline <= v_now)
+                    and (not v_limits.by_key or key is null or turn is not null
+                        or held = 4 and deadline <= v_now and not (v_limits.ordered and v_limits.hold_dead))
                 order by run_after, id
                 limit case when v_limits.aging is null then v_left else 1 end for update skip locked
             ) best;

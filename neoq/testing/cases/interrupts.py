@@ -88,10 +88,12 @@ class DeadlineCases(Suite):
 
         backend.listen("q", handler, retry=RetryPolicy(delay=beyond_the_deadline))
         for span in SPANS:
-            assert ended(backend, backend.enqueue("q", deadline=span)).status is Status.DEAD
+            dead = ended(backend, backend.enqueue("q", deadline=span))
+            assert dead.status is Status.DEAD
             if seen.items:
                 break
         assert len(seen.items) == 1
+        assert (dead.error or "").startswith("DeadlineExceeded: still waiting at its deadline ")
 
     def test_a_deadline_that_passes_as_it_runs(
         self, backend: Backend, seen: Seen, gate: threading.Event

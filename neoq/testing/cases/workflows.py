@@ -132,6 +132,33 @@ class WorkflowCases(Suite):
             "Discard: no",
         ]
 
+    @needs("steps", "batches")
+    def test_children_that_are_duplicates(self, backend: Backend) -> None:
+        """A unique child that meets another is not added, and says so; one that was deleted says that."""
+
+        def parent(job: Job) -> Any:
+            prints = {0: "there", 1: "once", 2: "once"}
+            jobs = [Job("child", {"n": n}, fingerprint=prints.get(n)) for n in range(5)]
+            with pytest.raises(ChildFailed, match="CANCELLED: duplicate: a job with its fingerprint"):
+                job.call("one", Job("child", fingerprint="there"))
+            return [(child.status, child.duplicate, child.error) for child in job.gather("all", jobs)]
+
+        backend.listen("child", ignore)
+        backend.pause("child")
+        there = backend.enqueue("child", fingerprint="there")
+        backend.listen("q", parent)
+        job = backend.enqueue("q")
+        deleted = eventually(
+            lambda: [one for one in backend.jobs("child") if one.payload == {"n": 3}], "they are there"
+        )
+        backend.cancel(id_of(deleted[0]))
+        backend.delete(id_of(deleted[0]))
+        backend.resume("child")
+        refused = "duplicate: a job with its fingerprint or uid was there already, so this one was not added"
+        met, well = ["cancelled", True, refused], ["succeeded", False, None]
+        assert result(backend, job) == [met, well, met, ["cancelled", False, "deleted"], well]
+        assert ended(backend, there).status is Status.SUCCEEDED
+
     @needs("steps")
     def test_jobs_that_follow(self, backend: Backend, seen: Seen) -> None:
         """What a handler enqueues comes into being when its attempt succeeds, and not when it fails."""
@@ -165,7 +192,10 @@ class WorkflowCases(Suite):
             backend.cancel(id_of(job))
         wanted = Status.CANCELLED if how == "cancel" else Status.DEAD
         end = ended(backend, job)
-        assert (end.status, "not ended by its deadline" in (end.error or "")) == (wanted, how == "deadline")
+        assert (end.status, "still waiting at its deadline" in (end.error or "")) == (
+            wanted,
+            how == "deadline",
+        )
         for queue in ("child", "late"):
             eventually(
                 lambda queue=queue: [child.status for child in backend.jobs(queue)] == [Status.CANCELLED],  # type: ignore[misc]
