@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -965,6 +965,45 @@ def test_a_lost_reply_of_an_enqueue(
     assert [job.id for job in backend.jobs()] == sorted((job.id or 0 for job in jobs), reverse=True) + [
         job.id for job in backend.jobs() if "first" in job.payload
     ]
+
+
+@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("what", ["spans", "bounded", "batch"])
+def test_a_lost_reply_to_a_commit(
+    make: Make, monkeypatch: pytest.MonkeyPatch, what: str, *, committed: bool
+) -> None:
+    """What was added in a transaction whose commit was not answered is there once, and is no duplicate."""
+    backend = make(autostart=False, queue_capacity=100 if what == "bounded" else None)
+    if what == "bounded":
+        backend.listen("q", lambda _job: None)
+    there = backend.enqueue("q", {"n": 9})
+    lost: list[int] = []
+    plain = psycopg.Connection.transaction
+
+    @contextmanager
+    def transaction(connection: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
+        with plain(connection, *arguments, **options) as context:
+            yield context
+            if not lost and not committed:
+                connection.close()
+        if not lost:
+            lost.append(1)
+            connection.close()
+            raise psycopg.OperationalError("the connection was lost")
+
+    monkeypatch.setattr(psycopg.Connection, "transaction", transaction)
+    if what == "batch":
+        batch = backend.batch(then=Job("q", {"n": 0}))
+        batch.__enter__()
+        ids = [batch.id]
+    else:
+        span = timedelta(minutes=1) if what == "spans" else True
+        jobs = [Job("q", {"n": n}, unique=span) for n in (0, 1)]
+        added = backend.enqueue_many([*jobs, Job("q", {"n": 9})])
+        assert [job.duplicate for job in added] == [False, False, True]
+        ids = [job.id for job in added[:2]]
+    assert lost
+    assert sorted(job.id for job in backend.jobs()) == sorted([there.id, *ids])
 
 
 def waiting_for_a_lock(admin: psycopg.Connection[Any], number: int) -> None:

@@ -294,17 +294,31 @@ class Adder:
         """The rows that adds with these tokens have stored."""
         values = {"last_id": last_id, "tokens": uuids(list(tokens))}
         try:
-            if self._connections.await_end(".jobs (") and self._connections.await_end(".add("):
+            if all(map(self._connections.await_end, (".jobs (", ".add(", "COMMIT"))):
                 return self._execute(self._statements.added_by, values)
         except BackendUnavailable as error:
             raise lost from error
         raise lost  # it may still be committed
 
-    def found(self, token: bytes) -> list[Job]:
-        """The jobs that an add with this token has stored, although its reply was lost; see `_stored`."""
-        lost = BackendUnavailable("the reply of the server was lost", outcome_unknown=True)
-        ids = [row[1] for row in self._stored([token], self.last_id, lost)]
-        return _in_order(ids, self._find(self._execute, ids)) if ids else []
+    def committed(self, token: bytes, add: Callable[[Transaction], list[Job]]) -> list[Job]:
+        """What ``add`` returns, which adds jobs with this token in a transaction of our own.
+
+        Where the reply to the commit was lost, it is repeated if that has stored nothing.
+        """
+        last_id, added = self.last_id, None
+        try:
+            with self._connections.use() as connection, connection.transaction():
+                added = add(Transaction(self._connections, connection))
+            return added  # noqa: RET504  # the commit comes between
+        except BackendUnavailable as lost:
+            if not lost.outcome_unknown or not token:
+                raise
+            stored = self._stored([token], last_id, lost)
+            if stored and added is not None:
+                return added
+            if stored or self._forgets:
+                raise
+        return self.committed(b"", add)
 
     def close(self) -> None:
         """Close the connection of the group."""

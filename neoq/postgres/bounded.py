@@ -77,13 +77,16 @@ class BoundedAdder:
         self._adder.name_queues({job.queue for job in jobs})  # on a connection of its own: before ours
 
         def try_to_add() -> tuple[list[Job], str | None]:
-            with self._connections.use() as connection, connection.transaction():
-                joined = Transaction(self._connections, connection)
+            full: str | None = None
+
+            def add(joined: Transaction) -> list[Job]:
+                nonlocal full
                 full = self._full_queue(joined, jobs, capacities)
-                if full is not None:
-                    return [], full
-                added = self._spans.join(joined, jobs)
+                return [] if full is not None else self._spans.join(joined, jobs, token)
+
+            added = self._adder.committed(token, add)
+            if full is None:
                 self._adder.remember(token, added)
-                return added, None
+            return added, full
 
         return self._room.add(try_to_add, capacities, self._patience)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from neoq.errors import BackendUnavailable
 from neoq.held.group import BATCH, Batch, BatchRules
 from neoq.job import Job
 from neoq.postgres.add import Adder
@@ -48,15 +47,9 @@ class Groups:
         if token and (known := self._adder.known(token)):
             return known[0]
         self._adder.name_queues({then.queue})  # on a connection of its own: before ours
-        try:
-            with self._connections.use() as connection, connection.transaction():
-                opened = self._open(Transaction(self._connections, connection), then, rules, token)
-            self._adder.remember(token, [opened])
-            return opened
-        except BackendUnavailable as error:
-            if not error.outcome_unknown or not token or not (found := self._adder.found(token)):
-                raise
-            return found[0]
+        [opened] = self._adder.committed(token, lambda joined: [self._open(joined, then, rules, token)])
+        self._adder.remember(token, [opened])
+        return opened
 
     def _open(self, joined: Transaction, then: Job, rules: BatchRules, token: bytes) -> Job:
         [job] = self._adder.add_joined(joined, [then], [token or None])

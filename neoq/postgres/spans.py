@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from neoq.job import Job
 from neoq.postgres.add import Adder, duplicate_of
-from neoq.postgres.connections import Connections
 from neoq.postgres.find import Finder
 from neoq.postgres.rows import held
 from neoq.postgres.statements import Statements
@@ -22,10 +21,7 @@ def have_spans(jobs: Sequence[Job]) -> bool:
 class SpanAdder:
     """Adds jobs that have spans."""
 
-    def __init__(
-        self, connections: Connections, statements: Statements, adder: Adder, finder: Finder
-    ) -> None:
-        self._connections = connections
+    def __init__(self, statements: Statements, adder: Adder, finder: Finder) -> None:
         self._statements = statements
         self._adder = adder
         self._finder = finder
@@ -33,18 +29,18 @@ class SpanAdder:
     def add(self, jobs: Sequence[Job], token: bytes) -> list[Job]:
         """Add jobs, all or none, in a transaction of our own."""
         self._adder.name_queues({job.queue for job in jobs})  # on a connection of its own: before ours
-        with self._connections.use() as connection, connection.transaction():
-            added = self.join(Transaction(self._connections, connection), jobs)
-            self._adder.remember(token, added)
-            return added
+        added = self._adder.committed(token, lambda joined: self.join(joined, jobs, token))
+        self._adder.remember(token, added)
+        return added
 
-    def join(self, joined: Transaction, jobs: Sequence[Job]) -> list[Job]:
+    def join(self, joined: Transaction, jobs: Sequence[Job], token: bytes = b"") -> list[Job]:
         """Add any jobs inside a transaction; its commit notifies all processes."""
+        tokens = [token] * len(jobs) if token else []
         if not have_spans(jobs):
-            return self._adder.add_joined(joined, jobs)
+            return self._adder.add_joined(joined, jobs, tokens)
         met = self._met(joined, jobs)
         rest = [job for place, job in enumerate(jobs) if place not in met]
-        others = self._adder.add_joined(joined, rest) if rest else []
+        others = self._adder.add_joined(joined, rest, tokens[: len(rest)]) if rest else []
         self._settle(joined, rest, others)
         new = iter(others)
         return [met[place] if place in met else next(new) for place in range(len(jobs))]

@@ -86,7 +86,7 @@ class PostgresStore(PostgresHolding):
             self._connections, self._statements, self._notifier, forgets=config.retention == 0
         )
         self._finder = Finder(self._connections, self._statements)
-        self._spans = SpanAdder(self._connections, self._statements, self._adder, self._finder)
+        self._spans = SpanAdder(self._statements, self._adder, self._finder)
         self._ledger = Ledger(self._connections, self._own, self._statements)
         self._steps = Steps(self._connections, self._own, self._statements)
         self._signals = Signals(self._connections, self._own, self._statements, config.log)
