@@ -6,6 +6,7 @@ A child of this process runs it, and is killed before a certain call of its serv
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +18,7 @@ from neoq.backend import Backend
 from neoq.job import Job
 from neoq.record import Status
 from neoq.retry import RetryPolicy
+from neoq.testing import Faults
 from tests.killing import Make, boundaries, killed
 
 PATIENCE = 30.0
@@ -137,3 +139,31 @@ def test_killed_beside_a_record(make: Make, book: Path, when: str, times: int) -
     workflow.close()
     lines = Counter(book.read_text().splitlines())
     assert (lines["effect before"], lines["effect second"], lines["effect after"]) == (1, times, 1)
+
+
+@pytest.mark.parametrize("heartbeats", [0, 2])
+def test_a_saved_value_outlives_a_kill(make: Make, heartbeats: int) -> None:
+    """After a kill a saved value is the last one, or the one that the heartbeat before the kill had met."""
+
+    def act(backend: Backend) -> None:
+        def handler(job: Job) -> None:
+            with Faults(backend).watched("record") as recorded:
+                job.save("row", 1)
+                recorded.wait()
+                job.save("row", 2)
+                if heartbeats:
+                    recorded.wait(heartbeats)
+                os.kill(os.getpid(), 9)
+
+        backend.listen("q", handler)
+        backend.start()
+        backend.enqueue("q")
+        threading.Event().wait(PATIENCE)
+
+    assert killed(make, act, -1)
+    with make() as backend:
+        backend.listen("q", lambda job: job.saved("row"))
+        backend.start()
+        [job] = backend.jobs("q")
+        saved = backend.wait(job.id, PATIENCE).result
+    assert saved == 2 if heartbeats else saved in {1, 2}

@@ -32,6 +32,7 @@ from neoq.testing.cases.filters import FilterCases
 from neoq.testing.cases.gather import GatherCases
 from neoq.testing.cases.interrupts import CancelRunningCases, DeadlineCases, TimeoutCases
 from neoq.testing.cases.limits import AgingCases, LimitLeaseCases, MaxRunningCases, RateCases
+from neoq.testing.cases.line_heads import CancelledHeadCases, FairnessCases
 from neoq.testing.cases.line_workers import ClaimedAheadCases, LineLeaseCases
 from neoq.testing.cases.lines import LimitsCases, OrderedCases, PerKeyCases
 from neoq.testing.cases.listening import LifeCases, ListenCases, MiddlewareCases
@@ -128,6 +129,8 @@ class BackendConformance(
     LimitsCases,
     LineLeaseCases,
     ClaimedAheadCases,
+    CancelledHeadCases,
+    FairnessCases,
     DeadHeadCases,
     DeadHeadLeaseCases,
     MaxRunningCases,
