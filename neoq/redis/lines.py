@@ -37,7 +37,8 @@ class Lines:
         """Set the limits of a queue; return those that a listener has set before, if they were others."""
         self._queues.known(queue)
         script = self._queues.scripts.limit
-        text = b"" if limits is None or limits == Limits() else _text_of(limits)
+        # Those of an operator that are none are some, too: they override others.
+        text = b"" if limits is None or (by_listener and limits == Limits()) else _text_of(limits)
         arguments = script.arguments(by="listener" if by_listener else "operator", text=text)
         before, changed = self._queues.call(script, queue, arguments)
         if changed:

@@ -31,8 +31,9 @@ from neoq.testing.cases.endings import DrainCases, ForkCases, ShutdownCases
 from neoq.testing.cases.filters import FilterCases
 from neoq.testing.cases.gather import GatherCases
 from neoq.testing.cases.interrupts import CancelRunningCases, DeadlineCases, TimeoutCases
+from neoq.testing.cases.limited_workers import AgingWorkerCases, ChangingLimitCases, RateWorkerCases
 from neoq.testing.cases.limits import AgingCases, LimitLeaseCases, MaxRunningCases, RateCases
-from neoq.testing.cases.line_heads import CancelledHeadCases, FairnessCases
+from neoq.testing.cases.line_heads import CancelledHeadCases, FairnessCases, OverrideCases
 from neoq.testing.cases.line_workers import ClaimedAheadCases, LineLeaseCases
 from neoq.testing.cases.lines import LimitsCases, OrderedCases, PerKeyCases
 from neoq.testing.cases.listening import LifeCases, ListenCases, MiddlewareCases
@@ -131,6 +132,10 @@ class BackendConformance(
     ClaimedAheadCases,
     CancelledHeadCases,
     FairnessCases,
+    OverrideCases,
+    RateWorkerCases,
+    AgingWorkerCases,
+    ChangingLimitCases,
     DeadHeadCases,
     DeadHeadLeaseCases,
     MaxRunningCases,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from neoq.backend import Backend
-from neoq.held.limits import Line
+from neoq.held.limits import Limits, Line
 from neoq.job import Job
 from neoq.record import Status
 from neoq.testing.cases.holding import HeldSuite, add, come, hold, in_group, nothing_comes, settle
@@ -127,6 +127,29 @@ class CancelledHeadCases(HeldSuite):
         retries(idle, come(idle)[0])
         states = {line.key: line.state for line in idle.store.lines("q")}
         assert states == {"snoozes": "waiting", "retries": "retrying"}
+
+
+class OverrideCases(HeldSuite):
+    """Limits of an operator that are none."""
+
+    @needs("limits")
+    @pytest.mark.parametrize("limits", [ONE, ORDERED])
+    def test_an_operator_lifts_limits(self, idle: Backend, limits: Limits) -> None:
+        """Limits that an operator has lifted hold no job back, until those of the listeners hold again."""
+        line_up(idle, limits)
+        [first] = come(idle)
+        idle.store.limit("q", Limits(), by_listener=False)
+        limit(idle, limits)  # another worker that starts
+        rest = come(idle, 2)
+        settle(idle, [first, *rest])
+        assert idle.store.limits().get("q", Limits()) == Limits()
+        add(idle, *(keyed("a", n) for n in range(3, 6)))
+        settle(idle, come(idle, 3))
+        idle.store.limit("q", None, by_listener=False)
+        add(idle, keyed("a", 6), keyed("a", 7))
+        [job] = come(idle)
+        assert job.payload["n"] == 6
+        assert nothing_comes(idle)
 
 
 class FairnessCases(HeldSuite):
