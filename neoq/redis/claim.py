@@ -184,6 +184,7 @@ class Claims:
         if not ids:
             return jobs
         known = self._leased.of_queue(queue)
+        scores = reply[6][1::2] if len(reply) > 6 else None
         for at, stored in enumerate(ids):
             record = records[at]
             if record is None:  # deleted by hand
@@ -199,10 +200,13 @@ class Claims:
             job.progress_report = None
             jobs.append(job)
             known[job.id] = (token, record, states[at])
+            if scores is not None:
+                if job.key is not None:
+                    _take_turn(job, known, scores[at])
+                elif reply[7]:
+                    job.counted = True
         if len(reply) > 5 and reply[5]:
             _count_steps(jobs, dict(zip(ids, reply[5], strict=True)))
-        if len(reply) > 6:
-            _take_turns(jobs, dict(zip(ids, reply[6][1::2], strict=True)), known, counted=bool(reply[7]))
         return jobs
 
     def _drop_stranger(self, queue: str, name: bytes, token: int) -> None:
@@ -240,20 +244,11 @@ def _count_steps(jobs: list[Job], heads: dict[bytes, bytes | None]) -> None:
         job.counted = job.counted or job.steps > 0
 
 
-def _take_turns(
-    jobs: list[Job], scores: dict[bytes, bytes], known: dict[int, Known], *, counted: bool
-) -> None:
-    """Mark claimed jobs of a queue with limits: those that have a turn became due with it.
-
-    ``counted``: all of them take room that is limited.
-    """
-    for job in jobs:
-        if job.key is None:
-            job.counted = job.counted or counted
-            continue
-        job.counted = True
-        ready = ready_since(scores[b"%d" % job.id])
-        if job.due is not None and ready > job.due:
-            job.due = ready
-            token, record, life = known[job.id]
-            known[job.id] = (token, record, turned_at(ready, life))
+def _take_turn(job: Job, known: dict[int, Known], score: bytes) -> None:
+    """Note of a job of a key what its place among the ready jobs says: when it had its turn."""
+    job.counted = True
+    ready = ready_since(score)
+    if ready > job.due:  # type: ignore[operator]  # what a store returns has it
+        job.due = ready
+        token, record, life = known[job.id]
+        known[job.id] = (token, record, turned_at(ready, life))

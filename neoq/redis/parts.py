@@ -57,7 +57,8 @@ def is_for_add(job: Job, group: str | None = None) -> bool:
     """Whether only add.lua knows what to do with a job; others know of one ``group``."""
     if job.group != group:
         return True
-    return any(part is not None for part in (job.uid, job.key, job.unique_for, job.max_delay))
+    usual = job.uid is None and job.key is None and job.unique_for is None and job.max_delay is None
+    return not usual
 
 
 def described(job: Job, meets: bytes, *, named: bool = False) -> tuple[Any, ...]:

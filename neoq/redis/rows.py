@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 from collections import Counter
@@ -49,10 +50,13 @@ def record_of(job: Job) -> tuple[bytes, bytes | None, bytes | None]:
         print_ = fingerprint(job.queue, data).encode()
         tail = _TAIL.pack(job.created, job.due, CODEC, 0)
         return b"%b%b%b%b" % (_USUAL, print_, tail, data), print_, None
+    extra = _extra_of(job)
     own = job.own_fingerprint is not None
+    if not (large or own or extra or job.unique):
+        head = _head_of(job.priority, job.kind, job.key, job.group)
+        return b"%b%b%b" % (head, _TAIL.pack(job.created, job.due, CODEC, 0), data), None, None
     print_ = job.fingerprint.encode() if own or job.unique else b""
     kind, key, group = ((text or "").encode() for text in (job.kind, job.key, job.group))
-    extra = _extra_of(job)
     record = b"%c%b%03d%04d%04d%04d%04d%b%b%b%b%b%b%b" % (
         *(_UNIQUENESS[job.unique] + _APART * large, b"o" if own else b"c", 100 - job.priority),
         *(len(print_), len(kind), len(key), len(group), print_, kind, key, group),
@@ -61,9 +65,19 @@ def record_of(job: Job) -> tuple[bytes, bytes | None, bytes | None]:
     return record, print_ if job.unique else None, data if large else None
 
 
+@functools.lru_cache(maxsize=1000)
+def _head_of(priority: int, kind: str | None, key: str | None, group: str | None) -> bytes:
+    """How the records of jobs that are not unique begin: those of a batch or of a key have the same."""
+    of_kind, of_key, of_group = ((text or "").encode() for text in (kind, key, group))
+    lengths = b"%04d%04d%04d" % (len(of_kind), len(of_key), len(of_group))
+    return b"0c%03d0000%b%b%b%b" % (100 - priority, lengths, of_kind, of_key, of_group)
+
+
 def score_of(priority: int, run_after: float) -> int:
     """The place of a ready job: by priority, then by when it was due. It agrees with ``lua/job.lua``."""
-    ticks = min(max(int(run_after * 8000), 0), _LEVEL - 1)
+    ticks = int(run_after * 8000)
+    if not 0 <= ticks < _LEVEL:
+        ticks = 0 if ticks < 0 else _LEVEL - 1
     return (100 - priority) * _LEVEL + ticks
 
 
@@ -73,6 +87,9 @@ def ready_since(score: bytes) -> float:
 
 
 def _extra_of(job: Job) -> bytes:
+    meta = kept_meta(job)
+    if job.expires is None and job.max_retries is None and job.uid is None and meta is None:
+        return b""
     extra: dict[str, Any] = {}
     if job.expires is not None:
         extra["deadline"] = job.expires
@@ -80,9 +97,9 @@ def _extra_of(job: Job) -> bytes:
         extra["max_retries"] = job.max_retries
     if job.uid is not None:
         extra["uid"] = job.uid
-    if (meta := kept_meta(job)) is not None:
+    if meta is not None:
         extra["meta"] = meta
-    return orjson.dumps(extra) if extra else b""
+    return orjson.dumps(extra)
 
 
 def job_of(id_of_job: int, queue: str, record: bytes, life: bytes | None) -> Job:
@@ -157,6 +174,21 @@ def group_name_of(record: bytes) -> bytes | None:
     except _BAD:
         return None
     return None if found is None else found[0]
+
+
+def group_names_of(records: Iterable[bytes]) -> list[bytes]:
+    """The name of the group of each job, b"" for none."""
+    names: list[bytes] = []
+    start, name = b"", b""  # what has the same start, up to its group, is of the same one
+    for record in records:
+        if record[17:_HEAD] == b"0000":
+            names.append(b"")
+            continue
+        if not (start and record.startswith(start)):
+            name = group_name_of(record) or b""
+            start = record[: _texts_of(record)[4]] if name else b""
+        names.append(name)
+    return names
 
 
 def _texts_of(record: bytes) -> tuple[bytes, bytes, bytes, bytes, int]:

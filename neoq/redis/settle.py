@@ -18,7 +18,7 @@ from neoq.redis.outbox import Outbox, Pack, packs_of
 from neoq.redis.queues import RedisQueues
 from neoq.redis.rows import (
     change_of,
-    group_name_of,
+    group_names_of,
     has_held,
     held_by,
     lease_name,
@@ -245,7 +245,7 @@ class Outcomes:
 
 def _names_of(records: list[bytes]) -> list[bytes]:
     """The names of the groups of jobs: one where all have the same one, none where none has one."""
-    names = [group_name_of(record) or b"" for record in records]
+    names = group_names_of(records)
     if names.count(names[0]) == len(names):
         return names[:1] if names[0] else []
     return names

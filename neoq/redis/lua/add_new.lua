@@ -91,8 +91,10 @@ local first = string.format('%.0f', base)
 call('HSET', JOBS, unpack(args, at, at + 2 * count - 1))
 if group ~= '' then
   local members, growth = {}, {}
+  local start = sub(member_of(group, first), 1, -1 - #first) -- of members whose ids are as long as the first one
   for place = 0, count - 1 do
-    members[2 * place + 1], members[2 * place + 2] = 0, member_of(group, args[at + 2 * place])
+    local id = args[at + 2 * place]
+    members[2 * place + 1], members[2 * place + 2] = '0', #id == #first and start .. id or member_of(group, id)
   end
   call('ZADD', MEMBERS, unpack(members))
   grow_by(growth, group, SENT, count)
