@@ -16,6 +16,7 @@ from neoq.filter import Filter
 from neoq.held.group import BatchRules, Group
 from neoq.job import Job
 from neoq.outcome import Outcome, lease_of
+from neoq.postgres.rows import BINARY, add_values
 from neoq.record import Status
 from neoq.store import Demand
 from neoq.testing.cases.suite import eventually, prepared
@@ -186,3 +187,10 @@ def test_stopped_groups_do_not_wait_for_each_other(backend: neoq.PostgresBackend
         "the other group is cancelled",
     )
     assert store.extend([lease_of(runs_on)]).cancelled == {runs_on.id}
+
+
+def test_prints_are_made_for_named_batches_only() -> None:
+    """What a producer adds to a batch without a name has no prints; what is unknown has them."""
+    jobs = [member(Job("then"), n) for n in range(2)]
+    assert add_values(jobs, [], BINARY, unnamed={RULES.producer})["prints"] is None
+    assert add_values(jobs, [], BINARY, unnamed={8})["prints"] is not None

@@ -80,3 +80,15 @@ def test_no_statement_is_compiled(postgres_url: str, schema: str) -> None:
         settings = [text for (text,) in connection.execute(query, (schema,)) if "enable_" in text]
     assert len(settings) > 20
     assert [text for text in settings if "jit=off" not in text] == []
+
+
+def test_a_claim_is_planned_once_in_a_session(postgres_url: str, schema: str) -> None:
+    """The functions that claim keep the plans of their statements: planning would cost a short claim most."""
+    query = """
+        select proname, array_to_string(proconfig, ' ') from pg_proc
+        where pronamespace = %s::regnamespace and proname in ('claim', 'limited_claim') and pronargs <> 8
+    """
+    with psycopg.connect(postgres_url) as connection:
+        found = dict(connection.execute(query, (schema,)).fetchall())
+    assert set(found) == {"claim", "limited_claim"}
+    assert all("plan_cache_mode=force_generic_plan" in settings for settings in found.values())

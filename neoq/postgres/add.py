@@ -37,6 +37,7 @@ FEW = 4  # callers: not worth waiting for
 DUPLICATE, CLOSED, KNOWN = REFUSALS = ("NQ001", "NQ002", "NQ003")
 TRIES = 3  # to add a job whose holder has finished meanwhile
 _REMEMBERED = 5000
+_PRODUCERS = 1000  # of batches without a name, known at once
 _TIME = struct.Struct("!d").unpack
 
 Rows = list[tuple[Any, ...]]
@@ -61,6 +62,7 @@ class Adder:
         self._group: GroupCommit[Item, Job | None] = GroupCommit(self._commit, few=FEW)
         self._group_connection: Connection | None = None  # of whoever leads
         self._tokens = _Tokens()
+        self._unnamed: set[int] = set()  # producers of batches without a name, the latest ones
         self.queues: set[str] = set()  # that the server knows
         self.last_id = 0  # the next job that is added has a higher id
 
@@ -90,6 +92,15 @@ class Adder:
         """Let an add that is repeated with this token return the same jobs."""
         if token:
             self._tokens.put(token, [job.id for job in added])
+
+    def know_producer(self, producer: int, *, named: bool) -> None:
+        """Make no prints of what this producer adds to a batch without a name."""
+        if named:
+            self._unnamed.discard(producer)
+            return
+        if len(self._unnamed) >= _PRODUCERS:
+            self._unnamed.clear()  # prints that nobody needs only cost time
+        self._unnamed.add(producer)
 
     def _commit(self, calls: Sequence[Call[Item, Job | None]]) -> None:
         added = self.add_together([call.item for call in calls])
@@ -183,7 +194,7 @@ class Adder:
         queues = {job.queue for job in jobs}
         self.name_queues(queues)
         notify = self._notifier.notify_in_commit(queues)
-        values = add_values(jobs, tokens, BINARY, notify=notify)
+        values = add_values(jobs, tokens, BINARY, notify=notify, unnamed=self._unnamed)
         try:
             rows = self._add_rows(jobs, tokens, values)
         except BackendError as error:
@@ -341,7 +352,8 @@ class Adder:
         """As `_insert_or_meet`."""
         queues = {job.queue for job in jobs}
         self.name_queues(queues)
-        values = add_values(jobs, tokens, joined.arrays, notify=payload_for("r", queues))
+        notify = payload_for("r", queues)
+        values = add_values(jobs, tokens, joined.arrays, notify=notify, unnamed=self._unnamed)
         refuses = "producers" in values or any(
             job.on_duplicate == "raise" or job.uid is not None for job in jobs
         )

@@ -42,6 +42,7 @@ class Groups:
 
     def open_batch(self, then: Job, rules: BatchRules, token: bytes, joined: Transaction | None) -> Job:
         """Store the callback of a batch, held; or take over the batch of its name."""
+        self._adder.know_producer(rules.producer, named=rules.named)
         if joined is not None:
             return self._open(joined, then, rules, b"")
         if token and (known := self._adder.known(token)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -92,8 +92,9 @@ def add_values(
     arrays: Arrays,
     *,
     notify: str | None = None,
+    unnamed: Container[int] = (),
 ) -> dict[str, Any]:
-    """The values of `Statements.add`."""
+    """The values of `Statements.add`; ``unnamed`` are producers of batches that need no prints."""
     special = _NOT_SPECIAL
     if any(job.special for job in jobs):
         special = _special(jobs, arrays)
@@ -103,19 +104,21 @@ def add_values(
         "holds": arrays.uuids([held(job) for job in jobs]),
         "added_by": arrays.uuids(tokens) if any(tokens) else None,
         **special,
-        **_membership(jobs, arrays),
+        **_membership(jobs, arrays, unnamed),
         "codec": CODEC,
         "notify": notify,
     }
 
 
-def _membership(jobs: Sequence[Job], arrays: Arrays) -> dict[str, Any]:
+def _membership(jobs: Sequence[Job], arrays: Arrays, unnamed: Container[int]) -> dict[str, Any]:
     """What `Statements.add_members` takes beside; nothing where no job is of a group."""
     if not any(job.special and job.group is not None for job in jobs):
         return {}
+    producers = [job.producer for job in jobs]
+    printed = any(producer and producer not in unnamed for producer in set(producers))
     return {
-        "producers": arrays.int8s([job.producer for job in jobs]),
-        "prints": arrays.uuids([print_of(job) for job in jobs]),
+        "producers": arrays.int8s(producers),
+        "prints": arrays.uuids([print_of(job) for job in jobs]) if printed else None,
     }
 
 
