@@ -121,15 +121,18 @@ class Job(Stepwise, Record):
             return
         if run_after is not None or deadline is not None:
             self._set_times(run_after, deadline)
-        self.priority = checked_int("priority", priority, -100, 100)
+        if priority.__class__ is not int or priority:
+            self.priority = checked_int("priority", priority, -100, 100)
         if max_retries is not None:
             self.max_retries = checked_int("max_retries", max_retries, 0, 2**31 - 1)
         if timeout is not None:
             self.timeout = checked_timeout(timeout)
         if fingerprint is not None:
             self.own_fingerprint = checked_text("fingerprint", fingerprint)
-        self.unique = checked_choice("unique", unique, (True, False, "until_started"))
-        self.on_duplicate = checked_choice("on_duplicate", on_duplicate, ("return", "raise", "replace"))
+        if unique is not True:
+            self.unique = checked_choice("unique", unique, (True, False, "until_started"))
+        if on_duplicate != "return":
+            self.on_duplicate = checked_choice("on_duplicate", on_duplicate, ("return", "raise", "replace"))
         if uid is not None:
             self.uid = _own_uid(uid, self.on_duplicate)
         if max_delay is not None:
@@ -303,8 +306,12 @@ class Job(Stepwise, Record):
     def _resolve(self, now: float) -> None:
         """Turn what was asked for into times."""
         at, span = self.asked_run_after
-        self.due = add_span("run_after", now, span or 0.0) if at is None else at
-        self.waits = self.due > now
+        if at is None and not span:
+            self.due = now
+        else:
+            self.due = add_span("run_after", now, span or 0.0) if at is None else at
+        if self.waits or self.due > now:
+            self.waits = self.due > now
         at, span = self.asked_deadline
         self.expires = at if span is None else add_span("deadline", now, span)
 
@@ -342,7 +349,7 @@ class Job(Stepwise, Record):
         record.expires = self.expires
         record.special = self.special
         if self.special:
-            for name in _DESCRIBED & self.__dict__.keys():
+            for name in _STORED & self.__dict__.keys():
                 setattr(record, name, self.__dict__[name])
         return record
 
@@ -355,12 +362,18 @@ class Job(Stepwise, Record):
         self.timeout, self.scheduled = new.timeout, new.scheduled
         self.special = True
 
-    def slim(self) -> None:
-        """Take less memory: keep no attribute that says what a job says without it."""
-        kind = type(self)
-        self.__dict__ = {
-            name: value for name, value in self.__dict__.items() if value is not getattr(kind, name, self)
-        }
+    def slim(self) -> Job:
+        """A job of the same fields that takes less memory, to wait for long between two attempts.
+
+        It has no attribute that says what a job says without it, and none that is read anew.
+        """
+        slim = Job.__new__(Job)
+        for name in _IN_SLOTS:
+            setattr(slim, name, getattr(self, name))
+        for name, value in self.__dict__.items():
+            if name not in _READ_ANEW and value is not getattr(Job, name, self):
+                setattr(slim, name, value)
+        return slim
 
     def snapshot(self) -> Job:
         """A job of the same fields and stored bytes that shares no decoded payload and no attempt."""
@@ -385,6 +398,8 @@ _DESCRIBED = frozenset(
     ).split()
 )  # what a user may say of a job, beyond the plain
 _ASKED = frozenset({"asked_run_after", "asked_deadline"})
+_STORED = _DESCRIBED - {"producer"}
+_READ_ANEW = frozenset({"looked_back", "retries_before"})
 
 
 def _own_uid(uid: Any, on_duplicate: OnDuplicate) -> str:
@@ -426,6 +441,33 @@ def blank(queue: str = "") -> Job:
     job.token = 0
     job.special = job.cancel_asked = job.completed = False
     return job
+
+
+def _keep_beside_the_object(*names: str) -> None:
+    """Let jobs have these attributes without a dict of their own, which takes more than the job.
+
+    CPython keeps attributes beside the object if their names were used by the first instances of its class.
+    """
+    first = blank()
+    for name in names:
+        setattr(first, name, None)
+
+
+_keep_beside_the_object(
+    *(
+        "unique",
+        "says_unique",
+        "waits",
+        "key",
+        "kind",
+        "group",
+        "producer",
+        "counted",
+        "held",
+        "holds",
+        "steps",
+    )
+)
 
 
 def plain_payloads(jobs: Sequence[Job]) -> list[bytes] | None:

@@ -15,7 +15,7 @@ from neoq.job import Job, blank, plain
 from neoq.memory.groups import Groups
 from neoq.memory.lines import Lines
 from neoq.memory.queues import ReadyQueue, Records
-from neoq.outcome import succeeded
+from neoq.outcome import Outcome, lease_of, succeeded
 from neoq.record import Status
 from neoq.store import Demand
 from neoq.testing import clock
@@ -89,6 +89,35 @@ def test_a_group_is_stopped_in_pages() -> None:
     assert not groups.stopping
 
 
+def test_a_job_may_hold_several_groups() -> None:
+    """Each round has its own jobs, of which those that were deleted are gone."""
+    jobs: Records = {}
+    woken: list[int] = []
+    groups = Groups(jobs, wake=woken.append, stop=lambda _: None, let_go=lambda _: None)
+    jobs[1] = holder = record(1)
+    holder.held = "children"
+    for job_id, group in {2: "1/1/0", 3: "1/2/0", 4: "1/2/1", 5: "1/3/0"}.items():
+        holder.holds = int(group[2])
+        begun = groups.expect(Outcome(lease_of(holder), Status.PENDING, holds=holder.holds))
+        groups.gather(1, holder.holds)
+        jobs[job_id] = record(job_id, group=group)
+        groups.join(jobs[job_id])  # type: ignore[arg-type]
+        groups.added(begun)
+    assert [groups.ids(f"1/{number}/") for number in (1, 2, 3, 4)] == [[2], [3, 4], [5], None]
+    for job_id in (2, 4):
+        groups.forget(jobs[job_id])  # type: ignore[arg-type]
+    assert [groups.ids(f"1/{number}/") for number in (1, 2, 3)] == [[], [3], [5]]
+    assert woken == []
+    jobs[5].status = Status.SUCCEEDED  # type: ignore[union-attr]
+    assert groups.succeeded(jobs[5])  # type: ignore[arg-type]
+    assert woken == [1]
+    holder.status = Status.SUCCEEDED
+    groups.ended(holder)
+    assert [groups.ids(f"1/{number}/") for number in (1, 2, 3)] == [None] * 3
+    groups.forget(holder)
+    assert groups.get(1, 2) is None
+
+
 @pytest.mark.parametrize("rate", [None, Rate(1, per=60)])
 def test_an_empty_line_is_forgotten(rate: Rate | None) -> None:
     """A line in which no job is left takes no memory, but for as long as its rate needs it."""
@@ -137,8 +166,9 @@ def test_a_plain_job_meets_a_span(standing: neoq.MemBackend) -> None:
 def test_a_record_that_waits_says_only_what_is_not_as_usual() -> None:
     """A slim job has the same fields, and keeps none that its class has as well."""
     job = blank("q")
-    job.unique, job.priority, job.on_duplicate, job.steps = False, 0, "return", 1
+    job.unique, job.priority, job.on_duplicate, job.steps, job.looked_back = False, 0, "return", 1, True
     before = {name: getattr(job, name) for name in ("unique", "priority", "on_duplicate", "steps", "held")}
-    job.slim()
-    assert vars(job) == {"unique": False, "steps": 1}
-    assert {name: getattr(job, name) for name in before} == before
+    slim = job.slim()
+    assert vars(slim) == {"unique": False, "steps": 1}
+    assert {name: getattr(slim, name) for name in before} == before
+    assert slim.queue == "q"

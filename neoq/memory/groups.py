@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from neoq.held.group import BATCH, Batch, BatchRules, Group, closed, group_in
+from neoq.held.group import BATCH, Batch, BatchRules, closed, group_in
 from neoq.job import Job
 from neoq.memory.queues import Records
 from neoq.outcome import Outcome
@@ -16,26 +16,45 @@ _SUCCEEDED, _DEAD, _CANCELLED = Status.SUCCEEDED, Status.DEAD, Status.CANCELLED
 
 
 class Members:
-    """One group: its jobs, counted."""
+    """One group: its jobs, counted. As it is, the children of a gather."""
 
     __slots__ = (
-        *("adding", "cancelled", "complete", "dead", "holder", "ids", "kept", "names"),
-        *("number", "round", "rules", "sealed", "stopped", "succeeded"),
+        *("adding", "cancelled", "complete", "dead", "holder", "ids", "kept"),
+        *("number", "round", "sealed", "stopped", "succeeded"),
     )
+    rules = _GATHER
+    names: dict[tuple[str, str], int] | None = None
 
-    def __init__(self, holder: int, number: int, rules: BatchRules) -> None:
+    def __init__(self, holder: int, number: int) -> None:
         self.holder = holder
         self.round = number
-        self.rules = rules
-        self.ids: dict[int, None] = {}  # until the group lets its jobs go
-        # Those of a named batch, by queue and fingerprint.
-        self.names: dict[tuple[str, str], int] | None = {} if rules.named else None
+        self.ids: dict[int, None] | int = 0  # its jobs, until it lets them go: 0 for none, or the only one
         self.number = self.succeeded = self.dead = self.cancelled = 0
         self.adding = 0  # calls that are about to add jobs, and settle one of the group before
         self.sealed = False
         self.stopped = False
         self.complete = False
         self.kept = True  # its jobs stay, whatever the settings keep
+
+    def all_ids(self) -> list[int]:
+        """Its jobs, until it lets them go."""
+        ids = self.ids
+        return list(ids) if isinstance(ids, dict) else [ids] if ids else []
+
+    def add(self, job_id: int) -> None:
+        """Count a job in."""
+        self.number += 1
+        if isinstance(self.ids, dict):
+            self.ids[job_id] = None
+        else:
+            self.ids = {self.ids: None, job_id: None} if self.ids else job_id
+
+    def drop(self, job_id: int) -> None:
+        """Forget a job that was deleted."""
+        if isinstance(self.ids, dict):
+            self.ids.pop(job_id, None)
+        elif self.ids == job_id:
+            self.ids = 0
 
     @property
     def over(self) -> bool:
@@ -63,6 +82,17 @@ class Members:
             self.cancelled += one
 
 
+class BatchMembers(Members):
+    """The members of a batch; those of a named one by queue and fingerprint, too."""
+
+    __slots__ = ("names", "rules")
+
+    def __init__(self, holder: int, rules: BatchRules) -> None:
+        super().__init__(holder, BATCH)
+        self.rules = rules
+        self.names = {} if rules.named else None
+
+
 class Groups:
     """All groups, by holder and round; callers hold the lock of the table.
 
@@ -80,14 +110,27 @@ class Groups:
     ) -> None:
         self._jobs = jobs
         self._wake, self._stop_job, self._let_go_jobs = wake, stop, let_go
-        self._of: dict[int, dict[int, Members]] = {}
+        # By holder; by round, too, where it has had several. A dict of one group takes more than the group.
+        self._of: dict[int, Members | dict[int, Members]] = {}
         self.stopping: list[list[int]] = []  # jobs of stopped groups that are not cancelled yet
-        self._named: dict[str, Members] = {}  # the same, by the names of the groups
         self._latest: tuple[str, Members | None] = "", None  # what a job was last said to be part of
 
     def get(self, holder: int, number: int) -> Members | None:
         """The group of a holder's round."""
-        return self._of.get(holder, {}).get(number)
+        found = self._of.get(holder)
+        if isinstance(found, dict):
+            return found.get(number)
+        return found if found is not None and found.round == number else None
+
+    def _all_of(self, holder: int) -> list[Members]:
+        found = self._of.get(holder)
+        if isinstance(found, dict):
+            return list(found.values())
+        return [] if found is None else [found]
+
+    def _by_name(self, name: str) -> Members | None:
+        named = group_in(name)
+        return None if named is None else self.get(*named[:2])
 
     def of(self, job: Job) -> Members | None:
         """The group that a job belongs to."""
@@ -96,14 +139,14 @@ class Groups:
             return None
         latest, members = self._latest
         if text != latest:  # mostly it is that of the job before
-            members = self._named.get(text[: text.rfind("/") + 1])
+            members = self._by_name(text)
             self._latest = text, members
         return members
 
     def ids(self, name: str) -> list[int] | None:
         """The jobs of a group by its name; None where they are not known here any more."""
-        members = self._named.get(name)
-        return None if members is None or not members.kept else list(members.ids)
+        members = self._by_name(name)
+        return None if members is None or not members.kept else members.all_ids()
 
     def counts(self, holder: int, number: int) -> Batch | None:
         """A group in numbers."""
@@ -137,7 +180,7 @@ class Groups:
 
     def gather(self, holder: int, number: int) -> bool:
         """Begin, or go on with, a gather; whether all its children have ended."""
-        members = self._begun(holder, number, _GATHER)
+        members = self._begun(holder, number)
         members.sealed = True
         members.complete = members.complete or members.over
         return members.complete
@@ -146,7 +189,7 @@ class Groups:
         """Let none of the groups that jobs after an outcome belong to be complete, until they were added."""
         groups = [members for job in outcome.follow if job.group is not None and (members := self.of(job))]
         if outcome.holds is not None:
-            groups.append(self._begun(outcome.lease.job_id, outcome.holds, _GATHER))
+            groups.append(self._begun(outcome.lease.job_id, outcome.holds))
         for members in groups:
             members.adding += 1
         return groups
@@ -157,11 +200,12 @@ class Groups:
             members.adding -= 1
             self._look(members)
 
-    def _begun(self, holder: int, number: int, rules: BatchRules) -> Members:
+    def _begun(self, holder: int, number: int, rules: BatchRules | None = None) -> Members:
         members = self.get(holder, number)
         if members is None:
-            members = self._of.setdefault(holder, {})[number] = Members(holder, number, rules)
-            self._named[Group(holder, number).name] = members
+            members = Members(holder, number) if rules is None else BatchMembers(holder, rules)
+            before = self._all_of(holder)
+            self._of[holder] = {one.round: one for one in (*before, members)} if before else members
             self._latest = "", None
         return members
 
@@ -210,8 +254,7 @@ class Groups:
         if members is None:
             return
         record.counted = True
-        members.number += 1
-        members.ids[record.id] = None
+        members.add(record.id)
         if members.names is not None:
             members.names[record.queue, record.fingerprint] = record.id
 
@@ -258,13 +301,12 @@ class Groups:
         """Count out what a job is that was deleted: as a member its end, if it had none; its own groups."""
         if job.holds is not None:
             self._holder_ended(job, let_go=True)
-            for number in self._of.pop(job.id, {}):
-                del self._named[Group(job.id, number).name]
+            self._of.pop(job.id, None)
             self._latest = "", None
         members = self.of(job)
         if members is None:
             return
-        members.ids.pop(job.id, None)
+        members.drop(job.id)
         if not members.complete:
             if job.status is _DEAD:
                 members.count(_DEAD, -1)
@@ -287,7 +329,7 @@ class Groups:
                 self._wake(members.holder)
 
     def _holder_ended(self, job: Job, *, let_go: bool) -> None:
-        for members in list(self._of.get(job.id, {}).values()):
+        for members in self._all_of(job.id):
             if not members.complete:
                 self._stop(members)
             if let_go:
@@ -296,7 +338,7 @@ class Groups:
     def _stop(self, members: Members) -> None:
         if not members.stopped:
             members.stopped = True
-            self.stopping.append(list(members.ids)[::-1])
+            self.stopping.append(members.all_ids()[::-1])
 
     def stop_some(self) -> None:
         """Cancel a page of the jobs whose groups are stopped."""
@@ -314,7 +356,8 @@ class Groups:
 
     def _let_go(self, members: Members) -> None:
         members.kept = False
-        ids, members.ids = members.ids, {}
-        members.names = None
+        ids, members.ids = members.all_ids(), 0
+        if members.names is not None:
+            members.names = None
         jobs = map(self._jobs.get, ids)
         self._let_go_jobs([job for job in jobs if isinstance(job, Job) and job.status in FINISHED])

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from sys import intern
 
 from neoq.held.step import MOST_SIGNALS, SIGNAL, Step
 from neoq.job import Job
+
+_SHORT = 8  # bytes
+
+
+@lru_cache(256)
+def _shared(data: bytes) -> bytes:
+    """The same object for the same value: many jobs of a kind wait with no other."""
+    return data
 
 
 class Steps:
@@ -28,7 +37,8 @@ class Steps:
             there = known.get(step.name)
             if there is None or not there.lasting or not step.lasting:
                 name = intern(step.name)  # jobs of a kind have the same
-                known[name] = step._replace(name=name, at=now)
+                data = step.data if len(step.data) > _SHORT else _shared(step.data)
+                known[name] = Step(name, data, step.retries, step.crashes, step.lasting, now)
         if known:
             self._of[job.id] = known if len(known) > 1 else next(iter(known.values()))
         job.steps = len(known)

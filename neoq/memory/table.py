@@ -400,7 +400,11 @@ class Table:
 
     def _let_wait(self, record: Job, state: QueueState, outcome: Outcome) -> None:
         """Let a job that is not over wait for its next attempt."""
-        record.status, record.progress_report = outcome.status, None
+        if outcome.steps:  # many jobs of several steps may wait for long
+            record = self.jobs[record.id] = record.slim()
+        record.status = outcome.status
+        if record.progress_report is not None:
+            record.progress_report = None
         if outcome.run_after is not None:
             record.due = outcome.run_after
         if (lines := lines_of(state)) is not None:
@@ -409,8 +413,6 @@ class Table:
             self._suspend(record, state, outcome)
         else:
             self.schedule(record, state)
-        if outcome.steps:  # many jobs of several steps may wait for long
-            record.slim()
         self.notify(record.queue, "ready")
 
     def _suspend(self, job: Job, state: QueueState, outcome: Outcome) -> None:
