@@ -78,12 +78,13 @@ def checked_text(name: str, value: Any) -> str:
     return value
 
 
-def checked_choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
-    """One of several values, or InvalidJobError."""
+def checked_choice(name: str, value: Any, choices: tuple[Any, ...], also: str = "") -> Any:
+    """One of several values, or InvalidJobError; ``also`` says what is taken besides, checked elsewhere."""
     for choice in choices:
         if value is choice or (isinstance(value, str) and value == choice):
             return choice
-    raise InvalidJobError(f"{name} is {value!r}; it takes {' or '.join(map(repr, choices))}")
+    words = [*map(repr, choices), *([also] if also else [])]
+    raise InvalidJobError(f"{name} is {value!r}; it takes {' or '.join(words)}")
 
 
 def checked_fraction(value: Any) -> float:

@@ -130,7 +130,7 @@ class Job(Stepwise, Record):
         if fingerprint is not None:
             self.own_fingerprint = checked_text("fingerprint", fingerprint)
         if unique is not True:
-            self.unique = checked_choice("unique", unique, (True, False, "until_started"))
+            self.unique = checked_choice("unique", unique, (True, False, "until_started"), also="a timedelta")
         if on_duplicate != "return":
             self.on_duplicate = checked_choice("on_duplicate", on_duplicate, ("return", "raise", "replace"))
         if uid is not None:

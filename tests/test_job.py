@@ -149,7 +149,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("fingerprint", b"mine", "b'mine'"),
     ("fingerprint", "a" * 1001, "1,000"),
     ("fingerprint", "\ud800", "printable"),
-    ("unique", 1, "'until_started'"),
+    ("unique", 1, "'until_started' or a timedelta"),
     ("unique", "until_finished", "'until_started'"),
     ("unique", [], "'until_started'"),
     ("on_duplicate", "ignore", "'replace'"),
