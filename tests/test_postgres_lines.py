@@ -165,3 +165,58 @@ def test_jobs_of_a_key_are_found_by_indexes(backend: neoq.PostgresBackend, postg
         rows = connection.execute(f"explain (costs off) {query}".encode(), ["a", 1] * 3).fetchall()
     plan = "\n".join(line for (line,) in rows)
     assert all(index in plan for index in ("jobs_keys", "jobs_line", "jobs_turns")), plan
+
+
+def finish(backend: neoq.PostgresBackend, jobs: list[Job]) -> None:
+    now = time.time()
+    backend.store.settle([Outcome(lease_of(job), Status.SUCCEEDED, finished_at=now) for job in jobs])
+
+
+def test_claims_step_over_no_dead_rows_twice(backend: neoq.PostgresBackend, postgres_url: str) -> None:
+    """While a transaction is open, a claim of a limited queue begins behind the dead rows of earlier ones."""
+    backend.store.limit("q", Limits(per_key=2), by_listener=True)
+    schema = backend.config.schema
+    with psycopg.connect(postgres_url) as pinned, psycopg.connect(postgres_url, autocommit=True) as other:
+        pinned.execute("set transaction isolation level repeatable read")
+        pinned.execute("select pg_current_xact_id()")
+        for n in range(40):
+            backend.enqueue_many(Job("q", {"n": n}, key=f"{n} {one}", unique=False) for one in range(10))
+            finish(backend, claim(backend))
+        statement = sql.SQL(
+            "explain (analyze, buffers, format json) select * from {}.limited_claim("
+            "1, 1, 'q', 5, null, false, %s, %s, %s)"
+        ).format(sql.Identifier(schema))
+
+        def pages(*known: Any) -> int:
+            other.execute(
+                sql.SQL("select * from {}.limited_claim(1, 1, 'q', 5, null, false, %s, %s, %s)").format(
+                    sql.Identifier(schema)
+                ),
+                known,
+            )
+            [(plan,)] = other.execute(statement, known).fetchall()
+            return int(plan[0]["Plan"]["Shared Hit Blocks"])
+
+        last = sql.SQL("select last_value from {}").format(sql.Identifier(schema, "looks_id_seq"))
+        [(number,)] = other.execute(last).fetchall()
+        assert pages(number, [0], [time.time() - 0.1]) < pages(0, None, None) / 2
+
+
+def test_what_comes_before_a_floor_is_found(
+    backend: neoq.PostgresBackend, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job of a key that is committed late, and due before what was claimed, is found all the same."""
+    for name, value in (("LONG_IN_LIMITED", -1.0), ("FULL_SCAN_EVERY", 0.2), ("LATE", 0.0)):
+        monkeypatch.setattr(f"neoq.postgres.scan.{name}", value)  # each look counts as a long one
+    backend.store.limit("q", Limits(ordered=True), by_listener=True)
+    with psycopg.connect(postgres_url) as connection:
+        late = backend.enqueue("q", {"late": 0}, key="late", transaction=connection)
+        for n in range(5):
+            backend.enqueue("q", {"n": n}, key=f"other {n}")
+            finish(backend, claim(backend))
+        connection.commit()
+    found: list[Job] = []
+    give_up = time.monotonic() + 10.0
+    while not found and time.monotonic() < give_up:
+        found = claim(backend)
+    assert [job.id for job in found] == [late.id]

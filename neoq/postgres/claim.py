@@ -13,8 +13,8 @@ from neoq.job import Job
 from neoq.postgres.arrays import int4s, texts
 from neoq.postgres.connections import Connections
 from neoq.postgres.limits import LimitBook
-from neoq.postgres.rows import claimed
-from neoq.postgres.scan import ScanHints, ScanReport
+from neoq.postgres.rows import CLAIMED_DEADLINE, claimed
+from neoq.postgres.scan import LookFloors, ScanHints, ScanReport
 from neoq.postgres.settle import Settlement
 from neoq.postgres.statements import Statements
 from neoq.postgres.wake import WorkerPresence
@@ -50,6 +50,8 @@ class Claimer:
         self._worker = context.worker_id
         self._log = log
         self._hints = ScanHints()
+        self._looks = LookFloors()
+        self._last_look: tuple[float | None, float | None] = None, None
         self._reported = Reported(log)
         self._lost: list[tuple[int, float]] = []  # token, and when the reply was lost (monotonic)
         self._unread: list[Job] = []  # claimed, and not dead yet
@@ -138,15 +140,31 @@ class Claimer:
         number = self._presence.hold()
         self._undo_lost()
         token = int.from_bytes(os.urandom(7), "big") + 1
+        kinds = None if one.kinds is None else sorted(one.kinds)
+        hints = self._hints.of([one.queue], kinds)
+        _, known_levels, known_from = self._hints.values(hints)
+        looks_from = self._looks.start(one.queue)
         values = {
             "worker": number,
             "token": token,
             "queue": one.queue,
             "limit": min(one.limit, 2**31 - 1),
-            "kinds": None if one.kinds is None else texts(sorted(one.kinds)),
+            "kinds": None if kinds is None else texts(kinds),
             "taken": taken,
+            "looks_from": looks_from,
+            "known_levels": known_levels,
+            "known_from": known_from,
         }
         rows, due, now = self._execute(self._statements.limited_claim, values, token)
+        self._looks.learn(one.queue, looks_from, *self._last_look)
+        told = [ScanReport(row[1], row[2], row[3], row[-1]) for row in rows if row[0] is None]
+        if not told and not hints:
+            told = [ScanReport(one.queue, 0, 0.0, 0.0)]  # what is not told took no time
+        self._hints.learn(hints, kinds, told, limited=True)
+        rows = [row for row in rows if row[0] is not None]
+        full_scan = self._hints.next_full_scan(hints)
+        if full_scan is not None and len(rows) < one.limit:
+            due = now + full_scan if due is None else min(due, now + full_scan)
         self.leased.update((row[0], token) for row in rows)
         self.leased.discard((0, token))
         limits = self._limits.limited.get(one.queue)
@@ -174,6 +192,7 @@ class Claimer:
             raise
         last = rows.pop()
         due, now = last[3], last[4]
+        self._last_look = last[CLAIMED_DEADLINE], last[-1]
         same = began <= now + SAME_CLOCK and now <= self._clock.time() + SAME_CLOCK
         self._settlement.skew = 0.0 if same else now - began
         return rows, due, now

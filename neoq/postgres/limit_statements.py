@@ -17,7 +17,9 @@ class LimitStatements:
     def _limits(self, claimed: str) -> None:
         s = self._schema
         claim = self._call(
-            "limited_claim", "worker int, token bigint, queue text, limit int, kinds text[], taken boolean"
+            "limited_claim",
+            "worker int, token bigint, queue text, limit int, kinds text[], taken boolean, "
+            "looks_from bigint, known_levels smallint[], known_from float8[]",
         )
         self.limited_claim = f"select {claimed}, progress from {claim}"
         self.limits = f"select queue, listener, operator from {s}.limits"

@@ -196,6 +196,7 @@ _CLAIM = (
     *("max_retries", "deadline", "fingerprint", "kind", "key", "group", "uid", "meta", "error", "traceback"),
     *("attempts", "steps", "round", "turn"),
 )
+CLAIMED_DEADLINE = _CLAIM.index("deadline")
 
 
 def claimed(rows: Iterable[Sequence[Any]], token: int, worker: str) -> tuple[list[Job], list[Job]]:

@@ -8,6 +8,7 @@ because a retry, a late commit or a wish for an earlier time may have put jobs b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,9 @@ from neoq.clock import machine
 from neoq.postgres.arrays import float8s, int2s, texts
 
 LONG = 0.008  # seconds of scanning, above which it is worth remembering where the scan ended
+LONG_IN_LIMITED = 0.002  # of a queue with limits, whose claims follow one another
 FULL_SCAN_EVERY = 1.0  # seconds between scans from the beginning
+LATE = 1.0  # seconds by which a transaction may commit after others that have begun later
 FULL_SCAN_SHARE = 0.05  # of the time, at most, that these may take
 
 Kinds = Sequence[str] | None  # that a claim takes; None for any
@@ -71,8 +74,16 @@ class ScanHints:
             float8s([floor for _, _, floor in floors]),
         )
 
-    def learn(self, hints: dict[str, ScanHint], kinds: Kinds, reports: Sequence[ScanReport]) -> None:
+    def learn(
+        self,
+        hints: dict[str, ScanHint],
+        kinds: Kinds,
+        reports: Sequence[ScanReport],
+        *,
+        limited: bool = False,
+    ) -> None:
         """Take over what a claim with these hints reported."""
+        long = LONG_IN_LIMITED if limited else LONG
         seconds: dict[str, float] = {}
         for report in reports:
             seconds[report.queue] = seconds.get(report.queue, 0.0) + report.seconds
@@ -82,7 +93,7 @@ class ScanHints:
             # Dead rows slow down every scan; a server that was busy for a moment slows down one.
             usual = min(spent, self._full_scans.get(queue, 0.0))
             self._full_scans[queue] = spent
-            if usual < LONG:
+            if usual < long:
                 self._queues.pop(queue, None)
             else:
                 pause = max(FULL_SCAN_EVERY, usual / FULL_SCAN_SHARE)
@@ -103,3 +114,42 @@ class ScanHints:
         if not hints:
             return None
         return max(0.0, min(hint.full_scan_at for hint in hints.values()) - machine.monotonic())
+
+
+class LookFloors:
+    """Where claims begin to look for lines that have changed, in queues where many dead notes of them lie.
+
+    What a transaction notes late has a lower number than what others have noted meanwhile, so a look begins
+    with what came in the last seconds, and now and then with all.
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[str, _Floor] = {}
+
+    def start(self, queue: str) -> int:
+        """The first note for the next look."""
+        floor = self._queues.get(queue)
+        return 0 if floor is None or machine.monotonic() >= floor.full_look_at else floor.start
+
+    def learn(self, queue: str, start: int, last: float | None, seconds: float | None) -> None:
+        """Take over how long a look has taken that began there, and the last note that it has found."""
+        now = machine.monotonic()
+        if start == 0 and (seconds or 0.0) < LONG_IN_LIMITED:
+            self._queues.pop(queue, None)
+            return
+        floor = self._queues.setdefault(queue, _Floor(now))
+        if start == 0:
+            floor.full_look_at = now + max(FULL_SCAN_EVERY, (seconds or 0.0) / FULL_SCAN_SHARE)
+        if last is not None:
+            floor.last = int(last)
+        if now - floor.marked_at >= LATE:
+            floor.start, floor.mark, floor.marked_at = floor.mark, floor.last, now
+
+
+class _Floor:
+    """Where to begin in one queue: at a mark that was set a while ago."""
+
+    def __init__(self, now: float) -> None:
+        self.start = self.mark = self.last = 0
+        self.marked_at = -math.inf
+        self.full_look_at = now

@@ -328,9 +328,10 @@ begin
 end $$;
 
 
--- Put what is due into its line, and look at the lines that have changed, or at all if the limits have. Returns
--- whether there is more to do at once.
-create function look_at_lines(p_limits limits) returns boolean language plpgsql
+-- Put what is due into its line, and look at the lines that have changed, or at all if the limits have. Those that were
+-- noted before p_from are left for a later look: dead rows lie there. Returns whether there is more to do at once, and
+-- the last note.
+create function look_at_lines(p_limits limits, p_from bigint, out more boolean, out seen bigint) language plpgsql
 set search_path from current
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
@@ -381,7 +382,7 @@ begin
     end if;
     with taken as (
         delete from looks where ctid = any (array(
-            select ctid from looks where queue = p_limits.queue order by id limit 500
+            select ctid from looks where queue = p_limits.queue and looks.id >= p_from order by looks.id limit 500
         )) returning id, key, freed, job
     ), holding as (
         insert into heads (queue, key, job)
@@ -393,12 +394,12 @@ begin
         order by key, id desc
         on conflict (queue, key) do update set job = excluded.job
     )
-    select array_agg(key), array_agg(freed), coalesce(sum(n), 0) into v_keys, v_freed, v_looks
-    from (select key, bool_or(freed) as freed, count(*) as n from taken group by key) looked;
+    select array_agg(key), array_agg(freed), coalesce(sum(n), 0), max(last) into v_keys, v_freed, v_looks, seen
+    from (select key, bool_or(freed) as freed, count(*) as n, max(id) as last from taken group by key) looked;
     if v_keys is not null then
         perform take_turns(p_limits, v_keys, v_freed);
     end if;
-    return v_number >= 500 or v_looks >= 500;
+    more := v_number >= 500 or v_looks >= 500;
 end $$;
 
 
@@ -423,6 +424,30 @@ as $$
 $$;
 
 
+-- The next level of priority below another, or the first, and from which time on to scan it: where that is known, and no
+-- job of a level between them has come since.
+create function next_level(
+    p_queue text, p_below smallint, p_known_levels smallint[], p_known_from float8[], out level smallint, out start float8
+) language plpgsql
+set search_path from current set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+as $$
+begin
+    p_below := coalesce(p_below, 32767::smallint);
+    for i in 1 .. cardinality(p_known_levels) loop
+        if p_known_levels[i] < p_below and p_known_levels[i] > coalesce(level, -32767::smallint) then
+            level := p_known_levels[i];
+            start := p_known_from[i];
+        end if;
+    end loop;
+    if level is null or exists (
+        select from jobs where queue = p_queue and priority > level and priority < p_below
+    ) then
+        select priority, run_after into level, start from jobs where queue = p_queue and priority < p_below
+        order by priority desc, run_after, id limit 1;
+    end if;
+end $$;
+
+
 -- Look at the lines of a queue, unless a claim does. Returns whether there is more to do at once.
 create function tend_lines(p_queue text) returns boolean language plpgsql set search_path from current
 as $$
@@ -432,7 +457,7 @@ begin
     if pg_try_advisory_xact_lock(hashtext(current_schema() || ' lines'), hashtext(p_queue)) then
         select * into v_limits from limits where queue = p_queue;
         if found then
-            return look_at_lines(v_limits);
+            return (select more from look_at_lines(v_limits, 0));
         end if;
         delete from looks where queue = p_queue;
     end if;
@@ -441,10 +466,12 @@ end $$;
 
 
 -- As claim(), for one queue that has limits. p_taken: others were claimed before, so a job with a crash behind it
--- is not. Claims of the queue follow one another.
+-- is not. Claims of the queue follow one another. p_looks_from is for look_at_lines(), p_known_levels and p_known_from
+-- are as in claim(). With aging nothing is known.
 -- A session plans its statements once: to plan them in each call takes a quarter of the time of a short one.
 create function limited_claim(
-    p_worker int, p_token bigint, p_queue text, p_limit int, p_kinds text[], p_taken boolean
+    p_worker int, p_token bigint, p_queue text, p_limit int, p_kinds text[], p_taken boolean,
+    p_looks_from bigint, p_known_levels smallint[], p_known_from float8[]
 ) returns setof jobs language plpgsql
 set search_path from current
 set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set plan_cache_mode = force_generic_plan
@@ -466,6 +493,12 @@ declare
     v_crashed boolean;
     v_grouped boolean;
     v_over boolean := false;
+    v_began float8;
+    v_from float8 := 0;
+    v_last_due float8;
+    v_more boolean;
+    v_seen bigint;
+    v_looked float8;
 begin
     perform pg_advisory_xact_lock(hashtext(current_schema() || ' lines'), hashtext(p_queue));
     select * into v_limits from limits where queue = p_queue;
@@ -473,10 +506,13 @@ begin
         v_next := clock() + 0.01;
     end if;
     if not exists (select from queues where queue = p_queue and paused) and v_limits.queue is not null then
-        if look_at_lines(v_limits) then
-            v_next := least(v_next, clock());
-        end if;
+        v_began := clock();
+        select more, seen into v_more, v_seen from look_at_lines(v_limits, p_looks_from);
         v_now := clock();
+        v_looked := v_now - v_began;
+        if v_more then
+            v_next := least(v_next, v_now);
+        end if;
         if v_limits.max_running is not null then
             select least(v_room, v_limits.max_running - count(*)) into v_room from jobs
             where queue = p_queue and turn = 2 and status = 2;
@@ -490,25 +526,41 @@ begin
             );
         end if;
         while v_left > 0 and not v_over loop
-            if v_limits.aging is null then
+            v_began := clock();
+            if v_limits.aging is not null then
+                v_level := aged_level(p_queue, v_limits.aging, v_now);
+            elsif p_known_levels is not null then
+                select level, start into v_level, v_from
+                from next_level(p_queue, v_level, p_known_levels, p_known_from);
+            else
                 select (
                     select priority from jobs where queue = p_queue and priority < coalesce(v_level, 32767::smallint)
                     order by priority desc limit 1
                 ) into v_level;
-            else
-                v_level := aged_level(p_queue, v_limits.aging, v_now);
             end if;
             exit when v_level is null;
-            select array_agg(row), bool_or(crashes > 0), bool_or(batch is not null) into v_rows, v_crashed, v_grouped
+            select array_agg(row), bool_or(crashes > 0), bool_or(batch is not null), coalesce(max(run_after), v_now)
+            into v_rows, v_crashed, v_grouped, v_last_due
             from (
-                select ctid as row, crashes, batch from jobs
-                where queue = p_queue and priority = v_level and status < 2 and run_after <= v_now
+                select ctid as row, crashes, batch, run_after from jobs
+                where queue = p_queue and priority = v_level and status < 2
+                    and run_after >= v_from and run_after <= v_now
                     and (p_kinds is null or kind = any (p_kinds))
                     and (not v_limits.by_key or key is null or turn is not null
                         or held = 4 and deadline <= v_now and not (v_limits.ordered and v_limits.hold_dead))
                 order by run_after, id
                 limit case when v_limits.aging is null then v_left else 1 end for update skip locked
             ) best;
+            if v_limits.aging is null and (p_known_levels is not null or clock() - v_began > 0.001) then
+                v_told.queue := p_queue;
+                v_told.priority := v_level;
+                v_told.run_after := case when v_crashed then v_from else least(v_last_due, v_now - 0.1) end;
+                v_told.progress := clock() - v_began;
+                return next v_told;
+                if v_level = any (p_known_levels) then
+                    p_known_from[array_position(p_known_levels, v_level)] := v_told.run_after;
+                end if;
+            end if;
             if v_crashed then
                 v_over := true;
                 v_next := v_now;
@@ -556,14 +608,20 @@ begin
         end if;
         v_level := null;
         loop
-            select (
-                select priority from jobs where queue = p_queue and priority < coalesce(v_level, 32767::smallint)
-                order by priority desc limit 1
-            ) into v_level;
+            if p_known_levels is not null and v_limits.aging is null then
+                select level, start into v_level, v_from
+                from next_level(p_queue, v_level, p_known_levels, p_known_from);
+            else
+                select (
+                    select priority from jobs where queue = p_queue and priority < coalesce(v_level, 32767::smallint)
+                    order by priority desc limit 1
+                ) into v_level;
+            end if;
             exit when v_level is null;
             select (
                 select run_after from jobs
-                where queue = p_queue and priority = v_level and status < 2 and run_after < 'infinity'
+                where queue = p_queue and priority = v_level and status < 2
+                    and run_after >= v_from and run_after < 'infinity'
                     and (run_after > v_now or v_claimed < v_room and v_left <= 0 or v_claimed = p_limit)
                     and (p_kinds is null or kind = any (p_kinds))
                 order by run_after, id limit 1
@@ -574,8 +632,11 @@ begin
             v_next := least(v_next, v_due);
         end loop;
     end if;
+    v_told := null;
     v_told.run_after := v_next;
     v_told.created_at := coalesce(v_now, clock());
+    v_told.deadline := v_seen;
+    v_told.progress := v_looked;
     return next v_told;
 end $$;
 
