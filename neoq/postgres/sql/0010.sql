@@ -172,25 +172,62 @@ begin
 end $$;
 
 
--- Successes are many at once: succeed_counted() notes all that leave their turns in its own statement.
-do $do$
-declare
-    v_source text := pg_get_functiondef('succeed_counted'::regproc);
+-- As succeed(), for jobs that have a group, a round, steps or a turn. Returns their ids, and the queues whose holders
+-- may be due by their ends. It notes itself what leaves its turn, since such jobs are many at once.
+create function succeed_counted(
+    p_ids bigint[], p_tokens bigint[], p_started float8[], p_finished float8[], p_results bytea[],
+    p_skew float8, p_keep boolean
+) returns table (id bigint, queue text) language plpgsql
+set search_path from current
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
 begin
-    v_source := replace(v_source, 'return query', $sql$perform set_config('neoq.leaves_told', 'on', true);
-    return query$sql$);
-    v_source := replace(v_source, '), noted as (', $sql$), looked as (
+    perform set_config('neoq.leaves_told', 'on', true);
+    return query
+    with ended as (
+        delete from jobs using unnest(p_ids, p_tokens, p_started, p_finished, p_results)
+            as i (id, token, started, finished, result)
+        where jobs.id = any (array[i.id]) and jobs.token = i.token and status = 2
+        returning jobs.*, started, finished, result
+    ), kept as (
+        insert into history (
+            id, run_after, created_at, ran_at, deadline, progress, finished_at, holds, added_by, retries,
+            max_retries, priority, status, uniqueness, crashes, codec, queue, payload, fingerprint, kind, key,
+            batch, uid, meta, error, traceback, attempts, progress_text, result, round
+        )
+        select id, run_after, created_at, coalesce(started + p_skew, ran_at), deadline, progress,
+            coalesce(finished + p_skew, clock()), holds, added_by, retries, max_retries, priority, 3, uniqueness,
+            crashes, codec, queue, payload, fingerprint, kind, key, batch, uid, meta, error, traceback, attempts,
+            progress_text, result, round
+        from ended where p_keep or batch is not null
+    ), counted as (
+        insert into counters (queue, status, n)
+        select queue, 3, count(*) from ended where p_keep or batch is not null group by queue
+    ), dropped as (
+        delete from steps using ended where steps.job = any (array[ended.id])
+    ), given as (
+        select holder_of(batch) as job, round_of(batch) as round, 3::smallint as what, sum(n)::int as n
+        from (select batch, count(*) as n from ended where batch is not null group by batch) named group by 1, 2
+        union all
+        select id, round, 8::smallint, 1 from ended where round is not null
+    ), said as (
+        select g.queue, given.*, g.sealed as tell
+        from given join groups g on g.job = any (array[given.job]) and g.round = any (array[given.round])
+    ), looked as (
         insert into looks (queue, key, freed)
         select queue, key, true from ended where turn is not null and key is not null
-    ), noted as ($sql$);
-    v_source := replace(v_source, 'select id, null::text from ended', $sql$select id, null::text from ended
+    ), noted as (
+        insert into notes (queue, ids, rounds, whats, ns)
+        select queue, array_agg(job), array_agg(round), array_agg(what), array_agg(n) from said group by queue
+    )
+    select id, null::text from ended
     union all
     select null::bigint, nullif(pg_notify(channel(), 'r ' || queue)::text, '')
-    from (select distinct queue from ended where turn is not null) freed$sql$);
-    v_source := replace(v_source, 'tell and what = 3;', $sql$tell and what = 3;
-    perform set_config('neoq.leaves_told', 'off', true);$sql$);
-    execute v_source;
-end $do$;
+    from (select distinct queue from ended where turn is not null) freed
+    union all select distinct null::bigint, queue::text from said where tell and what = 3;
+    perform set_config('neoq.leaves_told', 'off', true);
+end $$;
 
 
 -- Of claimed rows those whose keys' rates allow a start now, which is theirs; the others are due when they may start.
