@@ -359,5 +359,5 @@ class Groups:
         ids, members.ids = members.all_ids(), 0
         if members.names is not None:
             members.names = None
-        jobs = map(self._jobs.get, ids)
-        self._let_go_jobs([job for job in jobs if isinstance(job, Job) and job.status in FINISHED])
+        jobs = [job for job in map(self._jobs.get, ids) if isinstance(job, Job)]
+        self._let_go_jobs([job for job in jobs if job.status is _SUCCEEDED or job.status in FINISHED])

@@ -295,9 +295,11 @@ class Table:
     def let_go(self, jobs: Sequence[Job]) -> None:
         """Keep jobs that have ended as long as the settings say, but those that a group or line needs."""
         free = []
+        queue, lines = "", None
         for job in jobs:
             if job.counted:
-                lines = lines_of(self.queues[job.queue])
+                if job.queue != queue:  # mostly it is that of all
+                    queue, lines = job.queue, lines_of(self.queues[job.queue])
                 if self.groups.keeps(job) or (lines is not None and lines.holds(job)):
                     continue
                 if job.status is not _DEAD and job.holds is None:
