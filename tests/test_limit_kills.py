@@ -126,7 +126,9 @@ def fleet(make: Make, run: Callable[[Backend], None]) -> Iterator[list[int]]:
             os.waitpid(pid, 0)
 
 
-@pytest.mark.parametrize("which", LIMITS)
+@pytest.mark.parametrize(
+    "which", [pytest.param("ordered", marks=pytest.mark.faults), "per_key", "max_running"]
+)
 def test_limits_over_processes_one_of_which_is_killed(durable: Make, book: Book, which: str) -> None:
     """Of a key, or a queue, never more run at once in all processes than may, and as many as may do."""
     make = partial(durable, lease=2.0, heartbeat=0.2)
