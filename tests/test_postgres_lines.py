@@ -17,6 +17,7 @@ from neoq.held.limits import Limits
 from neoq.held.step import Step
 from neoq.job import Job
 from neoq.outcome import Outcome, lease_of
+from neoq.postgres.scan import LookFloors
 from neoq.postgres.statements import Statements
 from neoq.record import Status
 from neoq.store import Demand
@@ -218,5 +219,21 @@ def test_what_comes_before_a_floor_is_found(
     found: list[Job] = []
     give_up = time.monotonic() + 10.0
     while not found and time.monotonic() < give_up:
-        found = claim(backend)
+        claimed = backend.store.claim([Demand("q", 50)])
+        found = claimed.jobs
+        assert found or claimed.next_due is not None  # or a worker would sleep on
     assert [job.id for job in found] == [late.id]
+
+
+def test_a_worker_comes_back_for_what_lies_before_its_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that began at a floor says when all is looked at again; two slow ones in a row set a floor."""
+    monkeypatch.setattr("neoq.postgres.scan.LATE", 0.0)
+    looks = LookFloors()
+    starts = []
+    for number, seconds in enumerate((9.0, 0.0, 9.0, 0.1, 0.1, 0.1), 1):
+        start = looks.start("q")
+        starts.append(start)
+        looks.learn("q", start, number, seconds)
+    assert starts == [0, 0, 0, 0, 0, 4]
+    assert looks.next_full_look("q", 0) is None
+    assert 1.0 < (looks.next_full_look("q", 4) or 0.0) <= 2.0

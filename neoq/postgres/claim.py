@@ -162,9 +162,10 @@ class Claimer:
             told = [ScanReport(one.queue, 0, 0.0, 0.0)]  # what is not told took no time
         self._hints.learn(hints, kinds, told, limited=True)
         rows = [row for row in rows if row[0] is not None]
-        full_scan = self._hints.next_full_scan(hints)
-        if full_scan is not None and len(rows) < one.limit:
-            due = now + full_scan if due is None else min(due, now + full_scan)
+        if len(rows) < one.limit:
+            unseen = self._hints.next_full_scan(hints), self._looks.next_full_look(one.queue, looks_from)
+            dues = [now + seconds for seconds in unseen if seconds is not None]
+            due = min(dues if due is None else [due, *dues], default=None)
         self.leased.update((row[0], token) for row in rows)
         self.leased.discard((0, token))
         limits = self._limits.limited.get(one.queue)

@@ -125,21 +125,30 @@ class LookFloors:
 
     def __init__(self) -> None:
         self._queues: dict[str, _Floor] = {}
+        self._full_looks: dict[str, float] = {}  # seconds of the last one of each queue
 
     def start(self, queue: str) -> int:
         """The first note for the next look."""
         floor = self._queues.get(queue)
         return 0 if floor is None or machine.monotonic() >= floor.full_look_at else floor.start
 
+    def next_full_look(self, queue: str, start: int) -> float | None:
+        """In how many seconds all is looked at again, after a look that began there."""
+        floor = self._queues.get(queue)
+        return None if floor is None or not start else max(0.0, floor.full_look_at - machine.monotonic())
+
     def learn(self, queue: str, start: int, last: float | None, seconds: float | None) -> None:
         """Take over how long a look has taken that began there, and the last note that it has found."""
-        now = machine.monotonic()
-        if start == 0 and (seconds or 0.0) < LONG_IN_LIMITED:
-            self._queues.pop(queue, None)
-            return
+        now, spent = machine.monotonic(), seconds or 0.0
+        usual = min(spent, self._full_looks.get(queue, 0.0))  # as in `ScanHints.learn`
+        if start == 0:
+            self._full_looks[queue] = spent
+            if usual < LONG_IN_LIMITED:
+                self._queues.pop(queue, None)
+                return
         floor = self._queues.setdefault(queue, _Floor(now))
         if start == 0:
-            floor.full_look_at = now + max(FULL_SCAN_EVERY, (seconds or 0.0) / FULL_SCAN_SHARE)
+            floor.full_look_at = now + max(FULL_SCAN_EVERY, usual / FULL_SCAN_SHARE)
         if last is not None:
             floor.last = int(last)
         if now - floor.marked_at >= LATE:
