@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     from neoq.job import Job
 
 HELP = "send a signal to a job that waits for it"
-EXAMPLE = """neoq signal 1042 approval '{"by": "ada"}'
-neoq signal --queue orders order-42 approval"""
+EXAMPLE = """neoq signal 1042 approval '{"by": "ada"}'"""
 GROUP = "Change"
 DESCRIPTION = """Send a signal to a job that waits for it by job.wait_for(), or will.
 
-With --queue the job is the unfinished one of that queue that has this fingerprint.
+With --queue orders the job is the unfinished one of orders that has this fingerprint.
 The first signal of a name counts."""
 
 
