@@ -8,7 +8,7 @@ from typing import NamedTuple
 from neoq.clock import machine
 from neoq.redis.queues import RedisQueues
 
-LOOK_EVERY = 5  # times job_check_interval: how often an idle queue is claimed from without a wake
+LOOK_EVERY = 10  # times job_check_interval: how often an idle queue is claimed from without a wake
 LOOK_EVERY_AT_LEAST = 60  # as above, if there are many such queues
 
 

@@ -177,7 +177,7 @@ class TaskCases(Suite):
         assert [backend.wait(job.id, PATIENCE).result for job in waiting] == [0, 10, 20]
 
     @needs("shared")
-    def test_a_worker_takes_only_what_it_knows(self, make: Make) -> None:
+    def test_a_worker_takes_only_what_it_knows(self, make: Make, join: Make) -> None:
         """Of two workers on one queue each runs the kinds that it has, whoever enqueued them."""
         first = make()
 
@@ -185,17 +185,14 @@ class TaskCases(Suite):
         def old() -> str:
             return "old"
 
-        second = self.another(first, autostart=True)
-        try:
+        second = join(first)
 
-            @second.task(name="new")
-            def new() -> str:
-                return "new"
+        @second.task(name="new")
+        def new() -> str:
+            return "new"
 
-            jobs = [first.enqueue("default", kind=kind, unique=False) for kind in ("old", "new") * 10]
-            assert [first.wait(job.id, PATIENCE).result for job in jobs] == ["old", "new"] * 10
-        finally:
-            second.shutdown(PATIENCE)
+        jobs = [first.enqueue("default", kind=kind, unique=False) for kind in ("old", "new") * 10]
+        assert [first.wait(job.id, PATIENCE).result for job in jobs] == ["old", "new"] * 10
         del old, new
 
     @needs("durable")
