@@ -51,7 +51,6 @@ class Claimer:
         self._log = log
         self._hints = ScanHints()
         self._looks = LookFloors()
-        self._last_look: tuple[float | None, float | None] = None, None
         self._reported = Reported(log)
         self._lost: list[tuple[int, float]] = []  # token, and when the reply was lost (monotonic)
         self._unread: list[Job] = []  # claimed, and not dead yet
@@ -117,7 +116,8 @@ class Claimer:
             "known_from": known_from,
             "counted": True,
         }
-        rows, due, now = self._execute(self._statements.claim, values, token)
+        rows, last = self._execute(self._statements.claim, values, token)
+        due, now = last[3], last[4]
         self._hints.learn(
             hints, kinds, [ScanReport(row[1], row[2], row[3], row[-1]) for row in rows if row[0] is None]
         )
@@ -155,8 +155,9 @@ class Claimer:
             "known_levels": known_levels,
             "known_from": known_from,
         }
-        rows, due, now = self._execute(self._statements.limited_claim, values, token)
-        self._looks.learn(one.queue, looks_from, *self._last_look)
+        rows, last = self._execute(self._statements.limited_claim, values, token)
+        due, now = last[3], last[4]
+        self._looks.learn(one.queue, looks_from, last[CLAIMED_DEADLINE], last[-1])
         told = [ScanReport(row[1], row[2], row[3], row[-1]) for row in rows if row[0] is None]
         if not told and not hints:
             told = [ScanReport(one.queue, 0, 0.0, 0.0)]  # what is not told took no time
@@ -179,8 +180,8 @@ class Claimer:
 
     def _execute(
         self, statement: str, values: dict[str, Any], token: int
-    ) -> tuple[list[tuple[Any, ...]], float | None, float]:
-        """The rows of a claim, when the next job is due, and what time it is on the server."""
+    ) -> tuple[list[tuple[Any, ...]], tuple[Any, ...]]:
+        """The rows of a claim, and the last one: when the next job is due, and the time on the server."""
         began = self._clock.time()
         self.leased.add((0, token))
         try:
@@ -192,11 +193,10 @@ class Claimer:
                 self.leased.discard((0, token))
             raise
         last = rows.pop()
-        due, now = last[3], last[4]
-        self._last_look = last[CLAIMED_DEADLINE], last[-1]
+        now = last[4]
         same = began <= now + SAME_CLOCK and now <= self._clock.time() + SAME_CLOCK
         self._settlement.skew = 0.0 if same else now - began
-        return rows, due, now
+        return rows, last
 
     def _end_unreadable(self, jobs: list[Job]) -> None:
         """Let claimed jobs be dead that cannot be read; where that fails, the next claim tries again."""

@@ -42,12 +42,29 @@ class ScanHint:
         self.full_scan_at = full_scan_at  # monotonic
 
 
+class FullScans:
+    """How long scans from the beginning take, by queue."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}  # seconds
+
+    def pause_after(self, queue: str, seconds: float, long: float) -> float | None:
+        """For how many seconds to do without the next one; None where they do not take long.
+
+        Dead rows slow down every scan; a server that was busy for a moment slows down one. So the shorter of
+        the last two counts.
+        """
+        usual = min(seconds, self._last.get(queue, 0.0))
+        self._last[queue] = seconds
+        return None if usual < long else max(FULL_SCAN_EVERY, usual / FULL_SCAN_SHARE)
+
+
 class ScanHints:
     """From where to scan, for each queue whose scans are slow."""
 
     def __init__(self) -> None:
         self._queues: dict[str, ScanHint] = {}
-        self._full_scans: dict[str, float] = {}  # seconds of the last one of each queue
+        self._full_scans = FullScans()
 
     def of(self, queues: Sequence[str], kinds: Kinds) -> dict[str, ScanHint]:
         """The hints for the next claim; a queue that is due for a full scan has none."""
@@ -90,13 +107,10 @@ class ScanHints:
         for queue, spent in seconds.items():
             if queue in hints:
                 continue
-            # Dead rows slow down every scan; a server that was busy for a moment slows down one.
-            usual = min(spent, self._full_scans.get(queue, 0.0))
-            self._full_scans[queue] = spent
-            if usual < long:
+            pause = self._full_scans.pause_after(queue, spent, long)
+            if pause is None:
                 self._queues.pop(queue, None)
             else:
-                pause = max(FULL_SCAN_EVERY, usual / FULL_SCAN_SHARE)
                 self._queues[queue] = ScanHint(kinds, machine.monotonic() + pause)
         for report in reports:
             hint = self._queues.get(report.queue)
@@ -125,7 +139,7 @@ class LookFloors:
 
     def __init__(self) -> None:
         self._queues: dict[str, _Floor] = {}
-        self._full_looks: dict[str, float] = {}  # seconds of the last one of each queue
+        self._full_looks = FullScans()
 
     def start(self, queue: str) -> int:
         """The first note for the next look."""
@@ -139,16 +153,15 @@ class LookFloors:
 
     def learn(self, queue: str, start: int, last: float | None, seconds: float | None) -> None:
         """Take over how long a look has taken that began there, and the last note that it has found."""
-        now, spent = machine.monotonic(), seconds or 0.0
-        usual = min(spent, self._full_looks.get(queue, 0.0))  # as in `ScanHints.learn`
+        now, pause = machine.monotonic(), None
         if start == 0:
-            self._full_looks[queue] = spent
-            if usual < LONG_IN_LIMITED:
+            pause = self._full_looks.pause_after(queue, seconds or 0.0, LONG_IN_LIMITED)
+            if pause is None:
                 self._queues.pop(queue, None)
                 return
         floor = self._queues.setdefault(queue, _Floor(now))
-        if start == 0:
-            floor.full_look_at = now + max(FULL_SCAN_EVERY, usual / FULL_SCAN_SHARE)
+        if pause is not None:
+            floor.full_look_at = now + pause
         if last is not None:
             floor.last = int(last)
         if now - floor.marked_at >= LATE:

@@ -43,6 +43,15 @@ def come(idle: Backend, count: int = 1, queue: str = "q") -> list[Job]:
     return jobs
 
 
+def come_in_turn(idle: Backend, numbers: Iterable[int], status: Status = Status.SUCCEEDED) -> None:
+    """Let jobs of one line come and end: these, each alone."""
+    for n in numbers:
+        [job] = come(idle)
+        assert job.payload["n"] == n
+        assert nothing_comes(idle)
+        settle(idle, [job], status)
+
+
 def nothing_comes(idle: Backend, queue: str = "q") -> bool:
     """Whether no job of a queue can be claimed, after all that a heartbeat does."""
     tend(idle)

@@ -11,7 +11,16 @@ from neoq.backend import Backend
 from neoq.held.limits import Limits, Line
 from neoq.job import Job
 from neoq.record import Status
-from neoq.testing.cases.holding import HeldSuite, add, come, hold, in_group, nothing_comes, settle
+from neoq.testing.cases.holding import (
+    HeldSuite,
+    add,
+    come,
+    come_in_turn,
+    hold,
+    in_group,
+    nothing_comes,
+    settle,
+)
 from neoq.testing.cases.lines import ONE, ORDERED, keyed, limit, line_up
 from neoq.testing.cases.seam import look
 from neoq.testing.cases.suite import LATER, id_of, needs
@@ -57,11 +66,7 @@ class CancelledHeadCases(HeldSuite):
             assert nothing_comes(idle)
         assert jobs[0].id in idle.store.change([id_of(jobs[0])], "cancel").done
         assert look(idle, jobs[0]).status is Status.CANCELLED
-        for n in (1, 2):
-            [job] = come(idle)
-            assert job.payload["n"] == n
-            assert nothing_comes(idle)
-            settle(idle, [job])
+        come_in_turn(idle, (1, 2))
 
     @needs("limits")
     def test_cancelling_a_head_that_runs(self, idle: Backend) -> None:

@@ -16,6 +16,7 @@ from neoq.testing.cases.holding import (
     HeldSuite,
     add,
     come,
+    come_in_turn,
     group,
     hold,
     in_group,
@@ -126,11 +127,7 @@ class OrderedCases(HeldSuite):
         assert nothing_comes(idle)
         assert idle.store.change([id_of(head)], end).done == {head.id}  # type: ignore[arg-type]
         order = [0, 1, 2, 3] if end == "retry" else [1, 2, 3]
-        for n in order:
-            [job] = come(idle)
-            assert job.payload["n"] == n
-            assert nothing_comes(idle)
-            settle(idle, [job])
+        come_in_turn(idle, order)
 
     @needs("limits")
     def test_a_head_that_died_just_now(self, idle: Backend) -> None:
@@ -140,11 +137,7 @@ class OrderedCases(HeldSuite):
         settle(idle, [head], Status.DEAD)
         assert idle.store.lines("q") == [Line("q", "a", "dead", head.id, 2)]
         idle.store.change([id_of(head)], "retry")
-        for n in range(3):
-            [job] = come(idle)
-            assert job.payload["n"] == n
-            assert nothing_comes(idle)
-            settle(idle, [job])
+        come_in_turn(idle, range(3))
 
     @needs("limits")
     @pytest.mark.parametrize(
@@ -154,11 +147,7 @@ class OrderedCases(HeldSuite):
     def test_an_end_that_frees_the_line(self, idle: Backend, limits: Limits, status: Status) -> None:
         """A head that has succeeded or is cancelled frees its line, and a dead one without hold_dead."""
         line_up(idle, limits)
-        for n in range(3):
-            [job] = come(idle)
-            assert job.payload["n"] == n
-            assert nothing_comes(idle)
-            settle(idle, [job], status)
+        come_in_turn(idle, range(3), status)
         assert idle.store.lines("q") == []
 
     @needs("limits")
@@ -202,11 +191,7 @@ class OrderedCases(HeldSuite):
         assert idle.store.change(ids[1:2], action).done == set(ids[1:2])  # type: ignore[arg-type]
         assert idle.store.change(ids[:1], action).done == set(ids[:1])  # type: ignore[arg-type]
         assert not add(idle, keyed("a", 9, unique=True, fingerprint="1"))[0].duplicate
-        for n in (2, 3, 9):
-            [job] = come(idle)
-            assert job.payload["n"] == n
-            assert nothing_comes(idle)
-            settle(idle, [job])
+        come_in_turn(idle, (2, 3, 9))
 
     @needs("limits")
     def test_replacing_a_job_in_line(self, idle: Backend) -> None:
