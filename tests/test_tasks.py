@@ -17,6 +17,7 @@ import pytest
 
 import neoq
 from neoq import testing
+from neoq.store import QueueCounts
 from neoq.testing.cases.suite import eventually
 
 NOW = datetime(2030, 1, 2, 3, tzinfo=UTC)
@@ -794,3 +795,33 @@ def test_helpers_take_tasks(tasks: neoq.Tasks, tmp_path: Path, durable: bool) ->
 
         with pytest.raises(ZeroDivisionError):
             fail.enqueue()
+
+
+def test_a_drain_sees_the_call_that_is_claimed_as_it_looks() -> None:
+    """A drain waits for a call that a runner claims after it counted the jobs and before it looked."""
+    may_claim, claimed, may_end = threading.Event(), threading.Event(), threading.Event()
+    backend = neoq.MemBackend(concurrency=1)
+    plain_take, plain_counts = backend.store.take, backend.store.counts
+
+    def take(queue: str, limit: int, kinds: frozenset[str] | None) -> tuple[list[neoq.Job], bool]:
+        may_claim.wait(20)
+        taken = plain_take(queue, limit, kinds)
+        claimed.set()
+        return taken
+
+    def counts() -> list[QueueCounts]:
+        counted = plain_counts()
+        may_claim.set()
+        claimed.wait(20)
+        threading.Timer(0.05, may_end.set).start()
+        return counted
+
+    backend.store.take = take  # type: ignore[method-assign]
+    with backend:
+        task = backend.task(name="wait")(lambda: may_end.wait(20))
+        job = task.enqueue()
+        backend.store.counts = counts  # type: ignore[method-assign]
+        assert backend.drain(20)
+        found = backend.get(job.id)
+        assert found is not None
+        assert found.status is neoq.Status.SUCCEEDED

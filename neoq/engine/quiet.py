@@ -61,12 +61,14 @@ def _standing_still(runtime: Runtime, queue: str, ready: int) -> int:
 
 
 def _may_claim(runtime: Runtime, pool: RunnerPool) -> bool:
-    """Whether some job that is ready is of a kind that is claimed here."""
+    """Whether some job that is ready, or was a moment ago, is of a kind that is claimed here."""
     kinds = pool.listener.kinds
     if kinds is None:
         return True
     now = runtime.clock.time()
-    waiting = Filter(queue=pool.queue, statuses=_WAITING)
+    # A runner may have claimed the job since the jobs were counted. Elsewhere the fetcher tells of that.
+    statuses = _WAITING | {Status.RUNNING} if runtime.local else _WAITING
+    waiting = Filter(queue=pool.queue, statuses=statuses)
     return any(
         job.kind in kinds and job.due <= now and job.held in {None, "line"}  # type: ignore[operator]
         for page in pages(runtime.store, waiting)
