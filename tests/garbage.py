@@ -197,8 +197,8 @@ class PostgresTarget:
 
 # The keys of a queue, by their type.
 REDIS_HASHES = "jobs payloads life results progress uniq ticks steps limits turn busy pace spent".split()
-REDIS_ZSETS = "ids ready wait retry lease done dead cancelled held lines paced tats".split()
-REDIS_SETS = ["cancel", "crashed", "idle"]
+REDIS_ZSETS = "ids ready wait retry lease done dead cancelled held lines paced tats idle".split()
+REDIS_SETS = ["cancel", "crashed"]
 
 
 class RedisTarget:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import Any
 
@@ -118,11 +119,11 @@ def test_a_call_that_comes_to_the_wrong_one(
             shutdown.start()
             await_closing(busy)
         free.listen("q", lambda _job: ran.set(), concurrency=1)
-        while not client.sismember(idle, free.store.context.worker_id):
+        while client.zscore(idle, f"*:{free.store.context.worker_id}") is None:
             threading.Event().wait(0.01)
         client.delete(idle)  # so that nobody is called
         producer.enqueue("q")
-        client.sadd(idle, free.store.context.worker_id)
+        client.zadd(idle, {f"*:{free.store.context.worker_id}": 0})
         client.publish(f"{prefix}:wake:{busy.store.context.worker_id}", "q")
         try:
             assert ran.wait(PATIENCE)
@@ -130,6 +131,29 @@ def test_a_call_that_comes_to_the_wrong_one(
             may_end.set()
             if shutdown.ident:
                 shutdown.join(PATIENCE)
+
+
+@pytest.mark.parametrize("max_running", [None, 10])
+def test_a_worker_of_the_kind_is_called(
+    redis_url: str, redis_prefix: Callable[[], str], max_running: int | None
+) -> None:
+    """The call of a task wakes a worker that has the task, among others that serve the queue and have not."""
+    prefix = redis_prefix()
+    ran: SimpleQueue[int] = SimpleQueue()
+    with ExitStack() as stack:
+        client = stack.enter_context(redis.Redis.from_url(redis_url, protocol=2))
+        producer = stack.enter_context(neoq.RedisBackend(redis_url, prefix=prefix, autostart=False))
+        if max_running is not None:
+            producer.limit("q", max_running=max_running)
+        wanted = producer.task(name="wanted", queue="q")(ran.put)
+        for name in ("other", "other", "third", "wanted"):
+            worker = stack.enter_context(neoq.RedisBackend(redis_url, prefix=prefix, **SELDOM))
+            worker.task(name=name, queue="q")(ran.put)
+        for n in range(8):
+            while client.zcard(f"{{{prefix}:q}}:idle") < 4:
+                threading.Event().wait(0.01)
+            wanted.enqueue(n)
+            assert ran.get(timeout=PATIENCE) == n
 
 
 def test_a_worker_that_may_not_be_called(caplog: pytest.LogCaptureFixture) -> None:
@@ -170,7 +194,7 @@ def test_an_error_that_is_none_of_the_stores(redis_url: str, redis_prefix: Calla
         ran: SimpleQueue[int] = SimpleQueue()
         worker.listen("q", lambda job: ran.put(job.payload["n"]))
         for n in range(3):
-            while not client.sismember(f"{{{prefix}:q}}:idle", worker.store.context.worker_id):
+            while client.zscore(f"{{{prefix}:q}}:idle", f"*:{worker.store.context.worker_id}") is None:
                 threading.Event().wait(0.01)
             producer.enqueue("q", {"n": n})
             assert ran.get(timeout=PATIENCE) == n

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -40,6 +41,7 @@ class Workers:
         self._opened_at = machine.monotonic()
         self._told_of: dict[str, bytes] = {}  # records that could not be read, once each
         self.claims_from: set[str] = set()
+        self._idlers: dict[tuple[str, frozenset[str] | None], bytes] = {}
 
     # -- this process -----------------------------------------------------------------------------------
 
@@ -81,11 +83,20 @@ class Workers:
             self.claims_from |= new
             self.beat(self._info())
 
+    def idler(self, queue: str, kinds: frozenset[str] | None) -> bytes:
+        """The name of this worker among those that are idle at a queue; it begins with its group."""
+        try:
+            return self._idlers[queue, kinds]
+        except KeyError:
+            name = f"{_group_of(kinds)}:{self._worker}".encode()
+            return self._idlers.setdefault((queue, kinds), name)
+
     def leave(self) -> None:
         """Remove this worker from the server."""
         if self._told:
             idle = [
-                ("SREM", self._queues.keys(queue).key("idle"), self._worker) for queue in self.claims_from
+                ("ZREM", self._queues.keys(queue).key("idle"), idler)
+                for (queue, _), idler in list(self._idlers.items())
             ]
             self._redis.commands([("HDEL", self._key, self._worker), *idle])
 
@@ -200,3 +211,8 @@ def _text_in(value: Any) -> str:
 
 def _time_of(epoch: float) -> datetime:
     return datetime.fromtimestamp(within_calendar(epoch), UTC)
+
+
+def _group_of(kinds: frozenset[str] | None) -> str:
+    """What those workers have in common that take the same kinds."""
+    return "*" if kinds is None else blake2b("\0".join(sorted(kinds)).encode(), digest_size=6).hexdigest()

@@ -118,10 +118,11 @@ class Claims:
         calls = []
         for one in parts:
             waking = self._queues.waking(one.queue)
+            idler = self._workers.idler(one.queue, one.kinds)
             limited = one.queue in self._leased.limited
             script = self._scripts.claim_limited if limited else self._scripts.claim
             arguments = script.arguments(
-                limit=one.limit, tail=tail, worker=self._worker, lease=lease, hears=hears, **waking
+                limit=one.limit, tail=tail, idler=idler, lease=lease, hears=hears, **waking
             )
             calls.append(self._queues.call_of(script, one.queue, [*arguments, *sorted(one.kinds or ())]))
         try:

@@ -54,8 +54,9 @@ _OF_QUEUE = {
         "members",
         "tell",
         "stopped",
+        "idle",
     ),
-    b"set": ("cancel", "crashed", "idle", "halts"),
+    b"set": ("cancel", "crashed", "halts"),
     b"string": ("seq",),
 }
 _GLOBAL = {

@@ -54,5 +54,6 @@ class Operator:
             self._redis.command("SET", keys.key("paused"), 1)
         else:
             self._redis.command("DEL", keys.key("paused"))
-            idle = self._redis.command("SMEMBERS", keys.key("idle"))
-            self._redis.commands([("PUBLISH", channel.encode() + name, queue) for name in idle])
+            idle = self._redis.command("ZRANGE", keys.key("idle"), 0, -1)
+            names = [idler.partition(b":")[2] for idler in idle]
+            self._redis.commands([("PUBLISH", channel.encode() + name, queue) for name in names])

@@ -2,10 +2,10 @@
 -- keys: ready wait retry lease jobs life uniq idle paused crashed steps held
 -- keys: stopped cancelled_jobs ends tell groups halts
 -- keys: limits spent
--- takes: limit tail worker lease channel queue tries hears
--- arguments: limit, what its leases end in (":token:worker"), worker, lease in microseconds, the prefix of
---   the workers' channels, the queue, how many workers to try, 1 if the worker waits for a wake; then kinds,
---   where only these are wanted
+-- takes: limit tail idler lease channel queue tries hears
+-- arguments: limit, what its leases end in (":token:worker"), the worker's name among those that are idle, lease
+--   in microseconds, the prefix of the workers' channels, the queue, how many workers to try, 1 if the worker
+--   waits for a wake; then kinds, where only these are wanted
 -- result: {now, due (-1 for never), ids, records, lives, and heads of their steps where any job has some},
 --   or {"limited"} where claim_limited.lua is to do it;
 --   payloads kept apart are for the client to fetch
@@ -26,7 +26,7 @@ local special = call('EXISTS', PAUSED, CRASHED, WAIT, RETRY, STEPS, STOPPED, LIM
 if special and call('EXISTS', LIMITS) == 1 then return { 'limited' } end
 local stops = special and call('EXISTS', STOPPED) == 1
 if special and call('EXISTS', PAUSED) == 1 then
-  if hears == '1' then call('SADD', IDLE, worker) end
+  if hears == '1' then call('ZADD', IDLE, 0, idler) end
   return answer('-1')
 end
 
@@ -140,9 +140,9 @@ end
 local due = head or '-1'
 if (found >= limit or special) and call('EXISTS', READY) == 1 then due = string.format('%.6f', now) end
 if found >= limit or due ~= '-1' and tonumber(due) <= now then
-  call('SREM', IDLE, worker)
+  call('ZREM', IDLE, idler)
   if due ~= '-1' then wake(IDLE, channel, queue, tries) end
 elseif hears == '1' then
-  call('SADD', IDLE, worker)
+  call('ZADD', IDLE, 0, idler)
 end
 return answer(due, ids, records, lives, heads)

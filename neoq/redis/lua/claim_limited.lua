@@ -2,7 +2,7 @@
 -- keys: ready wait retry lease jobs life uniq idle paused crashed steps held spent
 -- keys: lines busy turn limits pace paced tats
 -- keys: stopped cancelled_jobs ends tell groups halts
--- takes: limit tail worker lease channel queue tries hears
+-- takes: limit tail idler lease channel queue tries hears
 -- arguments: those of claim.lua
 -- result: as claim.lua, with heads of steps or "", the jobs in turn with the scores that they had among the ready
 --   ones, and 1 if the end of each concerns more than itself, whether it has a key or not; or {"limited"} where
@@ -23,7 +23,7 @@ local function answer(due, ids, records, lives, heads, scores)
 end
 
 if call('EXISTS', PAUSED) == 1 then
-  if hears == '1' then call('SADD', IDLE, worker) end
+  if hears == '1' then call('ZADD', IDLE, 0, idler) end
   return answer()
 end
 
@@ -322,9 +322,9 @@ if call('EXISTS', READY) == 1 and not (ended and wanted) then
 end
 local more = due <= now
 if #ids >= asked or more then
-  call('SREM', IDLE, worker)
+  call('ZREM', IDLE, idler)
   if due < math.huge then wake(IDLE, channel, queue, tries) end
 elseif hears == '1' then
-  call('SADD', IDLE, worker)
+  call('ZADD', IDLE, 0, idler)
 end
 return answer(due, ids, records, lives, heads, scores)

@@ -48,7 +48,8 @@
 --   out        hash  "id:token:number" of an attempt -> when it was settled, and jobs that follow: to be added to
 --                    their queues, see neoq/redis/outbox.py
 --   took       zset  such an entry whose jobs were added here, by when it left the outbox, +inf before that
---   seq        the newest id;  idle: set of workers with nothing to do;  paused;  ticks: hash cron -> tick
+--   seq        the newest id;  idle: zset of workers with nothing to do, all scores 0, each after a name for the
+--              kinds that it takes (* for all) and a colon;  paused;  ticks: hash cron -> tick
 --   last:...   what one process added last, so that it can be repeated
 --   gate:...   the batch that one process may add in the transaction that set it
 -- Of all queues, and in a cluster of each queue, which has what only itself is in:
@@ -242,10 +243,20 @@ local function next_id(newest, id, step)
   return later > newest and later or later + step
 end
 
--- Wake one idle worker; workers that do not receive it are dead, and leave the set.
+-- Wake one idle worker that takes all kinds. Where there is none, wake one of each group of workers that take the
+-- same kinds: the kind of the job is not known here. Workers that do not receive it are dead, and idle no more.
 local function wake(idle, channel, queue, tries)
-  for _ = 1, tonumber(tries) do
-    local worker = redis.pcall('SPOP', idle) -- what was done is not undone if the wake fails
-    if type(worker) ~= 'string' or call('PUBLISH', channel .. worker, queue) > 0 then return end
+  local from, left = '-', tonumber(tries)
+  local idler = redis.pcall('ZPOPMIN', idle)[1] -- what was done is not undone if the wake fails
+  while idler do
+    local colon = string.find(idler, ':', 1, true) or 0
+    local kinds = sub(idler, 1, colon - 1)
+    left = call('PUBLISH', channel .. sub(idler, colon + 1), queue) > 0 and 0 or left - 1
+    if left == 0 then
+      if kinds == '*' then return end
+      from, left = '(' .. kinds .. ';', tonumber(tries)
+    end
+    idler = call('ZRANGEBYLEX', idle, from, '+', 'LIMIT', 0, 1)[1]
+    if idler then call('ZREM', idle, idler) end
   end
 end
