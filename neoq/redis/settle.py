@@ -152,10 +152,22 @@ class Outcomes:
                 raise
         return self._send_once(parts, packs, keep=keep)
 
+    def _call(self, parts: list[Batch], packs: Packs, *, keep: bool) -> list[Any]:
+        calls = [self._settle_call(*part, packs, keep=keep) for part in parts]
+        return self._redis.call_many(calls, again=False)
+
     def _send_once(self, parts: list[Batch], packs: Packs, *, keep: bool) -> list[Any]:
+        """Settle, and settle as counted what turns out to count for limits that are new."""
         try:
-            calls = [self._settle_call(*part, packs, keep=keep) for part in parts]
-            return self._redis.call_many(calls, again=False)
+            replies = self._call(parts, packs, keep=keep)
+            limited = [at for at, reply in enumerate(replies) if reply == [b"limited"]]
+            for at in limited:
+                queue, _, batch = parts[at]
+                parts[at] = (queue, Way.COUNTED, batch)
+            counted = self._call([parts[at] for at in limited], packs, keep=keep) if limited else []
+            for at, reply in zip(limited, counted, strict=True):
+                replies[at] = reply
+            return replies
         except BaseException:
             self._doubt(parts)
             raise

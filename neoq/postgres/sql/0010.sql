@@ -730,6 +730,14 @@ begin
         'and (status <> 4 or not exists (select from heads where job = id) and not exists (select from looks where job = id))
         for update skip locked'
     );
+    -- A worker that claimed a job before its queue had limits does not know of the turn that the job was given since.
+    execute replace(
+        pg_get_functiondef('settle'::regproc), 'return next o.id;',
+        'if v_status < 2 and v_job.turn is not null then
+            perform settle_turns(array[o.id]);
+        end if;
+        return next o.id;'
+    );
 end $do$;
 
 

@@ -1,11 +1,12 @@
 -- Record that jobs have succeeded, each only under its current lease.
--- keys: lease jobs life uniq done_jobs payloads results progress cancel crashed ids steps spent
+-- keys: lease jobs life uniq done_jobs payloads results progress cancel crashed ids steps spent turn
 -- takes: keep again count
 -- arguments: 1 to keep them for a while, 1 if this repeats a call whose reply was lost, number of jobs; then
 --   their leases; the fingerprints that they hold ("" for none); id and life as JSON of each; id and result
 --   of those that have one. Nobody changes a job's record and life while it is leased: the worker
 --   that claimed it knows them
--- result: ids of the stale ones
+-- result: ids of the stale ones; or {"limited"} where the queue has limits that these jobs count for, though they
+--   were claimed before, and finish_counted.lua is to do it
 -- complexity: O(log of the queue) a job; at most 50 jobs
 
 keep, again, count = keep == '1', again == '1', tonumber(count)
@@ -32,8 +33,13 @@ for place = 1, count do
 end
 if number == 0 then return stale end
 
+local more = call('EXISTS', CANCEL, CRASHED, PROGRESS, STEPS, SPENT, TURN) > 0
+if more and call('EXISTS', TURN) == 1 then
+  for _, key in ipairs(call('HMGET', TURN, unpack(live))) do
+    if key then return { 'limited' } end
+  end
+end
 call('ZREM', LEASE, unpack(leases))
-local more = call('EXISTS', CANCEL, CRASHED, PROGRESS, STEPS, SPENT) > 0
 if more then fingerprints = unspent(SPENT, fingerprints, now) end
 if #fingerprints > 0 then call('HDEL', UNIQ, unpack(fingerprints)) end
 if more then

@@ -1,9 +1,9 @@
 -- Set the limits of a queue, by its listeners or by an operator, whose own override the others'.
--- keys: limits lines turn
+-- keys: limits lines turn busy lease jobs
 -- takes: by text
 -- arguments: listener or operator, the limits as JSON ("" for none): "of" is for clients, the rest for scripts
 -- result: {what a listener has set before ("" for nothing), 1 if the limits that hold are others now}
--- complexity: O(1)
+-- complexity: O(1), and O(running jobs) where the queue had no limits by key
 
 local before = call('HGET', LIMITS, 'listener') or ''
 local held = call('HGET', LIMITS, 'operator') or before
@@ -11,6 +11,7 @@ if text == '' then call('HDEL', LIMITS, by) else call('HSET', LIMITS, by, text) 
 local holds = call('HGET', LIMITS, 'operator') or call('HGET', LIMITS, 'listener') or ''
 if holds == held then return { before, 0 } end
 
+local had_keys = call('HEXISTS', LIMITS, 'by_key') == 1
 for _, name in ipairs({ 'by_key', 'ordered', 'hold_dead', 'slots', 'max_running', 'spacing', 'tolerance',
   'key_spacing', 'key_tolerance', 'aging', 'off' }) do call('HDEL', LIMITS, name) end
 if holds ~= '' then
@@ -25,4 +26,15 @@ else
 end
 call('HSET', LIMITS, 'scan', 1)
 call('HSET', LIMITS, 'free', 0)
+
+-- Jobs that run already have their turn, so that the next of their keys wait for them.
+if call('HEXISTS', LIMITS, 'by_key') == 1 and not had_keys then
+  local leases = call('ZRANGE', LEASE, 0, -1)
+  for _, lease in ipairs(leases) do
+    local id = string.match(lease, '^%d+') or ''
+    local record = sound(call('HGET', JOBS, id))
+    local key = record and key_of(record) or ''
+    if key ~= '' and call('HEXISTS', TURN, id) == 0 then take_turn(id, key) end
+  end
+end
 return { before, 1 }

@@ -245,6 +245,32 @@ class OrderedCases(HeldSuite):
             assert nothing_comes(idle)
 
     @needs("limits")
+    @pytest.mark.parametrize(
+        ("limits", "status", "order"),
+        [
+            (ORDERED, Status.SUCCEEDED, [1]),
+            (ORDERED, Status.PENDING, [0, 1]),
+            (ORDERED, Status.DEAD, []),
+            (ONE, Status.SUCCEEDED, [1]),
+            (ONE, Status.RETRYING, [1]),
+            (ONE, Status.DEAD, [1]),
+        ],
+    )
+    def test_jobs_that_run_already(
+        self, idle: Backend, limits: Limits, status: Status, order: list[int]
+    ) -> None:
+        """A job that ran before its queue had limits has its turn, and gives it up as any other does."""
+        add(idle, keyed("a", 0))
+        jobs = come(idle)
+        limit(idle, limits)
+        add(idle, keyed("a", 1))
+        assert nothing_comes(idle)
+        later = time.time() + 3600
+        settle(idle, jobs, status, run_after=later if status is Status.RETRYING else None)
+        come_in_turn(idle, order)
+        assert nothing_comes(idle)
+
+    @needs("limits")
     def test_workers_that_share_lines(self, idle: Backend) -> None:
         """Of many that claim and settle at once none has a job of a key before its predecessor has ended."""
         limit(idle, ORDERED)
