@@ -1,8 +1,10 @@
-"""A codec seals and compresses what jobs carry, in every store; see docs/codec.md."""
+"""A codec seals and compresses what jobs carry, with keys of Fernet; see docs/codec.md.
+
+`neoq.testing.cases.coded` holds every store to it.
+"""
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -20,14 +22,10 @@ OLD, NEW = Fernet.generate_key(), Fernet.generate_key()
 HASHES = "a key for fingerprints"
 
 
-@pytest.fixture(params=["sqlite", "postgres", "redis"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty store of each kind that other processes share."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/jobs.db"
-    if request.param == "postgres":
-        return f"{request.getfixturevalue('postgres_url')}?schema=s{os.urandom(6).hex()}"
-    return f"{request.getfixturevalue('redis_url')}?prefix=p{os.urandom(6).hex()}"
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """An empty store that other processes share."""
+    return f"sqlite:///{tmp_path}/jobs.db"
 
 
 def sealing(*keys: bytes) -> Codec:

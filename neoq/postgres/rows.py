@@ -208,8 +208,15 @@ def claimed(rows: Iterable[Sequence[Any]], token: int, worker: str) -> tuple[lis
         except (ValueError, LookupError, TypeError):
             fields = dict(zip(_CLAIM, row, strict=False))
             job = read({**fields, "status": NUMBER[Status.RUNNING], "token": token, "worker": worker})
+            _take_place(job, fields.get("steps"), fields.get("round"), fields.get("turn"))
             (jobs if unreadable(job) is None else unread).append(job)
     return jobs, unread
+
+
+def _take_place(job: Job, steps: int | None, holds: int | None, turn: int | None) -> None:
+    """Let a claimed job know how many steps it has, which children, and whether its end is counted."""
+    job.steps, job.holds = steps or 0, holds
+    job.counted = steps is not None or turn is not None or job.group is not None or holds is not None
 
 
 def job_of(row: Sequence[Any]) -> Job:
@@ -245,9 +252,7 @@ def _claimed(row: Sequence[Any], token: int, worker: str) -> Job:
         job.kind, job.key, job.group, job.uid, meta, job.error, job.traceback, job.failed_attempts = row[
             12:20
         ]
-        steps, job.holds, turn = row[20:23]
-        job.steps = steps or 0
-        job.counted = steps is not None or turn is not None or job.group is not None or job.holds is not None
+        _take_place(job, *row[20:23])
         job.unique = UNIQUENESS[uniqueness]
         if meta is not None:
             take_meta(job, orjson.loads(meta))

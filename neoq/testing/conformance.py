@@ -24,6 +24,7 @@ from neoq.testing.cases.audit import AuditCases, PastTickCases, WorkerCases
 from neoq.testing.cases.batches import BatchCases, MemberCases, StopCases
 from neoq.testing.cases.blocks import BatchBlockCases, BatchTransactionCases
 from neoq.testing.cases.capacity import CapacityCases
+from neoq.testing.cases.coded import CodecCases
 from neoq.testing.cases.counting import CountCases
 from neoq.testing.cases.dead_heads import DeadHeadCases, DeadHeadLeaseCases
 from neoq.testing.cases.durable import DurableCases, LeaseCases, SharedCases, TransactionCases
@@ -144,6 +145,7 @@ class BackendConformance(
     LimitLeaseCases,
     UniqueForCases,
     DebounceCases,
+    CodecCases,
     WorkflowCases,
     LineWorkerCases,
     WorkflowTransactionCases,
