@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from neoq.testing.cases.attempts import AftermathCases, SurroundingsCases, UndoneCases
 from neoq.testing.cases.audit import AuditCases, PastTickCases, WorkerCases
+from neoq.testing.cases.batch_races import BatchRaceCases
 from neoq.testing.cases.batches import BatchCases, MemberCases, StopCases
 from neoq.testing.cases.blocks import BatchBlockCases, BatchTransactionCases
 from neoq.testing.cases.capacity import CapacityCases
@@ -32,12 +33,18 @@ from neoq.testing.cases.endings import DrainCases, ForkCases, ShutdownCases
 from neoq.testing.cases.filters import FilterCases
 from neoq.testing.cases.gather import GatherCases
 from neoq.testing.cases.interrupts import CancelRunningCases, DeadlineCases, TimeoutCases
-from neoq.testing.cases.limited_workers import AgingWorkerCases, ChangingLimitCases, RateWorkerCases
+from neoq.testing.cases.limited_workers import (
+    AgingWorkerCases,
+    ChangingLimitCases,
+    QuietWorkerCases,
+    RateWorkerCases,
+)
 from neoq.testing.cases.limits import AgingCases, LimitLeaseCases, MaxRunningCases, RateCases
 from neoq.testing.cases.line_heads import CancelledHeadCases, FairnessCases, OverrideCases
 from neoq.testing.cases.line_workers import ClaimedAheadCases, LineLeaseCases
 from neoq.testing.cases.lines import LimitsCases, OrderedCases, PerKeyCases
 from neoq.testing.cases.listening import LifeCases, ListenCases, MiddlewareCases
+from neoq.testing.cases.many import ListenManyCases
 from neoq.testing.cases.operating import (
     CancelCases,
     DeleteCases,
@@ -62,7 +69,12 @@ from neoq.testing.cases.tasks import ClaimByKindCases, TaskCases
 from neoq.testing.cases.timing import FutureCases, OrderCases, RunnerCases
 from neoq.testing.cases.unique import UniqueCases
 from neoq.testing.cases.waiting import FarWaitCases, WatchCases
-from neoq.testing.cases.workflows import LineWorkerCases, WorkflowCases, WorkflowTransactionCases
+from neoq.testing.cases.workflows import (
+    LineWorkerCases,
+    SharedCommitCases,
+    WorkflowCases,
+    WorkflowTransactionCases,
+)
 
 
 class BackendConformance(
@@ -121,6 +133,7 @@ class BackendConformance(
     BatchCases,
     MemberCases,
     StopCases,
+    BatchRaceCases,
     GatherCases,
     StepCases,
     SignalToCases,
@@ -135,6 +148,7 @@ class BackendConformance(
     FairnessCases,
     OverrideCases,
     RateWorkerCases,
+    QuietWorkerCases,
     AgingWorkerCases,
     ChangingLimitCases,
     DeadHeadCases,
@@ -145,8 +159,10 @@ class BackendConformance(
     LimitLeaseCases,
     UniqueForCases,
     DebounceCases,
+    ListenManyCases,
     CodecCases,
     WorkflowCases,
+    SharedCommitCases,
     LineWorkerCases,
     WorkflowTransactionCases,
     BatchBlockCases,

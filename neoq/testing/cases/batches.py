@@ -30,7 +30,7 @@ from neoq.testing.cases.holding import (
     tend,
 )
 from neoq.testing.cases.seam import claim, look
-from neoq.testing.cases.suite import LATER, Make, eventually, id_of, in_threads, needs, prepared
+from neoq.testing.cases.suite import LATER, Make, eventually, id_of, needs, prepared
 
 NAMED = BatchRules(PRODUCER, named=True)
 
@@ -115,19 +115,6 @@ class BatchCases(HeldSuite):
         assert nothing_comes(idle, "then")
         settle(idle, come(idle, queue="inner"))
         assert [job.id for job in come(idle, queue="then")] == [outer.id]
-
-    @needs("batches")
-    @pytest.mark.parametrize("rounds", [10])
-    def test_the_last_two_end_at_once(self, idle: Backend, rounds: int) -> None:
-        """Where the last two members end at the same instant the callback is due once."""
-        for _ in range(rounds):
-            holder, _ = sealed(idle, 2)
-            jobs = come(idle, 2)
-            in_threads(2, lambda number, jobs=jobs: settle(idle, [jobs[number]]))  # type: ignore[misc]
-            [callback] = come(idle, queue="then")
-            assert callback.id == holder.id
-            assert nothing_comes(idle, "then")
-            settle(idle, [callback])
 
     @needs("batches")
     def test_the_members_of_a_member(self, idle: Backend) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 import pytest
 
@@ -13,11 +15,12 @@ from neoq.backend import Backend
 from neoq.held.limit_options import LimitOptions
 from neoq.held.limits import Rate
 from neoq.job import Job
-from neoq.testing.cases.suite import PATIENCE, Seen, Suite, eventually, needs
+from neoq.testing.cases.suite import A_WHILE, LATER, PATIENCE, Make, Seen, Suite, eventually, needs
 
 FAST = Rate(200, per=1.0, burst=40)
 STARTS = 160  # as many as FAST allows in 0.6 s
 ENOUGH = 0.95  # of what a rate promises, while there is work
+T = TypeVar("T")
 
 
 class RateWorkerCases(Suite):
@@ -56,6 +59,65 @@ class RateWorkerCases(Suite):
             # A start may be seen late, and so the next one seems early: not so all of them.
             assert of_key[-1] - of_key[0] >= 3 * rate.spacing - 0.1
         assert max(times["a"][0], times["b"][0]) < min(times["a"][-1], times["b"][-1])
+
+
+HOURLY = Rate(1, per=LATER, burst=1)
+
+
+class QuietWorkerCases(Suite):
+    """Workers of queues in which nothing may run now."""
+
+    @needs("limits", "rates")
+    @pytest.mark.parametrize("name", ["rate", "rate_per_key", "max_running", "ordered"])
+    def test_no_claims_while_nothing_may_run(
+        self, make: Make, name: str, seen: Seen, gate: threading.Event
+    ) -> None:
+        """Workers of a queue whose limit is used up do not claim over and over."""
+        used_up: dict[str, LimitOptions] = {
+            "rate": {"rate": HOURLY},
+            "rate_per_key": {"rate_per_key": HOURLY},
+            "max_running": {"max_running": 1},
+            "ordered": {"ordered": True},
+        }
+        backend = make(job_check_interval=LATER, heartbeat=PATIENCE, lease=3 * PATIENCE)
+
+        def handler(_job: Job) -> None:
+            seen()
+            gate.wait()
+
+        backend.listen("q", handler, concurrency=3, **used_up[name])
+        claims = _claims_of(backend)
+        backend.enqueue_many(Job("q", {"n": n}, key="a", unique=False) for n in range(3))
+        seen.wait(1)
+        if name.startswith("rate"):
+            gate.set()
+        eventually(lambda: _none_come(claims), "its workers wait")
+        seen.stays(1)
+
+
+def _claims_of(backend: Backend) -> list[float]:
+    """The times at which a backend claims from here on, in a list that grows."""
+    backend.queues()  # it is open
+    times: list[float] = []
+    for name in ("claim", "take"):  # `DirectStore` has both
+        if (plain := getattr(backend.store, name, None)) is not None:
+            setattr(backend.store, name, _noting(times, plain))
+    return times
+
+
+def _noting(times: list[float], plain: Callable[..., T]) -> Callable[..., T]:
+    def call(*arguments: Any, **keywords: Any) -> T:
+        times.append(time.monotonic())
+        return plain(*arguments, **keywords)
+
+    return call
+
+
+def _none_come(times: list[float]) -> bool:
+    """Whether a list is as long after a while."""
+    before = len(times)
+    time.sleep(3 * A_WHILE)
+    return len(times) == before
 
 
 class AgingWorkerCases(Suite):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from neoq.record import Status
 from neoq.retry import RetryPolicy
 from neoq.testing.cases.durable import TransactionCases
 from neoq.testing.cases.suite import (
+    A_WHILE,
     LATER,
     PATIENCE,
     Make,
@@ -26,6 +29,7 @@ from neoq.testing.cases.suite import (
     id_of,
     ignore,
     needs,
+    without,
 )
 from neoq.testing.faults import Faults
 
@@ -239,6 +243,40 @@ class WorkflowCases(Suite):
             assert result(backend, backend.enqueue("q")) == [0, 1, 2]
         assert len(backend.jobs("child")) == 3
         assert set(runs) == {0, 1, 2}
+
+
+class SharedCommitCases(Suite):
+    """Steps of many runners at once."""
+
+    @needs("steps")
+    @without("local")
+    def test_steps_share_commits(self, waiting: Backend, seen: Seen) -> None:
+        """The steps of many runners are recorded in fewer calls of the store than there are steps."""
+        runners, steps = 4, 5
+        waiting.queues()
+        record, calls = waiting.store.record, list[int]()
+
+        def count(records: Sequence[Any], **keywords: Any) -> set[int]:
+            calls.append(len(records))
+            if len(calls) == 1:  # the others come to wait for it
+                seen.wait(runners)
+                time.sleep(A_WHILE)
+            return record(records, **keywords)
+
+        def handler(job: Job) -> list[int]:
+            return [job.step(f"step {n}", one, n) for n in range(steps)]
+
+        def one(n: int) -> int:
+            seen()
+            return n
+
+        waiting.store.record = count  # type: ignore[method-assign]
+        waiting.listen("q", handler, concurrency=runners)
+        jobs = waiting.enqueue_many(Job("q", {"n": n}) for n in range(runners))
+        waiting.start()
+        assert [result(waiting, job) for job in jobs] == [list(range(steps))] * runners
+        assert len(seen.items) == runners * steps
+        assert len(calls) < len(seen.items), calls
 
 
 class LineWorkerCases(Suite):
