@@ -24,8 +24,9 @@ else
   call('DEL', LIMITS)
   return { before, 1 }
 end
-call('HSET', LIMITS, 'scan', 1)
-call('HSET', LIMITS, 'free', 0)
+-- Claims look at the lines that there are, and at those that have their turn, a few each.
+if call('EXISTS', LINES) == 1 then call('HSET', LIMITS, 'scan', 1) end
+if call('EXISTS', TURN) == 1 then call('HSET', LIMITS, 'free', 0) end
 
 -- Jobs that run already have their turn, so that the next of their keys wait for them.
 if call('HEXISTS', LIMITS, 'by_key') == 1 and not had_keys then
