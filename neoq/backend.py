@@ -361,19 +361,24 @@ class Backend(Listening, Operations, HeldOperations):
     def _enqueue_batch(self, batch: list[Job], payloads: list[bytes] | None, transaction: Any) -> list[Job]:
         if self._enqueue_middleware:
             batch = self._batch_through_middleware(batch)
-        self._prepare_batch(batch, payloads)
+        queues = self._prepare_batch(batch, payloads)
         if not batch:
             return []
         added = self.store.add(batch, token=self.store.new_token(), transaction=transaction)
         if added != batch:  # some are not the jobs that were given
             self.engine.note_added(added)
-        else:
+        elif len(queues) > 1:
             self.engine.meter.note_enqueued(added)
+        else:  # mostly, and then no job is looked at
+            number = len(added)  # no call may come between the read and the write
+            self.engine.meter.enqueued[added[0].queue] += number
         return added
 
-    def _prepare_batch(self, batch: list[Job], payloads: list[bytes] | None) -> None:
+    def _prepare_batch(self, batch: list[Job], payloads: list[bytes] | None) -> set[str]:
+        """Make jobs ready for the store; return their queues."""
         now, limit = self.engine.clock.time(), self._max_payload
-        for queue in set(map(queue_of, batch)):
+        queues = set(map(queue_of, batch))
+        for queue in queues:
             if queue not in self.engine.pools:
                 self.engine.require_listener(queue)
         if payloads and max(map(len, payloads)) <= limit:
@@ -381,13 +386,14 @@ class Backend(Listening, Operations, HeldOperations):
                 job.body = data
                 job.parsed = None
                 job.due = job.created = now
-            return
+            return queues
         for place, job in enumerate(batch):
             try:
                 job.prepare(now, limit)
             except InvalidJobError as error:
                 error.args = (f"job {place} of the list: {error}",)
                 raise
+        return queues
 
     def _batch_through_middleware(self, batch: list[Job]) -> list[Job]:
         kept: list[Job] = []

@@ -172,3 +172,13 @@ def test_a_record_that_waits_says_only_what_is_not_as_usual() -> None:
     assert vars(slim) == {"unique": False, "steps": 1}
     assert {name: getattr(slim, name) for name in before} == before
     assert slim.queue == "q"
+
+
+def test_what_a_job_has_recorded_is_forgotten_as_it_succeeds() -> None:
+    """Its steps take no memory beyond its end, though it is kept itself."""
+    with neoq.MemBackend() as backend:
+        backend.listen("q", lambda job: job.step("one", lambda: 1))
+        job_id = backend.enqueue("q").id
+        backend.drain()
+        assert [job.status for job in backend.jobs("q")] == [Status.SUCCEEDED]
+        assert backend.store.steps(job_id) == []  # type: ignore[attr-defined]

@@ -108,6 +108,16 @@ class TestMeter:
         assert totals(backend).runs_failed.count == 2
         assert (counted(backend, "other"), totals(backend, "other").enqueued) == ({"succeeded": 5}, 5)
 
+    def test_jobs_of_several_queues_that_are_enqueued_together(self) -> None:
+        """Each counts in its queue."""
+        backend = neoq.MemBackend(autostart=False)
+        for queue in ("q", "other"):
+            backend.listen(queue, lambda _job: None)
+        with backend:
+            backend.enqueue_many([neoq.Job(queue) for queue in ("q", "other")])
+            backend.enqueue_many([neoq.Job("q", {"n": n}) for n in range(2)])
+            assert (totals(backend).enqueued, totals(backend, "other").enqueued) == (3, 1)
+
     def test_waits_from_the_due_time(self) -> None:
         """A job has waited since it was due, and not since it was enqueued."""
         backend = neoq.MemBackend()

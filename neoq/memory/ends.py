@@ -63,6 +63,8 @@ def _have_ended(table: Table, jobs: list[Job], state: QueueState) -> None:
     lines, groups, finished = lines_of(state), table.groups, table.finished
     knows = table.steps.knows if table.steps.knows_any() else None
     lone: list[Job] = []
+    if knows is None and not groups.any():  # then each has had a turn, and that is all
+        lone, jobs = list(jobs), []
     for job in jobs:
         if job.holds is not None or (knows is not None and knows(job.id)):
             table.ended(job, state)

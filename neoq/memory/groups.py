@@ -115,6 +115,10 @@ class Groups:
         self.stopping: list[list[int]] = []  # jobs of stopped groups that are not cancelled yet
         self._latest: tuple[str, Members | None] = "", None  # what a job was last said to be part of
 
+    def any(self) -> bool:
+        """Whether there is a group: else no job has one, whatever it says."""
+        return bool(self._of)
+
     def get(self, holder: int, number: int) -> Members | None:
         """The group of a holder's round."""
         found = self._of.get(holder)

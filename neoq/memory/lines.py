@@ -42,8 +42,8 @@ class KeyLine:
         self._last: Place = 0, 0.0, 0  # of what was put in order last
         self._others: list[tuple[bool, Place, int, Job]] = []
 
-    def push(self, job: Job, serial: int) -> None:
-        """Let a job wait."""
+    def push(self, job: Job, serial: int) -> bool:
+        """Let a job wait; whether it has another priority than 0."""
         self.number += 1
         place, follows = place_of(job), job.id not in self.turns
         if follows and (place > self._last or not self._in_order):
@@ -51,6 +51,7 @@ class KeyLine:
             self._in_order.append(job)
         else:
             heappush(self._others, (follows, place, serial, job))
+        return place[0] != 0
 
     def head(self) -> Job | None:
         """The job that comes next; its entry may be void."""
@@ -65,17 +66,22 @@ class KeyLine:
         return self._others[0][-1] if self._others and not self._others[0][0] else None
 
     def hand_on(self, job_id: int, slots: float) -> Job | None:
-        """Take a job's turn back, and give it to the next in order; None where a closer look is needed."""
-        turns = self.turns
+        """Take a job's turn back, and give it to the next in order; None where a closer look is needed.
+
+        Each end of an ordered job comes here, so it takes the next one without a call.
+        """
+        turns, number, in_order, taken = self.turns, self.number, self._in_order, self._taken
         del turns[job_id]
-        number = self.number
-        if not number or self._others or len(turns) >= slots:
+        # Unless they are so many, some entries are void.
+        if not number or self._others or len(in_order) - taken != number or len(turns) >= slots:
             return None
-        if len(self._in_order) - self._taken != number:  # some entries are void
-            return None
+        job: Job = in_order[taken]  # type: ignore[assignment]  # it was not taken yet
+        in_order[taken] = None
+        self._taken = taken + 1
         self.number = number - 1
-        job = self._take()
         turns[job.id] = None
+        if number == 1 or taken >= _SPARE:
+            self._sweep()
         return job
 
     def pop(self) -> None:
@@ -85,15 +91,17 @@ class KeyLine:
         else:
             self._take()
 
-    def _take(self) -> Job:
+    def _take(self) -> None:
+        self._in_order[self._taken] = None
+        self._taken += 1
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Give up the places of those that were taken, if they are many or all."""
         in_order, taken = self._in_order, self._taken
-        job: Job = in_order[taken]  # type: ignore[assignment]  # it was not taken yet
-        in_order[taken] = None
-        self._taken = taken = taken + 1
         if taken == len(in_order) or taken > _SPARE + len(in_order) // 1024:
             del in_order[:taken]
             self._taken = 0
-        return job
 
     def has_void(self) -> bool:
         """Whether some entries are of jobs that wait here no more."""
@@ -115,6 +123,7 @@ class Lines:
         self._clock = clock
         self._alarm = alarm
         self._serial = itertools.count()
+        self._ranked = False  # some job has, or had, another priority than 0
         self.by_key: dict[str, KeyLine] = {}
         self.limits = Limits()
 
@@ -136,7 +145,8 @@ class Lines:
         job.held, job.counted, job.special, job.waits = "line", True, True, False
         self._records[job.id] = job
         self._ready.in_line += 1
-        line.push(job, next(self._serial))
+        if line.push(job, next(self._serial)):
+            self._ranked = True
         self._advance(job.key, line, job)
 
     def adopt(self, job: Job) -> None:
@@ -182,7 +192,7 @@ class Lines:
         finally:
             if ready:
                 self._ready.in_line -= len(ready)
-                self._ready.push_next(ready, now)
+                self._ready.push_next(ready, now, ranked=self._ranked)
 
     def pause(self, job: Job) -> None:
         """A job runs no more, and is not over: in an ordered line it keeps its turn."""

@@ -127,11 +127,14 @@ class ReadyQueue(Queue[Job | Plain]):
             for job in jobs:
                 self.push(job)
 
-    def push_next(self, jobs: list[Job], due: float) -> None:
-        """Add jobs that are recorded already, and due from now on; mostly they go last."""
+    def push_next(self, jobs: list[Job], due: float, *, ranked: bool) -> None:
+        """Add jobs that are recorded already, and due from now on; mostly they go last.
+
+        Unless they are ``ranked`` all have the priority 0.
+        """
         jobs.sort(key=_id_of)
         last = (self._last_rank, self._last_due, self._last_id)
-        if (0, due, jobs[0].id) > last and not any(map(_priority_of, jobs)):
+        if (0, due, jobs[0].id) > last and not (ranked and any(map(_priority_of, jobs))):
             self._last_rank, self._last_due, self._last_id = 0, due, jobs[-1].id
             self.length += len(jobs)
             self._in_order.extend(jobs)

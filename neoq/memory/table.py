@@ -322,10 +322,12 @@ class Table:
         if limit is None:
             return
         queue, dropped = "", 0
-        oldest, forget = self.finished.popleft, self.jobs.pop
+        oldest, forget, uids = self.finished.popleft, self.jobs.pop, self.uids
         for _ in range(len(self.finished) - limit):
             job = oldest()
-            if job.status is not _SUCCEEDED or (job.special and (job.counted or job.uid is not None)):
+            if job.status is not _SUCCEEDED or (
+                job.special and (job.counted or (uids and job.uid is not None))
+            ):
                 self.forget(job)
                 continue
             if job.queue != queue:  # mostly it is that of all
