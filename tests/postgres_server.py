@@ -11,6 +11,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -50,8 +51,9 @@ def fresh_schema() -> str:
 
 
 ROUNDS = 50  # a schema that was emptied so often is left: what autovacuum has not cleared yet adds up
+LARGE = 2**20  # bytes of a table: one that was so large is slow to look through, though it is empty now
 TABLES = """
-    select relname, relkind = 'S' from pg_class
+    select relname, relkind = 'S', pg_relation_size(oid) from pg_class
     where relnamespace = (select oid from pg_namespace where nspname = %s) and relkind in ('r', 'S')
         and relname <> 'migrations'
     order by relname <> 'jobs', 1
@@ -68,6 +70,7 @@ class Schemas:
     def __init__(self, url: str) -> None:
         self._url = url
         self._used: deque[tuple[str, int]] = deque()
+        self._connection: psycopg.Connection[Any] | None = None
 
     def take(self) -> tuple[str, int]:
         """Return a name, and how often the schema was emptied."""
@@ -81,29 +84,46 @@ class Schemas:
         """Take back a schema whose backends are shut down."""
         self._used.append((name, rounds))
 
+    def close(self) -> None:
+        """Disconnect."""
+        if self._connection is not None:
+            self._connection.close()
+
     def _empty(self, schema: str) -> bool:
-        """Whether there are tables, and nobody has held a lock on a row of them."""
-        with psycopg.connect(self._url) as connection:
-            connection.execute("set local lock_timeout = '2s'")
-            found = connection.execute(TABLES, (schema,)).fetchall()
-            empty = [
-                sql.SQL("select setval({}, 1, false)").format(sql.Literal(f"{schema}.{name}"))
-                if is_sequence
-                else sql.SQL("delete from {}").format(sql.Identifier(schema, name))
-                for name, is_sequence in found
-            ]
-            try:
-                connection.execute(sql.SQL("; ").join(empty))
-            except psycopg.errors.LockNotAvailable:
-                connection.rollback()
-                return False
-        return bool(found)
+        """Whether there are tables, none was large, and nobody has held a lock on a row of them."""
+        if self._connection is None:
+            self._connection = psycopg.connect(self._url)
+        try:
+            with self._connection.transaction():
+                return self._empty_in(self._connection, schema)
+        except psycopg.errors.LockNotAvailable:
+            return False
+        except psycopg.OperationalError:  # a test has ended all sessions
+            self.close()
+            self._connection = None
+            return False
+
+    def _empty_in(self, connection: psycopg.Connection[Any], schema: str) -> bool:
+        connection.execute("set local lock_timeout = '2s'")
+        found = connection.execute(TABLES, (schema,)).fetchall()
+        if not found or max(size for *_, size in found) > LARGE:
+            return False
+        empty = [
+            sql.SQL("select setval({}, 1, false)").format(sql.Literal(f"{schema}.{name}"))
+            if is_sequence
+            else sql.SQL("delete from {}").format(sql.Identifier(schema, name))
+            for name, is_sequence, _ in found
+        ]
+        connection.execute(sql.SQL("; ").join(empty))
+        return True
 
 
 @pytest.fixture(scope="module")
-def schemas(postgres_url: str) -> Schemas:
+def schemas(postgres_url: str) -> Iterator[Schemas]:
     """The schemas that the tests of a module use in turn."""
-    return Schemas(postgres_url)
+    schemas = Schemas(postgres_url)
+    yield schemas
+    schemas.close()
 
 
 @pytest.fixture
@@ -118,6 +138,14 @@ def empty_schema(schemas: Schemas) -> Iterator[Callable[[], str]]:
     yield take
     for name, rounds in taken:
         schemas.give_back(name, rounds)
+
+
+@pytest.fixture
+def schema(request: pytest.FixtureRequest) -> str:
+    """A schema without a job: a new one for a test that asks for it, as it changes more than rows."""
+    if "new_schema" in request.fixturenames:
+        return str(request.getfixturevalue("new_schema"))
+    return str(request.getfixturevalue("empty_schema")())
 
 
 @pytest.fixture

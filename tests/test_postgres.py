@@ -57,12 +57,12 @@ QUICK = {"job_check_interval": 0.05, "heartbeat": 0.1, "lease": 5.0}
 
 
 @pytest.fixture
-def make(postgres_url: str, new_schema: str) -> Iterator[Make]:
+def make(postgres_url: str, schema: str) -> Iterator[Make]:
     """Return how to open a backend on a schema of this test's own."""
     made: list[PostgresBackend] = []
 
     def make(url: str = postgres_url, **options: Any) -> PostgresBackend:
-        made.append(PostgresBackend(url, **{"schema": new_schema, **QUICK, **options}))
+        made.append(PostgresBackend(url, **{"schema": schema, **QUICK, **options}))
         return made[-1]
 
     yield make
@@ -222,6 +222,7 @@ def test_a_wrong_password(tmp_path: Any) -> None:
                 backend.enqueue("q")
 
 
+@pytest.mark.usefixtures("new_schema")
 def test_a_newer_schema(make: Make, backend: PostgresBackend, admin: psycopg.Connection[Any]) -> None:
     """Tables that a newer neoq has made are refused, and not changed."""
     table = sql.Identifier(backend.config.schema, "migrations")
@@ -726,6 +727,7 @@ def test_a_fork_leaves_the_parents_sessions_alone(connections: Callable[[], list
     assert 2 in seen.items or done.result != os.getpid()
 
 
+@pytest.mark.usefixtures("new_schema")
 def test_a_shutdown_while_a_claim_hangs(make: Make, admin: psycopg.Connection[Any]) -> None:
     """A claim that takes longer than a shutdown may is broken off: its jobs are as they were before."""
     producer, worker = make(autostart=False), make()
@@ -1821,6 +1823,7 @@ def impatient(admin: psycopg.Connection[Any], schema: str) -> None:
 
 
 @pytest.mark.parametrize("behind", ["postgres_url", pytest.param("pgbouncer_url", marks=needs_pgbouncer)])
+@pytest.mark.usefixtures("new_schema")
 def test_a_locked_table(
     make: Make,
     postgres_url: str,
@@ -1855,6 +1858,7 @@ def test_a_locked_table(
     assert backend.cancel(job.id)
 
 
+@pytest.mark.usefixtures("new_schema")
 def test_a_lock_that_is_no_fingerprint(make: Make, postgres_url: str, admin: psycopg.Connection[Any]) -> None:
     """A wait in vain is blamed on a fingerprint where it is one, and else on a lock."""
     backend = make(autostart=False)

@@ -25,9 +25,9 @@ RULES = BatchRules(7)
 
 
 @pytest.fixture
-def backend(postgres_url: str, new_schema: str) -> Iterator[neoq.PostgresBackend]:
+def backend(postgres_url: str, schema: str) -> Iterator[neoq.PostgresBackend]:
     """A backend whose store is called here, as its engine calls it."""
-    with neoq.PostgresBackend(postgres_url, schema=new_schema, autostart=False) as backend:
+    with neoq.PostgresBackend(postgres_url, schema=schema, autostart=False) as backend:
         backend.queues()
         yield backend
 

@@ -25,9 +25,9 @@ from neoq.testing.cases.suite import prepared
 
 
 @pytest.fixture
-def backend(postgres_url: str, new_schema: str) -> Iterator[neoq.PostgresBackend]:
+def backend(postgres_url: str, schema: str) -> Iterator[neoq.PostgresBackend]:
     """A backend whose store is called here, as its engine calls it."""
-    with neoq.PostgresBackend(postgres_url, schema=new_schema, autostart=False) as backend:
+    with neoq.PostgresBackend(postgres_url, schema=schema, autostart=False) as backend:
         backend.listen("q", print)
         backend.queues()
         yield backend
@@ -110,6 +110,7 @@ def test_a_job_that_was_held_for_ever_has_a_place_in_its_line(
     assert due < math.inf
 
 
+@pytest.mark.usefixtures("new_schema")
 def test_a_claim_that_fails_in_a_limited_queue_keeps_the_others(
     backend: neoq.PostgresBackend, postgres_url: str
 ) -> None:
@@ -173,6 +174,7 @@ def finish(backend: neoq.PostgresBackend, jobs: list[Job]) -> None:
     backend.store.settle([Outcome(lease_of(job), Status.SUCCEEDED, finished_at=now) for job in jobs])
 
 
+@pytest.mark.usefixtures("new_schema")
 def test_claims_step_over_no_dead_rows_twice(backend: neoq.PostgresBackend, postgres_url: str) -> None:
     """While a transaction is open, a claim of a limited queue begins behind the dead rows of earlier ones."""
     backend.store.limit("q", Limits(per_key=2), by_listener=True)
