@@ -141,6 +141,61 @@ def test_a_line_in_which_a_job_waits_is_not_looked_at_again(
         assert connection.execute(looks).fetchall() == [(3,)]
 
 
+def test_keys_that_come_or_go_together_share_a_note(backend: neoq.PostgresBackend, postgres_url: str) -> None:
+    """A batch of jobs notes its lines in one row, and so do those that end together: rows cost more."""
+    backend.store.limit("q", Limits(ordered=True), by_listener=True)
+    jobs = [prepared("q", key=key, unique=False) for key in "aabc"]
+    backend.store.add(jobs, token=backend.store.new_token())
+    assert notes_of(backend, postgres_url) == [(["a", "b", "c"], False)]
+    claimed = claim(backend)
+    assert sorted(job.key or "" for job in claimed) == ["a", "b", "c"]
+    assert notes_of(backend, postgres_url) == []
+    ended = [Outcome(lease_of(job), Status.SUCCEEDED) for job in claimed]
+    assert backend.store.settle(ended) == set()
+    assert notes_of(backend, postgres_url) == [(["a", "b", "c"], True)]
+    assert [job.id for job in claim(backend)] == [jobs[1].id]
+
+
+def notes_of(backend: neoq.PostgresBackend, postgres_url: str) -> list[tuple[Any, ...]]:
+    """What is noted of lines to look at."""
+    looks = sql.SQL("select keys, freed from {}").format(sql.Identifier(backend.config.schema, "looks"))
+    with psycopg.connect(postgres_url) as connection:
+        return connection.execute(looks).fetchall()
+
+
+def test_a_claim_gets_by_without_triggers(backend: neoq.PostgresBackend, postgres_url: str) -> None:
+    """No trigger looks at rows that are updated: for one, the server locks each row of a claim again."""
+    kinds = "select tgtype & 16 from pg_trigger where tgrelid = %s::regclass"
+    with psycopg.connect(postgres_url) as connection:
+        found = connection.execute(kinds, (f"{backend.config.schema}.jobs",)).fetchall()
+    assert set(found) == {(0,)}
+
+
+@pytest.mark.parametrize("key", ["b", "c", None])
+@pytest.mark.parametrize("turn", [True, False])
+def test_a_job_that_is_replaced_by_one_of_another_key_changes_lines(
+    backend: neoq.PostgresBackend, turn: bool, key: str | None
+) -> None:
+    """It runs in its new line, or in none; whoever was behind it has the turn."""
+    backend.store.limit("q", Limits(ordered=True), by_listener=True)
+    other = add(backend, "b")
+    if not turn:
+        add(backend, "a")
+    job = add(backend, "a", fingerprint="1")
+    behind = add(backend, "a")
+    claimed = claim(backend)
+    if turn:
+        assert [found.id for found in claimed] == [other.id, job.id]
+        retry = Outcome(lease_of(claimed[1]), Status.RETRYING, run_after=time.time() + 600)
+        assert backend.store.settle([retry]) == set()
+    add(backend, key, fingerprint="1", on_duplicate="replace")  # type: ignore[arg-type]
+    now = {found.id for found in claim(backend)}
+    assert now == ({behind.id} if turn else set()) | (set() if key == "b" else {job.id})
+    for lease in map(lease_of, claimed):
+        backend.store.settle([Outcome(lease, Status.SUCCEEDED)])
+    assert now | {found.id for found in claim(backend)} >= {job.id, behind.id}
+
+
 def add_unlined(backend: neoq.PostgresBackend, postgres_url: str, key: str) -> int | None:
     """Add a job of a key that is not in its line yet, as one that was due only now."""
     job = add(backend, key, run_after=600, unique=False)

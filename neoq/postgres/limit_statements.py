@@ -66,7 +66,7 @@ class LimitStatements:
             ), dead as (
                 select h.key, h.job from (
                     select queue, key, job from {s}.heads
-                    union all select queue, key, job from {s}.looks where job is not null
+                    union all select queue, keys[1], job from {s}.looks where job is not null
                 ) h join {s}.limits l on l.queue = h.queue
                 where h.queue = %(queue)s::text and ordered and hold_dead
                     and exists (select from {s}.history where id = h.job and status = 4)
