@@ -60,6 +60,15 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[pytest.Item] | None:
+    """Make no thousands of tests of a suite of which none would run: each worker would make them."""
+    if collector.config.option.markexpr == "not faults" and isinstance(obj, type):
+        marks = [mark.name for mark in getattr(obj, "pytestmark", ())]
+        return [] if "faults" in marks else None
+    return None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the tests that take longest: a worker that began one late would keep the others waiting."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
