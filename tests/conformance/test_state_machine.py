@@ -28,7 +28,7 @@ from neoq.record import FINISHED, Status, Unique
 from neoq.redis.backend import RedisBackend
 from neoq.store import Demand, QueueCounts
 from neoq.testing import Faults
-from tests.postgres_server import fresh_schema
+from tests.postgres_server import Schemas
 
 pytestmark = pytest.mark.timeout(300)  # to make a failure small takes a while
 
@@ -590,6 +590,7 @@ class PostgresMachine(StoreMachine):
 
     own_clock = dies = shares_tokens = False
     url: ClassVar[str]
+    schemas: ClassVar[Schemas]
 
     @initialize(remembers=st.booleans())
     def choose(self, remembers: bool) -> None:
@@ -600,9 +601,12 @@ class PostgresMachine(StoreMachine):
     def tidy(self) -> None:
         if hasattr(self, "patch"):
             self.patch.undo()
+        if hasattr(self, "taken"):
+            self.schemas.give_back(*self.taken)
 
     def make(self, **options: Any) -> Backend:
-        return PostgresBackend(self.url, schema=fresh_schema(), **options)
+        self.taken = self.schemas.take()
+        return PostgresBackend(self.url, schema=self.taken[0], **options)
 
     def another(self, first: Backend, **options: Any) -> Backend:
         assert isinstance(first, PostgresBackend)
@@ -652,8 +656,8 @@ TestSqlite = as_test(SqliteMachine, 40)
 
 class TestPostgres(as_test(PostgresMachine, 12)):  # type: ignore[misc]
     @pytest.fixture(autouse=True)
-    def _server(self, postgres_url: str) -> None:
-        PostgresMachine.url = postgres_url
+    def _server(self, postgres_url: str, schemas: Schemas) -> None:
+        PostgresMachine.url, PostgresMachine.schemas = postgres_url, schemas
 
 
 class TestRedis(as_test(RedisMachine, 12)):  # type: ignore[misc]
