@@ -35,6 +35,11 @@ _NEXT = (
     "select id, key, status, run_after from (select id, key, status, run_after, turn from neoq_jobs"
     " where state = 0 and queue = ? order by priority desc, run_after, id limit ?) where turn is null"
 )
+# A job with its turn that never ran waits for the rate of its key; others may wait for a retry, or a snooze.
+_BRING_FORWARD = (
+    "update neoq_jobs set run_after = ? where turn = 1 and queue = ? and state = 1 and status = 0"
+    " and ran_at is null and run_after > ?"
+)
 _WAIT = frozenset({NUMBER[Status.PENDING], NUMBER[Status.RETRYING]})
 _STANDING = (
     "select distinct key from neoq_jobs"
@@ -225,6 +230,8 @@ def adapt(session: Session, queue: str, before: Limits | None) -> None:
     session.index_new()
     limits = limits_of(session, queue)
     session.released.add(queue)
+    if before is not None and before.rate_per_key is not None:
+        session.do(_BRING_FORWARD, (session.now, queue, session.now))
     if limits is None or not limits.by_key:
         _free_turns(session, queue, "turn = 1")
         session.do(f"update neoq_jobs set state = 0 where {IN_STATE[LINE]} and queue = ?", (queue,))  # noqa: S608

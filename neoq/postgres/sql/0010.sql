@@ -414,6 +414,10 @@ begin
             where queue = p_limits.queue and status = 2 and turn is null
                 and (key is not null or p_limits.max_running is not null);
         end if;
+        -- A job with its turn that never ran waits for the rate of its key; others may wait for a retry, or a snooze.
+        update jobs set run_after = v_now
+        where queue = p_limits.queue and turn is not null and status = 0 and held is null and ran_at is null
+            and run_after > v_now and run_after < 'infinity';
         insert into looks (queue, keys, freed)
         with recursive keys (key) as (
             (select key from jobs where queue = p_limits.queue and held = 4 order by key limit 1)

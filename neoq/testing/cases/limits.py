@@ -149,6 +149,22 @@ class RateCases(HeldSuite):
         assert nothing_comes(idle)
 
     @needs("rates", "limits")
+    @pytest.mark.parametrize("after", [None, Limits(ordered=True)])
+    def test_the_rate_of_each_key_is_lifted(self, idle: Backend, after: Limits | None) -> None:
+        """Jobs that waited for a rate of their key wait no more when it is lifted."""
+        limit(idle, Limits(rate_per_key=Rate(1, per=LATER, burst=1)))
+        add(idle, *(keyed("a", n) for n in range(3)))
+        settle(idle, come(idle))
+        assert nothing_comes(idle)
+        limit(idle, after)
+        found: list[int] = []
+        for _ in range(2):
+            jobs = come(idle)
+            found += numbers(jobs)
+            settle(idle, jobs)
+        assert sorted(found) == [1, 2]
+
+    @needs("rates", "limits")
     def test_a_key_goes_on_at_its_rate(self, idle: Backend) -> None:
         """The next job of a key comes when its rate allows it, and never earlier."""
         rate = Rate(1, per=0.05, burst=1)
