@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from neoq.held.step import Step
+from neoq.job import Job
 from neoq.outcome import lease_of
 from neoq.sqlite.backend import SqliteBackend
 from neoq.store import Demand
@@ -41,3 +42,26 @@ def test_rows_that_somebody_has_written(tmp_path: Path) -> None:
         assert [step.name for step in backend.store.steps(job.id)] == ["step:b"]
         assert backend.store.limits() == {}
         assert len(backend.store.claim([Demand("q", 1)]).jobs) == 1
+
+
+def test_jobs_of_all_sorts_that_come_in_one_call(tmp_path: Path) -> None:
+    """Jobs that are stored together have ids in their order, and those that are duplicates are met."""
+    with SqliteBackend(tmp_path / "jobs.db", autostart=False) as backend:
+        plain = [Job("q", {"n": n % 30}) for n in range(40)]
+        ranked = [Job("q", {"n": n}, priority=n % 2) for n in range(20, 60)]
+        keyed = [Job("q", {"n": n}, key="a") for n in range(50, 70)]
+        jobs = [job for some in zip(plain, ranked, strict=True) for job in some] + keyed
+        added = backend.enqueue_many(jobs)
+        first: dict[int, int | None] = {}
+        for job in added:
+            assert first.setdefault(job.payload["n"], job.id) == job.id
+        assert len(first) == 70
+        assert list(first.values()) == sorted(first.values())  # type: ignore[type-var]
+        assert [job.duplicate for job in added].count(True) == len(added) - 70
+        assert backend.queues()[0].ready == 70
+        with backend.batch(then=Job("then")) as batch:
+            members = batch.enqueue_many(Job("members", {"n": n % 25}, unique=True) for n in range(50))
+        assert len({job.id for job in members}) == 25
+        counted = backend.store.group(batch.id)
+        assert counted is not None
+        assert counted.members == 25

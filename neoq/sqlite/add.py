@@ -32,11 +32,39 @@ def add(session: Session, jobs: Sequence[Job], token: bytes = b"") -> list[Job]:
     """Store jobs; see `Store.add`."""
     if token and (known := _known(session, token)) is not None:
         return known
-    if len(jobs) >= MANY:
-        session.index_new()
-    added = [add_or_meet(job, session) for job in jobs]
+    added = _add_many(session, jobs) if len(jobs) >= MANY else [add_or_meet(job, session) for job in jobs]
     _remember(session, token, added)
     return added
+
+
+def _add_many(session: Session, jobs: Sequence[Job]) -> list[Job]:
+    """As `add_or_meet` of each; those that are a row and nothing else, as most are, are stored together."""
+    session.index_new()
+    added: list[Job] = []
+    together: list[tuple[int | None, Job]] = []
+    hashes: set[int | None] = set()  # of those
+    for job in jobs:
+        if _is_a_row(session, job):
+            fingerprint_hash = hash_of(job)
+            may_be_held = fingerprint_hash is not None and (
+                fingerprint_hash in hashes or session.may_be_held(fingerprint_hash)
+            )
+            if not may_be_held and (job.group is None or groups.takes_in(session, job)):
+                together.append((fingerprint_hash, job))
+                hashes.add(fingerprint_hash)
+                added.append(job)
+                continue
+        session.insert_many(together)
+        together.clear()
+        hashes.clear()
+        added.append(add_or_meet(job, session))
+    session.insert_many(together)
+    return added
+
+
+def _is_a_row(session: Session, job: Job) -> bool:
+    """Whether nothing but its own row tells of a job, and the number of its group's members."""
+    return not session.tail.spans and job.key is None and job.uid is None and job.unique_for is None
 
 
 def _known(session: Session, token: bytes) -> list[Job] | None:

@@ -130,6 +130,16 @@ def enter(session: Session, job: Job) -> None:
         )
 
 
+def takes_in(session: Session, job: Job) -> bool:
+    """Let a job into its group and count it there, unless the group knows its jobs by their fingerprints."""
+    admit(session, job, follows=False)
+    group = group_in(job.group)
+    if group is None or session.admissions[group.name].named:
+        return False
+    session.join(group.holder, group.round)
+    return True
+
+
 def keeps(session: Session, group: str | None) -> bool:
     """Whether the jobs of a group stay as history when they have ended."""
     if (found := group_in(group)) is None:

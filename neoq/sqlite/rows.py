@@ -136,17 +136,24 @@ _DESCRIBED = (
     *_PLAIN,
     *("priority", "max_retries", "deadline", "fingerprint", "kind", "key", "batch", "uid"),
 )
+_SPECIAL = ("uniqueness", "meta", "codec", *_DESCRIBED)
 _attributes_of = attrgetter(*((_IN_SLOTS | _IN_DICT)[column] for column in _DESCRIBED))
 
 
-def _insert(*columns: str) -> str:
+INSERTED_AT_ONCE = 16  # rows of one statement: each statement opens all indexes of the table
+
+
+def _insert(*columns: str, rows: int = 1) -> str:
     columns = ("id", "hash", "holds", "state", *columns)
     marks = ", ".join("?" * len(columns))
-    return f"insert into neoq_jobs ({', '.join(columns)}) values ({marks})"  # noqa: S608
+    values = ", ".join([f"({marks})"] * rows)
+    return f"insert into neoq_jobs ({', '.join(columns)}) values {values}"  # noqa: S608
 
 
 INSERT_PLAIN = _insert(*_PLAIN)
-INSERT = _insert("uniqueness", "meta", "codec", *_DESCRIBED)
+INSERT_PLAINS = _insert(*_PLAIN, rows=INSERTED_AT_ONCE)
+INSERT = _insert(*_SPECIAL)
+INSERTS = _insert(*_SPECIAL, rows=INSERTED_AT_ONCE)
 
 
 def described(job: Job) -> tuple[Any, ...]:

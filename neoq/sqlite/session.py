@@ -11,12 +11,16 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from neoq.sqlite.rows import (
     COLUMNS,
     INSERT,
     INSERT_PLAIN,
+    INSERT_PLAINS,
+    INSERTED_AT_ONCE,
+    INSERTS,
     N_CANCELLED,
     N_DEAD,
     N_KEPT,
@@ -243,6 +247,33 @@ class Session:
                 (job_id, fingerprint_hash, holds, state, job.queue, job.due, job.created, job.body),
             )
         tail.last = job.id = job_id
+
+    def insert_many(self, jobs: Sequence[tuple[int | None, Job]]) -> None:
+        """Store jobs, each with its hash, by few statements; the tail is in the indexes."""
+        plain: list[tuple[Any, ...]] = []
+        others: list[tuple[Any, ...]] = []
+        job_id = self.tail.last
+        for fingerprint_hash, job in jobs:
+            job_id += 1
+            waits = job.due > self.now  # type: ignore[operator]  # accepted jobs have one
+            state, holds = SCHEDULED if waits else READY, fingerprint_hash is not None
+            self.count(job.queue, N_SCHEDULED if waits else N_READY, 1)
+            if job.special or job.kind is not None or job.group is not None:
+                others.append((job_id, fingerprint_hash, holds, state, *described(job)))
+            else:
+                what = job.queue, job.due, job.created, job.body
+                plain.append((job_id, fingerprint_hash, holds, state, *what))
+            job.id = job_id
+        self.tail.last = job_id
+        self._insert_rows(plain, INSERT_PLAINS, INSERT_PLAIN)
+        self._insert_rows(others, INSERTS, INSERT)
+
+    def _insert_rows(self, rows: list[tuple[Any, ...]], several: str, one: str) -> None:
+        left = len(rows) % INSERTED_AT_ONCE
+        for at in range(0, len(rows) - left, INSERTED_AT_ONCE):
+            self.do(several, [*chain.from_iterable(rows[at : at + INSERTED_AT_ONCE])])
+        if left:
+            self.many(one, rows[-left:])
 
     def may_be_held(self, fingerprint_hash: int) -> bool:
         """Whether an unfinished job has a fingerprint of that hash."""
