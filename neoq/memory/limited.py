@@ -63,6 +63,8 @@ class Limited:
         self._alarm = 0.0  # the next one may be earlier
         if limits.aging != before.aging:
             self._ready.age(limits.aging)
+        if limits.rate != before.rate:
+            self._tat = 0.0  # what another rate has used up does not count
         freed: list[int] = []
         if self.lines is not None:
             freed = self.lines.change(limits)

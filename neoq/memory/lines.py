@@ -236,9 +236,12 @@ class Lines:
 
     def change(self, limits: Limits) -> list[int]:
         """Have other limits; return the dead jobs that hold their lines no more."""
+        another_rate = limits.rate_per_key != self._rate
         self.limits = limits
         freed: list[int] = []
         for key, line in list(self.by_key.items()):
+            if another_rate:
+                line.tat = 0.0  # what that has used up does not count
             for job_id in list(line.turns):
                 job = self._records.get(job_id)
                 dead = isinstance(job, Job) and job.status is _DEAD

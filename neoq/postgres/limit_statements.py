@@ -31,7 +31,16 @@ class LimitStatements:
             "listener operator by_key ordered hold_dead slots max_running spacing tolerance key_spacing "
             "key_tolerance aging"
         ).split()
+        # What another rate has used up does not count.
         self.set_limits = f"""
+            with dropped as (
+                delete from {s}.rates using {s}.limits l
+                where l.queue = %(queue)s::text and rates.queue = l.queue and case when rates.key = ''
+                    then (l.spacing, l.tolerance)
+                        is distinct from (%(spacing)s::float8, %(tolerance)s::float8)
+                    else (l.key_spacing, l.key_tolerance)
+                        is distinct from (%(key_spacing)s::float8, %(key_tolerance)s::float8) end
+            )
             update {s}.limits set {", ".join(f"{name} = %({name})s" for name in names)}, changed = true
             where queue = %(queue)s::text returning pg_notify({s}.channel(), %(told)s::text)
         """

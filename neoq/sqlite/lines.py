@@ -18,7 +18,7 @@ from neoq.sqlite import groups
 from neoq.sqlite.file import SqliteFile
 from neoq.sqlite.groups import End
 from neoq.sqlite.rows import N_KEPT_DEAD, N_READY, kind_of
-from neoq.sqlite.rules import limits_of, start, starts_now
+from neoq.sqlite.rules import forget_rates, limits_of, start, starts_now
 from neoq.sqlite.schema import DEAD, IN_STATE, KEPT_DEAD, LINE, RUNNING, SCHEDULED
 from neoq.sqlite.session import Session
 from neoq.stored import NUMBER
@@ -230,8 +230,10 @@ def adapt(session: Session, queue: str, before: Limits | None) -> None:
     session.index_new()
     limits = limits_of(session, queue)
     session.released.add(queue)
-    if before is not None and before.rate_per_key is not None:
-        session.do(_BRING_FORWARD, (session.now, queue, session.now))
+    if before is not None:
+        forget_rates(session, queue, before, limits or Limits())
+        if before.rate_per_key is not None:
+            session.do(_BRING_FORWARD, (session.now, queue, session.now))
     if limits is None or not limits.by_key:
         _free_turns(session, queue, "turn = 1")
         session.do(f"update neoq_jobs set state = 0 where {IN_STATE[LINE]} and queue = ?", (queue,))  # noqa: S608

@@ -105,6 +105,14 @@ def _next(session: Session, line: tuple[str, str]) -> float:
     return row[0] if row is not None and isinstance(row[0], float) else 0.0
 
 
+def forget_rates(session: Session, queue: str, before: Limits, after: Limits) -> None:
+    """Forget what rates of a queue have used up that are others now."""
+    if before.rate != after.rate:
+        session.do("delete from neoq_rates where queue = ? and key = ''", (queue,))
+    if before.rate_per_key != after.rate_per_key:
+        session.do("delete from neoq_rates where queue = ? and key <> ''", (queue,))
+
+
 def forget(session: Session) -> None:
     """Forget the times of keys that may start at once again."""
     session.do("delete from neoq_rates where next < ?", (session.now,))

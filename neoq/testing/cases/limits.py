@@ -149,9 +149,9 @@ class RateCases(HeldSuite):
         assert nothing_comes(idle)
 
     @needs("rates", "limits")
-    @pytest.mark.parametrize("after", [None, Limits(ordered=True)])
+    @pytest.mark.parametrize("after", [None, Limits(ordered=True), Limits(rate_per_key=Rate(100))])
     def test_the_rate_of_each_key_is_lifted(self, idle: Backend, after: Limits | None) -> None:
-        """Jobs that waited for a rate of their key wait no more when it is lifted."""
+        """Jobs that waited for a rate of their key wait no more when it is lifted, or raised."""
         limit(idle, Limits(rate_per_key=Rate(1, per=LATER, burst=1)))
         add(idle, *(keyed("a", n) for n in range(3)))
         settle(idle, come(idle))
@@ -163,6 +163,28 @@ class RateCases(HeldSuite):
             found += numbers(jobs)
             settle(idle, jobs)
         assert sorted(found) == [1, 2]
+
+    @needs("rates", "limits")
+    @pytest.mark.parametrize("after", [None, Limits(rate=Rate(100))])
+    def test_a_rate_is_lifted(self, idle: Backend, after: Limits | None) -> None:
+        """What a low rate has used up counts no more when it is lifted, or raised."""
+        limit(idle, Limits(rate=Rate(1, per=LATER, burst=1)))
+        add(idle, *(keyed(None, n) for n in range(3)))
+        settle(idle, come(idle))
+        assert nothing_comes(idle)
+        limit(idle, after)
+        assert sorted(numbers(come(idle, 2))) == [1, 2]
+
+    @needs("rates", "limits")
+    def test_another_limit_changes(self, idle: Backend) -> None:
+        """What a rate has used up counts on when another limit of the queue changes."""
+        rate = Rate(1, per=LATER, burst=1)
+        limit(idle, Limits(rate=rate, rate_per_key=rate))
+        add(idle, *(keyed("a", n) for n in range(2)))
+        settle(idle, come(idle))
+        for changed in (Limits(rate_per_key=rate, per_key=2), Limits(rate_per_key=rate, max_running=2)):
+            limit(idle, changed)
+            assert nothing_comes(idle)
 
     @needs("rates", "limits")
     def test_a_key_goes_on_at_its_rate(self, idle: Backend) -> None:
