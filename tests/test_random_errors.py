@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,18 @@ ERRORS: list[Callable[[], Exception]] = [
     lambda: ValueError("a record of another version"),
     lambda: BackendUnavailable("it is away"),
 ]
+IN_A_ROW = 4  # errors of a call; with each the pause before the next try doubles, from 0.1 s
 THREADS = {"neoq-heartbeat", "neoq-settler", "neoq-fetcher", "neoq-cron", "neoq-watchdog"}
 
 
 class RandomErrors:
-    """Makes calls of one store raise at random, as long as it is asked to."""
+    """Makes calls of one store raise at random, as long as it is asked to, and never too often in a row."""
 
     def __init__(self, backend: neoq.Backend, seed: int, often: float) -> None:
         calls = IN_MEMORY if "local" in backend.features else CALLS
         self.raised: dict[str, int] = dict.fromkeys(calls, 0)
         self.on = True
+        self._in_a_row: Counter[str] = Counter()
         self._random = random.Random(seed)
         self._often = often
         for name in calls:
@@ -45,10 +48,12 @@ class RandomErrors:
 
     def _wrapped(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
-            if self.on and self._random.random() < self._often:
+            if self.on and self._in_a_row[name] < IN_A_ROW and self._random.random() < self._often:
                 self.raised[name] += 1
+                self._in_a_row[name] += 1
                 make = self._random.choice(ERRORS)
                 raise make()
+            self._in_a_row[name] = 0
             return real(*arguments, **options)
 
         return call
