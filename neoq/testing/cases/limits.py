@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -176,15 +177,19 @@ class RateCases(HeldSuite):
         assert sorted(numbers(come(idle, 2))) == [1, 2]
 
     @needs("rates", "limits")
-    def test_another_limit_changes(self, idle: Backend) -> None:
-        """What a rate has used up counts on when another limit of the queue changes."""
-        rate = Rate(1, per=LATER, burst=1)
-        limit(idle, Limits(rate=rate, rate_per_key=rate))
+    @pytest.mark.parametrize("name", ["rate", "rate_per_key"])
+    def test_another_limit_changes(self, idle: Backend, name: str) -> None:
+        """What a rate has used up counts on when another limit of the queue changes, another rate too."""
+        used: dict[str, Any] = {name: Rate(1, per=LATER, burst=1)}
+        limits = Limits(**used)
+        other = "rate" if name == "rate_per_key" else "rate_per_key"
+        limit(idle, limits)
         add(idle, *(keyed("a", n) for n in range(2)))
         settle(idle, come(idle))
-        for changed in (Limits(rate_per_key=rate, per_key=2), Limits(rate_per_key=rate, max_running=2)):
-            limit(idle, changed)
-            assert nothing_comes(idle)
+        changes: tuple[dict[str, Any], ...] = ({"per_key": 2}, {"max_running": 2}, {other: Rate(100)}, {})
+        for change in changes:
+            limit(idle, limits._replace(**change))
+            assert nothing_comes(idle), f"after {change}"
 
     @needs("rates", "limits")
     def test_a_key_goes_on_at_its_rate(self, idle: Backend) -> None:
