@@ -62,7 +62,7 @@ from neoq.testing.cases.reentry import ReentryCases
 from neoq.testing.cases.retries import LogCases, RetryCases, SignalCases
 from neoq.testing.cases.seam import AddCases, ChangeCases, ClaimCases, SettleCases
 from neoq.testing.cases.series import SeriesCases
-from neoq.testing.cases.spans import DebounceCases, UniqueForCases
+from neoq.testing.cases.spans import DebounceCases, SpanTransactionCases, UniqueForCases
 from neoq.testing.cases.steps import SignalToCases, StepCases, StepLeaseCases, StepTransactionCases
 from neoq.testing.cases.suite import leave_out_cases
 from neoq.testing.cases.tasks import ClaimByKindCases, TaskCases
@@ -158,6 +158,7 @@ class BackendConformance(
     AgingCases,
     LimitLeaseCases,
     UniqueForCases,
+    SpanTransactionCases,
     DebounceCases,
     ListenManyCases,
     CodecCases,

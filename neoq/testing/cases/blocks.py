@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from neoq.backend import Backend
 from neoq.errors import Discard
+from neoq.held.group import Batch
 from neoq.job import Job
 from neoq.record import Status
 from neoq.testing.cases.durable import TransactionCases
 from neoq.testing.cases.suite import (
     LATER,
     PATIENCE,
+    Background,
     Seen,
     Suite,
     ended,
@@ -56,6 +59,37 @@ class BatchBlockCases(Suite):
             assert (found.status, found.held) == (Status.PENDING, "batch")
         assert backend.wait(batch.id, PATIENCE).result == [3, 2, 1, [[0, 0], [1, 1], [2, None]]]
         assert not _members(backend, batch.id).open
+
+    @needs("batches")
+    def test_progress_of_a_batch(self, backend: Backend, gate: threading.Event) -> None:
+        """While members run, never more have ended than there are; no count goes back; all end in the end."""
+
+        def member(job: Job) -> None:
+            if job.payload["n"] == 0:
+                gate.wait()
+            if job.payload["n"] % 5 == 1 and not job.retries:
+                raise ValueError
+            if job.payload["n"] % 5 == 2:
+                raise Discard("no")
+
+        for queue in "pq":
+            backend.listen(queue, member, concurrency=2, retry=AT_ONCE)
+        backend.listen("then", ignore)
+        seen: list[Batch] = []
+        over = threading.Event()
+        with backend.batch(then=Job("then")) as batch:
+            watcher = Background(lambda: _watch(backend, batch.id, seen, over))
+            for n in range(0, 12, 4):
+                batch.enqueue_many(Job(queue, {"n": n + k}) for k in range(4) for queue in "pq")
+        eventually(lambda: any(0 < one.ended < one.members for one in seen), "some of them have ended")
+        gate.set()
+        backend.wait(batch.id, PATIENCE)
+        over.set()
+        watcher.result()
+        assert all(one.ended <= one.members <= 24 for one in seen), seen
+        for before, after in pairwise(seen):
+            assert all(a <= b for a, b in zip(_counts(before), _counts(after), strict=True)), (before, after)
+        assert seen[-1] == Batch(24, succeeded=20, dead=4, open=False)
 
     @needs("batches")
     def test_an_empty_batch(self, backend: Backend) -> None:
@@ -169,8 +203,20 @@ class BatchTransactionCases(TransactionCases):
         assert backend.wait(batch.id, PATIENCE).result == 2
 
 
-def _members(backend: Backend, batch_id: int) -> Any:
+def _watch(backend: Backend, batch_id: int, seen: list[Batch], over: threading.Event) -> None:
+    """Read the counts of a batch again and again, and once more when all is over."""
+    while not over.is_set():
+        seen.append(_members(backend, batch_id))
+    seen.append(_members(backend, batch_id))
+
+
+def _counts(batch: Batch) -> tuple[int, ...]:
+    """What of a batch only grows."""
+    return batch.members, batch.succeeded, batch.dead, batch.cancelled, not batch.open
+
+
+def _members(backend: Backend, batch_id: int) -> Batch:
     found = backend.get(batch_id)
     assert found is not None
-    assert found.batch is not None
+    assert isinstance(found.batch, Batch)
     return found.batch

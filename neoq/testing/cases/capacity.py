@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from neoq.errors import BackendClosedError, QueueFullError, Retry
+from neoq.held.limit_options import LimitOptions
 from neoq.job import DuplicateJobError, Job
 from neoq.record import Status
 from neoq.retry import RetryPolicy
@@ -26,6 +27,7 @@ from neoq.testing.cases.suite import (
     fail,
     id_of,
     ignore,
+    needs,
     prepared,
     reached,
     unfinished_jobs,
@@ -284,6 +286,51 @@ class CapacityCases(Suite):
         backend.enqueue("q", {"n": 4}, run_after=LATER)
         backend.enqueue_many([Job("q", {"n": n}, run_after=LATER) for n in range(5, 9)])
         assert len(unfinished_jobs(backend)) == 9
+
+    @needs("limits")
+    @pytest.mark.parametrize("limits", [{"ordered": True}, {"per_key": 1}], ids=str)
+    def test_jobs_in_line_count(
+        self, make: Make, seen: Seen, gate: threading.Event, limits: LimitOptions
+    ) -> None:
+        """Jobs whose turn of their key has not come take room: they are due; the one that runs takes none."""
+        backend = make(queue_capacity=2, enqueue_timeout=SOON)
+
+        def handler(job: Job) -> None:
+            seen(job.payload["n"])
+            busy(gate)
+
+        backend.listen("q", handler, concurrency=2, **limits)
+        backend.enqueue("q", {"n": 0}, key="a")
+        seen.wait()
+        [_, last] = backend.enqueue_many([Job("q", {"n": n}, key="a") for n in (1, 2)])
+        for jobs in ([Job("q", {"n": 3}, key="a")], [Job("q", {"n": n}, key="b") for n in (4, 5)]):
+            with pytest.raises(QueueFullError):
+                backend.enqueue_many(jobs)
+        assert seen.items == [0]
+        assert backend.cancel(id_of(last))
+        backend.enqueue("q", {"n": 6}, key="a")
+        with pytest.raises(QueueFullError):
+            backend.enqueue("q", {"n": 7}, key="a")
+        gate.set()
+        assert seen.wait(3) == [0, 1, 6]
+        backend.enqueue("q", {"n": 8}, key="a")
+
+    @needs("limits")
+    def test_future_jobs_of_a_key_do_not_count(self, make: Make, seen: Seen) -> None:
+        """A job of a key that is for later takes no room until it joins its line; it needs none to join."""
+        backend = make(queue_capacity=2, enqueue_timeout=SOON)
+        backend.listen("q", lambda job: seen(job.payload["n"]), ordered=True)
+        backend.pause("q")
+        backend.enqueue_many([Job("q", {"n": n}, key="a", run_after=LATER) for n in range(3)])
+        for n in (3, 4):
+            backend.enqueue("q", {"n": n}, key="a")
+        backend.enqueue_many([Job("q", {"n": n}, key="a", run_after=0.02) for n in (5, 6)])
+        eventually(lambda: [c.ready for c in backend.queues() if c.queue == "q"] == [4], "they are due")
+        with pytest.raises(QueueFullError):
+            backend.enqueue("q", {"n": 7}, key="b")
+        backend.resume("q")
+        assert seen.wait(4) == [3, 4, 5, 6]
+        backend.enqueue("q", {"n": 8}, key="a")
 
     def test_retrying_jobs_do_not_count(self, make: Make) -> None:
         """Jobs that wait for their next attempt take no room."""

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
+from datetime import timedelta
 
 import pytest
 
 from neoq.backend import Backend
 from neoq.job import DuplicateJobError, Job
 from neoq.record import Status
+from neoq.testing.cases.durable import TransactionCases
 from neoq.testing.cases.holding import HeldSuite, add, come, nothing_comes, settle
 from neoq.testing.cases.seam import look
-from neoq.testing.cases.suite import LATER, eventually, id_of, in_threads, needs, prepared
+from neoq.testing.cases.suite import (
+    LATER,
+    Background,
+    ended,
+    eventually,
+    id_of,
+    ignore,
+    in_threads,
+    needs,
+    prepared,
+)
+
+HOUR = timedelta(hours=1)
 
 
 def unique_for(seconds: float, **keywords: object) -> Job:
@@ -92,6 +107,41 @@ class UniqueForCases(HeldSuite):
         for job in (other, elsewhere):
             job.unique_for, job.special = LATER, True
         assert [job.duplicate for job in add(idle, other, elsewhere)] == [False, False]
+
+
+class SpanTransactionCases(TransactionCases):
+    """unique=timedelta in a transaction of the caller's own."""
+
+    @needs("transactions", "limits")
+    def test_a_span_goes_with_its_transaction(self, backend: Backend) -> None:
+        """A span whose transaction is rolled back never was; with the commit it holds, after the end, too."""
+        backend.listen("q", ignore)
+        for end in ("rollback", "commit"):
+            with closing(self.connection(backend)) as connection:
+                job = backend.enqueue("q", {"n": 1}, unique=HOUR, transaction=connection)
+                assert not job.duplicate
+                assert backend.enqueue("q", {"n": 1}, unique=HOUR, transaction=connection).id == job.id
+                getattr(connection, end)()
+        assert ended(backend, job).status is Status.SUCCEEDED
+        met = backend.enqueue("q", {"n": 1}, unique=HOUR)
+        assert (met.id, met.duplicate) == (job.id, True)
+        with closing(self.connection(backend)) as connection:
+            assert backend.enqueue("q", {"n": 1}, unique=HOUR, transaction=connection).duplicate
+            connection.rollback()
+
+    @needs("transactions", "limits")
+    @pytest.mark.parametrize("end", ["rollback", "commit"])
+    def test_one_waits_for_the_transaction_of_another(self, waiting: Backend, end: str) -> None:
+        """Of two at once the second waits for the first one's transaction; one of them is stored."""
+        with closing(self.connection(waiting)) as connection:
+            first = waiting.enqueue("q", {"n": 1}, unique=HOUR, transaction=connection)
+            second = Background(lambda: waiting.enqueue("q", {"n": 1}, unique=HOUR))
+            assert second.blocks()
+            getattr(connection, end)()
+        met = second.result()
+        assert met.duplicate is (end == "commit")
+        assert met.id == first.id or not met.duplicate
+        assert [job.id for job in waiting.jobs("q")] == [met.id]
 
 
 class DebounceCases(HeldSuite):

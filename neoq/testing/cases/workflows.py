@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from neoq.backend import Backend
-from neoq.errors import Discard
+from neoq.errors import Discard, Retry, Snooze
 from neoq.held.children import ChildFailed
 from neoq.job import Job
 from neoq.record import Status
@@ -84,6 +84,47 @@ class WorkflowCases(Suite):
         eventually(lambda: calls["attempt"] == 4, "it runs again")
         assert result(backend, job) == [{"a": [1]}, None]
         assert calls == {"first": 1, "second": 1, "attempt": 4}
+
+    @needs("steps")
+    def test_steps_in_another_order(self, backend: Backend) -> None:
+        """Steps are read back by their names, in another order, too; a name that is gone does no harm."""
+        calls: list[str] = []
+
+        def call(name: str) -> str:
+            calls.append(name)
+            return f"{name}{len(calls)}"
+
+        def handler(job: Job) -> list[str]:
+            names = (
+                ["a", "gone", "b", "a"] if not job.retries and "new" not in calls else ["new", "b", "a", "a"]
+            )
+            values = [job.step(name, call, name) for name in names]
+            if len(calls) == 4:
+                raise ValueError
+            return values
+
+        backend.listen("q", handler, retry=AT_ONCE)
+        assert result(backend, backend.enqueue("q")) == ["new5", "b3", "a1", "a4"]
+        assert calls == ["a", "gone", "b", "a", "new"]
+
+    @needs("steps")
+    @pytest.mark.parametrize("kind", ["object", "inside", "not a number", "surrogate"])
+    def test_a_step_that_is_not_json(self, backend: Backend, kind: str) -> None:
+        """What a step returns has to be JSON: the error names the step and the place; nothing is recorded."""
+        odd = {"inside": {"a": [{1}]}, "not a number": float("nan"), "surrogate": "\ud800"}.get(
+            kind, object()
+        )
+        calls: list[Any] = [odd, "good"]
+
+        def handler(job: Job) -> Any:
+            assert backend.steps(id_of(job)) == []
+            return job.step("odd", calls.pop, 0)
+
+        backend.listen("q", handler, retry=AT_ONCE)
+        job = backend.enqueue("q")
+        assert result(backend, job) == "good"
+        [error] = [attempt.error for attempt in backend.attempts(id_of(job)) if attempt.error]
+        assert error.startswith("PayloadError: the result of step 'odd'"), error
 
     @needs("steps")
     def test_sleep_wait_and_save(self, backend: Backend) -> None:
@@ -181,6 +222,49 @@ class WorkflowCases(Suite):
         [job] = backend.jobs("later")
         assert job.payload == {"retries": 2}
         seen.stays(1)
+
+    @needs("steps")
+    @pytest.mark.parametrize("end", [ValueError("no"), Retry("later", after=0), Snooze(0)], ids=repr)
+    def test_jobs_of_an_attempt_that_is_repeated(self, backend: Backend, seen: Seen, end: Exception) -> None:
+        """What an attempt enqueued that failed, asked for a retry or was snoozed never comes into being."""
+        attempts: list[int] = []
+
+        def handler(job: Job) -> None:
+            attempts.append(1)
+            job.enqueue("after", {"n": len(attempts)})
+            job.enqueue(Job("q", {"n": len(attempts)}, run_after=LATER))
+            if len(attempts) < 3:
+                assert len(backend.jobs("after")) + len(backend.jobs("q")) == 1
+                raise end
+
+        backend.listen("after", lambda job: seen(job.payload["n"]))
+        backend.listen("q", handler, retry=AT_ONCE)
+        job = backend.enqueue("q")
+        assert ended(backend, job).status is Status.SUCCEEDED
+        assert seen.wait() == [3]
+        later = eventually(
+            lambda: [one for one in backend.jobs("q") if one.id != job.id], "the other follows"
+        )
+        assert [one.payload for one in later] == [{"n": 3}]
+        seen.stays(1)
+
+    @needs("steps")
+    def test_jobs_of_an_attempt_that_is_the_last(self, backend: Backend) -> None:
+        """What an attempt enqueued that leaves its job dead, or cancelled, never comes into being."""
+
+        def handler(job: Job) -> None:
+            job.enqueue("after", {"n": 1})
+            if job.payload["cancel"]:
+                backend.cancel(id_of(job))
+                raise ValueError
+            raise Discard("no")
+
+        backend.listen("after", ignore)
+        backend.listen("q", handler, retry=AT_ONCE)
+        for cancel, status in ((False, Status.DEAD), (True, Status.CANCELLED)):
+            assert ended(backend, backend.enqueue("q", {"cancel": cancel})).status is status
+        assert backend.drain(PATIENCE)
+        assert backend.jobs("after") == []
 
     @needs("steps", "batches")
     @pytest.mark.parametrize("how", ["cancel", "deadline"])
