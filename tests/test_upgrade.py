@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -133,6 +134,56 @@ def test_tables_of_the_first_neoq_on_postgres(
     """Jobs in every state that the first tables have are there, and run once, after workers have begun."""
     old_postgres(postgres_url, new_schema, monkeypatch)
     check_upgrade(lambda: neoq.PostgresBackend(postgres_url, schema=new_schema, heartbeat=0.1, lease=5.0))
+
+
+DEFINITIONS = {  # of all that is made in a schema, but for the names that the server finds itself
+    "functions": "select pg_get_functiondef(oid) from pg_proc where pronamespace = %s::regnamespace",
+    "indexes": "select indexdef from pg_indexes where schemaname = %s",
+    "triggers": """
+        select pg_get_triggerdef(t.oid) from pg_trigger t join pg_class c on c.oid = tgrelid
+        where not tgisinternal and relnamespace = %s::regnamespace
+    """,
+    "tables": """
+        select concat_ws(' ', relname, attname, atttypid::regtype, attnotnull, reloptions)
+        from pg_attribute join pg_class c on c.oid = attrelid
+        where attnum > 0 and not attisdropped and relkind in ('r', 'v') and relnamespace = %s::regnamespace
+    """,
+    "views": "select definition from pg_views where schemaname = %s",
+}
+
+
+def defined(connection: psycopg.Connection[Any], schema: str) -> dict[str, list[str]]:
+    """The texts of all that is defined in a schema."""
+    return {
+        name: sorted(text.replace(schema, "S") for (text,) in connection.execute(query, (schema,)))
+        for name, query in DEFINITIONS.items()
+    }
+
+
+@pytest.mark.parametrize("version", range(FIRST_POSTGRES, postgres_schema.VERSION))
+def test_what_is_defined_on_postgres_does_not_depend_on_where_it_began(
+    version: int, postgres_url: str, new_schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables and functions of a database that was brought up to date are those of a fresh one."""
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        with monkeypatch.context() as old:
+            old.setattr(postgres_schema, "VERSION", version)
+            postgres_schema.migrate(connection, new_schema)
+        postgres_schema.migrate(connection, new_schema)
+        postgres_schema.migrate(connection, f"{new_schema}_fresh")
+        assert defined(connection, new_schema) == defined(connection, f"{new_schema}_fresh")
+
+
+def test_functions_on_postgres_are_written_down_whole(postgres_url: str, new_schema: str) -> None:
+    """The text of each is in one of the files: nobody has to put it together to read it."""
+    files = Path(postgres_schema.__file__).parent.glob("sql/*.sql")
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        postgres_schema.migrate(connection, new_schema)
+        query = "select proname, prosrc from pg_proc where pronamespace = %s::regnamespace"
+        functions = dict(connection.execute(query, (new_schema,)).fetchall())
+    assert functions.pop("leave_turn").count(f"{new_schema}.looks") == 1  # which has the schema's name in it
+    assert [name for name, source in functions.items() if not any(source in text for text in texts)] == []
 
 
 def test_tables_of_the_first_neoq_in_a_file(tmp_path: Path) -> None:

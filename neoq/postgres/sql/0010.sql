@@ -753,67 +753,297 @@ begin
 end $$;
 
 
--- add() replaces a job in a line, as any other that waits.
-do $do$
+-- Store jobs in their order. Arrays that are null, or too short, stand for nulls. Where all are stored, one row
+-- has their ids, or there is one for each in order of id; else each has its place, and a duplicate the id of the
+-- job that was there. The lines of many jobs are noted at once. A job in a line is replaced as any other that waits.
+create or replace function add(
+    p_queues text[], p_payloads bytea[], p_holds uuid[], p_added_by uuid[],
+    p_at float8[], p_span float8[], p_priorities smallint[], p_uniqueness smallint[], p_on_duplicate smallint[],
+    p_max_retries int[], p_deadline float8[], p_deadline_span float8[], p_fingerprints text[], p_kinds text[],
+    p_keys text[], p_batches text[], p_uids text[], p_metas bytea[], p_codec smallint, p_notify text
+) returns table (
+    place int, id bigint, run_after float8, created_at float8, deadline float8, duplicate boolean, ids bigint[]
+) language plpgsql
+set search_path from current set lock_timeout = '10s'
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    v_now float8 := clock();
+    v_number int := cardinality(p_queues);
+    v_ids bigint[];
+    v_job record;
+    v_there jobs;
+    v_named record;
 begin
-    execute replace(replace(replace(replace(
-        pg_get_functiondef('add'::regproc),
-        'exit when v_there.status = 2 or v_there.held is not null;',
-        'exit when v_there.status = 2 or v_there.held < 4;
+    if p_notify is not null then
+        perform pg_notify(channel(), p_notify);
+    end if;
+    select array_agg(nextval('job_ids')) into v_ids from generate_series(1, v_number);
+    -- Others that add these uids wait, in one order, for the end of this transaction.
+    perform pg_advisory_xact_lock(hashtext(current_schema()), hashtext('uid ' || uid))
+    from (select distinct uid from unnest(p_uids) as uid where uid is not null order by uid) named;
+    -- All at once where none has a holder, as in most batches: to look for one before each costs half as much
+    -- again. Sorted, so that two callers with the same fingerprints lock them in the same order.
+    if v_number > 1 and p_uids is null then
+        begin
+            if p_keys is not null then
+                perform set_config('neoq.lines_told', 'on', true);
+            end if;
+            insert into jobs (
+                id, run_after, created_at, deadline, holds, added_by, max_retries, priority, status, uniqueness,
+                codec, queue, payload, fingerprint, kind, key, batch, uid, meta
+            )
+            select i.id, coalesce(i.at, v_now + coalesce(i.span, 0)), v_now,
+                coalesce(i.deadline, v_now + i.deadline_span), i.holds, i.added_by, i.max_retries,
+                coalesce(i.priority, 0), 0, coalesce(i.uniqueness, 1), p_codec, i.queue, i.payload, i.fingerprint,
+                i.kind, i.key, i.batch, i.uid, i.meta
+            from unnest(
+                v_ids, p_queues, p_payloads, p_holds, p_added_by, p_at, p_span, p_priorities, p_uniqueness,
+                p_max_retries, p_deadline, p_deadline_span, p_fingerprints, p_kinds, p_keys, p_batches, p_uids, p_metas
+            ) as i (
+                id, queue, payload, holds, added_by, at, span, priority, uniqueness,
+                max_retries, deadline, deadline_span, fingerprint, kind, key, batch, uid, meta
+            )
+            order by i.holds, i.queue, i.id;
+            if p_keys is not null then
+                perform set_config('neoq.lines_told', 'off', true), note_lines(p_queues, p_keys);
+            end if;
+            if coalesce(p_at, p_span, p_deadline, p_deadline_span) is null then
+                return query select null::int, null::bigint, v_now, v_now, null::float8, false, v_ids;
+                return;
+            end if;
+            return query
+            select null::int, i.id, coalesce(i.at, v_now + coalesce(i.span, 0)), v_now,
+                coalesce(i.deadline, v_now + i.deadline_span), false, null::bigint[]
+            from unnest(v_ids, p_at, p_span, p_deadline, p_deadline_span)
+                as i (id, at, span, deadline, deadline_span);
+            return;
+        exception when unique_violation then
+            null;
+        end;
+    end if;
+
+    for v_job in
+        select i.*, coalesce(i.at, v_now + coalesce(i.span, 0)) as run_after,
+            coalesce(i.deadline_at, v_now + i.deadline_span) as deadline
+        from unnest(
+            v_ids, p_queues, p_payloads, p_holds, p_added_by, p_at, p_span, p_priorities, p_uniqueness,
+            p_max_retries, p_deadline, p_deadline_span, p_fingerprints, p_kinds, p_keys, p_batches, p_uids, p_metas,
+            p_on_duplicate
+        ) with ordinality as i (
+            id, queue, payload, holds, added_by, at, span, priority, uniqueness,
+            max_retries, deadline_at, deadline_span, fingerprint, kind, key, batch, uid, meta, on_duplicate, place
+        )
+        order by case when p_uids is null then i.holds end, case when p_uids is null then i.queue end, i.id
+    loop
+        if v_job.uid is not null then
+            -- In one statement: between two a job may move from one table to the other.
+            select u.id, u.queue into v_named from (
+                select id, queue from jobs where uid = v_job.uid
+                union all select id, queue from history where uid = v_job.uid
+            ) u limit 1;
+            if found and (v_named.queue <> v_job.queue or v_job.on_duplicate = 1) then
+                raise exception 'job % has that uid', v_named.id
+                    using errcode = 'NQ001', detail = v_named.id, hint = v_job.uid;
+            elsif found then
+                return query select v_job.place::int, v_named.id, null::float8, null::float8, null::float8, true,
+                    null::bigint[];
+                continue;
+            end if;
+        end if;
+        loop
+            insert into jobs (
+                id, run_after, created_at, deadline, holds, added_by, max_retries, priority, status, uniqueness,
+                codec, queue, payload, fingerprint, kind, key, batch, uid, meta
+            ) values (
+                v_job.id, v_job.run_after, v_now, v_job.deadline, v_job.holds, v_job.added_by, v_job.max_retries,
+                coalesce(v_job.priority, 0), 0, coalesce(v_job.uniqueness, 1), p_codec, v_job.queue, v_job.payload,
+                v_job.fingerprint, v_job.kind, v_job.key, v_job.batch, v_job.uid, v_job.meta
+            ) on conflict (holds, queue) where holds is not null do nothing;
+            if found then
+                v_there.id := null;
+                exit;
+            end if;
+            -- Without a lock unless something changes: the caller's transaction may be a long one, and a claim or
+            -- a settle of the holder must not wait for its end. An update checks the row again.
+            select * into v_there from jobs where holds = v_job.holds and queue = v_job.queue;
+            continue when not found;
+            if v_job.on_duplicate = 1 then
+                raise exception 'job % has that fingerprint', v_there.id
+                    using errcode = 'NQ001', detail = v_there.id;
+            elsif v_job.on_duplicate = 2 then
+                exit when v_there.status = 2 or v_there.held < 4;  -- one that runs or is held, but not in a line
+                -- A job with a key may have its turn, which it may have to leave: nobody changes it meanwhile.
                 if v_there.key is not null or v_job.key is not null then
                     select * into v_there from jobs where id = v_there.id and holds = v_job.holds and status < 2
                     for no key update;
                     continue when not found;
-                end if;'
-    ),
-        'and holds = v_job.holds and status < 2;
-            else',
-        'and holds = v_job.holds and status < 2;
+                end if;
+                update jobs set payload = v_job.payload, codec = p_codec, deadline = v_job.deadline,
+                    priority = coalesce(v_job.priority, 0), max_retries = v_job.max_retries, meta = v_job.meta,
+                    key = v_job.key, fingerprint = v_job.fingerprint, run_after = v_job.run_after
+                where id = v_there.id and holds = v_job.holds and status < 2;
                 if found and v_there.turn is not null then
                     perform leave_line(v_there);
                 end if;
-            else'
-    ),
-        'order by i.holds, i.queue, i.id;',
-        'order by i.holds, i.queue, i.id;
-            if p_keys is not null then
-                perform set_config(''neoq.lines_told'', ''off'', true), note_lines(p_queues, p_keys);
-            end if;'
-    ),
-        'begin
-            insert into jobs (',
-        'begin
-            if p_keys is not null then
-                perform set_config(''neoq.lines_told'', ''on'', true);
+            else
+                exit when v_there.status <> 1 or v_there.run_after <= v_job.run_after;
+                update jobs set run_after = v_job.run_after
+                where id = v_there.id and holds = v_job.holds and status = 1 and run_after > v_job.run_after;
             end if;
-            insert into jobs ('
-    );
-end $do$;
+            exit when found;
+        end loop;
+        if v_there.id is null then
+            return query
+            select v_job.place::int, v_job.id, v_job.run_after, v_now, v_job.deadline, false, null::bigint[];
+            continue;
+        end if;
+        return query
+        select v_job.place::int, v_there.id, null::float8, null::float8, null::float8, true, null::bigint[];
+    end loop;
+end $$;
 
 
--- Jobs in a line are ready, and a dead job that holds one is not dropped.
-do $do$
+-- As in 0002.sql; jobs in a line are ready, too.
+create or replace function ready_within(p_queue text, p_limit int) returns int language plpgsql
+set search_path from current set lock_timeout = '10s' set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+    v_now float8 := clock();
+    v_level smallint;
+    v_ready int;
+    v_all int := 0;
 begin
-    execute replace(
-        pg_get_functiondef('ready_within'::regproc), 'return v_all;',
-        'return v_all + (
+    perform pg_advisory_xact_lock(hashtext(current_schema()), hashtext(p_queue));
+    select priority into v_level from jobs where queue = p_queue order by priority desc limit 1;
+    while v_level is not null and v_all <= p_limit loop
+        select count(*) into v_ready from (
+            select 1 from jobs
+            where queue = p_queue and priority = v_level and status < 2 and run_after <= v_now
+            limit p_limit + 1
+        ) ready;
+        v_all := v_all + v_ready;
+        select (
+            select priority from jobs where queue = p_queue and priority < v_level
+            order by priority desc limit 1
+        ) into v_level;
+    end loop;
+    return v_all + (
         select count(*)::int from (select 1 from jobs where queue = p_queue and held = 4 limit p_limit + 1) lined
-    );'
     );
-    execute replace(
-        pg_get_functiondef('trim_history'::regproc), 'for update skip locked',
-        'and (status <> 4 or not exists (select from heads where job = id) and not exists (select from looks where job = id))
-        for update skip locked'
-    );
-    -- A worker that claimed a job before its queue had limits does not know of the turn that the job was given since.
-    execute replace(
-        pg_get_functiondef('settle'::regproc), 'return next o.id;',
-        'if v_status < 2 and v_job.turn is not null then
+end $$;
+
+
+-- As in 0009.sql, without the dead jobs that hold lines.
+create or replace function trim_history(p_dead boolean, p_limit bigint) returns table (id bigint, queue text)
+language plpgsql set search_path from current
+as $$
+#variable_conflict use_column
+declare
+    v_excess bigint;
+begin
+    perform pg_advisory_xact_lock(hashtext(current_schema()), 2);
+    select coalesce(sum(n), 0) - p_limit into v_excess from counters where (status = 4) = p_dead;
+    if v_excess <= 0 then
+        return;
+    end if;
+    -- The results that a holder waits for are looked at again each time, and may be many.
+    if exists (select from groups) then
+        v_excess := least(v_excess, 1000);
+    end if;
+    return query
+    with gone as (
+        delete from history where id in (
+            select id from history h where id in (
+                select id from history where (p_dead and status = 4) or (not p_dead and status <> 4)
+                order by finished_at, id limit v_excess
+            ) and (batch is null or not coalesce(
+                (select true from jobs j where j.id = holder_of(h.batch)),
+                (select true from history d where d.id = holder_of(h.batch) and d.status = 4), false
+            )) and (
+                status <> 4
+                or not exists (select from heads where job = id) and not exists (select from looks where job = id)
+            ) for update skip locked
+        ) returning id, queue, status
+    ), counted as (
+        insert into counters (queue, status, n) select queue, status, -count(*) from gone group by 1, 2
+    )
+    select id, queue from gone;
+end $$;
+
+
+-- As in 0009.sql. A worker that claimed a job before its queue had limits does not know of the turn that the job was
+-- given since, so this looks after it.
+create or replace function settle(
+    p_ids bigint[], p_tokens bigint[], p_statuses smallint[], p_run_after float8[], p_charged boolean[],
+    p_started float8[], p_finished float8[], p_errors text[], p_tracebacks text[], p_attempts bytea[],
+    p_results bytea[], p_fractions float8[], p_texts text[], p_skew float8, p_keep boolean, p_completed boolean,
+    p_skip boolean
+) returns setof bigint language plpgsql
+set search_path from current
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    v_now float8 := clock();
+    o record;
+    v_job jobs;
+    v_status smallint;
+    v_batches text[];
+    v_whats smallint[];
+begin
+    for o in
+        select * from unnest(
+            p_ids, p_tokens, p_statuses, p_run_after, p_charged, p_started, p_finished, p_errors, p_tracebacks,
+            p_attempts, p_results, p_fractions, p_texts
+        ) as i (
+            id, token, status, run_after, charged, started, finished, error, traceback, attempts, result, fraction,
+            words
+        ) order by id
+    loop
+        if p_skip then
+            select * into v_job from jobs where jobs.id = o.id and token = o.token and status = 2
+            for update skip locked;
+        else
+            select * into v_job from jobs where jobs.id = o.id and token = o.token and status = 2 for update;
+        end if;
+        continue when not found;
+        v_status := case when o.status < 2 and v_job.cancel then 5 else o.status end;
+        if v_status < 2 then
+            update jobs set status = v_status, token = null, worker = null, retries = retries + o.charged::int,
+                run_after = case when o.run_after is null or o.run_after = run_after then run_after
+                    else o.run_after + p_skew end,
+                ran_at = coalesce(o.started + p_skew, case when retries = 0 then null else ran_at end),
+                error = coalesce(o.error, error), traceback = coalesce(o.traceback, traceback),
+                attempts = coalesce(o.attempts, attempts),
+                progress = null, progress_text = null
+            where jobs.id = o.id;
+        else
+            delete from jobs where jobs.id = o.id;
+            if p_keep or v_status <> 3 or v_job.batch is not null then
+                v_job.retries := v_job.retries + o.charged::int;
+                v_job.ran_at := coalesce(o.started + p_skew, v_job.ran_at);
+                v_job.error := coalesce(o.error, v_job.error);
+                v_job.traceback := coalesce(o.traceback, v_job.traceback);
+                v_job.attempts := coalesce(o.attempts, v_job.attempts);
+                v_job.progress := coalesce(o.fraction, v_job.progress);
+                v_job.progress_text := coalesce(o.words, v_job.progress_text);
+                perform archive(v_job, v_status, coalesce(o.finished + p_skew, v_now), o.result,
+                    case when p_completed then o.token end);
+            end if;
+            if v_job.batch is not null or v_job.round is not null then
+                v_batches := v_batches || array[v_job.batch, format('%s/%s/', v_job.id, v_job.round)];
+                v_whats := v_whats || array[v_status, 8]::smallint[];
+            end if;
+        end if;
+        if v_status < 2 and v_job.turn is not null then
             perform settle_turns(array[o.id]);
         end if;
-        return next o.id;'
-    );
-end $do$;
+        return next o.id;
+    end loop;
+    perform note_and_tell(v_batches, v_whats);
+end $$;
 
 
 -- Plans that are switched off count as very long ones, for which the server would compile code before each statement:
