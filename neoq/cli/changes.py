@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from neoq.cli import output
 from neoq.cli.exits import CommandError, Exit
 from neoq.cli.filters import PAGE, add_filters, filters_of, pages, say_if_unknown
-from neoq.cli.output import many, say
+from neoq.cli.output import many
 from neoq.cli.parser import Parser
+from neoq.cli.streams import say, show
 from neoq.cli.target import add_store, opened
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace, verb: Verb) -> int:
 
 def by_filter(verb: Verb, filters: dict[str, Any], args: argparse.Namespace) -> int:
     """Change the jobs that filters take, once they were shown and somebody has agreed."""
-    if not (args.yes or args.dry_run or (sys.stdin.isatty() and output.is_terminal(sys.stderr))):
+    if not (args.yes or args.dry_run or (output.is_terminal(sys.stdin) and output.is_terminal(sys.stderr))):
         raise CommandError(
             f"{verb.name} by filter changes many jobs, and there is no terminal to ask at: look "
             "with --dry-run, then say --yes",
@@ -143,7 +144,7 @@ def _tell(verb: Verb, name: int | str, reason: str | None, args: argparse.Namesp
         changed = reason is None and not args.dry_run
         output.print_json({"id": name, "changed": changed, "reason": reason})
     elif reason is None:
-        print(f"job {name}: {'would be ' if args.dry_run else ''}{verb.past}")
+        show(f"job {name}: {'would be ' if args.dry_run else ''}{verb.past}")
     else:
         say(f"job {output.plain(str(name))} was not {verb.past}: {output.plain(reason)}")
 
@@ -183,9 +184,9 @@ def _by_filter(backend: Backend, verb: Verb, filters: dict[str, Any], args: argp
     elif asks or args.dry_run:
         shown = f"more than {many(COUNTED)}" if total is None else many(total)
         for line in sample_lines(next(_matches(backend, verb, filters, SAMPLE), [])):
-            say(line) if asks else print(line)
+            say(line) if asks else show(line)
         if args.dry_run:
-            print(f"would {verb.name} {shown}")
+            show(f"would {verb.name} {shown}")
         elif not _agreed(f"{verb.name} {shown}? [y/N] "):
             say("nothing was changed")
             return Exit.FAILED
@@ -195,7 +196,7 @@ def _by_filter(backend: Backend, verb: Verb, filters: dict[str, Any], args: argp
 
 
 def _agreed(question: str) -> bool:
-    print(question, end="", file=sys.stderr, flush=True)
+    say(question, end="")
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
@@ -239,7 +240,7 @@ def _change(
             report.left += [job.id for job in page if job.id not in changed]
             if output.is_terminal(sys.stderr):
                 of = "" if total is None else f" of {total:,}"
-                print(f"\r{verb.past} {report.changed:,}{of}", end="", file=sys.stderr, flush=True)
+                say(f"\r{verb.past} {report.changed:,}{of}", end="")
         for job_id in report.left[:REASONS]:
             reason = why_not(backend, verb, job_id)
             report.changed += reason is None
@@ -255,7 +256,7 @@ def _tell_all(verb: Verb, report: Report, reasons: list[str], *, json: bool) -> 
     if json:
         output.print_json({"matched": report.matched, "changed": report.changed})
     else:
-        print(f"{verb.past} {many(report.changed)}", flush=True)
+        show(f"{verb.past} {many(report.changed)}", flush=True)
     for reason in reasons:
         say(reason)
     if (more := report.matched - report.changed - len(reasons)) > 0:

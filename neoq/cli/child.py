@@ -21,7 +21,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from neoq.cli import logs, target
+from neoq.cli import logs, streams, target
 from neoq.cli.counting import Counting
 from neoq.cli.exits import CommandError, Exit
 from neoq.cli.options import WorkerOptions
@@ -405,6 +405,7 @@ def _after_fork_in_child() -> None:
 def main() -> NoReturn:
     """Be a child: the arguments are the descriptor of the connection, a number, and the application."""
     faulthandler.enable()
+    streams.outlive_readers()
     descriptor, number = int(sys.argv[1]), int(sys.argv[2])
     os.set_inheritable(descriptor, False)
     wire = Wire(socket.socket(fileno=descriptor))

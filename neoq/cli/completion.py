@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 
+from neoq.cli.exits import Exit
 from neoq.cli.parser import Parser
 
 
@@ -17,4 +19,7 @@ def complete(commands: Mapping[str, Callable[[Parser], None]]) -> None:
     parts = parser.add_subparsers(parser_class=Parser)
     for name, add_arguments in commands.items():
         add_arguments(parts.add_parser(name))
-    argcomplete.autocomplete(parser)
+    try:
+        argcomplete.autocomplete(parser)
+    except BrokenPipeError:  # the shell is gone; at once, as argcomplete ends
+        os._exit(Exit.UNREAD)

@@ -15,6 +15,7 @@ class Exit(IntEnum):
     NOT_IMPORTED = 3  # the application cannot be imported
     UNREACHABLE = 4  # the store cannot be reached, or is none
     INTERRUPTED = 5  # stopped, and jobs were interrupted
+    UNREAD = 141  # the reader of its output is gone; as of a program that SIGPIPE has ended
 
 
 class CommandError(Exception):

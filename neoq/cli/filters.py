@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from neoq.cli.output import say
 from neoq.cli.parser import Parser, count, did_you_mean, moment
+from neoq.cli.streams import say
 
 if TYPE_CHECKING:
     from neoq.backend import Backend

@@ -37,8 +37,11 @@ def write_whole(text: str) -> None:
     """Write lines to standard error, with nothing of another process of this worker in between."""
     data = f"{text}\n".encode("utf-8", "backslashreplace")
     with _locked():
-        while data:
-            data = data[os.write(2, data) :]
+        try:
+            while data:
+                data = data[os.write(2, data) :]
+        except BrokenPipeError:  # nobody reads it; to a pipe that has a name somebody may come
+            pass
 
 
 @contextmanager

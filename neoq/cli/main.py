@@ -11,8 +11,10 @@ from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from neoq.cli import streams
 from neoq.cli.exits import CommandError, Exit
 from neoq.cli.parser import Parser, did_you_mean
+from neoq.cli.streams import OutputError, say, show
 
 GROUPS = ("Run jobs", "Look", "Change")
 COMMANDS = "neoq.cli.commands"
@@ -67,7 +69,21 @@ def _as_called(line: str, prog: str) -> str:
 
 def main(arguments: list[str] | None = None, prog: str = "neoq") -> int:
     """Run the command; return its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    streams.fill_closed()
+    try:
+        code = _main(sys.argv[1:] if arguments is None else arguments, prog)
+        show("", end="", flush=True)
+        return code
+    except OutputError as error:
+        if error.unread:  # its reader, such as `head`, has enough
+            return Exit.UNREAD
+        say(f"{prog}: {error}")
+        return Exit.FAILED
+    finally:
+        streams.drop_unwritten()
+
+
+def _main(arguments: list[str], prog: str) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not have every sign of a payload
         sys.stdout.reconfigure(errors="backslashreplace")
     if "_ARGCOMPLETE" in os.environ:
@@ -84,7 +100,7 @@ def main(arguments: list[str] | None = None, prog: str = "neoq") -> int:
         if name == "--version":
             from neoq import __version__
 
-            print(f"neoq {__version__}")
+            show(f"neoq {__version__}")
             return Exit.OK
         if name not in names():
             raise CommandError(
@@ -93,8 +109,10 @@ def main(arguments: list[str] | None = None, prog: str = "neoq") -> int:
         command = command_of(name)
         return run(prog, name, command, arguments[1:])
     except CommandError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+        say(f"{prog}: {error}")
         return error.code
+    except SystemExit as end:  # of argparse, after a help
+        return int(end.code or 0)
 
 
 def run(prog: str, name: str, command: Command, arguments: list[str]) -> int:
@@ -105,12 +123,7 @@ def run(prog: str, name: str, command: Command, arguments: list[str]) -> int:
     args = parser.parse(arguments)
     args.parser = parser
     try:
-        code = int(command.run(args))
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # its reader, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.OK
+        return int(command.run(args))
     except KeyboardInterrupt:
         return 130
     except ConfigError as error:
@@ -134,4 +147,4 @@ def print_overview(prog: str) -> None:
         f"{prog} COMMAND --help says more of each.",
         f"example: {_as_called('neoq worker shop:backend --processes 2', prog)}",
     ]
-    print("\n".join(lines))
+    show("\n".join(lines))

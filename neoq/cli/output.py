@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from neoq.cli.parser import Parser
+from neoq.cli.streams import show
 
 _COLOURS = {"dead": 31, "retrying": 33, "running": 32, "paused": 33, "nobody": 31, "cancelled": 2}
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
@@ -26,19 +27,14 @@ def add_json(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Whether a person reads this."""
-    return stream.isatty()
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person reads this; None: it is closed."""
+    return stream is not None and stream.isatty()
 
 
 def in_colour() -> bool:
     """Whether to colour what is printed."""
     return is_terminal(sys.stdout) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def say(text: str) -> None:
-    """Tell a person something that is no part of the output."""
-    print(text, file=sys.stderr)
 
 
 # -- for programs --------------------------------------------------------------------------------------------
@@ -48,7 +44,7 @@ def print_json(record: Mapping[str, Any]) -> None:
     """Print an object on a line of its own."""
     import orjson
 
-    print(orjson.dumps(record, default=_as_json, option=orjson.OPT_NON_STR_KEYS).decode(), flush=True)
+    show(orjson.dumps(record, default=_as_json, option=orjson.OPT_NON_STR_KEYS).decode(), flush=True)
 
 
 def _as_json(value: Any) -> Any:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
 from neoq.cli.exits import CommandError, Exit
+from neoq.cli.streams import show
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,6 +31,10 @@ class Parser(argparse.ArgumentParser):
         action = super().add_argument(*names, **options)
         self.known.append(action)
         return action
+
+    def print_help(self, _file: object = None) -> None:
+        """Print the help. argparse itself passes over what it cannot write. Raises OutputError."""
+        show(self.format_help(), end="")
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line."""

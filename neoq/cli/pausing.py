@@ -7,6 +7,7 @@ import argparse
 from neoq.cli import output
 from neoq.cli.filters import say_if_unknown
 from neoq.cli.parser import Parser
+from neoq.cli.streams import show
 from neoq.cli.target import add_store, opened
 
 
@@ -27,5 +28,5 @@ def set_paused(args: argparse.Namespace, *, paused: bool) -> int:
             if args.json:
                 output.print_json({"queue": queue, "paused": paused})
             else:
-                print(f"{output.plain(queue)} is {'paused' if paused else 'resumed'}")
+                show(f"{output.plain(queue)} is {'paused' if paused else 'resumed'}")
     return 0

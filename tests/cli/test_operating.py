@@ -19,6 +19,7 @@ from unittest.mock import Mock
 import pytest
 
 import neoq
+from neoq.cli.exits import Exit
 from neoq.cli.filters import PAGE
 from neoq.cli.main import main
 from neoq.cli.target import login
@@ -464,8 +465,8 @@ def test_migrate_makes_tables_and_prints_what_it_would_run(
     assert here("stats").code == 0
 
 
-def test_a_reader_that_has_enough_is_no_error(file_url: str, backend: neoq.Backend) -> None:
-    """Jobs | head ends quietly."""
+def test_a_command_ends_when_its_reader_has_enough(file_url: str, backend: neoq.Backend) -> None:
+    """Jobs | head ends quietly, with the code of a program that SIGPIPE has ended."""
     backend.enqueue_many([Job("emails", {"text": "x" * 500, "n": n}) for n in range(1000)])
     with subprocess.Popen(
         [sys.executable, "-m", "neoq", "jobs", "--json", "--limit", "1000", "--url", file_url],
@@ -476,7 +477,7 @@ def test_a_reader_that_has_enough_is_no_error(file_url: str, backend: neoq.Backe
         assert json.loads(process.stdout.readline())["queue"] == "emails"
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(30) == 0
+        assert process.wait(30) == Exit.UNREAD
 
 
 def test_ctrl_c_ends_a_watch_with_130(file_url: str) -> None:

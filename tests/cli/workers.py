@@ -22,7 +22,7 @@ from neoq.cli.runtime_dir import socket_of
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
-_SETTINGS = {
+SETTINGS = {
     "PYTHONPATH": str(ROOT),
     "PYTHONDONTWRITEBYTECODE": "",  # a process starts twice as fast where neoq's bytecode is kept
     "PYTHONPYCACHEPREFIX": f"{tempfile.gettempdir()}/neoq-bytecode-{os.getuid()}",
@@ -85,7 +85,7 @@ class Worker:
                     *(["-c", program] if program else ["-m", "neoq", "worker", *arguments]),
                 ],
                 cwd=folder,
-                env={**os.environ, **_SETTINGS, "NEOQ_RUNTIME_DIR": str(folder), **env},
+                env={**os.environ, **SETTINGS, "NEOQ_RUNTIME_DIR": str(folder), **env},
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from neoq.cli import output
 from neoq.cli.output import ago, plain
 from neoq.cli.parser import Parser, count
+from neoq.cli.streams import say, show
 from neoq.cli.target import add_store, opened
 
 HELP = "list who did what"
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
             output.print_json(output.fields_of(entry))
         return 0
     if not entries:
-        output.say("no entry")
+        say("no entry")
         return 0
     now = datetime.now(UTC)
     head = ("id", "when", "user", "via", "action", "count", "queue", "what")
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         )
         for entry in entries
     ]
-    print("\n".join(output.table(head, rows)))
+    show("\n".join(output.table(head, rows)))
     if len(entries) == args.limit:
-        output.say(f"there may be more: --before {entries[-1].id}")
+        say(f"there may be more: --before {entries[-1].id}")
     return 0

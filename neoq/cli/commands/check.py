@@ -12,6 +12,7 @@ from neoq.cli import target
 from neoq.cli.exits import Exit
 from neoq.cli.output import many
 from neoq.cli.parser import Parser, did_you_mean
+from neoq.cli.streams import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,20 +47,20 @@ def _check(app: str, *, as_json: bool) -> int:
     queues, problems = list(_queues_of(backend)), list(_problems_of(backend))
     if as_json:
         times = {"imported": round(imported - began, 3), "reached": round(reached - imported, 3)}
-        print(
+        show(
             json.dumps({"app": app, "store": repr(backend), **times, "queues": queues, "problems": problems})
         )
     else:
-        print(f"{app}: imported in {imported - began:.2f} s")
-        print(f"store: {backend!r}, reached in {reached - imported:.2f} s")
+        show(f"{app}: imported in {imported - began:.2f} s")
+        show(f"store: {backend!r}, reached in {reached - imported:.2f} s")
         for queue in queues:
             timeout = "no timeout" if queue["timeout"] is None else f"timeout {queue['timeout']:g} s"
             retries = many(queue["max_retries"], "retry", "retries")
-            print(f"queue {queue['queue']}: {many(queue['concurrency'], 'thread')}, {timeout}, {retries}")
+            show(f"queue {queue['queue']}: {many(queue['concurrency'], 'thread')}, {timeout}, {retries}")
             if "cron" in queue:
-                print(f"  cron {queue['cron']}, next {queue['next']}")
+                show(f"  cron {queue['cron']}, next {queue['next']}")
         for problem in problems:
-            print(f"problem: {problem}")
+            show(f"problem: {problem}")
     backend.shutdown()
     return Exit.FAILED if problems else Exit.OK
 

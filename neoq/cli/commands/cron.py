@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from neoq.cli import output
 from neoq.cli.output import ago, plain
 from neoq.cli.parser import Parser
+from neoq.cli.streams import say, show
 from neoq.cli.target import add_store, opened
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ def run(args: argparse.Namespace) -> int:
             output.print_json(output.fields_of(schedule))
     elif schedules:
         head = ("name", "spec", "timezone", "queue", "last", "job", "skipped", "next", "description")
-        print("\n".join(output.table(head, map(_row, schedules))))
+        show("\n".join(output.table(head, map(_row, schedules))))
     else:
-        output.say("the store knows no schedule")
+        say("the store knows no schedule")
     return 0
 
 

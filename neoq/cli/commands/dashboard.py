@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import signal
 import socket
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neoq.cli.exits import CommandError, Exit
-from neoq.cli.output import say
 from neoq.cli.parser import Parser
+from neoq.cli.streams import say
 from neoq.cli.target import opened
 
 if TYPE_CHECKING:
@@ -111,7 +110,6 @@ def _serve(waitress: Any, application: Any, args: argparse.Namespace) -> None:
         rights = ", ".join(sorted(getattr(args, "allow", ()))) or "nothing, see --allow"
         shown = f"[{host}]" if ":" in host else host
         say(f"the dashboard is at http://{shown}:{port}/ and may change {rights}")
-        sys.stderr.flush()
         try:
             server.run()
         finally:

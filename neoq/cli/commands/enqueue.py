@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from neoq.cli import output
 from neoq.cli.parser import Parser, moment
 from neoq.cli.payloads import payload_in
+from neoq.cli.streams import say, show
 from neoq.cli.target import add_store, opened
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Store it."""
-    payload = payload_in(sys.stdin.read() if args.payload == "-" else args.payload)
+    payload = payload_in(args.payload)
     options = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
     with opened(args) as backend:
         job = backend.enqueue(args.queue, payload, **options)
@@ -54,13 +54,13 @@ def run(args: argparse.Namespace) -> int:
 def _tell(backend: Backend, job: Job) -> None:
     queue = output.plain(job.queue)
     if job.duplicate:
-        print(f"job {job.id} of {queue} is equal and {job.status}: nothing was stored")
+        show(f"job {job.id} of {queue} is equal and {job.status}: nothing was stored")
         return
-    print(f"job {job.id} of {queue} is stored")
+    show(f"job {job.id} of {queue} is stored")
     listening = [worker for worker in backend.workers() if job.queue in worker.queues]
     kinds = [worker.kinds.get(job.queue) for worker in listening]
     if not listening:
-        output.say(f"no live worker listens on {queue}")
+        say(f"no live worker listens on {queue}")
     elif not any(known is None or job.kind in known for known in kinds):
         what = "a job without a kind" if job.kind is None else f"the kind {output.plain(job.kind)}"
-        output.say(f"no live worker of {queue} runs {what}")
+        say(f"no live worker of {queue} runs {what}")

@@ -8,6 +8,7 @@ from neoq.cli.exits import CommandError, Exit, refuse_elsewhere
 from neoq.cli.parser import Parser, seconds
 from neoq.cli.probes import ask
 from neoq.cli.runtime_dir import socket_of
+from neoq.cli.streams import show
 
 HELP = "ask the worker on this machine whether it lives"
 EXAMPLE = "neoq health --ready --name mails"
@@ -38,5 +39,5 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(
             f"no worker named {args.name} answers at {path}: {error.strerror or error}"
         ) from error
-    print(text, end="")
+    show(text, end="")
     return Exit.OK if code == 200 else Exit.FAILED

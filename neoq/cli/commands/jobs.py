@@ -8,6 +8,7 @@ from neoq.cli import output
 from neoq.cli.filters import add_filters, filters_of, pages, say_if_unknown
 from neoq.cli.listing import job_rows
 from neoq.cli.parser import Parser, count
+from neoq.cli.streams import say, show
 from neoq.cli.target import add_store, opened
 
 HELP = "list jobs, newest first"
@@ -43,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             return 0
         if found:
-            print("\n".join(output.table(*job_rows(found))))
+            show("\n".join(output.table(*job_rows(found))))
         else:
-            output.say("no job matches")
+            say("no job matches")
         if listed == args.limit:
-            output.say(f"there may be more: --after {last}")
+            say(f"there may be more: --after {last}")
     return 0

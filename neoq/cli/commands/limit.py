@@ -10,6 +10,7 @@ from neoq.cli import output
 from neoq.cli.exits import CommandError, Exit
 from neoq.cli.output import plain
 from neoq.cli.parser import Parser
+from neoq.cli.streams import say, show
 from neoq.cli.target import add_store, opened
 from neoq.errors import ConfigError
 
@@ -86,6 +87,6 @@ def _print(args: argparse.Namespace, limits: dict[str, Limits]) -> None:
             output.print_json({"queue": queue} | of_queue._asdict())
     elif limits:
         rows = [(plain(queue, 40), plain(words_for(of_queue))) for queue, of_queue in sorted(limits.items())]
-        print("\n".join(output.table(("queue", "limits"), rows)))
+        show("\n".join(output.table(("queue", "limits"), rows)))
     else:
-        output.say("no queue has limits" if args.queue is None else f"{plain(args.queue)} has no limits")
+        say("no queue has limits" if args.queue is None else f"{plain(args.queue)} has no limits")

@@ -7,6 +7,7 @@ import argparse
 from neoq.cli import output
 from neoq.cli.output import plain
 from neoq.cli.parser import Parser
+from neoq.cli.streams import say, show
 from neoq.cli.target import add_store, opened
 
 HELP = "list the lines of a queue, by key"
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
             (plain(line.key, 60), line.state, "-" if line.head is None else str(line.head), line.waiting)
             for line in lines
         ]
-        print("\n".join(output.table(("key", "state", "head", "waiting"), rows)))
+        show("\n".join(output.table(("key", "state", "head", "waiting"), rows)))
     else:
-        output.say(f"no job of {plain(args.queue)} waits in a line")
+        say(f"no job of {plain(args.queue)} waits in a line")
     return 0

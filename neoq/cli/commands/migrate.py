@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from neoq.cli import output
 from neoq.cli.parser import Parser
+from neoq.cli.streams import say, show
 from neoq.cli.target import add_store, opened
 
 HELP = "make or update the tables of a store"
@@ -26,8 +26,8 @@ def run(args: argparse.Namespace) -> int:
         statements = backend.store.migration()
         if args.sql:
             for statement in statements:
-                print(f"{statement.strip().rstrip(';')};")
+                show(f"{statement.strip().rstrip(';')};")
             return 0
         backend.queues()
-    output.say("the tables were made or updated" if statements else "there was nothing to do")
+    say("the tables were made or updated" if statements else "there was nothing to do")
     return 0

@@ -7,6 +7,7 @@ import argparse
 from neoq.cli import output
 from neoq.cli.listing import listeners_of, notes_on, queue_rows
 from neoq.cli.parser import Parser
+from neoq.cli.streams import say, show
 from neoq.cli.target import add_store, opened
 
 HELP = "count the jobs of each queue"
@@ -31,9 +32,9 @@ def run(args: argparse.Namespace) -> int:
             return 0
         listeners = listeners_of(backend.workers())
     if queues:
-        print("\n".join(output.table(*queue_rows(queues, listeners))))
+        show("\n".join(output.table(*queue_rows(queues, listeners))))
     else:
-        output.say("the store has no queue yet")
+        say("the store has no queue yet")
     for note in notes_on(queues, listeners):
-        output.say(note)
+        say(note)
     return 0

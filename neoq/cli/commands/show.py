@@ -11,6 +11,7 @@ from neoq.cli.changes import job_named
 from neoq.cli.exits import CommandError, Exit
 from neoq.cli.output import compact, plain, span, when
 from neoq.cli.parser import Parser
+from neoq.cli.streams import show
 from neoq.cli.target import add_store, opened
 from neoq.payload import CANNOT_OPEN, is_coded
 from neoq.times import to_datetime
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             | {"held": job.held, "batch": _batch_record(job)}
         )
     else:
-        print("\n".join(described(job, attempts, steps)))
+        show("\n".join(described(job, attempts, steps)))
     return 0
 
 
@@ -80,7 +81,7 @@ def _follow(backend: Backend, job_id: int, args: argparse.Namespace) -> int:
         else:
             now = datetime.now().astimezone().isoformat(" ", "milliseconds")
             facts = (f"attempt {job.attempt}", _progress(job.progress()), plain(job.error or "", 100))
-            print("  ".join([now, f"{job.status:<9}", *filter(None, facts)]), flush=True)
+            show("  ".join([now, f"{job.status:<9}", *filter(None, facts)]), flush=True)
     return Exit.OK if job.status == "succeeded" else Exit.FAILED
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from neoq.cli import output
@@ -11,6 +10,7 @@ from neoq.cli.changes import job_named
 from neoq.cli.exits import CommandError, Exit
 from neoq.cli.parser import Parser
 from neoq.cli.payloads import payload_in
+from neoq.cli.streams import say, show
 from neoq.cli.target import add_store, opened
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Send it."""
-    payload = payload_in(sys.stdin.read() if args.payload == "-" else args.payload)
+    payload = payload_in(args.payload)
     with opened(args) as backend:
         if args.queue is not None:
             return _tell(args, backend.signal((args.queue, args.job), args.name, payload))
@@ -61,18 +61,18 @@ def _tell(args: argparse.Namespace, taken: bool, job: Job | None = None) -> int:
         to = {"queue": args.queue, "fingerprint": args.job} if job is None else {"id": job.id}
         output.print_json({**to, "signal": args.name, "taken": taken})
     elif job is not None and taken:
-        print(f"job {job.id} has the signal {signal}")
+        show(f"job {job.id} has the signal {signal}")
     elif job is not None:
-        output.say(
+        say(
             f"job {job.id}, which is {job.status}, did not take the signal {signal}: it has "
             "one of that name already, or it is over"
         )
     else:
         whose = f"the job of {output.plain(args.queue)} with the fingerprint {output.plain(args.job)}"
         if taken:
-            print(f"{whose} has the signal {signal}")
+            show(f"{whose} has the signal {signal}")
         else:
-            output.say(
+            say(
                 f"{whose} did not take the signal {signal}: it has one of that name already, or there is no "
                 "such job that is unfinished"
             )

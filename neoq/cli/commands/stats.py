@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from neoq.cli import output
 from neoq.cli.listing import COUNTS, listeners_of, notes_on
 from neoq.cli.parser import Parser, seconds
+from neoq.cli.streams import say, show
 from neoq.cli.target import add_store, opened
 
 if TYPE_CHECKING:
@@ -50,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
     notes = notes_on(queues, listeners_of(workers))
     width = max(map(len, COUNTS))
     for name, number in [*counts.items(), ("workers", len(workers))]:
-        print(f"{name:<{width}}  {number:>12,}")
+        show(f"{name:<{width}}  {number:>12,}")
     for note in notes:
-        output.say(note)
+        say(note)
     return 0
 
 
@@ -70,8 +71,8 @@ def _watch(backend: Backend, args: argparse.Namespace) -> None:
             output.print_json(counts)
         else:
             if lines % 20 == 0:
-                print(" ".join(f"{name:>10}" for name in head))
+                show(" ".join(f"{name:>10}" for name in head))
             clock = time.strftime("%H:%M:%S")
-            print(" ".join([f"{clock:>10}", *(f"{number:>10}" for number in counts.values())]), flush=True)
+            show(" ".join([f"{clock:>10}", *(f"{number:>10}" for number in counts.values())]), flush=True)
         lines += 1
         time.sleep(args.watch)

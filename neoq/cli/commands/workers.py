@@ -7,6 +7,7 @@ import argparse
 from neoq.cli import output
 from neoq.cli.listing import worker_rows
 from neoq.cli.parser import Parser
+from neoq.cli.streams import say, show
 from neoq.cli.target import add_store, opened
 
 HELP = "list the processes that run jobs"
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         for worker in workers:
             output.print_json(output.fields_of(worker))
     elif workers:
-        print("\n".join(output.table(*worker_rows(workers))))
+        show("\n".join(output.table(*worker_rows(workers))))
     else:
-        output.say("no worker is alive")
+        say("no worker is alive")
     return 0
