@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from neoq.job import Job, blank, plain
 from neoq.memory.groups import Groups
 from neoq.memory.lines import Lines
 from neoq.memory.queues import ReadyQueue, Records
+from neoq.memory.table import Table
 from neoq.outcome import Outcome, lease_of, succeeded
 from neoq.record import Status
 from neoq.store import Demand
@@ -98,24 +100,49 @@ def test_a_job_may_hold_several_groups() -> None:
     holder.held = "children"
     for job_id, group in {2: "1/1/0", 3: "1/2/0", 4: "1/2/1", 5: "1/3/0"}.items():
         holder.holds = int(group[2])
-        begun = groups.expect(Outcome(lease_of(holder), Status.PENDING, holds=holder.holds))
+        groups.expect(Outcome(lease_of(holder), Status.PENDING, holds=holder.holds))
         groups.gather(1, holder.holds)
         jobs[job_id] = record(job_id, group=group)
         groups.join(jobs[job_id])  # type: ignore[arg-type]
-        groups.added(begun)
+        groups.added()
     assert [groups.ids(f"1/{number}/") for number in (1, 2, 3, 4)] == [[2], [3, 4], [5], None]
     for job_id in (2, 4):
         groups.forget(jobs[job_id])  # type: ignore[arg-type]
     assert [groups.ids(f"1/{number}/") for number in (1, 2, 3)] == [[], [3], [5]]
     assert woken == []
     jobs[5].status = Status.SUCCEEDED  # type: ignore[union-attr]
-    assert groups.succeeded(jobs[5])  # type: ignore[arg-type]
+    assert groups.succeeded([jobs[5]]) == []  # type: ignore[list-item]
     assert woken == [1]
     holder.status = Status.SUCCEEDED
     groups.ended(holder)
     assert [groups.ids(f"1/{number}/") for number in (1, 2, 3)] == [None] * 3
     groups.forget(holder)
     assert groups.get(1, 2) is None
+
+
+def test_a_batch_ends_although_memory_ran_out_in_a_settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outcome that could not be settled at first, and has a member that follows it, holds no callback up."""
+    real, failures = Table.settle, iter([MemoryError()])
+
+    def settle(*arguments: Any) -> None:
+        for failure in failures:
+            raise failure
+        real(*arguments)
+
+    monkeypatch.setattr(Table, "settle", settle)
+    called = threading.Event()
+    with neoq.MemBackend() as backend:
+
+        def member(job: Job) -> None:
+            if job.payload["again"]:
+                job.enqueue("q", {"again": False}, batch=True)
+
+        backend.listen("q", member)
+        backend.listen("then", lambda job: called.set())
+        with backend.batch(then=Job("then", {})) as batch:
+            batch.enqueue("q", {"again": True})
+        assert called.wait(10)
+    assert next(failures, None) is None
 
 
 @pytest.mark.parametrize("rate", [None, Rate(1, per=60)])

@@ -63,6 +63,7 @@ def _have_ended(table: Table, jobs: list[Job], state: QueueState) -> None:
     lines, groups, finished = lines_of(state), table.groups, table.finished
     knows = table.steps.knows if table.steps.knows_any() else None
     lone: list[Job] = []
+    members: list[Job] = []
     if knows is None and not groups.any():  # then each has had a turn, and that is all
         lone, jobs = list(jobs), []
     for job in jobs:
@@ -72,8 +73,9 @@ def _have_ended(table: Table, jobs: list[Job], state: QueueState) -> None:
             lone.append(job)
         elif lines is not None:
             table.ended(job, state)
-        elif not groups.succeeded(job):
-            finished.append(job)
+        else:
+            members.append(job)
+    finished.extend(groups.succeeded(members))
     if lines is not None:
         lines.leave_all(lone)
     for job in lone:  # they concern nobody any more

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from neoq.held.group import BATCH, Batch, BatchRules, closed, group_in
 from neoq.job import Job
@@ -19,25 +19,24 @@ class Members:
     """One group: its jobs, counted. As it is, the children of a gather."""
 
     __slots__ = (
-        *("adding", "cancelled", "complete", "dead", "holder", "ids", "kept"),
-        *("number", "round", "sealed", "stopped", "succeeded"),
+        *("cancelled", "complete", "dead", "holder", "ids"),
+        *("number", "round", "stopped", "succeeded"),
     )
     rules = _GATHER
+    sealed = True  # it takes no more members from outside
     names: dict[tuple[str, str], int] | None = None
 
     def __init__(self, holder: int, number: int) -> None:
         self.holder = holder
         self.round = number
-        self.ids: dict[int, None] | int = 0  # its jobs, until it lets them go: 0 for none, or the only one
+        # Its jobs: 0 for none, or the only one. None once it has let them go, to the settings.
+        self.ids: dict[int, None] | int | None = 0
         self.number = self.succeeded = self.dead = self.cancelled = 0
-        self.adding = 0  # calls that are about to add jobs, and settle one of the group before
-        self.sealed = False
         self.stopped = False
         self.complete = False
-        self.kept = True  # its jobs stay, whatever the settings keep
 
     def all_ids(self) -> list[int]:
-        """Its jobs, until it lets them go."""
+        """Its jobs, until it has let them go."""
         ids = self.ids
         return list(ids) if isinstance(ids, dict) else [ids] if ids else []
 
@@ -46,7 +45,7 @@ class Members:
         self.number += 1
         if isinstance(self.ids, dict):
             self.ids[job_id] = None
-        else:
+        elif self.ids is not None:
             self.ids = {self.ids: None, job_id: None} if self.ids else job_id
 
     def drop(self, job_id: int) -> None:
@@ -60,12 +59,7 @@ class Members:
     def over(self) -> bool:
         """Whether all its jobs have ended, and no other can come."""
         ended = self.succeeded + self.dead + self.cancelled
-        return (
-            self.sealed
-            and not self.adding
-            and ended == self.number
-            and not (self.dead and self.rules.successes)
-        )
+        return self.sealed and ended == self.number and not (self.dead and self.rules.successes)
 
     @property
     def takes_more(self) -> bool:
@@ -85,11 +79,12 @@ class Members:
 class BatchMembers(Members):
     """The members of a batch; those of a named one by queue and fingerprint, too."""
 
-    __slots__ = ("names", "rules")
+    __slots__ = ("names", "rules", "sealed")
 
     def __init__(self, holder: int, rules: BatchRules) -> None:
         super().__init__(holder, BATCH)
         self.rules = rules
+        self.sealed = False
         self.names = {} if rules.named else None
 
 
@@ -112,6 +107,7 @@ class Groups:
         self._wake, self._stop_job, self._let_go_jobs = wake, stop, let_go
         # By holder; by round, too, where it has had several. A dict of one group takes more than the group.
         self._of: dict[int, Members | dict[int, Members]] = {}
+        self._expecting: list[Members] = []  # in the settle at work: those whose jobs are yet to be added
         self.stopping: list[list[int]] = []  # jobs of stopped groups that are not cancelled yet
         self._latest: tuple[str, Members | None] = "", None  # what a job was last said to be part of
 
@@ -150,7 +146,7 @@ class Groups:
     def ids(self, name: str) -> list[int] | None:
         """The jobs of a group by its name; None where they are not known here any more."""
         members = self._by_name(name)
-        return None if members is None or not members.kept else members.all_ids()
+        return None if members is None or members.ids is None else members.all_ids()
 
     def counts(self, holder: int, number: int) -> Batch | None:
         """A group in numbers."""
@@ -171,13 +167,14 @@ class Groups:
     def open(self, holder: int, rules: BatchRules) -> None:
         """Begin a batch, or let another producer go on with it."""
         members = self._begun(holder, BATCH, rules)
+        assert isinstance(members, BatchMembers)
         members.rules = rules
         members.sealed = False
 
     def seal(self, holder: int, producer: int) -> None:
         """Take no more members from outside; the callback is due if all have ended."""
         members = self.get(holder, BATCH)
-        if members is None or members.rules.producer != producer:
+        if not isinstance(members, BatchMembers) or members.rules.producer != producer:
             raise closed(holder)
         members.sealed = True
         self._look(members)
@@ -185,23 +182,24 @@ class Groups:
     def gather(self, holder: int, number: int) -> bool:
         """Begin, or go on with, a gather; whether all its children have ended."""
         members = self._begun(holder, number)
-        members.sealed = True
-        members.complete = members.complete or members.over
+        members.complete = members.complete or self._is_over(members)
         return members.complete
 
-    def expect(self, outcome: Outcome) -> list[Members]:
-        """Let none of the groups that jobs after an outcome belong to be complete, until they were added."""
+    def expect(self, outcome: Outcome) -> None:
+        """Let no group of the jobs after an outcome be complete, until they were added."""
         groups = [members for job in outcome.follow if job.group is not None and (members := self.of(job))]
         if outcome.holds is not None:
             groups.append(self._begun(outcome.lease.job_id, outcome.holds))
-        for members in groups:
-            members.adding += 1
-        return groups
+        self._expecting = groups
 
-    def added(self, groups: Sequence[Members]) -> None:
+    def expect_none(self) -> None:
+        """The outcome was not settled."""
+        self._expecting = []
+
+    def added(self) -> None:
         """The jobs that were expected were added, or were not taken."""
+        groups, self._expecting = self._expecting, []
         for members in groups:
-            members.adding -= 1
             self._look(members)
 
     def _begun(self, holder: int, number: int, rules: BatchRules | None = None) -> Members:
@@ -217,15 +215,20 @@ class Groups:
 
     def refuse_closed(self, jobs: Sequence[Job]) -> None:
         """Raise BatchClosedError where one of the jobs is for a batch that is not open to its producer."""
-        for group, producer in {(job.group, job.producer) for job in jobs if job.group is not None}:
-            named = group_in(group)
-            members = None if named is None else self.get(*named[:2])
+        group: str | None = None
+        producer: int | None = None
+        for job in jobs:
+            if job.group is None or (job.group == group and job.producer == producer):
+                continue
+            group, producer = job.group, job.producer
+            members = self.of(job)
             if (
                 members is None
                 or members.sealed
                 or not members.takes_more
                 or producer != members.rules.producer
             ):
+                named = group_in(group)
                 raise closed(0 if named is None else named.holder)
 
     def admits(self, job: Job) -> bool:
@@ -265,7 +268,7 @@ class Groups:
     def keeps(self, job: Job) -> bool:
         """Whether a job that has ended stays for the holder of its group."""
         members = self.of(job)
-        return members is not None and members.kept
+        return members is not None and members.ids is not None
 
     def ended(self, job: Job) -> bool:
         """Count the end of a job, in its group and as a holder; whether its group needs it still."""
@@ -277,18 +280,24 @@ class Groups:
             if job.status is _DEAD and members.rules.stop_on_dead:
                 self._stop(members)
             self._look(members)
-        return members is not None and members.kept
+        return members is not None and members.ids is not None
 
-    def succeeded(self, job: Job) -> bool:
-        """As `ended`, for a job that has succeeded and holds no group."""
-        members = self.of(job)
-        if members is None:
-            return False
-        if not members.complete:
-            members.succeeded += 1
-            if members.sealed:
-                self._look(members)
-        return members.kept
+    def succeeded(self, jobs: Iterable[Job]) -> list[Job]:
+        """As `ended`, for jobs that have succeeded and hold no group; return those that no group needs."""
+        group, members = "", None
+        free: list[Job] = []
+        for job in jobs:
+            if job.group != group:  # mostly it is that of the job before
+                if members is not None:
+                    self._look(members)
+                group, members = job.group or "", self.of(job)
+            if members is None or members.ids is None:
+                free.append(job)
+            if members is not None and not members.complete:
+                members.succeeded += 1
+        if members is not None:
+            self._look(members)
+        return free
 
     def may_revive(self, job: Job) -> bool:
         """Whether a DEAD job may run again: not where its group was stopped before all had ended."""
@@ -322,7 +331,7 @@ class Groups:
 
     def _look(self, members: Members) -> None:
         """Release the holder once, when the last has ended."""
-        if members.over and not members.complete:
+        if not members.complete and self._is_over(members):
             members.complete = True
             holder = self._jobs.get(members.holder)
             if (
@@ -331,6 +340,9 @@ class Groups:
                 and holder.holds == members.round
             ):
                 self._wake(members.holder)
+
+    def _is_over(self, members: Members) -> bool:
+        return members.over and members not in self._expecting
 
     def _holder_ended(self, job: Job, *, let_go: bool) -> None:
         for members in self._all_of(job.id):
@@ -359,8 +371,7 @@ class Groups:
         return members is not None and members.stopped and not members.complete
 
     def _let_go(self, members: Members) -> None:
-        members.kept = False
-        ids, members.ids = members.all_ids(), 0
+        ids, members.ids = members.all_ids(), None
         if members.names is not None:
             members.names = None
         jobs = [job for job in map(self._jobs.get, ids) if isinstance(job, Job)]

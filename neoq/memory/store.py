@@ -380,12 +380,17 @@ class MemStore(HoldingMemStore):
 
     def _settle_with_follow(self, job: Job, outcome: Outcome, empty: list[QueueState]) -> None:
         """Record an outcome and add what follows it; nobody sees the one without the other."""
-        groups = self._table.groups.expect(outcome)
-        self._table.settle(job, self._queues[job.queue], outcome)
+        groups = self._table.groups
+        groups.expect(outcome)
+        try:
+            self._table.settle(job, self._queues[job.queue], outcome)
+        except BaseException:  # as out of memory: it is tried again
+            groups.expect_none()
+            raise
         try:
             self._add_locked(outcome.follow, b"", empty, follows=True)
         finally:
-            self._table.groups.added(groups)
+            groups.added()
 
     def extend(self, leases: Sequence[Lease]) -> Extended:
         """Leases in memory do not expire; tell which are gone, and whose job was cancelled."""
