@@ -121,7 +121,7 @@ def test_a_job_may_hold_several_groups() -> None:
 
 
 def test_a_batch_ends_although_memory_ran_out_in_a_settle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An outcome that could not be settled at first, and has a member that follows it, holds no callback up."""
+    """An outcome that could not be settled at first, and that a member follows, holds no callback up."""
     real, failures = Table.settle, iter([MemoryError()])
 
     def settle(*arguments: Any) -> None:
