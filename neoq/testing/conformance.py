@@ -12,9 +12,9 @@ Subclass it for a backend of your own, in a test file of yours::
 
 Each case gets backends on an empty store from `make_backend`, and closes them at its end: a job that its
 backend loses without a word, or a thread that outlives it, fails the case. Cases for ``features`` that the
-backend has not are not collected; with ``durable`` the suite needs `reopen` (and `spoil`, or it skips what
-that is for), with ``shared`` it needs `another` (and `die`, where the store does not judge by leases alone),
-with ``transactions`` `connection`.
+backend has not are not collected; with ``durable`` the suite needs `reopen` (and `spoil`, `dump`, `damage`,
+or it skips what these are for), with ``shared`` it needs `another` (and `die`, where the store does not judge
+by leases alone), with ``transactions`` `connection`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from neoq.testing.cases.blocks import BatchBlockCases, BatchTransactionCases
 from neoq.testing.cases.capacity import CapacityCases
 from neoq.testing.cases.coded import CodecCases
 from neoq.testing.cases.counting import CountCases
+from neoq.testing.cases.damaged import SealedStoreCases
 from neoq.testing.cases.dead_heads import DeadHeadCases, DeadHeadLeaseCases
 from neoq.testing.cases.durable import DurableCases, LeaseCases, SharedCases, TransactionCases
 from neoq.testing.cases.endings import DrainCases, ForkCases, ShutdownCases
@@ -162,6 +163,7 @@ class BackendConformance(
     DebounceCases,
     ListenManyCases,
     CodecCases,
+    SealedStoreCases,
     WorkflowCases,
     SharedCommitCases,
     LineWorkerCases,

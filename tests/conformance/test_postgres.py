@@ -13,6 +13,7 @@ from neoq.backend import Backend
 from neoq.job import Job
 from neoq.postgres.backend import PostgresBackend
 from neoq.testing import BackendConformance, Faults
+from tests.raw_stores import dump_postgres, replace_in_postgres
 
 
 class TestPostgresBackend(BackendConformance):
@@ -49,6 +50,18 @@ class TestPostgresBackend(BackendConformance):
         with self.connection(backend) as connection:
             connection.execute(sql.SQL("update {} set meta = '{{' where id = %s").format(table), (job.id,))
         return True
+
+    def dump(self, backend: Backend) -> list[bytes]:
+        """Read all tables."""
+        assert isinstance(backend, PostgresBackend)
+        with self.connection(backend) as connection:
+            return dump_postgres(connection, backend.config.schema)
+
+    def damage(self, backend: Backend, old: bytes | str, new: bytes | str) -> bool:
+        """Replace a value in the tables."""
+        assert isinstance(backend, PostgresBackend)
+        with self.connection(backend) as connection:
+            return replace_in_postgres(connection, backend.config.schema, old, new)
 
     def connection(self, backend: Backend) -> psycopg.Connection[Any]:
         """Return a connection of the caller's own to the database."""

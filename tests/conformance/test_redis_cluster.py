@@ -12,6 +12,7 @@ from neoq.backend import Backend
 from neoq.job import Job
 from neoq.redis.backend import RedisBackend
 from neoq.testing import BackendConformance
+from tests.raw_stores import dump_redis, replace_in_redis
 from tests.redis_ledger import check_ledger
 from tests.servers import RedisServer, cluster_client, cluster_url, running_cluster
 
@@ -61,3 +62,15 @@ class TestRedisCluster(BackendConformance):
         with cluster_client(self._nodes) as client:
             client.hset(f"{{{backend.config.prefix}:{job.queue}}}:life", str(job.id), "{")
         return True
+
+    def dump(self, backend: Backend) -> list[bytes]:
+        """Read all keys."""
+        assert isinstance(backend, RedisBackend)
+        with cluster_client(self._nodes) as client:
+            return dump_redis(client, backend.config.prefix)
+
+    def damage(self, backend: Backend, old: bytes | str, new: bytes | str) -> bool:
+        """Replace a value in the hashes."""
+        assert isinstance(backend, RedisBackend)
+        with cluster_client(self._nodes) as client:
+            return replace_in_redis(client, backend.config.prefix, old, new)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from neoq.backend import Backend
 from neoq.job import Job
 from neoq.sqlite.backend import SqliteBackend
 from neoq.testing import BackendConformance, Faults
+from tests.raw_stores import dump_sqlite, replace_in_sqlite
 
 
 class TestSqliteBackend(BackendConformance):
@@ -53,6 +55,16 @@ class TestSqliteBackend(BackendConformance):
         connection.commit()
         connection.close()
         return True
+
+    def dump(self, backend: Backend) -> list[bytes]:
+        """Read all tables."""
+        with closing(self.connection(backend)) as connection:
+            return dump_sqlite(connection)
+
+    def damage(self, backend: Backend, old: bytes | str, new: bytes | str) -> bool:
+        """Replace a value in the tables."""
+        with closing(self.connection(backend)) as connection:
+            return replace_in_sqlite(connection, old, new)
 
     def connection(self, backend: Backend) -> sqlite3.Connection:
         """Return a connection of the caller's own to the file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from typing import Any
 
@@ -19,20 +20,24 @@ from neoq.testing.cases.suite import PATIENCE, Make, Seen, Suite, ended, eventua
 
 
 class Rot:
-    """A key: it changes each byte by a number, and knows what it has changed."""
+    """A key: it changes each byte by a number, and knows whether it has changed them so."""
 
     def __init__(self, number: int) -> None:
         self._number = number
 
     def encrypt(self, data: bytes) -> bytes:
-        """The data, changed, after the number."""
-        return bytes((self._number, *((byte + self._number) % 256 for byte in data)))
+        """The data, changed, after the number and their hash."""
+        return bytes((self._number, *self._hash(data), *((byte + self._number) % 256 for byte in data)))
 
     def decrypt(self, data: bytes) -> bytes:
         """What was changed."""
-        if data[:1] != bytes((self._number,)):
-            raise ValueError("another key")
-        return bytes((byte - self._number) % 256 for byte in data[1:])
+        plain = bytes((byte - self._number) % 256 for byte in data[9:])
+        if data[:9] != bytes((self._number, *self._hash(plain))):
+            raise ValueError("another key, or damaged")
+        return plain
+
+    def _hash(self, data: bytes) -> bytes:
+        return hashlib.blake2b(data, digest_size=8).digest()
 
 
 def sealing(*numbers: int, **options: Any) -> Codec:
