@@ -1198,6 +1198,23 @@ def test_sqlalchemy(backend: PostgresBackend, postgres_url: str) -> None:
     other.dispose()
 
 
+def test_a_span_in_a_session(backend: PostgresBackend, postgres_url: str) -> None:
+    """unique=timedelta in an SQLAlchemy Session never was after a rollback, and holds after a commit."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.orm import Session
+
+    engine, hour = create_engine(of_sqlalchemy(postgres_url)), timedelta(hours=1)
+    with Session(engine) as session:
+        for end in (session.rollback, session.commit):
+            job = backend.enqueue("q", {"n": 1}, unique=hour, transaction=session)
+            assert not job.duplicate
+            end()
+        assert backend.cancel(job.id)
+        met = backend.enqueue("q", {"n": 1}, unique=hour, transaction=session)
+    engine.dispose()
+    assert (met.id, met.duplicate, met.status) == (job.id, True, Status.CANCELLED)
+
+
 DJANGO = """
 import sys, django, psycopg
 from django.conf import settings
