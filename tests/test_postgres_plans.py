@@ -24,6 +24,8 @@ READ = """
 """
 IDS = "%(ids)s::bigint[]"
 TOKENS = f"array_fill(7::bigint, array[{GIVEN}])"
+NAMES = f"array_fill('step:a'::text, array[{GIVEN}])"
+DATA = f"array_fill('1'::bytea, array[{GIVEN}])"
 TIMES = f"array_fill(1::float8, array[{GIVEN}])"
 
 
@@ -54,9 +56,11 @@ def connection(postgres_url: str, schema: str) -> Iterator[psycopg.Connection[An
         f"succeed({IDS}, {TOKENS}, {TIMES}, {TIMES}, null, 0, false)",
         f"succeed({IDS}, {TOKENS}, {TIMES}, {TIMES}, null, 0, true)",
         f"succeed_counted({IDS}, {TOKENS}, {TIMES}, {TIMES}, null, 0, true)",
+        f"succeed_stepped({IDS}, {TOKENS}, {TIMES}, {TIMES}, null, 0, true)",
         f"extend(1, {IDS}, {TOKENS}, {TIMES}, null)",
         f"extend(1, {IDS}, {TOKENS}, null, null)",
         f"record_steps({IDS}, {TOKENS}, '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}')",
+        f"record_steps({IDS}, {TOKENS}, null, {NAMES}, {DATA}, null, null, null)",
         f"settle_steps({IDS}, null)",
     ],
 )
@@ -82,13 +86,17 @@ def test_no_statement_is_compiled(postgres_url: str, schema: str) -> None:
     assert [text for text in settings if "jit=off" not in text] == []
 
 
-def test_a_claim_is_planned_once_in_a_session(postgres_url: str, schema: str) -> None:
-    """The functions that claim keep the plans of their statements: planning would cost a short claim most."""
+PLANNED_ONCE = {"claim", "limited_claim", "record_steps", "succeed", "succeed_counted", "succeed_stepped"}
+
+
+def test_what_each_job_needs_is_planned_once_in_a_session(postgres_url: str, schema: str) -> None:
+    """These functions keep the plans of their statements: planning would cost a short call most."""
     query = """
         select proname, array_to_string(proconfig, ' ') from pg_proc
-        where pronamespace = %s::regnamespace and proname in ('claim', 'limited_claim') and pronargs <> 8
+        where pronamespace = %s::regnamespace and proname = any (%s)
+            and (proname <> 'claim' or pronargs = 9)
     """
     with psycopg.connect(postgres_url) as connection:
-        found = dict(connection.execute(query, (schema,)).fetchall())
-    assert set(found) == {"claim", "limited_claim"}
+        found = dict(connection.execute(query, (schema, list(PLANNED_ONCE))).fetchall())
+    assert set(found) == PLANNED_ONCE
     assert all("plan_cache_mode=force_generic_plan" in settings for settings in found.values())

@@ -13,9 +13,9 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -29,6 +29,7 @@ from neoq.system import at_fork, wait_to_read
 from neoq.threads.kept import LOOK_SECONDS, broken_off
 from neoq.wording.redact import HOW_TO_WRITE, Hider, Url, secrets_of
 
+T = TypeVar("T")
 Connection = psycopg.Connection[tuple[Any, ...]]
 Values = Sequence[Any] | Mapping[str, Any]  # of a statement: by place, or by name
 
@@ -208,11 +209,23 @@ class Connections:
 
     def execute(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
         """Execute one statement, which is a transaction of its own; again where it met a deadlock."""
+        return self._until_it_met_none(lambda: self._execute_once(statement, values))
+
+    def execute_prepared(self, name: bytes, statement: bytes, values: Sequence[Any]) -> PGresult:
+        """As `execute`, in the manner of `prepared`."""
+
+        def once() -> PGresult:
+            with self.use() as connection:
+                return self.prepared(connection, name, statement, values)
+
+        return self._until_it_met_none(once)
+
+    def _until_it_met_none(self, execute: Callable[[], T]) -> T:
         left = _TRIES
         while True:
             left -= 1
             try:
-                return self._execute_once(statement, values)
+                return execute()
             except BackendUnavailable as error:
                 if not left or not isinstance(error.__cause__, _MET):
                     raise

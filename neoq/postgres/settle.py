@@ -55,20 +55,22 @@ class Settlement:
     def settle(self, outcomes: Sequence[Outcome]) -> set[int]:
         """Settle outcomes in a transaction of our own; returns the ids of the stale ones."""
         stale: set[int] = set()
-        plain, counted, special, joined = self._apart(outcomes)
+        plain, stepped, counted, special, joined = self._apart(outcomes)
         for part, work in (
             (plain, self._succeed),
+            (stepped, self._succeed_stepped),
             (counted, self._succeed_counted),
             (special, self._settle),
             (joined, self._settle_completed),
         ):
             if part:
                 stale |= self._surely(part, work)
-        self._steps.settled([*counted, *special])
+        self._steps.settled([*stepped, *counted, *special])
         return stale
 
     def _apart(self, outcomes: Sequence[Outcome]) -> tuple[list[Outcome], ...]:
-        plain, counted, special, joined = list[Outcome](), list[Outcome](), list[Outcome](), list[Outcome]()
+        plain, stepped, counted = list[Outcome](), list[Outcome](), list[Outcome]()
+        special, joined = list[Outcome](), list[Outcome]()
         completed = self._completed | self._steps.joined
         recorded = self._steps.recorded
         for outcome in outcomes:
@@ -77,11 +79,13 @@ class Settlement:
                 joined.append(outcome)
             elif outcome.status is not Status.SUCCEEDED or outcome.follow or lease.progress is not None:
                 special.append(outcome)
-            elif lease.counted or (recorded and (lease.job_id, lease.token) in recorded):
+            elif lease.counted:
                 counted.append(outcome)
+            elif recorded and (lease.job_id, lease.token) in recorded:
+                stepped.append(outcome)
             else:
                 plain.append(outcome)
-        return plain, counted, special, joined
+        return plain, stepped, counted, special, joined
 
     def _surely(self, outcomes: list[Outcome], work: Any) -> set[int]:
         """Settle; an outcome whose earlier reply was lost is not stale if it is settled already."""
@@ -110,6 +114,10 @@ class Settlement:
         self._announced_at = now
         self._context.announced([job_id for job_id in ended if job_id not in stale])
         return stale
+
+    def _succeed_stepped(self, outcomes: list[Outcome]) -> set[int]:
+        values = succeed_values(outcomes, self.skew, keep=self._keep)
+        return _missing(outcomes, self._connections.execute(self._statements.succeed_stepped, values))
 
     def _succeed_counted(self, outcomes: list[Outcome]) -> set[int]:
         values = succeed_values(outcomes, self.skew, keep=self._keep)

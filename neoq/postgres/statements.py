@@ -83,6 +83,7 @@ class Statements(LimitStatements):
         )
         succeed = self._call("succeed", ends)
         self.succeed_counted = f"select id, queue from {self._call('succeed_counted', ends)}"
+        self.succeed_stepped = f"select * from {self._call('succeed_stepped', ends)}"
         self.succeed = f"select * from {succeed}"
         self.succeed_and_announce = (
             f"select ended.* from (select pg_notify(%(channel)s::text, %(told)s::text)) said, {succeed} ended"
@@ -115,6 +116,11 @@ class Statements(LimitStatements):
             "crashes int[], lasting boolean[]",
         )
         self.record_steps = f"select * from {record}"
+        self.record_prepared = (
+            b"neoq_record",
+            f"select * from {s}.record_steps($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], "
+            "$5::bytea[], $6::int[], $7::int[], $8::boolean[])".encode(),
+        )
         self.settle_steps = f"select 1 from {self._call('settle_held', 'ids bigint[], awaits text[]')}"
         self.steps = f"""
             select name, data, retries, crashes, lasting, at from {s}.steps where job = %s order by place

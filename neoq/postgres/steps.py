@@ -7,7 +7,7 @@ from typing import Any
 
 from neoq.held.step import Step
 from neoq.outcome import Lease, Outcome
-from neoq.postgres.arrays import int8s
+from neoq.postgres.arrays import bools, byteas, int4s, int8s, texts
 from neoq.postgres.connections import Connections
 from neoq.postgres.rows import BINARY, Arrays
 from neoq.postgres.statements import Statements
@@ -30,9 +30,11 @@ class Steps:
     def record(self, records: Records) -> set[int]:
         """Record steps, in one commit; returns the ids of the stale ones."""
         self.recorded.update((lease.job_id, lease.token) for lease, _ in records)
-        return _stale(
-            records, self._own.execute(self._statements.record_steps, _record_values(records, BINARY))
-        )
+        result = self._own.execute_prepared(*self._statements.record_prepared, _binary_values(records))
+        if result.ntuples == len(records):
+            return set()
+        values = [result.get_value(row, 0) for row in range(result.ntuples)]
+        return _stale(records, [(int.from_bytes(value or b"", "big"),) for value in values])
 
     def record_joined(self, joined: Transaction, records: Records) -> set[int]:
         """As `record`, in a caller's transaction."""
@@ -109,6 +111,29 @@ def _record_values(records: Records, arrays: Arrays) -> dict[str, Any]:
         "crashes": arrays.int4s([step.crashes for step in steps.values()]),
         "lasting": arrays.bools([step.lasting for step in steps.values()]),
     }
+
+
+def _binary_values(records: Records) -> list[bytes | None]:
+    """As `_record_values`, without what most records have: one step each, which lasts, after no failure."""
+    ids = [lease.job_id for lease, _ in records]
+    if any(len(recorded) != 1 for _, recorded in records) or len(set(ids)) < len(ids):
+        return [array.data for array in _record_values(records, BINARY).values()]
+    steps = [recorded[0] for _, recorded in records]
+    special: list[bytes | None] = [None, None, None]
+    if any(step.retries or step.crashes or not step.lasting for step in steps):
+        special = [
+            int4s([step.retries for step in steps]).data,
+            int4s([step.crashes for step in steps]).data,
+            bools([step.lasting for step in steps]).data,
+        ]
+    return [
+        int8s(ids).data,
+        int8s([lease.token for lease, _ in records]).data,
+        None,
+        texts([step.name for step in steps]).data,
+        byteas([step.data for step in steps]).data,
+        *special,
+    ]
 
 
 def _stale(records: Records, rows: Sequence[Sequence[Any]]) -> set[int]:
