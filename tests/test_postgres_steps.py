@@ -97,7 +97,8 @@ def test_stale_success_drops_no_step(backend: PostgresBackend, postgres_url: str
     "steps",
     [
         ([Step("step:a", b"1")], [Step("step:a", b"2")]),
-        ([Step("step:a", b"1", 2, 1)], [Step("save:a", b"2", lasting=False)]),
+        ([Step("step:a", b"1", 2, 1)], [Step("step:a", b"2")]),
+        ([Step("step:a", b"1")], [Step("save:a", b"2", lasting=False)]),
         ([Step("step:a", b"1"), Step("step:b", b"2")], [Step("save:a", b"3", 0, 0, False)]),
         ([Step("step:a", b"1"), Step("save:a", b"2", lasting=False)], []),
     ],

@@ -331,7 +331,8 @@ class AttemptSteps:
         return data
 
     def _progress(self, step: Step) -> Step:
-        return step._replace(retries=self.job.retries, crashes=self.job.crashes)
+        job = self.job
+        return step._replace(retries=job.retries, crashes=job.crashes) if job.retries or job.crashes else step
 
     def _record(self, step: Step, transaction: Any = None) -> None:
         step, lease = self._progress(step), lease_of(self.job)
