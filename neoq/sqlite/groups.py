@@ -78,14 +78,7 @@ def admit(session: Session, job: Job, *, follows: bool) -> Job | None:
     A job that ``follows`` an outcome comes from inside, and is let in while the group is not complete.
     """
     group = group_in(job.group)
-    if group is None:
-        return None
-    there = _admission(session, group)
-    if there is None or there.closed:
-        raise closed(group.holder)
-    if not follows and (not there.open or there.producer != job.producer):
-        raise closed(group.holder)
-    if not there.named:
+    if group is None or not _admission(session, group, job, follows=follows).named:
         return None
     row = session.do(
         "select job from neoq_named where holder = ? and queue = ? and fingerprint = ?",
@@ -104,7 +97,8 @@ def duplicate_of(session: Session, job: Job, job_id: int) -> Job:
     return gone
 
 
-def _admission(session: Session, group: Group) -> Admission | None:
+def _admission(session: Session, group: Group, job: Job, *, follows: bool) -> Admission:
+    """What a group says that takes a job; BatchClosedError where it does not."""
     there = session.admissions.get(group.name)
     if there is None:
         row = session.do(
@@ -112,8 +106,10 @@ def _admission(session: Session, group: Group) -> Admission | None:
             (group.holder, group.round),
         ).fetchone()
         if row is None:
-            return None
+            raise closed(group.holder)
         session.admissions[group.name] = there = Admission(*row)
+    if there.closed or (not follows and (not there.open or there.producer != job.producer)):
+        raise closed(group.holder)
     return there
 
 
@@ -132,9 +128,8 @@ def enter(session: Session, job: Job) -> None:
 
 def takes_in(session: Session, job: Job) -> bool:
     """Let a job into its group and count it there, unless the group knows its jobs by their fingerprints."""
-    admit(session, job, follows=False)
     group = group_in(job.group)
-    if group is None or session.admissions[group.name].named:
+    if group is None or _admission(session, group, job, follows=False).named:
         return False
     session.join(group.holder, group.round)
     return True
