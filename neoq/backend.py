@@ -7,7 +7,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, Unpack, overload
 
-from neoq.batch import Batch, BatchMiddleware, given, refreshed
+from neoq.batch import Batch, BatchMiddleware, given, listed, refreshed
 from neoq.clock import Clock
 from neoq.config import Config, query_of
 from neoq.engine.engine import Engine
@@ -324,7 +324,7 @@ class Backend(Listening, Operations, HeldOperations):
         """
         if self.engine.needs_check:
             self.engine.ensure_open_or_in_handler()
-        batch = list(jobs)
+        batch = listed(jobs)
         payloads = plain_payloads(batch) if self._plainly else None
         if payloads is None:
             batch = refreshed(batch)
@@ -391,7 +391,8 @@ class Backend(Listening, Operations, HeldOperations):
             try:
                 job.prepare(now, limit)
             except InvalidJobError as error:
-                error.args = (f"job {place} of the list: {error}",)
+                if len(batch) > 1:
+                    error.args = (f"job {place} of the list: {error}",)
                 raise
         return queues
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,12 +75,21 @@ def refuse_taken_uids(jobs: Sequence[Job], known: Mapping[str, Job]) -> None:
                 raise taken_by(holder, job.uid)
 
 
+def listed(jobs: Any, call: str = "enqueue_many") -> list[Any]:
+    """What a call was given to add, as a list; InvalidJobError for what is no list of anything."""
+    if not isinstance(jobs, Iterable) or isinstance(jobs, (str, bytes, Mapping)):
+        raise InvalidJobError(f"{call} got {jobs!r:.80}; it takes a list of Job objects")
+    return list(jobs)
+
+
 def refreshed(jobs: list[Any]) -> list[Job]:
     """Jobs that were not enqueued yet, each of them another object."""
     refreshed: dict[int, Job] = {}
-    for job in jobs:
+    for place, job in enumerate(jobs):
         if not isinstance(job, Job):
-            raise InvalidJobError(f"enqueue_many got {job!r:.80}; it takes Job objects: Job(queue, payload)")
+            raise InvalidJobError(
+                f"job {place} of the list is {job!r:.80}; it takes Job objects: Job(queue, payload)"
+            )
         fresh = job.fresh()
         if id(fresh) in refreshed:  # it is in the list twice
             fresh = fresh.snapshot()

@@ -67,7 +67,9 @@ def checked_span(name: str, span: Any) -> float:
     """A span of more than nothing in seconds, or InvalidJobError."""
     seconds = to_seconds(name, span)
     if not 0 < seconds <= LATEST:
-        raise InvalidJobError(f"{name} is {span!r}; it takes seconds (or a timedelta) above 0")
+        raise InvalidJobError(
+            f"{name} is {span!r}; it takes seconds (or a timedelta) above 0, up to the year 9999"
+        )
     return seconds
 
 

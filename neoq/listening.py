@@ -105,7 +105,7 @@ class Listening:
             return lambda function: self.listen_many(
                 queue, function, size=size, wait=wait, by_key=by_key, **options
             )
-        self.engine.listen(calling_many(self._listener(queue, handler, options), many))
+        self.engine.listen(calling_many(self._listener(queue, handler, options, "the list of jobs"), many))
         self._look_at_enqueue()
         return handler
 
@@ -163,9 +163,9 @@ class Listening:
         self._look_at_enqueue()
         return handler
 
-    def _listener(self, queue: str, handler: Any, options: ListenOptions) -> Listener:
+    def _listener(self, queue: str, handler: Any, options: ListenOptions, takes: str = "the job") -> Listener:
         check_queue(queue)
-        _check_handler(queue, handler)
+        _check_handler(queue, handler, takes)
         config = self.config
         unknown = set(options) - ListenOptions.__annotations__.keys()
         if unknown:
@@ -291,7 +291,7 @@ class Listening:
         """Learn how a job may be stored now that there is another listener."""
 
 
-def _check_handler(queue: str, handler: Any) -> None:
+def _check_handler(queue: str, handler: Any, takes: str) -> None:
     import inspect
 
     problem = None
@@ -304,7 +304,7 @@ def _check_handler(queue: str, handler: Any) -> None:
             inspect.signature(handler).bind(None)
         except TypeError:
             problem = (
-                f"cannot be called with one argument, the job: its signature is {inspect.signature(handler)}"
+                f"cannot be called with one argument, {takes}: its signature is {inspect.signature(handler)}"
             )
         except ValueError:
             pass  # written in C, with no signature to look at

@@ -212,7 +212,7 @@ class Operations:
         An attempt that failed, timed out, was abandoned, or whose process died leaves one, and so does the
         one that succeeds. One that was snoozed, cancelled or given back does not.
         """
-        job = self.get(job_id)
+        job = self.get(checked_id(job_id))
         return [] if job is None else attempts_of(job)
 
     def stats(self) -> Stats:

@@ -750,3 +750,63 @@ def test_draining_inside_a_handler_is_refused() -> None:
         job = backend.enqueue("q")
         assert job.id is not None
         assert backend.wait(job.id, 10).result != "drained"
+
+
+# ------------------------------------------------------------------------------------------ lists of jobs
+
+
+@pytest.mark.parametrize("given", [None, 7, "jobs", b"jobs", {"q": 1}, neoq.Job("q")], ids=repr)
+@pytest.mark.parametrize("to", ["the backend", "a batch"])
+def test_what_is_no_list_of_jobs(backend: neoq.MemBackend, to: str, given: Any) -> None:
+    """A call for many jobs says what it got and what it takes, whatever it got."""
+    with backend.batch(then=neoq.Job("q")) as batch:
+        add = backend.enqueue_many if to == "the backend" else batch.enqueue_many
+        with pytest.raises(neoq.InvalidJobError) as caught:
+            add(given)
+    backend.delete_all(queue="q")
+    assert f"enqueue_many got {given!r}"[:60] in str(caught.value)
+    assert "a list of Job objects" in str(caught.value)
+
+
+def test_an_error_of_the_list_itself_is_raised(backend: neoq.MemBackend) -> None:
+    """What goes wrong in the caller's generator is not hidden."""
+
+    def broken() -> Iterator[neoq.Job]:
+        yield neoq.Job("q")
+        raise TypeError("of the caller")
+
+    with pytest.raises(TypeError, match="of the caller"):
+        backend.enqueue_many(broken())
+
+
+def test_a_bad_job_is_named_by_its_place(backend: neoq.MemBackend) -> None:
+    """Of several jobs; where there is only one, there is no list to look through."""
+    good, bad = neoq.Job("q", {"n": 1}), neoq.Job("q", {"n": object()})
+    with pytest.raises(neoq.InvalidJobError, match=r"^job 1 of the list: payload\.n is an object"):
+        backend.enqueue_many([good, bad])
+    with pytest.raises(neoq.InvalidJobError, match=r"^job 1 of the list is 7; it takes Job objects"):
+        backend.enqueue_many([good, 7])  # type: ignore[list-item]
+    with (
+        pytest.raises(neoq.InvalidJobError, match=r"^payload\.n is an object"),
+        backend.batch(then=neoq.Job("q")) as batch,
+    ):
+        batch.enqueue("q", {"n": object()})
+    backend.delete_all(queue="q")
+
+
+def test_a_handler_that_takes_no_list(backend: neoq.MemBackend) -> None:
+    """The handler of `listen_many` is told what it is called with."""
+    with pytest.raises(neoq.InvalidJobError, match="with one argument, the list of jobs: its signature is"):
+        backend.listen_many("many", lambda: None)
+
+
+def test_attempts_of_nothing(backend: neoq.MemBackend) -> None:
+    """A call says what it takes itself, and not what another one does."""
+    with pytest.raises(neoq.InvalidJobError, match=r"^the id of a job is None; it takes an int"):
+        backend.attempts(None)  # type: ignore[arg-type]
+
+
+def test_a_second_handler(backend: neoq.MemBackend) -> None:
+    """The message says what to do, and says it once."""
+    with pytest.raises(neoq.ListenerExistsError, match=r"^queue 'q' has a handler already; give this"):
+        backend.listen("q", print)

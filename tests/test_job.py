@@ -152,6 +152,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("unique", 1, "'until_started' or a timedelta"),
     ("unique", "until_finished", "'until_started'"),
     ("unique", [], "'until_started'"),
+    ("unique", timedelta(0), "above 0"),
+    ("unique", timedelta(days=10**7), "up to the year 9999"),
     ("on_duplicate", "ignore", "'replace'"),
     ("on_duplicate", None, "'replace'"),
     ("on_duplicate", True, "'replace'"),

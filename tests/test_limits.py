@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -169,3 +170,14 @@ def test_what_is_claimed_ahead(backend: neoq.Backend) -> None:
     assert "keys" in nothing_ahead
     backend.limit("keys", None)
     assert "keys" not in nothing_ahead
+
+
+def test_a_rate_may_be_given_by_a_timedelta() -> None:
+    """Seconds or a timedelta, as everywhere."""
+    rate = Rate(5, per=timedelta(minutes=1), burst=2)
+    assert rate == Rate(5, 60.0, 2)
+    assert hash(rate) == hash(Rate(5, 60.0, 2))
+    assert repr(rate) == "Rate(n=5, per=60.0, burst=2)"
+    assert pickle.loads(pickle.dumps(rate)) == rate
+    with pytest.raises(neoq.ConfigError, match="per must be seconds"):
+        Rate(5, per=timedelta(0))

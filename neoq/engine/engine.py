@@ -149,7 +149,7 @@ class Engine(Runtime):
         its_cron = next((one for one in self.crons if one.queue == queue), None)
         again = named_alike(listener.handler, present.handler) and (cron is None) == (its_cron is None)
         if not again or not is_interactive():
-            advice = "it has one, so give this one another queue"
+            advice = "give this one another queue"
             if cron is not None:
                 advice = "pass queue= to give this cron a name of its own"
             elif again:

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from neoq.batch import given, refreshed
+from neoq.batch import given, listed, refreshed
 from neoq.clock import machine
 from neoq.engine.dead_heads import log_held_line
 from neoq.engine.search import pages
@@ -100,7 +100,7 @@ class Holding:
 
     def made_ready(self, jobs: Iterable[Job], group: Group | None, producer: int = 0) -> list[Job]:
         """Jobs as an enqueue would store them, in a group; there they are unique only if they say so."""
-        fresh = refreshed(list(jobs))
+        fresh = refreshed(listed(jobs))
         if group is not None:
             for job in fresh:
                 if not job.says_unique and job.own_fingerprint is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import orjson
 
+from neoq.batch import listed
 from neoq.checks import checked_text
 from neoq.engine.open_transaction import is_open
 from neoq.engine.results import undone
@@ -444,9 +445,7 @@ def _refuse_undone(value: Any, job: Job, name: str) -> None:
 
 
 def _jobs_in(jobs: Iterable[Job], name: str) -> list[Job]:
-    if not isinstance(jobs, Iterable):
-        raise InvalidJobError(f"the gather {name!r} got {jobs!r:.80}; it takes a list of Job objects")
-    given = list(jobs)
+    given = listed(jobs, f"the gather {name!r}")
     for job in given:
         if not isinstance(job, Job):
             raise InvalidJobError(

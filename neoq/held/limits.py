@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal, NamedTuple
 
 from neoq.errors import ConfigError
@@ -12,19 +13,22 @@ OnDead = Literal["hold", "go on"]
 LineState = Literal["running", "retrying", "dead", "waiting"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Rate:
-    """At most ``n`` starts in ``per`` seconds, of which up to ``burst`` may come at once.
+    """At most ``n`` starts in ``per`` seconds (or a timedelta), of which up to ``burst`` may come at once.
 
     ``burst`` is a tenth of ``n`` by default, at least 1. A start is a claim, whatever becomes of it. In any t
     seconds at most burst + t * n / per jobs start. The algorithm is GCRA (ITU-T I.371).
     """
 
     n: int
-    per: float = 1.0
-    burst: int | None = None
+    per: float
+    burst: int | None
 
-    def __post_init__(self) -> None:
+    def __init__(self, n: int, per: timedelta | float = 1.0, burst: int | None = None) -> None:
+        seconds = per.total_seconds() if isinstance(per, timedelta) else per
+        for name, value in (("n", n), ("per", seconds), ("burst", burst)):
+            object.__setattr__(self, name, value)
         problems = []
         if type(self.n) is not int or not 1 <= self.n <= 10**9:
             problems.append(f"Rate: n must be an integer from 1 to 10**9, not {self.n!r}")
