@@ -21,6 +21,7 @@ from neoq.outcome import Outcome, lease_of, succeeded
 from neoq.record import Status
 from neoq.store import Demand
 from neoq.testing import clock
+from neoq.testing.cases.suite import eventually
 
 
 class StandingClock:
@@ -209,3 +210,22 @@ def test_what_a_job_has_recorded_is_forgotten_as_it_succeeds() -> None:
         backend.drain()
         assert [job.status for job in backend.jobs("q")] == [Status.SUCCEEDED]
         assert backend.store.steps(job_id) == []  # type: ignore[attr-defined]
+
+
+def test_many_dead_holders_go_for_the_members_that_they_let_go() -> None:
+    """A dead callback that is one too many lets a dead member go, which takes the place of the next one."""
+    batches = 400  # one in the other they were deeper than Python's stack
+    with neoq.MemBackend(autostart=False, max_dead=batches) as backend:
+
+        @backend.listen("q", max_retries=0, concurrency=1)
+        def fail(job: Job) -> None:
+            raise neoq.Discard("dead")
+
+        backend.start()
+        for _ in range(batches):
+            with backend.batch(then=Job("q", unique=False)) as batch:
+                batch.enqueue("q", unique=False)
+        assert backend.drain(30)
+        backend.enqueue("q", unique=False)
+        eventually(lambda: backend.count(status=Status.DEAD) <= batches, "the others are forgotten")
+        assert backend.count(status=Status.DEAD) == backend.stats().dead == batches

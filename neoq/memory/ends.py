@@ -51,7 +51,7 @@ def settle_succeeded(table: Table, jobs: Sequence[Job]) -> set[int]:
                     _have_ended(table, counted, state)
             finally:
                 table.in_use = False
-        table.drop_finished()
+        table.drop_surplus()
     # Whoever takes one of several ready jobs wakes the next runner, unless a limit held the others back.
     if state.limited and state.ready.length and (not ready or state.limited.limits.counts_claims):
         table.notify(state.queue, "ready")

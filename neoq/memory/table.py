@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from time import sleep
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neoq.held.group import BATCH
 from neoq.job import Job, plain
@@ -18,14 +17,10 @@ from neoq.memory.queues import WAITING, Key, Plain, Records, snapshot
 from neoq.memory.spans import Spans
 from neoq.memory.state import QueueState
 from neoq.memory.steps import Steps
+from neoq.memory.surplus import Surplus
 from neoq.outcome import Outcome
 from neoq.record import FINISHED, Held, Status
-from neoq.store import (
-    Notify,
-    refuse_taken_uids,
-    taken_by,
-    warn_of_dropped,
-)
+from neoq.store import Notify, refuse_taken_uids, taken_by
 
 if TYPE_CHECKING:
     from neoq.clock import Clock
@@ -49,8 +44,8 @@ class Table:
         self.queues: dict[str, QueueState] = {}
         self.jobs: Records = {}
         self.uids: dict[str, int] = {}
-        self.finished: deque[Job] = deque()
-        self.dead: OrderedDict[int, None] = OrderedDict()
+        surplus = Surplus(config, self.jobs, self.uids, self.queues, self.forget)
+        self.finished, self.dead, self.drop_surplus = surplus.finished, surplus.dead, surplus.drop
         # At random: in another process that keeps jobs in memory an id of this one is of nobody's job.
         # Below 2**30 Python adds and hashes integers in a fraction of the time.
         self.last_id = int.from_bytes(os.urandom(4), "big") >> 3
@@ -311,41 +306,9 @@ class Table:
         for job in jobs:
             if job.status is _DEAD:
                 self.dead[job.id] = None
-                self._drop_dead()
             else:
                 self.finished.append(job)
-        self.drop_finished()
-
-    def drop_finished(self) -> None:
-        """Forget the oldest of too many finished jobs."""
-        limit = self._config.max_finished
-        if limit is None:
-            return
-        queue, dropped = "", 0
-        oldest, forget, uids = self.finished.popleft, self.jobs.pop, self.uids
-        for _ in range(len(self.finished) - limit):
-            job = oldest()
-            if job.status is not _SUCCEEDED or (
-                job.special and (job.counted or (uids and job.uid is not None))
-            ):
-                self.forget(job)
-                continue
-            if job.queue != queue:  # mostly it is that of all
-                self._count_dropped(queue, dropped)
-                queue, dropped = job.queue, 0
-            dropped += forget(job.id, None) is not None
-        self._count_dropped(queue, dropped)
-
-    def _count_dropped(self, queue: str, dropped: int) -> None:
-        if dropped:
-            self.queues[queue].succeeded -= dropped
-
-    def _drop_dead(self) -> None:
-        limit = self._config.max_dead
-        if limit is not None and len(self.dead) > limit:
-            oldest: Any = self.jobs[next(iter(self.dead))]
-            warn_of_dropped(self._config, oldest.id, oldest.queue)
-            self.forget(oldest)
+        self.drop_surplus()
 
     def forget(self, job: Job) -> bool:
         """Remove a job that has ended from all that can be looked up."""

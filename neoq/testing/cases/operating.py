@@ -698,6 +698,20 @@ class LookingCases(Suite):
         assert [job.id for job in backend.jobs("q")] == jobs[:2:-1]
         assert counts_of(backend, "q").succeeded == 3
 
+    @needs("batches")
+    def test_the_newest_are_kept_of_those_that_are_let_go(self, make: Make) -> None:
+        """A callback that ends or is forgotten lets its members go: the newest jobs stay, and count."""
+        backend = make(max_finished=8)
+        backend.listen("then", ignore, concurrency=1)
+        backend.listen("q", ignore, concurrency=1)
+        for number in (0, 0, 0, 0, 60):
+            with backend.batch(then=Job("then")) as batch:
+                batch.enqueue_many(Job("q", {"n": n}) for n in range(number))
+            ended_or_gone(backend, batch.callback)
+            eventually(lambda: backend.prune() * 0 == 0 and len(backend.jobs()) <= 8, "the others are gone")
+            assert len(backend.jobs()) == min(8, backend.stats().processed)
+        assert sum(counts_of(backend, queue).succeeded for queue in ("q", "then")) == 8
+
     @needs("shared")
     def test_prune_keeps_what_its_own_settings_say(self, make: Make, join: Make) -> None:
         """prune() forgets what is beyond max_finished and max_dead here, whichever worker ran the jobs."""
