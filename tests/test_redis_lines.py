@@ -13,6 +13,7 @@ from neoq.held.limits import Limits, Rate
 from neoq.job import Job
 from neoq.outcome import Outcome, lease_of
 from neoq.record import Status
+from neoq.redis import lines as redis_lines
 from neoq.redis.backend import RedisBackend
 from neoq.redis.connection import Call, RedisConnection
 from neoq.store import Demand
@@ -265,3 +266,95 @@ def test_a_member_with_a_key_is_kept_and_counted(backend: RedisBackend, scripts:
     batch = backend.store.group(holder.id)
     assert batch is not None
     assert batch.succeeded == 2
+
+
+@pytest.fixture
+def formed_by_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is ready as its queue gets limits is put in lines by claims alone."""
+    monkeypatch.setattr(redis_lines, "FIRST_FORMED", 0)
+
+
+def size(backend: RedisBackend, client: redis.Redis, what: str) -> int:
+    return client.zcard(f"{{{backend.config.prefix}:q}}:{what}")
+
+
+def test_new_limits_form_no_more_lines_than_a_short_while_takes(
+    backend: RedisBackend, client: redis.Redis
+) -> None:
+    """Setting limits, and each claim after that, puts a bounded number of ready jobs in lines."""
+    for _ in range(5):
+        add(backend, *("a" * 500))
+    backend.store.limit("q", ORDERED, by_listener=True)
+    assert size(backend, client, "lines") == 1999
+    claims = 0
+    while size(backend, client, "ready"):
+        before = size(backend, client, "lines")
+        claim(backend)
+        claims += 1
+        assert size(backend, client, "lines") <= before + 100
+    assert size(backend, client, "lines") == 2499
+    assert claims <= 10
+    backend.store.change([job.id for job in backend.jobs("q", limit=2500)], "delete")
+
+
+@pytest.mark.usefixtures("formed_by_claims")
+@pytest.mark.parametrize(
+    "limits", [ORDERED, Limits(ordered=True, aging=60), Limits(ordered=True, max_running=9)]
+)
+def test_order_is_kept_while_lines_are_formed(
+    backend: RedisBackend, client: redis.Redis, limits: Limits
+) -> None:
+    """A job that comes while lines are formed starts after those of its key that were ready before."""
+    waiting = add(backend, *("a" * 150), *("b" * 150))
+    backend.store.limit("q", limits, by_listener=True)
+    ran = jobs = claim(backend)
+    assert [job.id for job in jobs] == [waiting[0].id]
+    [late] = add(backend, "b")
+    [other] = add(backend, "c")
+    urgent = add(backend, "d", "d", priority=10)
+    lines = {"a": waiting[:150], "b": [*waiting[150:], late], "c": [other], "d": urgent}
+    while size(backend, client, "ready") or size(backend, client, "lease"):
+        settle(backend, jobs, Status.SUCCEEDED)
+        jobs = claim(backend)
+        assert len({job.key for job in jobs}) == len(jobs)
+        ran = ran + jobs
+    for key, expected in lines.items():
+        assert [job.id for job in ran if job.key == key] == [job.id for job in expected]
+
+
+@pytest.mark.usefixtures("formed_by_claims")
+def test_lines_go_on_while_others_are_formed(backend: RedisBackend) -> None:
+    """A job that gets its turn starts at once, although many that are due before it are in no line yet."""
+    jobs = add(backend, *("a" * 50), *("b" * 450))
+    backend.store.limit("q", ORDERED, by_listener=True)
+    first = claim(backend)
+    assert [job.id for job in first] == [jobs[0].id, jobs[50].id]
+    settle(backend, first, Status.SUCCEEDED)
+    assert [job.id for job in claim(backend)] == [jobs[1].id, jobs[51].id]
+    backend.store.change([job.id for job in jobs], "cancel")
+
+
+@pytest.mark.usefixtures("formed_by_claims")
+def test_a_job_that_is_deleted_stops_no_forming(backend: RedisBackend, client: redis.Redis) -> None:
+    """Lines are formed to the end, also where the job is gone to which they had come."""
+    jobs = add(backend, *("a" * 250))
+    backend.store.limit("q", ORDERED, by_listener=True)
+    claim(backend)
+    backend.store.change([jobs[100].id], "delete")
+    for _ in range(3):
+        claim(backend)
+    assert size(backend, client, "lines") == 248
+    assert client.hget(f"{{{backend.config.prefix}:q}}:limits", "form") is None
+    backend.store.change([job.id for job in jobs], "delete")
+
+
+@pytest.mark.usefixtures("formed_by_claims")
+def test_no_kind_overtakes_another_one_of_its_key(backend: RedisBackend) -> None:
+    """A claim for one kind starts no job in front of which one of its key and another kind was ready."""
+    add(backend, "a")
+    [later] = add(backend, "a", kind="late")
+    backend.store.limit("q", ORDERED, by_listener=True)
+    late = Demand("q", 9, frozenset({"late"}))
+    assert backend.store.claim([late]).jobs == []
+    settle(backend, claim(backend), Status.SUCCEEDED)
+    assert [job.id for job in backend.store.claim([late]).jobs] == [later.id]

@@ -15,6 +15,8 @@ from neoq.redis.mending import mending
 from neoq.redis.queues import RedisQueues, pairs_of
 
 LOOKED_AT_ONCE = 50  # jobs or lines of one script
+FORMED_AT_ONCE = 100  # ready jobs that one script puts in their lines: a millisecond or two
+FIRST_FORMED = 2000  # ready jobs that are in their lines when their limits were set
 MOST_TURNS = 5000  # jobs that have their turn, which a look at the lines of a queue reads
 _STATES: dict[Status, LineState] = {
     Status.RUNNING: "running",
@@ -49,10 +51,11 @@ class Lines:
         return _limits_in(before) if before and before != text else None
 
     def _form(self, queue: str) -> None:
-        """Put the ready jobs in their lines, in short steps; what is left over, claims put there."""
-        script, at = self._queues.scripts.form_lines, 0
-        while at >= 0:
-            at = int(self._queues.call(script, queue, script.arguments(**{"from": at}, most=LOOKED_AT_ONCE)))
+        """Put the first ready jobs in their lines, in short steps; claims put there what is left over."""
+        script = self._queues.scripts.form_lines
+        for _ in range(FIRST_FORMED // FORMED_AT_ONCE):
+            if not self._queues.call(script, queue, script.arguments(most=FORMED_AT_ONCE)):
+                return
 
     def limits(self) -> dict[str, Limits]:
         """The limits that hold now."""

@@ -137,7 +137,13 @@ local function span_of(place, letter)
   return tonumber(string.match(ARGV[FIRST + place * STEP], letter .. '([%d.e+-]+)') or nil)
 end
 
-local lined, limits = {}, nil
+local limits = nil
+local function by_key()
+  limits = limits or limits_of()
+  return limits.by_key
+end
+
+local lined = { ids = {}, keys = {}, records = {}, dues = {} } -- of those that are due and may have to wait
 local records, uniques, ready, waits, large, members = {}, {}, {}, {}, {}, {}
 local head
 for place = 0, count - 1 do
@@ -182,10 +188,23 @@ for place = 0, count - 1 do
       waits[#waits + 1] = due
       waits[#waits + 1] = waiting(record, id)
       if not head or due < head then head = due end
-    elseif key_of(record) ~= '' then
-      lined[#lined + 1] = { id, record, due }
+    elseif key_of(record) ~= '' and by_key() and not is_behind_front(limits, score_of(rank_of(record), due), id) then
+      local number = #lined.ids + 1
+      lined.ids[number], lined.keys[number], lined.records[number] = id, key_of(record), record
+      lined.dues[number] = due
     else
       ready[#ready + 1] = score_of(rank_of(record), due)
+      ready[#ready + 1] = id
+    end
+  end
+end
+local advancing = {}
+if #lined.ids > 0 then
+  local in_line
+  in_line, advancing = line_up(limits, lined.ids, lined.keys, lined.records, {})
+  for place, id in ipairs(lined.ids) do
+    if not in_line[place] then
+      ready[#ready + 1] = score_of(rank_of(lined.records[place]), lined.dues[place])
       ready[#ready + 1] = id
     end
   end
@@ -205,10 +224,8 @@ if #large > 0 then call('HSET', PAYLOADS, unpack(large)) end
 if #uniques > 0 then call('HSET', UNIQ, unpack(uniques)) end
 if #ready > 0 then call('ZADD', READY, unpack(ready)) end
 if #waits > 0 then call('ZADD', WAIT, unpack(waits)) end
-for _, one in ipairs(lined) do
-  limits = limits or limits_of()
-  local id, record, due = unpack(one)
-  if come(limits, id, record, nil, score_of(rank_of(record), due), micros) > 0 then call_one = true end
+for _, key in ipairs(advancing) do
+  if advance(limits, key, micros) > 0 then call_one = true end
 end
 
 -- A waiting job takes what the newer one brings, or is brought forward.

@@ -7,8 +7,8 @@
 -- result: as claim.lua, with heads of steps or "", the jobs in turn with the scores that they had among the ready
 --   ones, and 1 if the end of each concerns more than itself, whether it has a key or not; or {"limited"} where
 --   it has none any more, and claim.lua is to do it
--- complexity: O(log of the queue) a job, O(levels) with aging; at most 50 jobs, 100 that fall due, 150 of the
---   ready ones that are put in their line, and 50 lines that go on
+-- complexity: O(log of the queue) a job, O(levels) with aging; at most 50 jobs, 100 that fall due, 100 that were
+--   ready before there were limits, 150 of the ready ones that are put in their line, and 50 lines that go on
 
 limit = tonumber(limit)
 local micros = clock()
@@ -86,6 +86,17 @@ if limits.scan then
   end
 end
 
+-- After the queue got limits by key, what was ready is put in its lines, a portion with each claim. Until then only
+-- what is before the first that was not looked at may start: of a later one it is not known who is before it.
+local front_score, front
+if limits.form and limits.by_key then
+  form(limits, 100, micros)
+  if limits.form then
+    front_score, front = front_of(limits)
+    due = now
+  end
+end
+
 -- How many may start, and when the next may where they are fewer than asked for.
 local asked, tat, blocked = limit, nil, nil
 if limits.max_running then
@@ -117,7 +128,7 @@ local function next_aged()
   if not levels then
     levels = {}
     local first = call('ZRANGE', READY, 0, 0, 'WITHSCORES')[2]
-    while first do
+    while first and not (front and math.floor(first / LEVEL) > math.floor(front_score / LEVEL)) do
       local level = { rank = math.floor(first / LEVEL), from = 0 }
       levels[#levels + 1] = level
       load_level(level)
@@ -129,7 +140,7 @@ local function next_aged()
   best = nil
   for _, level in ipairs(levels) do
     if level.at > #level.page and #level.page > 0 then load_level(level) end
-    local score = level.page[level.at + 1]
+    local score = level.page[level.at] ~= front and level.page[level.at + 1]
     if score then
       local since = (score - level.rank * LEVEL) / 8000
       local counts = level.rank - math.floor((now - since) / limits.aging)
@@ -163,6 +174,7 @@ local function next_ready()
     page_size = 50
     if #page == 0 then return nil end
   end
+  if page[next_in_page + 2] == front then return nil end
   next_in_page = next_in_page + 2
   return page[next_in_page]
 end
@@ -258,7 +270,9 @@ end
 -- Take out the best jobs, as many as may start. Nearly all have their turn, and are taken as they come; where
 -- one has not, or is gone, each is looked at. Returns whether there was one.
 local function pop()
-  local popped, some, good = call('ZPOPMIN', READY, math.min(limit - number, 50)), {}, true
+  local most = math.min(limit - number, 50)
+  if front then most = math.min(most, call('ZRANK', READY, front) or 0) end
+  local popped, some, good = call('ZPOPMIN', READY, most), {}, true
   local count = #popped / 2
   if count == 0 then return false end
   for at = 1, count do some[at] = popped[2 * at - 1] end

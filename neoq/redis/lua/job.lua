@@ -28,7 +28,8 @@
 --   limits     hash  what may run: by_key 1, ordered 1, hold_dead 1, slots, max_running, aging in seconds, and in
 --                    microseconds spacing, tolerance, key_spacing, key_tolerance; tat, the time from which on
 --                    the rate is used up; scan and free, where the looks at all lines and at all turns go on
---                    after a change; off 1 until nothing is left of them; what clients have set
+--                    after a change; form, score and id of the first ready job that is not put in its line
+--                    yet, 1 for the first of all; off 1 until nothing is left of them; what clients have set
 --   lines      zset  by member, all scores 0: length of the key (4 digits), key, 0, rank, due time and id
 --   turn       hash  id -> key of its line: the jobs that are ready or run, or that keep their turn
 --   busy       hash  key -> how many of it have their turn

@@ -1,5 +1,5 @@
 -- Set the limits of a queue, by its listeners or by an operator, whose own override the others'.
--- keys: limits lines turn busy lease jobs tats
+-- keys: limits lines turn busy lease jobs tats ready
 -- takes: by text
 -- arguments: listener or operator, the limits as JSON ("" for none): "of" is for clients, the rest for scripts
 -- result: {what a listener has set before ("" for nothing), 1 if the limits that hold are others now}
@@ -40,8 +40,12 @@ end
 if call('EXISTS', LINES) == 1 then call('HSET', LIMITS, 'scan', 1) end
 if call('EXISTS', TURN) == 1 then call('HSET', LIMITS, 'free', 0) end
 
--- Jobs that run already have their turn, so that the next of their keys wait for them.
-if call('HEXISTS', LIMITS, 'by_key') == 1 and not had_keys then
+-- Jobs that run already have their turn, so that the next of their keys wait for them. Those that are ready are
+-- put in their lines, a portion with each claim.
+if call('HEXISTS', LIMITS, 'by_key') == 0 then
+  call('HDEL', LIMITS, 'form')
+elseif not had_keys then
+  if call('EXISTS', READY) == 1 then call('HSET', LIMITS, 'form', 1) end
   local leases = call('ZRANGE', LEASE, 0, -1)
   for _, lease in ipairs(leases) do
     local id = string.match(lease, '^%d+') or ''

@@ -66,6 +66,29 @@ local function is_full(limits, key)
   return limits.slots and count_in(call('HGET', BUSY, key), 1000000000) >= limits.slots
 end
 
+-- While ready jobs are put in their lines, after the queue got limits: the first of those that were not looked at
+-- yet, by its score and id. Those before it have their turn, or no key.
+local function front_of(limits)
+  local score, id = string.match(limits.form, '^(%S+) (.+)$')
+  return tonumber(score), id
+end
+
+-- Whether a job stands behind those that were looked at: it is put in its line when they come to it.
+local function is_behind_front(limits, score, id)
+  if not limits.form then return false end
+  if limits.form == 1 then return true end
+  local front, first = front_of(limits)
+  return score > front or score == front and id >= first
+end
+
+-- The score of a job that has its turn: it is claimed before those that were not looked at yet.
+local function score_with_turn(limits, score)
+  if not limits.form or limits.form == 1 then return score end
+  local front = front_of(limits)
+  if score < front or math.floor(score / LEVEL) > math.floor(front / LEVEL) or front % LEVEL < 1 then return score end
+  return front - 1
+end
+
 -- Make ready those that are first in their lines, each of the key at its place. Their records are not read: a
 -- claim finds out where one is gone, and by its place among the ready jobs when it had its turn.
 local function make_ready(limits, heads, keys, micros)
@@ -75,7 +98,7 @@ local function make_ready(limits, heads, keys, micros)
     local id, rank = id_in_line(head), sub(head, #key + 6, #key + 8)
     local score = scores[rank]
     if not score then
-      score = string.format('%.0f', score_of(rank, now))
+      score = string.format('%.0f', score_with_turn(limits, score_of(rank, now)))
       scores[rank] = score
     end
     ready[2 * at - 1], ready[2 * at] = score, id
@@ -207,19 +230,106 @@ end
 -- Make a due job ready, or put it in its line; return how many became ready.
 local function come(limits, id, record, life, score, micros)
   local key = limits.by_key and key_of(record) or ''
-  if key == '' or call('HEXISTS', TURN, id) == 1 then
+  local turn = key ~= '' and call('HEXISTS', TURN, id) == 1
+  if key == '' or turn or is_behind_front(limits, score, id) then
+    call('ZADD', READY, turn and score_with_turn(limits, score) or score, id)
+    return 1
+  end
+  local full = is_full(limits, key)
+  if not limits.key_spacing and not full and #first_in_line(key, 1) == 0 then
+    take_turn(id, key)
     call('ZADD', READY, score, id)
     return 1
   end
-  if not limits.key_spacing and not is_full(limits, key) then
-    local start = start_of_line(key)
-    local behind = call('ZLEXCOUNT', LINES, '[' .. start .. '\0', '(' .. start .. '\1')
-    if behind == 0 then
-      take_turn(id, key)
-      call('ZADD', READY, score, id)
-      return 1
+  call('ZADD', LINES, 0, line_member(key, record, life, id))
+  return full and 0 or advance(limits, key, micros)
+end
+
+-- Give several jobs their turns, or put them in their lines, in their order. Return which of them are in line by
+-- now, by their places, and the keys whose lines may go on after that.
+local function line_up(limits, ids, keys, records, lives)
+  local some, at_key = {}, {}
+  for _, key in ipairs(keys) do
+    if not at_key[key] then
+      some[#some + 1] = key
+      at_key[key] = #some
     end
   end
-  call('ZADD', LINES, 0, line_member(key, record, life, id))
-  return advance(limits, key, micros)
+  local busy, lines = call('HMGET', BUSY, unpack(some)), call('EXISTS', LINES) == 1
+  local behind, grown, advancing = {}, {}, {}
+  for at, key in ipairs(some) do
+    busy[at] = count_in(busy[at], 1000000000)
+    local free = not limits.slots or busy[at] < limits.slots
+    if free and (limits.key_spacing or lines and #first_in_line(key, 1) > 0) then
+      behind[at] = true
+      advancing[#advancing + 1] = key
+    end
+  end
+  local in_line, members, turns, counts = {}, {}, {}, {}
+  for place, id in ipairs(ids) do
+    local key = keys[place]
+    local at = at_key[key]
+    if behind[at] or limits.slots and busy[at] >= limits.slots then
+      in_line[place] = true
+      members[#members + 1] = '0'
+      members[#members + 1] = line_member(key, records[place], lives[place] and life_of(lives[place]), id)
+    else
+      busy[at] = busy[at] + 1
+      grown[at] = true
+      turns[#turns + 1] = id
+      turns[#turns + 1] = key
+    end
+  end
+  for at in pairs(grown) do
+    counts[#counts + 1] = some[at]
+    counts[#counts + 1] = busy[at]
+  end
+  if #members > 0 then call('ZADD', LINES, unpack(members)) end
+  if #turns > 0 then
+    call('HSET', TURN, unpack(turns))
+    call('HSET', BUSY, unpack(counts))
+  end
+  return in_line, advancing
+end
+
+-- Look at the next ready jobs from before the queue had limits by key, and put them in the lines of their keys.
+local function form(limits, most, micros)
+  local from = 0
+  if limits.form ~= 1 then
+    local front, first = front_of(limits)
+    from = call('ZRANK', READY, first) or call('ZCOUNT', READY, '-inf', '(' .. string.format('%.0f', front))
+  end
+  local found, advancing = call('ZRANGE', READY, from, from + most - 1), {}
+  local stay = #found
+  if stay > 0 then
+    local stored, turns = call('HMGET', JOBS, unpack(found)), call('HMGET', TURN, unpack(found))
+    local ids, keys, records, number = {}, {}, {}, 0
+    for at, id in ipairs(found) do
+      local record = not turns[at] and sound(stored[at])
+      local key = record and key_of(record) or ''
+      if key ~= '' then
+        number = number + 1
+        ids[number], keys[number], records[number] = id, key, record
+      end
+    end
+    if number > 0 then
+      local in_line, gone
+      in_line, advancing = line_up(limits, ids, keys, records, call('HMGET', LIFE, unpack(ids)))
+      gone = {}
+      for place, id in ipairs(ids) do
+        if in_line[place] then gone[#gone + 1] = id end
+      end
+      if #gone > 0 then call('ZREM', READY, unpack(gone)) end
+      stay = stay - #gone
+    end
+  end
+  local first = #found == most and call('ZRANGE', READY, from + stay, from + stay, 'WITHSCORES') or {}
+  if #first > 0 then
+    limits.form = first[2] .. ' ' .. first[1]
+    call('HSET', LIMITS, 'form', limits.form)
+  else
+    limits.form = nil
+    call('HDEL', LIMITS, 'form')
+  end
+  for _, key in ipairs(advancing) do advance(limits, key, micros) end
 end
