@@ -228,19 +228,27 @@ class Session:
         tail.hashes.clear()
 
     def insert(self, job: Job, fingerprint_hash: int | None) -> None:
-        """Store a job; without a ``fingerprint_hash`` it is not unique."""
-        if self._in_order:
-            self.insert_many([(fingerprint_hash, job)])
-            return
+        """Store a job; without a ``fingerprint_hash`` it is not unique.
+
+        It does not go by `insert_many`, which would take a tenth more instructions for one job alone.
+        """
         tail = self.tail
         job_id = tail.last + 1
-        if fingerprint_hash is not None:
-            tail.hashes.add(fingerprint_hash)
-        if job.special or job.kind is not None or job.group is not None:
-            self.do(INSERT, (job_id, fingerprint_hash, False, NEW, *described(job)))
+        if self._in_order:
+            waits = job.due > self.now  # type: ignore[operator]  # accepted jobs have one
+            state, holds = SCHEDULED if waits else READY, fingerprint_hash is not None
+            self.count(job.queue, N_SCHEDULED if waits else N_READY, 1)
         else:
-            what = job.queue, job.due, job.created, job.body
-            self.do(INSERT_PLAIN, (job_id, fingerprint_hash, False, NEW, *what))
+            state, holds = NEW, False
+            if fingerprint_hash is not None:
+                tail.hashes.add(fingerprint_hash)
+        if job.special or job.kind is not None or job.group is not None:
+            self.do(INSERT, (job_id, fingerprint_hash, holds, state, *described(job)))
+        else:
+            self.do(
+                INSERT_PLAIN,
+                (job_id, fingerprint_hash, holds, state, job.queue, job.due, job.created, job.body),
+            )
         tail.last = job.id = job_id
 
     def insert_many(self, jobs: Sequence[tuple[int | None, Job]]) -> None:
