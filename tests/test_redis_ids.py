@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ import redis
 import neoq
 from neoq.job import Job
 from neoq.redis.backend import RedisBackend
+from neoq.redis.connection import RedisConnection
 from neoq.redis.keys import PACE, ids_of, number_of
 from neoq.store import Demand, Tick
+from neoq.testing.cases.suite import Background
 from tests.redis_ledger import check_ledger
 from tests.servers import RedisServer, cluster_client, cluster_url, running_cluster, running_server
 
@@ -205,3 +208,23 @@ def test_a_batch_takes_fingerprints_over(backend: RedisBackend, redis_url: str) 
         again = backend.enqueue_many([Job("q", {"n": n}, on_duplicate="raise") for n in range(120)])
         assert not {job.id for job in again} & {job.id for job in jobs}
         check_ledger(client, backend.config.prefix)
+
+
+def test_a_queue_that_is_new_as_the_heart_beats(
+    backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A heartbeat goes on where another thread adds a queue while it asks for the others."""
+    real, new = RedisConnection.command, iter(["new"])
+
+    def command(self: RedisConnection, *words: Any) -> Any:
+        reply = real(self, *words)
+        if words[0] == "HMGET":
+            for queue in new:
+                Background(partial(backend.enqueue, queue)).result()
+        return reply
+
+    backend.enqueue("old")
+    monkeypatch.setattr(RedisConnection, "command", command)
+    backend.store.beat(backend.store.context.worker())
+    assert next(new, None) is None
+    assert {stats.queue for stats in backend.queues()} == {"old", "new"}

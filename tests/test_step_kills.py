@@ -19,6 +19,7 @@ from neoq.job import Job
 from neoq.record import Status
 from neoq.retry import RetryPolicy
 from neoq.testing import Faults
+from neoq.testing.cases.suite import eventually
 from tests.killing import Make, boundaries, killed
 
 PATIENCE = 30.0
@@ -63,7 +64,7 @@ class Workflow:
         backend.start()
         [job] = backend.jobs("parent") or [backend.enqueue("parent")]
         assert backend.wait(job.id or 0, PATIENCE).result == [0, 1]
-        [tail] = backend.jobs("tail")
+        [tail] = eventually(lambda: backend.jobs("tail"), "what follows is there")  # Redis delivers it
         assert backend.wait(tail.id or 0, PATIENCE).status is Status.SUCCEEDED
 
 

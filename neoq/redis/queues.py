@@ -87,9 +87,10 @@ class RedisQueues:
 
     def register_anew(self) -> None:
         """Register the queues of this process that the server has lost."""
-        if self.ids:
-            found = self.redis.command("HMGET", global_key(self.prefix, "queues"), *self.ids)
-            for queue, number in list(zip(self.ids, found, strict=True)):
+        queues = list(self.ids)  # other threads register new ones meanwhile
+        if queues:
+            found = self.redis.command("HMGET", global_key(self.prefix, "queues"), *queues)
+            for queue, number in zip(queues, found, strict=True):
                 if number is None or id_in(number) is None:
                     self.register(queue)
 
